@@ -1,0 +1,169 @@
+//! One error for the whole program: what kind it is, what was being done, with what, why it failed,
+//! and what to do about it. Knows nothing of terminals and exit statuses; `cli` turns kinds into those.
+//!
+//! Read as text an error is one line, from the outside in:
+//! `push 00000001000000000000002A: repository local: write /r/main/…: no space left on device (os error 28)`.
+
+use std::fmt;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What sort of failure it is. The kind alone decides whether an operation is tried again and with
+/// which status a program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line is wrong.
+    Usage,
+    /// The configuration is wrong or cannot be read.
+    Config,
+    /// What was asked for does not exist, and that is certain.
+    Absent,
+    /// The name is taken by other bytes.
+    Conflict,
+    /// Bytes are not what they were when they were stored.
+    Damage,
+    /// The repository, or the cluster, is not the one that was meant.
+    Identity,
+    /// A file of the archive is missing although later ones are there.
+    Hole,
+    /// Another run holds the lock.
+    Locked,
+    /// The deadline is over.
+    Timeout,
+    /// It may work when tried again: a lost connection, a busy server.
+    Unavailable,
+    /// Permission, ownership or grants are missing.
+    Denied,
+    /// No space, no quota, no descriptors.
+    Full,
+    /// What was asked for would lose data or could not be carried out as asked; nothing was changed.
+    Refused,
+    /// The work was done and it found a problem in what it looked at.
+    Problem,
+    /// Any other failure: an I/O error, a failed statement.
+    Failed,
+}
+
+impl Kind {
+    /// Whether the same attempt may succeed a moment later.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Kind::Unavailable | Kind::Timeout)
+    }
+}
+
+/// A failure with its story. Cheap to move: one pointer.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    /// What was being done, the outermost step last.
+    doing: Vec<String>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// A new error; `message` is lower case and has no full stop.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner {
+            kind,
+            doing: Vec::new(),
+            message: message.into(),
+            hint: None,
+        }))
+    }
+
+    /// An error of the operating system, met while `doing` something (`"write /r/x"`).
+    pub fn io(doing: impl Into<String>, error: &std::io::Error) -> Error {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::NotFound => Kind::Absent,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => Kind::Denied,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Kind::Full,
+            Io::TimedOut => Kind::Timeout,
+            Io::ConnectionRefused
+            | Io::ConnectionReset
+            | Io::ConnectionAborted
+            | Io::NotConnected
+            | Io::BrokenPipe
+            | Io::HostUnreachable
+            | Io::NetworkUnreachable
+            | Io::StaleNetworkFileHandle
+            | Io::Interrupted
+            | Io::WouldBlock => Kind::Unavailable,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, error.to_string().to_lowercase_first()).doing(doing)
+    }
+
+    /// Adds the step around it: `push 000000010000000000000001`.
+    pub fn doing(mut self, step: impl Into<String>) -> Error {
+        self.0.doing.push(step.into());
+        self
+    }
+
+    /// Says what the reader can do about it. The innermost hint stays: it knows most.
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// The same story under another kind, where an outer step knows better what the failure means.
+    pub fn with_kind(mut self, kind: Kind) -> Error {
+        self.0.kind = kind;
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What to do about it, without the word `hint:`.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in self.0.doing.iter().rev() {
+            write!(f, "{step}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Adds the step to a result on its way up.
+pub trait Doing<T> {
+    fn doing(self, step: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for Result<T> {
+    fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| error.doing(step()))
+    }
+}
+
+impl<T> Doing<T> for std::io::Result<T> {
+    fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::io(step(), &error))
+    }
+}
+
+trait LowercaseFirst {
+    fn to_lowercase_first(self) -> String;
+}
+
+impl LowercaseFirst for String {
+    /// The operating system's texts start with a capital; ours are part of a line.
+    fn to_lowercase_first(mut self) -> String {
+        if let Some(first) = self.get_mut(0..1) {
+            first.make_ascii_lowercase();
+        }
+        self
+    }
+}

@@ -1,0 +1,29 @@
+//! What an operation says while it works. Operations tell an [`Observer`]; terminals, logs and metrics
+//! are made of what it hears. Knows nothing of how anything is shown.
+
+use crate::error::Error;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A new step of the work begins: `waiting for the checkpoint`.
+    Step(&'a str),
+    /// How far the work with a known size is, in bytes; `done` never exceeds `total`.
+    Progress { done: u64, total: u64 },
+    /// Worth telling, needs no action.
+    Note(&'a str),
+    /// Something is not as it should be, and the work goes on.
+    Warning(&'a Error),
+}
+
+/// Hears events, from any thread.
+pub trait Observer: Sync {
+    fn event(&self, event: Event<'_>);
+}
+
+/// Hears and forgets.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event<'_>) {}
+}

@@ -1,0 +1,3 @@
+//! walkeep
+pub mod error;
+pub mod event;
