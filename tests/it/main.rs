@@ -1,1 +1,1 @@
-//! x
+//! The one integration binary: a module per feature, each through the binaries or public types.
