@@ -1,3 +1,8 @@
 //! walkeep
+pub mod codec;
+mod durable;
 pub mod error;
 pub mod event;
+pub mod pg;
+pub mod repo;
+pub mod storage;
