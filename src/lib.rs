@@ -6,3 +6,4 @@ pub mod event;
 pub mod pg;
 pub mod repo;
 pub mod storage;
+pub mod wal;

@@ -177,18 +177,24 @@ mod hashes {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Part {
-        backup: String,
-        number: u32,
-        hash: String,
-    },
-    Pack {
-        number: u32,
-        key: String,
-    },
+    Part { backup: String, number: u32, hash: String },
+    Pack { number: u32, key: String },
+    Dir(Dir),
+    Tablespace(Tablespace),
+    File(File),
+    Config(File),
     End(Totals),
-    #[serde(untagged)]
-    Entry(Entry),
+}
+
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Line {
+        match entry {
+            Entry::Dir(dir) => Line::Dir(dir),
+            Entry::Tablespace(tablespace) => Line::Tablespace(tablespace),
+            Entry::File(file) => Line::File(file),
+            Entry::Config(file) => Line::Config(file),
+        }
+    }
 }
 
 /// What a manifest adds up to.
