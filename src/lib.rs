@@ -1,5 +1,7 @@
 //! walkeep
+pub mod cli;
 pub mod codec;
+pub mod config;
 mod durable;
 pub mod error;
 pub mod event;

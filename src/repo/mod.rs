@@ -12,7 +12,7 @@ pub mod manifest;
 pub mod record;
 
 pub use archive::{Archive, StoredWal};
-pub use identity::Identity;
+pub use identity::{Identity, Registered};
 
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};

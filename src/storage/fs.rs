@@ -38,6 +38,19 @@ impl Directory {
         durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the directory is `place` or lies below it; links are followed as far as it exists.
+    pub fn is_inside(&self, place: &Path) -> bool {
+        let existing = self.root.ancestors().find_map(|path| {
+            let rest = self.root.strip_prefix(path).ok()?;
+            Some(std::fs::canonicalize(path).ok()?.join(rest))
+        });
+        existing.is_some_and(|path| path.starts_with(place))
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
