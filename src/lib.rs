@@ -1,3 +1,4 @@
 //! walkeep
+pub mod config;
 pub mod error;
 pub mod event;
