@@ -13,6 +13,7 @@ use walkeep::config::{
 use walkeep::error::{Error, Kind, Result};
 
 mod errors;
+mod secrets;
 
 const FILE: &str = "/etc/walkeep/walkeep.toml";
 
