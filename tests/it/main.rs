@@ -1,1 +1,2 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
+mod config;
