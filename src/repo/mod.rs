@@ -8,10 +8,12 @@ mod archive;
 pub mod catalog;
 mod identity;
 mod key;
+pub mod lock;
 pub mod manifest;
 pub mod record;
 
 pub use archive::{Archive, StoredWal};
+pub use key::{data as data_key, pack as pack_name};
 pub use identity::{Identity, Registered};
 
 use crate::codec::compress::{Compression, Compressor};
