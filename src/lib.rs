@@ -1,3 +1,4 @@
 //! walkeep
 pub mod error;
 pub mod event;
+pub mod pg;
