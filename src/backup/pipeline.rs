@@ -124,9 +124,10 @@ impl<'a> Reader<'a> {
         let size = meta.len();
         let block = if size <= SMALL_FILE { SMALL_BLOCK } else { LARGE_BLOCK };
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let pages = task.first_page.filter(|_| self.verify_pages).map(|first| {
-            Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first })
-        });
+        let pages = task
+            .first_page
+            .filter(|_| self.verify_pages)
+            .map(|first| Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first }));
         let mut hasher = Hasher::default();
         let mut offset = 0;
         let mut pieces = 0;

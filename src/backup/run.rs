@@ -59,8 +59,15 @@ pub struct Options {
 }
 
 /// Takes a backup of the server into one repository.
-pub fn run(options: &Options, server: &Server, repository: &Repository, observer: &dyn Observer) -> Result<Record> {
-    Run { options, server, observer }.run(repository).doing(|| format!("back up into repository {}", repository.name()))
+pub fn run(
+    options: &Options,
+    server: &Server,
+    repository: &Repository,
+    observer: &dyn Observer,
+) -> Result<Record> {
+    Run { options, server, observer }
+        .run(repository)
+        .doing(|| format!("back up into repository {}", repository.name()))
 }
 
 struct Run<'a> {
@@ -76,8 +83,7 @@ impl Run<'_> {
 
     fn run(&self, repository: &Repository) -> Result<Record> {
         let options = self.options;
-        let _lock = Lock::wait_for(&options.pgdata, options.wait)
-            .map_err(|error| error.doing("begin"))?;
+        let _lock = Lock::wait_for(&options.pgdata, options.wait).map_err(|error| error.doing("begin"))?;
         self.server.check_runs_on(&options.pgdata)?;
         self.check_settings()?;
         let archive = repository.open(self.server.found.lineage)?;
@@ -141,7 +147,9 @@ impl Run<'_> {
                 .hint("this version backs up the primary: run it there"));
         }
         match self.server.archiving_problems().into_iter().next() {
-            Some(problem) => Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server")),
+            Some(problem) => {
+                Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server"))
+            }
             None => Ok(()),
         }
     }
@@ -176,8 +184,13 @@ impl Run<'_> {
                 let failed = archiver.last_failed.map_or_else(String::new, |last| {
                     format!("; the archiver failed {} times, last with {last}", archiver.failed_count)
                 });
-                return Err(Error::new(Kind::Timeout, format!("{name} did not arrive within {patience:?}{failed}"))
-                    .hint("the server's log says why its archive_command fails; `walkeep check` looks at the rest"));
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("{name} did not arrive within {patience:?}{failed}"),
+                )
+                .hint(
+                    "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
+                ));
             }
             std::thread::sleep(POLL);
         }
@@ -208,7 +221,10 @@ impl Run<'_> {
         let total = AtomicU64::new(0);
         let over = AtomicBool::new(false);
         let failure = Failure::default();
-        let check = || self.server.check();
+        let check = || match failure.is_set() {
+            true => Err(pack::cancelled()),
+            false => self.server.check(),
+        };
         let found = &self.server.found;
         let verify = options.verify_pages
             && found.settings.data_checksums
@@ -217,63 +233,70 @@ impl Run<'_> {
         let (tasks, to_read) = bounded::<Task>(AHEAD);
         let (frames, to_compress) = bounded(jobs);
         let (items, to_pack) = bounded(jobs * 2);
+        // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
-        let reader = || {
-            Reader::new(frames.clone(), items.clone(), &owners, &numbers, &done, &check, verify)
-        };
-        let mut last = reader();
+        let mut readers: Vec<Reader<'_>> = (0..=jobs)
+            .map(|_| Reader::new(frames.clone(), items.clone(), &owners, &numbers, &done, &check, verify))
+            .collect();
+        drop(frames);
+        let last = readers.pop();
+        let compressors: Vec<_> = (0..jobs).map(|_| (to_compress.clone(), items.clone())).collect();
+        drop(to_compress);
 
+        // A stage whose successor has failed finds its queue closed. Each thread owns the end that it
+        // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
-            let storing = scope.spawn(|| failure.note(pack::store(archive, id, &to_store)));
-            let packing = scope.spawn(|| failure.note(pack_all(archive, id, packs, to_pack)));
-            for _ in 0..jobs {
-                let (frames, items) = (to_compress.clone(), items.clone());
-                let failure = &failure;
+            let failure = &failure;
+            scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
+            let packing = scope.spawn(move || failure.note(pack_all(archive, id, packs, &to_pack)));
+            for (frames, items) in compressors {
                 scope.spawn(move || {
                     failure.note(pipeline::compress(&frames, &items, options.compression, bad))
                 });
             }
-            drop(to_compress);
-            let readers: Vec<_> = (0..jobs)
-                .map(|_| {
-                    let (reader, tasks) = (reader(), to_read.clone());
-                    let failure = &failure;
-                    scope.spawn(move || failure.note(reader.run(&tasks)))
-                })
-                .collect();
-            drop((to_read, frames));
+            let mut reading = Vec::new();
+            for reader in readers {
+                let tasks = to_read.clone();
+                reading.push(scope.spawn(move || failure.note(reader.run(&tasks))));
+            }
+            drop(to_read);
             scope.spawn(|| self.report(&done, &total, &over));
 
-            let mut walker = Walker { items: &items, tasks, total: &total };
-            let walk = || -> Result<Stopped> {
-                let version = version_directory(&options.pgdata, found.lineage.major)?;
-                let scan = Scan::new(&options.pgdata, version, &options.foreign, &owners, self.observer);
-                scan.run(&mut walker)?;
-                drop(walker);
-                for reader in readers {
-                    // A reader that panicked has noted nothing.
-                    reader.join().map_err(|_| Error::new(Kind::Failed, "a reader panicked"))?;
-                }
-                if failure.is_set() {
-                    return Err(pack::cancelled());
-                }
-                self.finish_copy(&mut last, &owners)
-            };
-            let stopped = failure.note(walk());
-            if let (None, true) = (&stopped, true) {
-                // The stages below end when nothing more comes.
-            }
-            let ended = failure.note(last.end());
-            drop(items);
-            let _ = storing.join();
+            let walker = Walker { items, tasks, total: &total };
+            let stopped = failure.note(self.walk(walker, &owners, reading, last));
             let packed = packing.join().ok().flatten();
             over.store(true, Ordering::Relaxed);
-            match (failure.take(), stopped, ended, packed) {
+            match (failure.take(), stopped, packed) {
                 (Some(error), ..) => Err(error),
-                (None, Some(stopped), Some(()), Some(packed)) => Ok((packed, stopped)),
+                (None, Some(stopped), Some(packed)) => Ok((packed, stopped)),
                 _ => Err(Error::new(Kind::Failed, "a thread of the backup panicked")),
             }
         })
+    }
+
+    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to come last.
+    fn walk(
+        &self,
+        mut walker: Walker<'_>,
+        owners: &Owners,
+        reading: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
+        last: Option<Reader<'_>>,
+    ) -> Result<Stopped> {
+        let version = version_directory(&self.options.pgdata, self.server.found.lineage.major)?;
+        let scan = Scan::new(&self.options.pgdata, version, &self.options.foreign, owners, self.observer);
+        scan.run(&mut walker)?;
+        drop(walker);
+        for reader in reading {
+            match reader.join() {
+                Ok(Some(())) => {}
+                Ok(None) => return Err(pack::cancelled()),
+                Err(_) => return Err(Error::new(Kind::Failed, "a reader panicked")),
+            }
+        }
+        let mut last = last.ok_or_else(|| Error::new(Kind::Failed, "there is no reader"))?;
+        let stopped = self.finish_copy(&mut last, owners)?;
+        last.end()?;
+        Ok(stopped)
     }
 
     /// The control file last, then the end of the backup and what the server says about it, and the
@@ -284,9 +307,8 @@ impl Run<'_> {
         let meta = |path: &Path| path.metadata().doing(|| format!("look at {}", path.display()));
         let control_path = pgdata.join("global/pg_control");
         let control = Control::read(pgdata)?;
-        let like = |path: &str, meta: &std::fs::Metadata| {
-            finished(path.as_bytes(), meta, owners.of(meta), false)
-        };
+        let like =
+            |path: &str, meta: &std::fs::Metadata| finished(path.as_bytes(), meta, owners.of(meta), false);
         let control_meta = meta(&control_path)?;
         reader.bytes(like("global/pg_control", &control_meta), control.bytes())?;
         let stopped = self.server.stop()?;
@@ -311,9 +333,10 @@ impl Run<'_> {
                     let like = finished(path.as_os_str().as_bytes(), &meta, owners.of(&meta), true);
                     reader.bytes(like, &bytes)?;
                 }
-                Err(e) => self.observer.event(Event::Warning(
-                    &Error::io(format!("read the configuration file {file}, which is left out"), &e),
-                )),
+                Err(e) => self.observer.event(Event::Warning(&Error::io(
+                    format!("read the configuration file {file}, which is left out"),
+                    &e,
+                ))),
             }
         }
         Ok(())
@@ -347,7 +370,7 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
 
 /// Hands what the walk finds to the readers and the packer.
 struct Walker<'a> {
-    items: &'a Sender<Item>,
+    items: Sender<Item>,
     tasks: Sender<Task>,
     total: &'a AtomicU64,
 }
@@ -363,12 +386,7 @@ impl Sink for Walker<'_> {
     }
 }
 
-fn pack_all(
-    archive: &Archive,
-    id: &str,
-    packs: Sender<pack::Pack>,
-    items: Receiver<Item>,
-) -> Result<Packed> {
+fn pack_all(archive: &Archive, id: &str, packs: Sender<pack::Pack>, items: &Receiver<Item>) -> Result<Packed> {
     let mut packer = Packer::new(archive, id, packs)?;
     items.iter().try_for_each(|item| packer.add(item))?;
     packer.finish()

@@ -178,7 +178,8 @@ impl<'a> Scan<'a> {
         {
             return Ok(());
         }
-        let first_page = relation.and_then(|r| r.segment.checked_mul(crate::pg::relation::BLOCKS_PER_SEGMENT));
+        let first_page =
+            relation.and_then(|r| r.segment.checked_mul(crate::pg::relation::BLOCKS_PER_SEGMENT));
         sink.file(Task { path: StoredPath(path), source, size: meta.len(), first_page })
     }
 

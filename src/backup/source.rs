@@ -154,7 +154,10 @@ impl Server {
         }
         let command = found.archive_command.trim();
         if command.is_empty() || command == "(disabled)" {
-            problem("archive_command is empty".into(), "set `archive_command = 'walpush %p'` and reload the server");
+            problem(
+                "archive_command is empty".into(),
+                "set `archive_command = 'walpush %p'` and reload the server",
+            );
         } else if !command.contains("walpush") {
             problem(
                 format!("archive_command is `{command}`, which is not walpush"),
@@ -166,7 +169,10 @@ impl Server {
                 "let archive_command be walpush alone, without pipes and further commands",
             );
         } else if !command.contains("%p") {
-            problem(format!("archive_command is `{command}`, without %p"), "set `archive_command = 'walpush %p'`");
+            problem(
+                format!("archive_command is `{command}`, without %p"),
+                "set `archive_command = 'walpush %p'`",
+            );
         }
         problems
     }
@@ -219,15 +225,12 @@ impl Server {
 
     /// Configuration files that the server has read, as far as it tells this role.
     pub fn configuration_files(&self) -> Vec<String> {
-        let mut files: Vec<String> = [
-            &self.found.settings.config_file,
-            &self.found.hba_file,
-            &self.found.ident_file,
-        ]
-        .into_iter()
-        .filter(|file| !file.is_empty())
-        .cloned()
-        .collect();
+        let mut files: Vec<String> =
+            [&self.found.settings.config_file, &self.found.hba_file, &self.found.ident_file]
+                .into_iter()
+                .filter(|file| !file.is_empty())
+                .cloned()
+                .collect();
         // Included files, for a role that may see them.
         let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
         for row in self.session.query(sql, &[], SOON).unwrap_or_default() {
@@ -246,8 +249,11 @@ fn check_pooler(session: &Session) -> Result<()> {
     for _ in 0..2 {
         let row = session.query_one("SELECT pg_backend_pid()", &[], SOON)?;
         if column::<i32>(&row, 0)? != session.backend_pid() {
-            return Err(Error::new(Kind::Refused, "there is a connection pooler between walkeep and the server")
-                .hint("let `connection` lead to the server itself: its own port or socket directory"));
+            return Err(Error::new(
+                Kind::Refused,
+                "there is a connection pooler between walkeep and the server",
+            )
+            .hint("let `connection` lead to the server itself: its own port or socket directory"));
         }
     }
     Ok(())
@@ -270,13 +276,17 @@ fn check_grants(session: &Session) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Denied, format!("the role {role} lacks {} of the grants that walkeep needs", missing.len()))
-        .hint(format!("as a superuser, in the database that `connection` names:\n{}", missing.join("\n"))))
+    Err(Error::new(
+        Kind::Denied,
+        format!("the role {role} lacks {} of the grants that walkeep needs", missing.len()),
+    )
+    .hint(format!("as a superuser, in the database that `connection` names:\n{}", missing.join("\n"))))
 }
 
 fn look_around(session: &Session) -> Result<Found> {
     let doing = || "ask the server for its settings".to_owned();
-    let rows = session.query("SELECT name, coalesce(setting, '') FROM pg_settings", &[], SOON).doing(doing)?;
+    let rows =
+        session.query("SELECT name, coalesce(setting, '') FROM pg_settings", &[], SOON).doing(doing)?;
     let mut settings = HashMap::new();
     for row in &rows {
         settings.insert(column::<String>(row, 0)?, column::<String>(row, 1)?);
@@ -341,7 +351,6 @@ pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
 fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
     column::<PgLsn>(row, index).map(|lsn| Lsn(lsn.into()))
 }
-
 
 /// Seconds since 1970 with a fraction, as the server's clock has them.
 fn time(seconds: f64) -> jiff::Timestamp {
