@@ -17,7 +17,7 @@ use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::lock::Lock;
 use crate::repo::manifest::{Entry, Owner, StoredPath};
-use crate::repo::record::{Record, State, WalRange};
+use crate::repo::record::{Record, State, TablespaceSize, WalRange};
 use crate::repo::{Archive, Repository};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
@@ -70,6 +70,12 @@ pub fn run(
         .doing(|| format!("back up into repository {}", repository.name()))
 }
 
+/// What came of reading the cluster.
+struct Copied {
+    stopped: Stopped,
+    tablespaces: Vec<TablespaceSize>,
+}
+
 struct Run<'a> {
     options: &'a Options,
     server: &'a Server,
@@ -102,7 +108,7 @@ impl Run<'_> {
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
         self.step("copying");
         let bad = BadPages::default();
-        let (packed, stopped) = self.copy(&archive, &id, &bad)?;
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &id, &bad)?;
         let label = Label::parse(&stopped.label)?;
 
         self.step("waiting for the last segment to arrive in the repository");
@@ -135,6 +141,7 @@ impl Run<'_> {
             segment_size: found.segment_size,
             wal,
             settings: found.settings.clone(),
+            tablespaces,
             damaged,
         };
         archive.put_record(&record)?;
@@ -212,7 +219,7 @@ impl Run<'_> {
     }
 
     /// Copies everything between the start that has happened and the stop that happens here.
-    fn copy(&self, archive: &Archive, id: &str, bad: &BadPages) -> Result<(Packed, Stopped)> {
+    fn copy(&self, archive: &Archive, id: &str, bad: &BadPages) -> Result<(Packed, Copied)> {
         let options = self.options;
         let jobs = options.jobs.get();
         let owners = Owners::default();
@@ -262,13 +269,13 @@ impl Run<'_> {
             drop(to_read);
             scope.spawn(|| self.report(&done, &total, &over));
 
-            let walker = Walker { items, tasks, total: &total };
-            let stopped = failure.note(self.walk(walker, &owners, reading, last));
+            let walker = Walker { items, tasks, total: &total, tablespaces: Vec::new() };
+            let copied = failure.note(self.walk(walker, &owners, reading, last));
             let packed = packing.join().ok().flatten();
             over.store(true, Ordering::Relaxed);
-            match (failure.take(), stopped, packed) {
+            match (failure.take(), copied, packed) {
                 (Some(error), ..) => Err(error),
-                (None, Some(stopped), Some(packed)) => Ok((packed, stopped)),
+                (None, Some(copied), Some(packed)) => Ok((packed, copied)),
                 _ => Err(Error::new(Kind::Failed, "a thread of the backup panicked")),
             }
         })
@@ -281,10 +288,11 @@ impl Run<'_> {
         owners: &Owners,
         reading: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
         last: Option<Reader<'_>>,
-    ) -> Result<Stopped> {
+    ) -> Result<Copied> {
         let version = version_directory(&self.options.pgdata, self.server.found.lineage.major)?;
         let scan = Scan::new(&self.options.pgdata, version, &self.options.foreign, owners, self.observer);
         scan.run(&mut walker)?;
+        let tablespaces = std::mem::take(&mut walker.tablespaces);
         drop(walker);
         for reader in reading {
             match reader.join() {
@@ -296,7 +304,7 @@ impl Run<'_> {
         let mut last = last.ok_or_else(|| Error::new(Kind::Failed, "there is no reader"))?;
         let stopped = self.finish_copy(&mut last, owners)?;
         last.end()?;
-        Ok(stopped)
+        Ok(Copied { stopped, tablespaces })
     }
 
     /// The control file last, then the end of the backup and what the server says about it, and the
@@ -373,20 +381,35 @@ struct Walker<'a> {
     items: Sender<Item>,
     tasks: Sender<Task>,
     total: &'a AtomicU64,
+    tablespaces: Vec<TablespaceSize>,
 }
 
 impl Sink for Walker<'_> {
     fn entry(&mut self, entry: Entry) -> Result<()> {
+        if let Entry::Tablespace(tablespace) = &entry {
+            self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
+        }
         self.items.send(Item::Entry(entry)).map_err(|_| pack::cancelled())
     }
 
     fn file(&mut self, task: Task) -> Result<()> {
         self.total.fetch_add(task.size, Ordering::Relaxed);
+        // The walk goes through one tablespace after the other.
+        if let (true, Some(tablespace)) =
+            (task.path.0.starts_with(b"pg_tblspc/"), self.tablespaces.last_mut())
+        {
+            tablespace.size += task.size;
+        }
         self.tasks.send(task).map_err(|_| pack::cancelled())
     }
 }
 
-fn pack_all(archive: &Archive, id: &str, packs: Sender<pack::Pack>, items: &Receiver<Item>) -> Result<Packed> {
+fn pack_all(
+    archive: &Archive,
+    id: &str,
+    packs: Sender<pack::Pack>,
+    items: &Receiver<Item>,
+) -> Result<Packed> {
     let mut packer = Packer::new(archive, id, packs)?;
     items.iter().try_for_each(|item| packer.add(item))?;
     packer.finish()
