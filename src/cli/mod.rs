@@ -5,8 +5,10 @@ mod args;
 mod backup;
 mod exit;
 mod helpers;
+mod moment;
 mod output;
 mod render;
+mod restore;
 mod setup;
 mod walkeep;
 

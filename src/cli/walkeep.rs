@@ -66,6 +66,7 @@ fn run(args: Walkeep) -> Result<u8> {
         }
         Verb::Init(init_args) => init(&Context::new(&args.global)?, &init_args),
         Verb::Backup(backup_args) => super::backup::run(&Context::new(&args.global)?, &backup_args),
+        Verb::Restore(restore_args) => super::restore::run(&Context::new(&args.global)?, &restore_args),
         _ => Ok(1),
     }
 }
