@@ -137,12 +137,6 @@ fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
             )
         })
     };
-    let target = &args.target;
-    let has_target = target.time.is_some()
-        || target.lsn.is_some()
-        || target.xid.is_some()
-        || target.name.is_some()
-        || target.immediate;
     Ok(Recovery {
         restore_command: restore::restore_command(&[
             &word(&walfetch)?,
@@ -152,11 +146,9 @@ fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
             &context.cluster.name,
         ]),
         action: match args.action {
-            Some(args::Action::Pause) => Action::Pause,
-            Some(args::Action::Promote) => Action::Promote,
-            Some(args::Action::Shutdown) => Action::Shutdown,
-            None if has_target => Action::Pause,
-            None => Action::Promote,
+            args::Action::Pause => Action::Pause,
+            args::Action::Promote => Action::Promote,
+            args::Action::Shutdown => Action::Shutdown,
         },
         exclusive: args.exclusive,
         standby: args.standby,
@@ -225,11 +217,7 @@ fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()
     use std::os::unix::process::CommandExt;
     let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
     let name = WalName::Segment(plan.first_segment());
-    let command = recovery
-        .restore_command
-        .replace("%f", &name.to_string())
-        .replace("%p", &destination.to_string_lossy())
-        .replace("%%", "%");
+    let command = fill_in(&recovery.restore_command, &name.to_string(), &destination);
     let owner = to.metadata().doing(|| format!("look at {}", to.display()))?;
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(&command).current_dir(to);
@@ -250,4 +238,28 @@ fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()
         ),
     )
     .hint("the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started"))
+}
+
+/// A `restore_command` as PostgreSQL passes it to the shell.
+fn fill_in(command: &str, name: &str, destination: &Path) -> String {
+    let mut filled = String::new();
+    let mut parts = command.split('%');
+    filled.push_str(parts.next().unwrap_or_default());
+    let mut doubled = false;
+    for part in parts {
+        match part.chars().next() {
+            _ if doubled => {
+                filled.push_str(part);
+                doubled = false;
+            }
+            None => {
+                filled.push('%');
+                doubled = true;
+            }
+            Some('f') => filled.push_str(&format!("{name}{}", &part[1..])),
+            Some('p') => filled.push_str(&format!("{}{}", destination.display(), &part[1..])),
+            Some(_) => filled.push_str(part),
+        }
+    }
+    filled
 }

@@ -23,9 +23,8 @@ pub struct Recovery {
     pub as_primary: bool,
 }
 
-/// Settings that a restore decides, whatever the backup's `postgresql.auto.conf` had.
-const DECIDED: [&str; 11] = [
-    "restore_command",
+/// Settings that are taken away, unless the target is one of them.
+const EMPTIED: [&str; 7] = [
     "archive_cleanup_command",
     "recovery_end_command",
     "recovery_target",
@@ -33,17 +32,15 @@ const DECIDED: [&str; 11] = [
     "recovery_target_lsn",
     "recovery_target_xid",
     "recovery_target_name",
-    "recovery_target_inclusive",
-    "recovery_target_action",
-    "recovery_target_timeline",
 ];
 
 /// Settings that would reach out of a restored copy into production.
 const NEUTRALIZED: [(&str, &str); 3] =
     [("archive_mode", "off"), ("synchronous_standby_names", ""), ("max_logical_replication_workers", "0")];
 
-/// Settings of a standby's connection to its primary.
-const STREAMING: [&str; 3] = ["primary_conninfo", "primary_slot_name", "recovery_min_apply_delay"];
+/// Settings of a standby, which anything else must not have.
+const STREAMING: [(&str, &str); 3] =
+    [("primary_conninfo", ""), ("primary_slot_name", ""), ("recovery_min_apply_delay", "0")];
 
 impl Recovery {
     /// The name of the signal file.
@@ -52,68 +49,46 @@ impl Recovery {
     }
 
     /// What is decided, in order. Empty values are written too: they take away what stands in
-    /// `postgresql.conf`, where two targets are an error even when only one is new.
+    /// `postgresql.conf`. The target comes behind them, since the server (before 16) refuses even an empty
+    /// second one once it has read the first.
     pub fn settings(&self, plan: &Plan) -> Vec<(&'static str, String)> {
-        let on = |wanted: bool| if wanted { "on" } else { "off" }.to_owned();
-        let target = |value: Option<String>| value.unwrap_or_default();
-        let mut settings = vec![
-            ("restore_command", self.restore_command.clone()),
-            ("archive_cleanup_command", String::new()),
-            ("recovery_end_command", String::new()),
-            ("recovery_target", target((plan.target == Target::Immediate).then(|| "immediate".to_owned()))),
-            (
-                "recovery_target_time",
-                target(match plan.target {
-                    Target::Time(time) => Some(time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string()),
-                    _ => None,
-                }),
-            ),
-            (
-                "recovery_target_lsn",
-                target(match plan.target {
-                    Target::Lsn(lsn) => Some(lsn.to_string()),
-                    _ => None,
-                }),
-            ),
-            (
-                "recovery_target_xid",
-                target(match plan.target {
-                    Target::Xid(xid) => Some(xid.to_string()),
-                    _ => None,
-                }),
-            ),
-            (
-                "recovery_target_name",
-                target(match &plan.target {
-                    Target::Name(name) => Some(name.clone()),
-                    _ => None,
-                }),
-            ),
-            ("recovery_target_inclusive", on(!self.exclusive)),
-            (
-                "recovery_target_action",
-                match self.action {
-                    Action::Pause => "pause",
-                    Action::Promote => "promote",
-                    Action::Shutdown => "shutdown",
-                }
-                .to_owned(),
-            ),
-            (
-                "recovery_target_timeline",
-                match plan.timeline {
-                    TargetTimeline::Latest => "latest".to_owned(),
-                    TargetTimeline::Current => "current".to_owned(),
-                    TargetTimeline::Number(timeline) => timeline.to_string(),
-                },
-            ),
-        ];
+        let chosen = match &plan.target {
+            Target::End => None,
+            Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
+            Target::Time(time) => {
+                Some(("recovery_target_time", time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string()))
+            }
+            Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+            Target::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
+            Target::Name(name) => Some(("recovery_target_name", name.clone())),
+        };
+        let is_chosen = |name: &str| chosen.as_ref().is_some_and(|(chosen, _)| *chosen == name);
+        let mut settings = vec![("restore_command", self.restore_command.clone())];
+        let emptied = EMPTIED.into_iter().filter(|name| !is_chosen(name));
+        settings.extend(emptied.map(|name| (name, String::new())));
+        settings.extend(chosen.clone());
+        let inclusive = if self.exclusive { "off" } else { "on" };
+        let action = match self.action {
+            Action::Pause => "pause",
+            Action::Promote => "promote",
+            Action::Shutdown => "shutdown",
+        };
+        let timeline = match plan.timeline {
+            TargetTimeline::Latest => "latest".to_owned(),
+            TargetTimeline::Current => "current".to_owned(),
+            TargetTimeline::Number(timeline) => timeline.to_string(),
+        };
+        settings.push(("recovery_target_inclusive", inclusive.to_owned()));
+        settings.push(("recovery_target_action", action.to_owned()));
+        settings.push(("recovery_target_timeline", timeline));
+        let mut add = |more: &[(&'static str, &str)]| {
+            settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        };
         if !self.standby {
-            settings.extend([("primary_conninfo", String::new()), ("primary_slot_name", String::new())]);
-            settings.push(("recovery_min_apply_delay", "0".to_owned()));
+            add(&STREAMING);
         }
         if !self.as_primary {
-            settings.extend(NEUTRALIZED.map(|(name, value)| (name, value.to_owned())));
+            add(&NEUTRALIZED);
         }
         settings
     }
@@ -122,12 +97,7 @@ impl Recovery {
     /// these behind it, where they win over every other file.
     pub fn rewrite(&self, plan: &Plan, old: &[u8]) -> Vec<u8> {
         let settings = self.settings(plan);
-        let decided = |name: &str| {
-            let is = |other: &str| name.eq_ignore_ascii_case(other);
-            DECIDED.into_iter().any(is)
-                || STREAMING.into_iter().any(|other| is(other) && !self.standby)
-                || settings.iter().any(|(other, _)| is(other))
-        };
+        let decided = |name: &str| settings.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
         let mut text = Vec::new();
         for line in old.split_inclusive(|&b| b == b'\n') {
             let shown = String::from_utf8_lossy(line);
