@@ -1,3 +1,4 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
+mod architecture;
 mod fixtures;
 mod support;
