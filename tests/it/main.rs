@@ -1,4 +1,5 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 mod architecture;
 mod fixtures;
+mod push_fetch;
 mod support;
