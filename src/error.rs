@@ -67,12 +67,7 @@ struct Inner {
 impl Error {
     /// A new error; `message` is lower case and has no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner {
-            kind,
-            doing: Vec::new(),
-            message: message.into(),
-            hint: None,
-        }))
+        Error(Box::new(Inner { kind, doing: Vec::new(), message: message.into(), hint: None }))
     }
 
     /// An error of the operating system, met while `doing` something (`"write /r/x"`).

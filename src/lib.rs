@@ -1,3 +1,39 @@
-//! walkeep
+//! walkeep: the WAL archive and backup tool for PostgreSQL that cannot lose data silently.
+//!
+//! # The map
+//!
+//! | room | what it is | may name |
+//! |---|---|---|
+//! | [`error`], [`event`] | one error; what operations say | – |
+//! | `durable` | the only renames and syncs | error |
+//! | [`pg`] | what PostgreSQL's files and protocols mean | error |
+//! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
+//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable |
+//! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
+//! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
+//! | [`backup`] | from a running server into packs and a manifest | error event pg codec repo |
+//! | [`restore`] | from a repository to a directory that recovers | error event durable pg codec repo |
+//! | [`config`] | the file, as values | error |
+//! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
+//!
+//! # What follows, and holds
+//!
+//! * Operations (`wal`, `backup`, `restore`) never name each other.
+//! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
+//! * No operation sees the configuration: each takes its own options.
+//! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
+//!   bytes come in as arguments. (`storage` and `durable` name files of their own at random.)
+//! * Nothing is stored, and nothing is called absent, before a repository has shown its identity: only then is
+//!   there a [`repo::Archive`].
+//! * Ok means durable, and what was read was checked before it was used.
+
+pub mod cli;
+pub mod codec;
+pub mod config;
+mod durable;
 pub mod error;
 pub mod event;
+pub mod pg;
+pub mod repo;
+pub mod storage;
+pub mod wal;

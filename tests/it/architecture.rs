@@ -19,14 +19,8 @@ const DIRECTION: &[(&str, &str)] = &[
     ("retention", "error event pg repo"),
     ("drill", "error event pg repo restore verify"),
     ("observe", "error event"),
-    (
-        "config",
-        "error event pg codec storage repo wal restore backup verify retention drill observe",
-    ),
-    (
-        "cli",
-        "error event pg codec storage repo wal restore backup verify retention drill observe config",
-    ),
+    ("config", "error event pg codec storage repo wal restore backup verify retention drill observe"),
+    ("cli", "error event pg codec storage repo wal restore backup verify retention drill observe config"),
 ];
 
 /// What stands at the top of the repository; dot-files are free, `target` is cargo's.
@@ -45,9 +39,7 @@ const TOP: &[&str] = &[
 ];
 
 /// Names that say nothing.
-const NAMELESS: &[&str] = &[
-    "utils", "util", "common", "types", "helpers", "helper", "core",
-];
+const NAMELESS: &[&str] = &["utils", "util", "common", "types", "helpers", "helper", "core"];
 
 /// What only `cli` does: it talks, reads the environment and the clock, and ends the program.
 const ONLY_CLI: &[&str] = &[
@@ -92,28 +84,19 @@ fn rooms_name_only_the_rooms_below_them() {
             continue;
         };
         let Some((_, allowed)) = DIRECTION.iter().find(|(name, _)| *name == room) else {
-            wrong.push(format!(
-                "{}: no room of the table is called {room}",
-                source.name
-            ));
+            wrong.push(format!("{}: no room of the table is called {room}", source.name));
             continue;
         };
         for (line, named) in source.rooms_named() {
             if named != room && !allowed.split(' ').any(|name| name == named) {
-                wrong.push(format!(
-                    "{}:{line}: {room} must not name {named}",
-                    source.name
-                ));
+                wrong.push(format!("{}:{line}: {room} must not name {named}", source.name));
             }
         }
     }
     for source in sources("bin") {
         for (line, named) in source.after("walkeep::") {
             if named != "cli" {
-                wrong.push(format!(
-                    "{}:{line}: an entry point must not name {named}",
-                    source.name
-                ));
+                wrong.push(format!("{}:{line}: an entry point must not name {named}", source.name));
             }
         }
     }
@@ -132,10 +115,7 @@ fn the_map_declares_only_rooms() {
             .and_then(|rest| rest.strip_suffix(';'));
         let is_room = room.is_some_and(|room| DIRECTION.iter().any(|(name, _)| *name == room));
         if !line.is_empty() && !line.starts_with('#') && !is_room {
-            wrong.push(format!(
-                "src/lib.rs:{}: not the declaration of a room: {line}",
-                number + 1
-            ));
+            wrong.push(format!("src/lib.rs:{}: not the declaration of a room: {line}", number + 1));
         }
     }
     report(wrong);
@@ -148,10 +128,7 @@ fn only_cli_talks_and_asks_the_environment_and_the_clock() {
         if source.room().as_deref() != Some("cli") {
             wrong.extend(source.uses(ONLY_CLI, "only cli may use"));
         }
-        wrong.extend(source.uses(
-            &["dbg!", "todo!", "unimplemented!"],
-            "nobody may leave behind",
-        ));
+        wrong.extend(source.uses(&["dbg!", "todo!", "unimplemented!"], "nobody may leave behind"));
     }
     report(wrong);
 }
@@ -171,10 +148,7 @@ fn only_durable_renames_links_and_syncs() {
 fn nothing_panics_on_purpose_outside_tests() {
     let mut wrong = Vec::new();
     for source in sources("src").into_iter().chain(sources("bin")) {
-        wrong.extend(source.uses(
-            &[".unwrap()", ".expect(", ".unwrap_err()"],
-            "not outside tests:",
-        ));
+        wrong.extend(source.uses(&[".unwrap()", ".expect(", ".unwrap_err()"], "not outside tests:"));
     }
     report(wrong);
 }
@@ -182,16 +156,9 @@ fn nothing_panics_on_purpose_outside_tests() {
 #[test]
 fn every_file_says_first_what_it_is() {
     let mut wrong = Vec::new();
-    for source in sources("src")
-        .into_iter()
-        .chain(sources("bin"))
-        .chain(sources("tests"))
-    {
+    for source in sources("src").into_iter().chain(sources("bin")).chain(sources("tests")) {
         if !source.text.starts_with("//! ") {
-            wrong.push(format!(
-                "{}:1: does not begin with a `//! ` line",
-                source.name
-            ));
+            wrong.push(format!("{}:1: does not begin with a `//! ` line", source.name));
         }
     }
     report(wrong);
@@ -200,11 +167,7 @@ fn every_file_says_first_what_it_is() {
 #[test]
 fn names_say_something() {
     let mut wrong = Vec::new();
-    for source in sources("src")
-        .into_iter()
-        .chain(sources("bin"))
-        .chain(sources("tests"))
-    {
+    for source in sources("src").into_iter().chain(sources("bin")).chain(sources("tests")) {
         for part in Path::new(&source.name).with_extension("").components() {
             let part = part.as_os_str().to_string_lossy().into_owned();
             if NAMELESS.contains(&part.as_str()) {
@@ -214,20 +177,13 @@ fn names_say_something() {
         for (number, line) in source.code.lines().enumerate() {
             for word in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
                 if word.ends_with("Manager") || word.ends_with("Handler") {
-                    wrong.push(format!(
-                        "{}:{}: nothing may be called {word}",
-                        source.name,
-                        number + 1
-                    ));
+                    wrong.push(format!("{}:{}: nothing may be called {word}", source.name, number + 1));
                 }
             }
         }
         for (line, module) in source.after("mod ") {
             if NAMELESS.contains(&module.as_str()) {
-                wrong.push(format!(
-                    "{}:{line}: nothing may be called {module}",
-                    source.name
-                ));
+                wrong.push(format!("{}:{line}: nothing may be called {module}", source.name));
             }
         }
     }
@@ -249,12 +205,7 @@ fn the_top_of_the_repository_holds_what_was_agreed() {
 
 #[track_caller]
 fn report(wrong: Vec<String>) {
-    assert!(
-        wrong.is_empty(),
-        "{} violations:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} violations:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 fn root() -> PathBuf {
@@ -304,19 +255,15 @@ impl Source {
     fn module(&self) -> Vec<String> {
         let path = Path::new(&self.name).with_extension("");
         let parts = path.components().skip(1);
-        let mut parts: Vec<String> = parts
-            .map(|part| part.as_os_str().to_string_lossy().into_owned())
-            .collect();
+        let mut parts: Vec<String> =
+            parts.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         parts.retain(|part| part != "mod");
         parts
     }
 
     /// The room it belongs to; none for the map.
     fn room(&self) -> Option<String> {
-        self.module()
-            .into_iter()
-            .next()
-            .filter(|room| room != "lib")
+        self.module().into_iter().next().filter(|room| room != "lib")
     }
 
     /// The rooms it names, with their lines.
@@ -358,8 +305,7 @@ impl Source {
             for piece in pieces {
                 let used = line.match_indices(piece).any(|(at, _)| {
                     let before = line[..at].chars().next_back();
-                    piece.starts_with('.')
-                        || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+                    piece.starts_with('.') || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
                 });
                 if used {
                     found.push(format!("{}:{}: {why} {piece}", self.name, number + 1));
@@ -371,10 +317,7 @@ impl Source {
 }
 
 fn identifier(text: &str) -> Option<String> {
-    let name: String = text
-        .chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect();
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     (!name.is_empty()).then_some(name)
 }
 
@@ -523,13 +466,8 @@ fn the_reader_of_sources_sees_what_matters() {
         "use crate::{error::{Kind, Error}, pg};\nlet s = \"crate::cli\"; // crate::cli\nlet c = '\"'; 'a: loop {}\n\
          let r = r#\"a\"crate::cli\"#; x::<'static>();\n#[cfg(test)]\nmod tests {\n use crate::cli; }\nfn f() { crate::wal::g() }",
     );
-    let source = Source {
-        name: "src/repo/key.rs".into(),
-        text: String::new(),
-        code: without_tests(&code),
-    };
-    let expected =
-        [(1, "error"), (1, "pg"), (8, "wal")].map(|(line, name)| (line, name.to_owned()));
+    let source = Source { name: "src/repo/key.rs".into(), text: String::new(), code: without_tests(&code) };
+    let expected = [(1, "error"), (1, "pg"), (8, "wal")].map(|(line, name)| (line, name.to_owned()));
     assert_eq!(source.rooms_named(), expected);
     assert_eq!(source.room().as_deref(), Some("repo"));
     let upward = Source {

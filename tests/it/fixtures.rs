@@ -8,10 +8,7 @@ fn a_real_server_starts_answers_and_leaves_nothing_behind() {
     server.start();
     assert_eq!(server.psql("select 1, 'a'"), "1|a");
     assert_eq!(server.psql("show data_checksums"), "on");
-    let (pid, place) = (
-        server.pid().expect("a postmaster"),
-        server.scratch().path().to_owned(),
-    );
+    let (pid, place) = (server.pid().expect("a postmaster"), server.scratch().path().to_owned());
     drop(server);
     until("the server is gone", || !wait::is_running(pid));
     assert!(!place.exists());
@@ -46,9 +43,7 @@ fn made_segments_have_the_header_of_a_real_one() {
         .expect("initdb leaves a segment");
     let name = real.file_name().into_string().expect("a name");
     let number = u64::from_str_radix(&name[16..], 16).expect("a number");
-    let mut made = Segment::new(server.system_identifier(), 15)
-        .megabytes(1)
-        .at(1, number);
+    let mut made = Segment::new(server.system_identifier(), 15).megabytes(1).at(1, number);
     assert_eq!(made.name(), name);
     let bytes = read(real.path());
     made.info = u16::from_le_bytes([bytes[2], bytes[3]]);
@@ -59,12 +54,7 @@ fn made_segments_have_the_header_of_a_real_one() {
 
 #[test]
 fn the_last_segments_of_a_log_have_the_names_that_postgresql_gives() {
-    for (megabytes, last) in [
-        (1, "00000FFF"),
-        (16, "000000FF"),
-        (64, "0000003F"),
-        (1024, "00000003"),
-    ] {
+    for (megabytes, last) in [(1, "00000FFF"), (16, "000000FF"), (64, "0000003F"), (1024, "00000003")] {
         let in_log = 4096 / megabytes;
         let segment = Segment::new(1, 15).megabytes(megabytes);
         let name = segment.clone().at(1, in_log - 1).name();
@@ -80,17 +70,11 @@ fn traces_show_calls_and_their_faults() {
     };
     let scratch = Scratch::new();
     let file = scratch.write("a", "a");
-    let strace = strace
-        .trace("unlink,unlinkat")
-        .inject("unlink,unlinkat:error=EIO:when=1");
+    let strace = strace.trace("unlink,unlinkat").inject("unlink,unlinkat:error=EIO:when=1");
     let traced = strace.go(&Run::new("rm").arg(&file));
     traced.outcome.clone().is(1);
     assert!(traced.was_hit(), "{}", traced.story());
-    let call = traced
-        .calls
-        .iter()
-        .find(|call| call.injected)
-        .expect("the fault");
+    let call = traced.calls.iter().find(|call| call.injected).expect("the fault");
     assert!(call.paths().contains(&file), "{}", traced.story());
     assert!(!call.succeeded());
 }

@@ -34,11 +34,7 @@ impl Site {
         let scratch = Scratch::new();
         let data = DataDir::create(&scratch, "data", major, system_identifier, megabytes);
         let archive = Archive::of(&data.path);
-        Site {
-            data,
-            archive,
-            scratch,
-        }
+        Site { data, archive, scratch }
     }
 
     /// A site whose archive is not the usual one.
@@ -46,11 +42,7 @@ impl Site {
         let scratch = Scratch::new();
         let data = DataDir::create(&scratch, "data", 15, SYSTEM, 1);
         let archive = change(Archive::build(&data.path)).create();
-        Site {
-            data,
-            archive,
-            scratch,
-        }
+        Site { data, archive, scratch }
     }
 
     /// Segment `number` of timeline 1, with a content of its own.
@@ -89,10 +81,7 @@ impl Site {
     #[track_caller]
     fn holds(&self, name: &str, bytes: &[u8]) {
         let fetched = self.archive.fetched(name);
-        assert!(
-            fetched == bytes,
-            "{name}: other bytes came back than those that were pushed"
-        );
+        assert!(fetched == bytes, "{name}: other bytes came back than those that were pushed");
     }
 }
 

@@ -24,8 +24,7 @@ fn a_full_repository_keeps_what_it_has_and_works_again_when_there_is_space() {
         assert_no_trace(&archive, &second.name());
     }
     // Directories may have been made for the second; its bytes may not have stayed.
-    let files =
-        |snapshot: &repo::Snapshot| snapshot.paths().into_iter().filter(|p| p.is_file()).count();
+    let files = |snapshot: &repo::Snapshot| snapshot.paths().into_iter().filter(|p| p.is_file()).count();
     assert_eq!(files(&archive.snapshot()), files(&before));
     assert!(archive.fetched(&first.name()) == first.bytes());
     disk.remount("size=64m");
@@ -42,21 +41,12 @@ fn a_full_destination_is_no_end_of_the_archive() {
     let segment = site.segment(2).noise();
     site.push(&segment).ok();
     let destination = disk.path().join("RECOVERYXLOG");
-    site.archive
-        .fetching(&segment.name(), &destination)
-        .go()
-        .fatal();
+    site.archive.fetching(&segment.name(), &destination).go().fatal();
     assert_eq!(repo::files(disk.path()), Vec::<PathBuf>::new());
     disk.remount("ro");
-    site.archive
-        .fetching(&segment.name(), &destination)
-        .go()
-        .fatal();
+    site.archive.fetching(&segment.name(), &destination).go().fatal();
     disk.remount("rw,size=64m");
-    site.archive
-        .fetching(&segment.name(), &destination)
-        .go()
-        .ok();
+    site.archive.fetching(&segment.name(), &destination).go().ok();
     assert!(read(destination) == segment.bytes());
 }
 
@@ -72,10 +62,7 @@ fn a_read_only_repository_is_read_and_not_written() {
     archive.push(data.write(&first)).ok();
     disk.remount("ro");
     let before = archive.snapshot();
-    archive
-        .push(data.write(&second))
-        .refused()
-        .says(disk.path().to_str().expect("a path"));
+    archive.push(data.write(&second)).refused().says(disk.path().to_str().expect("a path"));
     assert!(archive.fetched(&first.name()) == first.bytes());
     archive.fetch_ends(&second.name());
     archive.fetch_ends("00000002.history");
@@ -92,20 +79,14 @@ fn a_forbidden_directory_is_an_error_and_not_an_empty_archive() {
     let root = site.archive.root().to_owned();
     let new = site.data.write(&site.segment(3));
     let mut forbidden = Vec::new();
-    for place in object
-        .ancestors()
-        .take_while(|place| place.starts_with(&root))
-    {
+    for place in object.ancestors().take_while(|place| place.starts_with(&root)) {
         forbidden.push((place.to_owned(), 0o000));
         if place.is_dir() {
             forbidden.push((place.to_owned(), 0o500));
         }
     }
     for (place, mode) in forbidden {
-        let usual = std::fs::metadata(&place)
-            .expect("look at it")
-            .permissions()
-            .mode();
+        let usual = std::fs::metadata(&place).expect("look at it").permissions().mode();
         chmod(&place, mode);
         if mode == 0 {
             site.archive.fetch_fails(&names[0]);
@@ -115,10 +96,7 @@ fn a_forbidden_directory_is_an_error_and_not_an_empty_archive() {
         if mode == 0 && place.is_dir() {
             site.archive.fetch_fails(&site.segment(3).name());
             let refused = site.archive.push(&new).refused();
-            assert!(
-                refused.stderr.contains(root.to_str().expect("a path")),
-                "{refused}"
-            );
+            assert!(refused.stderr.contains(root.to_str().expect("a path")), "{refused}");
         }
         chmod(&place, usual);
     }
@@ -130,12 +108,7 @@ fn a_forbidden_directory_is_an_error_and_not_an_empty_archive() {
 fn an_object_that_may_not_be_written_is_a_refusal() {
     let site = Site::new();
     let names = site.pushed(&[2]);
-    let directory = site
-        .archive
-        .object(&names[0])
-        .parent()
-        .expect("a directory")
-        .to_owned();
+    let directory = site.archive.object(&names[0]).parent().expect("a directory").to_owned();
     chmod(&directory, 0o500);
     site.push(&site.segment(3)).refused();
     chmod(&directory, 0o700);
@@ -153,10 +126,7 @@ fn a_repository_that_is_not_mounted_is_neither_filled_nor_empty() {
     std::fs::rename(&root, &away).expect("move the repository away");
     let check = |what: &str| {
         let before = repo::Snapshot::of(&root);
-        site.archive
-            .push(&file)
-            .refused()
-            .says(root.to_str().expect("a path"));
+        site.archive.push(&file).refused().says(root.to_str().expect("a path"));
         for name in [&names[0], &site.segment(3).name(), "00000002.history"] {
             site.archive.fetch_fails(name);
         }
@@ -186,12 +156,8 @@ fn a_repository_without_its_identity_is_an_outage() {
         .collect();
     assert_eq!(identity.len(), 1);
     let bytes = read(&identity[0]);
-    let wrongs: [Option<Vec<u8>>; 4] = [
-        None,
-        Some(Vec::new()),
-        Some(bytes[..bytes.len() / 2].to_vec()),
-        Some(b"{}".to_vec()),
-    ];
+    let wrongs: [Option<Vec<u8>>; 4] =
+        [None, Some(Vec::new()), Some(bytes[..bytes.len() / 2].to_vec()), Some(b"{}".to_vec())];
     for wrong in wrongs {
         std::fs::remove_file(&identity[0]).expect("remove the identity");
         if let Some(wrong) = &wrong {
@@ -214,10 +180,7 @@ fn without_registration_nothing_is_stored_and_nothing_is_absent() {
     let data = DataDir::create(&scratch, "data", 15, SYSTEM, 1);
     let archive = Archive::build(&data.path).unregistered();
     let before = archive.snapshot();
-    archive
-        .push(data.write(&data.segment(2)))
-        .refused()
-        .says("walkeep init");
+    archive.push(data.write(&data.segment(2))).refused().says("walkeep init");
     archive.fetch_fails("000000010000000000000002");
     archive.fetch_fails("00000002.history");
     assert_eq!(archive.snapshot(), before);
@@ -230,17 +193,12 @@ fn too_few_descriptors_or_too_small_files_are_failures_that_the_server_counts() 
     let file = site.data.write(&segment);
     for limit in ["--nofile=4", "--fsize=65536"] {
         let outcome = site.archive.pushing(&file).under(["prlimit", limit]).go();
-        assert!(
-            matches!(outcome.code(), Some(1..=125)),
-            "{limit}\n{outcome}"
-        );
+        assert!(matches!(outcome.code(), Some(1..=125)), "{limit}\n{outcome}");
         assert_no_trace(&site.archive, &segment.name());
     }
     site.archive.push(&file).ok();
     for limit in ["--nofile=4", "--fsize=65536"] {
-        let fetch = site
-            .archive
-            .fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
+        let fetch = site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
         fetch.under(["prlimit", limit]).go().is(200);
         assert!(!site.archive.destination().exists());
     }
@@ -254,21 +212,12 @@ fn nothing_is_readable_by_everybody_whatever_the_umask() {
     let archive = Archive::build(&data.path).unregistered();
     let open = |run: Run| run.under(["sh", "-c", r#"umask 0; exec "$@""#, "sh"]);
     open(archive.run("walkeep").arg("init")).go().ok();
-    for file in [
-        data.write(&data.segment(2)),
-        data.write_other("00000002.history", "1\t0/3000000\tx\n"),
-    ] {
+    for file in [data.write(&data.segment(2)), data.write_other("00000002.history", "1\t0/3000000\tx\n")] {
         open(archive.pushing(file)).go().ok();
     }
-    open(archive.fetching(&data.segment(2).name(), "pg_wal/RECOVERYXLOG"))
-        .go()
-        .ok();
+    open(archive.fetching(&data.segment(2).name(), "pg_wal/RECOVERYXLOG")).go().ok();
     for place in [archive.scratch().path(), &data.path] {
-        let find = Run::new("find")
-            .arg(place)
-            .args(["-mindepth", "1", "-perm", "/007"])
-            .go()
-            .ok();
+        let find = Run::new("find").arg(place).args(["-mindepth", "1", "-perm", "/007"]).go().ok();
         assert_eq!(find.stdout, "");
     }
 }

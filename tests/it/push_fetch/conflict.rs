@@ -15,9 +15,7 @@ fn together(runs: Vec<Run>) -> Vec<Outcome> {
             })
         };
         let threads: Vec<_> = runs.into_iter().map(start).collect();
-        let ends = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a run"));
+        let ends = threads.into_iter().map(|thread| thread.join().expect("a run"));
         ends.collect()
     })
 }
@@ -42,9 +40,7 @@ fn a_different_segment_of_the_same_name_is_refused_with_both_hashes() {
     let before = site.archive.snapshot();
     for _ in 0..3 {
         let outcome = site.push(&second).refused();
-        outcome
-            .says(&sha256(&first.bytes()))
-            .says(&sha256(&second.bytes()));
+        outcome.says(&sha256(&first.bytes())).says(&sha256(&second.bytes()));
     }
     assert_eq!(site.archive.snapshot(), before);
     site.holds(&first.name(), &first.bytes());
@@ -54,19 +50,11 @@ fn a_different_segment_of_the_same_name_is_refused_with_both_hashes() {
 #[test]
 fn a_different_history_file_or_label_is_refused_and_the_first_stays() {
     let site = Site::new();
-    for name in [
-        "00000002.history",
-        "000000010000000000000002.00000028.backup",
-    ] {
+    for name in ["00000002.history", "000000010000000000000002.00000028.backup"] {
         let (first, second) = ("1\t0/3000000\tfirst\n", "1\t0/5000000\tsecond\n");
         site.archive.push(site.data.write_other(name, first)).ok();
-        let outcome = site
-            .archive
-            .push(site.data.write_other(name, second))
-            .refused();
-        outcome
-            .says(&sha256(first.as_bytes()))
-            .says(&sha256(second.as_bytes()));
+        let outcome = site.archive.push(site.data.write_other(name, second)).refused();
+        outcome.says(&sha256(first.as_bytes())).says(&sha256(second.as_bytes()));
         site.holds(name, first.as_bytes());
     }
 }
@@ -76,21 +64,14 @@ fn a_partial_segment_is_neither_its_segment_nor_in_its_way() {
     let site = Site::new();
     let (partial, whole) = (site.segment(2).mark("half"), site.segment(2).mark("whole"));
     let name = format!("{}.partial", whole.name());
-    site.archive
-        .push(site.data.write_other(&name, partial.bytes()))
-        .ok();
+    site.archive.push(site.data.write_other(&name, partial.bytes())).ok();
     site.archive.fetch_ends(&whole.name());
     site.push(&whole).ok();
     site.holds(&whole.name(), &whole.bytes());
     site.holds(&name, &partial.bytes());
     let other = site.segment(2).mark("another half");
-    let refused = site
-        .archive
-        .push(site.data.write_other(&name, other.bytes()))
-        .refused();
-    refused
-        .says(&sha256(&partial.bytes()))
-        .says(&sha256(&other.bytes()));
+    let refused = site.archive.push(site.data.write_other(&name, other.bytes())).refused();
+    refused.says(&sha256(&partial.bytes())).says(&sha256(&other.bytes()));
     site.holds(&name, &partial.bytes());
 }
 
@@ -99,20 +80,9 @@ fn of_two_pushes_at_the_same_moment_exactly_one_wins() {
     let site = Site::new();
     let place = site.scratch.mkdir("rival");
     for round in 0..50 {
-        let (one, other) = (
-            site.segment(round).mark("one"),
-            site.segment(round).mark("other"),
-        );
-        let files = [
-            site.data.path.join(site.data.write(&one)),
-            other.write_into(&place),
-        ];
-        let ends = together(
-            files
-                .iter()
-                .map(|file| site.archive.pushing(file))
-                .collect(),
-        );
+        let (one, other) = (site.segment(round).mark("one"), site.segment(round).mark("other"));
+        let files = [site.data.path.join(site.data.write(&one)), other.write_into(&place)];
+        let ends = together(files.iter().map(|file| site.archive.pushing(file)).collect());
         let winners: Vec<usize> = (0..2).filter(|i| ends[*i].code() == Some(0)).collect();
         assert_eq!(winners.len(), 1, "round {round}\n{}\n{}", ends[0], ends[1]);
         ends[1 - winners[0]].clone().refused();
@@ -137,17 +107,9 @@ fn twenty_pushes_of_one_file_all_succeed_and_store_it_once() {
 #[test]
 fn files_may_come_in_any_order_and_at_once() {
     let site = Site::new();
-    let mut files = vec![
-        site.data
-            .write_other("00000003.history", "1\t0/3000000\tx\n"),
-    ];
+    let mut files = vec![site.data.write_other("00000003.history", "1\t0/3000000\tx\n")];
     files.extend([5, 3, 9, 4].map(|number| site.data.write(&site.segment(number))));
-    for outcome in together(
-        files
-            .iter()
-            .map(|file| site.archive.pushing(file))
-            .collect(),
-    ) {
+    for outcome in together(files.iter().map(|file| site.archive.pushing(file)).collect()) {
         outcome.ok();
     }
     for number in [3, 4, 5, 9] {
@@ -161,11 +123,7 @@ fn changing_compression_makes_no_conflict_and_hides_none() {
     let mut site = Site::new();
     let segment = site.segment(2);
     site.push(&segment).ok();
-    for line in [
-        "compression = \"none\"",
-        "compression = \"zstd\"",
-        "level = 19",
-    ] {
+    for line in ["compression = \"none\"", "compression = \"zstd\"", "level = 19"] {
         site.archive.set_wal(line);
         site.archive.write_config();
         site.push(&segment).ok();
@@ -202,11 +160,7 @@ fn leftovers_of_other_programs_are_no_wal() {
 #[test]
 fn a_damaged_object_is_not_taken_for_an_equal_one() {
     let site = Site::new();
-    for kind in [
-        repo::Damage::Flip(-20),
-        repo::Damage::Truncate(-30),
-        repo::Damage::Empty,
-    ] {
+    for kind in [repo::Damage::Flip(-20), repo::Damage::Truncate(-30), repo::Damage::Empty] {
         let segment = site.segment(2).noise();
         site.push(&segment).ok();
         let object = site.archive.object(&segment.name());

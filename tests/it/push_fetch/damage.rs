@@ -12,10 +12,7 @@ fn never_wrong(site: &Site, segment: &Segment, kind: Damage) -> Outcome {
     let outcome = site.archive.fetch(&segment.name());
     if outcome.code() == Some(0) {
         let delivered = read(site.archive.destination());
-        assert!(
-            delivered == segment.bytes(),
-            "{kind:?}: wrong bytes were handed over\n{outcome}"
-        );
+        assert!(delivered == segment.bytes(), "{kind:?}: wrong bytes were handed over\n{outcome}");
     } else {
         assert_eq!(outcome.code(), Some(200), "{kind:?}\n{outcome}");
         assert!(!site.archive.destination().exists(), "{kind:?}\n{outcome}");
@@ -79,10 +76,7 @@ fn a_damaged_object_is_an_error_that_names_it() {
 fn an_object_under_another_name_is_never_handed_over() {
     let site = Site::new();
     let names = site.pushed(&[4, 5]);
-    let (four, five) = (
-        site.archive.object(&names[0]),
-        site.archive.object(&names[1]),
-    );
+    let (four, five) = (site.archive.object(&names[0]), site.archive.object(&names[1]));
     swap(&four, &five);
     for name in &names {
         site.archive.fetch_fails(name);
@@ -101,20 +95,12 @@ fn an_object_under_another_name_is_never_handed_over() {
 #[test]
 fn history_files_and_labels_are_checked_as_well() {
     let site = Site::new();
-    for name in [
-        "00000002.history",
-        "000000010000000000000002.00000028.backup",
-    ] {
+    for name in ["00000002.history", "000000010000000000000002.00000028.backup"] {
         let text = "1\t0/3000000\tno recovery target specified\n";
         site.archive.push(site.data.write_other(name, text)).ok();
         let object = site.archive.object(name);
         let intact = read(&object);
-        for kind in [
-            Damage::Flip(-6),
-            Damage::Truncate(-6),
-            Damage::Empty,
-            Damage::ZeroTail(8),
-        ] {
+        for kind in [Damage::Flip(-6), Damage::Truncate(-6), Damage::Empty, Damage::ZeroTail(8)] {
             damage(&object, kind);
             site.archive.fetch_fails(name);
             std::fs::remove_file(&object).expect("remove the object");

@@ -4,15 +4,8 @@ use super::*;
 use crate::support::strace::{Call, Traced};
 use std::path::Path;
 
-const WRITES: &[&str] = &[
-    "write",
-    "pwrite64",
-    "writev",
-    "pwritev",
-    "copy_file_range",
-    "sendfile",
-    "ftruncate",
-];
+const WRITES: &[&str] =
+    &["write", "pwrite64", "writev", "pwritev", "copy_file_range", "sendfile", "ftruncate"];
 const CALLS: &str = "openat,open,creat,write,pwrite64,writev,pwritev,copy_file_range,sendfile,ftruncate,fsync,\
                      fdatasync,syncfs,rename,renameat,renameat2,link,linkat,mkdir,mkdirat,close,unlink,unlinkat";
 const SYNCS: &str = "fsync,fdatasync,syncfs";
@@ -20,14 +13,9 @@ const RENAMES: &str = "rename,renameat,renameat2,link,linkat";
 
 /// A sync that covers this path and begins after the given place in the record.
 fn synced(calls: &[Call], path: &Path, after: usize) -> Option<Call> {
-    let covers = |call: &&Call| {
-        call.is_sync() && (call.name == "syncfs" || call.descriptor_path() == Some(path))
-    };
-    calls
-        .iter()
-        .filter(covers)
-        .find(|call| call.began > after)
-        .cloned()
+    let covers =
+        |call: &&Call| call.is_sync() && (call.name == "syncfs" || call.descriptor_path() == Some(path));
+    calls.iter().filter(covers).find(|call| call.began > after).cloned()
 }
 
 /// The object was written, synced, given its name, and its directory was synced, in this order.
@@ -36,22 +24,11 @@ fn assert_published_durably(traced: &Traced, object: &Path) {
     let calls = &traced.calls;
     let publish = calls
         .iter()
-        .find(|call| {
-            call.is_publish() && call.succeeded() && call.paths().iter().any(|path| path == object)
-        })
-        .unwrap_or_else(|| {
-            panic!(
-                "the object never got its name {}\n{}",
-                object.display(),
-                traced.story()
-            )
-        });
+        .find(|call| call.is_publish() && call.succeeded() && call.paths().iter().any(|path| path == object))
+        .unwrap_or_else(|| panic!("the object never got its name {}\n{}", object.display(), traced.story()));
     let repository = |call: &&Call| {
         let path = call.descriptor_path();
-        path.is_some_and(|path| {
-            path.components()
-                .any(|part| part.as_os_str() == "repository")
-        })
+        path.is_some_and(|path| path.components().any(|part| part.as_os_str() == "repository"))
     };
     let last = calls
         .iter()
@@ -80,10 +57,8 @@ fn success_means_that_file_and_directory_were_synced_in_order() {
     site.pushed(&[2]);
     let files = [
         site.data.write(&site.segment(3).noise()),
-        site.data
-            .write_other("00000002.history", "1\t0/3000000\tx\n"),
-        site.data
-            .write_other("000000010000000000000002.00000028.backup", "START\n"),
+        site.data.write_other("00000002.history", "1\t0/3000000\tx\n"),
+        site.data.write_other("000000010000000000000002.00000028.backup", "START\n"),
     ];
     for file in files {
         let Some(strace) = Strace::new() else {
@@ -91,11 +66,7 @@ fn success_means_that_file_and_directory_were_synced_in_order() {
         };
         let traced = strace.trace(CALLS).go(&site.archive.pushing(&file));
         traced.outcome.clone().ok();
-        let name = Path::new(&file)
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = Path::new(&file).file_name().expect("a name").to_string_lossy().into_owned();
         assert_published_durably(&traced, &site.archive.object(&name));
     }
 }
@@ -107,9 +78,7 @@ fn the_first_push_syncs_the_parent_of_every_directory_it_makes() {
     };
     let site = Site::new();
     let segment = site.segment(2);
-    let traced = strace
-        .trace(CALLS)
-        .go(&site.archive.pushing(site.data.write(&segment)));
+    let traced = strace.trace(CALLS).go(&site.archive.pushing(site.data.write(&segment)));
     traced.outcome.clone().ok();
     let object = site.archive.object(&segment.name());
     assert_published_durably(&traced, &object);
@@ -161,18 +130,10 @@ fn survives(site: &Site, segment: &Segment, strace: Strace) -> Traced {
     match traced.outcome.code() {
         Some(0) => site.holds(&segment.name(), &segment.bytes()),
         Some(1..=125) => {}
-        _ => panic!(
-            "a status that PostgreSQL would not count\n{}",
-            traced.story()
-        ),
+        _ => panic!("a status that PostgreSQL would not count\n{}", traced.story()),
     }
     let again = site.archive.push(&file);
-    assert_eq!(
-        again.code(),
-        Some(0),
-        "{again}\n--- after\n{}",
-        traced.story()
-    );
+    assert_eq!(again.code(), Some(0), "{again}\n--- after\n{}", traced.story());
     site.holds(&segment.name(), &segment.bytes());
     traced
 }
@@ -185,24 +146,14 @@ fn a_sync_that_fails_is_never_answered_by_syncing_again() {
         let Some(strace) = Strace::new() else {
             return;
         };
-        let traced = survives(
-            &site,
-            &segment,
-            strace.inject(&format!("{SYNCS}:error=EIO:when={nth}")),
-        );
+        let traced = survives(&site, &segment, strace.inject(&format!("{SYNCS}:error=EIO:when={nth}")));
         if !traced.was_hit() {
             assert!(nth > 1, "no sync at all\n{}", traced.story());
             return;
         }
         // After a failed sync the pages count as clean: a second one succeeds and proves nothing.
-        let failed = traced
-            .calls
-            .iter()
-            .find(|call| call.injected)
-            .expect("the fault");
-        let again = failed
-            .descriptor_path()
-            .and_then(|path| synced(&traced.calls, path, failed.ended));
+        let failed = traced.calls.iter().find(|call| call.injected).expect("the fault");
+        let again = failed.descriptor_path().and_then(|path| synced(&traced.calls, path, failed.ended));
         assert!(
             traced.outcome.code() != Some(0) || again.is_none(),
             "success after syncing the same file again\n{}",
@@ -224,24 +175,12 @@ fn file_systems_that_cannot_sync_directories_are_tolerated_and_failing_ones_are_
         let Some(strace) = Strace::new() else {
             return;
         };
-        let strace = strace
-            .trace(CALLS)
-            .only(directory)
-            .inject(&format!("{SYNCS}:error={error}"));
+        let strace = strace.trace(CALLS).only(directory).inject(&format!("{SYNCS}:error={error}"));
         let traced = strace.go(&site.archive.pushing(&file));
         assert!(traced.was_hit(), "{error}\n{}", traced.story());
         if tolerated {
-            assert_eq!(
-                traced.outcome.code(),
-                Some(0),
-                "{error}\n{}",
-                traced.story()
-            );
-            assert!(
-                !traced.outcome.stderr.is_empty(),
-                "{error}: no warning\n{}",
-                traced.story()
-            );
+            assert_eq!(traced.outcome.code(), Some(0), "{error}\n{}", traced.story());
+            assert!(!traced.outcome.stderr.is_empty(), "{error}: no warning\n{}", traced.story());
             site.holds(&segment.name(), &segment.bytes());
         } else {
             traced.outcome.refused();
@@ -260,11 +199,7 @@ fn a_store_without_links_or_exclusive_renames_never_overwrites() {
     ];
     for fault in faults {
         let site = Site::new();
-        let inject = |strace: Strace| {
-            fault
-                .iter()
-                .fold(strace, |strace, fault| strace.inject(fault))
-        };
+        let inject = |strace: Strace| fault.iter().fold(strace, |strace, fault| strace.inject(fault));
         let Some(strace) = Strace::new() else {
             return;
         };
@@ -286,11 +221,7 @@ fn a_name_that_is_said_to_exist_is_looked_at_before_it_is_believed() {
     let Some(strace) = Strace::new() else {
         return;
     };
-    survives(
-        &site,
-        &site.segment(2),
-        strace.inject(&format!("{RENAMES}:error=EEXIST:when=1")),
-    );
+    survives(&site, &site.segment(2), strace.inject(&format!("{RENAMES}:error=EEXIST:when=1")));
 }
 
 #[test]
@@ -301,21 +232,13 @@ fn an_error_on_closing_never_hides_an_unsynced_file() {
         let Some(strace) = Strace::new() else {
             return;
         };
-        let traced = survives(
-            &site,
-            &segment,
-            strace.inject(&format!("close:error=ENOSPC:when={nth}")),
-        );
+        let traced = survives(&site, &segment, strace.inject(&format!("close:error=ENOSPC:when={nth}")));
         if !traced.was_hit() {
             return;
         }
         // Some file systems report a failed write only when the file is closed. Where the program does not listen
         // to that, it must have heard of it before: by a sync.
-        let failed = traced
-            .calls
-            .iter()
-            .find(|call| call.injected)
-            .expect("the fault");
+        let failed = traced.calls.iter().find(|call| call.injected).expect("the fault");
         let Some(path) = failed.descriptor_path() else {
             continue;
         };
@@ -371,19 +294,9 @@ fn survives_any(site: &Site, segment: &Segment, strace: Strace) -> Traced {
     if traced.outcome.code() == Some(0) {
         site.holds(&segment.name(), &segment.bytes());
     }
-    assert_ne!(
-        traced.outcome.code(),
-        Some(101),
-        "a panic\n{}",
-        traced.story()
-    );
+    assert_ne!(traced.outcome.code(), Some(101), "a panic\n{}", traced.story());
     let again = site.archive.push(&file);
-    assert_eq!(
-        again.code(),
-        Some(0),
-        "{again}\n--- after\n{}",
-        traced.story()
-    );
+    assert_eq!(again.code(), Some(0), "{again}\n--- after\n{}", traced.story());
     site.holds(&segment.name(), &segment.bytes());
     traced
 }
@@ -399,11 +312,7 @@ fn a_push_removes_nothing_but_its_own_temporary_file() {
         };
         let traced = strace.trace(CALLS).go(&site.archive.pushing(&file));
         traced.outcome.clone().ok();
-        for call in traced
-            .calls
-            .iter()
-            .filter(|call| call.name.starts_with("unlink"))
-        {
+        for call in traced.calls.iter().filter(|call| call.name.starts_with("unlink")) {
             for path in call.paths() {
                 assert!(
                     !path.starts_with(site.archive.root())
@@ -422,18 +331,12 @@ fn a_fetch_writes_nothing_into_the_repository() {
     let site = Site::new();
     let names = site.pushed(&[2]);
     let before = site.archive.snapshot();
-    for name in [
-        names[0].as_str(),
-        "000000010000000000000003",
-        "00000002.history",
-    ] {
+    for name in [names[0].as_str(), "000000010000000000000003", "00000002.history"] {
         let Some(strace) = Strace::new() else {
             return;
         };
         let calls = format!("{CALLS},flock,chmod,fchmod,fchmodat,utimensat");
-        let traced = strace
-            .trace(&calls)
-            .go(&site.archive.fetching(name, "pg_wal/RECOVERYXLOG"));
+        let traced = strace.trace(&calls).go(&site.archive.fetching(name, "pg_wal/RECOVERYXLOG"));
         for call in &traced.calls {
             let opens = call.name.starts_with("open");
             let writes = !matches!(call.name.as_str(), "close") && !opens
@@ -441,8 +344,8 @@ fn a_fetch_writes_nothing_into_the_repository() {
                     .iter()
                     .any(|flag| opens && call.arguments.contains(flag));
             let inside = |path: &Path| path.starts_with(site.archive.root());
-            let touched = call.paths().iter().any(|path| inside(path))
-                || call.descriptor_path().is_some_and(inside);
+            let touched =
+                call.paths().iter().any(|path| inside(path)) || call.descriptor_path().is_some_and(inside);
             assert!(!(writes && touched), "{call:?}\n{}", traced.story());
         }
     }

@@ -36,8 +36,7 @@ fn a_hole_is_seen_across_the_end_of_a_log_and_for_every_segment_size() {
         for number in [in_log - 1, in_log, 2 * in_log + 1, 3 * in_log - 1] {
             site.archive.fetch_fails(&site.segment(number).name());
         }
-        site.archive
-            .fetch_ends(&site.segment(3 * in_log + 1).name());
+        site.archive.fetch_ends(&site.segment(3 * in_log + 1).name());
     }
 }
 
@@ -64,14 +63,10 @@ fn partial_segments_and_labels_are_no_later_segments() {
     site.pushed(&[2]);
     let partial = site.segment(5);
     let name = format!("{}.partial", partial.name());
-    site.archive
-        .push(site.data.write_other(&name, partial.bytes()))
-        .ok();
+    site.archive.push(site.data.write_other(&name, partial.bytes())).ok();
     site.archive.fetch_ends(&partial.name());
     let label = format!("{}.00000028.backup", site.segment(2).name());
-    site.archive
-        .push(site.data.write_other(&label, "START\n"))
-        .ok();
+    site.archive.push(site.data.write_other(&label, "START\n")).ok();
     site.archive.fetch_ends(&site.segment(3).name());
 }
 
@@ -80,9 +75,7 @@ fn a_missing_history_file_with_a_higher_one_is_a_hole() {
     let site = Site::new();
     for number in [3, 5] {
         let name = format!("{number:08X}.history");
-        site.archive
-            .push(site.data.write_other(&name, "1\t0/3000000\tx\n"))
-            .ok();
+        site.archive.push(site.data.write_other(&name, "1\t0/3000000\tx\n")).ok();
     }
     site.archive.fetch_fails("00000002.history");
     site.archive.fetch_fails("00000004.history");
@@ -94,12 +87,7 @@ fn a_missing_history_file_with_a_higher_one_is_a_hole() {
 #[test]
 fn timelines_are_counted_in_hexadecimal() {
     let site = Site::new();
-    site.archive
-        .push(
-            site.data
-                .write_other("00000010.history", "1\t0/3000000\tx\n"),
-        )
-        .ok();
+    site.archive.push(site.data.write_other("00000010.history", "1\t0/3000000\tx\n")).ok();
     site.archive.fetch_fails("00000009.history");
     site.archive.fetch_fails("0000000A.history");
     site.archive.fetch_fails("0000000F.history");
@@ -110,8 +98,6 @@ fn timelines_are_counted_in_hexadecimal() {
 fn a_missing_label_or_partial_segment_ends_nothing_and_is_a_plain_no() {
     let site = Site::new();
     site.pushed(&[2]);
-    site.archive
-        .fetch_ends(&format!("{}.00000028.backup", site.segment(2).name()));
-    site.archive
-        .fetch_ends(&format!("{}.partial", site.segment(3).name()));
+    site.archive.fetch_ends(&format!("{}.00000028.backup", site.segment(2).name()));
+    site.archive.fetch_ends(&format!("{}.partial", site.segment(3).name()));
 }

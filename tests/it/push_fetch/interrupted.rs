@@ -28,12 +28,7 @@ fn a_killed_push_never_blocks_the_next_one() {
             site.holds(&segment.name(), &segment.bytes());
         }
         let again = site.archive.push(&file);
-        assert_eq!(
-            again.code(),
-            Some(0),
-            "{again}\n--- after\n{}",
-            traced.story()
-        );
+        assert_eq!(again.code(), Some(0), "{again}\n--- after\n{}", traced.story());
         site.holds(&segment.name(), &segment.bytes());
         assert_eq!(site.archive.stored().len(), 1);
     }
@@ -73,20 +68,14 @@ fn a_terminated_push_ends_at_once_and_leaves_nothing_visible() {
             !site.archive.temporaries().is_empty() || !matches!(child.try_wait(), Ok(None))
         });
         signal(child.id(), "TERM");
-        let run = site
-            .archive
-            .pushing(&file)
-            .deadline(Duration::from_secs(10));
+        let run = site.archive.pushing(&file).deadline(Duration::from_secs(10));
         let outcome = run.finish(child);
         if outcome.code() == Some(0) {
             site.holds(&segment.name(), &segment.bytes());
             std::fs::remove_file(site.archive.object(&segment.name())).expect("remove the object");
             continue;
         }
-        assert!(
-            matches!(outcome.code(), Some(1..=125)) || outcome.status.signal() == Some(15),
-            "{outcome}"
-        );
+        assert!(matches!(outcome.code(), Some(1..=125)) || outcome.status.signal() == Some(15), "{outcome}");
         assert_eq!(site.archive.find(&segment.name()), None, "{outcome}");
         hits += 1;
         if hits == 3 {
@@ -107,10 +96,7 @@ fn a_stuck_disk_does_not_hold_the_server_past_the_deadline() {
         return;
     };
     let strace = strace.inject("fsync,fdatasync,syncfs:delay_enter=40000000");
-    let push = site
-        .archive
-        .pushing(&file)
-        .deadline(Duration::from_secs(20));
+    let push = site.archive.pushing(&file).deadline(Duration::from_secs(20));
     strace.go(&push).outcome.refused();
     site.archive.push(&file).ok();
 
@@ -119,13 +105,8 @@ fn a_stuck_disk_does_not_hold_the_server_past_the_deadline() {
     };
     let object = site.archive.object(&segment.name());
     let strace = strace.only(&object).inject("all:delay_enter=40000000");
-    let fetch = site
-        .archive
-        .fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
-    strace
-        .go(&fetch.deadline(Duration::from_secs(20)))
-        .outcome
-        .fatal();
+    let fetch = site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
+    strace.go(&fetch.deadline(Duration::from_secs(20))).outcome.fatal();
     assert!(!site.archive.destination().exists());
     site.holds(&segment.name(), &segment.bytes());
 }
@@ -142,9 +123,7 @@ fn a_killed_fetch_never_leaves_half_a_file_under_the_name() {
             return;
         };
         let strace = strace.inject(&format!("{STEPS}:signal=KILL:when={nth}"));
-        let traced = strace.go(&site
-            .archive
-            .fetching(&segment.name(), "pg_wal/RECOVERYXLOG"));
+        let traced = strace.go(&site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG"));
         if traced.outcome.code() == Some(0) {
             assert!(nth > 1, "nothing was killed\n{}", traced.story());
             break;
@@ -168,13 +147,9 @@ fn a_terminated_fetch_ends_at_once_and_delivers_nothing() {
         let Some(strace) = Strace::new() else {
             return;
         };
-        let strace = strace
-            .detached()
-            .only(&site.archive.object(&segment.name()));
+        let strace = strace.detached().only(&site.archive.object(&segment.name()));
         let strace = strace.inject("all:delay_enter=1500000");
-        let run = site
-            .archive
-            .fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
+        let run = site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
         let child = strace.spawn(&run);
         strace.await_call();
         signal(child.id(), name);
@@ -193,15 +168,9 @@ fn a_fetch_whose_server_is_gone_delivers_nothing() {
     let Some(strace) = Strace::new() else {
         return;
     };
-    let strace = strace
-        .detached()
-        .only(&site.archive.object(&segment.name()));
+    let strace = strace.detached().only(&site.archive.object(&segment.name()));
     let strace = strace.inject("all:delay_enter=1500000");
-    let run = strace.around(
-        &site
-            .archive
-            .fetching(&segment.name(), "pg_wal/RECOVERYXLOG"),
-    );
+    let run = strace.around(&site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG"));
     // A shell that stays, as a stand-in for the start-up process of the server.
     let run = run.under(["sh", "-c", r#""$@"; exit $?"#, "sh"]);
     let mut shell = run.spawn();
@@ -227,15 +196,6 @@ fn the_lock_of_a_dead_process_blocks_nobody() {
     assert_ne!(killed.outcome.code(), Some(0), "{}", killed.story());
     let soon = Duration::from_secs(20);
     site.archive.pushing(&file).deadline(soon).go().ok();
-    site.archive
-        .fetching(&segment.name(), "pg_wal/RECOVERYXLOG")
-        .deadline(soon)
-        .go()
-        .ok();
-    site.archive
-        .run("walkeep")
-        .arg("init")
-        .deadline(soon)
-        .go()
-        .ok();
+    site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG").deadline(soon).go().ok();
+    site.archive.run("walkeep").arg("init").deadline(soon).go().ok();
 }

@@ -21,8 +21,7 @@ fn an_input_error_is_never_the_end_of_the_archive() {
     let object = site.archive.object(&names[0]);
     for error in ["EIO", "ESTALE", "ETIMEDOUT", "EACCES", "EMFILE"] {
         for calls in ["openat,open", "read,pread64,readv"] {
-            let Some(traced) =
-                fetch_with(&site, &names[0], &object, &format!("{calls}:error={error}"))
+            let Some(traced) = fetch_with(&site, &names[0], &object, &format!("{calls}:error={error}"))
             else {
                 return;
             };
@@ -38,18 +37,12 @@ fn an_input_error_while_looking_for_later_files_is_never_the_end_of_the_archive(
     let site = Site::new();
     let names = site.pushed(&[2]);
     let directory = site.archive.object(&names[0]);
-    for directory in directory
-        .ancestors()
-        .skip(1)
-        .take_while(|place| *place != site.archive.root())
-    {
+    for directory in directory.ancestors().skip(1).take_while(|place| *place != site.archive.root()) {
         for error in ["EIO", "ESTALE"] {
             let Some(strace) = Strace::new() else {
                 return;
             };
-            let strace = strace
-                .only(directory)
-                .inject(&format!("{READS}:error={error}"));
+            let strace = strace.only(directory).inject(&format!("{READS}:error={error}"));
             let missing = site.segment(3).name();
             let traced = strace.go(&site.archive.fetching(&missing, "pg_wal/RECOVERYXLOG"));
             if traced.was_hit() {

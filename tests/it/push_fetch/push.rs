@@ -15,14 +15,9 @@ fn every_kind_of_wal_file_comes_back_as_it_was() {
     site.holds(&segment.name(), &segment.bytes());
     let partial = site.segment(3);
     let name = format!("{}.partial", partial.name());
-    site.archive
-        .push(site.data.write_other(&name, partial.bytes()))
-        .ok();
+    site.archive.push(site.data.write_other(&name, partial.bytes())).ok();
     site.holds(&name, &partial.bytes());
-    for (name, text) in [
-        ("00000002.history", HISTORY),
-        ("000000010000000000000002.00000028.backup", LABEL),
-    ] {
+    for (name, text) in [("00000002.history", HISTORY), ("000000010000000000000002.00000028.backup", LABEL)] {
         site.archive.push(site.data.write_other(name, text)).ok();
         site.holds(name, text.as_bytes());
         site.archive.push(site.data.write_other(name, text)).ok();
@@ -38,10 +33,7 @@ fn stored_wal_is_read_with_zstd_alone() {
     let object = site.archive.object(&segment.name());
     let copy = site.scratch.join("copy.zst");
     std::fs::copy(&object, &copy).expect("copy the object");
-    let output = std::process::Command::new("zstd")
-        .arg("-dcq")
-        .arg(&copy)
-        .output();
+    let output = std::process::Command::new("zstd").arg("-dcq").arg(&copy).output();
     let output = output.expect("start zstd");
     assert!(output.status.success(), "{output:?}");
     assert!(output.stdout == segment.bytes());
@@ -68,10 +60,7 @@ fn a_segment_of_one_gigabyte_comes_back() {
     let source = site.data.path.join(site.data.write(&segment));
     site.archive.push(&source).ok();
     site.archive.fetch(&segment.name()).ok();
-    assert_eq!(
-        sha256_file(&site.archive.destination()),
-        sha256_file(&source)
-    );
+    assert_eq!(sha256_file(&site.archive.destination()), sha256_file(&source));
 }
 
 #[test]
@@ -102,17 +91,11 @@ fn files_that_are_no_wal_are_refused_and_leave_nothing() {
         PathBuf::from("."),
         PathBuf::from("pg_wal"),
     ];
-    site.scratch
-        .mkdir(site.data.path.join("pg_wal/000000010000000000000007"));
+    site.scratch.mkdir(site.data.path.join("pg_wal/000000010000000000000007"));
     files.push("pg_wal/000000010000000000000007".into());
     let before = site.archive.snapshot();
     for file in files {
-        let outcome = site
-            .archive
-            .pushing(&file)
-            .deadline(Duration::from_secs(20))
-            .go()
-            .refused();
+        let outcome = site.archive.pushing(&file).deadline(Duration::from_secs(20)).go().refused();
         assert_eq!(site.archive.snapshot(), before, "{outcome}");
     }
 }
@@ -122,11 +105,7 @@ fn a_fifo_named_like_a_segment_does_not_hang_the_push() {
     let site = Site::new();
     let name = "pg_wal/000000010000000000000002";
     Run::new("mkfifo").arg(name).cwd(&site.data.path).go().ok();
-    site.archive
-        .pushing(name)
-        .deadline(Duration::from_secs(20))
-        .go()
-        .refused();
+    site.archive.pushing(name).deadline(Duration::from_secs(20)).go().refused();
     assert_no_trace(&site.archive, "000000010000000000000002");
 }
 
@@ -150,21 +129,15 @@ fn a_segment_of_the_wrong_size_is_refused() {
     let bytes = segment.bytes();
     let longer = [bytes.as_slice(), &[0; 8192]].concat();
     for wrong in [&bytes[..8 << 20], &bytes[..(16 << 20) - 1], &longer] {
-        site.archive
-            .push(site.data.write_other(&segment.name(), wrong))
-            .refused();
+        site.archive.push(site.data.write_other(&segment.name(), wrong)).refused();
         assert_no_trace(&site.archive, &segment.name());
     }
     // A size that PostgreSQL does not know, although file and header agree.
     let mut strange = bytes[..12 << 20].to_vec();
     strange[32..36].copy_from_slice(&(12u32 << 20).to_le_bytes());
-    site.archive
-        .push(site.data.write_other(&segment.name(), strange))
-        .refused();
+    site.archive.push(site.data.write_other(&segment.name(), strange)).refused();
     let partial = format!("{}.partial", segment.name());
-    site.archive
-        .push(site.data.write_other(&partial, &bytes[..8 << 20]))
-        .refused();
+    site.archive.push(site.data.write_other(&partial, &bytes[..8 << 20])).refused();
     assert_eq!(site.archive.stored(), []);
 }
 
@@ -187,9 +160,7 @@ fn a_segment_whose_header_does_not_fit_its_name_is_refused() {
         ("a short header", wrong(&|s| s.info = 0)),
         ("another block size", blocks),
     ] {
-        let outcome = site
-            .archive
-            .push(site.data.write_other(&segment.name(), bytes));
+        let outcome = site.archive.push(site.data.write_other(&segment.name(), bytes));
         assert!(matches!(outcome.code(), Some(1..=125)), "{what}\n{outcome}");
         outcome.explained();
         assert_no_trace(&site.archive, &segment.name());
@@ -197,10 +168,7 @@ fn a_segment_whose_header_does_not_fit_its_name_is_refused() {
     // 16 MB segments end at FF; a name behind that is no place in the WAL.
     let sixteen = Site::with(15, SYSTEM, 16);
     let bytes = sixteen.segment(0x100).bytes();
-    sixteen
-        .archive
-        .push(sixteen.data.write_other("000000010000000000000100", bytes))
-        .refused();
+    sixteen.archive.push(sixteen.data.write_other("000000010000000000000100", bytes)).refused();
 }
 
 #[test]
@@ -230,9 +198,7 @@ fn another_cluster_with_the_same_configuration_cannot_push() {
     let other = site.other(15, 42);
     let segment = other.segment(2);
     let file = other.write(&segment);
-    let run = Run::of("walpush")
-        .arg("--config")
-        .arg(site.archive.config());
+    let run = Run::of("walpush").arg("--config").arg(site.archive.config());
     let run = run.args(["--cluster", "main"]).arg(file).cwd(&other.path);
     run.go().refused().says("42").says(&SYSTEM.to_string());
     assert_no_trace(&site.archive, &segment.name());
@@ -244,13 +210,9 @@ fn system_identifiers_above_the_signed_range_work() {
     let segment = site.segment(3);
     site.push(&segment).ok();
     site.holds(&segment.name(), &segment.bytes());
-    let foreign = Segment::new(0x8000_0000_0000_0000, 17)
-        .megabytes(1)
-        .at(1, 4);
+    let foreign = Segment::new(0x8000_0000_0000_0000, 17).megabytes(1).at(1, 4);
     let outcome = site.push(&foreign).refused();
-    outcome
-        .says("9223372036854775808")
-        .says("18364758544493064720");
+    outcome.says("9223372036854775808").says("18364758544493064720");
 }
 
 #[test]
@@ -268,16 +230,10 @@ fn after_an_upgrade_nothing_is_pushed_until_the_new_version_is_registered() {
     site.archive.init().is(1).explained().says("--upgrade");
     assert_eq!(site.archive.snapshot(), before);
 
-    site.archive
-        .run("walkeep")
-        .args(["init", "--upgrade"])
-        .go()
-        .ok();
+    site.archive.run("walkeep").args(["init", "--upgrade"]).go().ok();
     site.archive.push(&file).ok();
     let fetched = |data: &DataDir| {
-        let run = Run::of("walfetch")
-            .arg("--config")
-            .arg(site.archive.config());
+        let run = Run::of("walfetch").arg("--config").arg(site.archive.config());
         let run = run.args(["--cluster", "main", &old.name(), "pg_wal/RECOVERYXLOG"]);
         run.cwd(&data.path).go().ok();
         read(data.path.join("pg_wal/RECOVERYXLOG"))
@@ -307,9 +263,7 @@ fn the_environment_of_the_server_changes_nothing() {
         run = run.env(name, value);
     }
     run.go().ok();
-    let bare = site
-        .archive
-        .fetching("000000010000000000000002", "pg_wal/RECOVERYXLOG");
+    let bare = site.archive.fetching("000000010000000000000002", "pg_wal/RECOVERYXLOG");
     bare.under(["env", "-i"]).go().ok();
 }
 
@@ -318,11 +272,7 @@ fn the_signals_that_the_archiver_ignores_change_nothing() {
     let site = Site::new();
     let file = site.data.write(&site.segment(2));
     let shell = r#"trap "" INT ALRM PIPE XFSZ TTIN TTOU; exec "$@""#;
-    site.archive
-        .pushing(&file)
-        .under(["sh", "-c", shell, "sh"])
-        .go()
-        .ok();
+    site.archive.pushing(&file).under(["sh", "-c", shell, "sh"]).go().ok();
     site.holds("000000010000000000000002", &site.segment(2).bytes());
 }
 
@@ -336,20 +286,10 @@ fn symlinked_data_and_wal_directories_work() {
     std::os::unix::fs::symlink(&site.data.path, &link).expect("link the data directory");
 
     let first = site.segment(2);
-    site.archive
-        .run("walpush")
-        .arg(site.data.write(&first))
-        .cwd(&link)
-        .go()
-        .ok();
+    site.archive.run("walpush").arg(site.data.write(&first)).cwd(&link).go().ok();
     site.archive.set_pgdata(&link);
     let second = site.segment(3);
-    site.archive
-        .run("walpush")
-        .arg(site.data.write(&second))
-        .cwd(&site.data.path)
-        .go()
-        .ok();
+    site.archive.run("walpush").arg(site.data.write(&second)).cwd(&site.data.path).go().ok();
     site.holds(&first.name(), &first.bytes());
     site.holds(&second.name(), &second.bytes());
 }
@@ -359,11 +299,7 @@ fn elsewhere_a_push_takes_an_absolute_path_and_no_relative_one() {
     let site = Site::new();
     let file = site.data.write(&site.segment(2));
     let run = |path: PathBuf| {
-        let run = site
-            .archive
-            .run("walpush")
-            .args(["--cluster", "main"])
-            .arg(path);
+        let run = site.archive.run("walpush").args(["--cluster", "main"]).arg(path);
         run.cwd("/").go()
     };
     run(PathBuf::from(&file)).refused();
@@ -375,16 +311,10 @@ fn elsewhere_a_push_takes_an_absolute_path_and_no_relative_one() {
 fn one_cluster_is_found_by_the_working_directory_and_a_wrong_one_is_refused() {
     let site = Site::new();
     let file = site.data.path.join(site.data.write(&site.segment(2)));
-    let run = Run::of("walpush")
-        .arg(&file)
-        .env("WALKEEP_CONFIG", site.archive.config());
+    let run = Run::of("walpush").arg(&file).env("WALKEEP_CONFIG", site.archive.config());
     run.clone().cwd(&site.data.path).go().ok();
     run.cwd("/").go().refused().says("--cluster");
-    let unknown = site
-        .archive
-        .run("walpush")
-        .args(["--cluster", "nosuch"])
-        .arg(&file);
+    let unknown = site.archive.run("walpush").args(["--cluster", "nosuch"]).arg(&file);
     unknown.go().refused().says("nosuch");
 }
 
@@ -397,11 +327,7 @@ fn wrong_use_and_wrong_configuration_are_failures_that_the_server_counts() {
         assert!(matches!(outcome.code(), Some(1..=125)), "{outcome}");
     }
     let text = std::fs::read_to_string(site.archive.config()).expect("read the configuration");
-    for wrong in [
-        text.replace("push_ahead", "push_ahaed"),
-        format!("{text}\n[["),
-        String::new(),
-    ] {
+    for wrong in [text.replace("push_ahead", "push_ahaed"), format!("{text}\n[["), String::new()] {
         scratch::write(site.archive.config(), wrong);
         site.archive.push(&file).refused();
     }
@@ -416,19 +342,10 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
     let site = Site::new();
     let text = std::fs::read_to_string(site.archive.config()).expect("read the configuration");
     let text = text.replace("push_ahead", "push_ahaed");
-    let line = 1 + text
-        .lines()
-        .position(|line| line.contains("push_ahaed"))
-        .expect("the key");
+    let line = 1 + text.lines().position(|line| line.contains("push_ahaed")).expect("the key");
     scratch::write(site.archive.config(), text);
-    let outcome = site
-        .archive
-        .push(site.data.write(&site.segment(2)))
-        .refused();
-    outcome
-        .says("push_ahaed")
-        .says("push_ahead")
-        .says(&line.to_string());
+    let outcome = site.archive.push(site.data.write(&site.segment(2))).refused();
+    outcome.says("push_ahaed").says("push_ahead").says(&line.to_string());
 }
 
 #[test]
@@ -437,10 +354,7 @@ fn help_and_version_are_there() {
         let help = Run::of(name).arg("--help").go().ok();
         assert!(help.stdout.contains("--config"), "{help}");
         let version = Run::of(name).arg("--version").go().ok();
-        assert!(
-            version.stdout.contains(env!("CARGO_PKG_VERSION")),
-            "{version}"
-        );
+        assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{version}");
     }
 }
 

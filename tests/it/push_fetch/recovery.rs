@@ -34,12 +34,7 @@ impl Oracle {
         server.stop(Stop::Immediate);
         let repository = scratch.join("repository");
         scratch::copy_tree(archive.root(), &repository);
-        Oracle {
-            base,
-            repository,
-            segments,
-            scratch,
-        }
+        Oracle { base, repository, segments, scratch }
     }
 
     /// A copy of the backup in recovery mode (`recovery.signal`, `standby.signal`), with its own copy of the archive.
@@ -50,9 +45,7 @@ impl Oracle {
         let repository = scratch.join("repository");
         scratch::copy_tree(&self.repository, &repository);
         let server = Cluster::over(scratch, data);
-        let archive = Archive::build(server.data())
-            .config_name(config)
-            .root(&repository);
+        let archive = Archive::build(server.data()).config_name(config).root(&repository);
         let archive = archive.unregistered();
         server.set("archive_mode", "off");
         server.set("restore_command", &archive.restore_command());
@@ -107,16 +100,14 @@ fn damaged_wal_gives_all_rows_or_no_server() {
             "the repository gone",
             Box::new(|archive, _| {
                 let root = archive.root();
-                std::fs::rename(root, root.with_extension("away"))
-                    .expect("move the repository away");
+                std::fs::rename(root, root.with_extension("away")).expect("move the repository away");
             }),
         ),
         (
             "an empty directory instead of the repository",
             Box::new(|archive, _| {
                 let root = archive.root();
-                std::fs::rename(root, root.with_extension("away"))
-                    .expect("move the repository away");
+                std::fs::rename(root, root.with_extension("away")).expect("move the repository away");
                 std::fs::create_dir(root).expect("make a mount point");
                 account::give(root);
             }),
@@ -131,10 +122,7 @@ fn damaged_wal_gives_all_rows_or_no_server() {
                 return;
             };
             if let Err(story) = one_case(&oracle, &middle, what == "nothing", &harm) {
-                wrong
-                    .lock()
-                    .expect("the failures")
-                    .push(format!("{what}: {story}"));
+                wrong.lock().expect("the failures").push(format!("{what}: {story}"));
             }
         }
     };
@@ -179,10 +167,7 @@ fn a_repository_that_goes_away_in_the_middle_gives_all_rows_or_no_server() {
     let oracle = Oracle::new();
     // A quote, a space and a percent sign in the path of the configuration have to survive two layers of quoting.
     let (server, archive) = oracle.copy("recovery.signal", "it's 100% walkeep.toml");
-    let (root, away) = (
-        archive.root().to_owned(),
-        archive.root().with_extension("away"),
-    );
+    let (root, away) = (archive.root().to_owned(), archive.root().with_extension("away"));
     let vanish = format!(
         "if test %f = {}; then mv {} {}; fi; {}",
         oracle.segments[2],
@@ -192,11 +177,7 @@ fn a_repository_that_goes_away_in_the_middle_gives_all_rows_or_no_server() {
     );
     server.set("restore_command", &vanish);
     assert_eq!(rows(&server), None, "{}", server.log_text());
-    assert!(
-        server.log_text().contains("exit code 200"),
-        "{}",
-        server.log_text()
-    );
+    assert!(server.log_text().contains("exit code 200"), "{}", server.log_text());
     std::fs::rename(&away, &root).expect("bring the repository back");
     server.set("restore_command", &archive.restore_command());
     assert_eq!(rows(&server).as_deref(), Some(ALL), "{}", server.log_text());
@@ -213,10 +194,7 @@ fn an_outage_of_history_files_alone_starts_no_wrong_timeline() {
     scratch::write(&nowhere, text.replace(&root, &format!("{root}-away")));
     let usual = archive.restore_command();
     let failing = usual.replace("walkeep.toml", "nowhere.toml");
-    server.set(
-        "restore_command",
-        &format!("case %f in *.history) {failing};; *) {usual};; esac"),
-    );
+    server.set("restore_command", &format!("case %f in *.history) {failing};; *) {usual};; esac"));
     assert_eq!(rows(&server), None, "{}", server.log_text());
     server.set("restore_command", &usual);
     assert_eq!(rows(&server).as_deref(), Some(ALL), "{}", server.log_text());
@@ -246,27 +224,16 @@ fn a_standby_survives_an_outage_and_damage_and_catches_up() {
     damage(&object, Damage::Flip(-9));
     server.start();
     server.await_sql("select count(*) from t", "2000");
-    until("the damage is in the log", || {
-        server.log_text().contains("hint:")
-    });
+    until("the damage is in the log", || server.log_text().contains("hint:"));
     assert!(server.is_up());
 
-    let (root, away) = (
-        archive.root().to_owned(),
-        archive.root().with_extension("away"),
-    );
+    let (root, away) = (archive.root().to_owned(), archive.root().with_extension("away"));
     std::fs::rename(&root, &away).expect("move the repository away");
     let seen = server.log_text().matches("hint:").count();
-    until("the outage is in the log", || {
-        server.log_text().matches("hint:").count() > seen + 2
-    });
+    until("the outage is in the log", || server.log_text().matches("hint:").count() > seen + 2);
     assert_eq!(server.psql("select count(*) from t"), "2000");
 
-    let object = away.join(
-        object
-            .strip_prefix(&root)
-            .expect("a path in the repository"),
-    );
+    let object = away.join(object.strip_prefix(&root).expect("a path in the repository"));
     std::fs::remove_file(&object).expect("remove the object");
     scratch::write(&object, intact);
     std::fs::rename(&away, &root).expect("bring the repository back");
@@ -286,20 +253,14 @@ fn promoting_a_standby_during_an_outage_gives_all_rows_or_no_server() {
     server.start();
     server.await_sql("select count(*) from t", "3000");
     let seen = server.log_text().matches("hint:").count();
-    until("an attempt has just failed", || {
-        server.log_text().matches("hint:").count() > seen
-    });
+    until("an attempt has just failed", || server.log_text().matches("hint:").count() > seen);
     let promote = pg::tool("pg_ctl").arg("-D").arg(server.data());
     promote.args(["-w", "-t", "20", "promote"]).go();
     until("the server is down or promoted", || {
         let recovered = server.try_psql("select pg_is_in_recovery()");
         !server.is_up() || recovered.stdout.trim() == "f"
     });
-    assert!(
-        !server.is_up(),
-        "{} rows",
-        server.psql("select count(*) from t")
-    );
+    assert!(!server.is_up(), "{} rows", server.psql("select count(*) from t"));
 
     std::fs::remove_file(&object).expect("remove the object");
     scratch::write(&object, intact);
@@ -316,15 +277,9 @@ fn a_stopped_server_leaves_no_fetch_behind_that_writes_later() {
         return;
     };
     // The third segment comes slowly: each call on its object takes a second and a half.
-    let strace = strace
-        .detached()
-        .only(&archive.object(&oracle.segments[2]))
-        .inject("all:delay_enter=1500000");
-    let words: Vec<String> = strace
-        .prefix()
-        .iter()
-        .map(|word| repo::quoted(Path::new(word)))
-        .collect();
+    let strace =
+        strace.detached().only(&archive.object(&oracle.segments[2])).inject("all:delay_enter=1500000");
+    let words: Vec<String> = strace.prefix().iter().map(|word| repo::quoted(Path::new(word))).collect();
     let usual = archive.restore_command();
     server.set(
         "restore_command",
@@ -339,10 +294,6 @@ fn a_stopped_server_leaves_no_fetch_behind_that_writes_later() {
     server.stop(Stop::Fast);
     let copy = archive.destination();
     until("the fetch is gone", || !wait::is_running(fetch));
-    assert!(
-        !copy.exists(),
-        "a file appeared after the stop\n{}",
-        strace.text()
-    );
+    assert!(!copy.exists(), "a file appeared after the stop\n{}", strace.text());
     assert!(oracle.scratch.path().exists());
 }

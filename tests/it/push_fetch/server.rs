@@ -6,9 +6,7 @@ use super::*;
 fn server(megabytes: u32) -> (Cluster, Archive) {
     let server = Cluster::build().wal_segsize(megabytes).create();
     let last = 4096 / megabytes - 1;
-    let reset = pg::tool("pg_resetwal")
-        .arg("-l")
-        .arg(format!("00000001{:08X}{last:08X}", 0));
+    let reset = pg::tool("pg_resetwal").arg("-l").arg(format!("00000001{:08X}{last:08X}", 0));
     reset.arg("-D").arg(server.data()).go().ok();
     server.set("wal_keep_size", "8GB");
     let archive = Archive::of_server(&server);
@@ -28,15 +26,9 @@ fn round_trip(megabytes: u32) {
     let logs: Vec<&str> = names.iter().map(|name| &name[8..16]).collect();
     assert_eq!(logs, ["00000000", "00000001", "00000001"], "{names:?}");
     for name in &names {
-        assert!(
-            archive.fetched(name) == read(server.wal().join(name)),
-            "{name}"
-        );
+        assert!(archive.fetched(name) == read(server.wal().join(name)), "{name}");
     }
-    assert_eq!(
-        server.psql("select failed_count from pg_stat_archiver"),
-        "0"
-    );
+    assert_eq!(server.psql("select failed_count from pg_stat_archiver"), "0");
     assert_eq!(archive.stored().len(), 3);
 }
 
@@ -84,10 +76,7 @@ fn a_backup_by_hand_ends_because_its_label_is_archived() {
     server.start();
     server.base_backup(&server.scratch().join("copy"));
     let labels: Vec<String> = archive.stored().into_iter().map(|(name, _)| name).collect();
-    assert!(
-        labels.iter().any(|name| name.ends_with(".backup")),
-        "{labels:?}"
-    );
+    assert!(labels.iter().any(|name| name.ends_with(".backup")), "{labels:?}");
 }
 
 #[test]
@@ -113,10 +102,7 @@ fn promotions_go_through_to_the_archive() {
         server.stop(Stop::Fast);
     }
     let names: Vec<String> = archive.stored().into_iter().map(|(name, _)| name).collect();
-    assert!(
-        names.iter().any(|name| name.ends_with(".partial")),
-        "{names:?}"
-    );
+    assert!(names.iter().any(|name| name.ends_with(".partial")), "{names:?}");
     for (name, _) in archive.stored() {
         archive.fetched(&name);
     }
@@ -132,21 +118,9 @@ fn a_server_that_is_archived_again_after_a_crash_finds_its_files_there() {
     server.kill();
     // What a crash right after the archiving leaves: the server does not know that it was done.
     let status = server.wal().join("archive_status");
-    std::fs::rename(
-        status.join(format!("{name}.done")),
-        status.join(format!("{name}.ready")),
-    )
-    .expect("forget that it was archived");
+    std::fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready")))
+        .expect("forget that it was archived");
     server.start();
-    until("it was archived again", || {
-        status.join(format!("{name}.done")).exists()
-    });
-    assert_eq!(
-        archive
-            .stored()
-            .iter()
-            .filter(|(stored, _)| *stored == name)
-            .count(),
-        1
-    );
+    until("it was archived again", || status.join(format!("{name}.done")).exists());
+    assert_eq!(archive.stored().iter().filter(|(stored, _)| *stored == name).count(), 1);
 }

@@ -70,13 +70,7 @@ fn a_configuration_that_cannot_be_read_does_not_shut_a_standby_down() {
     let site = Site::new();
     site.touch("standby.signal");
     std::fs::remove_file(site.archive.config()).expect("remove the configuration");
-    site.archive
-        .fetch("000000010000000000000002")
-        .is(1)
-        .explained();
+    site.archive.fetch("000000010000000000000002").is(1).explained();
     site.touch("promote");
-    site.archive
-        .fetch("000000010000000000000002")
-        .is(200)
-        .explained();
+    site.archive.fetch("000000010000000000000002").is(200).explained();
 }

@@ -23,20 +23,12 @@ pub fn account() -> &'static Account {
         let root = id(&["-u"]) == "0";
         let who: &[&str] = if root { &["postgres"] } else { &[] };
         let ask = |flag: &'static str| id(&[&[flag], who].concat());
-        Account {
-            uid: number(&ask("-u")),
-            gid: number(&ask("-g")),
-            name: ask("-un"),
-            root,
-        }
+        Account { uid: number(&ask("-u")), gid: number(&ask("-g")), name: ask("-un"), root }
     })
 }
 
 fn id(arguments: &[&str]) -> String {
-    let output = Command::new("id")
-        .args(arguments)
-        .output()
-        .expect("start id");
+    let output = Command::new("id").args(arguments).output().expect("start id");
     assert!(
         output.status.success(),
         "id {arguments:?}: {} (the tests need the user postgres when they run as root)",
@@ -46,17 +38,13 @@ fn id(arguments: &[&str]) -> String {
 }
 
 fn number(text: &str) -> u32 {
-    text.parse()
-        .unwrap_or_else(|_| panic!("id answered {text:?}"))
+    text.parse().unwrap_or_else(|_| panic!("id answered {text:?}"))
 }
 
 /// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH`.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .current_dir("/");
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
     let account = account();
     if account.root {
         command.uid(account.uid).gid(account.gid);

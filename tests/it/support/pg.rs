@@ -102,17 +102,9 @@ impl Cluster {
     pub fn over(scratch: Scratch, data: PathBuf) -> Cluster {
         let socket = scratch.mkdir("socket");
         let log = scratch.join("server.log");
-        let cluster = Cluster {
-            data,
-            socket,
-            log,
-            scratch,
-        };
+        let cluster = Cluster { data, socket, log, scratch };
         cluster.set("listen_addresses", "");
-        cluster.set(
-            "unix_socket_directories",
-            &cluster.socket.display().to_string(),
-        );
+        cluster.set("unix_socket_directories", &cluster.socket.display().to_string());
         cluster.set("logging_collector", "off");
         cluster
     }
@@ -138,10 +130,7 @@ impl Cluster {
 
     /// A libpq connection string to it.
     pub fn connection(&self) -> String {
-        format!(
-            "host={} user=postgres dbname=postgres",
-            self.socket.display()
-        )
+        format!("host={} user=postgres dbname=postgres", self.socket.display())
     }
 
     /// Writes a setting behind those that `postgresql.conf` has; the last one of a name counts.
@@ -177,12 +166,7 @@ impl Cluster {
     #[track_caller]
     pub fn start(&self) {
         let outcome = self.ctl(&["-w", "start"]);
-        assert_eq!(
-            outcome.code(),
-            Some(0),
-            "{outcome}\n--- log\n{}",
-            self.log_text()
-        );
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
     }
 
     /// Starts the server; says whether it takes connections now (false: it ended).
@@ -198,12 +182,7 @@ impl Cluster {
             Stop::Immediate => "immediate",
         };
         let outcome = self.ctl(&["-w", "-m", mode, "stop"]);
-        assert_eq!(
-            outcome.code(),
-            Some(0),
-            "{outcome}\n--- log\n{}",
-            self.log_text()
-        );
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
     }
 
     /// Ends recovery and waits until the server writes.
@@ -238,28 +217,14 @@ impl Cluster {
     #[track_caller]
     pub fn psql(&self, sql: &str) -> String {
         let outcome = self.try_psql(sql);
-        assert_eq!(
-            outcome.code(),
-            Some(0),
-            "{outcome}\n--- log\n{}",
-            self.log_text()
-        );
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
         outcome.stdout.trim_end().to_owned()
     }
 
     /// Runs SQL and tells how it ended.
     pub fn try_psql(&self, sql: &str) -> Outcome {
         tool("psql")
-            .args([
-                "-X",
-                "-q",
-                "-A",
-                "-t",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-U",
-                "postgres",
-            ])
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
             .args(["-d", "postgres", "-h"])
             .arg(&self.socket)
             .arg("-c")
@@ -290,10 +255,7 @@ impl Cluster {
     /// Awaits that the server's archiver reports this file, or a later one, as archived.
     #[track_caller]
     pub fn await_archived(&self, name: &str) {
-        self.await_sql(
-            &format!("select last_archived_wal >= '{name}' from pg_stat_archiver"),
-            "t",
-        );
+        self.await_sql(&format!("select last_archived_wal >= '{name}' from pg_stat_archiver"), "t");
     }
 
     /// What the server wrote into its log so far.
@@ -304,37 +266,20 @@ impl Cluster {
     /// The system identifier, by `pg_controldata`.
     pub fn system_identifier(&self) -> u64 {
         let text = tool("pg_controldata").arg(&self.data).go().ok().stdout;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("Database system identifier:"));
-        line.and_then(|value| value.trim().parse().ok())
-            .expect("pg_controldata shows the system identifier")
+        let line = text.lines().find_map(|line| line.strip_prefix("Database system identifier:"));
+        line.and_then(|value| value.trim().parse().ok()).expect("pg_controldata shows the system identifier")
     }
 
     /// Copies the running cluster with `pg_basebackup`, without WAL. The copy waits until its WAL is archived.
     #[track_caller]
     pub fn base_backup(&self, to: &Path) {
         let outcome = tool("pg_basebackup")
-            .args([
-                "-X",
-                "none",
-                "-c",
-                "fast",
-                "--no-sync",
-                "-U",
-                "postgres",
-                "-h",
-            ])
+            .args(["-X", "none", "-c", "fast", "--no-sync", "-U", "postgres", "-h"])
             .arg(&self.socket)
             .arg("-D")
             .arg(to)
             .go();
-        assert_eq!(
-            outcome.code(),
-            Some(0),
-            "{outcome}\n--- log\n{}",
-            self.log_text()
-        );
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
     }
 }
 
@@ -360,16 +305,9 @@ impl Drop for Cluster {
 /// The processes that one started.
 pub fn children(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        found.extend(
-            list.split_whitespace()
-                .filter_map(|child| child.parse::<u32>().ok()),
-        );
+        found.extend(list.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
     }
     found
 }

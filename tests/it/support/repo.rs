@@ -67,11 +67,7 @@ impl Build {
             scratch,
         };
         let spool = archive.scratch.mkdir("spool");
-        for line in [
-            "push_ahead = 0",
-            "fetch_ahead = 0",
-            &format!("spool = {spool:?}"),
-        ] {
+        for line in ["push_ahead = 0", "fetch_ahead = 0", &format!("spool = {spool:?}")] {
             archive.set_wal(line);
         }
         for line in &self.wal {
@@ -104,10 +100,7 @@ pub struct Archive {
 impl Archive {
     /// Begins an archive for the cluster in this data directory.
     pub fn build(pgdata: impl Into<PathBuf>) -> Build {
-        Build {
-            pgdata: pgdata.into(),
-            ..Build::default()
-        }
+        Build { pgdata: pgdata.into(), ..Build::default() }
     }
 
     /// One repository, registered.
@@ -119,9 +112,7 @@ impl Archive {
     /// One repository for a real server, registered; the server archives into it from its next start.
     #[track_caller]
     pub fn of_server(server: &super::Cluster) -> Archive {
-        let archive = Archive::build(server.data())
-            .connection(server.connection())
-            .create();
+        let archive = Archive::build(server.data()).connection(server.connection()).create();
         server.set("archive_mode", "on");
         server.set("archive_command", &archive.archive_command());
         if server.is_up() {
@@ -168,10 +159,7 @@ impl Archive {
         }
         for (position, root) in self.roots.iter().enumerate() {
             let name = ["first", "second", "third"][position];
-            text += &format!(
-                "\n[[repository]]\nname = {name:?}\nurl = \"file://{}\"\n",
-                root.display()
-            );
+            text += &format!("\n[[repository]]\nname = {name:?}\nurl = \"file://{}\"\n", root.display());
             if self.optional.contains(&position) {
                 text += "required = false\n";
             }
@@ -186,10 +174,7 @@ impl Archive {
 
     /// A start of one of the programs with this configuration, in the data directory as PostgreSQL does it.
     pub fn run(&self, program: &str) -> Run {
-        Run::of(program)
-            .arg("--config")
-            .arg(&self.config)
-            .cwd(&self.pgdata)
+        Run::of(program).arg("--config").arg(&self.config).cwd(&self.pgdata)
     }
 
     /// `walkeep init`.
@@ -241,10 +226,7 @@ impl Archive {
     #[track_caller]
     pub fn fetch_fails(&self, name: &str) -> Outcome {
         let outcome = self.fetch(name).fatal();
-        assert!(
-            !self.destination().exists(),
-            "a file was handed over\n{outcome}"
-        );
+        assert!(!self.destination().exists(), "a file was handed over\n{outcome}");
         outcome
     }
 
@@ -252,29 +234,20 @@ impl Archive {
     #[track_caller]
     pub fn fetch_ends(&self, name: &str) -> Outcome {
         let outcome = self.fetch(name).absent();
-        assert!(
-            !self.destination().exists(),
-            "a file was handed over\n{outcome}"
-        );
+        assert!(!self.destination().exists(), "a file was handed over\n{outcome}");
         outcome
     }
 
     /// What `archive_command` has to be.
     pub fn archive_command(&self) -> String {
         let program = quoted(&run::program("walpush"));
-        format!(
-            "{program} --config {} --cluster main %p",
-            quoted(&self.config)
-        )
+        format!("{program} --config {} --cluster main %p", quoted(&self.config))
     }
 
     /// What `restore_command` has to be.
     pub fn restore_command(&self) -> String {
         let program = quoted(&run::program("walfetch"));
-        format!(
-            "{program} --config {} --cluster main %f %p",
-            quoted(&self.config)
-        )
+        format!("{program} --config {} --cluster main %f %p", quoted(&self.config))
     }
 
     /// Every stored WAL file of the first repository: name and path, in order of the names.
@@ -293,8 +266,7 @@ impl Archive {
     /// The object of a WAL file in the first repository.
     #[track_caller]
     pub fn object(&self, name: &str) -> PathBuf {
-        self.find(name)
-            .unwrap_or_else(|| panic!("{name} is not stored; these are: {:?}", self.stored()))
+        self.find(name).unwrap_or_else(|| panic!("{name} is not stored; these are: {:?}", self.stored()))
     }
 
     /// What writing left in the places for temporary files of all repositories.
@@ -321,15 +293,7 @@ pub fn stored_in(root: &Path) -> Vec<(String, PathBuf)> {
         .into_iter()
         .filter(|path| !path.starts_with(root.join(".tmp")))
         .filter(|path| path.components().any(|part| part.as_os_str() == "wal"))
-        .map(|path| {
-            (
-                path.file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
-                path,
-            )
-        })
+        .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
         .collect();
     found.sort();
     found
@@ -405,45 +369,29 @@ pub enum Damage {
 /// Does the damage; a read-only file is opened for it first.
 #[track_caller]
 pub fn damage(path: &Path, damage: Damage) {
-    let size = open(path)
-        .metadata()
-        .expect("look at what is damaged")
-        .len();
+    let size = open(path).metadata().expect("look at what is damaged").len();
     let place = |at: i64| {
-        if at < 0 {
-            size - at.unsigned_abs()
-        } else {
-            at as u64
-        }
+        if at < 0 { size - at.unsigned_abs() } else { at as u64 }
     };
     if let Damage::Remove = damage {
         std::fs::remove_file(path).expect("remove an object");
         return;
     }
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("open an object");
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("open an object");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open an object");
     match damage {
         Damage::Flip(at) => {
             let mut byte = [0];
-            file.read_exact_at(&mut byte, place(at))
-                .expect("read a byte");
-            file.write_all_at(&[byte[0] ^ 0x10], place(at))
-                .expect("turn a bit");
+            file.read_exact_at(&mut byte, place(at)).expect("read a byte");
+            file.write_all_at(&[byte[0] ^ 0x10], place(at)).expect("turn a bit");
         }
         Damage::Truncate(at) => file.set_len(place(at)).expect("truncate an object"),
         Damage::ZeroTail(length) => {
             let length = length.min(size);
-            file.write_all_at(&vec![0; length as usize], size - length)
-                .expect("zero a tail");
+            file.write_all_at(&vec![0; length as usize], size - length).expect("zero a tail");
         }
         Damage::Empty => file.set_len(0).expect("empty an object"),
-        Damage::Grow => file
-            .write_all_at(&[0x55; 100], size)
-            .expect("lengthen an object"),
+        Damage::Grow => file.write_all_at(&[0x55; 100], size).expect("lengthen an object"),
         Damage::Remove => {}
     }
 }

@@ -44,17 +44,12 @@ impl Run {
     }
 
     pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Run {
-        self.arguments.extend(
-            arguments
-                .into_iter()
-                .map(|argument| argument.as_ref().to_owned()),
-        );
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Run {
-        self.environment
-            .push((name.into(), value.as_ref().to_owned()));
+        self.environment.push((name.into(), value.as_ref().to_owned()));
         self
     }
 
@@ -79,11 +74,7 @@ impl Run {
     }
 
     fn command(&self) -> Command {
-        let mut words = self
-            .before
-            .iter()
-            .chain(std::iter::once(&self.program))
-            .chain(&self.arguments);
+        let mut words = self.before.iter().chain(std::iter::once(&self.program)).chain(&self.arguments);
         let mut command = account::command(words.next().expect("a program"));
         command
             .args(words)
@@ -98,9 +89,7 @@ impl Run {
     /// Starts it and returns at once; the calling thread has to live until the program ended.
     #[track_caller]
     pub fn spawn(&self) -> Child {
-        self.command()
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {self:?}: {error}"))
+        self.command().spawn().unwrap_or_else(|error| panic!("start {self:?}: {error}"))
     }
 
     /// Runs it to its end.
@@ -128,9 +117,7 @@ impl Run {
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = Path::new(&self.program)
-            .file_name()
-            .unwrap_or(&self.program);
+        let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         write!(f, "{}", name.to_string_lossy())?;
         for argument in &self.arguments {
             write!(f, " {}", argument.to_string_lossy())?;
@@ -142,10 +129,7 @@ impl std::fmt::Debug for Run {
 /// Sends a signal (`TERM`, `KILL`, `STOP`, `CONT`) to one process.
 pub fn signal(pid: u32, name: &str) {
     // A process that is gone already is as good as one that got it.
-    let _ = Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// What a program left behind.
@@ -189,10 +173,7 @@ impl Outcome {
     /// A push that said no: a status that PostgreSQL counts (1 to 125), an error and a hint.
     #[track_caller]
     pub fn refused(self) -> Outcome {
-        assert!(
-            matches!(self.code(), Some(1..=125)),
-            "expected a status from 1 to 125\n{self}"
-        );
+        assert!(matches!(self.code(), Some(1..=125)), "expected a status from 1 to 125\n{self}");
         self.explained()
     }
 
@@ -211,24 +192,15 @@ impl Outcome {
     /// Standard error has an error line and says what to do about it.
     #[track_caller]
     pub fn explained(self) -> Outcome {
-        assert!(
-            self.stderr.contains("hint:"),
-            "an error needs a line `hint: …`\n{self}"
-        );
-        assert!(
-            !self.stderr.contains("panicked at"),
-            "a panic is not an error message\n{self}"
-        );
+        assert!(self.stderr.contains("hint:"), "an error needs a line `hint: …`\n{self}");
+        assert!(!self.stderr.contains("panicked at"), "a panic is not an error message\n{self}");
         self
     }
 
     /// Standard error mentions this.
     #[track_caller]
     pub fn says(self, text: &str) -> Outcome {
-        assert!(
-            self.stderr.contains(text),
-            "expected the message to contain {text:?}\n{self}"
-        );
+        assert!(self.stderr.contains(text), "expected the message to contain {text:?}\n{self}");
         self
     }
 }
@@ -239,11 +211,7 @@ impl std::fmt::Display for Outcome {
             (Some(code), _) => format!("status {code}"),
             (None, signal) => format!("signal {signal:?}"),
         };
-        write!(
-            f,
-            "--- {}\n--- {end}\n--- stdout\n{}\n--- stderr\n{}",
-            self.what, self.stdout, self.stderr
-        )
+        write!(f, "--- {}\n--- {end}\n--- stdout\n{}\n--- stderr\n{}", self.what, self.stdout, self.stderr)
     }
 }
 
@@ -270,16 +238,9 @@ pub fn programs() -> &'static Path {
             .arg(env!("CARGO_BIN_EXE_walkeep"))
             .status()
             .expect("start install");
-        assert!(
-            status.success(),
-            "copy the programs to {}",
-            directory.display()
-        );
-        std::fs::set_permissions(
-            &directory,
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .expect("open the directory of the programs");
+        assert!(status.success(), "copy the programs to {}", directory.display());
+        std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("open the directory of the programs");
         directory
     })
 }

@@ -16,15 +16,9 @@ impl Scratch {
         // A socket's path has 107 bytes, and a server's socket lies in here: no deep places.
         let temporary = std::env::temp_dir();
         let short = temporary.as_os_str().len() <= 40;
-        let base = if short {
-            temporary
-        } else {
-            PathBuf::from("/tmp")
-        };
-        let mut directory = tempfile::Builder::new()
-            .prefix("walkeep-")
-            .tempdir_in(base)
-            .expect("make a scratch directory");
+        let base = if short { temporary } else { PathBuf::from("/tmp") };
+        let mut directory =
+            tempfile::Builder::new().prefix("walkeep-").tempdir_in(base).expect("make a scratch directory");
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755))
             .expect("open the scratch directory");
         account::give(directory.path());
@@ -72,10 +66,5 @@ pub fn copy_tree(from: &Path, to: &Path) {
         .args([from, to])
         .status()
         .expect("start cp");
-    assert!(
-        status.success(),
-        "copy {} to {}",
-        from.display(),
-        to.display()
-    );
+    assert!(status.success(), "copy {} to {}", from.display(), to.display());
 }

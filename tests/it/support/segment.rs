@@ -83,12 +83,7 @@ impl Segment {
     /// The file name: timeline, then the two halves of the position as segments of this size count them.
     pub fn name(&self) -> String {
         let in_log = (1 << 32) / self.size;
-        format!(
-            "{:08X}{:08X}{:08X}",
-            self.timeline,
-            self.number / in_log,
-            self.number % in_log
-        )
+        format!("{:08X}{:08X}{:08X}", self.timeline, self.number / in_log, self.number % in_log)
     }
 
     /// The long page header.
@@ -127,10 +122,7 @@ impl Segment {
             scratch::write(path, self.bytes());
         } else {
             scratch::write(path, self.header());
-            let file = std::fs::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .expect("open a segment");
+            let file = std::fs::OpenOptions::new().write(true).open(path).expect("open a segment");
             file.set_len(self.size).expect("give a segment its size");
             file.write_all_at(&self.mark, 100).expect("mark a segment");
         }
@@ -174,12 +166,7 @@ impl DataDir {
         scratch::write(&path.join("PG_VERSION"), format!("{major}\n"));
         let control = pg_control(major, system_identifier, megabytes * MB);
         scratch::write(&path.join("global/pg_control"), control);
-        DataDir {
-            path,
-            system_identifier,
-            major,
-            segment_size: megabytes * MB,
-        }
+        DataDir { path, system_identifier, major, segment_size: megabytes * MB }
     }
 
     /// A segment of this cluster, at a place of timeline 1.

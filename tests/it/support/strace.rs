@@ -27,11 +27,7 @@ impl Strace {
             return None;
         }
         let scratch = Scratch::new();
-        Some(Strace {
-            options: Vec::new(),
-            log: scratch.join("strace"),
-            scratch,
-        })
+        Some(Strace { options: Vec::new(), log: scratch.join("strace"), scratch })
     }
 
     /// Which calls to record: `openat,fsync`; all unless told.
@@ -43,15 +39,13 @@ impl Strace {
     /// A fault: `fsync:error=EIO:when=1`, `rename,linkat:signal=KILL:when=2`, `read:delay_enter=100000` (in
     /// microseconds). `when` counts in each thread by itself.
     pub fn inject(mut self, fault: &str) -> Strace {
-        self.options
-            .extend(["-e".into(), format!("inject={fault}")]);
+        self.options.extend(["-e".into(), format!("inject={fault}")]);
         self
     }
 
     /// Records, and makes fail, only calls on exactly this path.
     pub fn only(mut self, path: &Path) -> Strace {
-        self.options
-            .extend(["-P".into(), path.display().to_string()]);
+        self.options.extend(["-P".into(), path.display().to_string()]);
         self
     }
 
@@ -64,9 +58,7 @@ impl Strace {
 
     /// What has to stand before a command for it to be traced.
     pub fn prefix(&self) -> Vec<String> {
-        let mut words: Vec<String> = ["strace", "-f", "-y", "-s", "256", "-o"]
-            .map(String::from)
-            .to_vec();
+        let mut words: Vec<String> = ["strace", "-f", "-y", "-s", "256", "-o"].map(String::from).to_vec();
         words.push(self.log.display().to_string());
         words.extend(self.options.iter().cloned());
         words.push("--".into());
@@ -82,10 +74,7 @@ impl Strace {
     #[track_caller]
     pub fn go(&self, run: &Run) -> Traced {
         let outcome = self.around(run).go();
-        Traced {
-            outcome,
-            calls: self.calls(),
-        }
+        Traced { outcome, calls: self.calls() }
     }
 
     /// Starts it and returns at once.
@@ -96,9 +85,7 @@ impl Strace {
 
     /// The calls recorded so far.
     pub fn calls(&self) -> Vec<Call> {
-        parse(&String::from_utf8_lossy(
-            &std::fs::read(&self.log).unwrap_or_default(),
-        ))
+        parse(&String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()))
     }
 
     /// The record as it is.
@@ -111,10 +98,7 @@ impl Strace {
     pub fn await_call(&self) -> u32 {
         wait::until("a traced call is made", || !self.text().trim().is_empty());
         let text = self.text();
-        let pid = text
-            .split_whitespace()
-            .next()
-            .and_then(|pid| pid.parse().ok());
+        let pid = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
         pid.unwrap_or_else(|| panic!("strace wrote {text:?}"))
     }
 }
@@ -136,12 +120,7 @@ impl Traced {
         let lines: Vec<String> = self
             .calls
             .iter()
-            .map(|call| {
-                format!(
-                    "{} {}({}) = {}",
-                    call.pid, call.name, call.arguments, call.result
-                )
-            })
+            .map(|call| format!("{} {}({}) = {}", call.pid, call.name, call.arguments, call.result))
             .collect();
         format!("{}\n--- calls\n{}", self.outcome, lines.join("\n"))
     }
@@ -199,10 +178,7 @@ impl Call {
 
     /// A call that gives a file another name.
     pub fn is_publish(&self) -> bool {
-        matches!(
-            self.name.as_str(),
-            "rename" | "renameat" | "renameat2" | "link" | "linkat"
-        )
+        matches!(self.name.as_str(), "rename" | "renameat" | "renameat2" | "link" | "linkat")
     }
 }
 
@@ -219,10 +195,7 @@ fn parse(text: &str) -> Vec<Call> {
         if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             open.insert(pid, (begun.trim_end().to_owned(), number));
         } else if rest.starts_with("<... ") {
-            let tail = rest
-                .split_once("resumed>")
-                .map(|(_, tail)| tail)
-                .unwrap_or("");
+            let tail = rest.split_once("resumed>").map(|(_, tail)| tail).unwrap_or("");
             if let Some((head, began)) = open.remove(&pid) {
                 calls.extend(call(pid, &format!("{head}{tail}"), began, number));
             }

@@ -21,18 +21,12 @@ impl Tmpfs {
         let scratch = Scratch::new();
         let path = scratch.mkdir("tmpfs");
         let account = account::account();
-        let options = format!(
-            "size={size},mode=0700,uid={},gid={}",
-            account.uid, account.gid
-        );
+        let options = format!("size={size},mode=0700,uid={},gid={}", account.uid, account.gid);
         if !mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &path) {
             skipped("mounting a tmpfs is not permitted here");
             return None;
         }
-        Some(Tmpfs {
-            path,
-            _scratch: scratch,
-        })
+        Some(Tmpfs { path, _scratch: scratch })
     }
 
     pub fn path(&self) -> &Path {
@@ -42,10 +36,7 @@ impl Tmpfs {
     /// Changes it: `ro`, `rw`, `size=64m`.
     #[track_caller]
     pub fn remount(&self, options: &str) {
-        assert!(
-            mount(&["-o", &format!("remount,{options}")], &self.path),
-            "remount with {options}"
-        );
+        assert!(mount(&["-o", &format!("remount,{options}")], &self.path), "remount with {options}");
     }
 }
 

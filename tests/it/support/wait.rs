@@ -9,10 +9,7 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// Looks until `there` answers true; panics with `what` after [`LONG`].
 #[track_caller]
 pub fn until(what: &str, mut there: impl FnMut() -> bool) {
-    assert!(
-        within(LONG, &mut there),
-        "waited {LONG:?} in vain until {what}"
-    );
+    assert!(within(LONG, &mut there), "waited {LONG:?} in vain until {what}");
 }
 
 /// Looks until `there` answers true, at most for `limit`; says whether it did.
@@ -32,12 +29,7 @@ pub fn within(limit: Duration, mut there: impl FnMut() -> bool) -> bool {
 /// Whether a process is there and not a zombie.
 pub fn is_running(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim_start()
-            .starts_with(['Z', 'X']),
+        Ok(stat) => !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X']),
         Err(_) => false,
     }
 }

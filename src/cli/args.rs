@@ -1,0 +1,279 @@
+//! The command line of `walkeep`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Archives the WAL of PostgreSQL, takes base backups, and restores to any moment
+#[derive(Parser)]
+#[command(name = "walkeep", version, subcommand_required = true, arg_required_else_help = true, after_help = STATUSES)]
+pub struct Walkeep {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const STATUSES: &str = "\
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 it found a problem,
+4 another run holds the lock
+
+First steps:
+  walkeep init      registers the cluster in the repository
+  walkeep check     proves that WAL arrives there
+  walkeep backup    takes a base backup";
+
+#[derive(Args)]
+pub struct Global {
+    /// Configuration file [default: $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Cluster in the configuration [default: the one whose pgdata is the working directory, or the only one]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub cluster: Option<String>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say only what went wrong
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say every step
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    Init(Init),
+    Check(Check),
+    Backup(Backup),
+    List(List),
+    Show(Show),
+    Restore(Box<Restore>),
+    Config,
+    Completions(Completions),
+    Man(Man),
+}
+
+/// Registers the cluster in every repository
+///
+/// Reads the system identifier and the major version from the data directory, so the server may be down.
+/// Run again it changes nothing.
+#[derive(Args)]
+pub struct Init {
+    /// Register a new system identifier or major version, after pg_upgrade
+    #[arg(long)]
+    pub upgrade: bool,
+}
+
+/// Proves the whole path: settings, permissions, and one fresh WAL segment archived and fetched back
+#[derive(Args)]
+pub struct Check {
+    /// How long the server may take to archive the segment
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::config::parse_duration)]
+    pub timeout: std::time::Duration,
+}
+
+/// Takes a base backup of the running server
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep backup
+  walkeep backup --label reason=before-upgrade --checkpoint spread")]
+pub struct Backup {
+    /// Store every block anew
+    #[arg(long)]
+    pub full: bool,
+    /// Something to remember with the backup; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+    /// How the server makes the checkpoint at the start [default: as configured]
+    #[arg(long, value_name = "HOW")]
+    pub checkpoint: Option<Checkpoint>,
+    /// Threads [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    /// How long to wait for the last WAL of the backup to be archived
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::config::parse_duration)]
+    pub archive_timeout: std::time::Duration,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args)]
+pub struct Wait {
+    /// Wait while another run holds the lock, for ever or this long
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = crate::config::parse_duration)]
+    pub wait: Option<Option<std::time::Duration>>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Checkpoint {
+    /// At once
+    Fast,
+    /// Spread over checkpoint_completion_target of the interval between checkpoints
+    Spread,
+}
+
+/// Lists backups, the archived WAL and its gaps, and the moments that can be restored
+#[derive(Args)]
+pub struct List {
+    /// Only this repository
+    #[arg(long, value_name = "NAME")]
+    pub repository: Option<String>,
+}
+
+/// Shows one backup
+#[derive(Args)]
+pub struct Show {
+    /// As `walkeep list` names it, or `latest`
+    #[arg(value_name = "BACKUP")]
+    pub backup: String,
+    /// Only this repository
+    #[arg(long, value_name = "NAME")]
+    pub repository: Option<String>,
+}
+
+/// Restores a backup into an empty directory, ready to recover to the chosen moment
+///
+/// Without a target the server recovers to the end of the archive. The restored server does not archive
+/// and is not started; start it with pg_ctl when you have looked at what this command says.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep restore --to /srv/pg/restored
+  walkeep restore --to /srv/pg/restored --time '2026-11-21 08:14:59+01' --action promote
+  walkeep restore 20261121T031502Z-1f3a9c --to /srv/pg/restored --immediate
+  walkeep restore --to /srv/pg/replica --standby")]
+pub struct Restore {
+    /// As `walkeep list` names it [default: the newest that ends before the target]
+    #[arg(value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// The new data directory: empty, or not there yet
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
+    /// Stop just before the target instead of just behind it
+    #[arg(long, requires = "target")]
+    pub exclusive: bool,
+    /// Timeline to follow: a number, `latest` or `current` (the backup's own)
+    #[arg(long, value_name = "TIMELINE")]
+    pub timeline: Option<Timeline>,
+    /// What the server does when the target is reached [default: promote; pause when there is a target]
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<Action>,
+    /// Make a standby that goes on reading the archive
+    #[arg(long, conflicts_with_all = ["target", "action"])]
+    pub standby: bool,
+    /// Let the restored server archive into the same repositories: only when it replaces the lost primary
+    #[arg(long)]
+    pub as_primary: bool,
+    /// Put a tablespace elsewhere, by its OID or its old location; may be repeated
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
+    pub tablespace: Vec<(String, PathBuf)>,
+    /// Write the configuration files from outside the data directory to this directory
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Only this repository
+    #[arg(long, value_name = "NAME")]
+    pub repository: Option<String>,
+    /// Threads [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    /// Also restore a backup that is marked damaged
+    #[arg(long)]
+    pub allow_damaged: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args)]
+#[group(id = "target", multiple = false)]
+pub struct Target {
+    /// Recover to this moment: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
+    /// Recover to this position in the WAL
+    #[arg(long, value_name = "LSN")]
+    pub lsn: Option<crate::pg::lsn::Lsn>,
+    /// Recover until this transaction has committed
+    #[arg(long, value_name = "XID")]
+    pub xid: Option<u64>,
+    /// Recover to a restore point made by pg_create_restore_point
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Recover just far enough for the backup to be consistent
+    #[arg(long)]
+    pub immediate: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Timeline {
+    Latest,
+    Current,
+    Number(u32),
+}
+
+impl std::str::FromStr for Timeline {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Timeline, String> {
+        match text {
+            "latest" => Ok(Timeline::Latest),
+            "current" => Ok(Timeline::Current),
+            _ => text
+                .parse()
+                .ok()
+                .filter(|number| *number > 0)
+                .map(Timeline::Number)
+                .ok_or_else(|| "a timeline is a decimal number, `latest` or `current`".to_owned()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Stay in recovery, readable, until pg_wal_replay_resume()
+    Pause,
+    /// End recovery and open for writing
+    Promote,
+    /// Stop the server
+    Shutdown,
+}
+
+/// Prints completions for a shell
+#[derive(Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Prints the manual page, or writes all of them to a directory
+#[derive(Args)]
+pub struct Man {
+    /// Write walkeep.1 and one page for each verb here
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    let fine = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if !fine || text.len() > 1000 {
+        return Err(
+            "a label's key is made of letters, digits, `.`, `_` and `-`; 1000 bytes at most".to_owned()
+        );
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `OLD=NEW`; the last `=` divides, since a location may have one.
+fn parse_mapping(text: &str) -> Result<(String, PathBuf), String> {
+    let (old, new) = text.rsplit_once('=').ok_or("a tablespace mapping is OLD=NEW")?;
+    if old.is_empty() || !new.starts_with('/') {
+        return Err("OLD is an OID or a location, NEW an absolute path".to_owned());
+    }
+    Ok((old.to_owned(), PathBuf::from(new)))
+}

@@ -1,0 +1,214 @@
+//! `walpush` and `walfetch`, which PostgreSQL starts for every WAL file. What they do before the first
+//! byte is read is paid sixteen megabytes of WAL by sixteen megabytes.
+
+use super::output::{Warnings, complain, say};
+use super::{exit, setup};
+use crate::error::{Error, Kind, Result};
+use crate::pg::segment::WalName;
+use crate::repo::Lineage;
+use crate::wal::fetch::{Fetch, Fetched};
+use crate::wal::push::Push;
+use clap::{Parser, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Stores one WAL file in every repository: PostgreSQL's archive_command
+#[derive(Parser)]
+#[command(name = "walpush", version, after_help = PUSH_HELP)]
+struct PushArgs {
+    /// Configuration file [default: $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Cluster in the configuration [default: the one whose pgdata is the working directory]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Path of the WAL file, as PostgreSQL gives it: %p
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+}
+
+const PUSH_HELP: &str = "\
+In postgresql.conf:
+  archive_mode = on
+  archive_command = 'walpush %p'
+
+Exit status:
+  0      the file is durable in every required repository
+  1-125  it is not; PostgreSQL keeps the file and tries again";
+
+/// Delivers one WAL file, verified: PostgreSQL's restore_command
+#[derive(Parser)]
+#[command(name = "walfetch", version, after_help = FETCH_HELP)]
+struct FetchArgs {
+    /// Configuration file [default: $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Cluster in the configuration [default: the one whose pgdata is the working directory]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// What to answer when the archive cannot be read [default: retry in a standby, abort otherwise]
+    #[arg(long, value_name = "WHAT")]
+    on_error: Option<OnError>,
+    /// Name of the WAL file: %f
+    #[arg(value_name = "FILE_NAME")]
+    name: String,
+    /// Where to put it: %p
+    #[arg(value_name = "DESTINATION")]
+    destination: PathBuf,
+}
+
+const FETCH_HELP: &str = "\
+In postgresql.conf, or written by `walkeep restore`:
+  restore_command = 'walfetch %f %p'
+
+Exit status:
+  0    the verified file is at its destination
+  1    proven absent: every repository was asked, and this is the end of the archive
+       (in a standby also: the archive could not be read, PostgreSQL tries again)
+  200  anything else: an outage, damage, a missing file in the middle. Recovery
+       stops and can be started again; it never ends early.";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnError {
+    /// Exit with 200: recovery stops, and a standby shuts down
+    Abort,
+    /// Exit with 1: a standby tries again; outside of a standby recovery would end early
+    Retry,
+}
+
+pub fn walpush() -> ExitCode {
+    let args = match PushArgs::try_parse() {
+        Ok(args) => args,
+        Err(error) => return answer_usage(&error, exit::PUSH_FAILED + 1),
+    };
+    end("walpush", exit::PUSH_FAILED, move || {
+        let config = setup::load(args.config)?;
+        watch("walpush", config.wal.timeout, exit::PUSH_FAILED);
+        let here = setup::working_directory()?;
+        let cluster = config.cluster(args.cluster.as_deref(), &here)?;
+        let pgdata = if is_data_directory(&here) { &here } else { &cluster.pgdata };
+        let push = Push {
+            path: &args.path,
+            lineage: Lineage::of(pgdata)?,
+            compression: setup::compression(&config),
+            repositories: &setup::repositories(&config, cluster)?,
+        };
+        push.run(&Warnings("walpush"))?;
+        Ok(0)
+    })
+}
+
+pub fn walfetch() -> ExitCode {
+    // A standby must not be shut down by a passing outage; everything else must not be opened by one.
+    let failed = || {
+        let standby = Path::new("standby.signal").exists() && !Path::new("promote").exists();
+        if standby { exit::FETCH_ABSENT } else { exit::FETCH_FAILED }
+    };
+    let args = match FetchArgs::try_parse() {
+        Ok(args) => args,
+        Err(error) => return answer_usage(&error, failed()),
+    };
+    let failed = match args.on_error {
+        Some(OnError::Abort) => exit::FETCH_FAILED,
+        Some(OnError::Retry) => exit::FETCH_ABSENT,
+        None => failed(),
+    };
+    end("walfetch", failed, move || {
+        let waiting = Waiting::begin()?;
+        let name: WalName = args.name.parse()?;
+        let config = setup::load(args.config)?;
+        watch("walfetch", config.wal.timeout, failed);
+        let here = setup::working_directory()?;
+        let cluster = config.cluster(args.cluster.as_deref(), &here)?;
+        let pgdata = [&here, &cluster.pgdata].into_iter().find(|path| is_data_directory(path));
+        let fetch = Fetch {
+            name,
+            destination: &args.destination,
+            lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
+            repositories: &setup::repositories(&config, cluster)?,
+            still_wanted: &|| waiting.check(),
+        };
+        match fetch.run(&Warnings("walfetch"))? {
+            Fetched::Delivered => Ok(0),
+            Fetched::Absent => Ok(exit::FETCH_ABSENT),
+        }
+    })
+}
+
+/// Help and version are no failures; a command line that is not understood is.
+fn answer_usage(error: &clap::Error, failed: u8) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { failed } else { 0 })
+}
+
+/// Runs a helper, and gives the right status also when it panics.
+fn end(
+    program: &'static str,
+    failed: u8,
+    run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
+) -> ExitCode {
+    match std::panic::catch_unwind(run) {
+        Ok(Ok(status)) => ExitCode::from(status),
+        Ok(Err(error)) => {
+            complain(program, &error);
+            ExitCode::from(failed)
+        }
+        Err(_) => {
+            say(program, "error: a defect of this program stopped it (the lines above say where)");
+            ExitCode::from(failed)
+        }
+    }
+}
+
+/// Ends the process when the deadline is over, whatever it is waiting for by then.
+fn watch(program: &'static str, deadline: Duration, failed: u8) {
+    let watcher = move || {
+        std::thread::sleep(deadline);
+        let error = Error::new(Kind::Timeout, format!("it was not done after {deadline:?}"))
+            .hint("is the repository reachable? the limit is `timeout` in [wal]");
+        complain(program, &error);
+        std::process::exit(i32::from(failed));
+    };
+    if std::thread::Builder::new().spawn(watcher).is_err() {
+        say(program, "warning: there is no thread for the deadline, so there is none");
+    }
+}
+
+/// Whether the server keeps its files here. A restored directory counts too.
+fn is_data_directory(path: &Path) -> bool {
+    path.join("PG_VERSION").is_file() && path.join("global/pg_control").is_file()
+}
+
+/// The server that waits for a file. When it is stopped it does not wait for its `restore_command`; a file
+/// that appeared later would be taken for another one by the next start.
+struct Waiting {
+    parent: u32,
+    postmaster: Option<String>,
+}
+
+impl Waiting {
+    fn begin() -> Result<Waiting> {
+        let parent = std::os::unix::process::parent_id();
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|e| Error::io("ask to end with the server", &e.into()))?;
+        let waiting = Waiting { parent, postmaster: postmaster() };
+        // It may have ended before the line above.
+        waiting.check()?;
+        Ok(waiting)
+    }
+
+    fn check(&self) -> Result<()> {
+        if std::os::unix::process::parent_id() == self.parent && postmaster() == self.postmaster {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, "the server that asked for it has stopped; nothing was delivered"))
+    }
+}
+
+/// The process that the working directory's `postmaster.pid` names, with the time of its start.
+fn postmaster() -> Option<String> {
+    let text = std::fs::read_to_string("postmaster.pid").ok()?;
+    let mut lines = text.lines();
+    Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or_default()))
+}

@@ -1,0 +1,12 @@
+//! The command lines of the three programs: arguments in, text and exit statuses out. Only this room
+//! reads the environment and the clock, prints, and ends the process.
+
+mod args;
+mod exit;
+mod helpers;
+mod output;
+mod setup;
+mod walkeep;
+
+pub use helpers::{walfetch, walpush};
+pub use walkeep::walkeep;

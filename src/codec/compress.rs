@@ -1,0 +1,92 @@
+//! zstd frames.
+
+use crate::error::{Error, Kind, Result};
+use zstd::zstd_safe;
+
+/// How content is compressed. Every variant gives valid zstd frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd at this level, negative levels included.
+    Zstd(i32),
+    /// Frames of raw blocks: no work, no gain, and still `zstd -dc` reads them.
+    Stored,
+}
+
+/// A raw block holds at most this much (RFC 8878, `Block_Maximum_Size`).
+const RAW_BLOCK: usize = 128 << 10;
+
+/// A compressor that is used again and again; making one costs more than a small frame.
+pub struct Compressor(Inner);
+
+enum Inner {
+    Zstd(zstd_safe::CCtx<'static>),
+    Stored,
+}
+
+fn failed(code: usize) -> Error {
+    Error::new(Kind::Damage, format!("zstd: {}", zstd_safe::get_error_name(code)))
+}
+
+impl Compressor {
+    pub fn new(compression: Compression) -> Result<Compressor> {
+        let Compression::Zstd(level) = compression else {
+            return Ok(Compressor(Inner::Stored));
+        };
+        let mut context = zstd_safe::CCtx::create();
+        context.set_parameter(zstd_safe::CParameter::CompressionLevel(level)).map_err(failed)?;
+        Ok(Compressor(Inner::Zstd(context)))
+    }
+
+    /// Appends one frame that holds all of `content`.
+    pub fn frame(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        match &mut self.0 {
+            Inner::Stored => {
+                store(content, out);
+                Ok(())
+            }
+            Inner::Zstd(context) => {
+                let begin = out.len();
+                out.resize(begin + zstd_safe::compress_bound(content.len()), 0);
+                let size = context.compress2(&mut out[begin..], content).map_err(failed)?;
+                out.truncate(begin + size);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Appends one frame of raw blocks: a frame header with the content's size and no window, then blocks.
+pub fn store(content: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&0xFD2F_B528u32.to_le_bytes());
+    out.push(0b1110_0000); // eight bytes of content size, single segment, no checksum
+    out.extend_from_slice(&(content.len() as u64).to_le_bytes());
+    let mut blocks = content.chunks(RAW_BLOCK).peekable();
+    if blocks.peek().is_none() {
+        out.extend_from_slice(&[1, 0, 0]); // one last block with nothing in it
+    }
+    while let Some(block) = blocks.next() {
+        let last = u32::from(blocks.peek().is_none());
+        out.extend_from_slice(&((block.len() as u32) << 3 | last).to_le_bytes()[..3]);
+        out.extend_from_slice(block);
+    }
+}
+
+/// A decompressor of whole frames that is used again and again.
+#[derive(Default)]
+pub struct Decompressor(zstd_safe::DCtx<'static>);
+
+impl Decompressor {
+    /// Replaces `out` by the content of one frame, which may not exceed `limit` bytes.
+    pub fn frame(&mut self, frame: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<()> {
+        let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
+        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= limit);
+        let size =
+            size.ok_or_else(|| Error::new(Kind::Damage, "the frame does not say a size that can be right"))?;
+        out.resize(size, 0);
+        let got = self.0.decompress(&mut out[..], frame).map_err(failed)?;
+        if got != size {
+            return Err(Error::new(Kind::Damage, format!("the frame holds {got} bytes instead of {size}")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! From the configuration as written to values: defaults, ranges, and what must fit together.
+
+use super::raw::{Document, Table};
+use super::read::{Reader, choice, connection, duration, endpoint, flag, integer, jobs, name, path, text};
+use super::shown::Section;
+use super::{
+    Backup, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, S3Options, Url, Wal,
+};
+use crate::error::Result;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeValue;
+
+/// What zstd can do without special care for memory, when it writes and when it reads.
+const LEVELS: RangeInclusive<i64> = 1..=19;
+const AHEAD: RangeInclusive<i64> = 0..=1024;
+const SSE: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
+
+pub(super) fn resolve(file: &Path, document: &Document<'_>, cpus: NonZeroUsize) -> Result<Config> {
+    let root = document.root();
+    let mut sections = Vec::new();
+    let mut clusters = Vec::new();
+    for table in root.named("cluster") {
+        // The name is a directory in the repository.
+        let name = name(table.name).map_err(|error| root.table("cluster").fault(table.name, error))?;
+        clusters.push(cluster(name, table, &clusters, &mut sections)?);
+    }
+    let mut repositories = Vec::new();
+    for table in root.list("repository") {
+        repositories.push(repository(table, &repositories, &mut sections)?);
+    }
+    if clusters.is_empty() {
+        let hint = "add a `[cluster.main]` with its `pgdata`";
+        return Err(root.error("cluster", "none is configured").hint(hint));
+    }
+    if repositories.is_empty() {
+        let hint = "add a `[[repository]]` with its `name` and `url`";
+        return Err(root.error("repository", "none is configured").hint(hint));
+    }
+    // Else WAL would count as archived, and PostgreSQL remove it, when it is stored nowhere.
+    if !repositories.iter().any(|repository| repository.required) {
+        let hint = "take `required = false` from one of them";
+        return Err(root.error("repository", "none is required").hint(hint));
+    }
+    let wal = wal(root.table("wal"), &mut sections)?;
+    let backup = backup(root.table("backup"), cpus, &mut sections)?;
+    Ok(Config { path: file.into(), clusters, repositories, wal, backup, sections })
+}
+
+fn cluster(
+    name: String,
+    table: Table<'_>,
+    others: &[Cluster],
+    sections: &mut Vec<Section>,
+) -> Result<Cluster> {
+    let mut reader = Reader::new(table);
+    let pgdata = reader.required("pgdata", "/var/lib/postgresql/17/main", path)?;
+    if let Some(other) = others.iter().find(|other| other.pgdata == pgdata) {
+        let message = format!("cluster {} has the same data directory", other.name);
+        let hint = "one data directory is one cluster; name it once";
+        return Err(reader.table.error("pgdata", message).hint(hint));
+    }
+    let connection = reader.optional("connection", connection)?;
+    sections.push(reader.section());
+    Ok(Cluster { name, pgdata, connection: connection.map(|connection| connection.0) })
+}
+
+fn repository(table: Table<'_>, others: &[Repository], sections: &mut Vec<Section>) -> Result<Repository> {
+    let retention = table.table("retention");
+    let mut reader = Reader::new(table);
+    let name = reader.required("name", "local", |value| name(text(value)?.as_str()))?;
+    if others.iter().any(|other| other.name == name) {
+        let message = format!("another repository is called {name} already");
+        return Err(reader.table.error("name", message).hint("give each repository a name of its own"));
+    }
+    let url = reader.required("url", "file:///var/lib/walkeep", |value| Url::parse(&text(value)?))?;
+    let required = reader.or("required", true, flag)?;
+    let s3 = match url {
+        Url::File(_) => no_s3(&reader)?,
+        Url::S3 { .. } => s3(&mut reader)?,
+    };
+    // Two copies in one place are one copy.
+    let same = |other: &&Repository| other.url == url && other.s3.endpoint == s3.endpoint;
+    if let Some(other) = others.iter().find(same) {
+        let message = format!("repository {} is at the same place", other.name);
+        return Err(reader.table.error("url", message).hint("give each repository a place of its own"));
+    }
+    sections.push(reader.section());
+    let retention = read_retention(retention, sections)?;
+    Ok(Repository { name, url, required, retention, s3 })
+}
+
+/// That a directory has no settings of an object store.
+fn no_s3(reader: &Reader<'_>) -> Result<S3Options> {
+    let general = ["name", "url", "required", "retention"];
+    match reader.table.keys().find(|key| !general.contains(key)) {
+        None => Ok(S3Options::default()),
+        Some(key) => Err(reader
+            .table
+            .error(key, "a `file://` repository has no such setting")
+            .hint(format!("take `{key}` out, or give an `s3://` URL"))),
+    }
+}
+
+fn s3(reader: &mut Reader<'_>) -> Result<S3Options> {
+    let options = S3Options {
+        region: reader.optional("region", text)?,
+        endpoint: reader.optional("endpoint", endpoint)?,
+        path_style: reader.or("path_style", false, flag)?,
+        ca_file: reader.optional("ca_file", path)?,
+        profile: reader.optional("profile", text)?,
+        storage_class: reader.optional("storage_class", text)?,
+        sse: reader.optional("sse", |value| choice(value, &SSE, |word| word).map(String::from))?,
+        sse_kms_key_id: reader.optional("sse_kms_key_id", text)?,
+        access_key_file: reader.optional("access_key_file", path)?,
+        secret_key_file: reader.optional("secret_key_file", path)?,
+    };
+    let kms = options.sse.as_ref().is_some_and(|sse| sse != "AES256");
+    if options.sse_kms_key_id.is_some() && !kms {
+        let error = reader.table.error("sse_kms_key_id", "a key without `sse = \"aws:kms\"`");
+        return Err(error.hint("set `sse = \"aws:kms\"` too"));
+    }
+    let (present, absent) = match (&options.access_key_file, &options.secret_key_file) {
+        (Some(_), None) => ("access_key_file", "secret_key_file"),
+        (None, Some(_)) => ("secret_key_file", "access_key_file"),
+        _ => return Ok(options),
+    };
+    let error = reader.table.error(present, format!("set without `{absent}`"));
+    Err(error.hint(format!("set `{absent}` too, or neither for the usual AWS credential chain")))
+}
+
+fn read_retention(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Retention> {
+    let count = |value: &DeValue<'_>| integer(value, 1..=1_000_000);
+    let mut reader = Reader::new(table);
+    let retention = Retention {
+        keep_last: reader.optional("keep_last", count)?,
+        keep_within: reader.optional("keep_within", duration)?,
+        keep_daily: reader.optional("keep_daily", count)?,
+        keep_weekly: reader.optional("keep_weekly", count)?,
+        keep_monthly: reader.optional("keep_monthly", count)?,
+        keep_yearly: reader.optional("keep_yearly", count)?,
+    };
+    sections.push(reader.section());
+    Ok(retention)
+}
+
+fn wal(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Wal> {
+    let mut reader = Reader::new(table);
+    let wal = Wal {
+        compression: reader.or("compression", Compression::Zstd, |value| {
+            choice(value, &[Compression::Zstd, Compression::None], Compression::as_str)
+        })?,
+        level: reader.or("level", 1, |value| integer(value, LEVELS))?,
+        push_ahead: reader.or("push_ahead", 8, |value| integer(value, AHEAD))?,
+        fetch_ahead: reader.or("fetch_ahead", 8, |value| integer(value, AHEAD))?,
+        timeout: reader.or("timeout", Duration::from_secs(50), duration)?,
+        spool: reader.or("spool", PathBuf::from("/var/spool/walkeep"), path)?,
+    };
+    sections.push(reader.section());
+    Ok(wal)
+}
+
+fn backup(table: Table<'_>, cpus: NonZeroUsize, sections: &mut Vec<Section>) -> Result<Backup> {
+    let most_jobs = NonZeroUsize::MIN.saturating_add(usize::from(MOST_JOBS) - 1);
+    let mut reader = Reader::new(table);
+    let backup = Backup {
+        jobs: reader.or("jobs", cpus.min(most_jobs), jobs)?,
+        level: reader.or("level", 1, |value| integer(value, LEVELS))?,
+        checkpoint: reader.or("checkpoint", Checkpoint::Fast, |value| {
+            choice(value, &[Checkpoint::Fast, Checkpoint::Spread], Checkpoint::as_str)
+        })?,
+        verify_pages: reader.or("verify_pages", true, flag)?,
+    };
+    sections.push(reader.section());
+    Ok(backup)
+}

@@ -1,0 +1,80 @@
+//! Writes `backup_manifest`, which `pg_verifybackup` reads. Source: PostgreSQL's documentation,
+//! "Backup Manifest Format", and `backup_manifest.c`.
+
+use super::{lsn::Lsn, segment::TimelineId};
+use sha2::{Digest, Sha256};
+use std::io::{self, Write};
+
+/// One file of the manifest.
+pub struct ManifestFile<'a> {
+    /// Relative to the data directory; need not be UTF-8.
+    pub path: &'a [u8],
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: i64,
+    pub sha256: &'a str,
+}
+
+/// A manifest being written: files as they come, then [`ManifestWriter::finish`].
+pub struct ManifestWriter<W> {
+    out: W,
+    hash: Sha256,
+    files: u64,
+}
+
+impl<W: Write> ManifestWriter<W> {
+    /// `major` decides the version of the format: 2 with the system identifier since PostgreSQL 17.
+    pub fn new(out: W, major: u32, system_identifier: u64) -> io::Result<ManifestWriter<W>> {
+        let mut writer = ManifestWriter { out, hash: Sha256::new(), files: 0 };
+        if major >= 17 {
+            writer.write(&format!(
+                "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": {system_identifier},\n\"Files\": ["
+            ))?;
+        } else {
+            writer.write("{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [")?;
+        }
+        Ok(writer)
+    }
+
+    pub fn file(&mut self, file: &ManifestFile<'_>) -> io::Result<()> {
+        let separator = if self.files == 0 { "" } else { "," };
+        let path = match std::str::from_utf8(file.path) {
+            Ok(path) => format!("\"Path\": {}", serde_json::Value::from(path)),
+            Err(_) => format!("\"Encoded-Path\": \"{}\"", hex(file.path)),
+        };
+        let modified = jiff::Timestamp::from_second(file.modified).unwrap_or_default();
+        let line = format!(
+            "{separator}\n{{ {path}, \"Size\": {}, \"Last-Modified\": \"{}\", \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{}\" }}",
+            file.size,
+            modified.strftime("%Y-%m-%d %H:%M:%S GMT"),
+            file.sha256,
+        );
+        self.files += 1;
+        self.write(&line)
+    }
+
+    /// Ends the manifest with the WAL that the backup needs, oldest timeline first.
+    pub fn finish(mut self, wal: &[(TimelineId, Lsn, Lsn)]) -> io::Result<W> {
+        self.write("\n],\n\"WAL-Ranges\": [")?;
+        for (index, (timeline, start, end)) in wal.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            self.write(&format!(
+                "{separator}\n{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}"
+            ))?;
+        }
+        self.write("\n],\n")?;
+        let checksum = hex(&self.hash.finalize());
+        writeln!(self.out, "\"Manifest-Checksum\": \"{checksum}\"}}")?;
+        Ok(self.out)
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.hash.update(text);
+        self.out.write_all(text.as_bytes())
+    }
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

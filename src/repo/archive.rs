@@ -1,0 +1,249 @@
+//! The part of a repository that belongs to one cluster under one system identifier and major version.
+//! To hold one is to have seen its identity.
+
+use super::record::Record;
+use super::{Identity, Lineage, Repository, key, misplaced, parse_json, to_json};
+use crate::codec::envelope::{Content, FORMAT, Header, ObjectKind};
+use crate::codec::hash::ContentHash;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::history::{History, MAX_FILE_SIZE};
+use crate::pg::segment::{SegmentName, TimelineId, WalName};
+use crate::storage::{Body, Entry, Key, Mode, Object, Page, Put, list_all};
+use std::ops::Range;
+
+/// A WAL file of the archive, opened; see [`Content`] for what may be believed when.
+pub type StoredWal = Content<Object>;
+
+#[derive(Clone)]
+pub struct Archive {
+    repository: Repository,
+    identity: Identity,
+    base: Key,
+}
+
+impl Archive {
+    pub(super) fn new(repository: Repository, identity: Identity) -> Result<Archive> {
+        let base = key::lineage(repository.cluster(), identity.lineage())?;
+        Ok(Archive { repository, identity, base })
+    }
+
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn lineage(&self) -> Lineage {
+        self.identity.lineage()
+    }
+
+    /// The header of an object of this archive, without size and hash.
+    pub fn header(&self, kind: ObjectKind, name: impl Into<String>) -> Header {
+        Header {
+            walkeep: FORMAT,
+            kind,
+            name: name.into(),
+            system_identifier: self.identity.system_identifier,
+            pg: self.identity.pg,
+            size: None,
+            sha256: None,
+            cipher: None,
+        }
+    }
+
+    fn in_repository<T>(&self, what: &str, key: &Key, result: Result<T>) -> Result<T> {
+        result.doing(|| format!("{what} {key} in repository {}", self.repository.name()))
+    }
+
+    fn put(&self, key: &Key, body: &dyn Body) -> Result<Put> {
+        let put = self.repository.store.put(key, body, Mode::Create);
+        self.in_repository("store", key, put)
+    }
+
+    /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content.
+    pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
+        self.put(&self.base.join(key::wal(name))?, body)
+    }
+
+    /// Opens a WAL file; `None` when this repository has no such file. What is opened has the right
+    /// name and cluster in its header; the content is still to be checked.
+    pub fn get_wal(&self, name: WalName) -> Result<Option<StoredWal>> {
+        let key = self.base.join(key::wal(name))?;
+        let read = || {
+            let Some(object) = self.repository.store.get(&key, None)? else {
+                return Ok(None);
+            };
+            let content = Content::open(object)?;
+            self.check_header(&content.header, ObjectKind::Wal, &name.to_string())?;
+            Ok(Some(content))
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    pub fn has_wal(&self, name: WalName) -> Result<bool> {
+        let key = self.base.join(key::wal(name))?;
+        let entry = self.repository.store.head(&key);
+        Ok(self.in_repository("look for", &key, entry)?.is_some())
+    }
+
+    /// A complete segment behind this one on the same timeline, if there is any: then a missing one is a
+    /// hole and not the end of the archive.
+    pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
+        let folder = self.base.join(key::wal_of(name.timeline))?;
+        let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
+        loop {
+            let page = self.list(&folder, Some(&after), 8)?;
+            for entry in &page.entries {
+                if let Ok(WalName::Segment(later)) = entry.key.name().parse()
+                    && later > name
+                {
+                    return Ok(Some(later));
+                }
+            }
+            match page.entries.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The timelines that have a history file, in order.
+    pub fn histories(&self) -> Result<Vec<TimelineId>> {
+        let mut timelines = Vec::new();
+        self.each(key::HISTORIES, |entry| {
+            if let Ok(WalName::History(timeline)) = entry.key.name().parse() {
+                timelines.push(timeline);
+            }
+            Ok(())
+        })?;
+        Ok(timelines)
+    }
+
+    /// A timeline's history; timeline 1 has none and needs none.
+    pub fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
+        if timeline.0 == 1 {
+            return Ok(Some(History::root(timeline)));
+        }
+        let Some(content) = self.get_wal(WalName::History(timeline))? else {
+            return Ok(None);
+        };
+        let doing =
+            || format!("read {} of repository {}", WalName::History(timeline), self.repository.name());
+        let (_, text) = content.read_all(MAX_FILE_SIZE).doing(doing)?;
+        History::parse(timeline, &text).map(Some).doing(doing)
+    }
+
+    /// Every WAL file below `wal/`, in order.
+    pub fn each_wal(&self, mut each: impl FnMut(WalName, &Entry) -> Result<()>) -> Result<()> {
+        self.each(key::WAL, |entry| match entry.key.name().parse() {
+            Ok(name) => each(name, &entry),
+            Err(_) => Ok(()),
+        })
+    }
+
+    fn each(&self, folder: &str, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+        let folder = self.base.join(folder)?;
+        let listed = list_all(&*self.repository.store, &folder, each);
+        self.in_repository("list", &folder, listed)
+    }
+
+    fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
+        let page = self.repository.store.list(folder, after, limit);
+        self.in_repository("list", folder, page)
+    }
+
+    /// Stores something under `data/`, of a backup in the making.
+    pub fn put_data(&self, name: &str, object: &Vec<u8>) -> Result<()> {
+        let key = self.base.join(key::data(name))?;
+        match self.put(&key, object)? {
+            Put::Stored => Ok(()),
+            Put::Exists => Err(Error::new(Kind::Conflict, "another backup has this name"))
+                .doing(|| format!("store {key} in repository {}", self.repository.name())),
+        }
+    }
+
+    /// Part of an object whose key is relative to this archive, all of it read.
+    pub fn get_range(&self, relative: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        use std::io::Read;
+        let key = self.base.join(relative)?;
+        let length = range.end.saturating_sub(range.start) as usize;
+        let read = || {
+            let mut object = self.repository.store.get(&key, Some(range))?.ok_or_else(gone)?;
+            let mut bytes = vec![0; length];
+            object.read_exact(&mut bytes).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    Error::new(Kind::Damage, "it is shorter than the manifest says")
+                }
+                _ => Error::io("read", &e),
+            })?;
+            Ok(bytes)
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    /// A part of a backup's manifest, checked against what the record says of the stored object.
+    pub fn get_manifest(&self, part: &super::record::ManifestPart, name: &str) -> Result<Vec<u8>> {
+        let key = self.base.join(&part.key)?;
+        let read = || {
+            let object = self.get_range(&part.key, 0..part.size)?;
+            if ContentHash::of(&object) != part.sha256 {
+                return Err(Error::new(Kind::Damage, "its SHA-256 is not the one in the backup's record"));
+            }
+            let content = Content::open(&object[..])?;
+            self.check_header(&content.header, ObjectKind::Manifest, name)?;
+            Ok(content.read_all(super::manifest::MAX_PART)?.1)
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    /// The last step of a backup: from here on it is listed.
+    pub fn put_record(&self, record: &Record) -> Result<()> {
+        let key = self.base.join(key::backup(&record.id))?;
+        let header = self.header(ObjectKind::Backup, &record.id);
+        match self.repository.create_small(&key, header, &to_json(record)?)? {
+            Put::Stored => Ok(()),
+            Put::Exists => Err(Error::new(Kind::Conflict, format!("backup {} exists already", record.id))),
+        }
+    }
+
+    /// The records of all backups, in the order of the LSNs at which they began.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let mut records: Vec<Record> = Vec::new();
+        self.each(key::BACKUPS, |entry| {
+            let id = entry.key.name();
+            // A backup may be pruned between the listing and the reading.
+            if let Some((header, content)) = self.repository.read_small(&entry.key, id)? {
+                self.check_header(&header, ObjectKind::Backup, id)?;
+                records.push(parse_json(&content).doing(|| format!("read {}", entry.key))?);
+            }
+            Ok(())
+        })?;
+        records.sort_by(|a, b| (a.start_lsn, a.timeline, &a.id).cmp(&(b.start_lsn, b.timeline, &b.id)));
+        Ok(records)
+    }
+
+    /// Whether an object is the one that its key promises.
+    fn check_header(&self, header: &Header, kind: ObjectKind, name: &str) -> Result<()> {
+        if header.kind != kind || header.name != name {
+            return Err(misplaced(&header.name));
+        }
+        if header.system_identifier != self.identity.system_identifier || header.pg != self.identity.pg {
+            return Err(Error::new(
+                Kind::Identity,
+                format!(
+                    "it belongs to the cluster {}-{}, not to {}",
+                    header.system_identifier,
+                    header.pg,
+                    self.lineage()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Damage, "it is missing").hint("run `walkeep verify`, and bring it back from a copy")
+}

@@ -1,0 +1,161 @@
+//! Who a repository belongs to. Only `init` writes it; everything else has to read it first.
+
+use super::{Archive, Lineage, Repository, key, misplaced, parse_json, to_json};
+use crate::codec::envelope::{FORMAT, Header, ObjectKind, decimal};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::storage::{Put, list_all};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Random; the same for a cluster through all its upgrades.
+    pub repository_id: String,
+    pub cluster: String,
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    pub pg: u32,
+    pub created: jiff::Timestamp,
+    /// The lives of the cluster before this one, oldest first.
+    pub lineage: Vec<Ancestor>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    pub pg: u32,
+}
+
+impl Identity {
+    pub fn lineage(&self) -> Lineage {
+        Lineage { system_identifier: self.system_identifier, major: self.pg }
+    }
+}
+
+/// What [`Repository::register`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    New,
+    Already,
+    Upgraded,
+}
+
+impl Repository {
+    /// Proves that this is the repository of that cluster, and opens the cluster's part of it.
+    pub fn open(&self, lineage: Lineage) -> Result<Archive> {
+        let identity = self.identity(lineage).doing(|| format!("open repository {}", self.name()))?;
+        match identity {
+            Some(identity) => Archive::new(self.clone(), identity),
+            None => Err(self.stranger(lineage)),
+        }
+    }
+
+    /// Says why there is no identity for a cluster: another one, or none at all.
+    fn stranger(&self, lineage: Lineage) -> Error {
+        let doing = format!("open repository {}", self.name());
+        match self.identities() {
+            Err(error) => error.doing(doing),
+            Ok(known) if known.is_empty() => Error::new(
+                Kind::Identity,
+                format!("there is no repository of cluster {} at {}", self.cluster(), self.url()),
+            )
+            .doing(doing)
+            .hint("is the disk mounted, is the url right? if this repository is new, run `walkeep init`"),
+            Ok(known) => {
+                let names: Vec<String> = known.iter().map(|known| known.lineage().to_string()).collect();
+                Error::new(
+                    Kind::Identity,
+                    format!(
+                        "cluster {} is registered there as {} (system identifier and major version), this one is {lineage}",
+                        self.cluster(),
+                        names.join(" and ")
+                    ),
+                )
+                .doing(doing)
+                .hint("after pg_upgrade run `walkeep init --upgrade`; another cluster needs a [cluster.NAME] of its own")
+            }
+        }
+    }
+
+    fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
+        let key = key::identity(self.cluster(), lineage)?;
+        let Some((header, content)) = self.read_small(&key, &lineage.to_string())? else {
+            return Ok(None);
+        };
+        let identity: Identity = parse_json(&content).doing(|| format!("read {key}"))?;
+        if header.kind != ObjectKind::Identity
+            || identity.lineage() != lineage
+            || identity.cluster != self.cluster()
+        {
+            return Err(misplaced(&format!("identity {} of {}", identity.lineage(), identity.cluster))
+                .doing(format!("read {key}")));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Every life of the cluster that was registered here, oldest first.
+    pub fn identities(&self) -> Result<Vec<Identity>> {
+        let mut identities = Vec::new();
+        list_all(&*self.store, &key::identities(self.cluster())?, |entry| {
+            let (_, content) = self.read_small(&entry.key, entry.key.name())?.ok_or_else(|| {
+                Error::new(Kind::Unavailable, format!("{} went away while it was read", entry.key))
+            })?;
+            identities.push(parse_json::<Identity>(&content).doing(|| format!("read {}", entry.key))?);
+            Ok(())
+        })?;
+        identities.sort_by_key(|identity| identity.lineage.len());
+        Ok(identities)
+    }
+
+    /// The newest life of the cluster: what restore and list mean when the data directory is gone.
+    pub fn open_newest(&self) -> Result<Archive> {
+        let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
+        let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
+        Archive::new(self.clone(), identity)
+    }
+
+    /// Registers a cluster. The same again changes nothing; another system identifier or major version
+    /// needs `upgrade`, since it may be a mistake. `fresh_id` is 32 random hexadecimal digits.
+    pub fn register(
+        &self,
+        lineage: Lineage,
+        upgrade: bool,
+        now: jiff::Timestamp,
+        fresh_id: &str,
+    ) -> Result<Registered> {
+        let known = self.identities()?;
+        if known.iter().any(|identity| identity.lineage() == lineage) {
+            return Ok(Registered::Already);
+        }
+        if !known.is_empty() && !upgrade {
+            return Err(self.stranger(lineage));
+        }
+        let identity = Identity {
+            repository_id: known.first().map_or(fresh_id, |first| &first.repository_id).to_owned(),
+            cluster: self.cluster().to_owned(),
+            system_identifier: lineage.system_identifier,
+            pg: lineage.major,
+            created: now,
+            lineage: known
+                .iter()
+                .map(|known| Ancestor { system_identifier: known.system_identifier, pg: known.pg })
+                .collect(),
+        };
+        let header = Header {
+            walkeep: FORMAT,
+            kind: ObjectKind::Identity,
+            name: lineage.to_string(),
+            system_identifier: lineage.system_identifier,
+            pg: lineage.major,
+            size: None,
+            sha256: None,
+            cipher: None,
+        };
+        let key = key::identity(self.cluster(), lineage)?;
+        match self.create_small(&key, header, &to_json(&identity)?)? {
+            Put::Stored if known.is_empty() => Ok(Registered::New),
+            Put::Stored => Ok(Registered::Upgraded),
+            Put::Exists => Ok(Registered::Already),
+        }
+    }
+}

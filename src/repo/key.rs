@@ -1,0 +1,56 @@
+//! Where things lie below a cluster's folder.
+
+use super::Lineage;
+use crate::error::Result;
+use crate::pg::segment::{TimelineId, WalName};
+use crate::storage::Key;
+
+pub fn identities(cluster: &str) -> Result<Key> {
+    Key::new(format!("{cluster}/identity"))
+}
+
+pub fn identity(cluster: &str, lineage: Lineage) -> Result<Key> {
+    Key::new(format!("{cluster}/identity/{lineage}"))
+}
+
+/// The folder of everything that belongs to one life of the cluster.
+pub fn lineage(cluster: &str, lineage: Lineage) -> Result<Key> {
+    Key::new(format!("{cluster}/{lineage}"))
+}
+
+/// Relative to the folder of the lineage.
+pub fn wal(name: WalName) -> String {
+    match name {
+        WalName::Segment(segment) | WalName::Partial(segment) | WalName::Backup(segment, _) => {
+            format!("wal/{}/{name}", segment.folder())
+        }
+        WalName::History(_) => format!("wal/history/{name}"),
+    }
+}
+
+/// The folder of a timeline's segments.
+pub fn wal_of(timeline: TimelineId) -> String {
+    format!("wal/{:08X}", timeline.0)
+}
+
+pub const WAL: &str = "wal";
+pub const HISTORIES: &str = "wal/history";
+pub const BACKUPS: &str = "backup";
+
+pub fn backup(id: &str) -> String {
+    format!("backup/{id}")
+}
+
+/// Name of a part of a backup's manifest: in the header, and below `data/` in the key.
+pub fn manifest(id: &str, number: u32) -> String {
+    format!("{id}/manifest/{number:06}")
+}
+
+pub fn pack(id: &str, number: u32) -> String {
+    format!("{id}/pack/{number:06}")
+}
+
+/// The key of what a backup stored, from its name.
+pub fn data(name: &str) -> String {
+    format!("data/{name}")
+}

@@ -1,0 +1,421 @@
+//! What a backup consists of, as lines of JSON in parts of bounded size; see `FORMAT.md`.
+
+use super::record::{ManifestPart, Record};
+use super::{Archive, key};
+use crate::codec::compress::{Compression, Compressor};
+use crate::codec::envelope::{self, ObjectKind};
+use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash, ContentHash};
+use crate::error::{Doing, Error, Kind, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// A part is closed when its text has grown to this.
+const PART_SIZE: usize = 8 << 20;
+
+/// No part is larger: one line may follow after the size is reached, and a line describes 1 GiB.
+pub const MAX_PART: u64 = 64 << 20;
+
+const HASH: &str = "blake3-128";
+
+/// One thing that a backup consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    Dir(Dir),
+    Tablespace(Tablespace),
+    File(File),
+    /// A configuration file from outside the data directory; its path is absolute.
+    Config(File),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dir {
+    #[serde(flatten)]
+    pub path: StoredPath,
+    pub mode: u32,
+    #[serde(flatten)]
+    pub owner: Owner,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    pub oid: u32,
+    /// Where its link led to; nothing for one that is a directory in `pg_tblspc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<StoredPath>,
+}
+
+/// Owner and group, by name where they have one and by number otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub owner: String,
+    pub group: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    #[serde(flatten)]
+    pub path: StoredPath,
+    pub size: u64,
+    pub mode: u32,
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Seconds since 1970.
+    pub modified: i64,
+    pub sha256: ContentHash,
+    /// Bytes of a block.
+    pub block: u32,
+    #[serde(with = "hashes")]
+    pub hashes: Vec<BlockHash>,
+    /// Where the blocks are, in order.
+    pub at: Vec<Extent>,
+}
+
+/// Blocks that lie one behind the other in a frame. As JSON `[pack, offset, length, skip, blocks]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u64, u32, u32, u32)", into = "(u32, u64, u32, u32, u32)")]
+pub struct Extent {
+    /// Number of the pack: as given by [`Writer::pack`] or to be looked up in [`Part::packs`].
+    pub pack: u32,
+    pub offset: u64,
+    pub length: u32,
+    /// Bytes of the decompressed frame before the first of the blocks.
+    pub skip: u32,
+    pub blocks: u32,
+}
+
+impl From<(u32, u64, u32, u32, u32)> for Extent {
+    fn from((pack, offset, length, skip, blocks): (u32, u64, u32, u32, u32)) -> Extent {
+        Extent { pack, offset, length, skip, blocks }
+    }
+}
+
+impl From<Extent> for (u32, u64, u32, u32, u32) {
+    fn from(e: Extent) -> Self {
+        (e.pack, e.offset, e.length, e.skip, e.blocks)
+    }
+}
+
+/// A path as bytes: text where it is UTF-8, base64 otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "PathForm", into = "PathForm")]
+pub struct StoredPath(pub Vec<u8>);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct PathForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+}
+
+impl From<StoredPath> for PathForm {
+    fn from(path: StoredPath) -> PathForm {
+        match String::from_utf8(path.0) {
+            Ok(path) => PathForm { path: Some(path), path_bytes: None },
+            Err(e) => PathForm { path: None, path_bytes: Some(BASE64.encode(e.as_bytes())) },
+        }
+    }
+}
+
+impl TryFrom<PathForm> for StoredPath {
+    type Error = String;
+
+    fn try_from(form: PathForm) -> std::result::Result<StoredPath, String> {
+        match (form.path, form.path_bytes) {
+            (Some(path), None) => Ok(StoredPath(path.into_bytes())),
+            (None, Some(bytes)) => BASE64.decode(bytes).map(StoredPath).map_err(|e| e.to_string()),
+            _ => Err("neither `path` nor `path_bytes`".to_owned()),
+        }
+    }
+}
+
+impl StoredPath {
+    pub fn as_path(&self) -> &std::path::Path {
+        use std::os::unix::ffi::OsStrExt;
+        std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+
+    /// For messages and records.
+    pub fn display(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// Whether the path stays below the directory that it is relative to.
+    pub fn is_inside(&self) -> bool {
+        !self.0.is_empty()
+            && !self.0.contains(&0)
+            && self.0.split(|&b| b == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    }
+}
+
+mod hashes {
+    use super::*;
+
+    pub fn serialize<S: serde::Serializer>(
+        hashes: &[BlockHash],
+        s: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        s.serialize_str(&BASE64.encode(hashes.as_flattened()))
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+        d: D,
+    ) -> std::result::Result<Vec<BlockHash>, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let bytes = BASE64.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        let (hashes, rest) = bytes.as_chunks::<BLOCK_HASH_SIZE>();
+        match rest {
+            [] => Ok(hashes.to_vec()),
+            _ => Err(serde::de::Error::custom("block hashes of a wrong length")),
+        }
+    }
+}
+
+/// Every line there is.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Part { backup: String, number: u32, hash: String },
+    Pack { number: u32, key: String },
+    Dir(Dir),
+    Tablespace(Tablespace),
+    File(File),
+    Config(File),
+    End(Totals),
+}
+
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Line {
+        match entry {
+            Entry::Dir(dir) => Line::Dir(dir),
+            Entry::Tablespace(tablespace) => Line::Tablespace(tablespace),
+            Entry::File(file) => Line::File(file),
+            Entry::Config(file) => Line::Config(file),
+        }
+    }
+}
+
+/// What a manifest adds up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub files: u64,
+    pub dirs: u64,
+    /// Bytes of all files when restored.
+    pub bytes: u64,
+}
+
+impl Totals {
+    fn count(&mut self, entry: &Entry) {
+        match entry {
+            Entry::File(file) => {
+                self.files += 1;
+                self.bytes += file.size;
+            }
+            Entry::Dir(_) => self.dirs += 1,
+            Entry::Tablespace(_) | Entry::Config(_) => {}
+        }
+    }
+}
+
+/// Writes the manifest of a backup, part by part; memory is bounded by a part.
+pub struct Writer<'a> {
+    archive: &'a Archive,
+    backup: String,
+    compressor: Compressor,
+    text: Vec<u8>,
+    /// Packs that this part has named, by key.
+    packs: HashMap<String, u32>,
+    parts: Vec<ManifestPart>,
+    totals: Totals,
+    stored: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(archive: &'a Archive, backup: &str) -> Result<Writer<'a>> {
+        let mut writer = Writer {
+            archive,
+            backup: backup.to_owned(),
+            compressor: Compressor::new(Compression::Zstd(3))?,
+            text: Vec::new(),
+            packs: HashMap::new(),
+            parts: Vec::new(),
+            totals: Totals::default(),
+            stored: 0,
+        };
+        writer.begin()?;
+        Ok(writer)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let number = self.parts.len() as u32 + 1;
+        self.line(&Line::Part { backup: self.backup.clone(), number, hash: HASH.to_owned() })
+    }
+
+    fn line(&mut self, line: &Line) -> Result<()> {
+        serde_json::to_writer(&mut self.text, line)
+            .map_err(|e| Error::new(Kind::Failed, format!("write the manifest: {e}")))?;
+        self.text.push(b'\n');
+        Ok(())
+    }
+
+    /// Adds an entry. Its extents number packs as `pack_keys` says: each pack's key, relative to the
+    /// archive, at the place of its number.
+    pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> String) -> Result<()> {
+        if let Entry::File(file) | Entry::Config(file) = &mut entry {
+            for extent in &mut file.at {
+                extent.pack = self.pack(pack_key(extent.pack))?;
+            }
+        }
+        self.totals.count(&entry);
+        self.line(&entry.into())?;
+        if self.text.len() >= PART_SIZE {
+            self.close_part()?;
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, key: String) -> Result<u32> {
+        if let Some(number) = self.packs.get(&key) {
+            return Ok(*number);
+        }
+        let number = self.packs.len() as u32;
+        self.line(&Line::Pack { number, key: key.clone() })?;
+        self.packs.insert(key, number);
+        Ok(number)
+    }
+
+    fn close_part(&mut self) -> Result<()> {
+        let name = key::manifest(&self.backup, self.parts.len() as u32 + 1);
+        let header = self.archive.header(ObjectKind::Manifest, &name);
+        let object = envelope::seal(header, &self.text, &mut self.compressor)?;
+        self.archive.put_data(&name, &object)?;
+        self.stored += object.len() as u64;
+        self.parts.push(ManifestPart {
+            key: key::data(&name),
+            size: object.len() as u64,
+            sha256: ContentHash::of(&object),
+        });
+        self.text.clear();
+        self.packs.clear();
+        Ok(())
+    }
+
+    /// Writes the end. Everything is durable when this returns: the parts for the record, what they add
+    /// up to, and the bytes that they take in the repository.
+    pub fn finish(mut self) -> Result<(Vec<ManifestPart>, Totals, u64)> {
+        self.line(&Line::End(self.totals))?;
+        self.close_part()?;
+        Ok((self.parts, self.totals, self.stored))
+    }
+}
+
+/// Part of a manifest: entries whose extents number packs by `packs`.
+pub struct Part {
+    pub packs: Vec<String>,
+    pub entries: Vec<Entry>,
+}
+
+/// Reads a backup's manifest, part by part, each checked against the record. Fails when the manifest is
+/// not complete.
+pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
+    let mut totals = Totals::default();
+    let mut end = None;
+    for (index, stored) in record.manifest.iter().enumerate() {
+        let number = index as u32 + 1;
+        let text = archive.get_manifest(stored, &key::manifest(&record.id, number))?;
+        let part = parse_part(&text, &record.id, number, &mut totals, &mut end)
+            .doing(|| format!("read {}", stored.key))?;
+        each(part)?;
+    }
+    if end == Some(totals) {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Damage, format!("the manifest of backup {} is not complete", record.id)))
+    }
+}
+
+fn parse_part(
+    text: &[u8],
+    backup: &str,
+    number: u32,
+    totals: &mut Totals,
+    end: &mut Option<Totals>,
+) -> Result<Part> {
+    let damaged = |what: String| Err(Error::new(Kind::Damage, what));
+    let mut part = Part { packs: Vec::new(), entries: Vec::new() };
+    for (index, line) in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()).enumerate() {
+        let line: Line = serde_json::from_slice(line)
+            .map_err(|e| Error::new(Kind::Damage, format!("line {}: {e}", index + 1)))?;
+        if end.is_some() {
+            return damaged(format!("line {} stands behind the end", index + 1));
+        }
+        let entry = match line {
+            Line::Part { backup: b, number: n, hash } => {
+                if index != 0 || b != backup || n != number {
+                    return damaged(format!("it is part {n} of backup {b}"));
+                }
+                if hash != HASH {
+                    return Err(Error::new(Kind::Refused, format!("its blocks have hashes of kind {hash}"))
+                        .hint("install a newer walkeep"));
+                }
+                continue;
+            }
+            Line::Pack { number, key } if number as usize == part.packs.len() => {
+                part.packs.push(key);
+                continue;
+            }
+            Line::Pack { number, .. } => return damaged(format!("pack {number} is out of order")),
+            Line::End(counts) => {
+                *end = Some(counts);
+                continue;
+            }
+            Line::Dir(dir) => Entry::Dir(dir),
+            Line::Tablespace(tablespace) => Entry::Tablespace(tablespace),
+            Line::File(file) => Entry::File(file),
+            Line::Config(file) => Entry::Config(file),
+        };
+        check(&entry, part.packs.len())?;
+        totals.count(&entry);
+        part.entries.push(entry);
+    }
+    Ok(part)
+}
+
+/// Refuses what could lead outside the target, and files whose parts do not add up.
+fn check(entry: &Entry, packs: usize) -> Result<()> {
+    let damaged = |path: &StoredPath, what: &str| {
+        Err(Error::new(Kind::Damage, format!("`{}` {what}", path.display().escape_debug())))
+    };
+    let (path, file) = match entry {
+        Entry::Tablespace(_) => return Ok(()),
+        Entry::Dir(dir) => (&dir.path, None),
+        Entry::File(file) => (&file.path, Some(file)),
+        Entry::Config(file) => (&file.path, Some(file)),
+    };
+    let inside = match entry {
+        Entry::Config(_) => {
+            path.0.strip_prefix(b"/").is_some_and(|rest| StoredPath(rest.to_vec()).is_inside())
+        }
+        _ => path.is_inside(),
+    };
+    if !inside {
+        return damaged(path, "leads outside the target directory");
+    }
+    let Some(file) = file else {
+        return Ok(());
+    };
+    let blocks: u64 = file.at.iter().map(|extent| u64::from(extent.blocks)).sum();
+    let block = u64::from(file.block);
+    let fits = block.is_power_of_two()
+        && block <= 1 << 20
+        && blocks == file.hashes.len() as u64
+        && file.size.div_ceil(block) == blocks
+        && file.at.iter().all(|extent| (extent.pack as usize) < packs && extent.blocks > 0);
+    if !fits {
+        return damaged(path, "has blocks that do not add up");
+    }
+    Ok(())
+}

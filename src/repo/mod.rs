@@ -1,0 +1,130 @@
+//! What a repository is: keys, identity, records, manifests, inventory. The format is in `FORMAT.md`.
+//!
+//! A [`Repository`] is a store and a cluster's name in it. Nothing is stored and nothing is called absent
+//! before its identity has been read: that gives an [`Archive`], the part of one cluster under one
+//! system identifier and major version.
+
+mod archive;
+pub mod catalog;
+mod identity;
+mod key;
+pub mod manifest;
+pub mod record;
+
+pub use archive::{Archive, StoredWal};
+pub use identity::{Identity, Registered};
+
+use crate::codec::compress::{Compression, Compressor};
+use crate::codec::envelope::{self, Content, Header};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::storage::{Key, Mode, Object, Put, Storage};
+use std::sync::Arc;
+
+/// Objects that are read whole (identity, records) are never larger.
+const SMALL: u64 = 16 << 20;
+
+/// Which cluster, and in which life of it: `pg_upgrade` and `initdb` begin a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lineage {
+    pub system_identifier: u64,
+    pub major: u32,
+}
+
+impl Lineage {
+    /// Of a data directory, from its files alone: the server may be down.
+    pub fn of(pgdata: &std::path::Path) -> Result<Lineage> {
+        let major = crate::pg::major_version(pgdata)?;
+        let control = crate::pg::control::Control::read(pgdata)?;
+        Ok(Lineage { system_identifier: control.system_identifier(), major })
+    }
+}
+
+impl std::fmt::Display for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.system_identifier, self.major)
+    }
+}
+
+/// A cluster's place in a store.
+#[derive(Clone)]
+pub struct Repository {
+    name: String,
+    cluster: String,
+    required: bool,
+    store: Arc<dyn Storage>,
+}
+
+impl Repository {
+    /// `name` is what the configuration calls the repository; `cluster` the folder in it. With `required`
+    /// nothing counts as archived before this repository has it.
+    pub fn new(
+        name: impl Into<String>,
+        cluster: impl Into<String>,
+        required: bool,
+        store: Arc<dyn Storage>,
+    ) -> Repository {
+        Repository { name: name.into(), cluster: cluster.into(), required, store }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    pub fn is_required(&self) -> bool {
+        self.required
+    }
+
+    pub fn url(&self) -> String {
+        self.store.url()
+    }
+
+    /// Removes what crashed writers left behind before this moment.
+    pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
+        self.store.clean(before)
+    }
+
+    /// Reads and checks a small object, whose name has to be that of its key.
+    fn read_small(&self, key: &Key, name: &str) -> Result<Option<(Header, Vec<u8>)>> {
+        let doing = || format!("read {key} of repository {}", self.name);
+        let Some(object) = self.store.get(key, None).doing(doing)? else {
+            return Ok(None);
+        };
+        let (header, content) = Content::open(object)
+            .and_then(|content: Content<Object>| content.read_all(SMALL))
+            .doing(doing)?;
+        if header.name != name {
+            return Err(misplaced(&header.name).doing(doing()));
+        }
+        Ok(Some((header, content)))
+    }
+
+    /// Stores a small object so that its content can be read with the naked eye.
+    fn create_small(&self, key: &Key, header: Header, content: &[u8]) -> Result<Put> {
+        let object = envelope::seal(header, content, &mut Compressor::new(Compression::Stored)?)?;
+        self.store
+            .put(key, &object, Mode::Create)
+            .doing(|| format!("store {key} in repository {}", self.name))
+    }
+}
+
+fn misplaced(name: &str) -> Error {
+    Error::new(Kind::Damage, format!("its header says that it is {name}"))
+        .hint("objects were moved or mixed up; bring the right one back from a copy")
+}
+
+/// Understands a JSON content of ours.
+fn parse_json<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T> {
+    serde_json::from_slice(content)
+        .map_err(|e| Error::new(Kind::Damage, format!("its content cannot be understood: {e}")))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
+    text.push(b'\n');
+    Ok(text)
+}

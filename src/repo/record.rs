@@ -1,0 +1,95 @@
+//! A backup's record: the one small object that makes it exist.
+
+use crate::codec::envelope::decimal;
+use crate::codec::hash::ContentHash;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: String,
+    pub state: State,
+    pub start_time: jiff::Timestamp,
+    pub stop_time: jiff::Timestamp,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    /// At the start; a standby's backup may end on a later one.
+    pub timeline: TimelineId,
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    /// As the server says it: `15.18 (Debian 15.18-0+deb12u1)`.
+    pub pg_version: String,
+    /// Bytes when restored.
+    pub size: u64,
+    /// Bytes that all its blocks take in the repository.
+    pub stored: u64,
+    /// Bytes that this run wrote.
+    pub new_bytes: u64,
+    pub files: u64,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The backup whose blocks it shares most, when it shares any.
+    pub parent: Option<String>,
+
+    /// The parts of the manifest, in order.
+    pub manifest: Vec<ManifestPart>,
+    pub segment_size: SegmentSize,
+    pub wal: WalRange,
+    pub settings: Settings,
+    /// Pages that were bad in the cluster itself.
+    #[serde(default)]
+    pub damaged: Vec<DamagedFile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Complete,
+    /// Pages of the cluster had wrong checksums; see `damaged`.
+    Damaged,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestPart {
+    /// Relative to the archive.
+    pub key: String,
+    /// Of the stored object, its header included.
+    pub size: u64,
+    /// Of the stored object, its header included.
+    pub sha256: ContentHash,
+}
+
+/// The segments from the start of a backup to its end, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRange {
+    pub first: SegmentName,
+    pub last: SegmentName,
+}
+
+/// What the server said of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Its `TimeZone`: what a time without an offset means.
+    pub time_zone: String,
+    pub block_size: u32,
+    pub data_checksums: bool,
+    pub data_directory: String,
+    pub config_file: String,
+    pub from_standby: bool,
+}
+
+/// A file of the cluster with bad pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    pub path: String,
+    /// Numbers of the pages in the file, counted from 0; the first thousand.
+    pub blocks: Vec<u32>,
+}
+
+impl Record {
+    pub fn is_complete(&self) -> bool {
+        self.state == State::Complete
+    }
+}

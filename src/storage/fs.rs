@@ -1,0 +1,269 @@
+//! A directory as a store. An object is written to `.tmp`, synced, given its name exclusively, and the
+//! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
+//! file system) finds half of one.
+
+use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage};
+use crate::durable::{self, Published};
+use crate::error::{Doing, Error, Kind, Result};
+use fs2::FileExt;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where objects are written before they have a name.
+const TEMPORARY: &str = ".tmp";
+const FILE_MODE: u32 = 0o640;
+const DIR_MODE: u32 = 0o750;
+
+/// Bytes moved at a time when a body is streamed.
+const CHUNK: usize = 256 << 10;
+
+/// A directory that holds objects as files.
+pub struct Directory {
+    root: PathBuf,
+}
+
+impl Directory {
+    /// The store in this directory. Nothing is touched: a directory that is not there is found out by
+    /// the first operation.
+    pub fn new(root: impl Into<PathBuf>) -> Directory {
+        Directory { root: root.into() }
+    }
+
+    /// Makes the directory itself, with the ones above it, durable. Only `init` may do this: anything
+    /// else would fill the disk below an unmounted repository.
+    pub fn create_root(&self) -> Result<()> {
+        durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the directory is `place` or lies below it; links are followed as far as it exists.
+    pub fn is_inside(&self, place: &Path) -> bool {
+        let existing = self.root.ancestors().find_map(|path| {
+            let rest = self.root.strip_prefix(path).ok()?;
+            Some(std::fs::canonicalize(path).ok()?.join(rest))
+        });
+        existing.is_some_and(|path| path.starts_with(place))
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// Makes an object durable that somebody else may have named and not yet synced.
+    fn settle(&self, path: &Path) -> Result<()> {
+        let file = File::open(path).doing(|| format!("open {}", path.display()))?;
+        durable::sync_file(&file, path)?;
+        durable::sync_parent(path)
+    }
+
+    /// Writes a body to a new temporary file and syncs it.
+    fn write_temporary(&self, body: &dyn Body) -> Result<Temporary> {
+        let directory = self.root.join(TEMPORARY);
+        let temporary = Temporary::create(&directory).or_else(|error| match error.kind() {
+            Kind::Absent => {
+                durable::create_dir(&directory, DIR_MODE)?;
+                Temporary::create(&directory)
+            }
+            _ => Err(error),
+        })?;
+        let mut file = &temporary.file;
+        let doing = || format!("write {}", temporary.path.display());
+        match body.open()? {
+            Bytes::Whole(bytes) => file.write_all(bytes).doing(doing)?,
+            Bytes::Stream(mut stream) => {
+                let mut chunk = vec![0; CHUNK];
+                loop {
+                    match stream.read(&mut chunk) {
+                        Ok(0) => break,
+                        Ok(got) => file.write_all(&chunk[..got]).doing(doing)?,
+                        Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                        Err(e) => return Err(Error::io("read what is to be stored", &e)),
+                    }
+                }
+            }
+        }
+        durable::sync_file(&temporary.file, &temporary.path)?;
+        Ok(temporary)
+    }
+
+    fn walk(&self, path: &Path, key: &str, after: &str, limit: usize, page: &mut Page) -> Result<()> {
+        let doing = || format!("list {}", path.display());
+        let mut names = Vec::new();
+        let entries = match std::fs::read_dir(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.doing(doing)?,
+        };
+        for entry in entries {
+            let entry = entry.doing(doing)?;
+            let kind = entry.file_type().doing(doing)?;
+            // What is not an object's name is not ours, and stays unseen.
+            let Some(name) = entry.file_name().to_str().and_then(|name| Key::new(name).ok()) else {
+                continue;
+            };
+            if kind.is_dir() {
+                names.push((format!("{name}/"), true));
+            } else if kind.is_file() {
+                names.push((name.0, false));
+            }
+        }
+        names.sort_unstable();
+        for (name, is_dir) in names {
+            let full = format!("{key}/{name}");
+            let passed =
+                if is_dir { full.as_str() < after && !after.starts_with(&full) } else { *full <= *after };
+            if passed {
+                continue;
+            }
+            if is_dir {
+                self.walk(&path.join(&name), full.trim_end_matches('/'), after, limit, page)?;
+            } else if page.entries.len() == limit {
+                page.more = true;
+            } else if let Some(entry) = self.head(&Key(full))? {
+                page.entries.push(entry);
+            }
+            if page.more {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Storage for Directory {
+    fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
+        let path = self.path(key);
+        if mode == Mode::Create && path.try_exists().doing(|| format!("look at {}", path.display()))? {
+            self.settle(&path)?;
+            return Ok(Put::Exists);
+        }
+        let temporary = self.write_temporary(body)?;
+        let directory = path.parent().unwrap_or(&self.root);
+        durable::create_dirs(&self.root, directory, DIR_MODE)?;
+        match mode {
+            Mode::Create => match durable::publish(&temporary.path, &path)? {
+                Published::Now => {
+                    temporary.keep();
+                    Ok(Put::Stored)
+                }
+                Published::NameIsTaken => {
+                    self.settle(&path)?;
+                    Ok(Put::Exists)
+                }
+            },
+            Mode::Replace => {
+                durable::replace_volatile(&temporary.path, &path)?;
+                temporary.keep();
+                durable::sync_parent(&path)?;
+                Ok(Put::Stored)
+            }
+        }
+    }
+
+    fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
+        let path = self.path(key);
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.doing(|| format!("open {}", path.display()))?,
+        };
+        match range {
+            None => Ok(Some(Box::new(file))),
+            Some(range) => {
+                let doing = || format!("read {}", path.display());
+                file.seek(SeekFrom::Start(range.start)).doing(doing)?;
+                Ok(Some(Box::new(file.take(range.end.saturating_sub(range.start)))))
+            }
+        }
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<Entry>> {
+        let path = self.path(key);
+        let meta = match std::fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            meta => meta.doing(|| format!("look at {}", path.display()))?,
+        };
+        let modified = meta.modified().ok().and_then(|time| time.try_into().ok());
+        Ok(Some(Entry { key: key.clone(), size: meta.len(), modified: modified.unwrap_or_default() }))
+    }
+
+    fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
+        let mut page = Page::default();
+        let after = after.map_or("", Key::as_str);
+        self.walk(&self.path(folder), folder.as_str(), after, limit.min(PAGE), &mut page)?;
+        Ok(page)
+    }
+
+    fn delete(&self, keys: &[Key]) -> Result<()> {
+        keys.iter().try_for_each(|key| durable::remove_file(&self.path(key)))
+    }
+
+    fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
+        let directory = self.root.join(TEMPORARY);
+        let entries = match std::fs::read_dir(&directory) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+            entries => entries.doing(|| format!("list {}", directory.display()))?,
+        };
+        let mut removed = 0;
+        for entry in entries.flatten() {
+            let old = entry.metadata().is_ok_and(|meta| {
+                let modified = meta.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+                meta.is_file() && modified.is_some_and(|modified| modified < before)
+            });
+            // Its writer holds a lock on it for as long as it lives.
+            let dead = || File::open(entry.path()).is_ok_and(|file| file.try_lock_exclusive().is_ok());
+            if old && dead() {
+                durable::remove_file(&entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+}
+
+/// A file in `.tmp`, locked while it is written, removed unless it was given a name.
+struct Temporary {
+    path: PathBuf,
+    file: File,
+    named: bool,
+}
+
+impl Temporary {
+    fn create(directory: &Path) -> Result<Temporary> {
+        let mut random = [0; 12];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = directory.join(name);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)
+            .doing(|| format!("create {}", path.display()))?;
+        // A file system without locks leaves it to the age alone.
+        let _ = file.try_lock_exclusive();
+        Ok(Temporary { path, file, named: false })
+    }
+
+    fn keep(mut self) {
+        self.named = true;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.named {
+            // It is unnamed garbage either way; `clean` comes back for it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

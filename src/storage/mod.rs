@@ -1,0 +1,156 @@
+//! Keys to bytes, nothing else. Knows nothing of WAL, backups and configuration.
+//!
+//! Six promises, each held by every store:
+//! 1. All or nothing: no reader ever sees part of an object.
+//! 2. Ok means durable, also when the answer is that the object was there already.
+//! 3. What was put is at once read and listed.
+//! 4. [`Mode::Create`] never replaces, also in a race.
+//! 5. Deleting what is not there is Ok; a deletion is durable.
+//! 6. Listing is in the order of the keys' bytes, by whole path segments, in bounded pages.
+//!
+//! Behaviour is added by wrapping a store, never by a flag.
+
+mod fs;
+
+pub use fs::Directory;
+
+use crate::error::{Error, Kind, Result};
+use std::fmt;
+use std::io::Read;
+use std::ops::Range;
+
+/// Entries of one page of a listing.
+pub const PAGE: usize = 1000;
+
+/// The name of an object, or of a folder of objects: parts of letters, digits, `.`, `_` and `-` with
+/// slashes between. No part is empty or begins with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    pub fn new(key: impl Into<String>) -> Result<Key> {
+        let key = key.into();
+        let part_is_fine = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        if key.len() <= 900 && key.split('/').all(part_is_fine) {
+            Ok(Key(key))
+        } else {
+            Err(Error::new(Kind::Failed, format!("`{}` is no key of an object", key.escape_debug())))
+        }
+    }
+
+    /// The key of something in this folder.
+    pub fn join(&self, rest: impl fmt::Display) -> Result<Key> {
+        Key::new(format!("{}/{rest}", self.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last part.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What to do when the key has an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Leave it and say so.
+    Create,
+    /// Put the new one in its place, in one step.
+    Replace,
+}
+
+/// What a put did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    Stored,
+    /// [`Mode::Create`] met an object; it is durable, its content is not compared.
+    Exists,
+}
+
+/// The bytes of an object to be. Opened only when they are needed, and again for another attempt or
+/// another store.
+pub trait Body: Sync {
+    fn open(&self) -> Result<Bytes<'_>>;
+}
+
+/// An opened body.
+pub enum Bytes<'a> {
+    Whole(&'a [u8]),
+    Stream(Box<dyn Read + 'a>),
+}
+
+impl Body for Vec<u8> {
+    fn open(&self) -> Result<Bytes<'_>> {
+        Ok(Bytes::Whole(self))
+    }
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Key,
+    /// Bytes as stored.
+    pub size: u64,
+    /// When it was stored, by the store's clock.
+    pub modified: jiff::Timestamp,
+}
+
+/// Part of a listing; with `more` it goes on after the last entry.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub entries: Vec<Entry>,
+    pub more: bool,
+}
+
+/// A reader of an object's bytes.
+pub type Object = Box<dyn Read + Send>;
+
+pub trait Storage: Send + Sync {
+    fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put>;
+
+    /// The object, or the part of it that the range names; `None` when there is no such object.
+    fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>>;
+
+    /// Whether there is such an object, and how large.
+    fn head(&self, key: &Key) -> Result<Option<Entry>>;
+
+    /// The objects below `folder` whose keys are greater than `after`, at most `limit` (and [`PAGE`]).
+    fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
+
+    fn delete(&self, keys: &[Key]) -> Result<()>;
+
+    /// Removes what crashed writers left behind before this moment. Says how many files.
+    fn clean(&self, before: jiff::Timestamp) -> Result<u64>;
+
+    /// How it is named in messages: its URL.
+    fn url(&self) -> String;
+}
+
+/// Every object below `folder`, page by page.
+pub fn list_all(store: &dyn Storage, folder: &Key, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    let mut after: Option<Key> = None;
+    loop {
+        let page = store.list(folder, after.as_ref(), PAGE)?;
+        let last = page.entries.last().map(|entry| entry.key.clone());
+        for entry in page.entries {
+            each(entry)?;
+        }
+        if !page.more || last.is_none() {
+            return Ok(());
+        }
+        after = last;
+    }
+}

@@ -1,0 +1,306 @@
+//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes.
+//!
+//! A file is read once: one thread reads and hashes, another compresses, and the first helps the second
+//! whenever that is behind. Files above [`WHOLE`] are read twice instead, so that memory
+//! stays bounded: once for the hash, which stands in front, and once while they are stored.
+
+use super::FRAME;
+use crate::codec::compress::{Compression, Compressor};
+use crate::codec::envelope::{HEADER_SIZE, Header};
+use crate::codec::hash::{ContentHash, Hasher};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::history::{History, MAX_FILE_SIZE};
+use crate::pg::segment::WalName;
+use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
+use crate::repo::Lineage;
+use crate::storage::{Body, Bytes};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, mpsc};
+
+/// The largest file that is compressed into memory as a whole, 64 MiB.
+const WHOLE: u64 = 64 << 20;
+
+/// Pieces that wait for the compressor; when so many do, the reader compresses one itself.
+const QUEUE: usize = 1;
+
+/// A WAL file that may be archived: a regular file whose content can be what its name says.
+pub struct WalFile {
+    pub name: WalName,
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// Tells another file under the same name: device, inode, modification time.
+    stamp: (u64, u64, i64, i64),
+}
+
+impl WalFile {
+    /// Opens and checks. Refuses whatever is no regular file, so that nothing can block; a segment whose
+    /// header does not agree with its name, its size and the cluster; and history and backup files that
+    /// PostgreSQL cannot have written.
+    pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
+        let doing = || format!("read {}", path.display());
+        let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(path).map_err(|e| {
+            Error::io(doing(), &e).hint("walpush takes the path that PostgreSQL puts in the place of %p")
+        })?;
+        let meta = file.metadata().doing(doing)?;
+        if !meta.is_file() {
+            return Err(Error::new(Kind::Refused, "it is no regular file").doing(doing()));
+        }
+        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: stamp(&meta), file };
+        wal.check(lineage).doing(doing)?;
+        Ok(wal)
+    }
+
+    fn check(&self, lineage: Lineage) -> Result<()> {
+        let name = match self.name {
+            WalName::Segment(name) | WalName::Partial(name) => name,
+            WalName::History(timeline) => return History::parse(timeline, &self.small()?).map(|_| ()),
+            WalName::Backup(..) => {
+                return match self.small()?.starts_with(b"START WAL LOCATION: ") {
+                    true => Ok(()),
+                    false => Err(Error::new(Kind::Damage, "it does not begin as a backup history file")),
+                };
+            }
+        };
+        let mut bytes = [0; WAL_HEADER_SIZE];
+        let length = bytes.len().min(self.size as usize);
+        self.file.read_exact_at(&mut bytes[..length], 0).doing(|| "read the header".to_owned())?;
+        let header = SegmentHeader::parse(&bytes[..length])?;
+        header.check(name, self.size, lineage.system_identifier, lineage.major)
+    }
+
+    /// All of a history or backup file.
+    fn small(&self) -> Result<Vec<u8>> {
+        if self.size == 0 || self.size > MAX_FILE_SIZE {
+            return Err(Error::new(Kind::Damage, format!("{} bytes are no size of such a file", self.size)));
+        }
+        let mut bytes = vec![0; self.size as usize];
+        self.file.read_exact_at(&mut bytes, 0).doing(|| "read".to_owned())?;
+        Ok(bytes)
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads the file from the beginning, `each` piece with its number.
+    fn pieces(&self, mut each: impl FnMut(usize, Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut offset = 0;
+        let mut number = 0;
+        while offset < self.size {
+            let mut piece = vec![0; FRAME.min((self.size - offset) as usize)];
+            self.file.read_exact_at(&mut piece, offset).doing(|| format!("read {}", self.path.display()))?;
+            offset += piece.len() as u64;
+            each(number, piece)?;
+            number += 1;
+        }
+        Ok(())
+    }
+
+    pub fn hash(&self) -> Result<ContentHash> {
+        let mut hasher = Hasher::default();
+        self.pieces(|_, piece| {
+            hasher.update(&piece);
+            Ok(())
+        })?;
+        Ok(hasher.finish())
+    }
+
+    /// Whether these are the bytes at `offset`.
+    pub fn has(&self, bytes: &[u8], offset: u64) -> Result<bool> {
+        let end = offset + bytes.len() as u64;
+        if end > self.size {
+            return Ok(false);
+        }
+        let mut own = vec![0; bytes.len()];
+        self.file.read_exact_at(&mut own, offset).doing(|| format!("read {}", self.path.display()))?;
+        Ok(own == bytes)
+    }
+
+    /// Fails when the name now belongs to another file or the file was written to: PostgreSQL recycles
+    /// segments under new names, and what was read may then be half of each.
+    fn check_unchanged(&self) -> Result<()> {
+        let doing = || format!("read {}", self.path.display());
+        let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
+        let same = stamp(&now) == self.stamp && now.len() == self.size;
+        let still = self.file.metadata().doing(doing)?;
+        if same && stamp(&still) == self.stamp {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unavailable, "it changed while it was read").doing(doing()))
+    }
+}
+
+fn stamp(meta: &std::fs::Metadata) -> (u64, u64, i64, i64) {
+    (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec())
+}
+
+/// The object that a WAL file becomes; made when the first store asks for it, and then kept for the others.
+pub struct Encoded<'a> {
+    wal: &'a WalFile,
+    header: Header,
+    compression: Compression,
+    whole: OnceLock<Vec<u8>>,
+    /// Keeps a second store from encoding beside the first.
+    making: Mutex<()>,
+}
+
+impl<'a> Encoded<'a> {
+    pub fn new(wal: &'a WalFile, header: Header, compression: Compression) -> Encoded<'a> {
+        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
+        let mut header = self.header.clone();
+        header.size = Some(self.wal.size);
+        header.sha256 = Some(sha256);
+        header.encode()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        let (frames, sha256) = self.compress()?;
+        self.wal.check_unchanged()?;
+        let mut object = Vec::with_capacity(HEADER_SIZE + frames.iter().map(Vec::len).sum::<usize>());
+        object.extend_from_slice(&self.header(sha256)?);
+        frames.iter().for_each(|frame| object.extend_from_slice(frame));
+        Ok(object)
+    }
+
+    /// The frames, in order, and the hash of the content.
+    fn compress(&self) -> Result<(Vec<Vec<u8>>, ContentHash)> {
+        if self.wal.size <= FRAME as u64 {
+            let mut compressor = Compressor::new(self.compression)?;
+            let mut frame = Vec::new();
+            let mut sha256 = ContentHash::of(&[]);
+            self.wal.pieces(|_, piece| {
+                sha256 = ContentHash::of(&piece);
+                compressor.frame(&piece, &mut frame)
+            })?;
+            return Ok((vec![frame], sha256));
+        }
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<u8>)>(QUEUE);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                let mut frames = Frames::new(self.compression)?;
+                for (number, piece) in receiver {
+                    frames.add(number, &piece)?;
+                }
+                Ok::<_, Error>(frames.done)
+            });
+            let mut own = Frames::new(self.compression)?;
+            let mut hasher = Hasher::default();
+            let read = self.wal.pieces(|number, piece| {
+                hasher.update(&piece);
+                match sender.try_send((number, piece)) {
+                    Ok(()) => Ok(()),
+                    // The compressor is behind, or gone with an error that the join below tells.
+                    Err(mpsc::TrySendError::Full((number, piece)))
+                    | Err(mpsc::TrySendError::Disconnected((number, piece))) => own.add(number, &piece),
+                }
+            });
+            drop(sender);
+            let theirs = worker.join().map_err(|_| Error::new(Kind::Failed, "the compressor panicked"))?;
+            read?;
+            let mut frames = own.done;
+            frames.extend(theirs?);
+            frames.sort_unstable_by_key(|(number, _)| *number);
+            Ok((frames.into_iter().map(|(_, frame)| frame).collect(), hasher.finish()))
+        })
+    }
+}
+
+/// The frames that one thread has made.
+struct Frames {
+    compressor: Compressor,
+    done: Vec<(usize, Vec<u8>)>,
+}
+
+impl Frames {
+    fn new(compression: Compression) -> Result<Frames> {
+        Ok(Frames { compressor: Compressor::new(compression)?, done: Vec::new() })
+    }
+
+    fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
+        let mut frame = Vec::new();
+        self.compressor.frame(piece, &mut frame)?;
+        self.done.push((number, frame));
+        Ok(())
+    }
+}
+
+impl Body for Encoded<'_> {
+    fn open(&self) -> Result<Bytes<'_>> {
+        if self.wal.size > WHOLE {
+            let sha256 = self.wal.hash()?;
+            self.wal.check_unchanged()?;
+            return Ok(Bytes::Stream(Box::new(Stream {
+                wal: self.wal,
+                compressor: Compressor::new(self.compression)?,
+                offset: 0,
+                check: Some((Hasher::default(), sha256)),
+                ready: self.header(sha256)?.to_vec(),
+                given: 0,
+            })));
+        }
+        let _alone = self.making.lock();
+        if self.whole.get().is_none() {
+            let _ = self.whole.set(self.encode()?);
+        }
+        self.whole
+            .get()
+            .map(|whole| Bytes::Whole(whole))
+            .ok_or_else(|| Error::new(Kind::Failed, "the encoded file is gone"))
+    }
+}
+
+/// A large file, compressed while it is stored; fails at its end when it was not what was hashed before.
+struct Stream<'a> {
+    wal: &'a WalFile,
+    compressor: Compressor,
+    offset: u64,
+    check: Option<(Hasher, ContentHash)>,
+    ready: Vec<u8>,
+    given: usize,
+}
+
+impl Stream<'_> {
+    fn refill(&mut self) -> Result<()> {
+        self.ready.clear();
+        self.given = 0;
+        if self.offset < self.wal.size {
+            let mut piece = vec![0; FRAME.min((self.wal.size - self.offset) as usize)];
+            self.wal
+                .file
+                .read_exact_at(&mut piece, self.offset)
+                .doing(|| format!("read {}", self.wal.path.display()))?;
+            self.offset += piece.len() as u64;
+            if let Some((hasher, _)) = &mut self.check {
+                hasher.update(&piece);
+            }
+            self.compressor.frame(&piece, &mut self.ready)?;
+        } else if let Some((hasher, expected)) = self.check.take() {
+            self.wal.check_unchanged()?;
+            if hasher.finish() != expected {
+                return Err(Error::new(Kind::Unavailable, "it changed while it was read"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.given == self.ready.len() {
+            self.refill().map_err(std::io::Error::other)?;
+        }
+        let rest = &self.ready[self.given..];
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        self.given += length;
+        Ok(length)
+    }
+}

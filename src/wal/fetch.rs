@@ -1,0 +1,222 @@
+//! Delivers one WAL file from the first repository that has it whole.
+//!
+//! There are three answers, and telling them apart is what this program is for: delivered, *proven* absent,
+//! and everything else. PostgreSQL takes "absent" for the end of the archive and opens the database; so
+//! an outage, damage, a wrong repository or a hole must never look like it.
+
+use super::FRAME;
+use crate::codec::hash::Hasher;
+use crate::durable;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::pg::segment::WalName;
+use crate::pg::wal::SegmentHeader;
+use crate::repo::{Archive, Lineage, Repository, StoredWal};
+use fs2::FileExt;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Times that a hole is looked at: the archiver may be storing the missing file at this moment.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+
+/// What to fetch, and where to.
+pub struct Fetch<'a> {
+    pub name: WalName,
+    /// Replaced in one step, once everything is verified.
+    pub destination: &'a Path,
+    /// The cluster; `None` when there is no data directory to ask, then the newest that is registered.
+    pub lineage: Option<Lineage>,
+    pub repositories: &'a [Repository],
+    /// Asked right before the file gets its name: an error means that nobody waits for it any more.
+    pub still_wanted: &'a dyn Fn() -> Result<()>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    Delivered,
+    /// Every repository showed its identity and has no such file, nor anything behind it.
+    Absent,
+}
+
+impl Fetch<'_> {
+    pub fn run(&self, observer: &dyn Observer) -> Result<Fetched> {
+        let mut look = 1;
+        loop {
+            match self.look(observer).doing(|| format!("fetch {}", self.name)) {
+                Err(error) if look < LOOKS && (error.kind() == Kind::Hole || error.kind().is_transient()) => {
+                    std::thread::sleep(BETWEEN_LOOKS);
+                    look += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn look(&self, observer: &dyn Observer) -> Result<Fetched> {
+        let mut failure: Option<Error> = None;
+        for repository in self.repositories {
+            match self.look_in(repository) {
+                Ok(Fetched::Delivered) => {
+                    if let Some(error) = failure {
+                        observer.event(Event::Warning(&error));
+                    }
+                    return Ok(Fetched::Delivered);
+                }
+                Ok(Fetched::Absent) => {}
+                Err(error) => {
+                    if let Some(earlier) = failure.replace(error) {
+                        observer.event(Event::Warning(&earlier));
+                    }
+                }
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if self.repositories.is_empty() => {
+                Err(Error::new(Kind::Config, "there is no repository to fetch from"))
+            }
+            None => Ok(Fetched::Absent),
+        }
+    }
+
+    fn look_in(&self, repository: &Repository) -> Result<Fetched> {
+        let archive = match self.lineage {
+            Some(lineage) => repository.open(lineage)?,
+            None => repository.open_newest()?,
+        };
+        if let Some(stored) = archive.get_wal(self.name)? {
+            self.deliver(&archive, stored)
+                .doing(|| format!("take it from repository {}", repository.name()))?;
+            return Ok(Fetched::Delivered);
+        }
+        match behind(&archive, self.name)? {
+            None => Ok(Fetched::Absent),
+            Some(later) => Err(Error::new(
+                Kind::Hole,
+                format!("{} is missing in repository {}, although {later} is there", self.name, repository.name()),
+            )
+            .hint("this is not the end of the archive: look for the file in pg_wal of the primary and of its standbys and archive it with walpush, or restore to a moment before it")),
+        }
+    }
+
+    /// Writes the content beside the destination, checks everything, and gives it its name.
+    fn deliver(&self, archive: &Archive, stored: StoredWal) -> Result<()> {
+        let part = Part::create(self.destination)?;
+        let first = part.write(stored)?;
+        if let WalName::Segment(name) | WalName::Partial(name) = self.name {
+            let lineage = archive.lineage();
+            let size = part.file.metadata().doing(|| format!("look at {}", part.path.display()))?.len();
+            SegmentHeader::parse(&first)?.check(name, size, lineage.system_identifier, lineage.major)?;
+        }
+        (self.still_wanted)()?;
+        // Not synced: after a crash PostgreSQL asks for it again.
+        durable::replace_volatile(&part.path, self.destination)?;
+        part.delivered();
+        Ok(())
+    }
+}
+
+/// A file of the archive that can only be there if the missing one should be too.
+fn behind(archive: &Archive, name: WalName) -> Result<Option<WalName>> {
+    match name {
+        WalName::Segment(segment) => Ok(archive.later_segment(segment)?.map(WalName::Segment)),
+        // Timeline 1 never has a history file.
+        WalName::History(timeline) if timeline.0 > 1 => {
+            let later = archive.histories()?.into_iter().find(|other| *other > timeline);
+            Ok(later.map(WalName::History))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The file beside the destination while it is incomplete. Its name is always the same, so that a killed
+/// call leaves at most one, which the next call uses again; a lock keeps two calls apart.
+struct Part {
+    path: PathBuf,
+    file: File,
+    delivered: bool,
+}
+
+impl Part {
+    fn create(destination: &Path) -> Result<Part> {
+        let mut path = destination.as_os_str().to_owned();
+        path.push(".walfetch");
+        let path = PathBuf::from(path);
+        let doing = || format!("create {}", path.display());
+        // Bounded: each round means that another call has just finished.
+        for _ in 0..16 {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+                .open(&path)
+                .doing(doing)?;
+            file.try_lock_exclusive()
+                .map_err(|_| Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()))?;
+            // The other call may have given the file that was just opened its final name.
+            let mine = file.metadata().doing(doing)?;
+            let is_it = std::fs::symlink_metadata(&path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
+            if is_it {
+                file.set_len(0).doing(doing)?;
+                return Ok(Part { path, file, delivered: false });
+            }
+        }
+        Err(Error::new(Kind::Locked, "other calls keep taking it away").doing(doing()))
+    }
+
+    /// Writes the whole content while another thread hashes it. Gives the first piece of it.
+    fn write(&self, mut stored: StoredWal) -> Result<Vec<u8>> {
+        let doing = || format!("write {}", self.path.display());
+        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(2);
+        std::thread::scope(|scope| {
+            let hashing = scope.spawn(move || {
+                let mut hasher = Hasher::default();
+                receiver.iter().for_each(|piece| hasher.update(&piece));
+                hasher.finish()
+            });
+            let mut file = &self.file;
+            let mut first = Vec::new();
+            let mut size = 0;
+            loop {
+                let mut piece = vec![0; FRAME];
+                let got = stored.read(&mut piece)?;
+                piece.truncate(got);
+                file.write_all(&piece).doing(doing)?;
+                if size == 0 {
+                    first.extend_from_slice(&piece[..got.min(crate::pg::wal::HEADER_SIZE)]);
+                }
+                size += got as u64;
+                // The receiver lives until the sender is dropped.
+                let _ = sender.send(piece);
+                if got < FRAME || size > stored.size() {
+                    break;
+                }
+            }
+            drop(sender);
+            let sha256 = hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
+            stored.finish(size, sha256)?;
+            Ok(first)
+        })
+    }
+
+    fn delivered(mut self) {
+        self.delivered = true;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.delivered {
+            // The next call would use it again; nothing depends on its being gone.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
