@@ -5,6 +5,7 @@ mod conflict;
 mod damage;
 mod durable;
 mod fetch;
+mod hints;
 mod holes;
 mod interrupted;
 mod outage;
@@ -17,6 +18,23 @@ use crate::support::*;
 
 /// A system identifier as PostgreSQL 15 makes them.
 const SYSTEM: u64 = 7_300_000_000_000_000_001;
+
+/// A timeline history file as a promotion writes it.
+const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n";
+
+/// A backup history file as `pg_backup_stop` writes it.
+const LABEL: &str = "\
+START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
+STOP WAL LOCATION: 0/2000100 (file 000000010000000000000002)
+CHECKPOINT LOCATION: 0/2000060
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-05-17 10:00:00 UTC
+LABEL: by hand
+START TIMELINE: 1
+STOP TIME: 2024-05-17 10:00:01 UTC
+STOP TIMELINE: 1
+";
 
 /// A data directory whose server is down, and an archive for it. WAL segments of 1 MB keep the tests short.
 struct Site {

@@ -150,18 +150,14 @@ fn a_repository_without_its_identity_is_an_outage() {
     let site = Site::new();
     let names = site.pushed(&[2]);
     let file = site.data.write(&site.segment(3));
-    let identity: Vec<PathBuf> = repo::files(site.archive.root())
-        .into_iter()
-        .filter(|path| path.file_name().is_some_and(|name| name == "identity.json"))
-        .collect();
-    assert_eq!(identity.len(), 1);
-    let bytes = read(&identity[0]);
+    let identity = site.archive.identity();
+    let bytes = read(&identity);
     let wrongs: [Option<Vec<u8>>; 4] =
         [None, Some(Vec::new()), Some(bytes[..bytes.len() / 2].to_vec()), Some(b"{}".to_vec())];
     for wrong in wrongs {
-        std::fs::remove_file(&identity[0]).expect("remove the identity");
+        std::fs::remove_file(&identity).expect("remove the identity");
         if let Some(wrong) = &wrong {
-            scratch::write(&identity[0], wrong);
+            scratch::write(&identity, wrong);
         }
         let before = site.archive.snapshot();
         site.archive.push(&file).refused();
@@ -169,7 +165,7 @@ fn a_repository_without_its_identity_is_an_outage() {
             site.archive.fetch_fails(name);
         }
         assert_eq!(site.archive.snapshot(), before);
-        scratch::write(&identity[0], &bytes);
+        scratch::write(&identity, &bytes);
     }
     site.archive.push(&file).ok();
 }
@@ -191,15 +187,18 @@ fn too_few_descriptors_or_too_small_files_are_failures_that_the_server_counts() 
     let site = Site::new();
     let segment = site.segment(2).noise();
     let file = site.data.write(&segment);
+    // As in a server, which ignores the signal that a file beyond the limit sends.
+    let limited =
+        |run: Run, limit: &str| run.under(["sh", "-c", r#"trap "" XFSZ; exec "$@""#, "sh", "prlimit", limit]);
     for limit in ["--nofile=4", "--fsize=65536"] {
-        let outcome = site.archive.pushing(&file).under(["prlimit", limit]).go();
+        let outcome = limited(site.archive.pushing(&file), limit).go();
         assert!(matches!(outcome.code(), Some(1..=125)), "{limit}\n{outcome}");
         assert_no_trace(&site.archive, &segment.name());
     }
     site.archive.push(&file).ok();
     for limit in ["--nofile=4", "--fsize=65536"] {
         let fetch = site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
-        fetch.under(["prlimit", limit]).go().is(200);
+        limited(fetch, limit).go().is(200);
         assert!(!site.archive.destination().exists());
     }
     site.holds(&segment.name(), &segment.bytes());

@@ -50,10 +50,11 @@ fn a_different_segment_of_the_same_name_is_refused_with_both_hashes() {
 #[test]
 fn a_different_history_file_or_label_is_refused_and_the_first_stays() {
     let site = Site::new();
-    for name in ["00000002.history", "000000010000000000000002.00000028.backup"] {
-        let (first, second) = ("1\t0/3000000\tfirst\n", "1\t0/5000000\tsecond\n");
+    for (name, first) in [("00000002.history", HISTORY), ("000000010000000000000002.00000028.backup", LABEL)]
+    {
+        let second = first.replace("0/", "1/");
         site.archive.push(site.data.write_other(name, first)).ok();
-        let outcome = site.archive.push(site.data.write_other(name, second)).refused();
+        let outcome = site.archive.push(site.data.write_other(name, &second)).refused();
         outcome.says(&sha256(first.as_bytes())).says(&sha256(second.as_bytes()));
         site.holds(name, first.as_bytes());
     }

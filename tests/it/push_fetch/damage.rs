@@ -95,8 +95,7 @@ fn an_object_under_another_name_is_never_handed_over() {
 #[test]
 fn history_files_and_labels_are_checked_as_well() {
     let site = Site::new();
-    for name in ["00000002.history", "000000010000000000000002.00000028.backup"] {
-        let text = "1\t0/3000000\tno recovery target specified\n";
+    for (name, text) in [("00000002.history", HISTORY), ("000000010000000000000002.00000028.backup", LABEL)] {
         site.archive.push(site.data.write_other(name, text)).ok();
         let object = site.archive.object(name);
         let intact = read(&object);

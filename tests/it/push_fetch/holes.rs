@@ -66,7 +66,7 @@ fn partial_segments_and_labels_are_no_later_segments() {
     site.archive.push(site.data.write_other(&name, partial.bytes())).ok();
     site.archive.fetch_ends(&partial.name());
     let label = format!("{}.00000028.backup", site.segment(2).name());
-    site.archive.push(site.data.write_other(&label, "START\n")).ok();
+    site.archive.push(site.data.write_other(&label, LABEL)).ok();
     site.archive.fetch_ends(&site.segment(3).name());
 }
 

@@ -90,25 +90,22 @@ fn a_terminated_push_ends_at_once_and_leaves_nothing_visible() {
 #[test]
 fn a_stuck_disk_does_not_hold_the_server_past_the_deadline() {
     let site = Site::build(|build| build.wal("timeout = \"2s\""));
-    let segment = site.segment(2);
-    let file = site.data.write(&segment);
-    let Some(strace) = Strace::new() else {
-        return;
-    };
-    let strace = strace.inject("fsync,fdatasync,syncfs:delay_enter=40000000");
-    let push = site.archive.pushing(&file).deadline(Duration::from_secs(20));
-    strace.go(&push).outcome.refused();
+    let name = site.pushed(&[2]).remove(0);
+    let file = site.data.write(&site.segment(3));
+    let soon = Duration::from_secs(20);
+    let away = site.scratch.join("away");
+    for (is_identity, place) in [(true, site.archive.identity()), (false, site.archive.object(&name))] {
+        repo::hang(&place, &away);
+        let fetch = site.archive.fetching(&name, "pg_wal/RECOVERYXLOG");
+        fetch.deadline(soon).go().fatal();
+        assert!(!site.archive.destination().exists());
+        if is_identity {
+            site.archive.pushing(&file).deadline(soon).go().refused();
+        }
+        std::fs::rename(&away, place).expect("let it go on");
+    }
     site.archive.push(&file).ok();
-
-    let Some(strace) = Strace::new() else {
-        return;
-    };
-    let object = site.archive.object(&segment.name());
-    let strace = strace.only(&object).inject("all:delay_enter=40000000");
-    let fetch = site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
-    strace.go(&fetch.deadline(Duration::from_secs(20))).outcome.fatal();
-    assert!(!site.archive.destination().exists());
-    site.holds(&segment.name(), &segment.bytes());
+    site.holds(&name, &site.segment(2).bytes());
 }
 
 #[test]
@@ -198,4 +195,28 @@ fn the_lock_of_a_dead_process_blocks_nobody() {
     site.archive.pushing(&file).deadline(soon).go().ok();
     site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG").deadline(soon).go().ok();
     site.archive.run("walkeep").arg("init").deadline(soon).go().ok();
+}
+
+#[test]
+fn two_fetches_to_one_place_never_mix() {
+    let site = Site::with(15, SYSTEM, 4);
+    let segments = [site.segment(2).noise(), site.segment(3).noise()];
+    for segment in &segments {
+        site.push(segment).ok();
+    }
+    let [first, second] = segments.each_ref().map(Segment::bytes);
+    for round in 0..20 {
+        let fetch = |segment: &Segment| site.archive.fetching(&segment.name(), "pg_wal/RECOVERYXLOG");
+        let runs = segments.each_ref().map(fetch);
+        let children = runs.each_ref().map(Run::spawn);
+        let ends: Vec<_> = runs.iter().zip(children).map(|(run, child)| run.finish(child)).collect();
+        for end in &ends {
+            assert!(matches!(end.code(), Some(0 | 200)), "round {round}\n{end}");
+        }
+        let delivered = std::fs::read(site.archive.destination()).unwrap_or_default();
+        let whole = delivered == first || delivered == second;
+        assert!(whole || ends.iter().all(|end| end.code() == Some(200)), "round {round}: a mixture");
+        let _ = std::fs::remove_file(site.archive.destination());
+    }
+    site.holds(&segments[0].name(), &first);
 }

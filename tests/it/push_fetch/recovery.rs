@@ -224,13 +224,13 @@ fn a_standby_survives_an_outage_and_damage_and_catches_up() {
     damage(&object, Damage::Flip(-9));
     server.start();
     server.await_sql("select count(*) from t", "2000");
-    until("the damage is in the log", || server.log_text().contains("hint:"));
+    until("the damage is in the log", || server.log_text().contains("walfetch: "));
     assert!(server.is_up());
 
     let (root, away) = (archive.root().to_owned(), archive.root().with_extension("away"));
     std::fs::rename(&root, &away).expect("move the repository away");
-    let seen = server.log_text().matches("hint:").count();
-    until("the outage is in the log", || server.log_text().matches("hint:").count() > seen + 2);
+    let seen = server.log_text().matches("walfetch: ").count();
+    until("the outage is in the log", || server.log_text().matches("walfetch: ").count() > seen + 2);
     assert_eq!(server.psql("select count(*) from t"), "2000");
 
     let object = away.join(object.strip_prefix(&root).expect("a path in the repository"));
@@ -252,8 +252,8 @@ fn promoting_a_standby_during_an_outage_gives_all_rows_or_no_server() {
     damage(&object, Damage::Flip(-9));
     server.start();
     server.await_sql("select count(*) from t", "3000");
-    let seen = server.log_text().matches("hint:").count();
-    until("an attempt has just failed", || server.log_text().matches("hint:").count() > seen);
+    let seen = server.log_text().matches("walfetch: ").count();
+    until("an attempt has just failed", || server.log_text().matches("walfetch: ").count() > seen);
     let promote = pg::tool("pg_ctl").arg("-D").arg(server.data());
     promote.args(["-w", "-t", "20", "promote"]).go();
     until("the server is down or promoted", || {

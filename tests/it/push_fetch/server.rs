@@ -124,3 +124,50 @@ fn a_server_that_is_archived_again_after_a_crash_finds_its_files_there() {
     until("it was archived again", || status.join(format!("{name}.done")).exists());
     assert_eq!(archive.stored().iter().filter(|(stored, _)| *stored == name).count(), 1);
 }
+
+#[test]
+fn a_server_stops_although_its_archive_hangs() {
+    let server = Cluster::build().wal_segsize(1).create();
+    let archive = Archive::build(server.data()).connection(server.connection());
+    let archive = archive.wal("timeout = \"2s\"").create();
+    server.set("archive_mode", "on");
+    server.set("archive_command", &archive.archive_command());
+    server.start();
+    let (identity, away) = (archive.identity(), archive.scratch().join("away"));
+    repo::hang(&identity, &away);
+    let name = server.switch_wal();
+    until("an attempt ran out of time", || {
+        server.log_text().contains("archive command failed with exit code 1")
+    });
+    // A last attempt is made during the shutdown; `stop` waits for it, and for no more than that.
+    server.stop(Stop::Fast);
+    std::fs::rename(away, identity).expect("let it go on");
+    server.start();
+    server.await_archived(&name);
+}
+
+#[test]
+fn a_standby_that_archives_too_agrees_with_its_primary() {
+    let primary = Cluster::build().wal_segsize(1).create();
+    let archive = Archive::of_server(&primary);
+    primary.start();
+    primary.psql("create table t as select generate_series(1, 1000) as i");
+    let scratch = Scratch::new();
+    let data = scratch.join("data");
+    primary.base_backup(&data);
+    let standby = Cluster::over(scratch, data);
+    standby.set("archive_mode", "always");
+    standby.set("primary_conninfo", &format!("host={} user=postgres", primary.socket().display()));
+    standby.touch("standby.signal");
+    standby.start();
+    for _ in 0..4 {
+        primary.psql("insert into t select generate_series(1, 1000)");
+        let name = primary.switch_wal();
+        primary.await_archived(&name);
+        standby.await_archived(&name);
+        assert!(archive.fetched(&name) == read(primary.wal().join(&name)), "{name}");
+    }
+    for server in [&primary, &standby] {
+        assert_eq!(server.psql("select failed_count from pg_stat_archiver"), "0", "{}", server.log_text());
+    }
+}

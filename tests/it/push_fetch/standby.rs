@@ -11,13 +11,13 @@ fn answers(site: &Site, options: &[&str], status: i32) {
         let run = site.archive.run("walfetch").args(options);
         run.args([name, "pg_wal/RECOVERYXLOG"]).go()
     };
-    let damaged = fetch(&names[1]).is(status).explained();
+    let damaged = fetch(&names[1]).is(status).told();
     damaged.says(&names[1]);
-    fetch(&site.segment(4).name()).is(status).explained();
+    fetch(&site.segment(4).name()).is(status).told();
     let away = site.archive.root().with_extension("away");
     std::fs::rename(site.archive.root(), &away).expect("move the repository away");
-    fetch(&names[0]).is(status).explained();
-    fetch("00000002.history").is(status).explained();
+    fetch(&names[0]).is(status).told();
+    fetch("00000002.history").is(status).told();
     std::fs::rename(&away, site.archive.root()).expect("bring the repository back");
     // What is clear stays clear in every mode.
     fetch(&names[0]).is(0);
@@ -70,7 +70,7 @@ fn a_configuration_that_cannot_be_read_does_not_shut_a_standby_down() {
     let site = Site::new();
     site.touch("standby.signal");
     std::fs::remove_file(site.archive.config()).expect("remove the configuration");
-    site.archive.fetch("000000010000000000000002").is(1).explained();
+    site.archive.fetch("000000010000000000000002").is(1).told();
     site.touch("promote");
-    site.archive.fetch("000000010000000000000002").is(200).explained();
+    site.archive.fetch("000000010000000000000002").is(200).told();
 }

@@ -191,7 +191,8 @@ impl Cluster {
         self.ctl(&["-w", "promote"]).ok();
     }
 
-    /// `kill -9` for the postmaster; waits until it and its socket's lock are gone, so that a start may follow.
+    /// `kill -9` for the postmaster; waits until its processes are gone and removes its locks, so that a start may
+    /// follow also where nobody collects dead processes.
     pub fn kill(&self) {
         if let Some(pid) = self.pid() {
             let children = children(pid);
@@ -199,6 +200,12 @@ impl Cluster {
             until("a killed server is gone", || {
                 !wait::is_running(pid) && children.iter().all(|child| !wait::is_running(*child))
             });
+            let socket = |name| self.socket.join(name);
+            for lock in
+                [self.data.join("postmaster.pid"), socket(".s.PGSQL.5432.lock"), socket(".s.PGSQL.5432")]
+            {
+                let _ = std::fs::remove_file(lock);
+            }
         }
     }
 

@@ -269,6 +269,14 @@ impl Archive {
         self.find(name).unwrap_or_else(|| panic!("{name} is not stored; these are: {:?}", self.stored()))
     }
 
+    /// The object that says whose repository the first one is.
+    #[track_caller]
+    pub fn identity(&self) -> PathBuf {
+        let mut found = files(&self.root().join("main/identity"));
+        assert_eq!(found.len(), 1, "one registration, one identity: {found:?}");
+        found.remove(0)
+    }
+
     /// What writing left in the places for temporary files of all repositories.
     pub fn temporaries(&self) -> Vec<PathBuf> {
         let places = self.roots.iter().map(|root| root.join(".tmp"));
@@ -394,6 +402,12 @@ pub fn damage(path: &Path, damage: Damage) {
         Damage::Grow => file.write_all_at(&[0x55; 100], size).expect("lengthen an object"),
         Damage::Remove => {}
     }
+}
+
+/// Moves a file away and puts a FIFO in its place: whoever opens it waits for ever, as on a disk that hangs.
+pub fn hang(path: &Path, away: &Path) {
+    std::fs::rename(path, away).expect("move a file away");
+    Run::new("mkfifo").args(["-m", "0666"]).arg(path).go().ok();
 }
 
 /// Exchanges the content of two stored files.

@@ -170,11 +170,11 @@ impl Outcome {
         self
     }
 
-    /// A push that said no: a status that PostgreSQL counts (1 to 125), an error and a hint.
+    /// A push that said no: a status that PostgreSQL counts (1 to 125), and an error.
     #[track_caller]
     pub fn refused(self) -> Outcome {
         assert!(matches!(self.code(), Some(1..=125)), "expected a status from 1 to 125\n{self}");
-        self.explained()
+        self.told()
     }
 
     /// A fetch that says "this is the end of the archive": status 1.
@@ -183,16 +183,23 @@ impl Outcome {
         self.is(1)
     }
 
-    /// A fetch that could not do its work: status 200, an error and a hint.
+    /// A fetch that could not do its work: status 200, and an error.
     #[track_caller]
     pub fn fatal(self) -> Outcome {
-        self.is(200).explained()
+        self.is(200).told()
     }
 
-    /// Standard error has an error line and says what to do about it.
+    /// A verb of `walkeep` that did not do what it was asked for: status 1 or 2, and an error.
     #[track_caller]
-    pub fn explained(self) -> Outcome {
-        assert!(self.stderr.contains("hint:"), "an error needs a line `hint: …`\n{self}");
+    pub fn failed(self) -> Outcome {
+        assert!(matches!(self.code(), Some(1 | 2)), "expected status 1 or 2\n{self}");
+        self.told()
+    }
+
+    /// Standard error says what is wrong, and not by a panic.
+    #[track_caller]
+    pub fn told(self) -> Outcome {
+        assert!(self.stderr.contains("error:"), "no line says what is wrong\n{self}");
         assert!(!self.stderr.contains("panicked at"), "a panic is not an error message\n{self}");
         self
     }
