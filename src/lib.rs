@@ -27,6 +27,7 @@
 //!   there a [`repo::Archive`].
 //! * Ok means durable, and what was read was checked before it was used.
 
+pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -2,9 +2,11 @@
 //! reads the environment and the clock, prints, and ends the process.
 
 mod args;
+mod backup;
 mod exit;
 mod helpers;
 mod output;
+mod render;
 mod setup;
 mod walkeep;
 

@@ -1,8 +1,11 @@
 //! From a configuration file to the values that operations take.
 
+use super::walkeep::Context;
 use crate::codec::compress::Compression;
 use crate::config::{self, Cluster, Config, Url};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::repo::Repository;
 use crate::storage::Directory;
 use std::num::NonZeroUsize;
@@ -49,4 +52,28 @@ pub fn compression(config: &Config) -> Compression {
         config::Compression::Zstd => Compression::Zstd(config.wal.level),
         config::Compression::None => Compression::Stored,
     }
+}
+
+/// How to reach the server of the cluster.
+pub fn connection(context: &Context) -> Result<ConnInfo> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    let environment = Environment {
+        variable: &|name| std::env::var(name).ok(),
+        home: std::env::home_dir(),
+        user: user.map(|user| user.name),
+    };
+    let text = context.cluster.connection.as_deref().unwrap_or_default();
+    let info = ConnInfo::parse(text, &environment)
+        .doing(|| format!("read `connection` of cluster {}", context.cluster.name))?;
+    for warning in &info.warnings {
+        context.console.event(Event::Warning(&Error::new(Kind::Config, warning.as_str())));
+    }
+    Ok(info)
+}
+
+/// Twice `N` random hexadecimal digits.
+pub fn random_hex<const N: usize>() -> Result<String> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -65,6 +65,7 @@ fn run(args: Walkeep) -> Result<u8> {
             Ok(0)
         }
         Verb::Init(init_args) => init(&Context::new(&args.global)?, &init_args),
+        Verb::Backup(backup_args) => super::backup::run(&Context::new(&args.global)?, &backup_args),
         _ => Ok(1),
     }
 }
@@ -87,9 +88,7 @@ fn init(context: &Context, args: &args::Init) -> Result<u8> {
     let lineage = Lineage::of(&context.cluster.pgdata)
         .doing(|| format!("look at the data directory of cluster {}", context.cluster.name))
         .map_err(|error| error.hint("is `pgdata` the data directory, and may this user read it?"))?;
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    let fresh: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let fresh = setup::random_hex::<16>()?;
     let mut registered = Vec::new();
     for (repository, configured) in context.repositories.iter().zip(&context.config.repositories) {
         let doing = || format!("init repository {}", repository.name());

@@ -71,6 +71,11 @@ impl Control {
         u32::from_le_bytes(array(&self.bytes, 8))
     }
 
+    /// Part of the names of tablespaces' directories.
+    pub fn catalog_version(&self) -> u32 {
+        u32::from_le_bytes(array(&self.bytes, 12))
+    }
+
     /// Redo location of the latest checkpoint.
     pub fn redo(&self) -> Lsn {
         Lsn(u64::from_le_bytes(array(&self.bytes, CHECKPOINT + 8)))

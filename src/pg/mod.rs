@@ -1,5 +1,10 @@
-//! What PostgreSQL's files and protocols mean. Knows nothing of archives and repositories.
+//! What PostgreSQL's files and protocols mean. Knows nothing of archives, repositories and terminals.
+//!
+//! Formats are parsed once, here, into values; whatever comes from a file or a network may be cut, damaged
+//! or hostile, and is answered with an error, never with a panic.
 
+pub mod client;
+pub mod conninfo;
 pub mod control;
 pub mod history;
 pub mod label;
@@ -8,7 +13,10 @@ pub mod manifest;
 pub mod page;
 pub mod relation;
 pub mod segment;
+mod tls;
 pub mod wal;
+mod wire;
+mod x509;
 
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;

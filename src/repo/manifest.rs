@@ -399,6 +399,8 @@ fn check(entry: &Entry, packs: usize) -> Result<()> {
         Entry::Config(_) => {
             path.0.strip_prefix(b"/").is_some_and(|rest| StoredPath(rest.to_vec()).is_inside())
         }
+        // The data directory itself.
+        Entry::Dir(_) if path.0.is_empty() => true,
         _ => path.is_inside(),
     };
     if !inside {

@@ -8,11 +8,13 @@ mod archive;
 pub mod catalog;
 mod identity;
 mod key;
+pub mod lock;
 pub mod manifest;
 pub mod record;
 
 pub use archive::{Archive, StoredWal};
 pub use identity::{Identity, Registered};
+pub use key::{data as data_key, pack as pack_name};
 
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};

@@ -1,5 +1,6 @@
 //! A backup's record: the one small object that makes it exist.
 
+use super::manifest::Tablespace;
 use crate::codec::envelope::decimal;
 use crate::codec::hash::ContentHash;
 use crate::pg::lsn::Lsn;
@@ -38,6 +39,8 @@ pub struct Record {
     pub segment_size: SegmentSize,
     pub wal: WalRange,
     pub settings: Settings,
+    #[serde(default)]
+    pub tablespaces: Vec<TablespaceSize>,
     /// Pages that were bad in the cluster itself.
     #[serde(default)]
     pub damaged: Vec<DamagedFile>,
@@ -78,6 +81,15 @@ pub struct Settings {
     pub data_directory: String,
     pub config_file: String,
     pub from_standby: bool,
+}
+
+/// A tablespace, and how much is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablespaceSize {
+    #[serde(flatten)]
+    pub tablespace: Tablespace,
+    /// Bytes of its files when the backup began to read them.
+    pub size: u64,
 }
 
 /// A file of the cluster with bad pages.

@@ -1,0 +1,15 @@
+//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows
+//! nothing of the configuration, and nothing of how WAL gets into the repository: only that it has to be there.
+//!
+//! The walker finds files, readers read and hash them, compressors hash their blocks, verify pages and
+//! compress, the packer puts frames into packs and lines into the manifest, and one thread stores full
+//! packs. Every queue is bounded; memory is two packs and a few frames a thread.
+
+mod pack;
+mod pipeline;
+mod run;
+mod scan;
+mod source;
+
+pub use run::{Options, run};
+pub use source::{Found, Server};

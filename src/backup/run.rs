@@ -1,0 +1,466 @@
+//! A base backup from beginning to end.
+//!
+//! One session begins and ends the backup; between, everything is read. Whatever fails, nothing is listed:
+//! the record is written last, when packs, manifest and every segment of the WAL are in the repository.
+
+use super::pack::{self, FinishedFile, Item, Packed, Packer};
+use super::pipeline::{self, BadPages, Reader};
+use super::scan::{Owners, Scan, Sink, Task};
+use super::source::{Server, Stopped, check_checkpoint};
+use crate::codec::compress::Compression;
+use crate::codec::hash::{ContentHash, Hasher};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::pg::control::Control;
+use crate::pg::label::Label;
+use crate::pg::page::PAGE_SIZE;
+use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::lock::Lock;
+use crate::repo::manifest::{Entry, Owner, StoredPath};
+use crate::repo::record::{Record, State, TablespaceSize, WalRange};
+use crate::repo::{Archive, Repository};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Files that are found before they are read: what the progress can know ahead.
+const AHEAD: usize = 100_000;
+
+/// How often the archive is looked at while WAL is awaited.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long the first segment may take: longer than a retry of the archiver.
+const FIRST_SEGMENT: Duration = Duration::from_secs(90);
+
+pub struct Options {
+    pub pgdata: PathBuf,
+    pub jobs: NonZeroUsize,
+    pub compression: Compression,
+    /// A fast checkpoint instead of a spread one.
+    pub fast: bool,
+    pub verify_pages: bool,
+    pub labels: BTreeMap<String, String>,
+    /// How long the last WAL may take to be archived.
+    pub archive_timeout: Duration,
+    /// Directories that are not the cluster's even if they lie inside of it.
+    pub foreign: Vec<PathBuf>,
+    /// Six random hexadecimal digits.
+    pub random: String,
+    /// Files that crashed writers left in the repository before this are removed.
+    pub garbage_before: jiff::Timestamp,
+    /// For how long to wait for another backup of the same data directory.
+    pub wait: Duration,
+}
+
+/// Takes a backup of the server into one repository.
+pub fn run(
+    options: &Options,
+    server: &Server,
+    repository: &Repository,
+    observer: &dyn Observer,
+) -> Result<Record> {
+    Run { options, server, observer }
+        .run(repository)
+        .doing(|| format!("back up into repository {}", repository.name()))
+}
+
+/// What came of reading the cluster.
+struct Copied {
+    stopped: Stopped,
+    tablespaces: Vec<TablespaceSize>,
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    server: &'a Server,
+    observer: &'a dyn Observer,
+}
+
+impl Run<'_> {
+    fn step(&self, step: &str) {
+        self.observer.event(Event::Step(step));
+    }
+
+    fn run(&self, repository: &Repository) -> Result<Record> {
+        let options = self.options;
+        let _lock = Lock::wait_for(&options.pgdata, options.wait).map_err(|error| error.doing("begin"))?;
+        self.server.check_runs_on(&options.pgdata)?;
+        self.check_settings()?;
+        let archive = repository.open(self.server.found.lineage)?;
+        repository.clean(options.garbage_before)?;
+        self.check_history(&archive)?;
+        self.step("waiting for a first segment to arrive in the repository");
+        let probe = self.server.switch_segment()?;
+        self.await_segment(&archive, probe, FIRST_SEGMENT)?;
+
+        self.step(match options.fast {
+            true => "waiting for the checkpoint",
+            false => "waiting for the checkpoint, which is spread: this takes minutes",
+        });
+        let started = self.server.start("walkeep", options.fast)?;
+        check_checkpoint(&options.pgdata, started.lsn)?;
+        let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
+        self.step("copying");
+        let bad = BadPages::default();
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &id, &bad)?;
+        let label = Label::parse(&stopped.label)?;
+
+        self.step("waiting for the last segment to arrive in the repository");
+        let found = &self.server.found;
+        let wal = WalRange {
+            first: SegmentName::containing(label.timeline, label.start, found.segment_size),
+            last: SegmentName::ending_at(label.timeline, stopped.lsn, found.segment_size),
+        };
+        self.await_wal(&archive, wal)?;
+        self.check_history(&archive)?;
+
+        let damaged = bad.into_files(label.start, stopped.lsn);
+        let record = Record {
+            id,
+            state: if damaged.is_empty() { State::Complete } else { State::Damaged },
+            start_time: started.time,
+            stop_time: stopped.time,
+            start_lsn: label.start,
+            stop_lsn: stopped.lsn,
+            timeline: label.timeline,
+            system_identifier: found.lineage.system_identifier,
+            pg_version: found.version.clone(),
+            size: packed.totals.bytes,
+            stored: packed.stored,
+            new_bytes: packed.stored,
+            files: packed.totals.files,
+            labels: options.labels.clone(),
+            parent: None,
+            manifest: packed.manifest,
+            segment_size: found.segment_size,
+            wal,
+            settings: found.settings.clone(),
+            tablespaces,
+            damaged,
+        };
+        archive.put_record(&record)?;
+        Ok(record)
+    }
+
+    fn check_settings(&self) -> Result<()> {
+        if self.server.found.in_recovery {
+            return Err(Error::new(Kind::Refused, "the server is a standby")
+                .hint("this version backs up the primary: run it there"));
+        }
+        match self.server.archiving_problems().into_iter().next() {
+            Some(problem) => {
+                Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A timeline above 1 is of no use without its history.
+    fn check_history(&self, archive: &Archive) -> Result<()> {
+        let timeline = self.server.found.timeline;
+        if timeline.0 == 1 || archive.has_wal(WalName::History(timeline))? {
+            return Ok(());
+        }
+        let name = WalName::History(timeline);
+        Err(Error::new(Kind::Refused, format!("{name} is not in the repository"))
+            .hint(format!("in the data directory run `walpush pg_wal/{name}`")))
+    }
+
+    /// Waits until the archive has a complete segment.
+    fn await_segment(&self, archive: &Archive, name: SegmentName, patience: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !archive.has_wal(WalName::Segment(name))? {
+            self.server.check()?;
+            let archiver = self.server.archiver()?;
+            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string());
+            // The server says so after the repository has it: what is not there now went elsewhere.
+            if later && !archive.has_wal(WalName::Segment(name))? {
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!("the server says that it has archived {name}, but the repository does not have it"),
+                )
+                .hint("archive_command leads somewhere else: another configuration, another cluster's name, or no walpush at all"));
+            }
+            if begun.elapsed() > patience {
+                let failed = archiver.last_failed.map_or_else(String::new, |last| {
+                    format!("; the archiver failed {} times, last with {last}", archiver.failed_count)
+                });
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("{name} did not arrive within {patience:?}{failed}"),
+                )
+                .hint(
+                    "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
+                ));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Waits for every segment of the backup, and reads each to its end.
+    fn await_wal(&self, archive: &Archive, wal: WalRange) -> Result<()> {
+        let begun = Instant::now();
+        let size = self.server.found.segment_size;
+        let mut name = wal.first;
+        while name <= wal.last {
+            let left = self.options.archive_timeout.saturating_sub(begun.elapsed());
+            self.await_segment(archive, name, left)?;
+            verify_segment(archive, name)?;
+            name = name.next(size);
+        }
+        Ok(())
+    }
+
+    /// Copies everything between the start that has happened and the stop that happens here.
+    fn copy(&self, archive: &Archive, id: &str, bad: &BadPages) -> Result<(Packed, Copied)> {
+        let options = self.options;
+        let jobs = options.jobs.get();
+        let owners = Owners::default();
+        let numbers = AtomicU64::new(0);
+        let done = AtomicU64::new(0);
+        let total = AtomicU64::new(0);
+        let over = AtomicBool::new(false);
+        let failure = Failure::default();
+        let check = || match failure.is_set() {
+            true => Err(pack::cancelled()),
+            false => self.server.check(),
+        };
+        let found = &self.server.found;
+        let verify = options.verify_pages
+            && found.settings.data_checksums
+            && found.settings.block_size as usize == PAGE_SIZE;
+
+        let (tasks, to_read) = bounded::<Task>(AHEAD);
+        let (frames, to_compress) = bounded(jobs);
+        let (items, to_pack) = bounded(jobs * 2);
+        // The packer fills the next pack while this one is being stored, and then waits.
+        let (packs, to_store) = bounded(0);
+        let mut readers: Vec<Reader<'_>> = (0..=jobs)
+            .map(|_| Reader::new(frames.clone(), items.clone(), &owners, &numbers, &done, &check, verify))
+            .collect();
+        drop(frames);
+        let last = readers.pop();
+        let compressors: Vec<_> = (0..jobs).map(|_| (to_compress.clone(), items.clone())).collect();
+        drop(to_compress);
+
+        // A stage whose successor has failed finds its queue closed. Each thread owns the end that it
+        // receives from and notes its failure before that is dropped, so the first one noted is the cause.
+        std::thread::scope(|scope| {
+            let failure = &failure;
+            scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
+            let packing = scope.spawn(move || failure.note(pack_all(archive, id, packs, &to_pack)));
+            for (frames, items) in compressors {
+                scope.spawn(move || {
+                    failure.note(pipeline::compress(&frames, &items, options.compression, bad))
+                });
+            }
+            let mut reading = Vec::new();
+            for reader in readers {
+                let tasks = to_read.clone();
+                reading.push(scope.spawn(move || failure.note(reader.run(&tasks))));
+            }
+            drop(to_read);
+            scope.spawn(|| self.report(&done, &total, &over));
+
+            let walker = Walker { items, tasks, total: &total, tablespaces: Vec::new() };
+            let copied = failure.note(self.walk(walker, &owners, reading, last));
+            let packed = packing.join().ok().flatten();
+            over.store(true, Ordering::Relaxed);
+            match (failure.take(), copied, packed) {
+                (Some(error), ..) => Err(error),
+                (None, Some(copied), Some(packed)) => Ok((packed, copied)),
+                _ => Err(Error::new(Kind::Failed, "a thread of the backup panicked")),
+            }
+        })
+    }
+
+    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to come last.
+    fn walk(
+        &self,
+        mut walker: Walker<'_>,
+        owners: &Owners,
+        reading: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
+        last: Option<Reader<'_>>,
+    ) -> Result<Copied> {
+        let version = version_directory(&self.options.pgdata, self.server.found.lineage.major)?;
+        let scan = Scan::new(&self.options.pgdata, version, &self.options.foreign, owners, self.observer);
+        scan.run(&mut walker)?;
+        let tablespaces = std::mem::take(&mut walker.tablespaces);
+        drop(walker);
+        for reader in reading {
+            match reader.join() {
+                Ok(Some(())) => {}
+                Ok(None) => return Err(pack::cancelled()),
+                Err(_) => return Err(Error::new(Kind::Failed, "a reader panicked")),
+            }
+        }
+        let mut last = last.ok_or_else(|| Error::new(Kind::Failed, "there is no reader"))?;
+        let stopped = self.finish_copy(&mut last, owners)?;
+        last.end()?;
+        Ok(Copied { stopped, tablespaces })
+    }
+
+    /// The control file last, then the end of the backup and what the server says about it, and the
+    /// configuration files that lie elsewhere.
+    fn finish_copy(&self, reader: &mut Reader<'_>, owners: &Owners) -> Result<Stopped> {
+        let pgdata = &self.options.pgdata;
+        self.add_configuration(reader, owners)?;
+        let meta = |path: &Path| path.metadata().doing(|| format!("look at {}", path.display()));
+        let control_path = pgdata.join("global/pg_control");
+        let control = Control::read(pgdata)?;
+        let like =
+            |path: &str, meta: &std::fs::Metadata| finished(path.as_bytes(), meta, owners.of(meta), false);
+        let control_meta = meta(&control_path)?;
+        reader.bytes(like("global/pg_control", &control_meta), control.bytes())?;
+        let stopped = self.server.stop()?;
+        reader.bytes(like("backup_label", &control_meta), &stopped.label)?;
+        if !stopped.tablespace_map.is_empty() {
+            reader.bytes(like("tablespace_map", &control_meta), &stopped.tablespace_map)?;
+        }
+        Ok(stopped)
+    }
+
+    fn add_configuration(&self, reader: &mut Reader<'_>, owners: &Owners) -> Result<()> {
+        let inside = std::fs::canonicalize(&self.options.pgdata)
+            .doing(|| format!("look at {}", self.options.pgdata.display()))?;
+        for file in self.server.configuration_files() {
+            let path = Path::new(&file);
+            if path.starts_with(&inside) || path.starts_with(&self.options.pgdata) {
+                continue;
+            }
+            let read = std::fs::read(path).and_then(|bytes| Ok((bytes, path.metadata()?)));
+            match read {
+                Ok((bytes, meta)) => {
+                    let like = finished(path.as_os_str().as_bytes(), &meta, owners.of(&meta), true);
+                    reader.bytes(like, &bytes)?;
+                }
+                Err(e) => self.observer.event(Event::Warning(&Error::io(
+                    format!("read the configuration file {file}, which is left out"),
+                    &e,
+                ))),
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, done: &AtomicU64, total: &AtomicU64, over: &AtomicBool) {
+        while !over.load(Ordering::Relaxed) {
+            let total = total.load(Ordering::Relaxed);
+            let done = done.load(Ordering::Relaxed).min(total);
+            self.observer.event(Event::Progress { done, total });
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What the reader cannot know of a file that it gets as bytes.
+fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool) -> FinishedFile {
+    FinishedFile {
+        file: 0,
+        pieces: 0,
+        path: StoredPath(path.to_vec()),
+        size: 0,
+        mode: meta.mode() & 0o7777,
+        owner,
+        modified: meta.mtime(),
+        sha256: ContentHash::of(&[]),
+        block: 0,
+        is_config,
+    }
+}
+
+/// Hands what the walk finds to the readers and the packer.
+struct Walker<'a> {
+    items: Sender<Item>,
+    tasks: Sender<Task>,
+    total: &'a AtomicU64,
+    tablespaces: Vec<TablespaceSize>,
+}
+
+impl Sink for Walker<'_> {
+    fn entry(&mut self, entry: Entry) -> Result<()> {
+        if let Entry::Tablespace(tablespace) = &entry {
+            self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
+        }
+        self.items.send(Item::Entry(entry)).map_err(|_| pack::cancelled())
+    }
+
+    fn file(&mut self, task: Task) -> Result<()> {
+        self.total.fetch_add(task.size, Ordering::Relaxed);
+        // The walk goes through one tablespace after the other.
+        if let (true, Some(tablespace)) =
+            (task.path.0.starts_with(b"pg_tblspc/"), self.tablespaces.last_mut())
+        {
+            tablespace.size += task.size;
+        }
+        self.tasks.send(task).map_err(|_| pack::cancelled())
+    }
+}
+
+fn pack_all(
+    archive: &Archive,
+    id: &str,
+    packs: Sender<pack::Pack>,
+    items: &Receiver<Item>,
+) -> Result<Packed> {
+    let mut packer = Packer::new(archive, id, packs)?;
+    items.iter().try_for_each(|item| packer.add(item))?;
+    packer.finish()
+}
+
+/// The first failure of any thread; later ones follow from it.
+#[derive(Default)]
+struct Failure(Mutex<Option<Error>>);
+
+impl Failure {
+    fn note<T>(&self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Reads an archived segment to its end: the server will not have it for long.
+fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
+    let doing = || format!("verify {name} in the repository");
+    let mut stored = archive
+        .get_wal(WalName::Segment(name))?
+        .ok_or_else(|| Error::new(Kind::Hole, "it went away").doing(doing()))?;
+    let mut hasher = Hasher::default();
+    let mut piece = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let got = stored.read(&mut piece).doing(doing)?;
+        hasher.update(&piece[..got]);
+        size += got as u64;
+        if got < piece.len() {
+            break;
+        }
+    }
+    stored.finish(size, hasher.finish()).doing(doing).map(|_| ())
+}
+
+/// The directory that a tablespace of this server has in its location: `PG_17_202406281`.
+fn version_directory(pgdata: &Path, major: u32) -> Result<String> {
+    let control = Control::read(pgdata)?;
+    Ok(format!("PG_{major}_{}", control.catalog_version()))
+}

@@ -1,0 +1,358 @@
+//! The server that is backed up: what it is, whether it is the right one, and the session that a backup
+//! lives and dies with.
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::client::{KeepAlive, Options, Session, column};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::control::Control;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
+use crate::repo::Lineage;
+use crate::repo::record::Settings;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio_postgres::types::PgLsn;
+
+/// The bound of every statement that does not wait for anything.
+const SOON: Option<Duration> = Some(Duration::from_secs(60));
+
+/// What a backup and a check need of the server.
+const GRANTS: [(&str, &str); 6] = [
+    ("pg_read_all_settings", "GRANT pg_read_all_settings TO"),
+    ("pg_backup_start(text,boolean)", "GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean) TO"),
+    ("pg_backup_stop(boolean)", "GRANT EXECUTE ON FUNCTION pg_backup_stop(boolean) TO"),
+    ("pg_switch_wal()", "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO"),
+    ("pg_create_restore_point(text)", "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO"),
+    ("pg_control_system()", "GRANT EXECUTE ON FUNCTION pg_control_system() TO"),
+];
+
+/// A session with the server, and what the server says of itself.
+pub struct Server {
+    session: Session,
+    pub found: Found,
+}
+
+pub struct Found {
+    pub lineage: Lineage,
+    /// As `server_version` has it.
+    pub version: String,
+    pub segment_size: SegmentSize,
+    pub timeline: TimelineId,
+    pub settings: Settings,
+    pub hba_file: String,
+    pub ident_file: String,
+    pub wal_level: String,
+    pub archive_mode: String,
+    pub archive_command: String,
+    pub archive_library: String,
+    pub in_recovery: bool,
+}
+
+/// `pg_backup_start` has returned: the files may be read.
+pub struct Started {
+    pub time: jiff::Timestamp,
+    pub lsn: Lsn,
+}
+
+/// `pg_backup_stop` has returned. The files are as the server gave them, byte for byte.
+pub struct Stopped {
+    /// When the server was past the end of the backup.
+    pub time: jiff::Timestamp,
+    pub lsn: Lsn,
+    pub label: Vec<u8>,
+    /// Empty: there is no such file.
+    pub tablespace_map: Vec<u8>,
+}
+
+/// What `pg_stat_archiver` says.
+#[derive(Debug, Default)]
+pub struct Archiver {
+    pub last_archived: Option<String>,
+    pub failed_count: i64,
+    pub last_failed: Option<String>,
+}
+
+impl Server {
+    /// Connects, checks the grants and looks around. Changes nothing.
+    pub fn connect(info: &ConnInfo) -> Result<Server> {
+        let options = Options {
+            keep_alive: KeepAlive { every: Duration::from_secs(2), ..KeepAlive::default() },
+            ..Options::default()
+        };
+        let session = Session::connect(info, &options)?;
+        check_pooler(&session)?;
+        check_grants(&session)?;
+        let found = look_around(&session)?;
+        Ok(Server { session, found })
+    }
+
+    /// Fails at once when the session was lost.
+    pub fn check(&self) -> Result<()> {
+        self.session.check().map_err(|error| {
+            error
+                .doing("watch the session that the backup depends on")
+                .hint("the server has ended the backup with it; nothing was recorded, start again")
+        })
+    }
+
+    /// Whether this is the server of that data directory: the same cluster, running on the same files.
+    pub fn check_runs_on(&self, pgdata: &Path) -> Result<()> {
+        let doing = || format!("compare the server with {}", pgdata.display());
+        let wrong = |what: String| {
+            Err(Error::new(Kind::Identity, what).doing(doing()).hint(
+                "`connection` and `pgdata` in the configuration have to be of the same cluster: check host and port",
+            ))
+        };
+        let lineage = Lineage::of(pgdata).doing(doing)?;
+        if lineage != self.found.lineage {
+            return wrong(format!(
+                "the server is {} (system identifier and major version), the data directory {lineage}",
+                self.found.lineage
+            ));
+        }
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        let directory = Path::new(&self.found.settings.data_directory);
+        if canonical(directory) != canonical(pgdata) {
+            return wrong(format!("the server runs on {}", directory.display()));
+        }
+        // Two servers on copies of one cluster: the process that wrote the lock file has to be this one.
+        let row = self.session.query_one(
+            "SELECT extract(epoch FROM pg_postmaster_start_time())::bigint",
+            &[],
+            SOON,
+        )?;
+        let started: i64 = column(&row, 0)?;
+        let lock = pgdata.join("postmaster.pid");
+        let text = std::fs::read_to_string(&lock).doing(|| format!("read {}", lock.display()))?;
+        let written = text.lines().nth(2).and_then(|line| line.trim().parse::<i64>().ok());
+        // The lock file is written a moment before the time that the server remembers.
+        if written.is_none_or(|written| (started - written).abs() > 60) {
+            return wrong("another server holds the lock file of the data directory".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What keeps WAL from arriving: each with the line to type.
+    pub fn archiving_problems(&self) -> Vec<Error> {
+        let mut problems = Vec::new();
+        let mut problem = |what: String, hint: &str| {
+            problems.push(Error::new(Kind::Problem, what).hint(hint));
+        };
+        let found = &self.found;
+        if found.wal_level == "minimal" {
+            problem("wal_level is minimal".into(), "set `wal_level = replica` and restart the server");
+        }
+        if found.archive_mode == "off" {
+            problem("archive_mode is off".into(), "set `archive_mode = on` and restart the server");
+        }
+        if !found.archive_library.is_empty() {
+            problem(
+                format!("archive_library is `{}`, so archive_command is not used", found.archive_library),
+                "set `archive_library = ''` and reload the server",
+            );
+        }
+        let command = found.archive_command.trim();
+        if command.is_empty() || command == "(disabled)" {
+            problem(
+                "archive_command is empty".into(),
+                "set `archive_command = 'walpush %p'` and reload the server",
+            );
+        } else if !command.contains("walpush") {
+            problem(
+                format!("archive_command is `{command}`, which is not walpush"),
+                "set `archive_command = 'walpush %p'` and reload the server",
+            );
+        } else if ["||", "|", ";", "&"].iter().any(|sign| command.contains(sign)) {
+            problem(
+                format!("archive_command is `{command}`: the shell may hide the exit status of walpush"),
+                "let archive_command be walpush alone, without pipes and further commands",
+            );
+        } else if !command.contains("%p") {
+            problem(
+                format!("archive_command is `{command}`, without %p"),
+                "set `archive_command = 'walpush %p'`",
+            );
+        }
+        problems
+    }
+
+    /// Writes a little WAL and ends the segment that it lies in, so that the server archives it.
+    pub fn switch_segment(&self) -> Result<SegmentName> {
+        let row = self.session.query_one("SELECT pg_create_restore_point('walkeep')", &[], SOON)?;
+        let lsn = lsn(&row, 0)?;
+        self.session.query("SELECT pg_switch_wal()", &[], SOON)?;
+        Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
+    }
+
+    pub fn archiver(&self) -> Result<Archiver> {
+        let row = self.session.query_one(
+            "SELECT last_archived_wal, failed_count, last_failed_wal FROM pg_stat_archiver",
+            &[],
+            SOON,
+        )?;
+        Ok(Archiver {
+            last_archived: column(&row, 0)?,
+            failed_count: column(&row, 1)?,
+            last_failed: column(&row, 2)?,
+        })
+    }
+
+    /// Begins the backup. Takes as long as a checkpoint does; with `spread` that is minutes.
+    pub fn start(&self, label: &str, fast: bool) -> Result<Started> {
+        let sql = "SELECT pg_backup_start($1, $2), extract(epoch FROM clock_timestamp())::float8";
+        let row = self.session.query_one(sql, &[&label, &fast], None).doing(|| "begin the backup".into())?;
+        Ok(Started { time: time(column(&row, 1)?), lsn: lsn(&row, 0)? })
+    }
+
+    /// Ends the backup. Does not wait for its WAL.
+    pub fn stop(&self) -> Result<Stopped> {
+        let doing = || "end the backup".to_owned();
+        check_pooler(&self.session).doing(doing)?;
+        // Bytes, so that a path in the database's own encoding stays what it is.
+        let sql = "SELECT lsn, convert_to(labelfile, getdatabaseencoding()), \
+                   convert_to(spcmapfile, getdatabaseencoding()), \
+                   extract(epoch FROM clock_timestamp())::float8 \
+                   FROM pg_backup_stop(wait_for_archive => false)";
+        let row = self.session.query_one(sql, &[], SOON).doing(doing)?;
+        Ok(Stopped {
+            time: time(column(&row, 3)?),
+            lsn: lsn(&row, 0)?,
+            label: column(&row, 1)?,
+            tablespace_map: column::<Option<Vec<u8>>>(&row, 2)?.unwrap_or_default(),
+        })
+    }
+
+    /// Configuration files that the server has read, as far as it tells this role.
+    pub fn configuration_files(&self) -> Vec<String> {
+        let mut files: Vec<String> =
+            [&self.found.settings.config_file, &self.found.hba_file, &self.found.ident_file]
+                .into_iter()
+                .filter(|file| !file.is_empty())
+                .cloned()
+                .collect();
+        // Included files, for a role that may see them.
+        let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
+        for row in self.session.query(sql, &[], SOON).unwrap_or_default() {
+            if let Ok(file) = column::<String>(&row, 0)
+                && !files.contains(&file)
+            {
+                files.push(file);
+            }
+        }
+        files
+    }
+}
+
+/// A pooler may hand each statement to another server process, and the backup would be somebody else's.
+fn check_pooler(session: &Session) -> Result<()> {
+    for _ in 0..2 {
+        let row = session.query_one("SELECT pg_backend_pid()", &[], SOON)?;
+        if column::<i32>(&row, 0)? != session.backend_pid() {
+            return Err(Error::new(
+                Kind::Refused,
+                "there is a connection pooler between walkeep and the server",
+            )
+            .hint("let `connection` lead to the server itself: its own port or socket directory"));
+        }
+    }
+    Ok(())
+}
+
+fn check_grants(session: &Session) -> Result<()> {
+    let row = session.query_one("SELECT quote_ident(current_user)::text", &[], SOON)?;
+    let role: String = column(&row, 0)?;
+    let mut missing = Vec::new();
+    for (what, grant) in GRANTS {
+        let sql = match what.contains('(') {
+            true => "SELECT has_function_privilege('pg_catalog.' || $1::text, 'EXECUTE')",
+            false => "SELECT pg_has_role($1::text, 'USAGE')",
+        };
+        let row = session.query_one(sql, &[&what], SOON)?;
+        if !column::<bool>(&row, 0)? {
+            missing.push(format!("{grant} {role};"));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Denied,
+        format!("the role {role} lacks {} of the grants that walkeep needs", missing.len()),
+    )
+    .hint(format!("as a superuser, in the database that `connection` names:\n{}", missing.join("\n"))))
+}
+
+fn look_around(session: &Session) -> Result<Found> {
+    let doing = || "ask the server for its settings".to_owned();
+    let rows =
+        session.query("SELECT name, coalesce(setting, '') FROM pg_settings", &[], SOON).doing(doing)?;
+    let mut settings = HashMap::new();
+    for row in &rows {
+        settings.insert(column::<String>(row, 0)?, column::<String>(row, 1)?);
+    }
+    let setting = |name: &str| -> Result<String> {
+        settings.get(name).cloned().ok_or_else(|| {
+            Error::new(Kind::Failed, format!("the server does not tell its setting {name}")).doing(doing())
+        })
+    };
+    let number = |name: &str| -> Result<u64> {
+        setting(name)?.parse().map_err(|_| {
+            Error::new(Kind::Failed, format!("the server's setting {name} is no number")).doing(doing())
+        })
+    };
+    let sql = "SELECT system_identifier, pg_is_in_recovery(), \
+               (SELECT timeline_id FROM pg_control_checkpoint()), \
+               (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
+    let row = session.query_one(sql, &[], SOON).doing(doing)?;
+    let timeline: i32 = column(&row, 2)?;
+    Ok(Found {
+        lineage: Lineage {
+            // SQL has only signed numbers; the identifier is the same 64 bits.
+            system_identifier: column::<i64>(&row, 0)? as u64,
+            major: session.server_version_num() / 10_000,
+        },
+        version: setting("server_version")?,
+        segment_size: SegmentSize::try_from(number("wal_segment_size")?)?,
+        timeline: TimelineId(timeline as u32),
+        settings: Settings {
+            time_zone: column(&row, 3)?,
+            block_size: number("block_size")? as u32,
+            data_checksums: setting("data_checksums")? == "on",
+            data_directory: setting("data_directory")?,
+            config_file: setting("config_file")?,
+            from_standby: column(&row, 1)?,
+        },
+        hba_file: setting("hba_file")?,
+        ident_file: setting("ident_file")?,
+        wal_level: setting("wal_level")?,
+        archive_mode: setting("archive_mode")?,
+        archive_command: setting("archive_command")?,
+        archive_library: setting("archive_library")?,
+        in_recovery: column(&row, 1)?,
+    })
+}
+
+/// Whether the files on disk are those of the server that has begun a backup: their control file has to
+/// know of the checkpoint.
+pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
+    let redo = Control::read(pgdata)?.redo();
+    if redo >= start {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Identity,
+        format!("the control file in {} is at {redo}, the backup began at {start}", pgdata.display()),
+    )
+    .hint("`connection` and `pgdata` in the configuration have to be of the same cluster"))
+}
+
+/// A `pg_lsn`, which the client does not know by name.
+fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
+    column::<PgLsn>(row, index).map(|lsn| Lsn(lsn.into()))
+}
+
+/// Seconds since 1970 with a fraction, as the server's clock has them.
+fn time(seconds: f64) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond((seconds * 1e6) as i64).unwrap_or_default()
+}

@@ -1,0 +1,106 @@
+//! `walkeep backup`.
+
+use super::walkeep::Context;
+use super::{args, output, render, setup};
+use crate::backup::{self, Options, Server};
+use crate::codec::compress::Compression;
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use std::time::{Duration, Instant};
+
+/// A file that a crashed writer left is garbage after this.
+const GARBAGE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
+pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
+    let server = Server::connect(&setup::connection(context)?)?;
+    let mut reports = Vec::new();
+    let mut status = 0;
+    let mut failure: Option<Error> = None;
+    for repository in &context.repositories {
+        let begun = Instant::now();
+        match backup::run(&options(context, args)?, &server, repository, &context.console) {
+            Ok(record) => {
+                context.console.finish();
+                let seconds = begun.elapsed().as_secs_f64();
+                context.console.say(&format!(
+                    "backup {} in repository {}: {} in {} files, {} stored, {seconds:.1} s",
+                    record.id,
+                    repository.name(),
+                    render::size(record.size),
+                    record.files,
+                    render::size(record.stored),
+                ));
+                for file in &record.damaged {
+                    status = 3;
+                    output::say(
+                        "walkeep",
+                        &format!("damaged: {} has bad pages: {:?}", file.path, file.blocks),
+                    );
+                }
+                let mut report = render::backup(&record);
+                report["duration"] = seconds.into();
+                report["repository"] = repository.name().into();
+                reports.push(report);
+            }
+            Err(error) => {
+                context.console.finish();
+                if let Some(earlier) = failure.replace(error) {
+                    output::complain("walkeep", &earlier);
+                }
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if context.json {
+        // One repository, one backup; more are named behind the first.
+        let mut reports = reports.into_iter();
+        let mut first = reports.next().unwrap_or_default();
+        let others: Vec<_> = reports.collect();
+        if !others.is_empty() {
+            first["others"] = others.into();
+        }
+        output::print_json(&first)?;
+    }
+    Ok(status)
+}
+
+fn options(context: &Context, args: &args::Backup) -> Result<Options> {
+    let config = &context.config;
+    let random = setup::random_hex::<3>()?;
+    let now = jiff::Timestamp::now();
+    let garbage_before = now
+        .checked_sub(GARBAGE_AGE)
+        .map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))?;
+    let mut foreign = vec![config.wal.spool.clone()];
+    for repository in &config.repositories {
+        if let config::Url::File(path) = &repository.url {
+            foreign.push(path.clone());
+        }
+    }
+    Ok(Options {
+        pgdata: context.cluster.pgdata.clone(),
+        jobs: args.jobs.unwrap_or(config.backup.jobs),
+        compression: Compression::Zstd(config.backup.level),
+        fast: match args.checkpoint {
+            Some(how) => matches!(how, args::Checkpoint::Fast),
+            None => config.backup.checkpoint == config::Checkpoint::Fast,
+        },
+        verify_pages: config.backup.verify_pages,
+        labels: args.label.iter().cloned().collect(),
+        archive_timeout: args.archive_timeout,
+        foreign,
+        random,
+        garbage_before,
+        wait: patience(&args.wait),
+    })
+}
+
+/// How long to wait for a lock; without a bound that is ten years.
+pub fn patience(args: &args::Wait) -> Duration {
+    match args.wait {
+        None => Duration::ZERO,
+        Some(bound) => bound.unwrap_or(Duration::from_secs(10 * 365 * 86_400)),
+    }
+}

@@ -1,0 +1,36 @@
+//! Reports as JSON by the contract, and as text for people.
+
+use crate::repo::record::Record;
+use serde_json::{Value, json};
+
+/// RFC 3339 in UTC with microseconds.
+pub fn time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+/// The fields of a BACKUP.
+pub fn backup(record: &Record) -> Value {
+    json!({
+        "id": record.id,
+        "state": record.state,
+        "start_time": time(record.start_time),
+        "stop_time": time(record.stop_time),
+        "start_lsn": record.start_lsn,
+        "stop_lsn": record.stop_lsn,
+        "timeline": record.timeline,
+        "system_identifier": record.system_identifier.to_string(),
+        "pg_version": record.pg_version,
+        "size": record.size,
+        "stored": record.stored,
+        "new_bytes": record.new_bytes,
+        "files": record.files,
+        "labels": record.labels,
+        "pinned": false,
+        "parent": record.parent,
+    })
+}
+
+/// Bytes as people read them: `1.4 GiB`.
+pub fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

@@ -1,0 +1,156 @@
+//! The files beside a connection string: `.pgpass` and `pg_service.conf`.
+
+use super::{File, Host, Secret, Target, config};
+use crate::error::{Error, Kind, Result};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// Nobody writes a larger one; a bound keeps a wrong path (`/dev/zero`, a dump) from being read whole.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The lines of a password file: `host:port:database:user:password`.
+pub(super) struct Passwords(Vec<[Field; 5]>);
+
+#[derive(Default)]
+struct Field {
+    text: Vec<u8>,
+    /// The field is `*`, with nothing escaped.
+    any: bool,
+}
+
+impl Field {
+    fn matches(&self, text: &str) -> bool {
+        self.any || self.text == text.as_bytes()
+    }
+}
+
+impl Passwords {
+    /// Reads the file; one that is not there holds no password.
+    ///
+    /// # Errors
+    /// The text of a warning, where libpq passes over the file with one: others may read it.
+    pub(super) fn read(file: &File) -> std::result::Result<Passwords, String> {
+        let path = file.path.display();
+        let passed_over = |why: &str| format!("password file {path} is not used: {why}");
+        let metadata = match fs::metadata(&file.path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound && !file.named => {
+                return Ok(Passwords(Vec::new()));
+            }
+            Err(error) => return Err(passed_over(&error.to_string())),
+        };
+        if !metadata.is_file() || metadata.len() > MAX_FILE {
+            return Err(passed_over("it is not a plain file of a reasonable size"));
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(passed_over("group or others have access; its mode should be 0600 or less"));
+        }
+        let bytes = fs::read(&file.path).map_err(|error| passed_over(&error.to_string()))?;
+        let lines = bytes.split(|byte| *byte == b'\n');
+        Ok(Passwords(lines.filter_map(line).collect()))
+    }
+
+    /// The password of the first line that fits. A socket is looked for by its directory and, as it is
+    /// on this machine, as `localhost`.
+    pub(super) fn find(&self, target: &Target, dbname: &str, user: &str) -> Option<Secret> {
+        let port = target.port.to_string();
+        let names: Vec<String> = match &target.host {
+            Host::Name(name) | Host::Address(_, Some(name)) => vec![name.clone()],
+            Host::Address(address, None) => vec![address.to_string()],
+            Host::Socket(path) => vec!["localhost".into(), path.display().to_string()],
+        };
+        let line = self.0.iter().find(|[host, at, database, role, _]| {
+            names.iter().any(|name| host.matches(name))
+                && at.matches(&port)
+                && database.matches(dbname)
+                && role.matches(user)
+        })?;
+        let password = &line[4].text;
+        (!password.is_empty()).then(|| Secret::new(password.clone()))
+    }
+}
+
+/// A line with five fields; comments and anything shorter are none. `\` takes the next byte as it is.
+fn line(line: &[u8]) -> Option<[Field; 5]> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.starts_with(b"#") {
+        return None;
+    }
+    let mut fields: [Field; 5] = Default::default();
+    let mut index = 0;
+    let mut bytes = line.iter().copied();
+    let mut raw_length = 0;
+    while let Some(byte) = bytes.next() {
+        if byte == b':' {
+            fields[index].any = raw_length == 1 && fields[index].text == b"*";
+            index += 1;
+            raw_length = 0;
+            if index == fields.len() {
+                break;
+            }
+            continue;
+        }
+        raw_length += 1;
+        let byte = match byte {
+            b'\\' => {
+                raw_length += 1;
+                bytes.next().unwrap_or(b'\\')
+            }
+            byte => byte,
+        };
+        fields[index].text.push(byte);
+    }
+    (index >= 4).then_some(fields)
+}
+
+/// The settings of a service: a section `[name]` with lines `keyword=value` in the first file that has it.
+///
+/// # Errors
+/// No file has the section, or one cannot be understood.
+pub(super) fn service(name: &str, places: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    for path in places {
+        let text = match fs::metadata(path).and_then(|metadata| match metadata.len() {
+            0..=MAX_FILE => fs::read_to_string(path),
+            _ => Err(std::io::Error::from(ErrorKind::FileTooLarge)),
+        }) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                let doing = format!("service file {}", path.display());
+                return Err(Error::io(doing, &error).with_kind(Kind::Config));
+            }
+        };
+        let mut inside = false;
+        let mut found = None;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if let Some(section) = line.strip_prefix('[') {
+                if inside {
+                    break;
+                }
+                inside = section.strip_suffix(']') == Some(name);
+                if inside {
+                    found = Some(Vec::new());
+                }
+            } else if inside {
+                let Some((keyword, value)) = line.split_once('=') else {
+                    let place = format!("service file {} line {}", path.display(), number + 1);
+                    return Err(config(format!("{place} is not keyword=value")));
+                };
+                if let Some(settings) = &mut found {
+                    settings.push((keyword.trim().to_string(), value.trim().to_string()));
+                }
+            }
+        }
+        if let Some(settings) = found {
+            return Ok(settings);
+        }
+    }
+    Err(config(format!("service {name} is defined in no service file"))
+        .hint("services stand in ~/.pg_service.conf or the file of PGSERVICEFILE, as [name] and keyword=value lines"))
+}

@@ -1,0 +1,374 @@
+//! From keywords and values to what they mean: the table of libpq's keywords, where each value comes
+//! from, and what it has to look like.
+
+use super::{
+    ChannelBinding, ConnInfo, Environment, File, Host, RootCert, Secret, SessionAttrs, SslMode, Target, Tcp,
+    Tls, config, files, text,
+};
+use crate::error::Result;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What is done with a keyword of libpq.
+enum Treat {
+    Use,
+    /// Has no effect on a client that is built as this one is.
+    Ignore,
+    /// Understood with these values alone; any other asks for something that is not there.
+    Only(&'static [&'static str]),
+}
+use Treat::{Ignore, Only, Use};
+
+/// libpq's keywords, their environment variables, and what is done with them (fe-connect.c, PQconninfoOptions).
+const KEYWORDS: &[(&str, &str, Treat)] = &[
+    ("host", "PGHOST", Use),
+    ("hostaddr", "PGHOSTADDR", Use),
+    ("port", "PGPORT", Use),
+    ("user", "PGUSER", Use),
+    ("password", "PGPASSWORD", Use),
+    ("passfile", "PGPASSFILE", Use),
+    ("dbname", "PGDATABASE", Use),
+    ("connect_timeout", "PGCONNECT_TIMEOUT", Use),
+    ("application_name", "PGAPPNAME", Use),
+    ("fallback_application_name", "", Use),
+    ("options", "PGOPTIONS", Use),
+    ("sslmode", "PGSSLMODE", Use),
+    ("sslrootcert", "PGSSLROOTCERT", Use),
+    ("sslcert", "PGSSLCERT", Use),
+    ("sslkey", "PGSSLKEY", Use),
+    ("sslcrl", "PGSSLCRL", Use),
+    ("sslsni", "PGSSLSNI", Use),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Use),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Use),
+    ("channel_binding", "PGCHANNELBINDING", Use),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS", Use),
+    ("keepalives", "", Use),
+    ("keepalives_idle", "", Use),
+    ("keepalives_interval", "", Use),
+    ("keepalives_count", "", Use),
+    ("tcp_user_timeout", "", Use),
+    ("service", "PGSERVICE", Use),
+    ("servicefile", "PGSERVICEFILE", Use),
+    ("client_encoding", "PGCLIENTENCODING", Ignore), // always UTF8
+    ("sslcompression", "PGSSLCOMPRESSION", Ignore),  // gone from the servers as well
+    ("krbsrvname", "PGKRBSRVNAME", Ignore),
+    ("gsslib", "PGGSSLIB", Ignore),
+    ("gssdelegation", "PGGSSDELEGATION", Ignore),
+    ("gssencmode", "PGGSSENCMODE", Only(&["disable", "prefer"])),
+    ("sslnegotiation", "PGSSLNEGOTIATION", Only(&["postgres"])),
+    ("sslcertmode", "PGSSLCERTMODE", Only(&["allow"])),
+    ("load_balance_hosts", "PGLOADBALANCEHOSTS", Only(&["disable"])),
+    ("sslpassword", "", Only(&[])),
+    ("sslcrldir", "PGSSLCRLDIR", Only(&[])),
+    ("requirepeer", "PGREQUIREPEER", Only(&[])),
+    ("require_auth", "PGREQUIREAUTH", Only(&[])),
+    ("replication", "", Only(&[])),
+];
+
+/// Where servers put their sockets: Debian and Red Hat, then PostgreSQL's own default.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+const DEFAULT_PORT: u16 = 5432;
+
+/// Keywords and their values, before they mean anything.
+pub(super) struct Settings(BTreeMap<&'static str, String>);
+
+impl Settings {
+    pub(super) fn collect(text: &str, environment: &Environment<'_>) -> Result<Settings> {
+        let mut settings = Settings(BTreeMap::new());
+        let mut after_password = false;
+        for (keyword, value) in text::pairs(text)? {
+            let known = known(&keyword, after_password)?;
+            after_password = known == "password";
+            settings.0.insert(known, value); // the last one wins, as in libpq
+        }
+        let from_environment = |name: &str| (environment.variable)(name).filter(|v| !v.is_empty());
+        let variable = |keyword: &str, name: &str| {
+            settings.given(keyword).map(str::to_string).or_else(|| from_environment(name))
+        };
+        if let Some(service) = variable("service", "PGSERVICE") {
+            let places = match variable("servicefile", "PGSERVICEFILE") {
+                Some(file) => vec![PathBuf::from(file)],
+                None => {
+                    let home = environment.home.as_ref().map(|home| home.join(".pg_service.conf"));
+                    let system = from_environment("PGSYSCONFDIR")
+                        .map(|directory| Path::new(&directory).join("pg_service.conf"));
+                    home.into_iter().chain(system).collect()
+                }
+            };
+            for (keyword, value) in files::service(&service, &places)? {
+                settings.0.entry(known(&keyword, false)?).or_insert(value);
+            }
+        }
+        for (keyword, variable, _) in KEYWORDS.iter().filter(|(_, name, _)| !name.is_empty()) {
+            if let Some(value) = from_environment(variable) {
+                settings.0.entry(keyword).or_insert(value);
+            }
+        }
+        settings.refuse_unsupported()?;
+        Ok(settings)
+    }
+
+    fn refuse_unsupported(&self) -> Result<()> {
+        for (keyword, _, treat) in KEYWORDS {
+            let Some(value) = self.given(keyword) else {
+                continue;
+            };
+            if let Only(values) = treat
+                && !values.contains(&value)
+            {
+                let message = match values {
+                    [] => format!("{keyword} is not supported"),
+                    _ => format!("{keyword} is supported as {} only", values.join(" or ")),
+                };
+                return Err(config(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value, unless it is empty: libpq takes its default then.
+    fn given(&self, keyword: &str) -> Option<&str> {
+        self.0.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn resolve(&self, environment: &Environment<'_>) -> Result<ConnInfo> {
+        let user = match (self.given("user"), &environment.user) {
+            (Some(user), _) => user.to_string(),
+            (None, Some(user)) => user.clone(),
+            (None, None) => {
+                return Err(config("no user name is given and the system knows none")
+                    .hint("add user=… to the connection string"));
+            }
+        };
+        let dbname = self.given("dbname").map_or_else(|| user.clone(), str::to_string);
+        let mut info = ConnInfo {
+            targets: self.targets()?,
+            application_name: self
+                .given("application_name")
+                .or_else(|| self.given("fallback_application_name"))
+                .map(str::to_string),
+            options: self.given("options").map(str::to_string),
+            connect_timeout: self.seconds("connect_timeout")?,
+            target_session_attrs: self.session_attrs()?,
+            tcp: self.tcp()?,
+            tls: self.tls(environment)?,
+            warnings: Vec::new(),
+            user,
+            dbname,
+        };
+        self.passwords(&mut info, environment);
+        Ok(info)
+    }
+
+    /// A password in the connection string is for every server; the password file has one for each.
+    fn passwords(&self, info: &mut ConnInfo, environment: &Environment<'_>) {
+        if let Some(password) = self.given("password") {
+            for target in &mut info.targets {
+                target.password = Some(Secret::new(password));
+            }
+            return;
+        }
+        let file = match (self.given("passfile"), &environment.home) {
+            (Some(path), _) => File { path: path.into(), named: true },
+            (None, Some(home)) => File { path: home.join(".pgpass"), named: false },
+            (None, None) => return,
+        };
+        match files::Passwords::read(&file) {
+            Ok(passwords) => {
+                for target in &mut info.targets {
+                    target.password = passwords.find(target, &info.dbname, &info.user);
+                }
+            }
+            Err(warning) => info.warnings.push(warning),
+        }
+    }
+
+    fn targets(&self) -> Result<Vec<Target>> {
+        let list = |keyword| -> Vec<&str> {
+            self.given(keyword).map(|list| list.split(',').map(str::trim).collect()).unwrap_or_default()
+        };
+        let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+        let count = names.len().max(addresses.len()).max(1);
+        if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+            return Err(config("host and hostaddr name different numbers of servers"));
+        }
+        if ports.len() > 1 && ports.len() != count {
+            return Err(config("host and port name different numbers of servers"));
+        }
+        let mut targets = Vec::new();
+        for index in 0..count {
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or_default();
+            let port = match port {
+                "" => DEFAULT_PORT,
+                digits => digits
+                    .parse()
+                    .ok()
+                    .filter(|port| *port != 0)
+                    .ok_or_else(|| config("port is not a number from 1 to 65535"))?,
+            };
+            let name = names.get(index).copied().unwrap_or_default();
+            let hosts = match addresses.get(index).copied().unwrap_or_default() {
+                "" => hosts(name)?,
+                address => {
+                    let address = address.parse().map_err(|_| config("hostaddr is not an address"))?;
+                    vec![Host::Address(address, Some(name).filter(|n| !n.is_empty()).map(str::to_string))]
+                }
+            };
+            targets.extend(hosts.into_iter().map(|host| Target { host, port, password: None }));
+        }
+        Ok(targets)
+    }
+
+    fn session_attrs(&self) -> Result<SessionAttrs> {
+        self.choice(
+            "target_session_attrs",
+            &[
+                ("any", SessionAttrs::Any),
+                ("read-write", SessionAttrs::ReadWrite),
+                ("read-only", SessionAttrs::ReadOnly),
+                ("primary", SessionAttrs::Primary),
+                ("standby", SessionAttrs::Standby),
+                ("prefer-standby", SessionAttrs::PreferStandby),
+            ],
+            SessionAttrs::Any,
+        )
+    }
+
+    fn tcp(&self) -> Result<Tcp> {
+        Ok(Tcp {
+            keepalives: self.number("keepalives")? != Some(0),
+            idle: self.seconds("keepalives_idle")?,
+            interval: self.seconds("keepalives_interval")?,
+            count: self.number("keepalives_count")?.filter(|n| *n > 0).and_then(|n| n.try_into().ok()),
+            user_timeout: self
+                .number("tcp_user_timeout")?
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0)
+                .map(Duration::from_millis),
+        })
+    }
+
+    fn tls(&self, environment: &Environment<'_>) -> Result<Tls> {
+        let root = match self.given("sslrootcert") {
+            Some("system") => RootCert::System,
+            _ => self.file("sslrootcert", environment, "root.crt").map_or(RootCert::None, RootCert::File),
+        };
+        // libpq: trusting every public CA is worth nothing unless the name is checked as well.
+        let default = match root {
+            RootCert::System => SslMode::VerifyFull,
+            _ => SslMode::Prefer,
+        };
+        let modes = [
+            ("disable", SslMode::Disable),
+            ("allow", SslMode::Allow),
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::VerifyCa),
+            ("verify-full", SslMode::VerifyFull),
+        ];
+        let mode = self.choice("sslmode", &modes, default)?;
+        if root == RootCert::System && mode < SslMode::VerifyFull {
+            return Err(config("sslrootcert=system needs sslmode=verify-full"));
+        }
+        let bindings = [
+            ("disable", ChannelBinding::Disable),
+            ("prefer", ChannelBinding::Prefer),
+            ("require", ChannelBinding::Require),
+        ];
+        // Versions before 1.2 are as good as none: nothing here speaks them.
+        let versions = [("TLSv1", 1), ("TLSv1.1", 1), ("TLSv1.2", 2), ("TLSv1.3", 3)];
+        let (min, max) = (
+            self.choice("ssl_min_protocol_version", &versions, 2)?,
+            self.choice("ssl_max_protocol_version", &versions, 3)?,
+        );
+        if max < 2 || min > max {
+            return Err(config("ssl_min_protocol_version and ssl_max_protocol_version leave no version")
+                .hint("TLSv1.2 and TLSv1.3 are supported"));
+        }
+        Ok(Tls {
+            mode,
+            root,
+            cert: self.file("sslcert", environment, "postgresql.crt"),
+            key: self.file("sslkey", environment, "postgresql.key"),
+            crl: self.file("sslcrl", environment, "root.crl"),
+            sni: self.number("sslsni")? != Some(0),
+            tls12: min <= 2,
+            tls13: max >= 3,
+            channel_binding: self.choice("channel_binding", &bindings, ChannelBinding::Prefer)?,
+        })
+    }
+
+    fn file(&self, keyword: &str, environment: &Environment<'_>, default: &str) -> Option<File> {
+        if let Some(path) = self.given(keyword) {
+            return Some(File { path: path.into(), named: true });
+        }
+        let home = environment.home.as_ref()?;
+        Some(File { path: home.join(".postgresql").join(default), named: false })
+    }
+
+    fn choice<T: Copy>(&self, keyword: &str, choices: &[(&str, T)], default: T) -> Result<T> {
+        let Some(value) = self.given(keyword) else {
+            return Ok(default);
+        };
+        match choices.iter().find(|(name, _)| *name == value) {
+            Some((_, choice)) => Ok(*choice),
+            None => {
+                let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+                Err(config(format!("{keyword} is none of {}", names.join(", "))))
+            }
+        }
+    }
+
+    fn number(&self, keyword: &str) -> Result<Option<i64>> {
+        self.given(keyword)
+            .map(|value| value.trim().parse().map_err(|_| config(format!("{keyword} is not a number"))))
+            .transpose()
+    }
+
+    /// Whole seconds; nothing, zero and less mean that libpq sets no time.
+    fn seconds(&self, keyword: &str) -> Result<Option<Duration>> {
+        let number = self.number(keyword)?;
+        Ok(number.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).map(Duration::from_secs))
+    }
+}
+
+/// What `host` means; nothing stands for the usual socket directories.
+fn hosts(name: &str) -> Result<Vec<Host>> {
+    if name.is_empty() {
+        return Ok(SOCKET_DIRECTORIES.iter().map(|path| Host::Socket(path.into())).collect());
+    }
+    if name.starts_with('/') {
+        return Ok(vec![Host::Socket(name.into())]);
+    }
+    if name.contains('@') {
+        return Err(config("host holds an @").hint(
+            "write an @ in the user name or password of a URI as %40; abstract sockets are not supported",
+        ));
+    }
+    Ok(vec![match name.parse() {
+        // An address as a host is the name to verify too: certificates may show addresses.
+        Ok(address) => Host::Address(address, Some(name.to_string())),
+        Err(_) => Host::Name(name.to_string()),
+    }])
+}
+
+/// The keyword of the table. One that follows a password may be the rest of it, and stays unnamed.
+fn known(keyword: &str, after_password: bool) -> Result<&'static str> {
+    if let Some((name, _, _)) = KEYWORDS.iter().find(|(name, _, _)| *name == keyword) {
+        return Ok(name);
+    }
+    if after_password {
+        return Err(config("unknown keyword after password")
+            .hint("put a value with spaces into single quotes, with \\ before ' and \\"));
+    }
+    let error = config(format!("unknown keyword {keyword}"));
+    let nearest =
+        KEYWORDS.iter().map(|(name, _, _)| (strsim::damerau_levenshtein(keyword, name), *name)).min();
+    Err(match nearest {
+        Some((distance, name)) if distance <= name.len().div_ceil(2) => {
+            error.hint(format!("did you mean {name}?"))
+        }
+        _ => error,
+    })
+}

@@ -1,0 +1,360 @@
+//! TLS as libpq means it: which `sslmode` proves what about the server, with which files, and the value
+//! that binds a SCRAM login to the server's certificate. Opens no connection.
+//!
+//! After fe-secure-openssl.c: a root certificate file that is there is used in every mode; without one
+//! `require` and weaker modes take any certificate; `verify-full` compares the host name, with the
+//! common name as a fallback. Stricter than libpq in one thing: a file that was named and is missing is
+//! an error, never a reason to prove less.
+
+use super::conninfo::{File, RootCert, SslMode, Tls};
+use super::x509::{Certificate, Hash};
+use crate::error::{Error, Kind, Result};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{self, CryptoProvider};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer,
+    UnixTime,
+};
+use sha2::Digest;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_rustls::rustls;
+
+/// What to do for one server: the library's configuration and the name it sends.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub config: Arc<ClientConfig>,
+    pub name: ServerName<'static>,
+}
+
+/// Reads the files that TLS to `host` needs.
+///
+/// # Errors
+/// [`Kind::Config`] for a file that is missing, cannot be read or holds something else;
+/// [`Kind::Denied`] for a private key that others may read.
+pub(super) fn setup(tls: &Tls, host: Option<&str>) -> Result<Setup> {
+    let name = host.and_then(|host| ServerName::try_from(host.to_string()).ok());
+    if tls.mode == SslMode::VerifyFull && name.is_none() {
+        return Err(config("sslmode=verify-full needs a host name to compare with the certificate")
+            .hint("add host=…; hostaddr alone names no host"));
+    }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = verifier(tls, &provider, host)?;
+    let mut versions = Vec::new();
+    if tls.tls13 {
+        versions.push(&rustls::version::TLS13);
+    }
+    if tls.tls12 {
+        versions.push(&rustls::version::TLS12);
+    }
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .map_err(|error| config(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut client = match identity(tls)? {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| config(format!("sslcert and sslkey: {error}")))?,
+    };
+    client.enable_sni = tls.sni;
+    Ok(Setup {
+        config: Arc::new(client),
+        // An address is never sent as a name; nothing compares it below verify-full.
+        name: name.unwrap_or_else(|| std::net::IpAddr::from([0, 0, 0, 0]).into()),
+    })
+}
+
+fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>, host: Option<&str>) -> Result<Verifier> {
+    let full = tls.mode == SslMode::VerifyFull;
+    let mut roots: Vec<CertificateDer<'static>> = Vec::new();
+    match &tls.root {
+        RootCert::System => {
+            let found = rustls_native_certs::load_native_certs();
+            if found.certs.is_empty() {
+                return Err(config("the system has no trusted root certificates")
+                    .hint("install ca-certificates, or name a file with sslrootcert"));
+            }
+            roots = found.certs;
+        }
+        RootCert::File(file) => {
+            if let Some(path) = present(file, "sslrootcert")? {
+                roots = certificates(path)?;
+            }
+        }
+        RootCert::None => {}
+    }
+    if roots.is_empty() && tls.mode >= SslMode::VerifyCa {
+        let missing = match &tls.root {
+            RootCert::File(file) => format!("root certificate file {} does not exist", file.path.display()),
+            _ => "no root certificate file is known".to_string(),
+        };
+        return Err(config(missing).hint(
+            "sslmode verify-ca and verify-full need it: name it with sslrootcert, or use sslrootcert=system",
+        ));
+    }
+    let chain = match roots.is_empty() {
+        true => None,
+        false => {
+            let mut store = RootCertStore::empty();
+            let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
+            if added == 0 {
+                return Err(config("sslrootcert holds no certificate that can be used"));
+            }
+            let mut builder = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone());
+            if let Some(file) = &tls.crl
+                && let Some(path) = present(file, "sslcrl")?
+            {
+                let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+                    .and_then(|lists| lists.collect())
+                    .map_err(|error| unreadable(path, &error))?;
+                builder = builder.with_crls(lists);
+            }
+            Some(builder.build().map_err(|error| config(error.to_string()))?)
+        }
+    };
+    Ok(Verifier { chain, roots, host: host.filter(|_| full).map(str::to_string), provider: provider.clone() })
+}
+
+/// The client's own certificate, where there is one.
+fn identity(tls: &Tls) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+    let Some(cert) = &tls.cert else {
+        return Ok(None);
+    };
+    let Some(cert) = present(cert, "sslcert")? else {
+        return Ok(None);
+    };
+    let chain = certificates(cert)?;
+    let Some(key) = &tls.key else {
+        return Err(config("sslcert needs sslkey"));
+    };
+    let key = &key.path;
+    let metadata = std::fs::metadata(key)
+        .map_err(|error| config(format!("private key file {}: {error}", key.display())))?;
+    // The rule of libpq: 0600 for a key of one's own, 0640 for one of root's.
+    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if metadata.mode() & forbidden != 0 {
+        let message = format!("private key file {} has group or world access", key.display());
+        return Err(Error::new(Kind::Denied, message).hint(format!("chmod 0600 {}", key.display())));
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+        unreadable(key, &error)
+            .hint("a key with a passphrase is not supported: openssl pkey -in KEY -out KEY")
+    })?;
+    Ok(Some((chain, key)))
+}
+
+/// The path if the file is there; one that was named has to be.
+fn present<'a>(file: &'a File, keyword: &str) -> Result<Option<&'a Path>> {
+    match std::fs::metadata(&file.path) {
+        Ok(_) => Ok(Some(&file.path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !file.named => Ok(None),
+        Err(error) => Err(missing(format!("{keyword} {}", file.path.display()), &error)),
+    }
+}
+
+fn missing(file: String, error: &std::io::Error) -> Error {
+    Error::io(file, error).with_kind(Kind::Config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| unreadable(path, &error))?;
+    match certificates.is_empty() {
+        true => Err(config(format!("{} holds no certificate", path.display()))),
+        false => Ok(certificates),
+    }
+}
+
+fn unreadable(path: &Path, error: &rustls_pki_types::pem::Error) -> Error {
+    config(format!("{}: {error}", path.display()))
+}
+
+fn config(message: impl Into<String>) -> Error {
+    Error::new(Kind::Config, message)
+}
+
+/// Whether the TLS library found the fault, as opposed to the network.
+pub(super) fn is_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// Turns a failed handshake into an error that says what was wrong with the certificate.
+pub(super) fn handshake_error(error: &std::io::Error) -> Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let cause = match inner {
+        Some(rustls::Error::InvalidCertificate(cause)) => cause,
+        // In TLS 1.3 this comes after the handshake, instead of the answer to the login.
+        Some(rustls::Error::AlertReceived(alert)) => {
+            return Error::new(Kind::Denied, format!("the server breaks the TLS handshake off: {alert:?}"))
+                .hint("is the certificate of sslcert signed by an authority in ssl_ca_file of the server?");
+        }
+        Some(_) => return Error::io("tls handshake", error).with_kind(Kind::Failed),
+        None => return Error::io("tls handshake", error),
+    };
+    let root = "sslrootcert has to hold the certificate of the authority that signed the server's";
+    let (message, hint) = match cause {
+        CertificateError::UnknownIssuer => {
+            ("its certificate is not signed by a trusted root".to_string(), root)
+        }
+        CertificateError::NotValidForNameContext { presented, .. } => (
+            format!("its certificate is for {}, not for this host", names(presented)),
+            "connect by a name of the certificate; hostaddr=… can say where that name is",
+        ),
+        CertificateError::Other(other) if is(other, "CaUsedAsEndEntity") => {
+            ("its certificate is that of an authority, and not a trusted one".to_string(), root)
+        }
+        CertificateError::Other(other) if is(other, "UnsupportedCertVersion") => (
+            "its certificate is of X.509 version 1".to_string(),
+            "issue the server's certificate with a subjectAltName, which makes it version 3",
+        ),
+        other => (
+            format!("its certificate is not accepted: {other}"),
+            "look at it with: openssl s_client -starttls postgres -connect HOST:PORT",
+        ),
+    };
+    Error::new(Kind::Identity, format!("the server is not proven to be the right one: {message}")).hint(hint)
+}
+
+/// Causes for which the library has no variant of its own are known by their names alone.
+fn is(other: &rustls::OtherError, name: &str) -> bool {
+    format!("{other:?}").contains(name)
+}
+
+/// The library lists the names of a certificate as `DnsName("db1")`, `IpAddress(10.0.0.1)`.
+fn names(presented: &[String]) -> String {
+    let name = |text: &String| match text.split_once('(') {
+        Some((_, inner)) => inner.trim_matches(['"', ')']).to_string(),
+        None => text.clone(),
+    };
+    match presented {
+        [] => "no name".into(),
+        _ => presented.iter().map(name).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function of
+/// its own signature. `None` where none is defined; SCRAM then runs without it.
+pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    Some(match Certificate::parse(certificate)?.signature_hash? {
+        Hash::Sha224 => sha2::Sha224::digest(certificate).to_vec(),
+        Hash::Sha256 => sha2::Sha256::digest(certificate).to_vec(),
+        Hash::Sha384 => sha2::Sha384::digest(certificate).to_vec(),
+        Hash::Sha512 => sha2::Sha512::digest(certificate).to_vec(),
+    })
+}
+
+/// Decides about the server's certificate.
+#[derive(Debug)]
+struct Verifier {
+    /// Proves the chain; `None` takes any certificate.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    roots: Vec<CertificateDer<'static>>,
+    /// The name that the certificate has to show.
+    host: Option<String>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    /// The library proves the chain first and the name last, so an answer about the name says that the
+    /// chain is good.
+    fn prove_name(
+        &self,
+        certificate: &CertificateDer<'_>,
+        error: rustls::Error,
+    ) -> std::result::Result<(), rustls::Error> {
+        let Some(host) = &self.host else {
+            return Ok(());
+        };
+        match Certificate::parse(certificate) {
+            Some(certificate) if certificate.common_name_matches(host) => Ok(()),
+            Some(Certificate { common_name: Some(name), dns_names: false, addresses: false, .. }) => {
+                Err(match error {
+                    rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+                        expected,
+                        ..
+                    }) => CertificateError::NotValidForNameContext {
+                        expected,
+                        presented: vec![name.to_string()],
+                    }
+                    .into(),
+                    error => error,
+                })
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                error @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
+            )) => self.prove_name(end_entity, error.into())?,
+            // `openssl req -x509` makes a self-signed certificate that calls itself an authority, and
+            // servers use it as their own. Named in sslrootcert, it is trusted byte by byte; its dates
+            // were checked before this answer.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+                if self.roots.contains(end_entity) && is(&other, "CaUsedAsEndEntity") =>
+            {
+                if self.host.is_some() {
+                    let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+                    if let Err(error) = rustls::client::verify_server_name(&parsed, server_name) {
+                        self.prove_name(end_entity, error)?;
+                    }
+                }
+            }
+            other => return other,
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    /// Proves that the server has the certificate's key, also where any certificate will do: channel
+    /// binding rests on it. The key is taken from the certificate here, since the library refuses to
+    /// read the version 1 certificates that `openssl x509 -req` makes.
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match Certificate::parse(cert) {
+            Some(certificate) => {
+                let key = SubjectPublicKeyInfoDer::from(certificate.public_key);
+                crypto::verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
+            }
+            None => crypto::verify_tls13_signature(message, cert, dss, algorithms),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
