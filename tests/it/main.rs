@@ -1,5 +1,9 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
+mod architecture;
 mod client;
 mod config;
 mod conninfo;
+mod fixtures;
+mod push_fetch;
+mod support;

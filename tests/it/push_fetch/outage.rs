@@ -1,0 +1,125 @@
+//! What happens while the archive cannot answer: never "the end", and more than one repository.
+
+use super::*;
+use std::path::Path;
+
+const READS: &str = "openat,open,read,pread64,readv,mmap,stat,newfstatat,statx,getdents64";
+
+/// A fetch while calls on one path fail.
+#[track_caller]
+fn fetch_with(site: &Site, name: &str, path: &Path, fault: &str) -> Option<strace::Traced> {
+    let strace = Strace::new()?.only(path).inject(fault);
+    let traced = strace.go(&site.archive.fetching(name, "pg_wal/RECOVERYXLOG"));
+    assert!(traced.was_hit(), "{fault} hit nothing\n{}", traced.story());
+    Some(traced)
+}
+
+#[test]
+fn an_input_error_is_never_the_end_of_the_archive() {
+    let site = Site::new();
+    let names = site.pushed(&[2]);
+    let object = site.archive.object(&names[0]);
+    for error in ["EIO", "ESTALE", "ETIMEDOUT", "EACCES", "EMFILE"] {
+        for calls in ["openat,open", "read,pread64,readv"] {
+            let Some(traced) = fetch_with(&site, &names[0], &object, &format!("{calls}:error={error}"))
+            else {
+                return;
+            };
+            traced.outcome.fatal();
+            assert!(!site.archive.destination().exists());
+        }
+    }
+    site.holds(&names[0], &site.segment(2).bytes());
+}
+
+#[test]
+fn an_input_error_while_looking_for_later_files_is_never_the_end_of_the_archive() {
+    let site = Site::new();
+    let names = site.pushed(&[2]);
+    let directory = site.archive.object(&names[0]);
+    for directory in directory.ancestors().skip(1).take_while(|place| *place != site.archive.root()) {
+        for error in ["EIO", "ESTALE"] {
+            let Some(strace) = Strace::new() else {
+                return;
+            };
+            let strace = strace.only(directory).inject(&format!("{READS}:error={error}"));
+            let missing = site.segment(3).name();
+            let traced = strace.go(&site.archive.fetching(&missing, "pg_wal/RECOVERYXLOG"));
+            if traced.was_hit() {
+                traced.outcome.fatal();
+            } else {
+                traced.outcome.absent();
+            }
+        }
+    }
+}
+
+#[test]
+fn with_two_repositories_a_push_needs_both() {
+    let place = Scratch::new();
+    let (one, other) = (place.mkdir("one"), place.mkdir("other"));
+    let site = Site::build(|build| build.root(&one).root(&other));
+    let name = site.pushed(&[2]).remove(0);
+    for root in site.archive.roots() {
+        assert_eq!(repo::stored_in(root).len(), 1);
+    }
+    let away = other.with_extension("away");
+    std::fs::rename(&other, &away).expect("move a repository away");
+    site.push(&site.segment(3)).refused();
+    assert_eq!(repo::stored_in(&one).len(), 2, "the good repository has it");
+    site.holds(&name, &site.segment(2).bytes());
+    site.holds(&site.segment(3).name(), &site.segment(3).bytes());
+    std::fs::rename(&away, &other).expect("bring the repository back");
+    site.push(&site.segment(3)).ok();
+    assert_eq!(repo::stored_in(&other).len(), 2);
+}
+
+#[test]
+fn an_optional_repository_that_is_away_stops_no_push() {
+    let place = Scratch::new();
+    let (one, other) = (place.mkdir("one"), place.mkdir("other"));
+    let site = Site::build(|build| build.root(&one).root(&other).optional(1));
+    std::fs::rename(&other, other.with_extension("away")).expect("move a repository away");
+    let outcome = site.push(&site.segment(2)).ok();
+    assert!(!outcome.stderr.is_empty(), "no warning");
+    assert_eq!(repo::stored_in(&one).len(), 1);
+    assert!(!other.exists());
+}
+
+#[test]
+fn with_two_repositories_only_both_together_prove_an_end() {
+    let place = Scratch::new();
+    let (one, other) = (place.mkdir("one"), place.mkdir("other"));
+    let site = Site::build(|build| build.root(&one).root(&other));
+    let names = site.pushed(&[2]);
+    let missing = site.segment(3).name();
+    site.archive.fetch_ends(&missing);
+    for gone in [&one, &other] {
+        let away = gone.with_extension("away");
+        std::fs::rename(gone, &away).expect("move a repository away");
+        site.archive.fetch_fails(&missing);
+        site.archive.fetch_fails("00000002.history");
+        site.holds(&names[0], &site.segment(2).bytes());
+        std::fs::rename(&away, gone).expect("bring the repository back");
+    }
+    // Damage in one of them: the other helps out, and somebody is told.
+    for root in [&one, &other] {
+        let object = repo::stored_in(root).remove(0).1;
+        let intact = read(&object);
+        repo::damage(&object, repo::Damage::Flip(-10));
+        site.holds(&names[0], &site.segment(2).bytes());
+        let _ = std::fs::remove_file(&object);
+        site.holds(&names[0], &site.segment(2).bytes());
+        scratch::write(&object, intact);
+    }
+    // A hole in one is filled from the other, and a hole in both is a hole.
+    site.pushed(&[3, 4]);
+    for root in [&one, &other] {
+        let object = repo::stored_in(root).remove(1).1;
+        std::fs::remove_file(object).expect("remove an object");
+        if root == &one {
+            site.holds(&missing, &site.segment(3).bytes());
+        }
+    }
+    site.archive.fetch_fails(&missing);
+}

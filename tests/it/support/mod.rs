@@ -1,0 +1,77 @@
+//! What the tests stand on. Each fixture cleans up after itself when it is dropped, also when its test panics.
+//!
+//! - [`account`]: who runs the programs and the servers: never root, because PostgreSQL refuses to.
+//! - [`scratch`]: directories of that account, removed at the end.
+//! - [`run`]: one start of a program, with a clean environment and a deadline, and what came out of it.
+//! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a fixed time.
+//! - [`pg`]: a real PostgreSQL cluster.
+//! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
+//! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
+//! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
+//! - [`tmpfs`]: small file systems that fill up or turn read-only.
+//!
+//! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
+#![allow(dead_code, unused_imports)] // each fixture is used by some modules of the binary, none by all
+
+pub mod account;
+pub mod pg;
+pub mod repo;
+pub mod run;
+pub mod scratch;
+pub mod segment;
+pub mod strace;
+pub mod tmpfs;
+pub mod wait;
+
+pub use pg::{Cluster, Stop};
+pub use repo::Archive;
+pub use run::{Outcome, Run};
+pub use scratch::Scratch;
+pub use segment::{DataDir, Segment};
+pub use strace::Strace;
+pub use tmpfs::Tmpfs;
+pub use wait::until;
+
+use std::path::Path;
+
+/// The SHA-256 of some bytes, in lower-case hexadecimal: the way conflict messages show it.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex(&sha2::Sha256::digest(bytes))
+}
+
+/// The SHA-256 of a file of any size, read in pieces.
+pub fn sha256_file(path: &Path) -> String {
+    use sha2::Digest;
+    use std::io::Read;
+    let mut file = open(path);
+    let mut hash = sha2::Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return hex(&hash.finalize()),
+            Ok(n) => hash.update(&piece[..n]),
+            Err(error) => panic!("read {}: {error}", path.display()),
+        }
+    }
+}
+
+fn open(path: &Path) -> std::fs::File {
+    std::fs::File::open(path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a file that has to be there.
+pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
+    let path = path.as_ref();
+    std::fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
+}
+
+/// Says on the test's output that a test could not run here, and why.
+pub fn skipped(why: &str) {
+    let test = std::thread::current();
+    eprintln!("SKIPPED {}: {why}", test.name().unwrap_or("a test"));
+}

@@ -1,0 +1,320 @@
+//! A real PostgreSQL cluster: made by `initdb`, run as the account, on a private socket and no TCP port, stopped and
+//! removed when dropped, also when its test panics.
+//!
+//! ```ignore
+//! let server = Cluster::build().wal_segsize(1).checksums().create();
+//! server.set("archive_mode", "on");
+//! server.start();
+//! assert_eq!(server.psql("select 1"), "1");
+//! server.stop(Stop::Fast);
+//! ```
+
+use super::scratch::{self, Scratch};
+use super::{Outcome, Run, account, run, until, wait};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The directory of the PostgreSQL programs.
+pub fn bin() -> PathBuf {
+    match std::env::var_os("WALKEEP_TEST_PGBIN") {
+        Some(directory) => PathBuf::from(directory),
+        None => PathBuf::from("/usr/lib/postgresql/15/bin"),
+    }
+}
+
+/// A start of one of PostgreSQL's programs.
+pub fn tool(name: &str) -> Run {
+    Run::new(bin().join(name)).env("LC_ALL", "C")
+}
+
+/// What `initdb` is to make.
+#[derive(Default)]
+pub struct Build {
+    wal_segsize: Option<u32>,
+    checksums: bool,
+    group: bool,
+}
+
+impl Build {
+    /// The WAL segment size in MB; 16 unless told.
+    pub fn wal_segsize(mut self, megabytes: u32) -> Build {
+        self.wal_segsize = Some(megabytes);
+        self
+    }
+
+    /// With data page checksums.
+    pub fn checksums(mut self) -> Build {
+        self.checksums = true;
+        self
+    }
+
+    /// With group read access (modes 0750 and 0640).
+    pub fn group_access(mut self) -> Build {
+        self.group = true;
+        self
+    }
+
+    /// Runs `initdb`; the server is not started.
+    pub fn create(self) -> Cluster {
+        let scratch = Scratch::new();
+        let data = scratch.join("data");
+        let mut initdb = tool("initdb")
+            .args(["-N", "--no-instructions", "-A", "trust", "-U", "postgres"])
+            .args(["-E", "UTF8", "--locale=C", "-D"])
+            .arg(&data);
+        if let Some(megabytes) = self.wal_segsize {
+            initdb = initdb.arg(format!("--wal-segsize={megabytes}"));
+        }
+        if self.checksums {
+            initdb = initdb.arg("-k");
+        }
+        if self.group {
+            initdb = initdb.arg("-g");
+        }
+        initdb.go().ok();
+        Cluster::over(scratch, data)
+    }
+}
+
+/// How to stop a server.
+#[derive(Clone, Copy)]
+pub enum Stop {
+    Fast,
+    Immediate,
+}
+
+/// One cluster and its server, running or not.
+pub struct Cluster {
+    data: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    scratch: Scratch,
+}
+
+impl Cluster {
+    /// Begins a new cluster.
+    pub fn build() -> Build {
+        Build::default()
+    }
+
+    /// Takes over a data directory that somebody else made (a restored or copied one). It is removed with this
+    /// value only if it lies in `scratch`. Socket and log lie there as well.
+    pub fn over(scratch: Scratch, data: PathBuf) -> Cluster {
+        let socket = scratch.mkdir("socket");
+        let log = scratch.join("server.log");
+        let cluster = Cluster { data, socket, log, scratch };
+        cluster.set("listen_addresses", "");
+        cluster.set("unix_socket_directories", &cluster.socket.display().to_string());
+        cluster.set("logging_collector", "off");
+        cluster
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// `pg_wal` of the data directory.
+    pub fn wal(&self) -> PathBuf {
+        self.data.join("pg_wal")
+    }
+
+    /// The directory of its socket: `host=` of a connection string.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its scratch directory, for whatever else belongs to the test.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// A libpq connection string to it.
+    pub fn connection(&self) -> String {
+        format!("host={} user=postgres dbname=postgres", self.socket.display())
+    }
+
+    /// Writes a setting behind those that `postgresql.conf` has; the last one of a name counts.
+    pub fn set(&self, name: &str, value: &str) {
+        use std::io::Write;
+        let path = self.data.join("postgresql.conf");
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
+        let value = value.replace('\\', "\\\\").replace('\'', "''");
+        writeln!(file, "{name} = '{value}'").expect("write a setting");
+    }
+
+    /// Makes an empty file of the account in the data directory: `recovery.signal`, `standby.signal`, `promote`.
+    pub fn touch(&self, name: &str) {
+        scratch::write(&self.data.join(name), "");
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Outcome {
+        tool("pg_ctl")
+            .arg("-D")
+            .arg(&self.data)
+            .arg("-l")
+            .arg(&self.log)
+            .args(["-t", "60"])
+            .args(arguments)
+            .deadline(Duration::from_secs(90))
+            .go()
+    }
+
+    /// Starts the server and waits until it takes connections.
+    #[track_caller]
+    pub fn start(&self) {
+        let outcome = self.ctl(&["-w", "start"]);
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
+    }
+
+    /// Starts the server; says whether it takes connections now (false: it ended).
+    pub fn try_start(&self) -> bool {
+        self.ctl(&["-w", "start"]).code() == Some(0)
+    }
+
+    /// Stops the server and waits for its end.
+    #[track_caller]
+    pub fn stop(&self, how: Stop) {
+        let mode = match how {
+            Stop::Fast => "fast",
+            Stop::Immediate => "immediate",
+        };
+        let outcome = self.ctl(&["-w", "-m", mode, "stop"]);
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
+    }
+
+    /// Ends recovery and waits until the server writes.
+    #[track_caller]
+    pub fn promote(&self) {
+        self.ctl(&["-w", "promote"]).ok();
+    }
+
+    /// `kill -9` for the postmaster; waits until its processes are gone and removes its locks, so that a start may
+    /// follow also where nobody collects dead processes.
+    pub fn kill(&self) {
+        if let Some(pid) = self.pid() {
+            let children = children(pid);
+            run::signal(pid, "KILL");
+            until("a killed server is gone", || {
+                !wait::is_running(pid) && children.iter().all(|child| !wait::is_running(*child))
+            });
+            let socket = |name| self.socket.join(name);
+            for lock in
+                [self.data.join("postmaster.pid"), socket(".s.PGSQL.5432.lock"), socket(".s.PGSQL.5432")]
+            {
+                let _ = std::fs::remove_file(lock);
+            }
+        }
+    }
+
+    /// The postmaster's process id, while its `postmaster.pid` is there.
+    pub fn pid(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        text.lines().next()?.trim().parse().ok()
+    }
+
+    /// Whether the postmaster runs.
+    pub fn is_up(&self) -> bool {
+        self.pid().is_some_and(wait::is_running)
+    }
+
+    /// What SQL answers: rows as lines, columns separated by `|`. Panics when it fails.
+    #[track_caller]
+    pub fn psql(&self, sql: &str) -> String {
+        let outcome = self.try_psql(sql);
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
+        outcome.stdout.trim_end().to_owned()
+    }
+
+    /// Runs SQL and tells how it ended.
+    pub fn try_psql(&self, sql: &str) -> Outcome {
+        tool("psql")
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
+            .args(["-d", "postgres", "-h"])
+            .arg(&self.socket)
+            .arg("-c")
+            .arg(sql)
+            .go()
+    }
+
+    /// Awaits that SQL answers this.
+    #[track_caller]
+    pub fn await_sql(&self, sql: &str, answer: &str) {
+        let mut last = None;
+        let there = wait::within(wait::LONG, || {
+            let outcome = self.try_psql(sql);
+            let there = outcome.code() == Some(0) && outcome.stdout.trim_end() == answer;
+            last = Some(outcome);
+            there
+        });
+        let last = last.map(|outcome| outcome.to_string()).unwrap_or_default();
+        assert!(there, "no {answer:?}\n{last}\n--- log\n{}", self.log_text());
+    }
+
+    /// Ends the current WAL segment; returns the name of the one that ended.
+    #[track_caller]
+    pub fn switch_wal(&self) -> String {
+        self.psql("select pg_walfile_name(pg_switch_wal())")
+    }
+
+    /// Awaits that the server's archiver reports this file, or a later one, as archived.
+    #[track_caller]
+    pub fn await_archived(&self, name: &str) {
+        self.await_sql(&format!("select last_archived_wal >= '{name}' from pg_stat_archiver"), "t");
+    }
+
+    /// What the server wrote into its log so far.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The system identifier, by `pg_controldata`.
+    pub fn system_identifier(&self) -> u64 {
+        let text = tool("pg_controldata").arg(&self.data).go().ok().stdout;
+        let line = text.lines().find_map(|line| line.strip_prefix("Database system identifier:"));
+        line.and_then(|value| value.trim().parse().ok()).expect("pg_controldata shows the system identifier")
+    }
+
+    /// Copies the running cluster with `pg_basebackup`, without WAL. The copy waits until its WAL is archived.
+    #[track_caller]
+    pub fn base_backup(&self, to: &Path) {
+        let outcome = tool("pg_basebackup")
+            .args(["-X", "none", "-c", "fast", "--no-sync", "-U", "postgres", "-h"])
+            .arg(&self.socket)
+            .arg("-D")
+            .arg(to)
+            .go();
+        assert_eq!(outcome.code(), Some(0), "{outcome}\n--- log\n{}", self.log_text());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.is_up() {
+            return;
+        }
+        let pid = self.pid();
+        let stopped = account::command(bin().join("pg_ctl"))
+            .arg("-D")
+            .arg(&self.data)
+            .args(["-w", "-t", "20", "-m", "immediate", "stop"])
+            .output();
+        if !stopped.is_ok_and(|output| output.status.success())
+            && let Some(pid) = pid
+        {
+            run::signal(pid, "KILL");
+        }
+    }
+}
+
+/// The processes that one started.
+pub fn children(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(list.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    found
+}
