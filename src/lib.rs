@@ -36,5 +36,6 @@ pub mod error;
 pub mod event;
 pub mod pg;
 pub mod repo;
+pub mod restore;
 pub mod storage;
 pub mod wal;

@@ -159,11 +159,14 @@ pub struct Restore {
     /// Timeline to follow: a number, `latest` or `current` (the backup's own)
     #[arg(long, value_name = "TIMELINE")]
     pub timeline: Option<Timeline>,
-    /// What the server does when the target is reached [default: promote; pause when there is a target]
-    #[arg(long, value_name = "ACTION")]
-    pub action: Option<Action>,
+    /// What the server does when the target is reached
+    ///
+    /// While it pauses, what a transaction behind the target has locked stays locked: a table that it
+    /// dropped can be read only after promotion.
+    #[arg(long, value_name = "ACTION", default_value = "promote")]
+    pub action: Action,
     /// Make a standby that goes on reading the archive
-    #[arg(long, conflicts_with_all = ["target", "action"])]
+    #[arg(long, conflicts_with = "target")]
     pub standby: bool,
     /// Let the restored server archive into the same repositories: only when it replaces the lost primary
     #[arg(long)]

@@ -3,10 +3,14 @@
 
 mod args;
 mod backup;
+mod check;
 mod exit;
 mod helpers;
+mod list;
+mod moment;
 mod output;
 mod render;
+mod restore;
 mod setup;
 mod walkeep;
 

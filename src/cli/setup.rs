@@ -6,7 +6,7 @@ use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
-use crate::repo::Repository;
+use crate::repo::{Archive, Lineage, Repository};
 use crate::storage::Directory;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -76,4 +76,22 @@ pub fn random_hex<const N: usize>() -> Result<String> {
     let mut random = [0; N];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The repositories to look at: all, or the one that was named.
+pub fn chosen(context: &Context, name: Option<&str>) -> Result<Vec<Repository>> {
+    if let Some(name) = name {
+        context.config.repository(name)?;
+    }
+    let all = context.repositories.iter();
+    Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
+}
+
+/// The cluster's part of a repository: of the data directory's own system identifier where there still is one,
+/// else of the newest that is registered.
+pub fn archive(context: &Context, repository: &Repository) -> Result<Archive> {
+    match Lineage::of(&context.cluster.pgdata) {
+        Ok(lineage) => repository.open(lineage),
+        Err(_) => repository.open_newest(),
+    }
 }

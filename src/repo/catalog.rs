@@ -1,1 +1,189 @@
+//! What is in an archive, at a glance: the WAL as runs without holes, and how far it leads from a backup.
 
+use super::Archive;
+use super::record::Record;
+use crate::error::Result;
+use crate::pg::history::History;
+use crate::pg::record::Tail;
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Segments of one timeline that follow each other without a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub first: SegmentName,
+    pub last: SegmentName,
+    /// When the last one was stored.
+    pub stored: jiff::Timestamp,
+}
+
+/// Segments that are missing between others of their timeline, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    pub timeline: TimelineId,
+    pub first: SegmentName,
+    pub last: SegmentName,
+}
+
+/// The WAL of an archive. Takes memory by runs, not by segments.
+#[derive(Debug)]
+pub struct Inventory {
+    size: SegmentSize,
+    runs: BTreeMap<TimelineId, Vec<Run>>,
+    pub histories: Vec<TimelineId>,
+}
+
+/// How far the WAL leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// The last segment that can be reached.
+    pub last: SegmentName,
+    /// How many segments there are from the first to that one.
+    pub segments: u64,
+    pub stored: jiff::Timestamp,
+    /// What is missing behind it, when there is more behind that.
+    pub gap: Option<Gap>,
+}
+
+/// Segments that are searched for the last commit: a server that does nothing switches segments too.
+const SEARCHED: u64 = 16;
+
+impl Reach {
+    /// The last record that can be reached and when the last transaction ended, each as far as it is among
+    /// the last segments. A recovery target time has to lie before that: recovery stops at the first record
+    /// behind its target.
+    pub fn tail(&self, archive: &Archive, size: SegmentSize) -> Result<Tail> {
+        let last = self.last.number(size);
+        let mut tail = Tail::default();
+        for back in 0..self.segments.min(SEARCHED) {
+            let name = SegmentName::of_number(self.last.timeline, last - back, size);
+            let Some(stored) = archive.get_wal(WalName::Segment(name))? else {
+                break;
+            };
+            let (_, segment) = stored.read_all(size.bytes())?;
+            let found = Tail::of(&segment);
+            tail.last_record = tail.last_record.or(found.last_record);
+            tail.last_transaction_end = found.last_transaction_end;
+            if tail.last_transaction_end.is_some() {
+                break;
+            }
+        }
+        Ok(tail)
+    }
+}
+
+impl Inventory {
+    /// Lists the archive's WAL. The size of segments comes from a backup, or from any segment.
+    pub fn read(archive: &Archive, size: SegmentSize) -> Result<Inventory> {
+        let mut runs: BTreeMap<TimelineId, Vec<Run>> = BTreeMap::new();
+        let mut histories = Vec::new();
+        archive.each_wal(|name, entry| {
+            match name {
+                WalName::Segment(name) => {
+                    let runs = runs.entry(name.timeline).or_default();
+                    match runs.last_mut() {
+                        Some(run) if run.last.next(size) == name => {
+                            run.last = name;
+                            run.stored = entry.modified;
+                        }
+                        _ => runs.push(Run { first: name, last: name, stored: entry.modified }),
+                    }
+                }
+                WalName::History(timeline) => histories.push(timeline),
+                WalName::Partial(_) | WalName::Backup(..) => {}
+            }
+            Ok(())
+        })?;
+        Ok(Inventory { size, runs, histories })
+    }
+
+    /// The first segment of the oldest timeline and the last of the newest.
+    pub fn bounds(&self) -> Option<(SegmentName, SegmentName)> {
+        let first = self.runs.values().next()?.first()?.first;
+        let last = self.runs.values().next_back()?.last()?.last;
+        Some((first, last))
+    }
+
+    /// Holes within timelines.
+    pub fn gaps(&self) -> Vec<Gap> {
+        let between = |pair: &[Run]| match pair {
+            [before, after] => Some(self.gap(before.last.next(self.size), after.first)),
+            _ => None,
+        };
+        self.runs.values().flat_map(|runs| runs.windows(2).filter_map(between)).collect()
+    }
+
+    /// What is missing from `first` to just before `next`.
+    fn gap(&self, first: SegmentName, next: SegmentName) -> Gap {
+        let last = SegmentName::of_number(first.timeline, next.number(self.size) - 1, self.size);
+        Gap { timeline: first.timeline, first, last }
+    }
+
+    fn run_with(&self, name: SegmentName) -> Option<&Run> {
+        self.runs.get(&name.timeline)?.iter().find(|run| run.first <= name && name <= run.last)
+    }
+
+    /// The newest timeline that a server finds which recovers from `timeline` on: it asks for one history
+    /// file after the other until one is missing.
+    pub fn newest_from(&self, timeline: TimelineId) -> TimelineId {
+        let mut newest = timeline;
+        while self.histories.contains(&TimelineId(newest.0 + 1)) {
+            newest = TimelineId(newest.0 + 1);
+        }
+        newest
+    }
+
+    /// Follows the WAL from a backup's first segment along a history; `None` when not even that is there.
+    pub fn reach(&self, record: &Record, history: &History) -> Option<Reach> {
+        let mut number = record.wal.first.number(self.size);
+        let first = number;
+        let mut reached: Option<(SegmentName, jiff::Timestamp)> = None;
+        while let Some(run) = self.run_at(number, history) {
+            // A run ends, or another timeline begins within it.
+            let end = run.last.number(self.size);
+            let turn = history
+                .parents
+                .iter()
+                .map(|(_, end)| end.0 / self.size.bytes())
+                .filter(|turn| *turn > number)
+                .min();
+            let last = turn.map_or(end, |turn| end.min(turn - 1));
+            reached = Some((SegmentName::of_number(run.last.timeline, last, self.size), run.stored));
+            number = last + 1;
+        }
+        let (last, stored) = reached?;
+        let behind = self
+            .line(history)
+            .filter_map(|(timeline, begin)| {
+                let runs = self.runs.get(&timeline)?;
+                runs.iter().map(|run| run.first.number(self.size)).find(|n| *n > number && *n >= begin)
+            })
+            .min();
+        let missing_on = self.line(history).find(|(_, begin)| *begin <= number).map(|(timeline, _)| timeline);
+        let gap = behind.zip(missing_on).map(|(behind, timeline)| {
+            let name = |number| SegmentName::of_number(timeline, number, self.size);
+            self.gap(name(number), name(behind))
+        });
+        Some(Reach { last, segments: number - first, stored, gap })
+    }
+
+    /// The timelines of a history, newest first, each with the number of the segment in which it begins.
+    fn line<'h>(&self, history: &'h History) -> impl Iterator<Item = (TimelineId, u64)> + 'h {
+        let size = self.size.bytes();
+        let mut begins = vec![0];
+        begins.extend(history.parents.iter().map(|(_, end)| end.0 / size));
+        let timelines = history.parents.iter().map(|parent| parent.0).chain([history.timeline]);
+        let mut line: Vec<_> = timelines.zip(begins).collect();
+        line.reverse();
+        line.into_iter()
+    }
+
+    /// The run that a server reads this segment from: of the newest timeline that reaches back so far, or
+    /// of an older one when that does not have it.
+    fn run_at(&self, number: u64, history: &History) -> Option<&Run> {
+        self.line(history)
+            .filter(|(_, begin)| *begin <= number)
+            .find_map(|(timeline, _)| self.run_with(SegmentName::of_number(timeline, number, self.size)))
+    }
+}

@@ -1,0 +1,265 @@
+//! `walkeep restore`.
+
+use super::walkeep::Context;
+use super::{args, backup, moment, output, render, setup};
+use crate::config::Url;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::pg::segment::{TimelineId, WalName};
+use crate::repo::lock::Lock;
+use crate::repo::{Archive, Repository};
+use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
+    let to = std::path::absolute(&args.to).map_err(|e| Error::io("find the working directory", &e))?;
+    let plan = plan(context, args)?;
+    let recovery = recovery(context, args)?;
+    if args.dry_run {
+        return dry_run(context, &plan, &to);
+    }
+    let _alone = lock(context, plan.archive.repository(), &args.wait)?;
+    describe(context, &plan);
+    let options = restore::Options {
+        to: to.clone(),
+        tablespaces: args.tablespace.clone(),
+        config_dir: args
+            .config_dir
+            .as_ref()
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(|e| Error::io("find the working directory", &e))?,
+        jobs: args.jobs.unwrap_or(context.config.backup.jobs),
+        wait: backup::patience(&args.wait),
+    };
+    let restored = restore::run(&options, &plan, &recovery, &context.console)?;
+    context.console.finish();
+    try_restore_command(&plan, &recovery, &to)?;
+    let say = |line: &str| context.console.say(line);
+    say(&format!(
+        "restored {} in {} files into {}",
+        render::size(restored.bytes),
+        restored.files,
+        to.display()
+    ));
+    for (oid, location) in &restored.tablespaces {
+        say(&format!("tablespace {oid} is in {}", location.display()));
+    }
+    for file in &restored.config_left {
+        say(&format!("{file} lies outside of the data directory and was not written: --config-dir does"));
+    }
+    let changed = "it archives nowhere, runs no logical replication workers and waits for no synchronous standby \
+                   (postgresql.auto.conf; --as-primary leaves these as they were)";
+    if !args.as_primary {
+        say(changed);
+    }
+    say(&format!("start it with: pg_ctl -D {} start", to.display()));
+    if context.json {
+        output::print_json(&serde_json::json!({
+            "backup": plan.record.id,
+            "to": to,
+            "bytes": restored.bytes,
+            "files": restored.files,
+        }))?;
+    }
+    Ok(0)
+}
+
+/// The first repository from which the wish can be fulfilled.
+fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
+    let mut failure: Option<Error> = None;
+    for repository in setup::chosen(context, args.repository.as_deref())? {
+        let plan = setup::archive(context, &repository)
+            .and_then(|archive| wish(context, args, &archive).map(|wish| (archive, wish)))
+            .and_then(|(archive, wish)| Plan::make(archive, wish));
+        match plan {
+            Ok(plan) => return Ok(plan),
+            Err(error) => {
+                if let Some(earlier) = failure.replace(error) {
+                    context.console.event(Event::Warning(&earlier));
+                }
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "there is no repository")))
+}
+
+fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wish> {
+    let target = &args.target;
+    let target = if let Some(text) = &target.time {
+        let zone = match moment::has_offset(text) {
+            true => None,
+            false => archive.records()?.pop().map(|record| record.settings.time_zone),
+        };
+        let time = moment::parse(text, zone.as_deref())?;
+        context.console.say(&format!("recovering to {}", moment::describe(time, zone.as_deref())));
+        Target::Time(time)
+    } else if let Some(lsn) = target.lsn {
+        Target::Lsn(lsn)
+    } else if let Some(xid) = target.xid {
+        // PostgreSQL compares 32 bits; what pg_current_xact_id() prints may have an epoch above them.
+        Target::Xid(xid & 0xFFFF_FFFF)
+    } else if let Some(name) = &target.name {
+        Target::Name(name.clone())
+    } else if target.immediate {
+        Target::Immediate
+    } else {
+        Target::End
+    };
+    Ok(Wish {
+        backup: args.backup.clone(),
+        target,
+        timeline: args.timeline.map(|timeline| match timeline {
+            args::Timeline::Latest => TargetTimeline::Latest,
+            args::Timeline::Current => TargetTimeline::Current,
+            args::Timeline::Number(number) => TargetTimeline::Number(TimelineId(number)),
+        }),
+        allow_damaged: args.allow_damaged,
+    })
+}
+
+fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
+    let absolute = |path: &Path| std::path::absolute(path).doing(|| format!("find {}", path.display()));
+    let walfetch = std::env::current_exe()
+        .map(|path| path.with_file_name("walfetch"))
+        .doing(|| "find walfetch".to_owned())?;
+    if !walfetch.is_file() {
+        return Err(Error::new(Kind::Config, format!("there is no {}", walfetch.display()))
+            .hint("install walpush, walfetch and walkeep in one directory"));
+    }
+    let config = absolute(&context.config.path)?;
+    let word = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| {
+            Error::new(
+                Kind::Config,
+                format!("{} is not UTF-8 and cannot stand in restore_command", path.display()),
+            )
+        })
+    };
+    Ok(Recovery {
+        restore_command: restore::restore_command(&[
+            &word(&walfetch)?,
+            "--config",
+            &word(&config)?,
+            "--cluster",
+            &context.cluster.name,
+        ]),
+        action: match args.action {
+            args::Action::Pause => Action::Pause,
+            args::Action::Promote => Action::Promote,
+            args::Action::Shutdown => Action::Shutdown,
+        },
+        exclusive: args.exclusive,
+        standby: args.standby,
+        as_primary: args.as_primary,
+    })
+}
+
+/// Two restores of one cluster at once are a mistake; the lock is the cluster's folder in the repository.
+fn lock(context: &Context, repository: &Repository, wait: &args::Wait) -> Result<Option<Lock>> {
+    match &context.config.repository(repository.name())?.url {
+        Url::File(root) => {
+            let folder = root.join(repository.cluster());
+            Lock::wait_for(&folder, backup::patience(wait)).doing(|| "begin the restore".to_owned()).map(Some)
+        }
+        Url::S3 { .. } => Ok(None),
+    }
+}
+
+fn describe(context: &Context, plan: &Plan) {
+    context.console.say(&format!(
+        "backup {} of {} ({}), WAL from {} to {} ({} segments), repository {}",
+        plan.record.id,
+        render::time(plan.record.stop_time),
+        render::size(plan.record.size),
+        plan.first_segment(),
+        plan.reach.last,
+        plan.reach.segments,
+        plan.archive.repository().name(),
+    ));
+}
+
+fn dry_run(context: &Context, plan: &Plan, to: &Path) -> Result<u8> {
+    describe(context, plan);
+    context.console.say(&format!("nothing was written to {}", to.display()));
+    if context.json {
+        let target = match &plan.target {
+            Target::End => serde_json::json!({"type": "end"}),
+            Target::Time(time) => serde_json::json!({"type": "time", "time": render::time(*time)}),
+            Target::Lsn(lsn) => serde_json::json!({"type": "lsn", "lsn": lsn}),
+            Target::Xid(xid) => serde_json::json!({"type": "xid", "xid": xid}),
+            Target::Name(name) => serde_json::json!({"type": "name", "name": name}),
+            Target::Immediate => serde_json::json!({"type": "immediate"}),
+        };
+        output::print_json(&serde_json::json!({
+            "backup": plan.record.id,
+            "repository": plan.archive.repository().name(),
+            "target": target,
+            "timeline": plan.history.timeline,
+            "wal": {
+                "first": plan.first_segment(),
+                "last": plan.reach.last,
+                "segments": plan.reach.segments,
+            },
+            "gaps": plan.gaps(),
+            "bytes": plan.record.size,
+            "estimate": null,
+        }))?;
+    }
+    Ok(0)
+}
+
+/// Runs the restore command once as the server will: in the new directory, through a shell, as the user that
+/// owns it. An archive that cannot be read is found out now and not when the server starts.
+fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
+    let name = WalName::Segment(plan.first_segment());
+    let command = fill_in(&recovery.restore_command, &name.to_string(), &destination);
+    let owner = to.metadata().doing(|| format!("look at {}", to.display()))?;
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(&command).current_dir(to);
+    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
+        shell.uid(owner.uid()).gid(owner.gid());
+    }
+    let output = shell.output().doing(|| "try the restore_command".to_owned())?;
+    let _ = std::fs::remove_file(to.join(&destination));
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Failed,
+        format!(
+            "the restored server could not read the archive: `{command}`: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+    )
+    .hint("the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started"))
+}
+
+/// A `restore_command` as PostgreSQL passes it to the shell.
+fn fill_in(command: &str, name: &str, destination: &Path) -> String {
+    let mut filled = String::new();
+    let mut parts = command.split('%');
+    filled.push_str(parts.next().unwrap_or_default());
+    let mut doubled = false;
+    for part in parts {
+        match part.chars().next() {
+            _ if doubled => {
+                filled.push_str(part);
+                doubled = false;
+            }
+            None => {
+                filled.push('%');
+                doubled = true;
+            }
+            Some('f') => filled.push_str(&format!("{name}{}", &part[1..])),
+            Some('p') => filled.push_str(&format!("{}{}", destination.display(), &part[1..])),
+            Some(_) => filled.push_str(part),
+        }
+    }
+    filled
+}

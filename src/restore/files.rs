@@ -1,0 +1,267 @@
+//! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
+//! before it is written.
+
+use crate::codec::compress::Decompressor;
+use crate::codec::hash::{BlockHash, block_hash};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::repo::Archive;
+use crate::repo::manifest::{File as Stored, Owner};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Frames that lie behind each other are read at once, up to this.
+const READ: u64 = 4 << 20;
+
+/// No frame is larger when decompressed.
+const MAX_FRAME: usize = 4 << 20;
+
+/// A file to be written.
+pub struct Target<'a> {
+    pub path: PathBuf,
+    pub stored: &'a Stored,
+}
+
+/// Who owns what is restored.
+pub struct Ownership {
+    /// Only root can give files away.
+    is_root: bool,
+    known: Mutex<HashMap<Owner, (u32, u32)>>,
+}
+
+impl Ownership {
+    pub fn new() -> Ownership {
+        Ownership { is_root: nix::unistd::geteuid().is_root(), known: Mutex::default() }
+    }
+
+    /// Whether the server's user can own what is restored: root gives it to the recorded owner, anybody else
+    /// keeps it.
+    pub fn check(&self, owner: &Owner) -> Result<()> {
+        self.ids(owner).map(|_| ())
+    }
+
+    /// The user who keeps what is restored, when that is not its owner.
+    pub fn keeper(&self, owner: &Owner) -> Option<String> {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?.name;
+        (!self.is_root && user != owner.owner).then_some(user)
+    }
+
+    fn ids(&self, owner: &Owner) -> Result<(u32, u32)> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ids) = known.get(owner) {
+            return Ok(*ids);
+        }
+        let nobody = |what: &str, name: &str| {
+            Error::new(Kind::Refused, format!("there is no {what} {name} on this machine"))
+                .hint("create it, or restore as the user that runs PostgreSQL here")
+        };
+        let user = nix::unistd::User::from_name(&owner.owner).ok().flatten().map(|user| user.uid.as_raw());
+        let group =
+            nix::unistd::Group::from_name(&owner.group).ok().flatten().map(|group| group.gid.as_raw());
+        let ids = (
+            user.or_else(|| owner.owner.parse().ok()).ok_or_else(|| nobody("user", &owner.owner))?,
+            group.or_else(|| owner.group.parse().ok()).ok_or_else(|| nobody("group", &owner.group))?,
+        );
+        known.insert(owner.clone(), ids);
+        Ok(ids)
+    }
+
+    /// Gives a file or directory, not what a link leads to, to its owner.
+    pub fn give(&self, path: &Path, owner: &Owner) -> Result<()> {
+        if !self.is_root {
+            return Ok(());
+        }
+        let (user, group) = self.ids(owner)?;
+        std::os::unix::fs::lchown(path, Some(user), Some(group))
+            .doing(|| format!("give {} to {}", path.display(), owner.owner))
+    }
+}
+
+impl std::hash::Hash for Owner {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.owner, &self.group).hash(state);
+    }
+}
+
+/// Blocks of a frame that belong to one file.
+struct Piece {
+    target: usize,
+    /// In the file.
+    offset: u64,
+    /// In the frame.
+    skip: usize,
+    length: usize,
+    /// Numbers of the first block and of the one behind the last.
+    blocks: (usize, usize),
+}
+
+/// Frames that are read at once.
+struct Stretch {
+    pack: u32,
+    begin: u64,
+    end: u64,
+    /// Offset, length, and what is in it.
+    frames: Vec<(u64, u32, Vec<Piece>)>,
+}
+
+pub struct Writing<'a> {
+    pub archive: &'a Archive,
+    pub packs: &'a [String],
+    pub targets: &'a [Target<'a>],
+    pub ownership: &'a Ownership,
+    pub jobs: NonZeroUsize,
+    pub done: &'a AtomicU64,
+}
+
+impl Writing<'_> {
+    /// Writes all targets. The first failure ends the work.
+    pub fn run(&self) -> Result<()> {
+        for target in self.targets {
+            // One of several pieces is written by several threads, one of none by nobody.
+            if target.stored.at.len() != 1 {
+                let file = create(&target.path)?;
+                file.set_len(target.stored.size).doing(|| format!("write {}", target.path.display()))?;
+            }
+        }
+        let stretches = self.stretches();
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let work = || {
+                let mut decompressor = Decompressor::default();
+                while !stop.load(Ordering::Relaxed) {
+                    let Some(stretch) = stretches.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                        break;
+                    };
+                    if let Err(error) = self.stretch(stretch, &mut decompressor) {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+                Ok(())
+            };
+            let threads: Vec<_> = (0..self.jobs.get()).map(|_| scope.spawn(work)).collect();
+            let mut result = Ok(());
+            for thread in threads {
+                let ended =
+                    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a writer panicked")));
+                result = result.and(ended);
+            }
+            result
+        })?;
+        for target in self.targets {
+            self.ownership.give(&target.path, &target.stored.owner)?;
+            set_mode(&target.path, target.stored.mode)?;
+        }
+        Ok(())
+    }
+
+    /// What to read, in the order in which it lies in the packs.
+    fn stretches(&self) -> Vec<Stretch> {
+        let mut frames: BTreeMap<(u32, u64), (u32, Vec<Piece>)> = BTreeMap::new();
+        for (index, target) in self.targets.iter().enumerate() {
+            let file = target.stored;
+            let mut block = 0;
+            for extent in &file.at {
+                let offset = block as u64 * u64::from(file.block);
+                let length = (u64::from(extent.blocks) * u64::from(file.block)).min(file.size - offset);
+                let piece = Piece {
+                    target: index,
+                    offset,
+                    skip: extent.skip as usize,
+                    length: length as usize,
+                    blocks: (block, block + extent.blocks as usize),
+                };
+                block += extent.blocks as usize;
+                let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
+                frame.1.push(piece);
+            }
+        }
+        let mut stretches: Vec<Stretch> = Vec::new();
+        for ((pack, offset), (length, pieces)) in frames {
+            let end = offset + u64::from(length);
+            match stretches.last_mut() {
+                Some(last) if last.pack == pack && last.end == offset && end - last.begin <= READ => {
+                    last.end = end;
+                    last.frames.push((offset, length, pieces));
+                }
+                _ => stretches.push(Stretch {
+                    pack,
+                    begin: offset,
+                    end,
+                    frames: vec![(offset, length, pieces)],
+                }),
+            }
+        }
+        stretches
+    }
+
+    fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor) -> Result<()> {
+        let pack = self.packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
+        let bytes = self.archive.get_range(pack, stretch.begin..stretch.end)?;
+        let mut content = Vec::new();
+        for (offset, length, pieces) in &stretch.frames {
+            let doing = || format!("read {pack} of repository {}", self.archive.repository().name());
+            let begin = (offset - stretch.begin) as usize;
+            let frame = bytes.get(begin..begin + *length as usize).unwrap_or_default();
+            decompressor.frame(frame, MAX_FRAME, &mut content).doing(doing)?;
+            for piece in pieces {
+                let bytes = content
+                    .get(piece.skip..piece.skip + piece.length)
+                    .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short").doing(doing()))?;
+                self.piece(piece, bytes).doing(doing)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn piece(&self, piece: &Piece, bytes: &[u8]) -> Result<()> {
+        let Some(target) = self.targets.get(piece.target) else {
+            return Err(Error::new(Kind::Failed, "a piece without a file"));
+        };
+        let (first, behind) = piece.blocks;
+        let expected: &[BlockHash] = target.stored.hashes.get(first..behind).unwrap_or_default();
+        let blocks = bytes.chunks(target.stored.block as usize);
+        if blocks.len() != expected.len()
+            || !blocks.zip(expected).all(|(block, hash)| block_hash(block) == *hash)
+        {
+            return Err(Error::new(
+                Kind::Damage,
+                format!("blocks {first} to {} of {} are damaged", behind - 1, target.stored.path.display()),
+            )
+            .hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`"));
+        }
+        let doing = || format!("write {}", target.path.display());
+        let file = match target.stored.at.len() {
+            1 => create(&target.path)?,
+            _ => File::options()
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+                .open(&target.path)
+                .doing(doing)?,
+        };
+        file.write_all_at(bytes, piece.offset).doing(doing)?;
+        self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Makes a file that must not be there: nothing is written through a link, nothing is replaced.
+pub fn create(path: &Path) -> Result<File> {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .doing(|| format!("create {}", path.display()))
+}
+
+pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .doing(|| format!("set the mode of {}", path.display()))
+}
