@@ -3,7 +3,8 @@
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::{BlockHash, ContentHash};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::repo::manifest::{Entry, Extent, File, Owner, StoredPath, Totals, Writer};
+use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
+use crate::repo::manifest::{Totals, Writer};
 use crate::repo::record::ManifestPart;
 use crate::repo::{Archive, data_key, pack_name};
 use crossbeam_channel::{Receiver, Sender};

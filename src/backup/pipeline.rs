@@ -11,7 +11,7 @@ use crate::codec::hash::{Hasher, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{PAGE_SIZE, Verdict, verify};
-use crate::repo::manifest::StoredPath;
+use crate::repo::entry::StoredPath;
 use crate::repo::record::DamagedFile;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeMap;

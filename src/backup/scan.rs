@@ -3,7 +3,7 @@
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::relation::{Fork, RelationFile, is_temporary_relation};
-use crate::repo::manifest::{Dir, Entry, Owner, StoredPath, Tablespace};
+use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::Metadata;

@@ -1,6 +1,6 @@
 //! `walkeep backup`.
 
-use super::walkeep::Context;
+use super::setup::Context;
 use super::{args, output, render, setup};
 use crate::backup::{self, Options, Server};
 use crate::codec::compress::Compression;

@@ -1,7 +1,7 @@
 //! `walkeep check`: the whole path from the server into every repository and back.
 
 use super::output::Warnings;
-use super::walkeep::Context;
+use super::setup::Context;
 use super::{args, output, setup};
 use crate::backup::Server;
 use crate::error::{Doing, Error, Kind, Result};

@@ -1,6 +1,6 @@
 //! `walkeep list` and `walkeep show`.
 
-use super::walkeep::Context;
+use super::setup::Context;
 use super::{args, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;

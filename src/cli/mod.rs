@@ -5,6 +5,7 @@ mod args;
 mod backup;
 mod check;
 mod exit;
+mod init;
 mod list;
 mod moment;
 mod output;

@@ -1,6 +1,6 @@
 //! `walkeep restore`.
 
-use super::walkeep::Context;
+use super::setup::Context;
 use super::{args, backup, moment, output, render, setup};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};

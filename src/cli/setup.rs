@@ -1,7 +1,7 @@
 //! From a configuration file to the values that operations take.
 
 use super::args;
-use super::walkeep::Context;
+use super::output::Console;
 use crate::codec::compress::Compression;
 use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
@@ -12,6 +12,25 @@ use crate::storage::Directory;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// What every verb needs.
+pub struct Context {
+    pub config: Config,
+    pub cluster: Cluster,
+    pub repositories: Vec<Repository>,
+    pub console: Console,
+    pub json: bool,
+}
+
+impl Context {
+    pub fn new(global: &args::Global) -> Result<Context> {
+        let config = load(global.config.clone())?;
+        let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
+        let repositories = repositories(&config, &cluster)?;
+        let console = Console::new(global.quiet, global.verbose);
+        Ok(Context { config, cluster, repositories, console, json: global.json })
+    }
+}
 
 /// Reads the configuration: `option` is `--config`.
 pub fn load(option: Option<PathBuf>) -> Result<Config> {

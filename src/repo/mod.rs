@@ -6,6 +6,7 @@
 
 mod archive;
 pub mod catalog;
+pub mod entry;
 mod identity;
 mod key;
 pub mod lock;

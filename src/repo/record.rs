@@ -1,6 +1,6 @@
 //! A backup's record: the one small object that makes it exist.
 
-use super::manifest::Tablespace;
+use super::entry::Tablespace;
 use crate::codec::envelope::decimal;
 use crate::codec::hash::ContentHash;
 use crate::pg::lsn::Lsn;

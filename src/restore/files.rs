@@ -5,7 +5,7 @@ use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Archive;
-use crate::repo::manifest::{File as Stored, Owner};
+use crate::repo::entry::{File as Stored, Owner};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;

@@ -8,6 +8,7 @@ mod files;
 mod plan;
 mod recovery;
 mod run;
+mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};
 pub use recovery::{Action, Recovery, restore_command};

@@ -1,0 +1,160 @@
+//! What a backup consists of: directories, tablespaces, files, and where their blocks are.
+
+use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash, ContentHash};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+/// One thing that a backup consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    Dir(Dir),
+    Tablespace(Tablespace),
+    File(File),
+    /// A configuration file from outside the data directory; its path is absolute.
+    Config(File),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dir {
+    #[serde(flatten)]
+    pub path: StoredPath,
+    pub mode: u32,
+    #[serde(flatten)]
+    pub owner: Owner,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    pub oid: u32,
+    /// Where its link led to; nothing for one that is a directory in `pg_tblspc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<StoredPath>,
+}
+
+/// Owner and group, by name where they have one and by number otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub owner: String,
+    pub group: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    #[serde(flatten)]
+    pub path: StoredPath,
+    pub size: u64,
+    pub mode: u32,
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Seconds since 1970.
+    pub modified: i64,
+    pub sha256: ContentHash,
+    /// Bytes of a block.
+    pub block: u32,
+    #[serde(with = "hashes")]
+    pub hashes: Vec<BlockHash>,
+    /// Where the blocks are, in order.
+    pub at: Vec<Extent>,
+}
+
+/// Blocks that lie one behind the other in a frame. As JSON `[pack, offset, length, skip, blocks]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u64, u32, u32, u32)", into = "(u32, u64, u32, u32, u32)")]
+pub struct Extent {
+    /// Number of the pack: as given by [`Writer::pack`] or to be looked up in [`Part::packs`].
+    pub pack: u32,
+    pub offset: u64,
+    pub length: u32,
+    /// Bytes of the decompressed frame before the first of the blocks.
+    pub skip: u32,
+    pub blocks: u32,
+}
+
+impl From<(u32, u64, u32, u32, u32)> for Extent {
+    fn from((pack, offset, length, skip, blocks): (u32, u64, u32, u32, u32)) -> Extent {
+        Extent { pack, offset, length, skip, blocks }
+    }
+}
+
+impl From<Extent> for (u32, u64, u32, u32, u32) {
+    fn from(e: Extent) -> Self {
+        (e.pack, e.offset, e.length, e.skip, e.blocks)
+    }
+}
+
+/// A path as bytes: text where it is UTF-8, base64 otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "PathForm", into = "PathForm")]
+pub struct StoredPath(pub Vec<u8>);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct PathForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+}
+
+impl From<StoredPath> for PathForm {
+    fn from(path: StoredPath) -> PathForm {
+        match String::from_utf8(path.0) {
+            Ok(path) => PathForm { path: Some(path), path_bytes: None },
+            Err(e) => PathForm { path: None, path_bytes: Some(BASE64.encode(e.as_bytes())) },
+        }
+    }
+}
+
+impl TryFrom<PathForm> for StoredPath {
+    type Error = String;
+
+    fn try_from(form: PathForm) -> std::result::Result<StoredPath, String> {
+        match (form.path, form.path_bytes) {
+            (Some(path), None) => Ok(StoredPath(path.into_bytes())),
+            (None, Some(bytes)) => BASE64.decode(bytes).map(StoredPath).map_err(|e| e.to_string()),
+            _ => Err("neither `path` nor `path_bytes`".to_owned()),
+        }
+    }
+}
+
+impl StoredPath {
+    pub fn as_path(&self) -> &std::path::Path {
+        use std::os::unix::ffi::OsStrExt;
+        std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+
+    /// For messages and records.
+    pub fn display(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// Whether the path stays below the directory that it is relative to.
+    pub fn is_inside(&self) -> bool {
+        !self.0.is_empty()
+            && !self.0.contains(&0)
+            && self.0.split(|&b| b == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    }
+}
+
+mod hashes {
+    use super::*;
+
+    pub fn serialize<S: serde::Serializer>(
+        hashes: &[BlockHash],
+        s: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        s.serialize_str(&BASE64.encode(hashes.as_flattened()))
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+        d: D,
+    ) -> std::result::Result<Vec<BlockHash>, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let bytes = BASE64.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        let (hashes, rest) = bytes.as_chunks::<BLOCK_HASH_SIZE>();
+        match rest {
+            [] => Ok(hashes.to_vec()),
+            _ => Err(serde::de::Error::custom("block hashes of a wrong length")),
+        }
+    }
+}
