@@ -202,5 +202,5 @@ rm -rf "$scratch"
 [ ! -e "$scratch" ] || fail "$scratch is still there"
 note "both servers are stopped, $scratch is gone"
 
-printf '\n%sProved:%s a dropped table came back with all of its %s,\n' "$bold" "$plain" "${before/, content/ and the same content:}"
+printf '\n%sProved:%s the dropped table came back complete: %s as before the drop,\n' "$bold" "$plain" "$before"
 printf 'from a base backup taken under load and the WAL that walpush archived; pg_verifybackup and pg_amcheck agree.\n'
