@@ -4,8 +4,7 @@
 //! whenever that is behind. Files above [`WHOLE`] are read twice instead, so that memory
 //! stays bounded: once for the hash, which stands in front, and once while they are stored.
 
-use super::FRAME;
-use crate::codec::compress::{Compression, Compressor};
+use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
@@ -87,12 +86,18 @@ impl WalFile {
         self.size
     }
 
-    /// Reads the file from the beginning, `each` piece with its number.
-    fn pieces(&self, mut each: impl FnMut(usize, Vec<u8>) -> Result<()>) -> Result<()> {
+    /// Reads the file from the beginning: `next` gives a buffer to fill, `each` gets it back with the number of the
+    /// piece.
+    fn pieces(
+        &self,
+        mut next: impl FnMut() -> Vec<u8>,
+        mut each: impl FnMut(usize, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let mut offset = 0;
         let mut number = 0;
         while offset < self.size {
-            let mut piece = vec![0; FRAME.min((self.size - offset) as usize)];
+            let mut piece = next();
+            piece.resize(FRAME.min((self.size - offset) as usize), 0);
             self.file.read_exact_at(&mut piece, offset).doing(|| format!("read {}", self.path.display()))?;
             offset += piece.len() as u64;
             each(number, piece)?;
@@ -103,7 +108,7 @@ impl WalFile {
 
     pub fn hash(&self) -> Result<ContentHash> {
         let mut hasher = Hasher::default();
-        self.pieces(|_, piece| {
+        self.pieces(Vec::new, |_, piece| {
             hasher.update(&piece);
             Ok(())
         })?;
@@ -176,32 +181,43 @@ impl<'a> Encoded<'a> {
             let mut compressor = Compressor::new(self.compression)?;
             let mut frame = Vec::new();
             let mut sha256 = ContentHash::of(&[]);
-            self.wal.pieces(|_, piece| {
+            self.wal.pieces(Vec::new, |_, piece| {
                 sha256 = ContentHash::of(&piece);
                 compressor.frame(&piece, &mut frame)
             })?;
             return Ok((vec![frame], sha256));
         }
         let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<u8>)>(QUEUE);
+        // Buffers come back to be filled again.
+        let (back, empty) = mpsc::channel::<Vec<u8>>();
+        let own_back = back.clone();
         std::thread::scope(|scope| {
             let worker = scope.spawn(move || {
                 let mut frames = Frames::new(self.compression)?;
                 for (number, piece) in receiver {
                     frames.add(number, &piece)?;
+                    let _ = back.send(piece);
                 }
                 Ok::<_, Error>(frames.done)
             });
             let mut own = Frames::new(self.compression)?;
             let mut hasher = Hasher::default();
-            let read = self.wal.pieces(|number, piece| {
-                hasher.update(&piece);
-                match sender.try_send((number, piece)) {
-                    Ok(()) => Ok(()),
-                    // The compressor is behind, or gone with an error that the join below tells.
-                    Err(mpsc::TrySendError::Full((number, piece)))
-                    | Err(mpsc::TrySendError::Disconnected((number, piece))) => own.add(number, &piece),
-                }
-            });
+            let read = self.wal.pieces(
+                || empty.try_recv().unwrap_or_default(),
+                |number, piece| {
+                    hasher.update(&piece);
+                    match sender.try_send((number, piece)) {
+                        Ok(()) => Ok(()),
+                        // The compressor is behind, or gone with an error that the join below tells.
+                        Err(mpsc::TrySendError::Full((number, piece)))
+                        | Err(mpsc::TrySendError::Disconnected((number, piece))) => {
+                            own.add(number, &piece)?;
+                            let _ = own_back.send(piece);
+                            Ok(())
+                        }
+                    }
+                },
+            );
             drop(sender);
             let theirs = worker.join().map_err(|_| Error::new(Kind::Failed, "the compressor panicked"))?;
             read?;
@@ -216,18 +232,19 @@ impl<'a> Encoded<'a> {
 /// The frames that one thread has made.
 struct Frames {
     compressor: Compressor,
+    /// Large enough for any frame, and used again.
+    scratch: Vec<u8>,
     done: Vec<(usize, Vec<u8>)>,
 }
 
 impl Frames {
     fn new(compression: Compression) -> Result<Frames> {
-        Ok(Frames { compressor: Compressor::new(compression)?, done: Vec::new() })
+        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), done: Vec::new() })
     }
 
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
-        let mut frame = Vec::new();
-        self.compressor.frame(piece, &mut frame)?;
-        self.done.push((number, frame));
+        self.compressor.frame(piece, &mut self.scratch)?;
+        self.done.push((number, self.scratch.clone()));
         Ok(())
     }
 }
