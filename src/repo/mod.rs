@@ -12,6 +12,7 @@ pub mod lock;
 pub mod manifest;
 pub mod record;
 
+pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, StoredWal};
 pub use identity::{Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
@@ -19,7 +20,7 @@ pub use key::{data as data_key, pack as pack_name};
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Key, Mode, Object, Put, Storage};
+use crate::storage::{Key, Mode, Object, Storage};
 use std::sync::Arc;
 
 /// Objects that are read whole (identity, records) are never larger.

@@ -6,8 +6,7 @@ use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
-use crate::repo::{Archive, Lineage, Repository, StoredWal};
-use crate::storage::Put;
+use crate::repo::{Archive, Lineage, Put, Repository, StoredWal};
 use std::path::Path;
 
 /// What to push, and how.
