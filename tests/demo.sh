@@ -2,6 +2,7 @@
 # A table is lost and comes back: archiving, a base backup, a DROP TABLE, a restore to the moment before.
 # Everything happens in a scratch directory, with no TCP port, and is gone at the end.
 # Usage: tests/demo.sh DIRECTORY_OF_THE_PROGRAMS (make demo does all of it)
+# WALKEEP_DEMO_PGBIN names PostgreSQL's programs; the newest that Debian has unless told.
 set -euo pipefail
 
 # ---- how it is shown ------------------------------------------------------------------------------------
@@ -58,8 +59,8 @@ scratch=$WALKEEP_DEMO_SCRATCH
 programs=$scratch/bin
 cd "$scratch"
 
-newest=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
-export PATH=$programs:${newest:-/usr/bin}:/usr/bin:/bin
+newest=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1) || true
+export PATH=$programs:${WALKEEP_DEMO_PGBIN:-${newest:-/usr/bin}}:/usr/bin:/bin
 unset "${!PG@}"
 export PGHOST=$scratch PGDATABASE=postgres PGUSER=postgres LC_ALL=C WALKEEP_CONFIG=$scratch/walkeep.toml
 command -v initdb pg_verifybackup pg_amcheck pgbench >/dev/null ||
