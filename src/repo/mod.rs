@@ -42,6 +42,22 @@ impl Lineage {
     }
 }
 
+impl std::str::FromStr for Lineage {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Lineage> {
+        let parts = text.split_once('-');
+        parts
+            .and_then(|(system, major)| {
+                Some(Lineage { system_identifier: system.parse().ok()?, major: major.parse().ok()? })
+            })
+            .ok_or_else(|| {
+                Error::new(Kind::Usage, format!("`{text}` is no system identifier with a major version"))
+                    .hint("write it as `walkeep list` does: 7312345678901234567-17")
+            })
+    }
+}
+
 impl std::fmt::Display for Lineage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.system_identifier, self.major)
