@@ -15,8 +15,17 @@ use std::sync::Arc;
 
 /// Reads the configuration: `option` is `--config`.
 pub fn load(option: Option<PathBuf>) -> Result<Config> {
+    load_for(option, std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
+/// The same for a program that never asks how many threads a backup takes: to count the CPUs would cost the
+/// helpers more than to read the file.
+pub fn load_for_helper(option: Option<PathBuf>) -> Result<Config> {
+    load_for(option, NonZeroUsize::MIN)
+}
+
+fn load_for(option: Option<PathBuf>, cpus: NonZeroUsize) -> Result<Config> {
     let path = config::locate(option, std::env::var_os("WALKEEP_CONFIG"));
-    let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     Config::load(&path, cpus)
 }
 

@@ -83,7 +83,7 @@ pub fn walpush() -> ExitCode {
         Err(error) => return answer_usage(&error, exit::PUSH_FAILED + 1),
     };
     end("walpush", exit::PUSH_FAILED, move || {
-        let config = setup::load(args.config)?;
+        let config = setup::load_for_helper(args.config)?;
         watch("walpush", config.wal.timeout, exit::PUSH_FAILED);
         let here = setup::working_directory()?;
         // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
@@ -123,7 +123,7 @@ pub fn walfetch() -> ExitCode {
     end("walfetch", failed, move || {
         let waiting = Waiting::begin()?;
         let name: WalName = args.name.parse()?;
-        let config = setup::load(args.config)?;
+        let config = setup::load_for_helper(args.config)?;
         watch("walfetch", config.wal.timeout, failed);
         let here = setup::working_directory()?;
         let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;

@@ -6,7 +6,7 @@ use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -205,33 +205,32 @@ impl<R: Read> Content<R> {
     /// pieces as they come, while another thread hashes them: what it makes of them is worth nothing unless
     /// this ends with Ok.
     pub fn read(mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<Header> {
-        let (full, to_hash) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
-        let (back, empty) = mpsc::channel::<Vec<u8>>();
+        let (pieces, to_hash) = mpsc::sync_channel::<Arc<Vec<u8>>>(QUEUE);
         let mut size = 0;
         let sha256 = std::thread::scope(|scope| {
             let hashing = scope.spawn(move || {
                 let mut hasher = Hasher::default();
-                for piece in to_hash {
-                    hasher.update(&piece);
-                    // Nobody may want it any more.
-                    let _ = back.send(piece);
-                }
+                to_hash.iter().for_each(|piece| hasher.update(&piece));
                 hasher.finish()
             });
+            // The buffers that are not being hashed are filled again.
+            let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
             loop {
-                let mut piece = empty.try_recv().unwrap_or_default();
-                if !self.next_frame(FRAME, &mut piece)? {
+                let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
+                let mut piece = free.map_or_else(Arc::default, |free| buffers.swap_remove(free));
+                if !self.next_frame(FRAME, Arc::make_mut(&mut piece))? {
                     break;
                 }
                 size += piece.len() as u64;
                 if size > self.size {
                     break;
                 }
-                each(&piece)?;
                 // The hasher lives until the queue is dropped.
-                let _ = full.send(piece);
+                let _ = pieces.send(Arc::clone(&piece));
+                each(&piece)?;
+                buffers.push(piece);
             }
-            drop(full);
+            drop(pieces);
             hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))
         })?;
         self.check(size, sha256)
