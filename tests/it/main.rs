@@ -4,6 +4,8 @@ mod architecture;
 mod client;
 mod config;
 mod conninfo;
+mod demo;
+mod examples;
 mod fixtures;
 mod push_fetch;
 mod support;

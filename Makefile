@@ -1,0 +1,61 @@
+# make            builds the three programs
+# make demo       a table is lost and comes back, on a real PostgreSQL, in front of you
+# make test       everything that has to hold; installs from Debian what it needs
+# make bench      measures
+# make install    PREFIX=/usr/local DESTDIR=
+# make lint       formatting and clippy alone
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# Where rustup puts Rust, for shells that do not know it.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+built    := $(or $(CARGO_TARGET_DIR),target)/release
+programs := $(built)/walpush $(built)/walfetch $(built)/walkeep
+sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs')
+examples := archive.conf restore.conf standby.conf walkeep.toml crontab \
+            systemd/walkeep-backup.service systemd/walkeep-backup.timer
+
+.PHONY: all demo test bench install lint
+
+all: $(programs)
+
+$(programs) &: $(sources)
+	.ci/setup build
+	cargo build --release --locked
+	touch $(programs)
+
+demo:
+	.ci/setup demo
+	$(MAKE) --no-print-directory all
+	tests/demo.sh $(built)
+
+test:
+	.ci/setup test
+	$(MAKE) --no-print-directory lint
+	cargo test --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench: all
+	tests/bench/run
+
+# The examples name the directory that the programs are installed in. Nothing is put into /etc.
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 0755 $(programs) $(DESTDIR)$(PREFIX)/bin
+	$(built)/walkeep man --dir $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(built)/walkeep completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/walkeep
+	$(built)/walkeep completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_walkeep
+	$(built)/walkeep completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/walkeep.fish
+	install -d $(DESTDIR)$(PREFIX)/share/doc/walkeep/examples/systemd
+	install -m 0644 README.md CHANGELOG.md LICENSE src/repo/FORMAT.md $(DESTDIR)$(PREFIX)/share/doc/walkeep
+	for file in $(examples); do \
+	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|g' postgresql-conf-examples/$$file \
+	        > $(DESTDIR)$(PREFIX)/share/doc/walkeep/examples/$$file || exit 1; \
+	done
