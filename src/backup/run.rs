@@ -330,9 +330,16 @@ impl Run<'_> {
     fn add_configuration(&self, reader: &mut Reader<'_>, owners: &Owners) -> Result<()> {
         let inside = std::fs::canonicalize(&self.options.pgdata)
             .doing(|| format!("look at {}", self.options.pgdata.display()))?;
-        for file in self.server.configuration_files() {
+        let (files, unknown) = self.server.configuration_files();
+        let is_outside = |path: &Path| !path.starts_with(&inside) && !path.starts_with(&self.options.pgdata);
+        if let Some(unknown) = &unknown
+            && is_outside(Path::new(&self.server.found.settings.config_file))
+        {
+            self.observer.event(Event::Warning(unknown));
+        }
+        for file in files {
             let path = Path::new(&file);
-            if path.starts_with(&inside) || path.starts_with(&self.options.pgdata) {
+            if !is_outside(path) {
                 continue;
             }
             let read = std::fs::read(path).and_then(|bytes| Ok((bytes, path.metadata()?)));

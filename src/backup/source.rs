@@ -223,24 +223,38 @@ impl Server {
         })
     }
 
-    /// Configuration files that the server has read, as far as it tells this role.
-    pub fn configuration_files(&self) -> Vec<String> {
-        let mut files: Vec<String> =
-            [&self.found.settings.config_file, &self.found.hba_file, &self.found.ident_file]
-                .into_iter()
-                .filter(|file| !file.is_empty())
-                .cloned()
-                .collect();
-        // Included files, for a role that may see them.
-        let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
-        for row in self.session.query(sql, &[], SOON).unwrap_or_default() {
-            if let Ok(file) = column::<String>(&row, 0)
-                && !files.contains(&file)
-            {
+    /// Configuration files that the server has read, and why that may not be all of them.
+    pub fn configuration_files(&self) -> (Vec<String>, Option<Error>) {
+        let found = &self.found;
+        let mut files: Vec<String> = Vec::new();
+        let mut add = |file: String| {
+            if !file.is_empty() && !files.contains(&file) {
                 files.push(file);
             }
-        }
-        files
+        };
+        [&found.settings.config_file, &found.hba_file, &found.ident_file]
+            .into_iter()
+            .for_each(|f| add(f.clone()));
+        // Included files, for a role that may see them.
+        let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
+        let included = self
+            .session
+            .query(sql, &[], SOON)
+            .and_then(|rows| rows.iter().map(|row| column::<String>(row, 0)).collect::<Result<Vec<_>>>());
+        let unknown = match included {
+            Ok(included) => {
+                included.into_iter().for_each(add);
+                None
+            }
+            Err(error) => {
+                Some(error.doing("ask which configuration files are included; they are left out").hint(
+                    "as a superuser, for the role that walkeep uses:\n\
+                     GRANT SELECT ON pg_file_settings TO …;\n\
+                     GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO …;",
+                ))
+            }
+        };
+        (files, unknown)
     }
 }
 

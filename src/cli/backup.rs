@@ -1,7 +1,7 @@
 //! `walkeep backup`.
 
 use super::setup::Context;
-use super::{args, output, render, setup};
+use super::{args, exit, output, render, setup};
 use crate::backup::{self, Options, Server};
 use crate::codec::compress::Compression;
 use crate::config;
@@ -31,7 +31,7 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
                     render::size(record.stored),
                 ));
                 for file in &record.damaged {
-                    status = 3;
+                    status = exit::PROBLEM;
                     output::say(
                         "walkeep",
                         &format!("damaged: {} has bad pages: {:?}", file.path, file.blocks),

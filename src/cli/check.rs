@@ -2,7 +2,7 @@
 
 use super::output::Warnings;
 use super::setup::Context;
-use super::{args, output, setup};
+use super::{args, exit, output, setup};
 use crate::backup::Server;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
@@ -30,9 +30,12 @@ impl Checks<'_> {
             Err(error) => (None, error.to_string(), error.advice().map(str::to_owned), false),
         };
         self.ok &= ok;
-        self.context.console.say(&format!("{} {name}: {detail}", if ok { "ok     " } else { "FAILED " }));
-        if let Some(hint) = &hint {
-            self.context.console.say(&format!("        hint: {hint}"));
+        match &hint {
+            _ if ok => self.context.console.say(&format!("ok      {name}: {detail}")),
+            None => self.context.console.insist(&format!("FAILED  {name}: {detail}")),
+            Some(hint) => {
+                self.context.console.insist(&format!("FAILED  {name}: {detail}\n        hint: {hint}"));
+            }
         }
         self.done.push(json!({"name": name, "ok": ok, "detail": detail, "hint": hint}));
         value
@@ -49,7 +52,7 @@ pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
     Ok(match (checks.ok, checks.blind) {
         (true, _) => 0,
         (false, true) => 1,
-        (false, false) => 3,
+        (false, false) => exit::PROBLEM,
     })
 }
 

@@ -9,11 +9,14 @@ pub const FETCH_FAILED: u8 = 200;
 /// Proven absent; in a standby also "try again".
 pub const FETCH_ABSENT: u8 = 1;
 
+/// `walkeep` did its work and found something wrong.
+pub const PROBLEM: u8 = 3;
+
 /// The status of `walkeep` for a failure.
 pub fn of(error: &Error) -> u8 {
     match error.kind() {
         Kind::Usage | Kind::Config => 2,
-        Kind::Problem => 3,
+        Kind::Problem => PROBLEM,
         Kind::Locked => 4,
         _ => 1,
     }

@@ -1,7 +1,7 @@
 //! `walkeep list` and `walkeep show`.
 
 use super::setup::Context;
-use super::{args, output, render, setup};
+use super::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::repo::Archive;
@@ -149,7 +149,9 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
         let text: Vec<String> = contents.iter().map(Contents::text).collect();
         output::print(&text.join("\n"))?;
     }
-    Ok(0)
+    let has_gap =
+        contents.iter().filter_map(|contents| contents.inventory.as_ref()).any(|i| !i.gaps().is_empty());
+    Ok(if has_gap { exit::PROBLEM } else { 0 })
 }
 
 pub fn show(context: &Context, args: &args::Show) -> Result<u8> {

@@ -70,10 +70,15 @@ impl Console {
     /// A line, unless `--quiet`.
     pub fn say(&self, message: &str) {
         if !self.quiet {
-            self.bar.suspend(|| {
-                let _ = writeln!(std::io::stderr(), "{message}");
-            });
+            self.insist(message);
         }
+    }
+
+    /// A line, also with `--quiet`: something went wrong.
+    pub fn insist(&self, message: &str) {
+        self.bar.suspend(|| {
+            let _ = writeln!(std::io::stderr(), "{message}");
+        });
     }
 
     /// Takes the progress bar away.

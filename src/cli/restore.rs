@@ -28,15 +28,17 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     }
     let _alone = lock(context, plan.archive.repository(), &args.wait)?;
     describe(context, &plan);
+    let config_dir = args.config_dir.as_ref().map(std::path::absolute).transpose();
+    let config_dir = config_dir.map_err(|e| Error::io("find the working directory", &e))?;
+    if config_dir.as_ref().is_some_and(|directory| directory.starts_with(&to)) {
+        return Err(Error::new(Kind::Refused, "--config-dir lies in the new data directory").hint(
+            "the old configuration names the old data directory: a server that finds it in the new one would start on the old",
+        ));
+    }
     let options = restore::Options {
         to: to.clone(),
         tablespaces: args.tablespace.clone(),
-        config_dir: args
-            .config_dir
-            .as_ref()
-            .map(std::path::absolute)
-            .transpose()
-            .map_err(|e| Error::io("find the working directory", &e))?,
+        config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         wait: backup::patience(&args.wait),
     };
@@ -61,7 +63,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     if !args.as_primary {
         say(changed);
     }
-    say(&format!("start it with: pg_ctl -D {} start", to.display()));
+    say(&format!("start it with: {}", start_command(&plan, &to, options.config_dir.as_deref())));
     if context.json {
         output::print_json(&serde_json::json!({
             "backup": plan.record.id,
@@ -215,6 +217,23 @@ fn dry_run(context: &Context, plan: &Plan, to: &Path) -> Result<u8> {
         }))?;
     }
     Ok(0)
+}
+
+/// How to start the restored server. A configuration from outside of the data directory names the old one and
+/// its files, so these are overridden.
+fn start_command(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> String {
+    let settings = &plan.record.settings;
+    let config_file = Path::new(&settings.config_file);
+    if config_file.starts_with(&settings.data_directory) {
+        return format!("pg_ctl -D {} start", to.display());
+    }
+    let name = config_file.file_name().unwrap_or_default();
+    let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
+    format!(
+        "pg_ctl -D {to} -o '-c config_file={} -c data_directory={to} -c external_pid_file=' start",
+        config_file.display(),
+        to = to.display(),
+    )
 }
 
 /// Runs the restore command once as the server will: in the new directory, through a shell, as the user that

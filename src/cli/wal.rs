@@ -8,7 +8,7 @@ use crate::pg::segment::WalName;
 use crate::repo::Lineage;
 use crate::wal::fetch::{Fetch, Fetched};
 use crate::wal::push::Push;
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -140,6 +140,15 @@ pub fn walfetch() -> ExitCode {
             Fetched::Absent => Ok(exit::FETCH_ABSENT),
         }
     })
+}
+
+/// The command lines, for their manual pages.
+pub fn push_command() -> clap::Command {
+    PushArgs::command()
+}
+
+pub fn fetch_command() -> clap::Command {
+    FetchArgs::command()
 }
 
 /// Help and version are no failures; a command line that is not understood is.

@@ -3,7 +3,7 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, exit, init, list, restore};
+use super::{backup, check, exit, init, list, restore, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -55,8 +55,12 @@ fn run(args: Walkeep) -> Result<u8> {
 fn man(args: &args::Man) -> Result<u8> {
     let failed = |e: &std::io::Error| Error::io("write the manual page", e);
     match &args.dir {
-        Some(dir) => clap_mangen::generate_to(Walkeep::command(), dir)
-            .map_err(|e| failed(&e).doing(dir.display().to_string()))?,
+        Some(dir) => {
+            for program in [Walkeep::command(), wal::push_command(), wal::fetch_command()] {
+                clap_mangen::generate_to(program, dir)
+                    .map_err(|e| failed(&e).doing(dir.display().to_string()))?;
+            }
+        }
         None => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Walkeep::command()).render(&mut text).map_err(|e| failed(&e))?;

@@ -47,7 +47,7 @@ pub struct Reach {
 }
 
 /// Segments that are searched for the last commit: a server that does nothing switches segments too.
-const SEARCHED: u64 = 16;
+pub const SEARCHED: u64 = 16;
 
 impl Reach {
     /// The last record that can be reached and when the last transaction ended, each as far as it is among

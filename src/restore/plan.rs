@@ -5,7 +5,7 @@ use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::Archive;
-use crate::repo::catalog::{Gap, Inventory, Reach};
+use crate::repo::catalog::{Gap, Inventory, Reach, SEARCHED};
 use crate::repo::record::Record;
 
 /// Where recovery is to end.
@@ -130,14 +130,22 @@ impl Plan {
         let Target::Time(time) = self.target else {
             return Ok(());
         };
-        match self.reach.tail(&self.archive, self.record.segment_size)?.last_transaction_end {
-            Some(last) if time >= last => Err(Error::new(
-                Kind::Refused,
-                format!("the target {time} lies behind the last transaction in the archive, which ended at {last}"),
-            )
-            .hint("without a target everything is recovered; a later one needs WAL that is not archived yet (select pg_switch_wal() on the primary)")),
-            _ => Ok(()),
-        }
+        let last = self.reach.tail(&self.archive, self.record.segment_size)?.last_transaction_end;
+        let ended = match last {
+            Some(last) if time >= last => {
+                format!("lies behind the last transaction in the archive, which ended at {last}")
+            }
+            None if self.reach.segments <= SEARCHED => {
+                format!(
+                    "cannot be told: no transaction ended in the archived WAL since backup {}",
+                    self.record.id
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::new(Kind::Refused, format!("the target {time} {ended}")).hint(
+            "without a target everything is recovered; a later one needs WAL that is not archived yet (select pg_switch_wal() on the primary)",
+        ))
     }
 
     pub fn first_segment(&self) -> SegmentName {

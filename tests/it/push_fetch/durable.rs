@@ -165,7 +165,7 @@ fn a_sync_that_fails_is_never_answered_by_syncing_again() {
 
 #[test]
 fn file_systems_that_cannot_sync_directories_are_tolerated_and_failing_ones_are_not() {
-    for (error, tolerated) in [("EINVAL", true), ("ENOTSUP", true), ("EIO", false)] {
+    for (error, tolerated) in [("EINVAL", true), ("EOPNOTSUPP", true), ("EIO", false)] {
         let site = Site::new();
         site.pushed(&[2]);
         let directory = site.archive.object(&site.segment(2).name());

@@ -120,7 +120,7 @@ fn wrong_use_and_wrong_configuration_are_no_end_of_the_archive() {
     let fetch = || site.archive.run("walfetch");
     fetch().args(["--cluster", "nosuch"]).args(both).go().fatal().says("nosuch");
     fetch().args(["--on-error", "nosuch"]).args(both).go().is(200);
-    fetch().args(both).cwd("/").go().fatal();
+    fetch().args(["000000010000000000000002", "pg_wal/RECOVERYXLOG"]).cwd("/").go().fatal();
     let text = std::fs::read_to_string(site.archive.config()).expect("read the configuration");
     for wrong in [text.replace("fetch_ahead", "fetch_ahaed"), format!("{text}\n[["), String::new()] {
         scratch::write(site.archive.config(), wrong);

@@ -302,12 +302,15 @@ fn elsewhere_a_push_takes_an_absolute_path_and_no_relative_one() {
 }
 
 #[test]
-fn one_cluster_is_found_by_the_working_directory_and_a_wrong_one_is_refused() {
+fn the_cluster_is_found_by_the_working_directory_and_a_copy_elsewhere_is_refused() {
     let site = Site::new();
     let file = site.data.path.join(site.data.write(&site.segment(2)));
     let run = Run::of("walpush").arg(&file).env("WALKEEP_CONFIG", site.archive.config());
     run.clone().cwd(&site.data.path).go().ok();
-    run.cwd("/").go().refused().says("--cluster");
+    run.clone().cwd("/").go().ok();
+    // A data directory that no cluster names: perhaps a copy, which must not archive by accident.
+    let copy = site.other(15, site.data.system_identifier);
+    run.cwd(&copy.path).go().refused().says("--cluster");
     let unknown = site.archive.run("walpush").args(["--cluster", "nosuch"]).arg(&file);
     unknown.go().refused().says("nosuch");
 }
