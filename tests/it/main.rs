@@ -6,4 +6,5 @@ mod config;
 mod conninfo;
 mod fixtures;
 mod push_fetch;
+mod restore;
 mod support;
