@@ -3,8 +3,10 @@
 
 mod args;
 mod backup;
+mod check;
 mod exit;
 mod helpers;
+mod list;
 mod moment;
 mod output;
 mod render;

@@ -66,8 +66,10 @@ fn run(args: Walkeep) -> Result<u8> {
         }
         Verb::Init(init_args) => init(&Context::new(&args.global)?, &init_args),
         Verb::Backup(backup_args) => super::backup::run(&Context::new(&args.global)?, &backup_args),
+        Verb::Check(check_args) => super::check::run(&Context::new(&args.global)?, &check_args),
+        Verb::List(list_args) => super::list::list(&Context::new(&args.global)?, &list_args),
+        Verb::Show(show_args) => super::list::show(&Context::new(&args.global)?, &show_args),
         Verb::Restore(restore_args) => super::restore::run(&Context::new(&args.global)?, &restore_args),
-        _ => Ok(1),
     }
 }
 

@@ -7,8 +7,8 @@ use crate::codec::envelope::{Content, FORMAT, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
-use crate::pg::segment::{SegmentName, TimelineId, WalName};
-use crate::storage::{Body, Entry, Key, Mode, Object, Page, Put, list_all};
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::storage::{Body, Entry, Key, Mode, Object, PAGE, Page, Put, list_all};
 use std::ops::Range;
 
 /// A WAL file of the archive, opened; see [`Content`] for what may be believed when.
@@ -141,6 +141,19 @@ impl Archive {
             Ok(name) => each(name, &entry),
             Err(_) => Ok(()),
         })
+    }
+
+    /// The size of segments, from the first that is found; `None` when there is none.
+    pub fn any_segment_size(&self) -> Result<Option<SegmentSize>> {
+        let page = self.list(&self.base.join(key::WAL)?, None, PAGE)?;
+        for entry in &page.entries {
+            if let Ok(name @ WalName::Segment(_)) = entry.key.name().parse()
+                && let Some(stored) = self.get_wal(name)?
+            {
+                return SegmentSize::try_from(stored.size()).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     fn each(&self, folder: &str, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {

@@ -4,6 +4,7 @@ use super::Archive;
 use super::record::Record;
 use crate::error::Result;
 use crate::pg::history::History;
+use crate::pg::record::Tail;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -43,6 +44,33 @@ pub struct Reach {
     pub stored: jiff::Timestamp,
     /// What is missing behind it, when there is more behind that.
     pub gap: Option<Gap>,
+}
+
+/// Segments that are searched for the last commit: a server that does nothing switches segments too.
+const SEARCHED: u64 = 16;
+
+impl Reach {
+    /// The last record that can be reached and when the last transaction ended, each as far as it is among
+    /// the last segments. A recovery target time has to lie before that: recovery stops at the first record
+    /// behind its target.
+    pub fn tail(&self, archive: &Archive, size: SegmentSize) -> Result<Tail> {
+        let last = self.last.number(size);
+        let mut tail = Tail::default();
+        for back in 0..self.segments.min(SEARCHED) {
+            let name = SegmentName::of_number(self.last.timeline, last - back, size);
+            let Some(stored) = archive.get_wal(WalName::Segment(name))? else {
+                break;
+            };
+            let (_, segment) = stored.read_all(size.bytes())?;
+            let found = Tail::of(&segment);
+            tail.last_record = tail.last_record.or(found.last_record);
+            tail.last_transaction_end = found.last_transaction_end;
+            if tail.last_transaction_end.is_some() {
+                break;
+            }
+        }
+        Ok(tail)
+    }
 }
 
 impl Inventory {

@@ -108,18 +108,36 @@ impl Plan {
             Target::Immediate => false,
         };
         if !beyond {
-            return Ok(());
+            return self.check_time();
         }
         let missing = match self.reach.gap {
             Some(gap) if gap.first == gap.last => format!("{} is missing", gap.first),
             Some(gap) => format!("{} to {} are missing", gap.first, gap.last),
             None => format!("the archive ends with {}", self.reach.last),
         };
-        let last = Lsn(end.0 - 1);
-        Err(Error::new(Kind::Hole, format!("{missing}, so the WAL leads from backup {} only to {last}", record.id))
-            .hint(format!(
-                "--lsn {last} --action pause recovers as far as possible; a backup behind the hole leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
-            )))
+        let last = self.reach.tail(&self.archive, size)?.last_record.unwrap_or(self.reach.last.start(size));
+        Err(Error::new(
+            Kind::Hole,
+            format!("{missing}, so the WAL leads from backup {} only to {last}", record.id),
+        )
+        .hint(format!(
+            "--lsn {last} recovers as far as possible; a backup behind the hole leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
+        )))
+    }
+
+    /// Refuses a time behind the last commit: recovery would replay everything, and then fail.
+    fn check_time(&self) -> Result<()> {
+        let Target::Time(time) = self.target else {
+            return Ok(());
+        };
+        match self.reach.tail(&self.archive, self.record.segment_size)?.last_transaction_end {
+            Some(last) if time >= last => Err(Error::new(
+                Kind::Refused,
+                format!("the target {time} lies behind the last transaction in the archive, which ended at {last}"),
+            )
+            .hint("without a target everything is recovered; a later one needs WAL that is not archived yet (select pg_switch_wal() on the primary)")),
+            _ => Ok(()),
+        }
     }
 
     pub fn first_segment(&self) -> SegmentName {

@@ -1,0 +1,190 @@
+//! `walkeep check`: the whole path from the server into every repository and back.
+
+use super::output::Warnings;
+use super::walkeep::Context;
+use super::{args, output, setup};
+use crate::backup::Server;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::segment::WalName;
+use crate::repo::Repository;
+use crate::wal::fetch::{Fetch, Fetched};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// One thing that was looked at.
+struct Checks<'a> {
+    context: &'a Context,
+    done: Vec<Value>,
+    ok: bool,
+    /// The server could not be asked, so nothing is known.
+    blind: bool,
+}
+
+impl Checks<'_> {
+    fn note<T>(&mut self, name: &str, result: Result<(T, String)>) -> Option<T> {
+        let (value, detail, hint, ok) = match result {
+            Ok((value, detail)) => (Some(value), detail, None, true),
+            Err(error) => (None, error.to_string(), error.advice().map(str::to_owned), false),
+        };
+        self.ok &= ok;
+        self.context.console.say(&format!("{} {name}: {detail}", if ok { "ok     " } else { "FAILED " }));
+        if let Some(hint) = &hint {
+            self.context.console.say(&format!("        hint: {hint}"));
+        }
+        self.done.push(json!({"name": name, "ok": ok, "detail": detail, "hint": hint}));
+        value
+    }
+}
+
+pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
+    let mut checks = Checks { context, done: Vec::new(), ok: true, blind: false };
+    look(context, args, &mut checks);
+    context.console.finish();
+    if context.json {
+        output::print_json(&json!({"ok": checks.ok, "checks": checks.done}))?;
+    }
+    Ok(match (checks.ok, checks.blind) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 3,
+    })
+}
+
+fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
+    let connected = setup::connection(context).and_then(|info| Server::connect(&info));
+    checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
+    let server = checks.note(
+        "server",
+        connected.map(|server| {
+            let detail = format!("PostgreSQL {}, with all grants that are needed", server.found.version);
+            (server, detail)
+        }),
+    );
+    let Some(server) = server else {
+        return;
+    };
+    let pgdata = &context.cluster.pgdata;
+    checks.note(
+        "data directory",
+        server
+            .check_runs_on(pgdata)
+            .and_then(|()| readable(pgdata))
+            .map(|()| ((), format!("{} is the server's, and can be read", pgdata.display()))),
+    );
+    let problems = server.archiving_problems();
+    let archives = problems.is_empty();
+    if archives {
+        checks.note("settings", Ok(((), format!("archive_command is `{}`", server.found.archive_command))));
+    }
+    for problem in problems {
+        checks.note::<()>("settings", Err(problem));
+    }
+    for repository in &context.repositories {
+        let opened = repository.open(server.found.lineage);
+        checks.note(
+            &format!("repository {}", repository.name()),
+            opened.map(|archive| {
+                let id = &archive.identity().repository_id;
+                (archive.clone(), format!("{} is this cluster's, id {id}", repository.url()))
+            }),
+        );
+    }
+    if !archives {
+        return;
+    }
+    if server.found.in_recovery {
+        checks.note(
+            "archiving",
+            Ok((
+                (),
+                "the server is a standby and cannot end a segment by itself: run check on the primary"
+                    .to_owned(),
+            )),
+        );
+        return;
+    }
+    let begun = Instant::now();
+    let Some(name) = checks.note(
+        "fresh segment",
+        server.switch_segment().map(|name| (name, format!("{name} was ended for the test"))),
+    ) else {
+        return;
+    };
+    for repository in &context.repositories {
+        let left = args.timeout.saturating_sub(begun.elapsed());
+        let arrived = arrive(&server, repository, WalName::Segment(name), left)
+            .and_then(|()| compare(&server, pgdata, repository, WalName::Segment(name)));
+        let seconds = begun.elapsed().as_secs_f64();
+        checks.note(
+            &format!("archiving into {}", repository.name()),
+            arrived
+                .map(|how| ((), format!("{name} arrived, was fetched back and {how}, after {seconds:.2} s"))),
+        );
+    }
+}
+
+/// A backup reads everything; one file that is readable for the owner alone tells.
+fn readable(pgdata: &Path) -> Result<()> {
+    let path = pgdata.join("global/pg_control");
+    std::fs::read(&path)
+        .doing(|| format!("read {}", path.display()))
+        .map(|_| ())
+        .map_err(|error| error.hint("run walkeep as the user that runs the server, usually postgres"))
+}
+
+fn arrive(server: &Server, repository: &Repository, name: WalName, patience: Duration) -> Result<()> {
+    let archive = repository.open(server.found.lineage)?;
+    let before = server.archiver()?.failed_count;
+    let begun = Instant::now();
+    while !archive.has_wal(name)? {
+        let archiver = server.archiver()?;
+        let says_done = archiver.last_archived.as_deref() >= Some(&name.to_string()[..]);
+        if says_done && !archive.has_wal(name)? {
+            return Err(Error::new(
+                Kind::Problem,
+                format!("the server says that it archived {name}, but it is not there"),
+            )
+            .hint("archive_command uses another configuration, another cluster's name, or is not walpush"));
+        }
+        if begun.elapsed() > patience {
+            return Err(Error::new(
+                Kind::Timeout,
+                format!(
+                    "{name} did not arrive; meanwhile archive_command failed {} times",
+                    archiver.failed_count - before
+                ),
+            )
+            .hint("the server's log has the messages of walpush"));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Fetches the segment as recovery would, and compares it with the server's own copy while that is there.
+fn compare(server: &Server, pgdata: &Path, repository: &Repository, name: WalName) -> Result<&'static str> {
+    let scratch = std::env::temp_dir().join(format!("walkeep-check-{}", setup::random_hex::<8>()?));
+    let fetch = Fetch {
+        name,
+        destination: &scratch,
+        lineage: Some(server.found.lineage),
+        repositories: std::slice::from_ref(repository),
+        still_wanted: &|| Ok(()),
+    };
+    let fetched = fetch.run(&Warnings("walkeep"));
+    let bytes = std::fs::read(&scratch);
+    let _ = std::fs::remove_file(&scratch);
+    if fetched? == Fetched::Absent {
+        return Err(Error::new(Kind::Problem, format!("{name} went away")));
+    }
+    let bytes = bytes.doing(|| format!("read {}", scratch.display()))?;
+    match std::fs::read(pgdata.join("pg_wal").join(name.to_string())) {
+        Ok(own) if own == bytes => Ok("is the same as the server's"),
+        Ok(_) => Err(Error::new(Kind::Problem, format!("{name} differs from the server's own copy"))),
+        // Archived and recycled: the hash in its header was right.
+        Err(_) => Ok("has the right hash"),
+    }
+}
