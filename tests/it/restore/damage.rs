@@ -83,6 +83,15 @@ fn damage_to_one_backup_does_not_touch_another() {
 }
 
 #[test]
+fn a_damaged_record_of_one_backup_does_not_keep_another_from_being_restored() {
+    let story = Story::get();
+    let archive = story.archive();
+    damage(&live::record_of(archive.root(), &story.b), Damage::Flip(-9));
+    let server = restore(&archive, &[&story.a]).recovered();
+    assert_eq!(rows(&server), ALL);
+}
+
+#[test]
 fn damaged_wal_of_the_backup_itself_is_found_while_restoring() {
     let story = Story::get();
     for kind in [Damage::Flip(600), Damage::Truncate(-20), Damage::Remove] {
