@@ -7,7 +7,7 @@ mod interrupted;
 mod refused;
 mod report;
 
-use crate::support::live::{self, recovers};
+use crate::support::live;
 use crate::support::repo::{self, Snapshot};
 use crate::support::*;
 use std::process::Child;
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 /// A backup that takes seconds: every file is opened late.
 struct Slow {
-    strace: Strace,
+    /// Its record lies in a scratch directory that has to stay.
+    _strace: Strace,
     run: Run,
     child: Child,
 }
@@ -30,7 +31,7 @@ impl Slow {
         let strace = Strace::new()?.detached().trace("openat").inject("openat:delay_enter=15000");
         let child = strace.spawn(&run);
         until("the backup copies", || strace.text().contains("/base/1/1"));
-        Some(Slow { strace, run, child })
+        Some(Slow { _strace: strace, run, child })
     }
 
     #[track_caller]

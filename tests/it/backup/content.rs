@@ -200,13 +200,12 @@ fn tablespaces_of_every_kind_come_back() {
 }
 
 fn oid_of(manifest: &[serde_json::Value], place: &str) -> u64 {
-    let found = manifest
-        .iter()
-        .filter_map(|line| line.get("tablespace"))
-        .find(|t| t["path"] == place || t["location"] == place);
+    let mut tablespaces = manifest.iter().filter_map(|line| line.get("tablespace"));
+    let found =
+        tablespaces.find(|tablespace| tablespace["location"].to_string().contains(&format!("{place:?}")));
     found
         .and_then(|tablespace| tablespace["oid"].as_u64())
-        .unwrap_or_else(|| panic!("no tablespace at {place:?}"))
+        .unwrap_or_else(|| panic!("no tablespace at {place:?}: {manifest:?}"))
 }
 
 #[test]

@@ -116,13 +116,6 @@ fn a_file_that_a_server_always_has_may_not_vanish() {
             return;
         };
         let path = live.server.data().join(name);
-        let strace = strace.only(&path).inject("openat:error=ENOENT:when=2+");
-        let traced = strace.go(&live.backing_up());
-        if traced.was_hit() {
-            assert_failed(&live, &[], traced.outcome);
-            continue;
-        }
-        let strace = Strace::new().expect("strace worked a moment ago");
         let traced = strace.only(&path).inject("openat:error=ENOENT").go(&live.backing_up());
         assert!(traced.was_hit(), "{name}: nothing was hit");
         assert_failed(&live, &[], traced.outcome);
@@ -140,7 +133,7 @@ fn a_full_repository_fails_the_backup_and_one_with_room_takes_the_next() {
     // Random bytes that do not compress.
     server.psql(
         "create table noise as select string_agg(md5(random()::text), '') as t \
-         from generate_series(1, 250000) i group by i / 60",
+         from generate_series(1, 700000) i group by i / 60",
     );
     server.psql("checkpoint");
     server.stop(Stop::Fast);
@@ -165,7 +158,6 @@ fn a_write_error_in_the_repository_fails_the_backup() {
         "fsync,fdatasync,syncfs:error=EIO:when=1",
         "renameat2,renameat,rename,link,linkat:error=EIO:when=1",
         "renameat2,renameat,rename,link,linkat:error=EROFS",
-        "write,pwrite64,writev:error=ENOSPC:when=50+",
     ] {
         let Some(strace) = Strace::new() else {
             return;
