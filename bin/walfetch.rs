@@ -1,3 +1,5 @@
+//! PostgreSQL's restore_command; see `walkeep::cli`.
+
 fn main() -> std::process::ExitCode {
     walkeep::cli::walfetch()
 }

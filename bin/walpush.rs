@@ -1,3 +1,5 @@
+//! PostgreSQL's archive_command; see `walkeep::cli`.
+
 fn main() -> std::process::ExitCode {
     walkeep::cli::walpush()
 }

@@ -115,9 +115,22 @@ impl Error {
         self.0.kind
     }
 
-    /// What to do about it, without the word `hint:`.
+    /// What to do about it, without the word `hint:`: what was said where it happened, else what mostly helps
+    /// with errors of this kind.
     pub fn advice(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.hint.as_deref().or(match self.0.kind {
+            Kind::Usage => Some("`--help` shows how it is meant"),
+            Kind::Config => Some("`walkeep config` shows the configuration in force"),
+            Kind::Absent => Some("look at the path: is it right, is its disk mounted?"),
+            Kind::Damage => Some("the bytes are not what was once written: nothing was taken from it. Look for another copy, and at the disk"),
+            Kind::Identity => Some("check that configuration, data directory and repository are of the same cluster"),
+            Kind::Locked => Some("wait for the other run to end"),
+            Kind::Timeout => Some("is the other side reachable, and how busy is it?"),
+            Kind::Unavailable => Some("try again; if it stays, look at the other side"),
+            Kind::Denied => Some("look at owner and mode of the path and of the directories above it; walkeep has to run as the user that owns the cluster's files"),
+            Kind::Full => Some("make room there, or raise the quota"),
+            Kind::Conflict | Kind::Hole | Kind::Refused | Kind::Problem | Kind::Failed => None,
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::pack::{FinishedFile, Item, PackedPiece, cancelled};
 use super::scan::{Owners, Task};
-use crate::codec::compress::{Compression, Compressor};
+use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::hash::{Hasher, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
@@ -22,9 +22,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// Bytes of a frame before compression.
-const FRAME: usize = 1 << 20;
 
 /// A file up to this size has blocks of one page; a larger one has larger blocks, so that hashes take
 /// less than a two-thousandth of the data.

@@ -8,7 +8,7 @@ use super::pipeline::{self, BadPages, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use crate::codec::compress::Compression;
-use crate::codec::hash::{ContentHash, Hasher};
+use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::control::Control;
@@ -442,21 +442,10 @@ impl Failure {
 /// Reads an archived segment to its end: the server will not have it for long.
 fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
     let doing = || format!("verify {name} in the repository");
-    let mut stored = archive
+    let stored = archive
         .get_wal(WalName::Segment(name))?
         .ok_or_else(|| Error::new(Kind::Hole, "it went away").doing(doing()))?;
-    let mut hasher = Hasher::default();
-    let mut piece = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let got = stored.read(&mut piece).doing(doing)?;
-        hasher.update(&piece[..got]);
-        size += got as u64;
-        if got < piece.len() {
-            break;
-        }
-    }
-    stored.finish(size, hasher.finish()).doing(doing).map(|_| ())
+    stored.read(|_| Ok(())).doing(doing).map(|_| ())
 }
 
 /// The directory that a tablespace of this server has in its location: `PG_17_202406281`.

@@ -301,8 +301,10 @@ fn look_around(session: &Session) -> Result<Found> {
             Error::new(Kind::Failed, format!("the server's setting {name} is no number")).doing(doing())
         })
     };
+    // The timeline on which WAL is written now; the control file learns of it only at the next checkpoint.
     let sql = "SELECT system_identifier, pg_is_in_recovery(), \
-               (SELECT timeline_id FROM pg_control_checkpoint()), \
+               CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+               ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, \
                (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
     let row = session.query_one(sql, &[], SOON).doing(doing)?;
     let timeline: i32 = column(&row, 2)?;

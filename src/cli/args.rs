@@ -114,12 +114,22 @@ pub enum Checkpoint {
     Spread,
 }
 
-/// Lists backups, the archived WAL and its gaps, and the moments that can be restored
+/// Where to look.
 #[derive(Args)]
-pub struct List {
+pub struct Place {
     /// Only this repository
     #[arg(long, value_name = "NAME")]
     pub repository: Option<String>,
+    /// An earlier life of the cluster, before pg_upgrade: its system identifier and major version
+    #[arg(long, value_name = "SYSTEM-MAJOR")]
+    pub lineage: Option<crate::repo::Lineage>,
+}
+
+/// Lists backups, the archived WAL and its gaps, and the moments that can be restored
+#[derive(Args)]
+pub struct List {
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// Shows one backup
@@ -128,9 +138,8 @@ pub struct Show {
     /// As `walkeep list` names it, or `latest`
     #[arg(value_name = "BACKUP")]
     pub backup: String,
-    /// Only this repository
-    #[arg(long, value_name = "NAME")]
-    pub repository: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// Restores a backup into an empty directory, ready to recover to the chosen moment
@@ -177,9 +186,8 @@ pub struct Restore {
     /// Write the configuration files from outside the data directory to this directory
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<PathBuf>,
-    /// Only this repository
-    #[arg(long, value_name = "NAME")]
-    pub repository: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
     /// Threads [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,

@@ -70,6 +70,8 @@ impl Contents {
             "name": self.archive.repository().name(),
             "url": self.archive.repository().url(),
             "backups": self.records.iter().map(render::backup).collect::<Vec<_>>(),
+            "lineage": self.archive.lineage().to_string(),
+            "earlier": self.earlier().collect::<Vec<_>>(),
             "wal": {
                 "first": bounds.map(|(first, _)| first),
                 "last": bounds.map(|(_, last)| last),
@@ -82,9 +84,18 @@ impl Contents {
         })
     }
 
+    /// The lives of the cluster before this one.
+    fn earlier(&self) -> impl Iterator<Item = String> {
+        let ancestors = &self.archive.identity().lineage;
+        ancestors.iter().map(|ancestor| format!("{}-{}", ancestor.system_identifier, ancestor.pg))
+    }
+
     fn text(&self) -> String {
         let repository = self.archive.repository();
         let mut text = format!("repository {} at {}\n", repository.name(), repository.url());
+        for earlier in self.earlier() {
+            text.push_str(&format!("  before the upgrade: --lineage {earlier}\n"));
+        }
         if self.records.is_empty() {
             text.push_str("  no backups\n");
         } else {
@@ -126,8 +137,8 @@ impl Contents {
 
 pub fn list(context: &Context, args: &args::List) -> Result<u8> {
     let mut contents = Vec::new();
-    for repository in setup::chosen(context, args.repository.as_deref())? {
-        contents.push(Contents::read(setup::archive(context, &repository)?)?);
+    for repository in setup::chosen(context, &args.place)? {
+        contents.push(Contents::read(setup::archive(context, &repository, &args.place)?)?);
     }
     if context.json {
         output::print_json(&json!({
@@ -142,8 +153,8 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
 }
 
 pub fn show(context: &Context, args: &args::Show) -> Result<u8> {
-    for repository in setup::chosen(context, args.repository.as_deref())? {
-        let contents = Contents::read(setup::archive(context, &repository)?)?;
+    for repository in setup::chosen(context, &args.place)? {
+        let contents = Contents::read(setup::archive(context, &repository, &args.place)?)?;
         let wanted = match args.backup.as_str() {
             "latest" => contents.records.last(),
             id => contents.records.iter().find(|record| record.id == id),

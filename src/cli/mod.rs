@@ -5,14 +5,14 @@ mod args;
 mod backup;
 mod check;
 mod exit;
-mod helpers;
 mod list;
 mod moment;
 mod output;
 mod render;
 mod restore;
 mod setup;
+mod wal;
 mod walkeep;
 
-pub use helpers::{walfetch, walpush};
+pub use wal::{walfetch, walpush};
 pub use walkeep::walkeep;

@@ -14,6 +14,13 @@ use std::process::Command;
 
 pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     let to = std::path::absolute(&args.to).map_err(|e| Error::io("find the working directory", &e))?;
+    if to.starts_with(&context.cluster.pgdata) {
+        return Err(Error::new(
+            Kind::Refused,
+            format!("{} lies in the data directory of the cluster", to.display()),
+        )
+        .hint("restore into a directory of its own"));
+    }
     let plan = plan(context, args)?;
     let recovery = recovery(context, args)?;
     if args.dry_run {
@@ -69,8 +76,8 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
 /// The first repository from which the wish can be fulfilled.
 fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
     let mut failure: Option<Error> = None;
-    for repository in setup::chosen(context, args.repository.as_deref())? {
-        let plan = setup::archive(context, &repository)
+    for repository in setup::chosen(context, &args.place)? {
+        let plan = setup::archive(context, &repository, &args.place)
             .and_then(|archive| wish(context, args, &archive).map(|wish| (archive, wish)))
             .and_then(|(archive, wish)| Plan::make(archive, wish));
         match plan {

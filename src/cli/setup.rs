@@ -1,5 +1,6 @@
 //! From a configuration file to the values that operations take.
 
+use super::args;
 use super::walkeep::Context;
 use crate::codec::compress::Compression;
 use crate::config::{self, Cluster, Config, Url};
@@ -79,7 +80,8 @@ pub fn random_hex<const N: usize>() -> Result<String> {
 }
 
 /// The repositories to look at: all, or the one that was named.
-pub fn chosen(context: &Context, name: Option<&str>) -> Result<Vec<Repository>> {
+pub fn chosen(context: &Context, place: &args::Place) -> Result<Vec<Repository>> {
+    let name = place.repository.as_deref();
     if let Some(name) = name {
         context.config.repository(name)?;
     }
@@ -87,10 +89,10 @@ pub fn chosen(context: &Context, name: Option<&str>) -> Result<Vec<Repository>> 
     Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
 }
 
-/// The cluster's part of a repository: of the data directory's own system identifier where there still is one,
-/// else of the newest that is registered.
-pub fn archive(context: &Context, repository: &Repository) -> Result<Archive> {
-    match Lineage::of(&context.cluster.pgdata) {
+/// The cluster's part of a repository: of the life that was asked for, of the data directory's own where there
+/// still is one, else of the newest that is registered.
+pub fn archive(context: &Context, repository: &Repository, place: &args::Place) -> Result<Archive> {
+    match place.lineage.map_or_else(|| Lineage::of(&context.cluster.pgdata), Ok) {
         Ok(lineage) => repository.open(lineage),
         Err(_) => repository.open_newest(),
     }

@@ -12,6 +12,9 @@ pub enum Compression {
     Stored,
 }
 
+/// Bytes of content in a frame of something large.
+pub const FRAME: usize = 1 << 20;
+
 /// A raw block holds at most this much (RFC 8878, `Block_Maximum_Size`).
 const RAW_BLOCK: usize = 128 << 10;
 
@@ -37,26 +40,23 @@ impl Compressor {
         Ok(Compressor(Inner::Zstd(context)))
     }
 
-    /// Appends one frame that holds all of `content`.
+    /// Replaces `out` by one frame that holds all of `content`.
     pub fn frame(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
         match &mut self.0 {
-            Inner::Stored => {
-                store(content, out);
-                Ok(())
-            }
+            Inner::Stored => store(content, out),
             Inner::Zstd(context) => {
-                let begin = out.len();
-                out.resize(begin + zstd_safe::compress_bound(content.len()), 0);
-                let size = context.compress2(&mut out[begin..], content).map_err(failed)?;
-                out.truncate(begin + size);
-                Ok(())
+                // Into spare capacity, which nobody has to fill with zeros first.
+                out.reserve(zstd_safe::compress_bound(content.len()));
+                context.compress2(out, content).map_err(failed)?;
             }
         }
+        Ok(())
     }
 }
 
-/// Appends one frame of raw blocks: a frame header with the content's size and no window, then blocks.
-pub fn store(content: &[u8], out: &mut Vec<u8>) {
+/// Appends one frame of raw blocks to `out`: a frame header with the content's size and no window, then blocks.
+fn store(content: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&0xFD2F_B528u32.to_le_bytes());
     out.push(0b1110_0000); // eight bytes of content size, single segment, no checksum
     out.extend_from_slice(&(content.len() as u64).to_le_bytes());
@@ -71,6 +71,11 @@ pub fn store(content: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Bytes of the frame that these bytes begin with; `None` when it is not all there, or is none.
+pub fn frame_length(bytes: &[u8]) -> Option<usize> {
+    zstd_safe::find_frame_compressed_size(bytes).ok()
+}
+
 /// A decompressor of whole frames that is used again and again.
 #[derive(Default)]
 pub struct Decompressor(zstd_safe::DCtx<'static>);
@@ -82,8 +87,9 @@ impl Decompressor {
         let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= limit);
         let size =
             size.ok_or_else(|| Error::new(Kind::Damage, "the frame does not say a size that can be right"))?;
-        out.resize(size, 0);
-        let got = self.0.decompress(&mut out[..], frame).map_err(failed)?;
+        out.clear();
+        out.reserve(size);
+        let got = self.0.decompress(out, frame).map_err(failed)?;
         if got != size {
             return Err(Error::new(Kind::Damage, format!("the frame holds {got} bytes instead of {size}")));
         }

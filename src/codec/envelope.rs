@@ -1,11 +1,12 @@
 //! The header that every object of a repository begins with: a zstd skippable frame of fixed length
 //! around one JSON object, so that `zstd -dc` gives the content and `head -c 512` says what it is.
 
-use super::compress::Compressor;
+use super::compress::{Compressor, Decompressor, FRAME, frame_length};
 use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
+use std::sync::mpsc;
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -14,7 +15,7 @@ pub const FORMAT: u32 = 1;
 pub const HEADER_SIZE: usize = 512;
 
 /// Skippable frame number 7, and the length of what follows.
-const FRAME: [u8; 8] = [0x57, 0x2A, 0x4D, 0x18, 0xF8, 0x01, 0, 0];
+const MAGIC: [u8; 8] = [0x57, 0x2A, 0x4D, 0x18, 0xF8, 0x01, 0, 0];
 
 /// What sort of object it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ impl Header {
     pub fn encode(&self) -> Result<[u8; HEADER_SIZE]> {
         let mut bytes = [b' '; HEADER_SIZE];
         let json = serde_json::to_vec(self).map_err(|e| damage(e.to_string()))?;
-        let room = HEADER_SIZE - FRAME.len() - 1;
+        let room = HEADER_SIZE - MAGIC.len() - 1;
         if json.len() > room {
             return Err(damage(format!(
                 "the header of {} takes {} bytes, {room} fit",
@@ -80,8 +81,8 @@ impl Header {
                 json.len()
             )));
         }
-        bytes[..FRAME.len()].copy_from_slice(&FRAME);
-        bytes[FRAME.len()..FRAME.len() + json.len()].copy_from_slice(&json);
+        bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
+        bytes[MAGIC.len()..MAGIC.len() + json.len()].copy_from_slice(&json);
         bytes[HEADER_SIZE - 1] = b'\n';
         Ok(bytes)
     }
@@ -90,7 +91,7 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Header> {
         let json = bytes
             .get(..HEADER_SIZE)
-            .and_then(|bytes| bytes.strip_prefix(&FRAME))
+            .and_then(|bytes| bytes.strip_prefix(&MAGIC))
             .ok_or_else(|| damage("there is no walkeep header at its start"))?;
         #[derive(Deserialize)]
         struct Version {
@@ -124,34 +125,51 @@ pub fn check_format(format: u32) -> Result<()> {
 pub fn seal(mut header: Header, content: &[u8], compressor: &mut Compressor) -> Result<Vec<u8>> {
     header.size = Some(content.len() as u64);
     header.sha256 = Some(ContentHash::of(content));
-    let mut object = header.encode()?.to_vec();
-    compressor.frame(content, &mut object)?;
-    Ok(object)
+    let mut frame = Vec::new();
+    compressor.frame(content, &mut frame)?;
+    Ok([&header.encode()?[..], &frame].concat())
 }
 
-/// The content of an object, decompressed while it is read. [`Content::finish`] says whether it was
-/// what the header promised; nothing read before may be used until then.
+/// The content of an object, decompressed frame by frame. Nothing of it may be used before
+/// [`Content::read`] has said that it is what the header promised.
 pub struct Content<R: Read> {
     pub header: Header,
     size: u64,
     sha256: ContentHash,
-    decoder: zstd::stream::read::Decoder<'static, std::io::BufReader<R>>,
+    source: R,
+    /// Read and not yet decompressed.
+    ahead: Vec<u8>,
+    is_at_end: bool,
+    decompressor: Decompressor,
 }
+
+/// Bytes read from the source at a time.
+const READ: usize = 256 << 10;
+
+/// Frames on their way to the hash.
+const QUEUE: usize = 2;
 
 impl<R: Read> Content<R> {
     /// Reads the header of an object, and gets ready to read the rest.
     pub fn open(mut object: R) -> Result<Content<R>> {
         let mut bytes = [0; HEADER_SIZE];
-        read_full(&mut object, &mut bytes).and_then(|got| match got {
-            HEADER_SIZE => Ok(()),
-            _ => Err(damage(format!("it has only {got} bytes"))),
-        })?;
+        let got = read_full(&mut object, &mut bytes)?;
+        if got < HEADER_SIZE {
+            return Err(damage(format!("it has only {got} bytes")));
+        }
         let header = Header::decode(&bytes)?;
         let (Some(size), Some(sha256)) = (header.size, header.sha256) else {
             return Err(damage("its header says neither size nor hash"));
         };
-        let decoder = zstd::stream::read::Decoder::new(object).map_err(|e| Error::io("start zstd", &e))?;
-        Ok(Content { header, size, sha256, decoder })
+        Ok(Content {
+            header,
+            size,
+            sha256,
+            source: object,
+            ahead: Vec::new(),
+            is_at_end: false,
+            decompressor: Decompressor::default(),
+        })
     }
 
     /// Bytes that the content should have.
@@ -159,18 +177,91 @@ impl<R: Read> Content<R> {
         self.size
     }
 
-    /// Fills the buffer unless the content ends before; says how much it read.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        read_full(&mut self.decoder, buffer)
+    /// Replaces `out` by the content of the next frame; false at the end.
+    fn next_frame(&mut self, limit: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let length = loop {
+            match frame_length(&self.ahead) {
+                Some(length) => break length,
+                None if self.is_at_end && self.ahead.is_empty() => return Ok(false),
+                None if self.is_at_end => return Err(damage("it ends in the middle of a frame")),
+                None if self.ahead.len() > limit + (limit >> 2) + READ => {
+                    return Err(damage("it has no frame where one should be"));
+                }
+                None => {
+                    let filled = self.ahead.len();
+                    self.ahead.resize(filled + READ, 0);
+                    let got = read_full(&mut self.source, &mut self.ahead[filled..])?;
+                    self.ahead.truncate(filled + got);
+                    self.is_at_end = got < READ;
+                }
+            }
+        };
+        self.decompressor.frame(&self.ahead[..length], limit, out)?;
+        self.ahead.drain(..length);
+        Ok(true)
     }
 
-    /// Compares with what the caller has read: `read` bytes with this hash.
-    pub fn finish(mut self, read: u64, sha256: ContentHash) -> Result<Header> {
-        let more = read_full(&mut self.decoder, &mut [0; 1])?;
-        if read != self.size || more != 0 {
+    /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it. `each` gets the
+    /// pieces as they come, while another thread hashes them: what it makes of them is worth nothing unless
+    /// this ends with Ok.
+    pub fn read(mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<Header> {
+        let (full, to_hash) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
+        let (back, empty) = mpsc::channel::<Vec<u8>>();
+        let mut size = 0;
+        let sha256 = std::thread::scope(|scope| {
+            let hashing = scope.spawn(move || {
+                let mut hasher = Hasher::default();
+                for piece in to_hash {
+                    hasher.update(&piece);
+                    // Nobody may want it any more.
+                    let _ = back.send(piece);
+                }
+                hasher.finish()
+            });
+            loop {
+                let mut piece = empty.try_recv().unwrap_or_default();
+                if !self.next_frame(FRAME, &mut piece)? {
+                    break;
+                }
+                size += piece.len() as u64;
+                if size > self.size {
+                    break;
+                }
+                each(&piece)?;
+                // The hasher lives until the queue is dropped.
+                let _ = full.send(piece);
+            }
+            drop(full);
+            hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))
+        })?;
+        self.check(size, sha256)
+    }
+
+    /// The whole content at once, checked, when it has at most `limit` bytes.
+    pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
+        if self.size > limit {
+            return Err(damage(format!("its header says {} bytes, at most {limit} are possible", self.size)));
+        }
+        let mut content = Vec::new();
+        let mut piece = Vec::new();
+        while self.next_frame(limit as usize, &mut piece)? {
+            match content.is_empty() {
+                true => std::mem::swap(&mut content, &mut piece),
+                false => content.extend_from_slice(&piece),
+            }
+            if content.len() as u64 > self.size {
+                break;
+            }
+        }
+        let sha256 = ContentHash::of(&content);
+        let header = self.check(content.len() as u64, sha256)?;
+        Ok((header, content))
+    }
+
+    fn check(self, size: u64, sha256: ContentHash) -> Result<Header> {
+        if size != self.size {
             return Err(damage(format!(
-                "its content has {}{read} bytes, its header says {}",
-                if more == 0 { "" } else { "more than " },
+                "its content has {size} bytes or more, its header says {}",
                 self.size
             )));
         }
@@ -179,23 +270,9 @@ impl<R: Read> Content<R> {
         }
         Ok(self.header)
     }
-
-    /// The whole content at once, checked, when it has at most `limit` bytes.
-    pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
-        if self.size > limit {
-            return Err(damage(format!("its header says {} bytes, at most {limit} are possible", self.size)));
-        }
-        let mut content = vec![0; self.size as usize];
-        let got = self.read(&mut content)?;
-        let mut hasher = Hasher::default();
-        hasher.update(&content[..got]);
-        let header = self.finish(got as u64, hasher.finish())?;
-        Ok((header, content))
-    }
 }
 
-/// Reads until the buffer is full or the source ends. What zstd refuses is damage; a failure of the
-/// source keeps its own kind.
+/// Reads until the buffer is full or the source ends.
 fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -203,8 +280,7 @@ fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
             Ok(0) => break,
             Ok(got) => filled += got,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) if e.raw_os_error().is_some() => return Err(Error::io("read", &e)),
-            Err(e) => return Err(damage(format!("it cannot be decompressed: {e}"))),
+            Err(e) => return Err(Error::io("read", &e)),
         }
     }
     Ok(filled)

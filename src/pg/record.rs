@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
     fn new(segment: &'a [u8]) -> Option<Reader<'a>> {
         let header = SegmentHeader::parse(segment).ok()?;
         let page_size = header.block_size as usize;
-        if !page_size.is_power_of_two() || page_size < 1024 || segment.len() % page_size != 0 {
+        if !page_size.is_power_of_two() || page_size < 1024 || !segment.len().is_multiple_of(page_size) {
             return None;
         }
         let mut reader = Reader {
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
 
     /// Steps over the header of the page that begins here, if one does.
     fn enter_page(&mut self) -> Option<()> {
-        if self.at % self.page_size == 0 {
+        if self.at.is_multiple_of(self.page_size) {
             let header = self.segment.get(self.at..self.at + SHORT_HEADER)?;
             let right = u16::from_le_bytes(array(header, 0)) == self.magic
                 && u64::from_le_bytes(array(header, 8)) == self.address + self.at as u64;

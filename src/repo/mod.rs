@@ -12,6 +12,7 @@ pub mod lock;
 pub mod manifest;
 pub mod record;
 
+pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, StoredWal};
 pub use identity::{Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
@@ -19,7 +20,7 @@ pub use key::{data as data_key, pack as pack_name};
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Key, Mode, Object, Put, Storage};
+use crate::storage::{Key, Mode, Object, Storage};
 use std::sync::Arc;
 
 /// Objects that are read whole (identity, records) are never larger.
@@ -38,6 +39,22 @@ impl Lineage {
         let major = crate::pg::major_version(pgdata)?;
         let control = crate::pg::control::Control::read(pgdata)?;
         Ok(Lineage { system_identifier: control.system_identifier(), major })
+    }
+}
+
+impl std::str::FromStr for Lineage {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Lineage> {
+        let parts = text.split_once('-');
+        parts
+            .and_then(|(system, major)| {
+                Some(Lineage { system_identifier: system.parse().ok()?, major: major.parse().ok()? })
+            })
+            .ok_or_else(|| {
+                Error::new(Kind::Usage, format!("`{text}` is no system identifier with a major version"))
+                    .hint("write it as `walkeep list` does: 7312345678901234567-17")
+            })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
 //! before it is written.
 
-use crate::codec::compress::Decompressor;
+use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Archive;
@@ -16,9 +16,6 @@ use std::sync::{Mutex, PoisonError};
 
 /// Frames that lie behind each other are read at once, up to this.
 const READ: u64 = 4 << 20;
-
-/// No frame is larger when decompressed.
-const MAX_FRAME: usize = 4 << 20;
 
 /// A file to be written.
 pub struct Target<'a> {
@@ -208,7 +205,7 @@ impl Writing<'_> {
             let doing = || format!("read {pack} of repository {}", self.archive.repository().name());
             let begin = (offset - stretch.begin) as usize;
             let frame = bytes.get(begin..begin + *length as usize).unwrap_or_default();
-            decompressor.frame(frame, MAX_FRAME, &mut content).doing(doing)?;
+            decompressor.frame(frame, FRAME, &mut content).doing(doing)?;
             for piece in pieces {
                 let bytes = content
                     .get(piece.skip..piece.skip + piece.length)

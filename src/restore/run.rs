@@ -3,7 +3,7 @@
 use super::files::{Ownership, Target as FileTarget, Writing, create, set_mode};
 use super::plan::Plan;
 use super::recovery::Recovery;
-use crate::codec::hash::{ContentHash, Hasher};
+use crate::codec::hash::ContentHash;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
@@ -468,21 +468,11 @@ impl<'a> Writer<'a> {
     fn fetch(&self, name: WalName, path: &Path) -> Result<()> {
         let doing = || format!("fetch {name}");
         let missing = || Error::new(Kind::Hole, "it is not in the repository").doing(doing());
-        let mut stored = self.run.plan.archive.get_wal(name)?.ok_or_else(missing)?;
+        let stored = self.run.plan.archive.get_wal(name)?.ok_or_else(missing)?;
         let mut file = create(path)?;
-        let mut hasher = Hasher::default();
-        let mut piece = vec![0; 1 << 20];
-        let mut size = 0;
-        loop {
-            let got = stored.read(&mut piece).doing(doing)?;
-            hasher.update(&piece[..got]);
-            file.write_all(&piece[..got]).doing(|| format!("write {}", path.display()))?;
-            size += got as u64;
-            if got < piece.len() {
-                break;
-            }
-        }
-        stored.finish(size, hasher.finish()).doing(doing)?;
+        stored
+            .read(|piece| file.write_all(piece).doing(|| format!("write {}", path.display())))
+            .doing(doing)?;
         self.own(path)
     }
 }

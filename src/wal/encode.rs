@@ -1,30 +1,28 @@
 //! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes.
 //!
-//! A file is read once: one thread reads and hashes, another compresses, and the first helps the second
-//! whenever that is behind. Files above [`WHOLE`] are read twice instead, so that memory
+//! A file is read once: one thread reads, another hashes, and whichever has time compresses. Files above [`WHOLE`] are read twice instead, so that memory
 //! stays bounded: once for the hash, which stands in front, and once while they are stored.
 
-use super::FRAME;
-use crate::codec::compress::{Compression, Compressor};
+use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
-use crate::repo::Lineage;
-use crate::storage::{Body, Bytes};
+use crate::repo::{Body, Bytes, Lineage};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
 const WHOLE: u64 = 64 << 20;
 
-/// Pieces that wait for the compressor; when so many do, the reader compresses one itself.
-const QUEUE: usize = 1;
+/// Pieces that wait for the hash.
+const QUEUE: usize = 3;
 
 /// A WAL file that may be archived: a regular file whose content can be what its name says.
 pub struct WalFile {
@@ -87,26 +85,25 @@ impl WalFile {
         self.size
     }
 
-    /// Reads the file from the beginning, `each` piece with its number.
-    fn pieces(&self, mut each: impl FnMut(usize, Vec<u8>) -> Result<()>) -> Result<()> {
-        let mut offset = 0;
-        let mut number = 0;
-        while offset < self.size {
-            let mut piece = vec![0; FRAME.min((self.size - offset) as usize)];
-            self.file.read_exact_at(&mut piece, offset).doing(|| format!("read {}", self.path.display()))?;
-            offset += piece.len() as u64;
-            each(number, piece)?;
-            number += 1;
+    /// Replaces `piece` by the one with this number, counted from 0; false behind the end.
+    fn read_piece(&self, number: usize, piece: &mut Vec<u8>) -> Result<bool> {
+        let offset = number as u64 * FRAME as u64;
+        if offset >= self.size {
+            return Ok(false);
         }
-        Ok(())
+        piece.resize(FRAME.min((self.size - offset) as usize), 0);
+        self.file.read_exact_at(piece, offset).doing(|| format!("read {}", self.path.display()))?;
+        Ok(true)
     }
 
     pub fn hash(&self) -> Result<ContentHash> {
         let mut hasher = Hasher::default();
-        self.pieces(|_, piece| {
+        let mut piece = Vec::new();
+        let mut number = 0;
+        while self.read_piece(number, &mut piece)? {
             hasher.update(&piece);
-            Ok(())
-        })?;
+            number += 1;
+        }
         Ok(hasher.finish())
     }
 
@@ -172,43 +169,58 @@ impl<'a> Encoded<'a> {
 
     /// The frames, in order, and the hash of the content.
     fn compress(&self) -> Result<(Vec<Vec<u8>>, ContentHash)> {
+        let mut own = Frames::new(self.compression)?;
         if self.wal.size <= FRAME as u64 {
-            let mut compressor = Compressor::new(self.compression)?;
-            let mut frame = Vec::new();
-            let mut sha256 = ContentHash::of(&[]);
-            self.wal.pieces(|_, piece| {
-                sha256 = ContentHash::of(&piece);
-                compressor.frame(&piece, &mut frame)
-            })?;
-            return Ok((vec![frame], sha256));
+            let mut piece = Vec::new();
+            self.wal.read_piece(0, &mut piece)?;
+            own.add(0, &piece)?;
+            return Ok((own.in_order(), ContentHash::of(&piece)));
         }
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<u8>)>(QUEUE);
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Arc<Vec<u8>>, bool)>(QUEUE);
+        // Pieces that the other thread has and has not finished.
+        let backlog = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            let worker = scope.spawn(move || {
+            let backlog = &backlog;
+            let other = scope.spawn(move || {
                 let mut frames = Frames::new(self.compression)?;
-                for (number, piece) in receiver {
-                    frames.add(number, &piece)?;
+                let mut hasher = Hasher::default();
+                for (number, piece, compress) in receiver {
+                    hasher.update(&piece);
+                    if compress {
+                        frames.add(number, &piece)?;
+                    }
+                    drop(piece);
+                    backlog.fetch_sub(1, Ordering::Release);
                 }
-                Ok::<_, Error>(frames.done)
+                Ok::<_, Error>((frames.done, hasher.finish()))
             });
-            let mut own = Frames::new(self.compression)?;
-            let mut hasher = Hasher::default();
-            let read = self.wal.pieces(|number, piece| {
-                hasher.update(&piece);
-                match sender.try_send((number, piece)) {
-                    Ok(()) => Ok(()),
-                    // The compressor is behind, or gone with an error that the join below tells.
-                    Err(mpsc::TrySendError::Full((number, piece)))
-                    | Err(mpsc::TrySendError::Disconnected((number, piece))) => own.add(number, &piece),
+            // The buffers that are not with the other thread are filled again.
+            let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
+            let mut number = 0;
+            let mut read = || -> Result<()> {
+                loop {
+                    let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
+                    let mut buffer = free.map_or_else(Arc::default, |free| buffers.swap_remove(free));
+                    if !self.wal.read_piece(number, Arc::make_mut(&mut buffer))? {
+                        return Ok(());
+                    }
+                    let is_idle = backlog.fetch_add(1, Ordering::AcqRel) == 0;
+                    // When it is gone the join below tells why.
+                    let _ = sender.send((number, Arc::clone(&buffer), is_idle));
+                    if !is_idle {
+                        own.add(number, &buffer)?;
+                    }
+                    buffers.push(buffer);
+                    number += 1;
                 }
-            });
+            };
+            let read = read();
             drop(sender);
-            let theirs = worker.join().map_err(|_| Error::new(Kind::Failed, "the compressor panicked"))?;
+            let theirs = other.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
             read?;
-            let mut frames = own.done;
-            frames.extend(theirs?);
-            frames.sort_unstable_by_key(|(number, _)| *number);
-            Ok((frames.into_iter().map(|(_, frame)| frame).collect(), hasher.finish()))
+            let (theirs, sha256) = theirs?;
+            own.done.extend(theirs);
+            Ok((own.in_order(), sha256))
         })
     }
 }
@@ -216,19 +228,25 @@ impl<'a> Encoded<'a> {
 /// The frames that one thread has made.
 struct Frames {
     compressor: Compressor,
+    /// Large enough for any frame, and used again.
+    scratch: Vec<u8>,
     done: Vec<(usize, Vec<u8>)>,
 }
 
 impl Frames {
     fn new(compression: Compression) -> Result<Frames> {
-        Ok(Frames { compressor: Compressor::new(compression)?, done: Vec::new() })
+        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), done: Vec::new() })
     }
 
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
-        let mut frame = Vec::new();
-        self.compressor.frame(piece, &mut frame)?;
-        self.done.push((number, frame));
+        self.compressor.frame(piece, &mut self.scratch)?;
+        self.done.push((number, self.scratch.clone()));
         Ok(())
+    }
+
+    fn in_order(mut self) -> Vec<Vec<u8>> {
+        self.done.sort_unstable_by_key(|(number, _)| *number);
+        self.done.into_iter().map(|(_, frame)| frame).collect()
     }
 }
 
@@ -240,7 +258,8 @@ impl Body for Encoded<'_> {
             return Ok(Bytes::Stream(Box::new(Stream {
                 wal: self.wal,
                 compressor: Compressor::new(self.compression)?,
-                offset: 0,
+                piece: Vec::new(),
+                number: 0,
                 check: Some((Hasher::default(), sha256)),
                 ready: self.header(sha256)?.to_vec(),
                 given: 0,
@@ -261,7 +280,8 @@ impl Body for Encoded<'_> {
 struct Stream<'a> {
     wal: &'a WalFile,
     compressor: Compressor,
-    offset: u64,
+    piece: Vec<u8>,
+    number: usize,
     check: Option<(Hasher, ContentHash)>,
     ready: Vec<u8>,
     given: usize,
@@ -271,17 +291,12 @@ impl Stream<'_> {
     fn refill(&mut self) -> Result<()> {
         self.ready.clear();
         self.given = 0;
-        if self.offset < self.wal.size {
-            let mut piece = vec![0; FRAME.min((self.wal.size - self.offset) as usize)];
-            self.wal
-                .file
-                .read_exact_at(&mut piece, self.offset)
-                .doing(|| format!("read {}", self.wal.path.display()))?;
-            self.offset += piece.len() as u64;
+        if self.wal.read_piece(self.number, &mut self.piece)? {
+            self.number += 1;
             if let Some((hasher, _)) = &mut self.check {
-                hasher.update(&piece);
+                hasher.update(&self.piece);
             }
-            self.compressor.frame(&piece, &mut self.ready)?;
+            self.compressor.frame(&self.piece, &mut self.ready)?;
         } else if let Some((hasher, expected)) = self.check.take() {
             self.wal.check_unchanged()?;
             if hasher.finish() != expected {

@@ -4,8 +4,6 @@
 //! and everything else. PostgreSQL takes "absent" for the end of the archive and opens the database; so
 //! an outage, damage, a wrong repository or a hole must never look like it.
 
-use super::FRAME;
-use crate::codec::hash::Hasher;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
@@ -17,7 +15,6 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 /// Times that a hole is looked at: the archiver may be storing the missing file at this moment.
@@ -172,39 +169,17 @@ impl Part {
         Err(Error::new(Kind::Locked, "other calls keep taking it away").doing(doing()))
     }
 
-    /// Writes the whole content while another thread hashes it. Gives the first piece of it.
-    fn write(&self, mut stored: StoredWal) -> Result<Vec<u8>> {
-        let doing = || format!("write {}", self.path.display());
-        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(2);
-        std::thread::scope(|scope| {
-            let hashing = scope.spawn(move || {
-                let mut hasher = Hasher::default();
-                receiver.iter().for_each(|piece| hasher.update(&piece));
-                hasher.finish()
-            });
-            let mut file = &self.file;
-            let mut first = Vec::new();
-            let mut size = 0;
-            loop {
-                let mut piece = vec![0; FRAME];
-                let got = stored.read(&mut piece)?;
-                piece.truncate(got);
-                file.write_all(&piece).doing(doing)?;
-                if size == 0 {
-                    first.extend_from_slice(&piece[..got.min(crate::pg::wal::HEADER_SIZE)]);
-                }
-                size += got as u64;
-                // The receiver lives until the sender is dropped.
-                let _ = sender.send(piece);
-                if got < FRAME || size > stored.size() {
-                    break;
-                }
+    /// Writes the whole content. Gives the beginning of it.
+    fn write(&self, stored: StoredWal) -> Result<Vec<u8>> {
+        let mut file = &self.file;
+        let mut first = Vec::new();
+        stored.read(|piece| {
+            if first.is_empty() {
+                first.extend_from_slice(&piece[..piece.len().min(crate::pg::wal::HEADER_SIZE)]);
             }
-            drop(sender);
-            let sha256 = hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
-            stored.finish(size, sha256)?;
-            Ok(first)
-        })
+            file.write_all(piece).doing(|| format!("write {}", self.path.display()))
+        })?;
+        Ok(first)
     }
 
     fn delivered(mut self) {

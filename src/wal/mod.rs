@@ -4,6 +4,3 @@
 mod encode;
 pub mod fetch;
 pub mod push;
-
-/// Bytes of content in one zstd frame of a stored WAL file, and moved at a time.
-const FRAME: usize = 1 << 20;

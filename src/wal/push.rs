@@ -1,17 +1,13 @@
 //! Stores one WAL file in every repository.
 
-use super::FRAME;
 use super::encode::{Encoded, WalFile};
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
-use crate::codec::hash::Hasher;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
-use crate::repo::{Archive, Lineage, Repository, StoredWal};
-use crate::storage::Put;
+use crate::repo::{Archive, Lineage, Put, Repository, StoredWal};
 use std::path::Path;
-use std::sync::mpsc;
 
 /// What to push, and how.
 pub struct Push<'a> {
@@ -101,31 +97,13 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
 }
 
 /// Reads a stored file to its end. Damage is an error, other content is not.
-fn same(mut stored: StoredWal, wal: &WalFile) -> Result<bool> {
+fn same(stored: StoredWal, wal: &WalFile) -> Result<bool> {
     let mut same = stored.size() == wal.size();
-    let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(2);
-    std::thread::scope(|scope| {
-        let hashing = scope.spawn(move || {
-            let mut hasher = Hasher::default();
-            receiver.iter().for_each(|piece| hasher.update(&piece));
-            hasher.finish()
-        });
-        let mut offset = 0;
-        loop {
-            let mut piece = vec![0; FRAME];
-            let got = stored.read(&mut piece)?;
-            piece.truncate(got);
-            same = same && wal.has(&piece, offset)?;
-            offset += got as u64;
-            // The receiver lives until the sender is dropped.
-            let _ = sender.send(piece);
-            if got < FRAME || offset > stored.size() {
-                break;
-            }
-        }
-        drop(sender);
-        let sha256 = hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
-        stored.finish(offset, sha256)?;
-        Ok(same)
-    })
+    let mut offset = 0;
+    stored.read(|piece| {
+        same = same && wal.has(piece, offset)?;
+        offset += piece.len() as u64;
+        Ok(())
+    })?;
+    Ok(same)
 }

@@ -176,3 +176,26 @@ fn a_damaged_object_is_not_taken_for_an_equal_one() {
         let _ = std::fs::remove_file(&object);
     }
 }
+
+#[test]
+fn a_slow_push_never_replaces_what_came_before_it_ended() {
+    // The second one looks for the name before the first has taken it, and gives its file the name afterwards; also
+    // on a file system that cannot rename without replacing.
+    for fault in [None, Some("renameat2:error=EINVAL"), Some("renameat2:error=ENOSYS")] {
+        let site = Site::new();
+        let (slow, quick) = (site.segment(2).mark("slow"), site.segment(2).mark("quick"));
+        let place = site.scratch.mkdir("rival");
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let strace = strace.inject("fsync,fdatasync,syncfs:delay_enter=1000000");
+        let strace = fault.into_iter().fold(strace, Strace::inject);
+        let run = strace.around(&site.archive.pushing(slow.write_into(&place)));
+        let child = run.spawn();
+        until("the slow push has begun", || !site.archive.temporaries().is_empty());
+        site.push(&quick).ok();
+        run.finish(child).refused();
+        site.holds(&quick.name(), &quick.bytes());
+        assert_eq!(site.archive.stored().len(), 1);
+    }
+}

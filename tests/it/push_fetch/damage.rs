@@ -93,6 +93,27 @@ fn an_object_under_another_name_is_never_handed_over() {
 }
 
 #[test]
+fn files_without_a_page_header_are_known_by_their_name_as_well() {
+    let site = Site::new();
+    for (name, text) in
+        [("00000003.history", HISTORY.to_owned()), ("00000004.history", format!("{HISTORY}# 4"))]
+    {
+        site.archive.push(site.data.write_other(name, text)).ok();
+    }
+    swap(&site.archive.object("00000003.history"), &site.archive.object("00000004.history"));
+    site.archive.fetch_fails("00000003.history");
+    site.archive.fetch_fails("00000004.history");
+    // The unfinished segment that a promotion leaves has the header of the finished one.
+    let (partial, whole) = (site.segment(5).mark("half"), site.segment(5).mark("whole"));
+    let name = format!("{}.partial", partial.name());
+    site.archive.push(site.data.write_other(&name, partial.bytes())).ok();
+    site.push(&whole).ok();
+    swap(&site.archive.object(&name), &site.archive.object(&whole.name()));
+    site.archive.fetch_fails(&name);
+    site.archive.fetch_fails(&whole.name());
+}
+
+#[test]
 fn history_files_and_labels_are_checked_as_well() {
     let site = Site::new();
     for (name, text) in [("00000002.history", HISTORY), ("000000010000000000000002.00000028.backup", LABEL)] {

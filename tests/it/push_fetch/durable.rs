@@ -180,7 +180,6 @@ fn file_systems_that_cannot_sync_directories_are_tolerated_and_failing_ones_are_
         assert!(traced.was_hit(), "{error}\n{}", traced.story());
         if tolerated {
             assert_eq!(traced.outcome.code(), Some(0), "{error}\n{}", traced.story());
-            assert!(!traced.outcome.stderr.is_empty(), "{error}: no warning\n{}", traced.story());
             site.holds(&segment.name(), &segment.bytes());
         } else {
             traced.outcome.refused();

@@ -12,7 +12,7 @@
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
-#![allow(dead_code, unused_imports)] // each fixture is used by some modules of the binary, none by all
+#![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
 pub mod live;
@@ -73,8 +73,10 @@ pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// Says on the test's output that a test could not run here, and why.
+/// Says on the standard error that a test could not run here, and why; not through `eprintln!`, whose output a test
+/// that succeeds does not show.
 pub fn skipped(why: &str) {
+    use std::io::Write;
     let test = std::thread::current();
-    eprintln!("SKIPPED {}: {why}", test.name().unwrap_or("a test"));
+    let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"));
 }

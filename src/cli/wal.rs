@@ -86,8 +86,14 @@ pub fn walpush() -> ExitCode {
         let config = setup::load(args.config)?;
         watch("walpush", config.wal.timeout, exit::PUSH_FAILED);
         let here = setup::working_directory()?;
-        let cluster = config.cluster(args.cluster.as_deref(), &here)?;
-        let pgdata = if is_data_directory(&here) { &here } else { &cluster.pgdata };
+        // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
+        // somebody calls by hand.
+        let in_data_directory = is_data_directory(&here);
+        let cluster = match in_data_directory {
+            true => config.cluster(args.cluster.as_deref(), &here)?,
+            false => config.sole_cluster(args.cluster.as_deref(), &here)?,
+        };
+        let pgdata = if in_data_directory { &here } else { &cluster.pgdata };
         let push = Push {
             path: &args.path,
             lineage: Lineage::of(pgdata)?,
@@ -120,7 +126,7 @@ pub fn walfetch() -> ExitCode {
         let config = setup::load(args.config)?;
         watch("walfetch", config.wal.timeout, failed);
         let here = setup::working_directory()?;
-        let cluster = config.cluster(args.cluster.as_deref(), &here)?;
+        let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
         let pgdata = [&here, &cluster.pgdata].into_iter().find(|path| is_data_directory(path));
         let fetch = Fetch {
             name,
