@@ -2,10 +2,12 @@
 
 mod architecture;
 mod backup;
+mod cli;
 mod client;
 mod config;
 mod conninfo;
 mod fixtures;
+mod format;
 mod push_fetch;
 mod restore;
 mod support;
