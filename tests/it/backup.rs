@@ -28,7 +28,7 @@ impl Slow {
     }
 
     fn of(run: Run) -> Option<Slow> {
-        let strace = Strace::new()?.detached().trace("openat").inject("openat:delay_enter=15000");
+        let strace = Strace::new()?.detached().trace("openat").inject("openat:delay_enter=9000");
         let child = strace.spawn(&run);
         until("the backup copies", || strace.text().contains("/base/1/1"));
         Some(Slow { _strace: strace, run, child })

@@ -2,6 +2,7 @@
 
 use super::repo::{Damage, damage};
 use super::*;
+use crate::support::live::backing_up;
 
 #[test]
 fn a_session_that_is_killed_while_copying_ends_the_backup_at_once() {
@@ -63,6 +64,19 @@ fn a_segment_that_is_missing_or_damaged_in_the_repository_fails_the_backup() {
             }
         }
     }
+}
+
+#[test]
+fn a_segment_that_the_server_takes_for_archived_is_not_waited_for() {
+    let live = Live::new();
+    // The default of half an hour, and a deadline of a minute.
+    let Some(slow) = Slow::of(backing_up(&live.archive).deadline(wait::LONG)) else {
+        return;
+    };
+    let names = [live.flush_wal(), live.flush_wal(), live.flush_wal()];
+    damage(&live.archive.object(&names[1]), Damage::Remove);
+    let outcome = assert_failed(&live, &[], slow.finish());
+    assert!(outcome.stderr.contains(&names[1]), "{outcome}");
 }
 
 #[test]

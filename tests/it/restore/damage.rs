@@ -130,7 +130,7 @@ fn a_manifest_that_points_out_of_the_target_is_refused() {
         });
         let to = scratch.mkdir("nested").join(format!("data{}", path.len()));
         let outcome = restoring(&archive, &to, &[&story.b]).go().is(1).told();
-        assert!(!outcome.stderr.contains("SHA-256"), "the forged object is not even read\n{outcome}");
+        assert!(outcome.stderr.contains("outside"), "refused for another reason\n{outcome}");
         assert!(!victim.exists() && !scratch.join("nested/victim").exists(), "{path}");
         assert!(!to.join("global/pg_control").exists(), "{path}");
     }
@@ -163,6 +163,6 @@ fn reseal(object: &Path, text: &str) -> Vec<u8> {
     new.extend(header.to_string().into_bytes());
     new.resize(511, b' ');
     new.push(b'\n');
-    new.extend(zstd::encode_all(text.as_bytes(), 1).expect("compress"));
+    new.extend(zstd::bulk::compress(text.as_bytes(), 1).expect("compress"));
     new
 }
