@@ -97,7 +97,7 @@ impl Run<'_> {
         self.check_history(&archive)?;
         self.step("waiting for a first segment to arrive in the repository");
         let probe = self.server.switch_segment()?;
-        self.await_segment(&archive, probe, FIRST_SEGMENT)?;
+        self.await_segment(&archive, probe, FIRST_SEGMENT.min(options.archive_timeout))?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -178,7 +178,10 @@ impl Run<'_> {
         while !archive.has_wal(WalName::Segment(name))? {
             self.server.check()?;
             let archiver = self.server.archiver()?;
-            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string());
+            // The last one may be the history file of a backup, whose name is older than its making.
+            let status = self.options.pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
+            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
+                || status.exists();
             // The server says so after the repository has it: what is not there now went elsewhere.
             if later && !archive.has_wal(WalName::Segment(name))? {
                 return Err(Error::new(

@@ -49,6 +49,7 @@ pub enum Verb {
     List(List),
     Show(Show),
     Restore(Box<Restore>),
+    /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
     Man(Man),

@@ -203,8 +203,9 @@ impl Chooser<'_> {
         }
         // The last one asked is the oldest: what is possible begins with it.
         let reason = reason.unwrap_or_else(|| Error::new(Kind::Refused, "there is no backup"));
+        let advice = reason.advice().map_or_else(String::new, |advice| format!("{advice}; "));
         Err(Error::new(Kind::Refused, format!("no backup leads to the target; the oldest: {reason}"))
-            .hint(list()))
+            .hint(format!("{advice}{}", list())))
     }
 
     /// The history to follow from this backup, or why it cannot be used.

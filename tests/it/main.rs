@@ -1,11 +1,15 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
 mod architecture;
+mod backup;
+mod cli;
 mod client;
 mod config;
 mod conninfo;
 mod demo;
 mod examples;
 mod fixtures;
+mod format;
 mod push_fetch;
+mod restore;
 mod support;

@@ -5,6 +5,7 @@
 //! - [`run`]: one start of a program, with a clean environment and a deadline, and what came out of it.
 //! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a fixed time.
 //! - [`pg`]: a real PostgreSQL cluster.
+//! - [`live`]: a server with its archive, backups of it, and restored copies.
 //! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
@@ -14,6 +15,7 @@
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
+pub mod live;
 pub mod pg;
 pub mod repo;
 pub mod run;
@@ -23,6 +25,7 @@ pub mod strace;
 pub mod tmpfs;
 pub mod wait;
 
+pub use live::{Live, Story};
 pub use pg::{Cluster, Stop};
 pub use repo::Archive;
 pub use run::{Outcome, Run};

@@ -109,6 +109,12 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::over`], where there is a data directory at all.
+    pub fn over_if_there(scratch: Scratch, data: &Path) -> Option<Cluster> {
+        let there = data.join("postgresql.conf").exists() && data.join("PG_VERSION").exists();
+        there.then(|| Cluster::over(scratch, data.to_owned()))
+    }
+
     pub fn data(&self) -> &Path {
         &self.data
     }

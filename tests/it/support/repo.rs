@@ -65,6 +65,7 @@ impl Build {
             optional: self.optional,
             wal: BTreeMap::new(),
             scratch,
+            kept: Default::default(),
         };
         let spool = archive.scratch.mkdir("spool");
         for line in ["push_ahead = 0", "fetch_ahead = 0", &format!("spool = {spool:?}")] {
@@ -95,6 +96,7 @@ pub struct Archive {
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
     scratch: Scratch,
+    kept: std::sync::Mutex<Vec<Scratch>>,
 }
 
 impl Archive {
@@ -120,6 +122,11 @@ impl Archive {
             server.start();
         }
         archive
+    }
+
+    /// Lets a scratch directory live as long as this.
+    pub fn keep(&self, scratch: Scratch) {
+        self.kept.lock().expect("no test panics here").push(scratch);
     }
 
     pub fn config(&self) -> &Path {

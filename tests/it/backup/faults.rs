@@ -1,0 +1,208 @@
+//! Faults of the server, the disk and the archive while a backup runs: nothing is listed, and the next one works.
+
+use super::repo::{Damage, damage};
+use super::*;
+use crate::support::live::backing_up;
+
+#[test]
+fn a_session_that_is_killed_while_copying_ends_the_backup_at_once() {
+    let live = Live::new();
+    live.backup();
+    let before = live.records();
+    let Some(slow) = Slow::begin(&live, &[]) else {
+        return;
+    };
+    live.server.psql(
+        "select pg_terminate_backend(pid) from pg_stat_activity \
+         where backend_type = 'client backend' and pid <> pg_backend_pid()",
+    );
+    let outcome = slow.finish();
+    assert!(outcome.stderr.contains("hint:"), "{outcome}");
+    assert_failed_once(&live, &before, outcome);
+}
+
+#[test]
+fn a_server_that_restarts_while_copying_ends_the_backup() {
+    for how in [Stop::Fast, Stop::Immediate] {
+        let live = Live::new();
+        let before = live.records();
+        let Some(slow) = Slow::begin(&live, &[]) else {
+            return;
+        };
+        live.server.stop(how);
+        live.server.start();
+        let outcome = slow.finish();
+        assert_failed_once(&live, &before, outcome);
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_or_damaged_in_the_repository_fails_the_backup() {
+    for harm in [Some(Damage::Remove), Some(Damage::Flip(600)), Some(Damage::Truncate(-20)), None] {
+        let live = Live::new();
+        let Some(slow) = Slow::begin(&live, &[]) else {
+            return;
+        };
+        let mut names = Vec::new();
+        for _ in 0..4 {
+            live.server.psql("create table if not exists t (i int); insert into t values (1)");
+            names.push(live.server.switch_wal());
+        }
+        live.server.await_archived(&names[3]);
+        if let Some(harm) = harm {
+            damage(&live.archive.object(&names[1]), harm);
+        }
+        let outcome = slow.finish();
+        match harm {
+            Some(harm) => {
+                let outcome = assert_failed_once(&live, &[], outcome);
+                assert!(outcome.stderr.contains(&names[1]), "{harm:?}\n{outcome}");
+            }
+            None => {
+                outcome.ok();
+                assert_eq!(live.records().len(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_the_server_takes_for_archived_is_not_waited_for() {
+    let live = Live::new();
+    // The default of half an hour, and a deadline of a minute.
+    let Some(slow) = Slow::of(backing_up(&live.archive).deadline(wait::LONG)) else {
+        return;
+    };
+    let names = [live.flush_wal(), live.flush_wal(), live.flush_wal()];
+    damage(&live.archive.object(&names[1]), Damage::Remove);
+    let outcome = assert_failed(&live, &[], slow.finish());
+    assert!(outcome.stderr.contains(&names[1]), "{outcome}");
+}
+
+#[test]
+fn an_archive_that_breaks_while_copying_fails_the_backup_at_its_deadline() {
+    let live = Live::new();
+    live.backup();
+    let before = live.records();
+    let Some(slow) = Slow::begin(&live, &["--archive-timeout", "2s"]) else {
+        return;
+    };
+    let good = live.server.psql("show archive_command");
+    let bad = good.replace("walkeep.toml", "gone.toml");
+    assert_ne!(good, bad);
+    let set = |command: &str| {
+        live.server.psql(&format!("alter system set archive_command = '{}'", command.replace('\'', "''")));
+        live.server.psql("select pg_reload_conf()");
+    };
+    set(&bad);
+    let outcome = assert_failed(&live, &before, slow.finish());
+    assert!(outcome.stderr.contains("hint:"), "{outcome}");
+    // The server is out of backup mode: the session that was in it is gone.
+    live.server.await_sql("select count(*) from pg_stat_activity where backend_type = 'client backend'", "1");
+    set(&good);
+    live.backup();
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_fails_the_backup_and_names_the_file() {
+    let live = Live::new();
+    let path = live.server.data().join(live.server.psql("select pg_relation_filepath('pg_class')"));
+    for call in ["pread64,read,readv,preadv,preadv2:error=EIO", "openat:error=EIO", "openat:error=EACCES"] {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let traced = strace.only(&path).inject(call).go(&live.backing_up());
+        assert!(traced.was_hit(), "{call} hit nothing\n{}", traced.story());
+        let outcome = assert_failed(&live, &[], traced.outcome);
+        assert!(
+            outcome.stderr.contains(path.file_name().and_then(|n| n.to_str()).expect("a name")),
+            "{outcome}"
+        );
+    }
+    live.backup();
+}
+
+#[test]
+fn a_file_that_a_server_always_has_may_not_vanish() {
+    let live = Live::new();
+    for name in ["global/pg_filenode.map", "PG_VERSION", "global/pg_control"] {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let path = live.server.data().join(name);
+        let traced = strace.only(&path).inject("openat:error=ENOENT").go(&live.backing_up());
+        assert!(traced.was_hit(), "{name}: nothing was hit");
+        assert_failed(&live, &[], traced.outcome);
+    }
+}
+
+#[test]
+fn a_full_repository_fails_the_backup_and_one_with_room_takes_the_next() {
+    let Some(tmpfs) = Tmpfs::mount("9m") else {
+        return;
+    };
+    let server = Cluster::build().wal_segsize(1).create();
+    server.set("max_wal_size", "4MB");
+    server.start();
+    // Random bytes that do not compress.
+    server.psql(
+        "create table noise as select string_agg(md5(random()::text), '') as t \
+         from generate_series(1, 700000) i group by i / 60",
+    );
+    server.psql("checkpoint");
+    server.stop(Stop::Fast);
+    let root = tmpfs.path().join("repository");
+    std::fs::create_dir(&root).expect("make the repository");
+    account::give(&root);
+    let archive = Archive::build(server.data()).connection(server.connection()).root(&root).create();
+    server.set("archive_mode", "on");
+    server.set("archive_command", &archive.archive_command());
+    server.start();
+    let live = Live { server, archive };
+    let outcome = assert_failed(&live, &[], live.backing_up().arg("--archive-timeout").arg("5s").go());
+    assert!(outcome.stderr.to_lowercase().contains("space"), "{outcome}");
+    tmpfs.remount("size=200m");
+    assert_failed_once(&live, &[], outcome);
+}
+
+#[test]
+fn a_write_error_in_the_repository_fails_the_backup() {
+    let live = Live::new();
+    for fault in [
+        "fsync,fdatasync,syncfs:error=EIO:when=1",
+        "renameat2,renameat,rename,link,linkat:error=EIO:when=1",
+        "renameat2,renameat,rename,link,linkat:error=EROFS",
+    ] {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let traced = strace.inject(fault).go(&live.backing_up());
+        if traced.outcome.code() == Some(0) {
+            assert!(!traced.was_hit(), "{fault} was not noticed\n{}", traced.outcome);
+            panic!("{fault} hit nothing");
+        }
+        assert_failed(&live, &[], traced.outcome);
+    }
+    live.backup();
+}
+
+#[test]
+fn a_read_only_repository_fails_the_backup_with_the_reason() {
+    let Some(tmpfs) = Tmpfs::mount("100m") else {
+        return;
+    };
+    let server = Cluster::build().wal_segsize(1).create();
+    let root = tmpfs.path().join("repository");
+    std::fs::create_dir(&root).expect("make the repository");
+    account::give(&root);
+    let archive = Archive::build(server.data()).connection(server.connection()).root(&root).create();
+    server.set("archive_mode", "on");
+    server.set("archive_command", &archive.archive_command());
+    server.start();
+    let live = Live { server, archive };
+    tmpfs.remount("ro");
+    let outcome = assert_failed(&live, &[], live.backing_up().args(["--archive-timeout", "3s"]).go());
+    assert!(outcome.stderr.contains("hint:"), "{outcome}");
+    tmpfs.remount("rw");
+    live.backup();
+}

@@ -1,0 +1,233 @@
+//! Every target, and the backup that is chosen for it.
+
+use super::*;
+
+#[test]
+fn restoring_without_a_target_gives_everything_that_was_archived() {
+    let story = Story::get();
+    let archive = story.archive();
+    let restored = restore(&archive, &[]).verified();
+    assert!(restored.data.join("backup_label").exists());
+    assert!(restored.data.join("recovery.signal").exists());
+    let server = restored.recovered();
+    assert_eq!(rows(&server), ALL);
+    server.psql("insert into t select from generate_series(1, 10)");
+    server.psql("create extension amcheck");
+    let check = "select bt_index_check(indexrelid, true) from pg_index join pg_class on oid = indexrelid \
+                 where relam = 403 and relpersistence = 'p'";
+    server.psql(check);
+    let wrong = "select count(*) from pg_class, lateral verify_heapam(oid) where relkind in ('r', 't')";
+    assert_eq!(server.psql(wrong), "0");
+    // What recovery was told does not come back at the next start.
+    server.stop(Stop::Fast);
+    server.start();
+    assert_eq!(rows(&server), "6010");
+}
+
+#[test]
+fn each_moment_of_a_time_target_shows_the_rows_of_that_moment() {
+    let story = Story::get();
+    let archive = story.archive();
+    for mark in &story.marks {
+        let restored = restore(&archive, &["--time", &mark.time]);
+        let id = if mark.rows > 4000 { &story.b } else { &story.a };
+        assert!(restored.outcome.stderr.contains(id.as_str()), "{}", restored.outcome);
+        let server = restored.recovered();
+        assert_eq!(rows(&server), mark.rows.to_string(), "{mark:?}");
+    }
+}
+
+#[test]
+fn a_time_without_offset_is_read_in_the_time_zone_of_the_server() {
+    let story = Story::get();
+    let archive = story.archive();
+    let mark = &story.marks[0];
+    let utc = mark.time.trim_end_matches("+00").replace(' ', "T") + "Z";
+    let date = |zone: &str| {
+        let run = Run::new("date").args(["-d", &utc, "+%Y-%m-%d %H:%M:%S.%N"]).env("TZ", zone);
+        run.go().ok().stdout.trim()[..26].to_owned()
+    };
+    let naive = date("America/New_York");
+    assert_ne!(naive, date("UTC"));
+    // Wherever the administrator sits.
+    let to = Scratch::new();
+    let run = restoring(&archive, &to.join("x"), &["--time", &naive, "--dry-run", "--json"]);
+    let plan = live::json(&run.env("TZ", "Asia/Tokyo").go().ok());
+    assert_eq!(plan["target"]["time"].as_str(), Some(utc.as_str()), "{plan}");
+    let server = restore(&archive, &["--time", &naive]).recovered();
+    assert_eq!(rows(&server), "2000");
+}
+
+#[test]
+fn a_time_that_may_mean_two_moments_is_refused_with_both() {
+    let story = Story::get();
+    let archive = story.archive();
+    let to = Scratch::new();
+    let run = restoring(&archive, &to.join("x"), &["--time", "2026-11-01 01:30:00"]);
+    let outcome = run.go().is(2).told();
+    for reading in ["-04", "-05", "hint:"] {
+        assert!(outcome.stderr.contains(reading), "no {reading}\n{outcome}");
+    }
+    restoring(&archive, &to.join("x"), &["--time", "2026-03-08 02:30:00"]).go().is(2).told();
+    restoring(&archive, &to.join("x"), &["--time", "yesterday"]).go().is(2).told().says("hint:");
+    assert!(!to.join("x").exists());
+}
+
+#[test]
+fn an_lsn_target_stops_there() {
+    let story = Story::get();
+    let archive = story.archive();
+    let mark = &story.marks[1];
+    let server = restore(&archive, &["--lsn", &mark.lsn]).recovered();
+    assert_eq!(rows(&server), "3000");
+}
+
+#[test]
+fn a_transaction_is_there_or_left_out_as_asked() {
+    let story = Story::get();
+    let archive = story.archive();
+    for (exclusive, expected) in [(false, "3000"), (true, "2000")] {
+        let mut arguments = vec![story.a.as_str(), "--xid", &story.xid];
+        arguments.extend(exclusive.then_some("--exclusive"));
+        let server = restore(&archive, &arguments).recovered();
+        assert_eq!(rows(&server), expected, "exclusive: {exclusive}");
+    }
+    let to = Scratch::new();
+    let outcome = restoring(&archive, &to.join("x"), &["--xid", &story.xid]).go().is(1).told();
+    assert!(outcome.stderr.contains(&story.a), "{outcome}");
+    assert!(!to.join("x").exists());
+}
+
+#[test]
+fn a_restore_point_needs_the_backup_and_is_reached() {
+    let story = Story::get();
+    let archive = story.archive();
+    let server = restore(&archive, &[&story.a, "--name", story.point]).recovered();
+    assert_eq!(rows(&server), "3000");
+    let to = Scratch::new();
+    let outcome = restoring(&archive, &to.join("x"), &["--name", story.point]).go().is(1).told();
+    assert!(outcome.stderr.contains("hint:") && outcome.stderr.contains(&story.a), "{outcome}");
+    assert!(!to.join("x").exists());
+}
+
+#[test]
+fn immediate_stops_where_the_backup_is_consistent() {
+    let story = Story::get();
+    let archive = story.archive();
+    let server = restore(&archive, &[&story.b, "--immediate"]).recovered();
+    assert_eq!(rows(&server), "4000");
+    let server = restore(&archive, &[&story.a, "--immediate"]).recovered();
+    assert_eq!(rows(&server), "1000");
+}
+
+#[test]
+fn pausing_at_the_target_shows_it_read_only_until_resumed() {
+    let story = Story::get();
+    let archive = story.archive();
+    let restored = restore(&archive, &["--time", &story.marks[0].time, "--action", "pause"]);
+    let server = restored.server();
+    server.start();
+    server.await_sql("select count(*) from t", "2000");
+    server.await_sql("select pg_get_wal_replay_pause_state()", "paused");
+    assert_eq!(server.psql("select pg_is_in_recovery()"), "t");
+    assert_ne!(server.try_psql("create table x (i int)").code(), Some(0));
+    server.psql("select pg_wal_replay_resume()");
+    server.await_sql("select pg_is_in_recovery()", "f");
+    assert_eq!(rows(&server), "2000");
+}
+
+#[test]
+fn shutting_down_at_the_target_leaves_a_stopped_server() {
+    let story = Story::get();
+    let archive = story.archive();
+    let restored = restore(&archive, &["--time", &story.marks[0].time, "--action", "shutdown"]);
+    let server = restored.server();
+    server.try_start();
+    until("the server is down", || !server.is_up());
+    let log = server.log_text();
+    assert!(log.contains("recovery stopping before commit"), "{log}");
+}
+
+#[test]
+fn a_standby_follows_the_archive() {
+    let live = Live::new();
+    live.server.psql("create table t (i serial primary key)");
+    live.server.psql("insert into t select from generate_series(1, 1000)");
+    live.backup();
+    let restored = live.restore(&["--standby"]);
+    assert!(restored.data.join("standby.signal").exists());
+    assert!(!restored.data.join("recovery.signal").exists());
+    let standby = restored.server();
+    standby.set("wal_retrieve_retry_interval", "200ms");
+    standby.start();
+    live.server.psql("insert into t select from generate_series(1, 1000)");
+    live.flush_wal();
+    standby.await_sql("select count(*) from t", "2000");
+    assert_eq!(standby.psql("select pg_is_in_recovery()"), "t");
+}
+
+#[test]
+fn after_a_promotion_each_timeline_can_be_chosen() {
+    let live = Live::new();
+    let server = &live.server;
+    server.psql("create table t (i serial primary key)");
+    let add = "insert into t select from generate_series(1, 1000)";
+    server.psql(add);
+    let first = live.backup_id();
+    server.psql(add);
+    let fork = server.psql("select pg_current_wal_insert_lsn()");
+    server.psql("insert into t select from generate_series(1, 500)");
+    live.flush_wal();
+    server.stop(Stop::Fast);
+
+    // The new primary goes on from the fork, into the same archive.
+    let restored = live.restore(&["--lsn", &fork, "--as-primary"]);
+    let primary = restored.recovered();
+    assert_eq!(rows(&primary), "2000");
+    assert_eq!(primary.psql("show archive_mode"), "on");
+    primary.psql("insert into t select from generate_series(1, 3000)");
+    primary.psql("select pg_create_restore_point('flush')");
+    let name = primary.switch_wal();
+    assert!(name.starts_with("00000002"), "{name}");
+    primary.await_archived(&name);
+    primary.stop(Stop::Fast);
+
+    for (timeline, expected) in [
+        (None, "5000"),
+        (Some("latest"), "5000"),
+        (Some("2"), "5000"),
+        (Some("1"), "2500"),
+        (Some("current"), "2500"),
+    ] {
+        let mut arguments = vec![first.as_str()];
+        arguments.extend(timeline.iter().flat_map(|timeline| ["--timeline", timeline]));
+        let copy = live.restore(&arguments).recovered();
+        assert_eq!(rows(&copy), expected, "{timeline:?}");
+    }
+    let to = Scratch::new();
+    let run = restoring(&live.archive, &to.join("x"), &["--timeline", "7"]);
+    run.go().is(1).told().says("hint:");
+    restoring(&live.archive, &to.join("x"), &["--timeline", "soon"]).go().is(2);
+    assert!(!to.join("x").exists());
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_and_writes_nothing() {
+    let story = Story::get();
+    let archive = story.archive();
+    let before = archive.snapshot();
+    let to = Scratch::new();
+    let run = restoring(&archive, &to.join("x"), &["--time", &story.marks[0].time, "--dry-run", "--json"]);
+    let plan = live::json(&run.go().ok());
+    assert_eq!(live::text(&plan, "backup"), story.a);
+    assert_eq!(plan["target"]["type"], "time");
+    for name in ["first", "last"] {
+        assert_eq!(live::text(&plan["wal"], name).len(), 24);
+    }
+    assert!(plan["wal"]["segments"].as_u64().is_some_and(|n| n > 1), "{plan}");
+    assert_eq!(plan["gaps"], serde_json::json!([]));
+    assert!(plan["bytes"].as_u64().is_some_and(|n| n > 1_000_000), "{plan}");
+    assert!(plan.get("estimate").is_some(), "{plan}");
+    assert!(!to.join("x").exists());
+    assert_eq!(archive.snapshot(), before);
+}
