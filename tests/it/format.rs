@@ -10,7 +10,8 @@ use walkeep::codec::compress::{Compression, Compressor};
 use walkeep::codec::envelope::{Header, ObjectKind};
 use walkeep::codec::hash::{ContentHash, block_hash};
 use walkeep::pg::segment::{SegmentSize, TimelineId};
-use walkeep::repo::manifest::{self, Dir, Entry, Extent, File, Owner, StoredPath};
+use walkeep::repo::entry::{Dir, Entry, Extent, File, Owner, StoredPath};
+use walkeep::repo::manifest;
 use walkeep::repo::record::{Record, Settings, State, WalRange};
 use walkeep::repo::{Lineage, Repository};
 
