@@ -4,15 +4,16 @@ use super::setup::Context;
 use super::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
-use crate::repo::Archive;
 use crate::repo::catalog::{Inventory, Reach};
 use crate::repo::record::Record;
+use crate::repo::{Archive, Records};
 use serde_json::{Value, json};
 
 /// What one repository has.
 struct Contents {
     archive: Archive,
     records: Vec<Record>,
+    damaged: Vec<Error>,
     inventory: Option<Inventory>,
     window: Option<Window>,
 }
@@ -25,13 +26,13 @@ struct Window {
 
 impl Contents {
     fn read(archive: Archive) -> Result<Contents> {
-        let records = archive.records()?;
+        let Records { good: records, damaged } = archive.records()?;
         let size = match records.last() {
             Some(record) => Some(record.segment_size),
             None => archive.any_segment_size()?,
         };
         let inventory = size.map(|size| Inventory::read(&archive, size)).transpose()?;
-        let mut contents = Contents { archive, records, inventory, window: None };
+        let mut contents = Contents { archive, records, damaged, inventory, window: None };
         contents.window = contents.find_window()?;
         Ok(contents)
     }
@@ -149,9 +150,17 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
         let text: Vec<String> = contents.iter().map(Contents::text).collect();
         output::print(&text.join("\n"))?;
     }
-    let has_gap =
-        contents.iter().filter_map(|contents| contents.inventory.as_ref()).any(|i| !i.gaps().is_empty());
-    Ok(if has_gap { exit::PROBLEM } else { 0 })
+    let mut status = 0;
+    for contents in &contents {
+        if contents.inventory.as_ref().is_some_and(|inventory| !inventory.gaps().is_empty()) {
+            status = exit::PROBLEM;
+        }
+        for error in &contents.damaged {
+            status = exit::PROBLEM;
+            output::complain("walkeep", error);
+        }
+    }
+    Ok(status)
 }
 
 pub fn show(context: &Context, args: &args::Show) -> Result<u8> {

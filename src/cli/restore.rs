@@ -14,7 +14,7 @@ use std::process::Command;
 
 pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     let to = std::path::absolute(&args.to).map_err(|e| Error::io("find the working directory", &e))?;
-    if to.starts_with(&context.cluster.pgdata) {
+    if to != context.cluster.pgdata && to.starts_with(&context.cluster.pgdata) {
         return Err(Error::new(
             Kind::Refused,
             format!("{} lies in the data directory of the cluster", to.display()),
@@ -81,7 +81,7 @@ fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
     for repository in setup::chosen(context, &args.place)? {
         let plan = setup::archive(context, &repository, &args.place)
             .and_then(|archive| wish(context, args, &archive).map(|wish| (archive, wish)))
-            .and_then(|(archive, wish)| Plan::make(archive, wish));
+            .and_then(|(archive, wish)| Plan::make(archive, wish, &context.console));
         match plan {
             Ok(plan) => return Ok(plan),
             Err(error) => {
@@ -99,7 +99,7 @@ fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wi
     let target = if let Some(text) = &target.time {
         let zone = match moment::has_offset(text) {
             true => None,
-            false => archive.records()?.pop().map(|record| record.settings.time_zone),
+            false => archive.records()?.good.pop().map(|record| record.settings.time_zone),
         };
         let time = moment::parse(text, zone.as_deref())?;
         context.console.say(&format!("recovering to {}", moment::describe(time, zone.as_deref())));

@@ -3,7 +3,7 @@
 
 use super::record::Record;
 use super::{Identity, Lineage, Repository, key, misplaced, parse_json, to_json};
-use crate::codec::envelope::{Content, FORMAT, Header, ObjectKind};
+use crate::codec::envelope::{Content, FORMAT, HEADER_SIZE, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
@@ -13,6 +13,15 @@ use std::ops::Range;
 
 /// A WAL file of the archive, opened; see [`Content`] for what may be believed when.
 pub type StoredWal = Content<Object>;
+
+/// The backups of an archive.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// In the order of the LSNs at which they began.
+    pub good: Vec<Record>,
+    /// Why others cannot be read: one that is damaged takes nothing from the rest.
+    pub damaged: Vec<Error>,
+}
 
 #[derive(Clone)]
 pub struct Archive {
@@ -196,6 +205,16 @@ impl Archive {
         self.in_repository("read", &key, read())
     }
 
+    /// Whether an object below `data/` is the pack that its key promises, in a format that is known.
+    pub fn check_pack(&self, relative: &str) -> Result<()> {
+        let key = self.base.join(relative)?;
+        let header = self.get_range(relative, 0..HEADER_SIZE as u64)?;
+        let name = relative.strip_prefix(&key::data("")).unwrap_or(relative);
+        let check =
+            Header::decode(&header).and_then(|header| self.check_header(&header, ObjectKind::Pack, name));
+        self.in_repository("read", &key, check)
+    }
+
     /// A part of a backup's manifest, checked against what the record says of the stored object.
     pub fn get_manifest(&self, part: &super::record::ManifestPart, name: &str) -> Result<Vec<u8>> {
         let key = self.base.join(&part.key)?;
@@ -221,20 +240,29 @@ impl Archive {
         }
     }
 
-    /// The records of all backups, in the order of the LSNs at which they began.
-    pub fn records(&self) -> Result<Vec<Record>> {
-        let mut records: Vec<Record> = Vec::new();
+    /// The records of all backups.
+    pub fn records(&self) -> Result<Records> {
+        let mut records = Records::default();
         self.each(key::BACKUPS, |entry| {
-            let id = entry.key.name();
-            // A backup may be pruned between the listing and the reading.
-            if let Some((header, content)) = self.repository.read_small(&entry.key, id)? {
-                self.check_header(&header, ObjectKind::Backup, id)?;
-                records.push(parse_json(&content).doing(|| format!("read {}", entry.key))?);
+            match self.record(&entry.key) {
+                // A backup may be pruned between the listing and the reading.
+                Ok(record) => records.good.extend(record),
+                Err(error) if error.kind() == Kind::Damage => records.damaged.push(error),
+                Err(error) => return Err(error),
             }
             Ok(())
         })?;
-        records.sort_by(|a, b| (a.start_lsn, a.timeline, &a.id).cmp(&(b.start_lsn, b.timeline, &b.id)));
+        records.good.sort_by(|a, b| (a.start_lsn, a.timeline, &a.id).cmp(&(b.start_lsn, b.timeline, &b.id)));
         Ok(records)
+    }
+
+    fn record(&self, key: &Key) -> Result<Option<Record>> {
+        let Some((header, content)) = self.repository.read_small(key, key.name())? else {
+            return Ok(None);
+        };
+        let doing = || format!("read {key} of repository {}", self.repository.name());
+        self.check_header(&header, ObjectKind::Backup, key.name()).doing(doing)?;
+        parse_json(&content).map(Some).doing(doing)
     }
 
     /// Whether an object is the one that its key promises.

@@ -25,11 +25,41 @@ pub struct Dir {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TablespaceForm", into = "TablespaceForm")]
 pub struct Tablespace {
     pub oid: u32,
     /// Where its link led to; nothing for one that is a directory in `pg_tblspc`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<StoredPath>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct TablespaceForm {
+    oid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    location_bytes: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    in_place: bool,
+}
+
+impl From<Tablespace> for TablespaceForm {
+    fn from(tablespace: Tablespace) -> TablespaceForm {
+        let in_place = tablespace.location.is_none();
+        let location = tablespace.location.map(PathForm::from);
+        let (location, location_bytes) = location.map_or((None, None), |form| (form.path, form.path_bytes));
+        TablespaceForm { oid: tablespace.oid, location, location_bytes, in_place }
+    }
+}
+
+impl TryFrom<TablespaceForm> for Tablespace {
+    type Error = String;
+
+    fn try_from(form: TablespaceForm) -> std::result::Result<Tablespace, String> {
+        let path = PathForm { path: form.location, path_bytes: form.location_bytes };
+        let location = if form.in_place { None } else { Some(StoredPath::try_from(path)?) };
+        Ok(Tablespace { oid: form.oid, location })
+    }
 }
 
 /// Owner and group, by name where they have one and by number otherwise.

@@ -14,7 +14,7 @@ pub mod manifest;
 pub mod record;
 
 pub use crate::storage::{Body, Bytes, Put};
-pub use archive::{Archive, StoredWal};
+pub use archive::{Archive, Records, StoredWal};
 pub use identity::{Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 

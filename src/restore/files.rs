@@ -117,6 +117,7 @@ pub struct Writing<'a> {
 impl Writing<'_> {
     /// Writes all targets. The first failure ends the work.
     pub fn run(&self) -> Result<()> {
+        self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         for target in self.targets {
             // One of several pieces is written by several threads, one of none by nobody.
             if target.stored.at.len() != 1 {

@@ -1,12 +1,13 @@
 //! Which backup, along which timeline, and whether the WAL leads there.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
-use crate::repo::Archive;
 use crate::repo::catalog::{Gap, Inventory, Reach, SEARCHED};
 use crate::repo::record::Record;
+use crate::repo::{Archive, Records};
 
 /// Where recovery is to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +56,11 @@ pub struct Plan {
 impl Plan {
     /// Chooses the backup. Refuses, and says what is possible instead, when there is none from which the
     /// target can be reached.
-    pub fn make(archive: Archive, wish: Wish) -> Result<Plan> {
+    pub fn make(archive: Archive, wish: Wish, observer: &dyn Observer) -> Result<Plan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
-        let records = archive.records().doing(doing)?;
+        let Records { good: records, damaged } = archive.records().doing(doing)?;
+        damaged.iter().for_each(|error| observer.event(Event::Warning(error)));
         let Some(newest) = records.last() else {
             return Err(Error::new(Kind::Refused, "it has no backup of this cluster")
                 .doing(doing())

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -196,6 +196,9 @@ impl Run<'_> {
 
 /// Decides where each tablespace goes. Refuses mappings of nothing, and places that are in each other.
 fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, PathBuf>> {
+    let refused = |what: String| {
+        Err(Error::new(Kind::Refused, what).hint("use --tablespace OLD=NEW, once for each tablespace"))
+    };
     let mut unused: Vec<&(String, PathBuf)> = options.tablespaces.iter().collect();
     let mut map: BTreeMap<u32, PathBuf> = BTreeMap::new();
     for tablespace in &record.tablespaces {
@@ -205,27 +208,30 @@ fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, P
         let old = PathBuf::from(std::ffi::OsString::from_vec(old.0.clone()));
         let oid = tablespace.tablespace.oid;
         let is_it = |what: &str| what == oid.to_string() || Path::new(what) == old;
-        let new = options.tablespaces.iter().find(|(what, _)| is_it(what)).map(|(_, new)| new.clone());
+        let mut wanted = options.tablespaces.iter().filter(|(what, _)| is_it(what)).map(|(_, new)| new);
+        let new = wanted.next();
+        if wanted.any(|other| Some(other) != new) {
+            return refused(format!("tablespace {oid} cannot go to two places"));
+        }
         unused.retain(|(what, _)| !is_it(what));
-        map.insert(oid, new.unwrap_or(old));
+        map.insert(oid, new.cloned().unwrap_or(old));
     }
-    let refused = |what: String| {
-        Err(Error::new(Kind::Refused, what).hint("use --tablespace OLD=NEW, once for each tablespace"))
-    };
     if let Some((what, _)) = unused.first() {
         return refused(format!("the backup has no tablespace {what}"));
     }
-    let places: Vec<&Path> =
-        std::iter::once(options.to.as_path()).chain(map.values().map(PathBuf::as_path)).collect();
-    for (index, one) in places.iter().enumerate() {
-        if !one.is_absolute() {
-            return refused(format!("{} is not absolute", one.display()));
+    let mut places: Vec<PathBuf> = Vec::new();
+    for place in std::iter::once(&options.to).chain(map.values()) {
+        if !place.is_absolute() || place.components().any(|part| part == Component::ParentDir) {
+            return refused(format!("{} is not a path from the root without `..`", place.display()));
         }
-        for other in places.iter().skip(index + 1) {
-            if one.starts_with(other) || other.starts_with(one) {
-                return refused(format!("{} and {} are in each other", one.display(), other.display()));
-            }
+        // What is there already may be reached through links.
+        let there = existing(place);
+        let real = std::fs::canonicalize(there).doing(|| format!("look at {}", there.display()))?;
+        let real = real.join(place.strip_prefix(there).unwrap_or(Path::new("")));
+        if let Some(other) = places.iter().find(|other| real.starts_with(other) || other.starts_with(&real)) {
+            return refused(format!("{} and {} are in each other", real.display(), other.display()));
         }
+        places.push(real);
     }
     Ok(map)
 }
