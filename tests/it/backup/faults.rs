@@ -159,7 +159,10 @@ fn a_full_repository_fails_the_backup_and_one_with_room_takes_the_next() {
     server.set("archive_command", &archive.archive_command());
     server.start();
     let live = Live { server, archive };
-    let outcome = assert_failed(&live, &[], live.backing_up().arg("--archive-timeout").arg("5s").go());
+    let tried = live.backing_up().args(["--archive-timeout", "5s"]).go();
+    let df = Run::new("df").arg(tmpfs.path()).go();
+    assert_eq!(tried.code(), Some(1), "{tried}\n{df}");
+    let outcome = assert_failed(&live, &[], tried);
     assert!(outcome.stderr.to_lowercase().contains("space"), "{outcome}");
     tmpfs.remount("size=200m");
     assert_failed_once(&live, &[], outcome);
