@@ -257,7 +257,7 @@ impl Run<'_> {
         // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
             let failure = &failure;
-            scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
+            let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
             let packing = scope.spawn(move || failure.note(pack_all(archive, id, packs, &to_pack)));
             for (frames, items) in compressors {
                 scope.spawn(move || {
@@ -275,10 +275,12 @@ impl Run<'_> {
             let walker = Walker { items, tasks, total: &total, tablespaces: Vec::new() };
             let copied = failure.note(self.walk(walker, &owners, reading, last));
             let packed = packing.join().ok().flatten();
+            // The last pack is still being stored when the packer is done: its failure has to be known here.
+            let stored = storing.join().ok().flatten();
             over.store(true, Ordering::Relaxed);
-            match (failure.take(), copied, packed) {
+            match (failure.take(), copied, packed, stored) {
                 (Some(error), ..) => Err(error),
-                (None, Some(copied), Some(packed)) => Ok((packed, copied)),
+                (None, Some(copied), Some(packed), Some(())) => Ok((packed, copied)),
                 _ => Err(Error::new(Kind::Failed, "a thread of the backup panicked")),
             }
         })

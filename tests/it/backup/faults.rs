@@ -159,10 +159,31 @@ fn a_full_repository_fails_the_backup_and_one_with_room_takes_the_next() {
     server.set("archive_command", &archive.archive_command());
     server.start();
     let live = Live { server, archive };
-    let outcome = assert_failed(&live, &[], live.backing_up().arg("--archive-timeout").arg("5s").go());
+    let outcome = assert_failed(&live, &[], live.backing_up().args(["--archive-timeout", "5s"]).go());
     assert!(outcome.stderr.to_lowercase().contains("space"), "{outcome}");
     tmpfs.remount("size=200m");
     assert_failed_once(&live, &[], outcome);
+}
+
+#[test]
+fn an_error_on_any_object_of_the_backup_fails_it() {
+    let live = Live::new();
+    for nth in 1..20 {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        // Slowly, so that the other threads are done by then.
+        let fault = format!("renameat2,renameat,rename,link,linkat:error=EIO:delay_enter=300000:when={nth}");
+        let before = live.records();
+        let traced =
+            strace.trace("renameat2,renameat,rename,link,linkat").inject(&fault).go(&live.backing_up());
+        if !traced.was_hit() {
+            assert!(nth > 1, "nothing was hit");
+            traced.outcome.ok();
+            return;
+        }
+        assert_failed(&live, &before, traced.outcome);
+    }
 }
 
 #[test]

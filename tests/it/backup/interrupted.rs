@@ -32,7 +32,13 @@ fn a_killed_backup_is_never_listed_and_does_not_hinder_the_next() {
             continue;
         }
         killed += 1;
-        assert_eq!(live.records(), listed, "{fault} {nth}");
+        // One that is killed behind its last step is complete, and restores.
+        let now = live.records();
+        if now.len() > listed.len() {
+            live.restore(&[&now[now.len() - 1], "--immediate"]).verified();
+        }
+        assert!(now.starts_with(&listed), "{fault} {nth}");
+        listed = now;
         live.server
             .await_sql("select count(*) from pg_stat_activity where backend_type = 'client backend'", "1");
     }
