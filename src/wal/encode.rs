@@ -3,7 +3,8 @@
 //! A file is read once: one thread reads, another hashes, and whichever has time compresses. Files above [`WHOLE`] are read twice instead, so that memory
 //! stays bounded: once for the hash, which stands in front, and once while they are stored.
 
-use crate::codec::compress::{Compression, Compressor, FRAME};
+use crate::codec::compress::{Compression, Compressor};
+
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
@@ -20,6 +21,10 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
 const WHOLE: u64 = 64 << 20;
+
+/// Bytes of content in a frame: so few that what is decompressed is still in the processor's cache when it is
+/// hashed and written.
+const FRAME: usize = 256 << 10;
 
 /// Pieces that wait for the hash.
 const QUEUE: usize = 3;
