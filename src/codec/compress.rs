@@ -83,16 +83,31 @@ pub struct Decompressor(zstd_safe::DCtx<'static>);
 impl Decompressor {
     /// Replaces `out` by the content of one frame, which may not exceed `limit` bytes.
     pub fn frame(&mut self, frame: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<()> {
-        let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
-        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= limit);
-        let size =
-            size.ok_or_else(|| Error::new(Kind::Damage, "the frame does not say a size that can be right"))?;
+        let size = content_size(frame, limit)?;
         out.clear();
         out.reserve(size);
         let got = self.0.decompress(out, frame).map_err(failed)?;
-        if got != size {
-            return Err(Error::new(Kind::Damage, format!("the frame holds {got} bytes instead of {size}")));
-        }
-        Ok(())
+        check_size(got, size)
     }
+
+    /// Fills `out` with the content of one frame, which has to be exactly that long: see [`content_size`].
+    pub fn frame_into(&mut self, frame: &[u8], out: &mut [u8]) -> Result<()> {
+        let got = self.0.decompress(out, frame).map_err(failed)?;
+        check_size(got, out.len())
+    }
+}
+
+fn check_size(got: usize, size: usize) -> Result<()> {
+    if got == size {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Damage, format!("the frame holds {got} bytes instead of {size}")))
+}
+
+/// Bytes of content that a frame says it has; an error when these are more than `limit`.
+pub fn content_size(frame: &[u8], limit: usize) -> Result<usize> {
+    let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok())
+        .filter(|size| *size <= limit)
+        .ok_or_else(|| Error::new(Kind::Damage, "the frame does not say a size that can be right"))
 }

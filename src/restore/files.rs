@@ -1,7 +1,8 @@
 //! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
 //! before it is written.
 
-use crate::codec::compress::{Decompressor, FRAME};
+use super::direct::{self, Buffer};
+use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Archive;
@@ -121,28 +122,29 @@ impl Writing<'_> {
         for target in self.targets {
             // One of several pieces is written by several threads, one of none by nobody.
             if target.stored.at.len() != 1 {
-                let file = create(&target.path)?;
-                file.set_len(target.stored.size).doing(|| format!("write {}", target.path.display()))?;
+                direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
             }
         }
         let stretches = self.stretches();
-        let next = AtomicUsize::new(0);
+        let shares = Shares::new(stretches.len(), self.jobs.get());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let work = || {
+            let (stretches, shares, stop) = (&stretches, &shares, &stop);
+            let work = move |own: usize| {
                 let mut decompressor = Decompressor::default();
-                while !stop.load(Ordering::Relaxed) {
-                    let Some(stretch) = stretches.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                let mut buffer = Buffer::default();
+                while let Some(stretch) = shares.next(own).and_then(|number| stretches.get(number)) {
+                    if stop.load(Ordering::Relaxed) {
                         break;
-                    };
-                    if let Err(error) = self.stretch(stretch, &mut decompressor) {
+                    }
+                    if let Err(error) = self.stretch(stretch, &mut decompressor, &mut buffer) {
                         stop.store(true, Ordering::Relaxed);
                         return Err(error);
                     }
                 }
                 Ok(())
             };
-            let threads: Vec<_> = (0..self.jobs.get()).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..self.jobs.get()).map(|own| scope.spawn(move || work(own))).collect();
             let mut result = Ok(());
             for thread in threads {
                 let ended =
@@ -198,15 +200,15 @@ impl Writing<'_> {
         stretches
     }
 
-    fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor) -> Result<()> {
+    fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor, buffer: &mut Buffer) -> Result<()> {
         let pack = self.packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
         let bytes = self.archive.get_range(pack, stretch.begin..stretch.end)?;
-        let mut content = Vec::new();
         for (offset, length, pieces) in &stretch.frames {
             let doing = || format!("read {pack} of repository {}", self.archive.repository().name());
             let begin = (offset - stretch.begin) as usize;
             let frame = bytes.get(begin..begin + *length as usize).unwrap_or_default();
-            decompressor.frame(frame, FRAME, &mut content).doing(doing)?;
+            let content = buffer.slice(content_size(frame, FRAME).doing(doing)?);
+            decompressor.frame_into(frame, content).doing(doing)?;
             for piece in pieces {
                 let bytes = content
                     .get(piece.skip..piece.skip + piece.length)
@@ -233,18 +235,33 @@ impl Writing<'_> {
             )
             .hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`"));
         }
-        let doing = || format!("write {}", target.path.display());
-        let file = match target.stored.at.len() {
-            1 => create(&target.path)?,
-            _ => File::options()
-                .write(true)
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-                .open(&target.path)
-                .doing(doing)?,
-        };
-        file.write_all_at(bytes, piece.offset).doing(doing)?;
+        match target.stored.at.len() {
+            1 => create(&target.path)?
+                .write_all_at(bytes, piece.offset)
+                .doing(|| format!("write {}", target.path.display()))?,
+            _ => direct::write(&target.path, bytes, piece.offset)?,
+        }
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Divides work among threads: each begins at a place of its own, so that they seldom write to one file, and goes on
+/// with what others have not begun.
+struct Shares(Vec<(AtomicUsize, usize)>);
+
+impl Shares {
+    fn new(items: usize, threads: usize) -> Shares {
+        let begin = |thread: usize| items * thread / threads;
+        Shares((0..threads).map(|thread| (AtomicUsize::new(begin(thread)), begin(thread + 1))).collect())
+    }
+
+    fn next(&self, own: usize) -> Option<usize> {
+        let (before, after) = self.0.split_at(own.min(self.0.len()));
+        after.iter().chain(before).find_map(|(next, end)| {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            (number < *end).then_some(number)
+        })
     }
 }
 
