@@ -41,7 +41,7 @@ lint:
 	cargo clippy --locked --all-targets -- -D warnings
 
 bench: all
-	tests/bench/run
+	tests/bench/record
 
 # The examples name the directory that the programs are installed in. Nothing is put into /etc.
 install: all

@@ -1,4 +1,4 @@
-# Copy to walkeep.sh. $WALKEEP_BIN is the directory that holds walpush, walfetch and
+# $WALKEEP_BIN is the directory that holds walpush, walfetch and
 # walkeep; it must lie under $PEERS (the chroot sees only that).
 CONF="--config $A_DIR/walkeep.toml"
 caps() { echo "push fetch drain replay backup incr restore"; }
@@ -23,5 +23,4 @@ fetch_cmd() { echo "$WALKEEP_BIN/walfetch $CONF %f %p"; }
 backup_full() { "$WALKEEP_BIN/walkeep" $CONF backup --full --quiet; }
 backup_incr() { "$WALKEEP_BIN/walkeep" $CONF backup --quiet; }
 restore() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --quiet; }
-
 expire() { :; }
