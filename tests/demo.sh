@@ -171,7 +171,7 @@ type_ 'walkeep list'
 step 6 'A second server comes up at the moment before'
 type_ "walkeep restore --time '$moment' --to $scratch/second"
 note "PostgreSQL's own tool compares every restored file with the backup's manifest:"
-type_ 'pg_verifybackup --no-parse-wal second'
+type_ 'pg_verifybackup second'
 type_ "pg_ctl -D second -o '-p 5433' -l second.log -w start > /dev/null"
 export PGPORT=5433
 await 'recovery reached the moment and ended' says 'select not pg_is_in_recovery()'

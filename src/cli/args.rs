@@ -184,6 +184,10 @@ pub struct Restore {
     /// Put a tablespace elsewhere, by its OID or its old location; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
     pub tablespace: Vec<(String, PathBuf)>,
+    /// Restore although the original has tablespaces that were created after the backup: their creation, when it
+    /// is replayed, uses the original directories
+    #[arg(long)]
+    pub allow_new_tablespaces: bool,
     /// Write the configuration files from outside the data directory to this directory
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<PathBuf>,

@@ -22,6 +22,9 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         .hint("restore into a directory of its own"));
     }
     let plan = plan(context, args)?;
+    if !args.allow_new_tablespaces && to != context.cluster.pgdata {
+        refuse_new_tablespaces(&context.cluster.pgdata, &plan)?;
+    }
     let recovery = recovery(context, args)?;
     if args.dry_run {
         return dry_run(context, &plan, &to);
@@ -73,6 +76,32 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         }))?;
     }
     Ok(0)
+}
+
+/// A tablespace that was created after the backup comes back by WAL alone: recovery makes its link to the original
+/// directory and writes there. Beside the original on one machine that would be into its files.
+fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
+    let record = &plan.record;
+    let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
+    for entry in std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten() {
+        let oid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let Some((oid, location)) = oid.zip(std::fs::read_link(entry.path()).ok()) else {
+            continue;
+        };
+        if !known(oid) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "tablespace {oid} of {} was created after backup {}: recovery would write into {}",
+                    pgdata.display(),
+                    record.id,
+                    location.display()
+                ),
+            )
+            .hint("take a new backup and restore that, or restore on another machine; --allow-new-tablespaces when the target lies before the tablespace was created"));
+        }
+    }
+    Ok(())
 }
 
 /// The first repository from which the wish can be fulfilled.

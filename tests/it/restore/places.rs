@@ -207,3 +207,17 @@ fn debian(etc: &Scratch) -> Live {
     assert_eq!(live.server.psql("show work_mem"), "5MB");
     live
 }
+
+#[test]
+fn a_tablespace_created_after_the_backup_keeps_a_copy_from_writing_into_the_original() {
+    let live = Live::new();
+    live.backup();
+    let location = live.server.scratch().mkdir("later");
+    live.server.psql(&format!("create tablespace later location '{}'", location.display()));
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    let outcome = restoring(&live.archive, &to, &[]).go();
+    outcome.is(1).told().says("later").says("--allow-new-tablespaces");
+    assert!(!to.exists());
+    restoring(&live.archive, &to, &["--immediate", "--allow-new-tablespaces"]).go().ok();
+}
