@@ -34,7 +34,8 @@ demo:
 test:
 	.ci/setup test
 	$(MAKE) --no-print-directory lint
-	cargo test --locked
+	# A job in the background is started with some signals ignored, and tests send them.
+	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked
 
 lint:
 	cargo fmt --check

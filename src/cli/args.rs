@@ -25,19 +25,19 @@ First steps:
 #[derive(Args)]
 pub struct Global {
     /// Configuration file [default: $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "For every verb")]
     pub config: Option<PathBuf>,
     /// Cluster in the configuration [default: the one whose pgdata is the working directory, or the only one]
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, help_heading = "For every verb")]
     pub cluster: Option<String>,
     /// Print one JSON document on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "For every verb")]
     pub json: bool,
     /// Say only what went wrong
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "For every verb")]
     pub quiet: bool,
     /// Say every step
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "For every verb")]
     pub verbose: bool,
 }
 
