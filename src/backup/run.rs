@@ -32,9 +32,6 @@ use std::time::{Duration, Instant};
 /// Files that are found before they are read: what the progress can know ahead.
 const AHEAD: usize = 100_000;
 
-/// How often the archive is looked at while WAL is awaited.
-const POLL: Duration = Duration::from_millis(50);
-
 /// How long the first segment may take: longer than a retry of the archiver.
 const FIRST_SEGMENT: Duration = Duration::from_secs(90);
 
@@ -97,7 +94,8 @@ impl Run<'_> {
         self.check_history(&archive)?;
         self.step("waiting for a first segment to arrive in the repository");
         let probe = self.server.switch_segment()?;
-        self.await_segment(&archive, probe, FIRST_SEGMENT.min(options.archive_timeout))?;
+        let patience = FIRST_SEGMENT.min(options.archive_timeout);
+        self.server.await_segment(&options.pgdata, &archive, probe, patience)?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -172,41 +170,6 @@ impl Run<'_> {
             .hint(format!("in the data directory run `walpush pg_wal/{name}`")))
     }
 
-    /// Waits until the archive has a complete segment.
-    fn await_segment(&self, archive: &Archive, name: SegmentName, patience: Duration) -> Result<()> {
-        let begun = Instant::now();
-        while !archive.has_wal(WalName::Segment(name))? {
-            self.server.check()?;
-            let archiver = self.server.archiver()?;
-            // The last one may be the history file of a backup, whose name is older than its making.
-            let status = self.options.pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
-            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
-                || status.exists();
-            // The server says so after the repository has it: what is not there now went elsewhere.
-            if later && !archive.has_wal(WalName::Segment(name))? {
-                return Err(Error::new(
-                    Kind::Refused,
-                    format!("the server says that it has archived {name}, but the repository does not have it"),
-                )
-                .hint("archive_command leads somewhere else: another configuration, another cluster's name, or no walpush at all"));
-            }
-            if begun.elapsed() > patience {
-                let failed = archiver.last_failed.map_or_else(String::new, |last| {
-                    format!("; the archiver failed {} times, last with {last}", archiver.failed_count)
-                });
-                return Err(Error::new(
-                    Kind::Timeout,
-                    format!("{name} did not arrive within {patience:?}{failed}"),
-                )
-                .hint(
-                    "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
-                ));
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
     /// Waits for every segment of the backup, and reads each to its end.
     fn await_wal(&self, archive: &Archive, wal: WalRange) -> Result<()> {
         let begun = Instant::now();
@@ -214,7 +177,7 @@ impl Run<'_> {
         let mut name = wal.first;
         while name <= wal.last {
             let left = self.options.archive_timeout.saturating_sub(begun.elapsed());
-            self.await_segment(archive, name, left)?;
+            self.server.await_segment(&self.options.pgdata, archive, name, left)?;
             verify_segment(archive, name)?;
             name = name.next(size);
         }

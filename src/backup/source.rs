@@ -6,16 +6,19 @@ use crate::pg::client::{KeepAlive, Options, Session, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
-use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
-use crate::repo::Lineage;
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repo::record::Settings;
+use crate::repo::{Archive, Lineage};
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
 /// The bound of every statement that does not wait for anything.
 const SOON: Option<Duration> = Some(Duration::from_secs(60));
+
+/// How often the archive is looked at while WAL is awaited.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What a backup and a check need of the server.
 const GRANTS: [(&str, &str); 6] = [
@@ -66,11 +69,10 @@ pub struct Stopped {
 }
 
 /// What `pg_stat_archiver` says.
-#[derive(Debug, Default)]
-pub struct Archiver {
-    pub last_archived: Option<String>,
-    pub failed_count: i64,
-    pub last_failed: Option<String>,
+struct Archiver {
+    last_archived: Option<String>,
+    failed_count: i64,
+    last_failed: Option<String>,
 }
 
 impl Server {
@@ -185,7 +187,49 @@ impl Server {
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
-    pub fn archiver(&self) -> Result<Archiver> {
+    /// Waits until the archive has a complete segment; no longer when the server says that it has archived it
+    /// and the archive does not have it.
+    pub fn await_segment(
+        &self,
+        pgdata: &Path,
+        archive: &Archive,
+        name: SegmentName,
+        patience: Duration,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        while !archive.has_wal(WalName::Segment(name))? {
+            self.check()?;
+            let archiver = self.archiver()?;
+            // The last one may be the history file of a backup, whose name is older than its making.
+            let status = pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
+            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
+                || status.exists();
+            // The server says so after the repository has it: what is not there now went elsewhere.
+            if later && !archive.has_wal(WalName::Segment(name))? {
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!("the server says that it has archived {name}, but the repository does not have it"),
+                )
+                .hint("archive_command leads somewhere else: another configuration, another cluster's name, or no walpush at all"));
+            }
+            if begun.elapsed() > patience {
+                let failed = archiver.last_failed.map_or_else(String::new, |last| {
+                    format!("; the archiver failed {} times, last with {last}", archiver.failed_count)
+                });
+                return Err(Error::new(
+                    Kind::Timeout,
+                    format!("{name} did not arrive within {patience:?}{failed}"),
+                )
+                .hint(
+                    "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
+                ));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn archiver(&self) -> Result<Archiver> {
         let row = self.session.query_one(
             "SELECT last_archived_wal, failed_count, last_failed_wal FROM pg_stat_archiver",
             &[],

@@ -10,9 +10,7 @@ use crate::repo::Repository;
 use crate::wal::fetch::{Fetch, Fetched};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-const POLL: Duration = Duration::from_millis(50);
+use std::time::Instant;
 
 /// One thing that was looked at.
 struct Checks<'a> {
@@ -118,7 +116,9 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
     };
     for repository in &context.repositories {
         let left = args.timeout.saturating_sub(begun.elapsed());
-        let arrived = arrive(&server, repository, WalName::Segment(name), left)
+        let arrived = repository
+            .open(server.found.lineage)
+            .and_then(|archive| server.await_segment(pgdata, &archive, name, left))
             .and_then(|()| compare(&server, pgdata, repository, WalName::Segment(name)));
         let seconds = begun.elapsed().as_secs_f64();
         checks.note(
@@ -136,35 +136,6 @@ fn readable(pgdata: &Path) -> Result<()> {
         .doing(|| format!("read {}", path.display()))
         .map(|_| ())
         .map_err(|error| error.hint("run walkeep as the user that runs the server, usually postgres"))
-}
-
-fn arrive(server: &Server, repository: &Repository, name: WalName, patience: Duration) -> Result<()> {
-    let archive = repository.open(server.found.lineage)?;
-    let before = server.archiver()?.failed_count;
-    let begun = Instant::now();
-    while !archive.has_wal(name)? {
-        let archiver = server.archiver()?;
-        let says_done = archiver.last_archived.as_deref() >= Some(&name.to_string()[..]);
-        if says_done && !archive.has_wal(name)? {
-            return Err(Error::new(
-                Kind::Problem,
-                format!("the server says that it archived {name}, but it is not there"),
-            )
-            .hint("archive_command uses another configuration, another cluster's name, or is not walpush"));
-        }
-        if begun.elapsed() > patience {
-            return Err(Error::new(
-                Kind::Timeout,
-                format!(
-                    "{name} did not arrive; meanwhile archive_command failed {} times",
-                    archiver.failed_count - before
-                ),
-            )
-            .hint("the server's log has the messages of walpush"));
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }
 
 /// Fetches the segment as recovery would, and compares it with the server's own copy while that is there.
