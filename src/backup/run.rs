@@ -420,7 +420,7 @@ fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
     let stored = archive
         .get_wal(WalName::Segment(name))?
         .ok_or_else(|| Error::new(Kind::Hole, "it went away").doing(doing()))?;
-    stored.read(|_| Ok(())).doing(doing).map(|_| ())
+    stored.read(|_, _| Ok(())).doing(doing).map(|_| ())
 }
 
 /// The directory that a tablespace of this server has in its location: `PG_17_202406281`.

@@ -16,7 +16,7 @@ use crate::repo::manifest::{self, Part};
 use std::ffi::OsStr;
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 /// Files of the backed up server that a restored one must not begin with.
@@ -288,9 +288,11 @@ impl<'a> Writer<'a> {
         let doing = || format!("fetch {name}");
         let missing = || Error::new(Kind::Hole, "it is not in the repository").doing(doing());
         let stored = self.run.plan.archive.get_wal(name)?.ok_or_else(missing)?;
-        let mut file = create(path)?;
+        let file = create(path)?;
         stored
-            .read(|piece| file.write_all(piece).doing(|| format!("write {}", path.display())))
+            .read(|piece, offset| {
+                file.write_all_at(piece, offset).doing(|| format!("write {}", path.display()))
+            })
             .doing(doing)?;
         self.own(path)
     }

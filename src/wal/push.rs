@@ -8,6 +8,7 @@ use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
 use crate::repo::{Archive, Lineage, Put, Repository, StoredWal};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What to push, and how.
 pub struct Push<'a> {
@@ -98,12 +99,12 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
 
 /// Reads a stored file to its end. Damage is an error, other content is not.
 fn same(stored: StoredWal, wal: &WalFile) -> Result<bool> {
-    let mut same = stored.size() == wal.size();
-    let mut offset = 0;
-    stored.read(|piece| {
-        same = same && wal.has(piece, offset)?;
-        offset += piece.len() as u64;
+    let same = AtomicBool::new(stored.size() == wal.size());
+    stored.read(|piece, offset| {
+        if same.load(Ordering::Relaxed) && !wal.has(piece, offset)? {
+            same.store(false, Ordering::Relaxed);
+        }
         Ok(())
     })?;
-    Ok(same)
+    Ok(same.into_inner())
 }
