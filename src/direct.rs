@@ -4,9 +4,10 @@
 
 use crate::error::{Doing, Error, Result};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::{ErrorKind, IoSliceMut};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -53,13 +54,10 @@ impl<'a> Source<'a> {
     }
 
     /// Reads until the buffer is full or the file ends: out of the page cache what is there, and what is not,
-    /// past it. Offset and beginning of the buffer have to be aligned, and a length that is not is at the end.
+    /// past it. The offset has to be aligned.
     pub fn read(&mut self, buffer: &mut Buffer, size: usize, offset: u64) -> std::io::Result<usize> {
-        let bytes = buffer.slice(size);
-        // A part would be either the file's end or that of what is cached.
-        let cached = preadv2(self.file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
-        if cached == Ok(size) {
-            return Ok(size);
+        if is_cached(self.file, size, offset) {
+            return read_full(self.file, buffer.slice(size), offset);
         }
         let direct = self.direct.get_or_insert_with(|| reopen(self.path, self.file));
         if let Some(file) = direct {
@@ -72,6 +70,20 @@ impl<'a> Source<'a> {
         }
         read_full(self.file, buffer.slice(size), offset)
     }
+}
+
+/// Whether the page cache holds all of a part of a file. Asked of the kernel, since a read that must not wait
+/// still fills the cache. Kernels before 6.5 do not know.
+fn is_cached(file: &File, size: usize, offset: u64) -> bool {
+    /// `cachestat`: the same number on every architecture.
+    const CACHESTAT: libc::c_long = 451;
+    let range = [offset, size as u64];
+    let mut found = [0_u64; 5];
+    // SAFETY: the kernel reads two 64-bit numbers (`struct cachestat_range`) and writes five (`struct cachestat`),
+    // both arrays are that long and live until it returns; the descriptor is open as long as `file` is borrowed.
+    let answer =
+        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0_u32) };
+    answer == 0 && found[0] >= size.div_ceil(rustix::param::page_size()) as u64
 }
 
 /// The file at `path` past the cache, if it is still this one.

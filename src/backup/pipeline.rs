@@ -278,6 +278,8 @@ pub fn compress(
     bad: &BadPages,
 ) -> Result<()> {
     let mut compressor = Compressor::new(compression)?;
+    // Large enough for any frame, and used again.
+    let mut scratch = Vec::new();
     for frame in frames {
         let mut pieces = Vec::with_capacity(frame.pieces.len());
         for piece in &frame.pieces {
@@ -294,10 +296,9 @@ pub fn compress(
                 hashes: content.chunks(piece.block as usize).map(block_hash).collect(),
             });
         }
-        let mut bytes = Vec::new();
-        compressor.frame(frame.content(), &mut bytes)?;
+        compressor.frame(frame.content(), &mut scratch)?;
         pool.give(frame.buffer);
-        items.send(Item::Frame { bytes, pieces }).map_err(|_| cancelled())?;
+        items.send(Item::Frame { bytes: scratch.clone(), pieces }).map_err(|_| cancelled())?;
     }
     Ok(())
 }
