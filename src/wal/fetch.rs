@@ -111,7 +111,7 @@ impl Fetch<'_> {
         let delivered = match answer {
             Ok(Answer::Absent) => return false,
             Ok(Answer::Found(lineage, stored)) => {
-                self.deliver(lineage, stored).doing(|| format!("take it from repository {repository}"))
+                self.deliver(lineage, *stored).doing(|| format!("take it from repository {repository}"))
             }
             Err(error) => Err(error),
         };
@@ -150,7 +150,7 @@ impl Failures<'_> {
 
 /// What a repository has.
 enum Answer {
-    Found(Lineage, StoredWal),
+    Found(Lineage, Box<StoredWal>),
     /// It has shown its identity, and has neither this file nor any behind it.
     Absent,
 }
@@ -160,7 +160,7 @@ fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Resu
     let lineage = lineage.map_or_else(|| Ok(repository.open_newest()?.lineage()), Ok)?;
     let wal = repository.wal(lineage)?;
     if let Some(stored) = wal.get(name)? {
-        return Ok(Answer::Found(lineage, stored));
+        return Ok(Answer::Found(lineage, Box::new(stored)));
     }
     // That it is not found means nothing before the repository has shown its identity.
     let prove = || repository.open(lineage).map(|_| ());
