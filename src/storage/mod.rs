@@ -10,9 +10,15 @@
 //!
 //! Behaviour is added by wrapping a store, never by a flag.
 
+mod claims;
 mod fs;
+mod retry;
+mod s3;
 
+pub use claims::Claims;
 pub use fs::Directory;
+pub use retry::{Patience, Retry};
+pub use s3::{Checksums, S3, S3Options};
 
 use crate::error::{Error, Kind, Result};
 use std::fmt;
@@ -137,6 +143,17 @@ pub trait Storage: Send + Sync {
 
     /// How it is named in messages: its URL.
     fn url(&self) -> String;
+
+    /// Makes the place where objects go, durable, if it is this store's to make. Only `init` may do this.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Proves what a store may promise and not keep: that a missing object is told from one that may not be
+    /// read, and that [`Mode::Create`] never replaces.
+    fn prove(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Every object below `folder`, page by page.
