@@ -40,7 +40,10 @@ pub(super) async fn answered<T>(answer: impl Future<Output = Answer<T>>) -> Answ
     answered_within(STALLED, answer).await
 }
 
-pub(super) async fn answered_within<T>(limit: Duration, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
+pub(super) async fn answered_within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Answer<T>>,
+) -> Answer<T> {
     match timeout(limit, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Failure::late(format!("no answer within {limit:?}"))),
@@ -48,10 +51,7 @@ pub(super) async fn answered_within<T>(limit: Duration, answer: impl Future<Outp
 }
 
 /// Sends a request whose body are these bytes.
-pub(super) async fn upload<T>(
-    bytes: &[u8],
-    request: impl AsyncFnOnce(ByteStream) -> Answer<T>,
-) -> Answer<T> {
+pub(super) async fn upload<T>(bytes: &[u8], request: impl AsyncFnOnce(ByteStream) -> Answer<T>) -> Answer<T> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let pieces = Pieces { receiver, left: bytes.len() as u64 };
     let mut request = pin!(request(ByteStream::new(SdkBody::from_body_1_x(pieces))));
@@ -161,9 +161,10 @@ impl Intercept for SignedSum {
     }
 }
 
-/// Adds `Content-MD5`, without which older stores refuse to delete many objects at once.
+/// Adds `Content-MD5`, without which older stores refuse to delete many objects at once. The SDK's own
+/// checksum, without which AWS would, goes only where such headers may.
 #[derive(Debug)]
-pub(super) struct ContentMd5;
+pub(super) struct ContentMd5(pub(super) Checksums);
 
 impl Intercept for ContentMd5 {
     fn name(&self) -> &'static str {
@@ -180,6 +181,10 @@ impl Intercept for ContentMd5 {
         if let Some(body) = request.body().bytes() {
             let sum = BASE64_STANDARD.encode(Md5::digest(body));
             request.headers_mut().insert("content-md5", sum);
+        }
+        if self.0 == Checksums::None {
+            request.headers_mut().remove("x-amz-checksum-crc32");
+            request.headers_mut().remove("x-amz-sdk-checksum-algorithm");
         }
         Ok(())
     }
