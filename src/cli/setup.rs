@@ -3,14 +3,15 @@
 use super::args;
 use super::output::Console;
 use crate::codec::compress::Compression;
+use crate::codec::hash::block_hash;
 use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
-use crate::repo::{Archive, Lineage, Repository};
-use crate::storage::Directory;
+use crate::repo::{Archive, Lineage, Notes, Repository};
+use crate::storage::{Claims, Directory, Patience, Retry, S3, S3Options, Storage, Variable};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What every verb needs.
@@ -26,7 +27,9 @@ impl Context {
     pub fn new(global: &args::Global) -> Result<Context> {
         let config = load(global.config.clone())?;
         let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
-        let repositories = repositories(&config, &cluster)?;
+        // For about a minute: a backup of hours must not end over less.
+        let patience = Patience { attempts_later: 12, ..Patience::default() };
+        let repositories = stores(&config, &cluster, patience)?;
         let console = Console::new(global.quiet, global.verbose);
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
@@ -52,27 +55,56 @@ pub fn working_directory() -> Result<PathBuf> {
     std::env::current_dir().map_err(|e| Error::io("find the working directory", &e))
 }
 
-/// The repositories of a cluster, in the order of the configuration.
+/// The repositories of a cluster for a helper, in the order of the configuration. PostgreSQL calls it again by
+/// itself, and has to hear what is wrong before the deadline.
 pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository>> {
+    stores(config, cluster, Patience::default())
+}
+
+fn stores(config: &Config, cluster: &Cluster, patience: Patience) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
         .map(|repository| {
-            let store = directory(repository)?;
-            Ok(Repository::new(&repository.name, &cluster.name, repository.required, Arc::new(store)))
+            let store = store(repository, patience)?;
+            let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
+            Ok(match &repository.bucket {
+                None => built,
+                Some(bucket) => built.with_notes(notes(repository, bucket, &config.wal.spool)),
+            })
         })
         .collect()
 }
 
-pub fn directory(repository: &config::Repository) -> Result<Directory> {
-    match &repository.url {
-        Url::File(path) => Ok(Directory::new(path)),
-        Url::S3 { .. } => Err(Error::new(
-            Kind::Config,
-            format!("repository {}: S3 is not yet available in this version", repository.name),
-        )
-        .hint("use url = \"file:///absolute/path\"")),
-    }
+/// What this machine notes about a bucket. Another bucket that the configuration calls by the same name is
+/// another place.
+fn notes(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> Notes {
+    let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
+    let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
+    let place: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    Notes::new(
+        Arc::new(Directory::new(spool)),
+        format!("{}-{place}", repository.name),
+        jiff::Timestamp::now(),
+    )
+}
+
+/// The store of a repository. It costs nothing before it is asked for something.
+fn store(repository: &config::Repository, patience: Patience) -> Result<Arc<dyn Storage>> {
+    let bucket = match (&repository.url, &repository.bucket) {
+        (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
+        (Url::S3 { .. }, Some(bucket)) => bucket,
+        (Url::S3 { .. }, None) => {
+            let message = format!("repository {} has no settings of a bucket", repository.name);
+            return Err(Error::new(Kind::Config, message));
+        }
+    };
+    let variable: Variable = Arc::new(|name| std::env::var(name).ok());
+    let s3 = S3::new(S3Options { variable, ..bucket.options.clone() });
+    Ok(match bucket.conditional_create {
+        true => Arc::new(Retry::new(s3, patience)),
+        false => Arc::new(Retry::new(Claims::new(s3), patience)),
+    })
 }
 
 /// How WAL is to be compressed.

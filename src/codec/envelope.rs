@@ -222,7 +222,7 @@ impl<R: Read> Content<R> {
                     drop(piece);
                     backlog.fetch_sub(1, Ordering::Release);
                 }
-                Ok(hasher.finish())
+                Ok::<_, Error>(hasher.finish())
             });
             // The buffers that are not with the other thread are filled again.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();

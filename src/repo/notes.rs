@@ -70,7 +70,7 @@ impl Notes {
         };
         let put = || self.spool.put(&key, &content, Mode::Replace);
         // The first time there may be no spool. One that cannot be made costs a request every time, no more.
-        if put().is_err_and(|error| error.kind() == Kind::Absent) && self.spool.create_root().is_ok() {
+        if put().is_err_and(|error| error.kind() == Kind::Absent) && self.spool.prepare().is_ok() {
             let _ = put();
         }
     }

@@ -157,22 +157,31 @@ enum Answer {
 
 /// Asks one repository.
 fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Result<Answer> {
-    let lineage = lineage.map_or_else(|| Ok(repository.open_newest()?.lineage()), Ok)?;
+    let lineage = match lineage {
+        Some(lineage) => lineage,
+        None => repository.open_newest()?.lineage(),
+    };
     let wal = repository.wal(lineage)?;
-    if let Some(stored) = wal.get(name)? {
-        return Ok(Answer::Found(lineage, Box::new(stored)));
-    }
-    // That it is not found means nothing before the repository has shown its identity.
     let prove = || repository.open(lineage).map(|_| ());
-    let (identity, later) = match repository.notes() {
-        None => (prove(), behind(&wal, name)),
-        // To a distant store each question is a journey.
-        Some(_) => std::thread::scope(|scope| {
+    let found = |stored| Ok(Answer::Found(lineage, Box::new(stored)));
+    // That a file is not found means nothing before the repository has shown its identity; one that is found
+    // names its cluster. To a distant store each question is a journey, so there the file itself comes first.
+    let (identity, later) = if repository.notes().is_none() {
+        prove()?;
+        if let Some(stored) = wal.get(name)? {
+            return found(stored);
+        }
+        (Ok(()), behind(&wal, name))
+    } else {
+        if let Some(stored) = wal.get(name)? {
+            return found(stored);
+        }
+        std::thread::scope(|scope| {
             let identity = scope.spawn(prove);
             let later = behind(&wal, name);
             let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
             (identity.join().unwrap_or_else(panicked), later)
-        }),
+        })
     };
     identity?;
     match later? {

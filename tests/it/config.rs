@@ -57,6 +57,8 @@ sse = "aws:kms"
 sse_kms_key_id = "1234"
 access_key_file = "/etc/walkeep/access"
 secret_key_file = "/etc/walkeep/secret"
+checksums = "none"
+conditional_create = false
 
 [wal]
 compression = "none"
@@ -140,16 +142,21 @@ fn every_documented_key_is_understood() {
     assert!(!away.required);
     assert_eq!(away.url, Url::S3 { bucket: "bucket".into(), prefix: "some/prefix".into() });
     assert_eq!(away.retention, Retention::default());
-    assert_eq!(away.s3.region.as_deref(), Some("eu-central-1"));
-    assert_eq!(away.s3.endpoint.as_deref(), Some("https://s3.example.com"));
-    assert!(away.s3.path_style);
-    assert_eq!(away.s3.ca_file, Some("/etc/ssl/ca.pem".into()));
-    assert_eq!(away.s3.profile.as_deref(), Some("backup"));
-    assert_eq!(away.s3.storage_class.as_deref(), Some("STANDARD_IA"));
-    assert_eq!(away.s3.sse.as_deref(), Some("aws:kms"));
-    assert_eq!(away.s3.sse_kms_key_id.as_deref(), Some("1234"));
-    assert_eq!(away.s3.access_key_file, Some("/etc/walkeep/access".into()));
-    assert_eq!(away.s3.secret_key_file, Some("/etc/walkeep/secret".into()));
+    let bucket = away.bucket.as_ref().expect("a bucket");
+    assert!(!bucket.conditional_create);
+    let s3 = &bucket.options;
+    assert_eq!((&*s3.bucket, &*s3.prefix), ("bucket", "some/prefix"));
+    assert_eq!(s3.checksums, walkeep::storage::Checksums::None);
+    assert_eq!(s3.region.as_deref(), Some("eu-central-1"));
+    assert_eq!(s3.endpoint.as_deref(), Some("https://s3.example.com"));
+    assert!(s3.path_style);
+    assert_eq!(s3.ca_file, Some("/etc/ssl/ca.pem".into()));
+    assert_eq!(s3.profile.as_deref(), Some("backup"));
+    assert_eq!(s3.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!(s3.sse.as_deref(), Some("aws:kms"));
+    assert_eq!(s3.sse_kms_key_id.as_deref(), Some("1234"));
+    assert_eq!(s3.access_key_file, Some("/etc/walkeep/access".into()));
+    assert_eq!(s3.secret_key_file, Some("/etc/walkeep/secret".into()));
     assert_eq!(config.wal.compression, Compression::None);
     assert_eq!(config.wal.level, 3);
     assert_eq!(config.wal.push_ahead, 0);

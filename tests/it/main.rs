@@ -12,4 +12,5 @@ mod fixtures;
 mod format;
 mod push_fetch;
 mod restore;
+mod s3_options;
 mod support;
