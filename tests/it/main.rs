@@ -12,4 +12,5 @@ mod fixtures;
 mod format;
 mod push_fetch;
 mod restore;
+mod storage;
 mod support;

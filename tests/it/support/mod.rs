@@ -8,6 +8,9 @@
 //! - [`live`]: a server with its archive, backups of it, and restored copies.
 //! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
+//! - [`s3`]: a real S3 server, a bucket for each test, a client to look into it.
+//! - [`proxy`]: faults between the programs and that server, and what they asked for.
+//! - [`http`]: what those two and small fake services are made of.
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
@@ -15,10 +18,13 @@
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
+pub mod http;
 pub mod live;
 pub mod pg;
+pub mod proxy;
 pub mod repo;
 pub mod run;
+pub mod s3;
 pub mod scratch;
 pub mod segment;
 pub mod strace;
@@ -27,6 +33,7 @@ pub mod wait;
 
 pub use live::{Live, Story};
 pub use pg::{Cluster, Stop};
+pub use proxy::{Proxy, Rule};
 pub use repo::Archive;
 pub use run::{Outcome, Run};
 pub use scratch::Scratch;
