@@ -84,7 +84,10 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
         checks.note::<()>("settings", Err(problem));
     }
     for repository in &context.repositories {
-        let opened = repository.open(server.found.lineage);
+        let opened = repository.open(server.found.lineage).and_then(|archive| {
+            let proved = repository.prove().doing(|| format!("try out repository {}", repository.name()));
+            proved.map(|()| archive)
+        });
         checks.note(
             &format!("repository {}", repository.name()),
             opened.map(|archive| {

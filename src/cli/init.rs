@@ -2,9 +2,11 @@
 
 use super::setup::{self, Context};
 use super::{args, output};
+use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::{Lineage, Registered};
 use crate::storage::Directory;
+use std::path::Path;
 
 pub fn run(context: &Context, args: &args::Init) -> Result<u8> {
     let lineage = Lineage::of(&context.cluster.pgdata)
@@ -14,9 +16,10 @@ pub fn run(context: &Context, args: &args::Init) -> Result<u8> {
     let mut registered = Vec::new();
     for (repository, configured) in context.repositories.iter().zip(&context.config.repositories) {
         let doing = || format!("init repository {}", repository.name());
-        let directory = setup::directory(configured)?;
-        refuse_inside(&directory, context).doing(doing)?;
-        directory.create_root().doing(doing)?;
+        if let Url::File(path) = &configured.url {
+            refuse_inside(path, context).doing(doing)?;
+        }
+        repository.prepare().doing(doing)?;
         let done = repository.register(lineage, args.upgrade, jiff::Timestamp::now(), &fresh).doing(doing)?;
         repository.open(lineage)?;
         let what = match done {
@@ -54,7 +57,8 @@ pub fn run(context: &Context, args: &args::Init) -> Result<u8> {
 }
 
 /// A repository inside the data directory would be backed up into itself, and lost with it.
-fn refuse_inside(directory: &Directory, context: &Context) -> Result<()> {
+fn refuse_inside(path: &Path, context: &Context) -> Result<()> {
+    let directory = Directory::new(path);
     let pgdata = std::fs::canonicalize(&context.cluster.pgdata)
         .doing(|| format!("look at {}", context.cluster.pgdata.display()))?;
     let tablespaces = std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
@@ -63,7 +67,7 @@ fn refuse_inside(directory: &Directory, context: &Context) -> Result<()> {
         if directory.is_inside(&place) {
             return Err(Error::new(
                 Kind::Refused,
-                format!("{} lies inside {}", directory.root().display(), place.display()),
+                format!("{} lies inside {}", path.display(), place.display()),
             )
             .hint("put the repository on another disk, at least outside of the data directory"));
         }

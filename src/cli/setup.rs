@@ -8,7 +8,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::repo::{Archive, Lineage, Repository};
-use crate::storage::Directory;
+use crate::storage::{Claims, Directory, Patience, Retry, S3, S3Options, Storage, Variable};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,21 +58,28 @@ pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository
         .repositories
         .iter()
         .map(|repository| {
-            let store = directory(repository)?;
-            Ok(Repository::new(&repository.name, &cluster.name, repository.required, Arc::new(store)))
+            let store = store(repository)?;
+            Ok(Repository::new(&repository.name, &cluster.name, repository.required, store))
         })
         .collect()
 }
 
-pub fn directory(repository: &config::Repository) -> Result<Directory> {
-    match &repository.url {
-        Url::File(path) => Ok(Directory::new(path)),
-        Url::S3 { .. } => Err(Error::new(
-            Kind::Config,
-            format!("repository {}: S3 is not yet available in this version", repository.name),
-        )
-        .hint("use url = \"file:///absolute/path\"")),
-    }
+/// The store of a repository. It costs nothing before it is asked for something.
+fn store(repository: &config::Repository) -> Result<Arc<dyn Storage>> {
+    let bucket = match (&repository.url, &repository.bucket) {
+        (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
+        (Url::S3 { .. }, Some(bucket)) => bucket,
+        (Url::S3 { .. }, None) => {
+            let message = format!("repository {} has no settings of a bucket", repository.name);
+            return Err(Error::new(Kind::Config, message));
+        }
+    };
+    let variable: Variable = Arc::new(|name| std::env::var(name).ok());
+    let s3 = S3::new(S3Options { variable, ..bucket.options.clone() });
+    Ok(match bucket.conditional_create {
+        true => Arc::new(Retry::new(s3, Patience::default())),
+        false => Arc::new(Retry::new(Claims::new(s3), Patience::default())),
+    })
 }
 
 /// How WAL is to be compressed.

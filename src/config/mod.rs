@@ -18,6 +18,7 @@ pub use url::Url;
 pub use value::{duration_text, parse_duration, parse_size};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::storage::{Checksums, S3Options};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
@@ -74,8 +75,8 @@ pub struct Repository {
     /// Whether nothing counts as stored that is not stored here.
     pub required: bool,
     pub retention: Retention,
-    /// All unset for a repository that is a directory.
-    pub s3: S3Options,
+    /// What belongs to an `s3://` URL.
+    pub bucket: Option<Bucket>,
 }
 
 /// What is kept: whatever any rule keeps. No rule at all: everything. No number is zero.
@@ -91,25 +92,13 @@ pub struct Retention {
     pub keep_yearly: Option<u32>,
 }
 
-/// How to reach an object store. What is not set comes from the usual AWS sources.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct S3Options {
-    pub region: Option<String>,
-    /// `https://…` or `http://…`, without credentials.
-    pub endpoint: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
-    /// PEM certificates to trust instead of those of the system. Absolute, as all files here.
-    pub ca_file: Option<PathBuf>,
-    pub profile: Option<String>,
-    pub storage_class: Option<String>,
-    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
-    pub sse: Option<String>,
-    /// Set only together with a KMS `sse`.
-    pub sse_kms_key_id: Option<String>,
-    /// Set both or neither.
-    pub access_key_file: Option<PathBuf>,
-    pub secret_key_file: Option<PathBuf>,
+/// A bucket of an object store.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    /// Without an environment: that is not the business of this room.
+    pub options: S3Options,
+    /// Whether the store knows `If-None-Match: *`.
+    pub conditional_create: bool,
 }
 
 /// How WAL is archived and fetched.
@@ -287,6 +276,14 @@ fn read(path: &Path) -> Result<(String, u32)> {
             .hint("save the file in the encoding UTF-8")
     })?;
     Ok((text, mode))
+}
+
+/// As the configuration has it.
+fn checksums_text(checksums: Checksums) -> &'static str {
+    match checksums {
+        Checksums::Header => "header",
+        Checksums::None => "none",
+    }
 }
 
 impl Compression {

@@ -39,6 +39,8 @@ const REPOSITORY: &[Key] = &[
     ("sse_kms_key_id", Shape::Value),
     ("access_key_file", Shape::Value),
     ("secret_key_file", Shape::Value),
+    ("checksums", Shape::Value),
+    ("conditional_create", Shape::Value),
     ("retention", Shape::Table(RETENTION)),
 ];
 const RETENTION: &[Key] = &[

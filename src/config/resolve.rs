@@ -4,9 +4,11 @@ use super::raw::{Document, Table};
 use super::read::{Reader, choice, connection, duration, endpoint, flag, integer, jobs, name, path, text};
 use super::shown::Section;
 use super::{
-    Backup, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, S3Options, Url, Wal,
+    Backup, Bucket, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, Url, Wal,
+    checksums_text,
 };
 use crate::error::Result;
+use crate::storage::{Checksums, S3Options};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -77,26 +79,27 @@ fn repository(table: Table<'_>, others: &[Repository], sections: &mut Vec<Sectio
     }
     let url = reader.required("url", "file:///var/lib/walkeep", |value| Url::parse(&text(value)?))?;
     let required = reader.or("required", true, flag)?;
-    let s3 = match url {
-        Url::File(_) => no_s3(&reader)?,
-        Url::S3 { .. } => s3(&mut reader)?,
+    let bucket = match &url {
+        Url::File(_) => no_bucket(&reader)?,
+        Url::S3 { bucket, prefix } => Some(read_bucket(&mut reader, bucket, prefix)?),
     };
     // Two copies in one place are one copy.
-    let same = |other: &&Repository| other.url == url && other.s3.endpoint == s3.endpoint;
+    let endpoint = |bucket: &Option<Bucket>| bucket.as_ref().and_then(|bucket| bucket.options.endpoint.clone());
+    let same = |other: &&Repository| other.url == url && endpoint(&other.bucket) == endpoint(&bucket);
     if let Some(other) = others.iter().find(same) {
         let message = format!("repository {} is at the same place", other.name);
         return Err(reader.table.error("url", message).hint("give each repository a place of its own"));
     }
     sections.push(reader.section());
     let retention = read_retention(retention, sections)?;
-    Ok(Repository { name, url, required, retention, s3 })
+    Ok(Repository { name, url, required, retention, bucket })
 }
 
 /// That a directory has no settings of an object store.
-fn no_s3(reader: &Reader<'_>) -> Result<S3Options> {
+fn no_bucket(reader: &Reader<'_>) -> Result<Option<Bucket>> {
     let general = ["name", "url", "required", "retention"];
     match reader.table.keys().find(|key| !general.contains(key)) {
-        None => Ok(S3Options::default()),
+        None => Ok(None),
         Some(key) => Err(reader
             .table
             .error(key, "a `file://` repository has no such setting")
@@ -104,7 +107,7 @@ fn no_s3(reader: &Reader<'_>) -> Result<S3Options> {
     }
 }
 
-fn s3(reader: &mut Reader<'_>) -> Result<S3Options> {
+fn read_bucket(reader: &mut Reader<'_>, bucket: &str, prefix: &str) -> Result<Bucket> {
     let options = S3Options {
         region: reader.optional("region", text)?,
         endpoint: reader.optional("endpoint", endpoint)?,
@@ -116,7 +119,12 @@ fn s3(reader: &mut Reader<'_>) -> Result<S3Options> {
         sse_kms_key_id: reader.optional("sse_kms_key_id", text)?,
         access_key_file: reader.optional("access_key_file", path)?,
         secret_key_file: reader.optional("secret_key_file", path)?,
+        checksums: reader.or("checksums", Checksums::Header, |value| {
+            choice(value, &[Checksums::Header, Checksums::None], checksums_text)
+        })?,
+        ..S3Options::new(bucket, prefix)
     };
+    let conditional_create = reader.or("conditional_create", true, flag)?;
     let kms = options.sse.as_ref().is_some_and(|sse| sse != "AES256");
     if options.sse_kms_key_id.is_some() && !kms {
         let error = reader.table.error("sse_kms_key_id", "a key without `sse = \"aws:kms\"`");
@@ -125,7 +133,7 @@ fn s3(reader: &mut Reader<'_>) -> Result<S3Options> {
     let (present, absent) = match (&options.access_key_file, &options.secret_key_file) {
         (Some(_), None) => ("access_key_file", "secret_key_file"),
         (None, Some(_)) => ("secret_key_file", "access_key_file"),
-        _ => return Ok(options),
+        _ => return Ok(Bucket { options, conditional_create }),
     };
     let error = reader.table.error(present, format!("set without `{absent}`"));
     Err(error.hint(format!("set `{absent}` too, or neither for the usual AWS credential chain")))

@@ -1,6 +1,7 @@
 //! The configuration in force, and where each of its values came from, for people and for programs.
 
-use super::{Checkpoint, Compression, Url, value::duration_text};
+use super::{Checkpoint, Compression, Url, checksums_text, value::duration_text};
+use crate::storage::Checksums;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -147,6 +148,12 @@ impl From<&Compression> for Shown {
 impl From<&Checkpoint> for Shown {
     fn from(checkpoint: &Checkpoint) -> Shown {
         Shown::Text(checkpoint.as_str().into())
+    }
+}
+
+impl From<&Checksums> for Shown {
+    fn from(checksums: &Checksums) -> Shown {
+        Shown::Text(checksums_text(*checksums).into())
     }
 }
 

@@ -102,6 +102,17 @@ impl Repository {
         self.store.url()
     }
 
+    /// Makes the place of the store, and proves that it keeps its promises: the first step of `init`.
+    pub fn prepare(&self) -> Result<()> {
+        self.store.prepare()?;
+        self.prove()
+    }
+
+    /// Proves that the store keeps the promises that not every store keeps.
+    pub fn prove(&self) -> Result<()> {
+        self.store.prove()
+    }
+
     /// Removes what crashed writers left behind before this moment.
     pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         self.store.clean(before)

@@ -2,7 +2,7 @@
 //! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
 //! file system) finds half of one.
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage};
+use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, random_name};
 use crate::durable::{self, Published};
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
@@ -30,16 +30,6 @@ impl Directory {
     /// the first operation.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
         Directory { root: root.into() }
-    }
-
-    /// Makes the directory itself, with the ones above it, durable. Only `init` may do this: anything
-    /// else would fill the disk below an unmounted repository.
-    pub fn create_root(&self) -> Result<()> {
-        durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
-    }
-
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Whether the directory is `place` or lies below it; links are followed as far as it exists.
@@ -227,6 +217,12 @@ impl Storage for Directory {
     fn url(&self) -> String {
         format!("file://{}", self.root.display())
     }
+
+    /// Makes the directory itself, with the ones above it. Anything but `init` would fill the disk below an
+    /// unmounted repository.
+    fn prepare(&self) -> Result<()> {
+        durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
+    }
 }
 
 /// A file in `.tmp`, locked while it is written, removed unless it was given a name.
@@ -238,11 +234,7 @@ struct Temporary {
 
 impl Temporary {
     fn create(directory: &Path) -> Result<Temporary> {
-        let mut random = [0; 12];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = directory.join(name);
+        let path = directory.join(random_name()?);
         let file = File::options()
             .write(true)
             .create_new(true)

@@ -18,7 +18,7 @@ mod s3;
 pub use claims::Claims;
 pub use fs::Directory;
 pub use retry::{Patience, Retry};
-pub use s3::{Checksums, S3, S3Options};
+pub use s3::{Checksums, S3, S3Options, Variable};
 
 use crate::error::{Error, Kind, Result};
 use std::fmt;
@@ -170,4 +170,34 @@ pub fn list_all(store: &dyn Storage, folder: &Key, mut each: impl FnMut(Entry) -
         }
         after = last;
     }
+}
+
+/// Something that is stored to see what a store does with it. No cluster's name begins like this.
+const PROBE: &str = "-probe/create";
+
+/// Proves by trying that a store tells a missing object from a forbidden one, and never replaces one that it
+/// was to create.
+fn prove(store: &dyn Storage) -> Result<()> {
+    let missing = Key::new(format!("-probe/{}", random_name()?))?;
+    if store.get(&missing, None)?.is_some() {
+        return Err(Error::new(Kind::Identity, format!("the store has an object under {missing}, a name just made up"))
+            .hint("is `endpoint` the address of an S3 server?"));
+    }
+    let probe = Key::new(PROBE)?;
+    let body = b"walkeep stores this twice to see that the second time is refused\n".to_vec();
+    // Whoever comes later finds it there, which is the proof already.
+    if store.put(&probe, &body, Mode::Create)? == Put::Exists
+        || store.put(&probe, &body, Mode::Create)? == Put::Exists
+    {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "the store replaces objects that it was asked to create: it ignores `If-None-Match`, and two writers could lose data")
+        .hint("set `conditional_create = false` for this repository, or use a store that knows conditional creates"))
+}
+
+/// Twenty-four hexadecimal digits that nobody else comes up with.
+fn random_name() -> Result<String> {
+    let mut random = [0; 12];
+    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,0 +1,212 @@
+//! The client: one runtime, one set of connections and of credentials for all threads, made when the first
+//! request has to be sent.
+//!
+//! The runtime has no thread of its own: whoever waits for an answer drives it, for the others too. The SDK tries
+//! nothing again and sets no limits of time. A request that fails in a way that one more can cure is sent once
+//! more from here; everything else is left to [`Retry`](crate::storage::Retry).
+
+use super::S3Options;
+use super::credentials::{Keys, Signing, region_of_profile};
+use super::failure::{Failure, Wish};
+use super::http::{Http, Roots};
+use crate::error::{Error, Kind, Result};
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents, SharedCredentialsProvider, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::{Client, Config};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Runtime;
+
+/// Redirects that one request follows.
+const REDIRECTS: u32 = 3;
+
+pub(super) struct Engine {
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+    keys: Arc<Keys>,
+    /// Another one takes its place when the bucket turns out to be in another region.
+    client: Mutex<Client>,
+    /// Whether requests go encrypted, which no redirect may change.
+    is_encrypted: bool,
+}
+
+impl Engine {
+    pub(super) fn start(options: &S3Options) -> Result<Engine> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("start the S3 client", &e))?;
+        let endpoint = endpoint(options);
+        let is_encrypted = endpoint.as_deref().is_none_or(|endpoint| endpoint.starts_with("https://"));
+        let (keys, client) = runtime.block_on(connect(options, endpoint))?;
+        Ok(Engine { runtime: Some(runtime), keys, client: Mutex::new(client), is_encrypted })
+    }
+
+    /// Waits for what another thread may be driving.
+    pub(super) fn wait<T, E: From<Error>>(
+        &self,
+        future: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, E> {
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(future),
+            None => Err(Error::new(Kind::Failed, "the S3 client has ended").into()),
+        }
+    }
+
+    /// Sends a request; `attempt` is called again when the clock, the credentials, the region or the server
+    /// was wrong and is right now.
+    pub(super) fn request<T>(
+        &self,
+        wish: Wish,
+        attempt: impl AsyncFn(&Client) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failure> {
+        self.wait(async {
+            let mut client = self.client();
+            let (mut corrected_clock, mut renewed_keys, mut moved, mut redirects) = (false, false, false, 0);
+            loop {
+                let generation = self.keys.ready().await?;
+                // Lets the connections see that the store has closed them since, before one is used again.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                let failure = match attempt(&client).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => failure,
+                };
+                if failure.is("RequestTimeTooSkewed") && !corrected_clock {
+                    // The SDK has seen the store's clock in that answer, and dates by it from now on.
+                    corrected_clock = true;
+                } else if failure.is_expired() && !renewed_keys {
+                    self.keys.refused(generation);
+                    renewed_keys = true;
+                } else if let Some(region) = failure.right_region()
+                    && !moved
+                    && client.config().region().is_none_or(|known| known.as_ref() != region)
+                {
+                    client = self.move_to(region);
+                    moved = true;
+                } else if let Some(location) = failure.redirect()
+                    && redirects < REDIRECTS
+                {
+                    if self.is_encrypted && !location.starts_with("https://") {
+                        let message = format!("the store redirects to {location}, which is not encrypted");
+                        return Err(Error::new(Kind::Refused, message).into());
+                    }
+                    let config = client.config().to_builder().interceptor(Redirected(location.to_owned()));
+                    client = Client::from_conf(config.build());
+                    redirects += 1;
+                } else {
+                    return Err(failure.wished(wish));
+                }
+            }
+        })
+    }
+
+    fn client(&self) -> Client {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn move_to(&self, region: &str) -> Client {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = client.config().to_builder().region(Region::new(region.to_owned()));
+        *client = Client::from_conf(config.build());
+        client.clone()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A name server that does not answer must not hold up the end of the program.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<Keys>, Client)> {
+    let roots = roots(options);
+    let http = Http::new(roots.clone());
+    // The authority that the configuration names is that of the store; those of AWS's other services are public.
+    let http_of_aws = if roots == Roots::System { http.clone() } else { Http::new(Roots::System) };
+    let region = region(options, endpoint.is_some(), &http_of_aws).await?;
+    let keys = Arc::new(Keys::new(options, &region, &http_of_aws).await);
+    let mut config = Config::builder();
+    config.set_endpoint_url(endpoint);
+    let config = config
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(region)
+        .force_path_style(options.path_style)
+        .http_client(http)
+        .credentials_provider(SharedCredentialsProvider::new(Signing(keys.clone())))
+        .identity_cache(IdentityCache::no_cache())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .build();
+    Ok((keys, Client::from_conf(config)))
+}
+
+/// A variable of the environment that says something.
+fn variable(options: &S3Options, name: &str) -> Option<String> {
+    (options.variable)(name).filter(|value| !value.is_empty())
+}
+
+fn endpoint(options: &S3Options) -> Option<String> {
+    let ignored = || {
+        variable(options, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    };
+    let of_environment =
+        || variable(options, "AWS_ENDPOINT_URL_S3").or_else(|| variable(options, "AWS_ENDPOINT_URL"));
+    options.endpoint.clone().or_else(|| if ignored() { None } else { of_environment() })
+}
+
+fn roots(options: &S3Options) -> Roots {
+    let named = || variable(options, "AWS_CA_BUNDLE").or_else(|| variable(options, "SSL_CERT_FILE"));
+    match options.ca_file.clone().or_else(|| named().map(PathBuf::from)) {
+        Some(path) => Roots::File(path),
+        None => Roots::System,
+    }
+}
+
+async fn region(options: &S3Options, has_endpoint: bool, http: &Http) -> Result<Region> {
+    let of_environment =
+        || variable(options, "AWS_REGION").or_else(|| variable(options, "AWS_DEFAULT_REGION"));
+    if let Some(region) = options.region.clone().or_else(of_environment) {
+        return Ok(Region::new(region));
+    }
+    match region_of_profile(options.profile.as_deref(), http).await {
+        Some(region) => Ok(region),
+        // Most stores that are not AWS take this one.
+        None if has_endpoint => Ok(Region::from_static("us-east-1")),
+        None => Err(Error::new(Kind::Config, "the region of the bucket is not known")
+            .hint("set `region`, or `endpoint` for a store that is not AWS")),
+    }
+}
+
+/// Sends a request to where the store said, and signs it for there.
+#[derive(Debug)]
+struct Redirected(String);
+
+impl Intercept for Redirected {
+    fn name(&self) -> &'static str {
+        "Redirected"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        context.request_mut().set_uri(self.0.as_str())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! HTTP for the SDK: connections that are used again, and TLS that is set up when the first `https` address
+//! is met. Knows nothing of S3.
+
+use crate::error::{Doing, Error, Kind, Result};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector as Tcp;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tower_service::Service;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// For the name, the connection and the handshake together.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Servers close connections that nobody uses; one that is older than this is not tried.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// The first of these that is there holds the certificates of the system, all in one file.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Roots {
+    /// The certificates in this file alone.
+    File(PathBuf),
+    System,
+}
+
+/// A client with connections of its own.
+#[derive(Clone)]
+pub(super) struct Http {
+    client: Client<Connect, SdkBody>,
+}
+
+impl Http {
+    pub(super) fn new(roots: Roots) -> Http {
+        let mut tcp = Tcp::new();
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        tcp.enforce_http(false);
+        let connect = Connect { tcp, tls: Arc::new(Tls { roots, config: OnceLock::new() }) };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connect);
+        Http { client }
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Http")
+    }
+}
+
+impl HttpClient for Http {
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        // Only the sources of credentials set a limit; the requests to S3 are watched where they are sent.
+        let connect = settings.connect_timeout().unwrap_or(CONNECT);
+        let limit = settings.read_timeout().map(|read| connect + read);
+        SharedHttpConnector::new(Requests { http: self.clone(), limit })
+    }
+}
+
+#[derive(Debug)]
+struct Requests {
+    http: Http,
+    limit: Option<Duration>,
+}
+
+impl HttpConnector for Requests {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let request = match request.try_into_http1x() {
+            Ok(request) => request,
+            Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
+        };
+        let server = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let (answer, limit) = (self.http.client.request(request), self.limit);
+        HttpConnectorFuture::new(async move {
+            let answer = match limit {
+                None => answer.await,
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(answer) => answer,
+                    Err(late) => return Err(ConnectorError::timeout(late.into())),
+                },
+            };
+            match answer {
+                Ok(answer) => HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
+                    .map_err(|error| ConnectorError::other(error.into(), None)),
+                Err(cause) => {
+                    let lost = Lost { server, cause: cause.into() };
+                    Err(match lost.is_late() {
+                        true => ConnectorError::timeout(lost.into()),
+                        false => ConnectorError::io(lost.into()),
+                    })
+                }
+            }
+        })
+    }
+}
+
+/// No answer, and from whom.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) server: String,
+    cause: BoxError,
+}
+
+impl Lost {
+    fn is_late(&self) -> bool {
+        chain(&*self.cause).any(|error| error.is::<Late>())
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer from {}", self.server)
+    }
+}
+
+impl std::error::Error for Lost {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+/// An error and what is below it; an I/O error hides what it was made from, so that is looked for too.
+pub(super) fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inner.map(|inner| inner as _).or_else(|| error.source())
+    })
+}
+
+/// There was no connection in time.
+#[derive(Debug)]
+struct Late;
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no connection within {CONNECT:?}")
+    }
+}
+
+impl std::error::Error for Late {}
+
+/// Makes connections.
+#[derive(Clone)]
+struct Connect {
+    tcp: Tcp,
+    tls: Arc<Tls>,
+}
+
+type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+impl Service<Uri> for Connect {
+    type Response = Connection;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<Connection, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, address: Uri) -> Self::Future {
+        let Connect { mut tcp, tls } = self.clone();
+        Box::pin(async move {
+            let connecting = async {
+                match address.scheme_str() {
+                    Some("https") => HttpsConnector::from((tcp, tls.config()?)).call(address).await,
+                    _ => Ok(MaybeHttpsStream::Http(tcp.call(address).await?)),
+                }
+            };
+            timeout(CONNECT, connecting).await.map_err(|_| Late)?
+        })
+    }
+}
+
+/// The settings of TLS, made once.
+struct Tls {
+    roots: Roots,
+    config: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    fn config(&self) -> Result<Arc<ClientConfig>> {
+        if let Some(config) = self.config.get() {
+            return Ok(config.clone());
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(Kind::Failed, error.to_string()))?
+            .with_root_certificates(self.roots.read()?)
+            .with_no_client_auth();
+        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
+    }
+}
+
+impl Roots {
+    fn read(&self) -> Result<RootCertStore> {
+        let mut store = RootCertStore::empty();
+        match self {
+            Roots::File(path) => {
+                let doing = || format!("read certificates from {}", path.display());
+                add(&mut store, path).doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
+                if store.is_empty() {
+                    let error = Error::new(Kind::Config, "it holds no certificate that can be used");
+                    return Err(error.doing(doing()));
+                }
+            }
+            Roots::System => {
+                // A folder with hundreds of files is read only where there is no bundle.
+                if !BUNDLES.iter().any(|path| add(&mut store, Path::new(path)).is_ok() && !store.is_empty()) {
+                    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                }
+                if store.is_empty() {
+                    return Err(Error::new(Kind::Config, "the system has no trusted root certificates")
+                        .hint("install ca-certificates, or name a file with `ca_file`"));
+                }
+            }
+        }
+        Ok(store)
+    }
+}
+
+fn add(store: &mut RootCertStore, path: &Path) -> Result<()> {
+    let text = std::fs::read(path).doing(|| "open".to_owned())?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| Error::new(Kind::Config, error.to_string()))?;
+    store.add_parsable_certificates(certificates);
+    Ok(())
+}
