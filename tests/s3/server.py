@@ -221,9 +221,13 @@ def fill(order):
     return b""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Connection)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     sys.stdin.buffer.read()

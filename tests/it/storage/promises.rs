@@ -229,11 +229,14 @@ pub fn create_never_replaces(site: &Site) {
     let (small, large) = (bytes(100, 8), bytes(20 * MIB, 9));
     for (name, body) in [(key("folder/small"), &small), (key("folder/large"), &large)] {
         assert_eq!(ok(store.put(&name, body, Mode::Create)), Put::Stored);
-        for other in [&small, &large] {
-            assert_eq!(ok(store.put(&name, other, Mode::Create)), Put::Exists);
-            assert_eq!(ok(store.put(&name, &Stream::new(other.clone()), Mode::Create)), Put::Exists);
+        for other in [bytes(200, 10), bytes(20 * MIB, 11)] {
+            assert_eq!(ok(store.put(&name, &other, Mode::Create)), Put::Exists);
+            assert_eq!(ok(store.put(&name, &Stream::new(other), Mode::Create)), Put::Exists);
             holds(&*store, &name, body);
         }
+        // Who stores the same again may have met their own first attempt: either answer is right.
+        ok(store.put(&name, body, Mode::Create));
+        holds(&*store, &name, body);
         ok(store.delete(std::slice::from_ref(&name)));
         // A name whose object was deleted is free again.
         assert_eq!(ok(store.put(&name, &small, Mode::Create)), Put::Stored);
@@ -243,7 +246,7 @@ pub fn create_never_replaces(site: &Site) {
 
 pub fn of_sixteen_who_create_one_name_exactly_one_does(site: &Site) {
     const WRITERS: u64 = 16;
-    for round in 0..4 {
+    for round in 0..2 {
         let name = key(&format!("race/{round}"));
         let start = Barrier::new(WRITERS as usize);
         let put = |writer: u64| {

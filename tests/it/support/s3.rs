@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use walkeep::storage::{Checksums, S3Options};
+use walkeep::storage::S3Options;
 
 pub const REGION: &str = "us-east-1";
 
@@ -288,7 +288,6 @@ impl Bucket {
             region: Some(REGION.into()),
             endpoint: Some(self.proxy.url()),
             path_style: true,
-            checksums: Checksums::default(),
             variable: Arc::new(move |name| keys.get(name).cloned()),
             ..S3Options::new(&self.name, prefix)
         }
