@@ -84,7 +84,8 @@ fn repository(table: Table<'_>, others: &[Repository], sections: &mut Vec<Sectio
         Url::S3 { bucket, prefix } => Some(read_bucket(&mut reader, bucket, prefix)?),
     };
     // Two copies in one place are one copy.
-    let endpoint = |bucket: &Option<Bucket>| bucket.as_ref().and_then(|bucket| bucket.options.endpoint.clone());
+    let endpoint =
+        |bucket: &Option<Bucket>| bucket.as_ref().and_then(|bucket| bucket.options.endpoint.clone());
     let same = |other: &&Repository| other.url == url && endpoint(&other.bucket) == endpoint(&bucket);
     if let Some(other) = others.iter().find(same) {
         let message = format!("repository {} is at the same place", other.name);

@@ -180,8 +180,11 @@ const PROBE: &str = "-probe/create";
 fn prove(store: &dyn Storage) -> Result<()> {
     let missing = Key::new(format!("-probe/{}", random_name()?))?;
     if store.get(&missing, None)?.is_some() {
-        return Err(Error::new(Kind::Identity, format!("the store has an object under {missing}, a name just made up"))
-            .hint("is `endpoint` the address of an S3 server?"));
+        return Err(Error::new(
+            Kind::Identity,
+            format!("the store has an object under {missing}, a name just made up"),
+        )
+        .hint("is `endpoint` the address of an S3 server?"));
     }
     let probe = Key::new(PROBE)?;
     let body = b"walkeep stores this twice to see that the second time is refused\n".to_vec();

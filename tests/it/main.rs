@@ -12,5 +12,6 @@ mod fixtures;
 mod format;
 mod push_fetch;
 mod restore;
+mod s3;
 mod storage;
 mod support;

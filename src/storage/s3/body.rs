@@ -40,7 +40,10 @@ pub(super) async fn answered<T>(answer: impl Future<Output = Answer<T>>) -> Answ
     answered_within(STALLED, answer).await
 }
 
-pub(super) async fn answered_within<T>(limit: Duration, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
+pub(super) async fn answered_within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Answer<T>>,
+) -> Answer<T> {
     match timeout(limit, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Failure::late(format!("no answer within {limit:?}"))),
@@ -48,10 +51,7 @@ pub(super) async fn answered_within<T>(limit: Duration, answer: impl Future<Outp
 }
 
 /// Sends a request whose body are these bytes.
-pub(super) async fn upload<T>(
-    bytes: &[u8],
-    request: impl AsyncFnOnce(ByteStream) -> Answer<T>,
-) -> Answer<T> {
+pub(super) async fn upload<T>(bytes: &[u8], request: impl AsyncFnOnce(ByteStream) -> Answer<T>) -> Answer<T> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let pieces = Pieces { receiver, left: bytes.len() as u64 };
     let mut request = pin!(request(ByteStream::new(SdkBody::from_body_1_x(pieces))));

@@ -131,14 +131,17 @@ impl Keys {
                 let secret = read(secret, true).doing(doing)?;
                 Ok(Credentials::new(access, secret, None, None, "key files"))
             }
-            Source::Environment(variable) => from_environment(variable)
-                .ok_or_else(|| Error::new(Kind::Config, "the environment has none").doing(doing()).hint(HINT)),
+            Source::Environment(variable) => from_environment(variable).ok_or_else(|| {
+                Error::new(Kind::Config, "the environment has none").doing(doing()).hint(HINT)
+            }),
             Source::Chain(chain) => match timeout(LOAD, chain.provide_credentials()).await {
                 Ok(Ok(credentials)) => Ok(credentials),
                 Ok(Err(error)) => Err(missing(&error).doing(doing())),
-                Err(_) => Err(Error::new(Kind::Timeout, format!("no source of them answers within {LOAD:?}"))
-                    .doing(doing())
-                    .hint(HINT)),
+                Err(_) => {
+                    Err(Error::new(Kind::Timeout, format!("no source of them answers within {LOAD:?}"))
+                        .doing(doing())
+                        .hint(HINT))
+                }
             },
         }
     }
@@ -181,14 +184,17 @@ fn from_environment(variable: &Variable) -> Option<Credentials> {
 /// The one line that a key file holds. Errors repeat nothing of it.
 fn read(path: &Path, secret: bool) -> Result<String> {
     let doing = || format!("read {}", path.display());
-    let file = std::fs::File::open(path)
-        .doing(doing)
-        .map_err(|error| error.with_kind(Kind::Config).hint("the user that PostgreSQL runs as must be able to read it"))?;
+    let file = std::fs::File::open(path).doing(doing).map_err(|error| {
+        error.with_kind(Kind::Config).hint("the user that PostgreSQL runs as must be able to read it")
+    })?;
     let mode = file.metadata().doing(doing)?.mode() & 0o7777;
     if secret && mode & 0o007 != 0 {
-        return Err(Error::new(Kind::Config, format!("it holds a secret, and every user may open it (mode {mode:04o})"))
-            .doing(doing())
-            .hint(format!("chmod 0640 {}, with the group that PostgreSQL runs in", path.display())));
+        return Err(Error::new(
+            Kind::Config,
+            format!("it holds a secret, and every user may open it (mode {mode:04o})"),
+        )
+        .doing(doing())
+        .hint(format!("chmod 0640 {}, with the group that PostgreSQL runs in", path.display())));
     }
     let mut text = String::new();
     let read = file.take(LONGEST_KEY).read_to_string(&mut text);

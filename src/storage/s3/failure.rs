@@ -64,8 +64,13 @@ const EXPIRED: [&str; 4] = ["ExpiredToken", "ExpiredTokenException", "TokenRefre
 /// Codes of whoever cannot sign.
 const UNKNOWN_KEY: [&str; 3] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "NotSignedUp"];
 
-const FULL: [&str; 5] =
-    ["QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "EntityTooLarge", "InsufficientStorage"];
+const FULL: [&str; 5] = [
+    "QuotaExceeded",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+    "EntityTooLarge",
+    "InsufficientStorage",
+];
 
 impl Failure {
     pub(super) fn of<E>(error: SdkError<E, HttpResponse>) -> Failure
@@ -186,9 +191,10 @@ impl Failure {
                 let region = self.region.as_deref().unwrap_or_default();
                 Some(format!("the store is in the region {region}: set `region = \"{region}\"`"))
             }
-            404 if code.is_empty() => {
-                Some("that is no S3 answer: is `endpoint` an S3 server, and does it want `path_style = true`?".into())
-            }
+            404 if code.is_empty() => Some(
+                "that is no S3 answer: is `endpoint` an S3 server, and does it want `path_style = true`?"
+                    .into(),
+            ),
             401 | 403 => Some(wish.permission().into()),
             _ => None,
         }

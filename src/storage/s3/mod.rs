@@ -32,7 +32,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Gives a variable of the environment, which this room does not read by itself.
 pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-
 /// Which bucket, and how to reach it. What is not set comes from the usual AWS sources.
 #[derive(Clone)]
 pub struct S3Options {
@@ -91,7 +90,10 @@ impl S3Options {
 
 impl fmt::Debug for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Options").field("bucket", &self.bucket).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("S3Options")
+            .field("bucket", &self.bucket)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -239,7 +241,10 @@ impl S3 {
                     let request = client.head_object().bucket(self.bucket.name()).key(&full);
                     answered(async { request.send().await.map_err(Failure::of) }).await
                 })?;
-                entry(head.content_length().unwrap_or_default().try_into().unwrap_or_default(), head.last_modified())
+                entry(
+                    head.content_length().unwrap_or_default().try_into().unwrap_or_default(),
+                    head.last_modified(),
+                )
             }
             Err(failure) => Err(failure.into()),
         }
@@ -253,7 +258,9 @@ impl S3 {
         match Opened::get(&self.bucket, &full, range.as_ref(), None) {
             Ok(opened) => Ok(Some(Box::new(opened.reader(self.bucket.clone(), full)))),
             Err(failure) if failure.is_absent() => Ok(None),
-            Err(failure) if range.is_some() && failure.is_beyond_end() => Ok(Some(Box::new(std::io::empty()))),
+            Err(failure) if range.is_some() && failure.is_beyond_end() => {
+                Ok(Some(Box::new(std::io::empty())))
+            }
             Err(failure) => Err(failure.into()),
         }
     }
@@ -295,7 +302,10 @@ impl S3 {
                 after = full;
             }
             if page.more && before == after {
-                return Err(Error::new(Kind::Failed, "the store says that its list goes on, and gives nothing more"));
+                return Err(Error::new(
+                    Kind::Failed,
+                    "the store says that its list goes on, and gives nothing more",
+                ));
             }
         }
         Ok(page)
@@ -319,7 +329,9 @@ impl S3 {
             answered(async { request.send().await.map_err(Failure::of) }).await
         });
         match deleted {
-            Err(failure) if !failure.is_absent() => Err(Error::from(failure).doing(self.doing("delete", key))),
+            Err(failure) if !failure.is_absent() => {
+                Err(Error::from(failure).doing(self.doing("delete", key)))
+            }
             _ => Ok(()),
         }
     }
@@ -342,7 +354,11 @@ impl S3 {
             Some(first) => {
                 let (code, message) = (first.code().unwrap_or_default(), first.message().unwrap_or_default());
                 let key = first.key().unwrap_or_default();
-                let story = format!("{} of {} objects were not deleted, the first {key:?}", failed().count(), keys.len());
+                let story = format!(
+                    "{} of {} objects were not deleted, the first {key:?}",
+                    failed().count(),
+                    keys.len()
+                );
                 Err(Failure::of_one(code, message, &story).wished(Wish::Delete))
             }
         }
@@ -359,7 +375,8 @@ impl S3 {
         loop {
             let page = bucket.request(Wish::Uploads, async |client| {
                 let request = client.list_multipart_uploads().bucket(bucket.name()).prefix(&prefix);
-                let request = request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone());
+                let request =
+                    request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone());
                 answered(async { request.send().await.map_err(Failure::of) }).await
             });
             let page = match page {
@@ -409,7 +426,8 @@ impl Storage for S3 {
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
-        self.abort_uploads(before).map_err(|error| error.doing(format!("look for unfinished uploads in {}", self.url())))
+        self.abort_uploads(before)
+            .map_err(|error| error.doing(format!("look for unfinished uploads in {}", self.url())))
     }
 
     fn url(&self) -> String {

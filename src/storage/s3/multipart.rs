@@ -109,7 +109,8 @@ impl<'a> Multipart<'a> {
 
     fn complete(&mut self, mode: Mode) -> Result<Put> {
         let bucket = self.bucket;
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
+        let parts =
+            CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         let output = bucket.request(Wish::Write, async |client| {
             let request = client
                 .complete_multipart_upload()

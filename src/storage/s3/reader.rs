@@ -52,7 +52,8 @@ impl Opened {
             (Some(wanted), Some(given)) => {
                 let (range, size) =
                     content_range(given).ok_or_else(|| odd("has a Content-Range that is none"))?;
-                if range.start != wanted.start || range.end > wanted.end || range.end - range.start != length {
+                if range.start != wanted.start || range.end > wanted.end || range.end - range.start != length
+                {
                     return Err(odd("is another part of the object than was asked for"));
                 }
                 (range, size)
@@ -75,7 +76,16 @@ impl Opened {
 
     pub(super) fn reader(self, bucket: Arc<Bucket>, key: String) -> Reader {
         let Opened { body, etag, range, .. } = self;
-        Reader { bucket, key, etag, rest: range, body: Some(body), piece: Bytes::new(), failures: 0, resumes: 0 }
+        Reader {
+            bucket,
+            key,
+            etag,
+            rest: range,
+            body: Some(body),
+            piece: Bytes::new(),
+            failures: 0,
+            resumes: 0,
+        }
     }
 }
 

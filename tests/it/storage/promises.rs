@@ -283,8 +283,22 @@ pub fn deleting_what_is_not_there_is_ok(site: &Site) {
 pub fn listing_is_in_order_by_whole_segments_in_bounded_pages(site: &Site) {
     // In the order of their bytes: `-` `.` `/` `0` … `Z` `_` `a`.
     let all = [
-        "db-1/a", "db.x/a", "db/a", "db/a-b", "db/a.b", "db/a/b", "db/a/b/c", "db/a/b0", "db/a0", "db/aZ", "db/a_",
-        "db/b/a", "db/c", "db/d/e/f/g", "db2/a", "db2/a/b",
+        "db-1/a",
+        "db.x/a",
+        "db/a",
+        "db/a-b",
+        "db/a.b",
+        "db/a/b",
+        "db/a/b/c",
+        "db/a/b0",
+        "db/a0",
+        "db/aZ",
+        "db/a_",
+        "db/b/a",
+        "db/c",
+        "db/d/e/f/g",
+        "db2/a",
+        "db2/a/b",
     ];
     let all: Vec<&str> = all.to_vec();
     let keys: Vec<String> = all.iter().rev().map(|name| name.to_string()).collect();
@@ -305,7 +319,10 @@ pub fn listing_is_in_order_by_whole_segments_in_bounded_pages(site: &Site) {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
                 let page = ok(store.list(&key(folder), after.as_ref(), limit));
-                assert!(page.entries.len() <= limit && (!page.more || page.entries.len() == limit), "{page:?}");
+                assert!(
+                    page.entries.len() <= limit && (!page.more || page.entries.len() == limit),
+                    "{page:?}"
+                );
                 after = page.entries.last().map(|entry| entry.key.clone());
                 found.extend(names(&page));
                 if !page.more {
@@ -319,7 +336,9 @@ pub fn listing_is_in_order_by_whole_segments_in_bounded_pages(site: &Site) {
         assert!(names(&ok(store.list(&key(folder), None, PAGE))).is_empty(), "{folder}");
     }
     // Behind any key, be it there or not, or above or below everything.
-    for after in ["a", "db", "db/a", "db/a-b", "db/a.b", "db/a/b", "db/a/b/c", "db/a/zz", "db/b", "db/c", "db/zz", "zz"] {
+    for after in [
+        "a", "db", "db/a", "db/a-b", "db/a.b", "db/a/b", "db/a/b/c", "db/a/zz", "db/b", "db/c", "db/zz", "zz",
+    ] {
         let page = ok(store.list(&key("db"), Some(&key(after)), PAGE));
         let expected: Vec<&str> = within("db").into_iter().filter(|name| *name > after).collect();
         assert_eq!(names(&page), expected, "behind {after}");

@@ -7,9 +7,15 @@ use walkeep::storage::{Claims, Directory, Patience, Retry, S3, Storage};
 
 /// A place for objects, and the means to open it as another process would.
 pub struct Site {
-    open: Box<dyn Fn(&str) -> Box<dyn Storage> + Send + Sync>,
-    fill: Box<dyn Fn(&[String]) + Send + Sync>,
+    open: Box<Open>,
+    fill: Box<Fill>,
 }
+
+/// Opens the place of this name.
+type Open = dyn Fn(&str) -> Box<dyn Storage> + Send + Sync;
+
+/// Makes small objects under these keys of the place.
+type Fill = dyn Fn(&[String]) + Send + Sync;
 
 /// What every place of this suite is called in its store; its neighbour has one letter more.
 const PLACE: &str = "place";

@@ -10,7 +10,9 @@
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
 //! - [`s3`]: a real S3 server, a bucket for each test, a client to look into it.
 //! - [`proxy`]: faults between the programs and that server, and what they asked for.
-//! - [`http`]: what those two and small fake services are made of.
+//! - [`credentials`]: who hands out temporary credentials in the clouds.
+//! - [`http`]: what these three are made of.
+//! - [`site`]: a data directory whose server is down, and an archive for it.
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
@@ -18,6 +20,7 @@
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
+pub mod credentials;
 pub mod http;
 pub mod live;
 pub mod pg;
@@ -27,6 +30,7 @@ pub mod run;
 pub mod s3;
 pub mod scratch;
 pub mod segment;
+pub mod site;
 pub mod strace;
 pub mod tmpfs;
 pub mod wait;
@@ -38,6 +42,7 @@ pub use repo::Archive;
 pub use run::{Outcome, Run};
 pub use scratch::Scratch;
 pub use segment::{DataDir, Segment};
+pub use site::Site;
 pub use strace::Strace;
 pub use tmpfs::Tmpfs;
 pub use wait::until;

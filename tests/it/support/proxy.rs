@@ -193,9 +193,10 @@ impl Rule {
                 Some("") => query.is_empty() || (query.starts_with("x-id=") && !query.contains('&')),
                 Some(text) => query.contains(text),
             }
-            && self.header.as_ref().is_none_or(|(name, text)| {
-                head.get(name).is_some_and(|value| value.contains(text.as_str()))
-            })
+            && self
+                .header
+                .as_ref()
+                .is_none_or(|(name, text)| head.get(name).is_some_and(|value| value.contains(text.as_str())))
     }
 
     fn counts(&self, n: usize) -> bool {
@@ -262,6 +263,7 @@ struct Working {
 struct State {
     rules: Vec<Working>,
     log: Vec<Seen>,
+    connections: usize,
     /// Every [`Proxy::clear`] begins a new one, and lets go who was held in an earlier one.
     generation: u64,
 }
@@ -343,7 +345,8 @@ impl Proxy {
     }
 
     fn start(host: &str, upstream: &str, tls: Option<(&Path, &Path)>) -> Proxy {
-        let address = upstream.strip_prefix("http://").unwrap_or_else(|| panic!("{upstream} is not plain HTTP"));
+        let address =
+            upstream.strip_prefix("http://").unwrap_or_else(|| panic!("{upstream} is not plain HTTP"));
         let upstream = address.trim_end_matches('/').to_owned();
         let shared = Arc::new(Shared { upstream, state: Mutex::default(), let_go: Condvar::new() });
         let state = shared.clone();
@@ -380,6 +383,11 @@ impl Proxy {
         self.shared.state().log.clone()
     }
 
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
+    }
+
     /// Forgets the requests so far.
     pub fn forget(&self) {
         self.shared.state().log.clear();
@@ -392,9 +400,8 @@ impl Proxy {
 
     /// How many requests of this method (any, when it is empty) had this in their path or query.
     pub fn count(&self, method: &str, text: &str) -> usize {
-        let there = |seen: &Seen| {
-            (method.is_empty() || seen.head.method() == method) && seen.line().contains(text)
-        };
+        let there =
+            |seen: &Seen| (method.is_empty() || seen.head.method() == method) && seen.line().contains(text);
         self.log().iter().filter(|seen| there(seen)).count()
     }
 }
@@ -407,6 +414,7 @@ impl Drop for Proxy {
 
 /// Serves one connection of a client.
 fn serve(shared: &Shared, client: &mut Connection) -> io::Result<()> {
+    shared.state().connections += 1;
     while let Some(head) = Head::read(&mut client.wire)? {
         let (fault, at, generation) = shared.note(&head);
         std::thread::sleep(fault.delay);
@@ -483,7 +491,9 @@ impl Exchange<'_> {
             if got == 0 {
                 break;
             }
-            if let Some(byte) = self.fault.flip.and_then(|at| at.checked_sub(passed)).filter(|at| *at < got as u64) {
+            if let Some(byte) =
+                self.fault.flip.and_then(|at| at.checked_sub(passed)).filter(|at| *at < got as u64)
+            {
                 piece[byte as usize] ^= 0x10;
             }
             http::write_piece(&mut server, framing, &piece[..got])?;

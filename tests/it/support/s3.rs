@@ -69,7 +69,8 @@ pub fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| match std::env::var("WALKEEP_TEST_S3") {
         Ok(url) if !url.is_empty() => {
-            let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("WALKEEP_TEST_S3 needs {name}"));
+            let variable =
+                |name| std::env::var(name).unwrap_or_else(|_| panic!("WALKEEP_TEST_S3 needs {name}"));
             let (id, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
             Server { url, keys: Keys { id, secret, token: None }, own: false, _process: None }
         }
@@ -85,7 +86,8 @@ impl Server {
             .spawn()
             .expect("start the S3 server");
         let mut port = String::new();
-        let said = process.stdout.take().map(BufReader::new).and_then(|mut out| out.read_line(&mut port).ok());
+        let said =
+            process.stdout.take().map(BufReader::new).and_then(|mut out| out.read_line(&mut port).ok());
         assert!(said > Some(0), "the S3 server does not run: `.ci/setup test` installs it");
         let url = format!("http://127.0.0.1:{}", port.trim());
         Server { url, keys: Keys::made("TEST"), own: true, _process: Some(process) }
@@ -131,7 +133,10 @@ fn signed(keys: &Keys, method: &str, host: &str, path: &str, query: &str, body: 
     head.set("Connection", "close");
     head.set(
         "Authorization",
-        format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", keys.id),
+        format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
+            keys.id
+        ),
     );
     head
 }
@@ -311,7 +316,11 @@ pub fn elements(xml: &str, name: &str) -> Vec<String> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let parts = xml.split(open.as_str()).skip(1);
     let texts = parts.filter_map(|part| Some(part.split_once(close.as_str())?.0));
-    texts.map(|text| text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")).collect()
+    texts
+        .map(|text| {
+            text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+        })
+        .collect()
 }
 
 /// A moment far enough away for every timestamp of a test.
