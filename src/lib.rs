@@ -13,7 +13,7 @@
 //! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event pg codec repo |
 //! | [`restore`] | from a repository to a directory that recovers | error event durable pg codec repo |
-//! | [`config`] | the file, as values | error |
+//! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
@@ -22,7 +22,8 @@
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
-//!   bytes come in as arguments. (`storage` and `durable` name files of their own at random.)
+//!   bytes come in as arguments. (`storage` and `durable` name files of their own at random. The AWS crates behind
+//!   [`storage::S3`] date what they sign, and look for credentials in the environment.)
 //! * Nothing is stored, and nothing is called absent, before a repository has shown its identity: only then is
 //!   there a [`repo::Archive`].
 //! * Ok means durable, and what was read was checked before it was used.

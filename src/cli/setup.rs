@@ -26,7 +26,9 @@ impl Context {
     pub fn new(global: &args::Global) -> Result<Context> {
         let config = load(global.config.clone())?;
         let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
-        let repositories = repositories(&config, &cluster)?;
+        // For about a minute: a backup of hours must not end over less.
+        let patience = Patience { attempts_later: 12, ..Patience::default() };
+        let repositories = stores(&config, &cluster, patience)?;
         let console = Console::new(global.quiet, global.verbose);
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
@@ -52,20 +54,25 @@ pub fn working_directory() -> Result<PathBuf> {
     std::env::current_dir().map_err(|e| Error::io("find the working directory", &e))
 }
 
-/// The repositories of a cluster, in the order of the configuration.
+/// The repositories of a cluster for a helper, in the order of the configuration. PostgreSQL calls it again by
+/// itself, and has to hear what is wrong before the deadline.
 pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository>> {
+    stores(config, cluster, Patience::default())
+}
+
+fn stores(config: &Config, cluster: &Cluster, patience: Patience) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
         .map(|repository| {
-            let store = store(repository)?;
+            let store = store(repository, patience)?;
             Ok(Repository::new(&repository.name, &cluster.name, repository.required, store))
         })
         .collect()
 }
 
 /// The store of a repository. It costs nothing before it is asked for something.
-fn store(repository: &config::Repository) -> Result<Arc<dyn Storage>> {
+fn store(repository: &config::Repository, patience: Patience) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
         (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
         (Url::S3 { .. }, Some(bucket)) => bucket,
@@ -77,8 +84,8 @@ fn store(repository: &config::Repository) -> Result<Arc<dyn Storage>> {
     let variable: Variable = Arc::new(|name| std::env::var(name).ok());
     let s3 = S3::new(S3Options { variable, ..bucket.options.clone() });
     Ok(match bucket.conditional_create {
-        true => Arc::new(Retry::new(s3, Patience::default())),
-        false => Arc::new(Retry::new(Claims::new(s3), Patience::default())),
+        true => Arc::new(Retry::new(s3, patience)),
+        false => Arc::new(Retry::new(Claims::new(s3), patience)),
     })
 }
 

@@ -27,7 +27,7 @@ impl Default for Patience {
     fn default() -> Patience {
         Patience {
             attempts: 5,
-            attempts_later: 12,
+            attempts_later: 7,
             first: Duration::from_millis(100),
             longest: Duration::from_secs(10),
         }

@@ -57,6 +57,8 @@ sse = "aws:kms"
 sse_kms_key_id = "1234"
 access_key_file = "/etc/walkeep/access"
 secret_key_file = "/etc/walkeep/secret"
+checksums = "none"
+conditional_create = false
 
 [wal]
 compression = "none"
@@ -140,7 +142,11 @@ fn every_documented_key_is_understood() {
     assert!(!away.required);
     assert_eq!(away.url, Url::S3 { bucket: "bucket".into(), prefix: "some/prefix".into() });
     assert_eq!(away.retention, Retention::default());
-    let s3 = &away.bucket.as_ref().expect("a bucket").options;
+    let bucket = away.bucket.as_ref().expect("a bucket");
+    assert!(!bucket.conditional_create);
+    let s3 = &bucket.options;
+    assert_eq!((&*s3.bucket, &*s3.prefix), ("bucket", "some/prefix"));
+    assert_eq!(s3.checksums, walkeep::storage::Checksums::None);
     assert_eq!(s3.region.as_deref(), Some("eu-central-1"));
     assert_eq!(s3.endpoint.as_deref(), Some("https://s3.example.com"));
     assert!(s3.path_style);

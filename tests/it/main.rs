@@ -14,4 +14,5 @@ mod push_fetch;
 mod restore;
 mod s3;
 mod storage;
+mod s3_options;
 mod support;

@@ -161,9 +161,10 @@ impl Intercept for SignedSum {
     }
 }
 
-/// Adds `Content-MD5`, without which older stores refuse to delete many objects at once.
+/// Adds `Content-MD5`, without which older stores refuse to delete many objects at once. The SDK's own
+/// checksum, without which AWS would, goes only where such headers may.
 #[derive(Debug)]
-pub(super) struct ContentMd5;
+pub(super) struct ContentMd5(pub(super) Checksums);
 
 impl Intercept for ContentMd5 {
     fn name(&self) -> &'static str {
@@ -180,6 +181,10 @@ impl Intercept for ContentMd5 {
         if let Some(body) = request.body().bytes() {
             let sum = BASE64_STANDARD.encode(Md5::digest(body));
             request.headers_mut().insert("content-md5", sum);
+        }
+        if self.0 == Checksums::None {
+            request.headers_mut().remove("x-amz-checksum-crc32");
+            request.headers_mut().remove("x-amz-sdk-checksum-algorithm");
         }
         Ok(())
     }

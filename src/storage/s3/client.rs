@@ -14,12 +14,11 @@ use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
+    AppName, BehaviorVersion, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, RuntimeComponents, SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::{Client, Config};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
 
@@ -129,14 +128,16 @@ impl Drop for Engine {
 }
 
 async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<Keys>, Client)> {
-    let roots = roots(options);
-    let http = Http::new(roots.clone());
+    let http_of_aws = Http::new(roots(options));
     // The authority that the configuration names is that of the store; those of AWS's other services are public.
-    let http_of_aws = if roots == Roots::System { http.clone() } else { Http::new(Roots::System) };
+    let http =
+        options.ca_file.clone().map_or_else(|| http_of_aws.clone(), |path| Http::new(Roots::File(path)));
     let region = region(options, endpoint.is_some(), &http_of_aws).await?;
     let keys = Arc::new(Keys::new(options, &region, &http_of_aws).await);
     let mut config = Config::builder();
     config.set_endpoint_url(endpoint);
+    // How the store's access log names us.
+    config.set_app_name(AppName::new(concat!("walkeep-", env!("CARGO_PKG_VERSION"))).ok());
     let config = config
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region)
@@ -169,11 +170,8 @@ fn endpoint(options: &S3Options) -> Option<String> {
 }
 
 fn roots(options: &S3Options) -> Roots {
-    let named = || variable(options, "AWS_CA_BUNDLE").or_else(|| variable(options, "SSL_CERT_FILE"));
-    match options.ca_file.clone().or_else(|| named().map(PathBuf::from)) {
-        Some(path) => Roots::File(path),
-        None => Roots::System,
-    }
+    let named = variable(options, "AWS_CA_BUNDLE").or_else(|| variable(options, "SSL_CERT_FILE"));
+    named.map_or(Roots::System, |path| Roots::File(path.into()))
 }
 
 async fn region(options: &S3Options, has_endpoint: bool, http: &Http) -> Result<Region> {

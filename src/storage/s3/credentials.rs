@@ -241,6 +241,8 @@ fn missing(error: &aws_credential_types::provider::error::CredentialsError) -> E
     let cause = innermost(error);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
+            // What each source of the chain said fills lines, and says that there is none.
+            let cause = cause.split(". Attempted").next().unwrap_or_default();
             Error::new(Kind::Config, format!("there are none: {cause}")).hint(HINT)
         }
         CredentialsError::ProviderTimedOut(_) => Error::new(Kind::Timeout, cause).hint(HINT),

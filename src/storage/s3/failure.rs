@@ -6,6 +6,7 @@ use crate::error::{Error, Kind};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;
+use tokio_rustls::rustls as tls;
 
 /// A request that failed.
 #[derive(Debug)]
@@ -88,11 +89,9 @@ impl Failure {
             None => ("", ""),
         };
         let region = header("x-amz-bucket-region").or_else(|| element(body, "Region"));
+        let region = region.filter(|region| is_plain(region));
         let request = header("x-amz-request-id").filter(|_| status >= 500);
-        let garbled = match (code, error.as_service_error()) {
-            ("", None) => Some(innermost(&error)),
-            _ => None,
-        };
+        let garbled = (code.is_empty() && status < 300).then(|| innermost(&error));
         Failure {
             error: Error::new(kind(status, code), told(status, code, message, request, garbled)),
             status,
@@ -294,8 +293,19 @@ where
         Some(server) => format!("{server}: {cause}"),
         None => cause,
     };
-    if below().any(|error| error.is::<tokio_rustls::rustls::Error>()) {
-        return Error::new(Kind::Identity, message).hint("`ca_file` names the certificates to trust instead of the system's; `endpoint` has to be a name of the server's certificate");
+    match below().find_map(|error| error.downcast_ref::<tls::Error>()) {
+        Some(tls::Error::InvalidCertificate(_)) => {
+            return Error::new(Kind::Identity, message).hint("`ca_file` names the certificates to trust instead of the system's; `endpoint` has to be a name of the server's certificate");
+        }
+        Some(_) => {
+            let error = Error::new(Kind::Failed, message);
+            return error.hint("look at `endpoint`: is it https://, at that port?");
+        }
+        None => {}
+    }
+    if message.contains("lookup address") {
+        let error = Error::new(Kind::Unavailable, message);
+        return error.hint("is `endpoint` right, and does the store want `path_style = true`?");
     }
     let io = below().filter_map(|error| error.downcast_ref::<std::io::Error>()).last();
     match error {
@@ -327,6 +337,11 @@ fn element(body: &[u8], name: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (content, _) = rest.split_once("</")?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (!content.is_empty() && content.len() < 64 && content.chars().all(plain)).then(|| content.to_owned())
+    Some(content.to_owned())
+}
+
+/// Whether it can be the name of a region.
+fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..64).contains(&text.len()) && text.bytes().all(plain)
 }

@@ -44,7 +44,7 @@ const BUNDLES: [&str; 4] = [
 ];
 
 /// Whom to trust.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Roots {
     /// The certificates in this file alone.
     File(PathBuf),

@@ -11,7 +11,10 @@ mod credentials;
 mod failure;
 mod http;
 mod multipart;
+mod options;
 mod reader;
+
+pub use options::{Checksums, S3Options, Variable};
 
 use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, prove};
 use crate::error::{Error, Kind, Result};
@@ -23,79 +26,9 @@ use client::Engine;
 use failure::{Failure, Wish};
 use multipart::{Multipart, PART, fill};
 use reader::Opened;
-use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Gives a variable of the environment, which this room does not read by itself.
-pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// Which bucket, and how to reach it. What is not set comes from the usual AWS sources.
-#[derive(Clone)]
-pub struct S3Options {
-    pub bucket: String,
-    /// In front of every key; empty, or without a first and a last slash.
-    pub prefix: String,
-    pub region: Option<String>,
-    /// `https://…` or `http://…`, without credentials.
-    pub endpoint: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
-    /// PEM certificates to trust instead of those of the system.
-    pub ca_file: Option<PathBuf>,
-    pub profile: Option<String>,
-    pub storage_class: Option<String>,
-    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
-    pub sse: Option<String>,
-    pub sse_kms_key_id: Option<String>,
-    pub access_key_file: Option<PathBuf>,
-    pub secret_key_file: Option<PathBuf>,
-    pub checksums: Checksums,
-    pub variable: Variable,
-}
-
-/// Which checksums go with what is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Checksums {
-    /// `x-amz-checksum-sha256`, a header, which the store keeps with the object.
-    #[default]
-    Header,
-    /// None but the one in the signature, for stores that refuse that header.
-    None,
-}
-
-impl S3Options {
-    /// A bucket, with nothing else set.
-    pub fn new(bucket: impl Into<String>, prefix: impl Into<String>) -> S3Options {
-        S3Options {
-            bucket: bucket.into(),
-            prefix: prefix.into(),
-            region: None,
-            endpoint: None,
-            path_style: false,
-            ca_file: None,
-            profile: None,
-            storage_class: None,
-            sse: None,
-            sse_kms_key_id: None,
-            access_key_file: None,
-            secret_key_file: None,
-            checksums: Checksums::default(),
-            variable: Arc::new(|_| None),
-        }
-    }
-}
-
-impl fmt::Debug for S3Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Options")
-            .field("bucket", &self.bucket)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A prefix of a bucket that holds objects.
 pub struct S3 {
@@ -224,27 +157,24 @@ impl S3 {
     /// Not a HEAD: its answer has no body, and says of a missing bucket what it says of a missing object.
     fn look(&self, key: &Key) -> Result<Option<Entry>> {
         let full = self.bucket.full(key);
-        let entry = |size, modified: Option<&DateTime>| {
-            Ok(Some(Entry { key: key.clone(), size, modified: timestamp(modified) }))
+        let entry = |size, modified: Option<DateTime>| {
+            Ok(Some(Entry { key: key.clone(), size, modified: timestamp(modified.as_ref()) }))
         };
         match Opened::get(&self.bucket, &full, Some(&(0..1)), None) {
             Ok(opened) => {
                 let (size, modified) = (opened.size, opened.modified);
                 opened.finish(&self.bucket)?;
-                entry(size, modified.as_ref())
+                entry(size, modified)
             }
             Err(failure) if failure.is_absent() => Ok(None),
-            Err(failure) if failure.is_beyond_end() => entry(0, None),
-            // It is there and cannot be read; what it is can still be asked.
-            Err(failure) if failure.is("InvalidObjectState") => {
+            // It is there and no byte of it can be read; what it is can still be asked.
+            Err(failure) if failure.is_beyond_end() || failure.is("InvalidObjectState") => {
                 let head = self.bucket.request(Wish::Read, async |client| {
                     let request = client.head_object().bucket(self.bucket.name()).key(&full);
                     answered(async { request.send().await.map_err(Failure::of) }).await
                 })?;
-                entry(
-                    head.content_length().unwrap_or_default().try_into().unwrap_or_default(),
-                    head.last_modified(),
-                )
+                let size = head.content_length.and_then(|size| u64::try_from(size).ok());
+                entry(size.unwrap_or_default(), head.last_modified)
             }
             Err(failure) => Err(failure.into()),
         }
@@ -278,7 +208,10 @@ impl S3 {
                 let request = request.start_after(&after).max_keys(wanted).encoding_type(EncodingType::Url);
                 answered(async { request.send().await.map_err(Failure::of) }).await
             })?;
-            page.more = answer.is_truncated().unwrap_or(false);
+            // An answer that is no list must not look like an empty one.
+            page.more = answer.is_truncated().ok_or_else(|| {
+                Error::new(Kind::Failed, "the store's answer is no list").hint("is `endpoint` an S3 server?")
+            })?;
             let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
             let before = after.clone();
             for object in answer.contents() {
@@ -344,7 +277,7 @@ impl S3 {
         let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(odd)?;
         let answer = bucket.request(Wish::Delete, async |client| {
             let request = client.delete_objects().bucket(bucket.name()).delete(delete.clone());
-            let request = request.customize().interceptor(ContentMd5);
+            let request = request.customize().interceptor(ContentMd5(bucket.options.checksums));
             answered(async { request.send().await.map_err(Failure::of) }).await
         })?;
         // The request succeeded, and each object may have failed.

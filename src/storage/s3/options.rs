@@ -1,0 +1,73 @@
+//! Which bucket, and how it is reached. Plain values; the environment comes in as a function.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Gives a variable of the environment, which this room does not read by itself.
+pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Which bucket, and how to reach it. What is not set comes from the usual AWS sources.
+#[derive(Clone)]
+pub struct S3Options {
+    pub bucket: String,
+    /// In front of every key; empty, or without a first and a last slash.
+    pub prefix: String,
+    pub region: Option<String>,
+    /// `https://…` or `http://…`, without credentials.
+    pub endpoint: Option<String>,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// PEM certificates to trust instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    pub profile: Option<String>,
+    pub storage_class: Option<String>,
+    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    pub access_key_file: Option<PathBuf>,
+    pub secret_key_file: Option<PathBuf>,
+    pub checksums: Checksums,
+    pub variable: Variable,
+}
+
+/// Which checksums go with what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksums {
+    /// `x-amz-checksum-sha256`, a header, which the store keeps with the object.
+    #[default]
+    Header,
+    /// None but the one in the signature, for stores that refuse that header.
+    None,
+}
+
+impl S3Options {
+    /// A bucket, with nothing else set.
+    pub fn new(bucket: impl Into<String>, prefix: impl Into<String>) -> S3Options {
+        S3Options {
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+            region: None,
+            endpoint: None,
+            path_style: false,
+            ca_file: None,
+            profile: None,
+            storage_class: None,
+            sse: None,
+            sse_kms_key_id: None,
+            access_key_file: None,
+            secret_key_file: None,
+            checksums: Checksums::default(),
+            variable: Arc::new(|_| None),
+        }
+    }
+}
+
+impl fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Options")
+            .field("bucket", &self.bucket)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
