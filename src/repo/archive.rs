@@ -102,8 +102,11 @@ impl Archive {
     pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
         let folder = self.base.join(key::wal_of(name.timeline))?;
         let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
+        // Mostly the next file tells; where many others lie between there shall not be as many requests.
+        let mut limit = 8;
         loop {
-            let page = self.list(&folder, Some(&after), 8)?;
+            let page = self.list(&folder, Some(&after), limit)?;
+            limit = PAGE;
             for entry in &page.entries {
                 if let Ok(WalName::Segment(later)) = entry.key.name().parse()
                     && later > name

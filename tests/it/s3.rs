@@ -23,6 +23,10 @@ use std::ops::{Deref, DerefMut};
 /// The prefix of a repository in its bucket.
 const PREFIX: &str = "archive";
 
+/// Deadlines of calls that are to fail, and of calls that are to work.
+const SOON: &str = "1s";
+const LATE: &str = "50s";
+
 /// A data directory whose server is down, and an archive for it in a bucket of its own.
 struct Remote {
     site: Site,
@@ -63,11 +67,16 @@ impl Remote {
         Remote { site: Site::unregistered(megabytes, |build| build.remote(remote)), bucket }
     }
 
-    /// Makes every call end at this deadline.
+    /// Makes every call of a helper end at this deadline.
     fn within(mut self, timeout: &str) -> Remote {
+        self.deadline(timeout);
+        self
+    }
+
+    /// The same from now on. What is to fail shall fail soon, and what is to work shall have time.
+    fn deadline(&mut self, timeout: &str) {
         self.archive.set_wal(&format!("timeout = {timeout:?}"));
         self.archive.write_config();
-        self
     }
 
     fn proxy(&self) -> &Proxy {

@@ -6,9 +6,8 @@ use crate::support::http::{Reply, service};
 
 /// An archive with segments 2 and 3.
 fn archive() -> (Remote, Vec<String>) {
-    let remote = Remote::new().within("4s");
+    let remote = Remote::new();
     let names = remote.pushed(&[2, 3]);
-    remote.proxy().forget();
     (remote, names)
 }
 
@@ -74,7 +73,8 @@ fn a_web_server_in_place_of_the_store_is_no_end_of_the_archive() {
 
 #[test]
 fn only_the_one_answer_means_that_a_segment_is_missing() {
-    let (remote, names) = archive();
+    let (mut remote, names) = archive();
+    remote.deadline(SOON);
     let missing = remote.segment(4).name();
     let answers = [
         (404, "NoSuchBucket"),
@@ -90,19 +90,18 @@ fn only_the_one_answer_means_that_a_segment_is_missing() {
         (405, "MethodNotAllowed"),
         (301, "PermanentRedirect"),
     ];
-    for (status, code) in answers {
-        // Of the segment, of what may lie behind it, and of the identity.
-        for (method, place) in [("", missing.as_str()), ("GET", "list-type"), ("GET", "/identity/")] {
-            let rule = match place {
-                "list-type" => Rule::on("GET", "").query("list-type"),
-                place => Rule::on(method, place),
-            };
-            let fault = remote.proxy().inject(rule.error(status, code));
+    // Of the segment, of what may lie behind it, and of the identity.
+    for rule in
+        [Rule::on("", &missing), Rule::on("GET", "").query("list-type"), Rule::on("GET", "/identity/")]
+    {
+        for (status, code) in answers {
+            let fault = remote.proxy().inject(rule.clone().error(status, code));
             let outcome = remote.archive.fetch_fails(&missing);
-            assert!(fault.was_hit(), "{status} {code} at {place} met no request\n{outcome}");
+            assert!(fault.was_hit(), "{status} {code} met no request\n{outcome}");
             remote.proxy().clear();
         }
     }
+    remote.deadline(LATE);
     remote.archive.fetch_ends(&missing);
     remote.holds(&names[0], &remote.segment(2).bytes());
 }

@@ -7,28 +7,29 @@ use crate::support::http::Reply;
 fn a_redirect_is_followed_and_signed_for_where_it_leads() {
     let remote = Remote::new();
     let elsewhere = Proxy::before(server().url());
-    let (segment, path) = remote.next();
-    for status in [307, 308, 302] {
-        // Only for what is stored and fetched; a listing has nothing to do with it.
-        for place in ["/wal/", "/identity/"] {
-            let object = if place == "/wal/" { segment.name() } else { String::new() };
-            let log = remote.proxy().log();
-            let known = log.iter().rev().find(|seen| seen.line().contains(place));
-            let target = known.map(|seen| seen.head.target().to_owned());
-            let Some(target) = target else {
-                remote.archive.push(&path).ok();
-                continue;
-            };
-            let location = format!("{}{target}", elsewhere.url());
-            let redirect = Reply::error(status, "TemporaryRedirect").header("Location", &location);
-            let fault = remote.proxy().inject(Rule::on("", place).answer(redirect));
-            elsewhere.forget();
-            remote.archive.push(&path).ok();
-            assert!(fault.was_hit() && elsewhere.count("", &object) > 0, "{:?}", elsewhere.lines());
-            remote.proxy().clear();
-        }
+    let segment = remote.segment(2);
+    remote.push(&segment).ok();
+    for place in ["/identity/", "/wal/"] {
+        let location = format!("{}/{}/{}", elsewhere.url(), remote.bucket.name, remote.bucket.key(place));
+        let redirect = Reply::error(307, "TemporaryRedirect").header("Location", location);
+        let fault = remote.proxy().inject(Rule::on("", place).answer(redirect));
+        elsewhere.forget();
+        // It is there already, which is found out over there.
+        remote.push(&segment).ok();
+        remote.holds(&segment.name(), &segment.bytes());
+        assert!(fault.was_hit());
+        assert_eq!(elsewhere.log().len(), fault.hits(), "{:?}", elsewhere.lines());
+        remote.push(&remote.segment(2).mark("other")).refused();
+        remote.proxy().clear();
     }
-    remote.holds(&segment.name(), &segment.bytes());
+    let name = remote.segment(3).name();
+    let key = remote.bucket.key(&segment.name()).replace(&segment.name(), &name);
+    let location = format!("{}/{}/{key}", elsewhere.url(), remote.bucket.name);
+    let redirect = Reply::error(307, "TemporaryRedirect").header("Location", location);
+    remote.proxy().inject(Rule::on("PUT", &name).answer(redirect));
+    remote.push(&remote.segment(3)).ok();
+    remote.holds(&name, &remote.segment(3).bytes());
+    assert_eq!(elsewhere.count("PUT", &name), 1);
 }
 
 #[test]

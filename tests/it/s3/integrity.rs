@@ -14,9 +14,10 @@ fn bytes_that_arrive_changed_are_refused_and_sent_again() {
         remote.holds(&segment.name(), &segment.bytes());
         remote.proxy().clear();
         // And when they always do.
-        let remote = remote.within("2s");
+        let mut remote = remote.within(SOON);
         remote.proxy().inject(Rule::on("PUT", "/wal/").flip(600));
         remote.push(&remote.segment(3)).refused();
+        remote.deadline(LATE);
         remote.archive.fetch_ends(&remote.segment(3).name());
     }
 }
@@ -53,12 +54,19 @@ fn a_store_that_knows_no_checksum_headers_is_used_without_them() {
 
 #[test]
 fn a_store_that_says_it_got_something_else_has_it_not() {
-    let remote = Remote::new().within("2s");
-    let (_, path) = remote.next();
+    let mut remote = Remote::new();
+    let (segment, path) = remote.next();
     let other = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
-    let fault = remote.proxy().inject(Rule::on("PUT", "/wal/").reply_header("x-amz-checksum-sha256", other));
-    remote.archive.push(&path).refused();
+    let doubt = || Rule::on("PUT", "/wal/").reply_header("x-amz-checksum-sha256", other);
+    let fault = remote.proxy().inject(doubt());
+    remote.proxy().forget();
+    remote.archive.push(&path).ok();
     assert!(fault.was_hit());
+    assert_eq!(remote.proxy().count("GET", &segment.name()), 1, "believed without a look at what is there");
+    // And when it cannot be looked at.
+    remote.deadline(SOON);
+    remote.proxy().inject(Rule::on("GET", "/wal/").error(503, "SlowDown"));
+    remote.push(&remote.segment(3)).refused();
 }
 
 #[test]

@@ -76,15 +76,32 @@ fn neighbours_in_one_bucket_never_meet() {
 
 #[test]
 fn a_list_that_breaks_off_is_no_short_list() {
-    let remote = Remote::new().within("4s");
-    remote.pushed(&[1]);
-    remote.bucket.fill(&(2..1200).map(|number| wal("main", number)).collect::<Vec<_>>(), "x");
-    let second = |rule: Rule| rule.query("list-type");
-    let list = || Rule::on("GET", &remote.bucket.name);
-    for rule in [second(list()).from(2).cut_reply(50), second(list()).from(2).error(500, "InternalError")] {
-        let fault = remote.proxy().inject(rule);
-        remote.archive.walkeep(&["list", "--json"]).failed();
+    use std::time::Duration;
+    use walkeep::storage::{Key, Patience, Retry, S3, list_all};
+    let bucket = Bucket::new();
+    let keys: Vec<String> = (0..1200).map(|number| format!("{PREFIX}/folder/{number:04}")).collect();
+    bucket.fill(&keys, "x");
+    let wait = Duration::from_millis(1);
+    let patience = Patience { attempts: 3, attempts_later: 3, first: wait, longest: wait };
+    let count = || {
+        let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
+        let mut count = 0;
+        list_all(&store, &Key::new("folder")?, |_| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok::<_, walkeep::error::Error>(count)
+    };
+    let list = || Rule::on("GET", &bucket.name).query("list-type");
+    let html = || http::Reply::new(200, "<html>welcome</html>");
+    for rule in [list().cut_reply(50), list().error(500, "InternalError"), list().answer(html())] {
+        // Once is as good as busy, for ever is an error.
+        let fault = bucket.proxy.inject(rule.clone().nth(2));
+        assert_eq!(count().unwrap_or_else(|error| panic!("{error}")), 1200);
         assert!(fault.was_hit());
-        remote.proxy().clear();
+        bucket.proxy.clear();
+        bucket.proxy.inject(rule.from(2));
+        assert!(count().is_err());
+        bucket.proxy.clear();
     }
 }
