@@ -109,7 +109,7 @@ fn only_the_one_answer_means_that_a_segment_is_missing() {
 #[test]
 fn a_key_that_may_not_list_is_found_out_before_it_hides_a_hole() {
     // Without s3:ListBucket a missing object is answered like a forbidden one.
-    let remote = Remote::unregistered(1, |repository| repository).within("4s");
+    let remote = Remote::unregistered(1, |repository| repository);
     let missing = Rule::on("GET", "/-probe/").error(403, "AccessDenied");
     let fault = remote.proxy().inject(missing);
     remote.archive.init().failed().says("hint:").says("s3:ListBucket");

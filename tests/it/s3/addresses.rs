@@ -34,7 +34,7 @@ fn a_redirect_is_followed_and_signed_for_where_it_leads() {
 
 #[test]
 fn redirects_in_a_circle_come_to_an_end() {
-    let remote = Remote::new().within("3s");
+    let remote = Remote::new();
     let (segment, path) = remote.next();
     let location = format!("{}/{}/again", remote.proxy().url(), remote.bucket.name);
     let redirect = Reply::error(307, "TemporaryRedirect").header("Location", location);
@@ -65,7 +65,7 @@ fn a_bucket_in_another_region_is_found_there() {
         remote.proxy().clear();
     }
     // A store that only says no: the region is a likely reason.
-    let remote = remote.within("3s");
+    let remote = remote;
     remote.proxy().inject(Rule::on("", "").answer(Reply::error(301, "PermanentRedirect")));
     remote.push(&remote.segment(3)).refused().says("hint:").says("endpoint");
     remote.archive.fetch_fails(&remote.segment(3).name());

@@ -22,7 +22,7 @@ fn a_clock_that_was_wrong_for_a_moment_delays_and_that_is_all() {
 
 #[test]
 fn a_clock_that_stays_wrong_is_told_as_what_it_is() {
-    let remote = Remote::new().within("3s");
+    let remote = Remote::new();
     let (segment, path) = remote.next();
     let fault = remote.proxy().inject(Rule::on("", "").error(403, SKEWED));
     let outcomes = [remote.archive.push(&path).refused(), remote.archive.fetch_fails(&segment.name())];
@@ -58,7 +58,7 @@ fn the_clock_of_the_store_is_taken_when_it_says_what_time_it_is() {
         };
         reply.header("Date", date)
     });
-    let mut remote = Remote::new().within("5s");
+    let mut remote = Remote::new();
     remote.archive.set_remote(|repository| repository.line(&format!("endpoint = {:?}", store.url())));
     // It is asked for the identity first, which it has not.
     let outcome = remote.archive.fetch_fails(&remote.segment(2).name());

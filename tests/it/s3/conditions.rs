@@ -22,7 +22,7 @@ fn init_refuses_a_store_that_would_let_two_writers_replace_each_other() {
 
 #[test]
 fn init_refuses_a_store_that_knows_no_conditional_create() {
-    let remote = Remote::unregistered(1, |repository| repository).within("5s");
+    let remote = Remote::unregistered(1, |repository| repository);
     remote.proxy().inject(Rule::on("PUT", "").header("if-none-match", "").error(501, "NotImplemented"));
     remote.archive.init().failed().says("hint:").says("conditional_create = false");
 }

@@ -147,7 +147,7 @@ fn keys_that_the_store_calls_expired_are_asked_for_again() {
 
 #[test]
 fn keys_that_stay_expired_are_told() {
-    let mut remote = keyless().within("4s");
+    let mut remote = keyless();
     let keys = Keys::temporary("OLD");
     for (name, value) in keys.variables() {
         remote.archive.set_env(&name, value);
@@ -190,7 +190,7 @@ fn who_is_nobody_is_told_what_to_name() {
 
 #[test]
 fn wrong_keys_are_no_end_of_the_archive() {
-    let mut remote = Remote::new().within("4s");
+    let mut remote = Remote::new();
     let names = remote.pushed(&[2]);
     let unknown = remote.scratch.write("unknown", "AKIDUNKNOWN\n");
     let wrong = remote.scratch.write("wrong", "not-the-secret-of-this-key\n");

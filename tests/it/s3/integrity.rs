@@ -40,7 +40,7 @@ fn what_is_sent_carries_its_hash_in_the_signature_and_in_a_header() {
 
 #[test]
 fn a_store_that_knows_no_checksum_headers_is_used_without_them() {
-    let remote = Remote::unregistered(1, |repository| repository).within("3s");
+    let remote = Remote::unregistered(1, |repository| repository);
     for header in ["x-amz-checksum-sha256", "x-amz-sdk-checksum-algorithm", "x-amz-trailer"] {
         remote.proxy().inject(Rule::on("", "").header(header, "").error(501, "NotImplemented"));
     }
@@ -71,7 +71,7 @@ fn a_store_that_says_it_got_something_else_has_it_not() {
 
 #[test]
 fn damage_in_the_bucket_is_never_handed_over() {
-    let remote = Remote::new().within("4s");
+    let remote = Remote::new();
     let segment = remote.segment(2).noise();
     remote.push(&segment).ok();
     let key = remote.bucket.key(&segment.name());

@@ -61,7 +61,7 @@ fn no_failure_tells_a_key() {
 
 #[test]
 fn a_file_that_does_not_hold_a_key_is_not_shown() {
-    let mut remote = Remote::new().within("2s");
+    let mut remote = Remote::new();
     let texts =
         ["half a secret\nand another line\n", "two words", "", "\u{7f}control", "caf\u{e9} with \u{1F511}"];
     for text in texts {
@@ -103,7 +103,7 @@ fn no_program_has_a_key_among_its_arguments() {
 
 #[test]
 fn what_a_store_says_cannot_break_out_of_its_line() {
-    let mut remote = Remote::new().within("2s");
+    let mut remote = Remote::new();
     let body = format!(
         "<Error><Code>AccessDenied</Code><Message>no\nwalpush: all is well\r\n\u{1b}[2J{}</Message></Error>",
         "x".repeat(100_000)
