@@ -41,10 +41,17 @@ fn number(text: &str) -> u32 {
     text.parse().unwrap_or_else(|_| panic!("id answered {text:?}"))
 }
 
-/// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH`.
+/// What keeps a program away from the AWS settings of whoever runs the tests, and of the machine.
+const NO_AWS: [(&str, &str); 3] = [
+    ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent"),
+    ("AWS_CONFIG_FILE", "/nonexistent"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+
+/// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH` and no AWS.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+    command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
     let account = account();
     if account.root {
         command.uid(account.uid).gid(account.gid);

@@ -8,6 +8,11 @@
 //! - [`live`]: a server with its archive, backups of it, and restored copies.
 //! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
+//! - [`s3`]: a real S3 server, a bucket for each test, a client to look into it.
+//! - [`proxy`]: faults between the programs and that server, and what they asked for.
+//! - [`credentials`]: who hands out temporary credentials in the clouds.
+//! - [`http`]: what these three are made of.
+//! - [`site`]: a data directory whose server is down, and an archive for it.
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
@@ -15,22 +20,29 @@
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
+pub mod credentials;
+pub mod http;
 pub mod live;
 pub mod pg;
+pub mod proxy;
 pub mod repo;
 pub mod run;
+pub mod s3;
 pub mod scratch;
 pub mod segment;
+pub mod site;
 pub mod strace;
 pub mod tmpfs;
 pub mod wait;
 
 pub use live::{Live, Story};
 pub use pg::{Cluster, Stop};
+pub use proxy::{Proxy, Rule};
 pub use repo::Archive;
 pub use run::{Outcome, Run};
 pub use scratch::Scratch;
 pub use segment::{DataDir, Segment};
+pub use site::Site;
 pub use strace::Strace;
 pub use tmpfs::Tmpfs;
 pub use wait::until;

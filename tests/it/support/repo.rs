@@ -1,5 +1,5 @@
-//! An archive as an administrator sets it up: one configuration file, one or more directory repositories, and the
-//! three programs run on it. What is stored can be looked at, compared and damaged.
+//! An archive as an administrator sets it up: one configuration file, one or more repositories, and the three
+//! programs run on it. What is stored in a directory can be looked at, compared and damaged.
 
 use super::scratch::{self, Scratch};
 use super::{Outcome, Run, Stop, open, run, sha256_file};
@@ -13,9 +13,40 @@ pub struct Build {
     pgdata: PathBuf,
     connection: Option<String>,
     roots: Vec<PathBuf>,
+    remotes: Vec<Remote>,
     optional: Vec<usize>,
     wal: Vec<String>,
     config_name: Option<String>,
+}
+
+/// A repository that is no directory: its URL and the lines of its table.
+#[derive(Clone, Default)]
+pub struct Remote {
+    url: String,
+    lines: BTreeMap<String, String>,
+}
+
+impl Remote {
+    pub fn new(url: impl Into<String>) -> Remote {
+        Remote { url: url.into(), lines: BTreeMap::new() }
+    }
+
+    /// A line of its table: `path_style = true`. It replaces the one of the same key.
+    pub fn line(mut self, line: &str) -> Remote {
+        self.lines.insert(key_of(line).to_owned(), line.to_owned());
+        self
+    }
+
+    /// Takes a line out.
+    pub fn without(mut self, key: &str) -> Remote {
+        self.lines.remove(key);
+        self
+    }
+}
+
+/// The key of a line of TOML.
+fn key_of(line: &str) -> &str {
+    line.split(['=', ' ']).next().unwrap_or(line)
 }
 
 impl Build {
@@ -28,6 +59,12 @@ impl Build {
     /// One more repository, at a directory that exists; without any there is one in the scratch directory.
     pub fn root(mut self, root: impl Into<PathBuf>) -> Build {
         self.roots.push(root.into());
+        self
+    }
+
+    /// One more repository, that is no directory; these stand behind those that are.
+    pub fn remote(mut self, remote: Remote) -> Build {
+        self.remotes.push(remote);
         self
     }
 
@@ -53,13 +90,15 @@ impl Build {
     pub fn unregistered(self) -> Archive {
         let scratch = Scratch::new();
         let mut roots = self.roots;
-        if roots.is_empty() {
+        if roots.is_empty() && self.remotes.is_empty() {
             roots.push(scratch.mkdir("repository"));
         }
         let config = scratch.join(self.config_name.as_deref().unwrap_or("walkeep.toml"));
         let mut archive = Archive {
             config,
             roots,
+            remotes: self.remotes,
+            environment: Vec::new(),
             pgdata: self.pgdata,
             connection: self.connection,
             optional: self.optional,
@@ -85,12 +124,27 @@ impl Build {
         archive.init().ok();
         archive
     }
+
+    /// The same for a real server, which archives into it from its next start.
+    #[track_caller]
+    pub fn for_server(self, server: &super::Cluster) -> Archive {
+        let archive = self.connection(server.connection()).create();
+        server.set("archive_mode", "on");
+        server.set("archive_command", &archive.archive_command());
+        if server.is_up() {
+            server.stop(Stop::Fast);
+            server.start();
+        }
+        archive
+    }
 }
 
 /// A configuration and its repositories. The cluster is called `main`.
 pub struct Archive {
     config: PathBuf,
     roots: Vec<PathBuf>,
+    remotes: Vec<Remote>,
+    environment: Vec<(String, String)>,
     pgdata: PathBuf,
     connection: Option<String>,
     optional: Vec<usize>,
@@ -114,14 +168,7 @@ impl Archive {
     /// One repository for a real server, registered; the server archives into it from its next start.
     #[track_caller]
     pub fn of_server(server: &super::Cluster) -> Archive {
-        let archive = Archive::build(server.data()).connection(server.connection()).create();
-        server.set("archive_mode", "on");
-        server.set("archive_command", &archive.archive_command());
-        if server.is_up() {
-            server.stop(Stop::Fast);
-            server.start();
-        }
-        archive
+        Archive::build(server.data()).for_server(server)
     }
 
     /// Lets a scratch directory live as long as this.
@@ -148,8 +195,19 @@ impl Archive {
 
     /// Changes a line of `[wal]`; [`Archive::write_config`] makes it count.
     pub fn set_wal(&mut self, line: &str) {
-        let key = line.split(['=', ' ']).next().unwrap_or(line);
-        self.wal.insert(key.to_owned(), line.to_owned());
+        self.wal.insert(key_of(line).to_owned(), line.to_owned());
+    }
+
+    /// Makes the configuration say something else of its first repository that is no directory.
+    pub fn set_remote(&mut self, change: impl FnOnce(Remote) -> Remote) {
+        self.remotes[0] = change(std::mem::take(&mut self.remotes[0]));
+        self.write_config();
+    }
+
+    /// Gives every program that is started from now on a variable.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// Makes the configuration name another data directory.
@@ -164,11 +222,16 @@ impl Archive {
         if let Some(connection) = &self.connection {
             text += &format!("connection = {connection:?}\n");
         }
-        for (position, root) in self.roots.iter().enumerate() {
+        let directories = self.roots.iter().map(|root| Remote::new(format!("file://{}", root.display())));
+        for (position, place) in directories.chain(self.remotes.iter().cloned()).enumerate() {
             let name = ["first", "second", "third"][position];
-            text += &format!("\n[[repository]]\nname = {name:?}\nurl = \"file://{}\"\n", root.display());
+            text += &format!("\n[[repository]]\nname = {name:?}\nurl = {:?}\n", place.url);
             if self.optional.contains(&position) {
                 text += "required = false\n";
+            }
+            for line in place.lines.values() {
+                text += line;
+                text += "\n";
             }
         }
         text += "\n[wal]\n";
@@ -181,7 +244,8 @@ impl Archive {
 
     /// A start of one of the programs with this configuration, in the data directory as PostgreSQL does it.
     pub fn run(&self, program: &str) -> Run {
-        Run::of(program).arg("--config").arg(&self.config).cwd(&self.pgdata)
+        let run = Run::of(program).arg("--config").arg(&self.config).cwd(&self.pgdata);
+        self.environment.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// `walkeep init`.

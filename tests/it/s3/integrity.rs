@@ -1,0 +1,112 @@
+//! Bytes that change on their way or where they lie.
+
+use super::*;
+use crate::support::repo::Damage;
+
+#[test]
+fn bytes_that_arrive_changed_are_refused_and_sent_again() {
+    for checksums in ["header", "none"] {
+        let remote = Remote::with(|repository| repository.line(&format!("checksums = {checksums:?}")));
+        let (segment, path) = remote.next();
+        let fault = remote.proxy().inject(Rule::on("PUT", "/wal/").nth(1).flip(600));
+        remote.archive.push(&path).ok();
+        assert!(fault.was_hit());
+        remote.holds(&segment.name(), &segment.bytes());
+        remote.proxy().clear();
+        // And when they always do.
+        let mut remote = remote.within(SOON);
+        remote.proxy().inject(Rule::on("PUT", "/wal/").flip(600));
+        remote.push(&remote.segment(3)).refused();
+        remote.deadline(LATE);
+        remote.archive.fetch_ends(&remote.segment(3).name());
+    }
+}
+
+#[test]
+fn what_is_sent_carries_its_hash_in_the_signature_and_in_a_header() {
+    let remote = Remote::new();
+    let (segment, path) = remote.next();
+    remote.archive.push(&path).ok();
+    let object = remote.bucket.get(&remote.bucket.key(&segment.name())).expect("the object");
+    let log = remote.proxy().log();
+    let put = log.iter().find(|seen| seen.head.method() == "PUT").expect("a PUT");
+    assert_eq!(put.head.get("x-amz-content-sha256"), Some(sha256(&object).as_str()));
+    assert!(put.head.get("x-amz-checksum-sha256").is_some(), "{:?}", put.head);
+    assert_eq!(put.head.get("if-none-match"), Some("*"));
+    assert_eq!(put.head.get("transfer-encoding"), None, "some stores take no chunks");
+    assert_eq!(put.head.get("content-encoding"), None, "some stores know no trailers");
+    assert_eq!(put.head.get("x-amz-trailer"), None);
+}
+
+#[test]
+fn a_store_that_knows_no_checksum_headers_is_used_without_them() {
+    let remote = Remote::unregistered(1, |repository| repository);
+    for header in ["x-amz-checksum-sha256", "x-amz-sdk-checksum-algorithm", "x-amz-trailer"] {
+        remote.proxy().inject(Rule::on("", "").header(header, "").error(501, "NotImplemented"));
+    }
+    remote.archive.init().failed();
+    let mut remote = remote;
+    remote.archive.set_remote(|repository| repository.line("checksums = \"none\""));
+    remote.archive.init().ok();
+    let names = remote.pushed(&[2]);
+    remote.holds(&names[0], &remote.segment(2).bytes());
+}
+
+#[test]
+fn a_store_that_says_it_got_something_else_has_it_not() {
+    let mut remote = Remote::new();
+    let (segment, path) = remote.next();
+    let other = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let doubt = || Rule::on("PUT", "/wal/").reply_header("x-amz-checksum-sha256", other);
+    let fault = remote.proxy().inject(doubt());
+    remote.proxy().forget();
+    remote.archive.push(&path).ok();
+    assert!(fault.was_hit());
+    assert_eq!(remote.proxy().count("GET", &segment.name()), 1, "believed without a look at what is there");
+    // And when it cannot be looked at.
+    remote.deadline(SOON);
+    remote.proxy().inject(Rule::on("GET", "/wal/").error(503, "SlowDown"));
+    remote.push(&remote.segment(3)).refused();
+}
+
+#[test]
+fn damage_in_the_bucket_is_never_handed_over() {
+    let remote = Remote::new();
+    let segment = remote.segment(2).noise();
+    remote.push(&segment).ok();
+    let key = remote.bucket.key(&segment.name());
+    let intact = remote.bucket.get(&key).expect("the object");
+    for damage in [
+        Damage::Flip(-100),
+        Damage::Flip(20),
+        Damage::Truncate(-1),
+        Damage::Truncate(600),
+        Damage::Empty,
+        Damage::Grow,
+    ] {
+        remote.bucket.damage(&key, damage);
+        remote.archive.fetch_fails(&segment.name());
+        remote.push(&segment).refused();
+        remote.bucket.put(&key, &intact);
+    }
+    remote.holds(&segment.name(), &segment.bytes());
+    remote.push(&segment).ok();
+}
+
+#[test]
+fn the_wished_storage_class_and_encryption_are_asked_for() {
+    let remote = Remote::with(|repository| {
+        let repository = repository.line("storage_class = \"STANDARD_IA\"").line("sse = \"aws:kms\"");
+        repository.line("sse_kms_key_id = \"arn:aws:kms:us-east-1:123456789012:key/0815\"")
+    });
+    remote.pushed(&[2]);
+    let wal: Vec<_> = remote.proxy().log().into_iter().filter(|seen| seen.head.method() == "PUT").collect();
+    assert_eq!(wal.len(), 1);
+    for (header, value) in [
+        ("x-amz-storage-class", "STANDARD_IA"),
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-server-side-encryption-aws-kms-key-id", "arn:aws:kms:us-east-1:123456789012:key/0815"),
+    ] {
+        assert_eq!(wal[0].head.get(header), Some(value), "{header}");
+    }
+}

@@ -1,0 +1,94 @@
+//! How many requests each thing takes. Every one is a round trip, and on a store far away that is what a push or a
+//! fetch consists of: a number that grows is a promise that breaks.
+
+use super::*;
+
+/// Does something, and gives the requests that it took.
+fn requests(remote: &Remote, work: impl FnOnce()) -> Vec<String> {
+    remote.proxy().forget();
+    work();
+    let name = format!("/{}/{PREFIX}/main", remote.bucket.name);
+    let lines = remote.proxy().lines().into_iter();
+    lines.map(|line| line.replace(&name, "").replace(&format!("{}-15", site::SYSTEM), "LINEAGE")).collect()
+}
+
+#[test]
+fn a_push_takes_the_identity_and_the_data() {
+    let remote = Remote::new();
+    let (segment, path) = remote.next();
+    let found = requests(&remote, || drop(remote.archive.push(&path).ok()));
+    let name = segment.name();
+    assert_eq!(
+        found,
+        [
+            "GET /identity/LINEAGE?x-id=GetObject".to_owned(),
+            format!("PUT /LINEAGE/wal/00000001/00000000/{name}?x-id=PutObject"),
+        ]
+    );
+}
+
+#[test]
+fn a_push_of_what_is_there_takes_one_more_to_compare() {
+    let remote = Remote::new();
+    let (segment, path) = remote.next();
+    remote.archive.push(&path).ok();
+    let found = requests(&remote, || drop(remote.archive.push(&path).ok()));
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[2].starts_with("GET ") && found[2].contains(&segment.name()), "{found:?}");
+}
+
+#[test]
+fn a_fetch_takes_the_identity_and_the_data() {
+    let remote = Remote::new();
+    let (segment, path) = remote.next();
+    remote.archive.push(&path).ok();
+    let found = requests(&remote, || drop(remote.archive.fetched(&segment.name())));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("GET /identity/"), "{found:?}");
+    assert!(found[1].starts_with("GET ") && found[1].contains(&segment.name()), "{found:?}");
+}
+
+#[test]
+fn the_proof_that_a_file_is_missing_takes_three() {
+    let remote = Remote::new();
+    remote.pushed(&[2]);
+    for missing in [remote.segment(3).name(), "00000002.history".to_owned()] {
+        let found = requests(&remote, || drop(remote.archive.fetch_ends(&missing)));
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("GET /identity/") && found[1].contains(&missing), "{found:?}");
+        assert!(found[2].contains("list-type=2"), "{found:?}");
+    }
+    // Timeline 1 has no history, and nothing else is looked for behind these.
+    for missing in ["00000001.history", "000000010000000000000003.00000028.backup"] {
+        let found = requests(&remote, || drop(remote.archive.fetch_ends(missing)));
+        assert_eq!(found.len(), 2, "{found:?}");
+    }
+}
+
+#[test]
+fn one_connection_is_enough() {
+    let remote = Remote::new();
+    let (segment, path) = remote.next();
+    let connections = |work: &dyn Fn()| {
+        let before = remote.proxy().connections();
+        work();
+        remote.proxy().connections() - before
+    };
+    assert_eq!(connections(&|| drop(remote.archive.push(&path).ok())), 1);
+    assert_eq!(connections(&|| drop(remote.archive.fetched(&segment.name()))), 1);
+    assert_eq!(connections(&|| drop(remote.archive.fetch_ends("00000002.history"))), 1);
+}
+
+#[test]
+fn a_directory_beside_it_costs_nothing_there() {
+    // No request is sent for what another repository has.
+    let bucket = Bucket::new();
+    let scratch = Scratch::new();
+    let near = scratch.mkdir("near");
+    let far = bucket.repository(PREFIX);
+    let site = Site::build(|build| build.root(near).remote(far));
+    let names = site.pushed(&[2]);
+    bucket.proxy.forget();
+    site.holds(&names[0], &site.segment(2).bytes());
+    assert_eq!(bucket.proxy.lines(), Vec::<String>::new());
+}
