@@ -53,6 +53,9 @@ pub struct Sync<'a> {
     pub done: AtomicU64,
 }
 
+/// WAL files with their stored sizes, and backups.
+type Missing = (Vec<(WalName, u64)>, Vec<Record>);
+
 /// What one object was.
 enum Copied {
     /// This many bytes are new on the other side.
@@ -92,7 +95,7 @@ impl Sync<'_> {
     }
 
     /// The WAL files and backups that are here and not there, oldest first.
-    fn missing(&self, report: &mut Report) -> Result<(Vec<(WalName, u64)>, Vec<Record>)> {
+    fn missing(&self, report: &mut Report) -> Result<Missing> {
         let mut there = HashSet::new();
         self.to.each_wal(|name, _| {
             there.insert(name);

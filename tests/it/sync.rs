@@ -28,7 +28,7 @@ impl Site {
         server.psql("create table t as select generate_series(1, 1000) i");
         let outcome = live::backing_up(&archive).go().ok();
         assert!(outcome.stderr.contains("second"), "nobody was told\n{outcome}");
-        let site = Site { server, archive, first, second, place: place };
+        let site = Site { server, archive, first, second, place };
         site.more();
         site.place.mkdir("second");
         site
