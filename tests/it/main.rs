@@ -12,6 +12,7 @@ mod fixtures;
 mod format;
 mod push_fetch;
 mod restore;
+mod retention;
 mod s3;
 mod s3_options;
 mod storage;
