@@ -35,6 +35,31 @@ impl Default for Patience {
 }
 
 impl Patience {
+    /// Calls until something else than a passing failure comes of it, or patience is over. The attempts learn
+    /// how many have failed before.
+    pub(super) fn again<T>(
+        &self,
+        has_answered: impl Fn() -> bool,
+        mut attempt: impl FnMut(u32) -> Result<T>,
+    ) -> Result<T> {
+        let mut failures = 0;
+        loop {
+            let error = match attempt(failures) {
+                Err(error) if error.kind().is_transient() => error,
+                result => return result,
+            };
+            failures += 1;
+            let most = if has_answered() { self.attempts_later } else { self.attempts };
+            if failures >= most {
+                return Err(match failures {
+                    1 => error,
+                    _ => error.doing(format!("after {failures} attempts")),
+                });
+            }
+            std::thread::sleep(self.pause(failures));
+        }
+    }
+
     /// How long to wait after this many failures: somewhere between half of it and all of it, so that many
     /// clients of a busy store do not come back in step.
     pub(super) fn pause(&self, failures: u32) -> Duration {
@@ -60,34 +85,15 @@ impl<S: Storage> Retry<S> {
         Retry { store, patience, answered: AtomicBool::new(false) }
     }
 
-    /// Calls until something else than a passing failure comes of it, or patience is over. The attempts learn
-    /// how many have failed before.
     fn again<T>(&self, mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
-        let mut failures = 0;
-        loop {
-            let error = match attempt(failures) {
-                Ok(answer) => {
-                    self.answered.store(true, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(error) => error,
-            };
-            failures += 1;
-            let most = match self.answered.load(Ordering::Relaxed) {
-                true => self.patience.attempts_later,
-                false => self.patience.attempts,
-            };
-            if !error.kind().is_transient() {
-                return Err(error);
-            }
-            if failures >= most {
-                return Err(match failures {
-                    1 => error,
-                    _ => error.doing(format!("after {failures} attempts")),
-                });
-            }
-            std::thread::sleep(self.patience.pause(failures));
-        }
+        self.patience.again(
+            || self.answered.load(Ordering::Relaxed),
+            |failures| {
+                let answer = attempt(failures)?;
+                self.answered.store(true, Ordering::Relaxed);
+                Ok(answer)
+            },
+        )
     }
 
     /// What is under the key of a create that failed: nothing, what was to be created, or something else.

@@ -167,8 +167,8 @@ fn key_files_that_hold_no_key_are_named_and_not_repeated() {
         assert!(error.to_string().contains(expected), "{error}");
         assert!(!format!("{error} {error:?} {:?}", error.advice()).contains("hunter2"), "{error:?}");
     };
-    refused("", "hunter2", |_| (), "access: it has to hold one key, on one line");
-    refused("KEY", "hunter2\nhunter2\n", |_| (), "secret: it has to hold one key, on one line");
+    refused("", "hunter2", |_| (), "access: it has to hold one key and nothing else");
+    refused("KEY", "hunter2\nhunter2\n", |_| (), "secret: it has to hold one key and nothing else");
     let open = |path: &Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o604)).expect("open it to everybody");
     };

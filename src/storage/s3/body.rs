@@ -130,7 +130,7 @@ impl Sum {
         match (answered, self.header.as_deref()) {
             (Some(theirs), Some(ours)) if theirs != ours => {
                 let message = format!("the store has SHA-256 {theirs}, it was sent {ours}");
-                Err(Error::new(Kind::Unavailable, message))
+                Err(Error::new(Kind::Damage, message))
             }
             _ => Ok(()),
         }

@@ -201,7 +201,7 @@ fn read(path: &Path, secret: bool) -> Result<String> {
     read.doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
     let key = text.trim();
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Error::new(Kind::Config, "it has to hold one key, on one line").doing(doing()));
+        return Err(Error::new(Kind::Config, "it has to hold one key and nothing else").doing(doing()));
     }
     Ok(key.to_owned())
 }

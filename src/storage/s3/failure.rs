@@ -142,13 +142,14 @@ impl Failure {
 
     /// Where the bucket is, when the request was signed for somewhere else.
     pub(super) fn right_region(&self) -> Option<&str> {
-        let is_wrong = matches!(self.status, 301 | 307 | 400 | 403);
+        let is_wrong = matches!(self.status, 301 | 302 | 307 | 308 | 400 | 403);
         self.region.as_deref().filter(|_| is_wrong)
     }
 
     /// Where this one request has to be sent again.
     pub(super) fn redirect(&self) -> Option<&str> {
-        self.location.as_deref().filter(|location| self.status == 307 && location.contains("://"))
+        let is_elsewhere = matches!(self.status, 301 | 302 | 307 | 308);
+        self.location.as_deref().filter(|location| is_elsewhere && location.contains("://"))
     }
 
     /// Adds what helps for what was wished.

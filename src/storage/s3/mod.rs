@@ -2,8 +2,8 @@
 //! `If-None-Match: *` makes it exclusive. What a store answers is believed only when it is an S3 answer: a missing object is a 404
 //! that says `NoSuchKey`, and nothing else is.
 //!
-//! Every request has its own limits of time and none is tried again here, except for one cure of a wrong clock, of
-//! expired credentials and of a wrong region; see [`Retry`](super::Retry) for the rest. Nothing is touched before the first request.
+//! Every request has its own limits of time. None is tried again here but for one cure of a wrong clock, of expired
+//! credentials and of a wrong region, the rest of an object that broke off, and a part of an upload in parts; see [`Retry`](super::Retry) for everything else. Nothing is touched before the first request.
 
 mod body;
 mod client;

@@ -5,6 +5,7 @@ use super::body::{Sum, answered, answered_within, upload};
 use super::failure::{Failure, Wish};
 use super::{Bucket, Checksums};
 use crate::error::{Error, Kind, Result};
+use crate::storage::retry::Patience;
 use crate::storage::{Mode, Put};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use std::io::Read;
@@ -75,13 +76,15 @@ impl<'a> Multipart<'a> {
     fn send(&mut self, first: Vec<u8>, source: &mut dyn Read) -> Result<()> {
         let mut part = first;
         while !part.is_empty() {
-            self.send_part(&part)?;
+            // Tried again here, since with it all others would have to be sent again.
+            let done = Patience::default().again(|| true, |_| self.send_part(&part))?;
+            self.parts.push(done);
             fill(source, &mut part)?;
         }
         Ok(())
     }
 
-    fn send_part(&mut self, part: &[u8]) -> Result<()> {
+    fn send_part(&self, part: &[u8]) -> Result<CompletedPart> {
         let bucket = self.bucket;
         let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
         let sum = Sum::of(part, bucket.options.checksums);
@@ -103,8 +106,7 @@ impl<'a> Multipart<'a> {
         sum.check(output.checksum_sha256())?;
         let etag = output.e_tag.ok_or_else(|| odd("has no ETag"))?;
         let done = CompletedPart::builder().part_number(number).e_tag(etag);
-        self.parts.push(done.set_checksum_sha256(sum.header).build());
-        Ok(())
+        Ok(done.set_checksum_sha256(sum.header).build())
     }
 
     fn complete(&mut self, mode: Mode) -> Result<Put> {
