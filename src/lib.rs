@@ -6,13 +6,14 @@
 //! |---|---|---|
 //! | [`error`], [`event`] | one error; what operations say | – |
 //! | `durable` | the only renames and syncs | error |
+//! | `direct` | large files past the page cache | error |
 //! | [`pg`] | what PostgreSQL's files and protocols mean | error |
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
 //! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable |
 //! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
 //! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
-//! | [`backup`] | from a running server into packs and a manifest | error event pg codec repo |
-//! | [`restore`] | from a repository to a directory that recovers | error event durable pg codec repo |
+//! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
+//! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
@@ -32,6 +33,7 @@ pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod config;
+mod direct;
 mod durable;
 pub mod error;
 pub mod event;

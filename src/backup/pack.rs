@@ -1,7 +1,7 @@
 //! Frames into packs, finished files into the manifest.
 
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
-use crate::codec::hash::{BlockHash, ContentHash};
+use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
 use crate::repo::manifest::{Totals, Writer};
@@ -42,7 +42,7 @@ pub struct FinishedFile {
     pub mode: u32,
     pub owner: Owner,
     pub modified: i64,
-    pub sha256: ContentHash,
+    pub crc32c: u32,
     pub block: u32,
     /// From outside the data directory.
     pub is_config: bool,
@@ -169,7 +169,7 @@ impl<'a> Packer<'a> {
             mode: finished.mode,
             owner: finished.owner,
             modified: finished.modified,
-            sha256: finished.sha256,
+            crc32c: Some(finished.crc32c),
             block: finished.block,
             hashes,
             at,

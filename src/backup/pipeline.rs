@@ -1,23 +1,25 @@
 //! Reads files, hashes them, verifies their pages and compresses them, on as many threads as asked for.
 //!
 //! A large file goes through in pieces of a frame each, so that one reader keeps every compressor busy;
-//! small files share a frame. SHA-256 is the reader's work, since it goes through a file in order; all the
-//! rest is the compressors'.
+//! small files share a frame. The checksum of a whole file is the reader's work, since it goes through it in
+//! order; all the rest is the compressors'.
 
 use super::pack::{FinishedFile, Item, PackedPiece, cancelled};
 use super::scan::{Owners, Task};
 use crate::codec::compress::{Compression, Compressor, FRAME};
-use crate::codec::hash::{Hasher, block_hash};
+use crate::codec::hash::block_hash;
+use crate::direct::{self, Buffer, Source};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{PAGE_SIZE, Verdict, verify};
 use crate::repo::entry::StoredPath;
 use crate::repo::record::DamagedFile;
+use crc32c::crc32c_append;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +38,36 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 /// Pages that are named for a damaged file.
 const NAMED_PAGES: usize = 1000;
 
-/// Content on its way to a compressor.
+/// Content on its way to a compressor, which gives the memory back.
 pub struct Frame {
-    bytes: Vec<u8>,
+    /// [`FRAME`] bytes, never more or less: it stays where it is while it is filled.
+    buffer: Buffer,
+    /// Bytes of content.
+    filled: usize,
     pieces: Vec<Piece>,
+}
+
+impl Frame {
+    fn content(&self) -> &[u8] {
+        self.buffer.bytes(self.filled)
+    }
+}
+
+/// Memory of frames that are done.
+#[derive(Default)]
+pub struct Pool(Mutex<Vec<Buffer>>);
+
+impl Pool {
+    /// A frame with nothing in it.
+    pub fn frame(&self) -> Frame {
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        buffer.slice(FRAME);
+        Frame { buffer, filled: 0, pieces: Vec::new() }
+    }
+
+    fn give(&self, buffer: Buffer) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 struct Piece {
@@ -65,6 +93,7 @@ struct Pages {
 pub struct Reader<'a> {
     pub frames: Sender<Frame>,
     pub items: Sender<Item>,
+    pub pool: &'a Pool,
     pub owners: &'a Owners,
     /// Gives each file a number.
     pub numbers: &'a AtomicU64,
@@ -72,23 +101,11 @@ pub struct Reader<'a> {
     /// Asked now and then: fails when the server has ended the backup.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
     pub verify_pages: bool,
-    frame: Frame,
+    /// The one that is being filled.
+    pub frame: Frame,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(
-        frames: Sender<Frame>,
-        items: Sender<Item>,
-        owners: &'a Owners,
-        numbers: &'a AtomicU64,
-        done: &'a AtomicU64,
-        check: &'a (dyn Fn() -> Result<()> + Sync),
-        verify_pages: bool,
-    ) -> Reader<'a> {
-        let frame = Frame { bytes: Vec::new(), pieces: Vec::new() };
-        Reader { frames, items, owners, numbers, done, check, verify_pages, frame }
-    }
-
+impl Reader<'_> {
     pub fn run(mut self, tasks: &Receiver<Task>) -> Result<()> {
         for task in tasks {
             self.file(task)?;
@@ -101,11 +118,7 @@ impl<'a> Reader<'a> {
         if self.frame.pieces.is_empty() {
             return Ok(());
         }
-        let frame = Frame {
-            bytes: std::mem::take(&mut self.frame.bytes),
-            pieces: std::mem::take(&mut self.frame.pieces),
-        };
-        self.frames.send(frame).map_err(|_| cancelled())
+        self.frames.send(std::mem::replace(&mut self.frame, self.pool.frame())).map_err(|_| cancelled())
     }
 
     fn file(&mut self, task: Task) -> Result<()> {
@@ -125,26 +138,31 @@ impl<'a> Reader<'a> {
             .first_page
             .filter(|_| self.verify_pages)
             .map(|first| Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first }));
-        let mut hasher = Hasher::default();
+        let mut crc = 0;
         let mut offset = 0;
         let mut pieces = 0;
+        let mut large = (size > SMALL_FILE).then(|| Source::new(&task.source, &file));
         while offset < size {
             let want = (size - offset).min(FRAME as u64) as usize;
-            if self.frame.bytes.len() + want > FRAME {
+            // A piece of a large file begins its frame: past the page cache memory has to be aligned.
+            let room = if large.is_some() { 0 } else { FRAME - want };
+            if self.frame.filled > room {
                 self.flush()?;
                 (self.check)()?;
             }
-            let skip = self.frame.bytes.len();
-            if self.frame.bytes.capacity() == 0 {
-                self.frame.bytes.reserve_exact(FRAME);
-            }
-            self.frame.bytes.resize(skip + want, 0);
-            let got = read_at(&file, &mut self.frame.bytes[skip..], offset).doing(doing)?;
-            self.frame.bytes.truncate(skip + got);
+            let skip = self.frame.filled;
+            let got = match &mut large {
+                Some(source) => source.read(&mut self.frame.buffer, want, offset),
+                None => {
+                    direct::read_full(&file, &mut self.frame.buffer.slice(FRAME)[skip..skip + want], offset)
+                }
+            };
+            let got = got.doing(doing)?;
             if got == 0 {
                 break;
             }
-            hasher.update(&self.frame.bytes[skip..]);
+            self.frame.filled += got;
+            crc = crc32c_append(crc, &self.frame.content()[skip..]);
             self.frame.pieces.push(Piece {
                 file: number,
                 offset,
@@ -169,7 +187,7 @@ impl<'a> Reader<'a> {
             mode: meta.mode() & 0o7777,
             owner: self.owners.of(&meta),
             modified: meta.mtime(),
-            sha256: hasher.finish(),
+            crc32c: crc,
             block,
             is_config: false,
         })
@@ -178,15 +196,16 @@ impl<'a> Reader<'a> {
     /// A file whose bytes are in memory: what the server gave, and what must not be read twice.
     pub fn bytes(&mut self, like: FinishedFile, bytes: &[u8]) -> Result<()> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let mut hasher = Hasher::default();
+        let mut crc = 0;
         let mut pieces = 0;
         for (index, part) in bytes.chunks(FRAME).enumerate() {
-            if self.frame.bytes.len() + part.len() > FRAME {
+            if self.frame.filled + part.len() > FRAME {
                 self.flush()?;
             }
-            hasher.update(part);
-            let skip = self.frame.bytes.len();
-            self.frame.bytes.extend_from_slice(part);
+            crc = crc32c_append(crc, part);
+            let skip = self.frame.filled;
+            self.frame.filled += part.len();
+            self.frame.buffer.slice(FRAME)[skip..self.frame.filled].copy_from_slice(part);
             self.frame.pieces.push(Piece {
                 file: number,
                 offset: (index * FRAME) as u64,
@@ -201,7 +220,7 @@ impl<'a> Reader<'a> {
             file: number,
             pieces,
             size: bytes.len() as u64,
-            sha256: hasher.finish(),
+            crc32c: crc,
             block: SMALL_BLOCK,
             ..like
         })
@@ -221,20 +240,6 @@ impl<'a> Reader<'a> {
 /// heart of the cluster is not.
 fn may_vanish(path: &StoredPath) -> bool {
     !matches!(&path.0[..], b"PG_VERSION" | b"global/pg_filenode.map" | b"global/pg_control")
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(got) => filled += got,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 /// Pages that were bad and stayed bad, by file, each with the LSN that it claims.
@@ -268,14 +273,17 @@ impl BadPages {
 pub fn compress(
     frames: &Receiver<Frame>,
     items: &Sender<Item>,
+    pool: &Pool,
     compression: Compression,
     bad: &BadPages,
 ) -> Result<()> {
     let mut compressor = Compressor::new(compression)?;
+    // Large enough for any frame, and used again.
+    let mut scratch = Vec::new();
     for frame in frames {
         let mut pieces = Vec::with_capacity(frame.pieces.len());
         for piece in &frame.pieces {
-            let Some(content) = frame.bytes.get(piece.skip..piece.skip + piece.length) else {
+            let Some(content) = frame.content().get(piece.skip..piece.skip + piece.length) else {
                 return Err(Error::new(Kind::Failed, "a piece reaches behind its frame"));
             };
             if let Some(pages) = &piece.pages {
@@ -288,9 +296,9 @@ pub fn compress(
                 hashes: content.chunks(piece.block as usize).map(block_hash).collect(),
             });
         }
-        let mut bytes = Vec::new();
-        compressor.frame(&frame.bytes, &mut bytes)?;
-        items.send(Item::Frame { bytes, pieces }).map_err(|_| cancelled())?;
+        compressor.frame(frame.content(), &mut scratch)?;
+        pool.give(frame.buffer);
+        items.send(Item::Frame { bytes: scratch.clone(), pieces }).map_err(|_| cancelled())?;
     }
     Ok(())
 }
@@ -323,7 +331,8 @@ impl Pages {
                 Err(e) => return Err(Error::io(doing(), &e)),
             };
             let mut again = vec![0; PAGE_SIZE];
-            let got = read_at(&file, &mut again, u64::from(in_file) * PAGE_SIZE as u64).doing(doing)?;
+            let got =
+                direct::read_full(&file, &mut again, u64::from(in_file) * PAGE_SIZE as u64).doing(doing)?;
             if got < PAGE_SIZE || again != page {
                 return Ok(None);
             }

@@ -4,11 +4,10 @@
 //! the record is written last, when packs, manifest and every segment of the WAL are in the repository.
 
 use super::pack::{self, FinishedFile, Item, Packed, Packer};
-use super::pipeline::{self, BadPages, Reader};
+use super::pipeline::{self, BadPages, Pool, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use crate::codec::compress::Compression;
-use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::control::Control;
@@ -208,8 +207,19 @@ impl Run<'_> {
         let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
+        let pool = Pool::default();
         let mut readers: Vec<Reader<'_>> = (0..=jobs)
-            .map(|_| Reader::new(frames.clone(), items.clone(), &owners, &numbers, &done, &check, verify))
+            .map(|_| Reader {
+                frames: frames.clone(),
+                items: items.clone(),
+                pool: &pool,
+                owners: &owners,
+                numbers: &numbers,
+                done: &done,
+                check: &check,
+                verify_pages: verify,
+                frame: pool.frame(),
+            })
             .collect();
         drop(frames);
         let last = readers.pop();
@@ -219,12 +229,12 @@ impl Run<'_> {
         // A stage whose successor has failed finds its queue closed. Each thread owns the end that it
         // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
-            let failure = &failure;
+            let (failure, pool) = (&failure, &pool);
             let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
             let packing = scope.spawn(move || failure.note(pack_all(archive, id, packs, &to_pack)));
             for (frames, items) in compressors {
                 scope.spawn(move || {
-                    failure.note(pipeline::compress(&frames, &items, options.compression, bad))
+                    failure.note(pipeline::compress(&frames, &items, pool, options.compression, bad))
                 });
             }
             let mut reading = Vec::new();
@@ -345,7 +355,7 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
         mode: meta.mode() & 0o7777,
         owner,
         modified: meta.mtime(),
-        sha256: ContentHash::of(&[]),
+        crc32c: 0,
         block: 0,
         is_config,
     }
@@ -420,7 +430,7 @@ fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
     let stored = archive
         .get_wal(WalName::Segment(name))?
         .ok_or_else(|| Error::new(Kind::Hole, "it went away").doing(doing()))?;
-    stored.read(|_| Ok(())).doing(doing).map(|_| ())
+    stored.read(|_, _| Ok(())).doing(doing).map(|_| ())
 }
 
 /// The directory that a tablespace of this server has in its location: `PG_17_202406281`.

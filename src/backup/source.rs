@@ -17,8 +17,8 @@ use tokio_postgres::types::PgLsn;
 /// The bound of every statement that does not wait for anything.
 const SOON: Option<Duration> = Some(Duration::from_secs(60));
 
-/// How often the archive is looked at while WAL is awaited.
-const POLL: Duration = Duration::from_millis(50);
+/// The archive is looked at more and more rarely while WAL is awaited, at last this often.
+const POLL: Duration = Duration::from_millis(100);
 
 /// What a backup and a check need of the server.
 const GRANTS: [(&str, &str); 6] = [
@@ -197,6 +197,7 @@ impl Server {
         patience: Duration,
     ) -> Result<()> {
         let begun = Instant::now();
+        let mut wait = POLL / 16;
         while !archive.has_wal(WalName::Segment(name))? {
             self.check()?;
             let archiver = self.archiver()?;
@@ -224,7 +225,8 @@ impl Server {
                     "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
                 ));
             }
-            std::thread::sleep(POLL);
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(POLL);
         }
         Ok(())
     }

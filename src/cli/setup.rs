@@ -3,14 +3,15 @@
 use super::args;
 use super::output::Console;
 use crate::codec::compress::Compression;
+use crate::codec::hash::block_hash;
 use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
-use crate::repo::{Archive, Lineage, Repository};
+use crate::repo::{Archive, Lineage, Notes, Repository};
 use crate::storage::{Claims, Directory, Patience, Retry, S3, S3Options, Storage, Variable};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What every verb needs.
@@ -66,9 +67,26 @@ fn stores(config: &Config, cluster: &Cluster, patience: Patience) -> Result<Vec<
         .iter()
         .map(|repository| {
             let store = store(repository, patience)?;
-            Ok(Repository::new(&repository.name, &cluster.name, repository.required, store))
+            let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
+            Ok(match &repository.bucket {
+                None => built,
+                Some(bucket) => built.with_notes(notes(repository, bucket, &config.wal.spool)),
+            })
         })
         .collect()
+}
+
+/// What this machine notes about a bucket. Another bucket that the configuration calls by the same name is
+/// another place.
+fn notes(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> Notes {
+    let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
+    let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
+    let place: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    Notes::new(
+        Arc::new(Directory::new(spool)),
+        format!("{}-{place}", repository.name),
+        jiff::Timestamp::now(),
+    )
 }
 
 /// The store of a repository. It costs nothing before it is asked for something.

@@ -6,6 +6,7 @@ use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// The format that this program reads and writes.
@@ -188,10 +189,10 @@ impl<R: Read> Content<R> {
                     return Err(damage("it has no frame where one should be"));
                 }
                 None => {
-                    let filled = self.ahead.len();
-                    self.ahead.resize(filled + READ, 0);
-                    let got = read_full(&mut self.source, &mut self.ahead[filled..])?;
-                    self.ahead.truncate(filled + got);
+                    // Into spare capacity, which nobody has to fill with zeros first.
+                    self.ahead.reserve_exact(READ);
+                    let mut part = self.source.by_ref().take(READ as u64);
+                    let got = part.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
                     self.is_at_end = got < READ;
                 }
             }
@@ -202,18 +203,28 @@ impl<R: Read> Content<R> {
     }
 
     /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it. `each` gets the
-    /// pieces as they come, while another thread hashes them: what it makes of them is worth nothing unless
-    /// this ends with Ok.
-    pub fn read(mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<Header> {
-        let (pieces, to_hash) = mpsc::sync_channel::<Arc<Vec<u8>>>(QUEUE);
+    /// pieces with their offsets, each from whichever of two threads has time for it, in any order: what it makes
+    /// of them is worth nothing unless this ends with Ok.
+    pub fn read(mut self, each: impl Fn(&[u8], u64) -> Result<()> + Sync) -> Result<Header> {
+        let (pieces, to_hash) = mpsc::sync_channel::<(Arc<Vec<u8>>, Option<u64>)>(QUEUE);
+        // Pieces that the other thread has and has not finished.
+        let backlog = AtomicUsize::new(0);
         let mut size = 0;
         let sha256 = std::thread::scope(|scope| {
+            let (each, backlog) = (&each, &backlog);
             let hashing = scope.spawn(move || {
                 let mut hasher = Hasher::default();
-                to_hash.iter().for_each(|piece| hasher.update(&piece));
-                hasher.finish()
+                for (piece, offset) in to_hash {
+                    hasher.update(&piece);
+                    if let Some(offset) = offset {
+                        each(&piece, offset)?;
+                    }
+                    drop(piece);
+                    backlog.fetch_sub(1, Ordering::Release);
+                }
+                Ok::<_, Error>(hasher.finish())
             });
-            // The buffers that are not being hashed are filled again.
+            // The buffers that are not with the other thread are filled again.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
             loop {
                 let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
@@ -221,17 +232,24 @@ impl<R: Read> Content<R> {
                 if !self.next_frame(FRAME, Arc::make_mut(&mut piece))? {
                     break;
                 }
+                let offset = size;
                 size += piece.len() as u64;
                 if size > self.size {
                     break;
                 }
-                // The hasher lives until the queue is dropped.
-                let _ = pieces.send(Arc::clone(&piece));
-                each(&piece)?;
+                let is_idle = backlog.fetch_add(1, Ordering::AcqRel) == 0;
+                // When it is gone the join below tells why.
+                let gone = pieces.send((Arc::clone(&piece), is_idle.then_some(offset))).is_err();
+                if gone {
+                    break;
+                }
+                if !is_idle {
+                    each(&piece, offset)?;
+                }
                 buffers.push(piece);
             }
             drop(pieces);
-            hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))
+            hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?
         })?;
         self.check(size, sha256)
     }

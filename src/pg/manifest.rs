@@ -12,7 +12,8 @@ pub struct ManifestFile<'a> {
     pub size: u64,
     /// Seconds since 1970.
     pub modified: i64,
-    pub sha256: &'a str,
+    /// CRC-32C of the content; without it only the size is verified.
+    pub crc32c: Option<u32>,
 }
 
 /// A manifest being written: files as they come, then [`ManifestWriter::finish`].
@@ -43,11 +44,15 @@ impl<W: Write> ManifestWriter<W> {
             Err(_) => format!("\"Encoded-Path\": \"{}\"", hex(file.path)),
         };
         let modified = jiff::Timestamp::from_second(file.modified).unwrap_or_default();
+        // The number as it lies in memory (`pg_checksum_final`).
+        let checksum = file.crc32c.map_or_else(String::new, |crc| {
+            let crc = hex(&crc.to_ne_bytes());
+            format!(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\"")
+        });
         let line = format!(
-            "{separator}\n{{ {path}, \"Size\": {}, \"Last-Modified\": \"{}\", \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{}\" }}",
+            "{separator}\n{{ {path}, \"Size\": {}, \"Last-Modified\": \"{}\"{checksum} }}",
             file.size,
             modified.strftime("%Y-%m-%d %H:%M:%S GMT"),
-            file.sha256,
         );
         self.files += 1;
         self.write(&line)

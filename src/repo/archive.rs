@@ -2,12 +2,13 @@
 //! To hold one is to have seen its identity.
 
 use super::record::Record;
+use super::wal::Wal;
 use super::{Identity, Lineage, Repository, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{Content, FORMAT, HEADER_SIZE, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
-use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::pg::segment::{SegmentSize, TimelineId, WalName};
 use crate::storage::{Body, Entry, Key, Mode, Object, PAGE, Page, Put, list_all};
 use std::ops::Range;
 
@@ -50,16 +51,7 @@ impl Archive {
 
     /// The header of an object of this archive, without size and hash.
     pub fn header(&self, kind: ObjectKind, name: impl Into<String>) -> Header {
-        Header {
-            walkeep: FORMAT,
-            kind,
-            name: name.into(),
-            system_identifier: self.identity.system_identifier,
-            pg: self.identity.pg,
-            size: None,
-            sha256: None,
-            cipher: None,
-        }
+        header(self.lineage(), kind, name)
     }
 
     fn in_repository<T>(&self, what: &str, key: &Key, result: Result<T>) -> Result<T> {
@@ -73,22 +65,17 @@ impl Archive {
 
     /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content.
     pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
-        self.put(&self.base.join(key::wal(name))?, body)
+        self.wal().put(name, body)
     }
 
     /// Opens a WAL file; `None` when this repository has no such file. What is opened has the right
     /// name and cluster in its header; the content is still to be checked.
     pub fn get_wal(&self, name: WalName) -> Result<Option<StoredWal>> {
-        let key = self.base.join(key::wal(name))?;
-        let read = || {
-            let Some(object) = self.repository.store.get(&key, None)? else {
-                return Ok(None);
-            };
-            let content = Content::open(object)?;
-            self.check_header(&content.header, ObjectKind::Wal, &name.to_string())?;
-            Ok(Some(content))
-        };
-        self.in_repository("read", &key, read())
+        self.wal().get(name)
+    }
+
+    fn wal(&self) -> Wal<'_> {
+        Wal::new(&self.repository, self.lineage(), self.base.clone())
     }
 
     pub fn has_wal(&self, name: WalName) -> Result<bool> {
@@ -97,40 +84,9 @@ impl Archive {
         Ok(self.in_repository("look for", &key, entry)?.is_some())
     }
 
-    /// A complete segment behind this one on the same timeline, if there is any: then a missing one is a
-    /// hole and not the end of the archive.
-    pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
-        let folder = self.base.join(key::wal_of(name.timeline))?;
-        let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
-        // Mostly the next file tells; where many others lie between there shall not be as many requests.
-        let mut limit = 8;
-        loop {
-            let page = self.list(&folder, Some(&after), limit)?;
-            limit = PAGE;
-            for entry in &page.entries {
-                if let Ok(WalName::Segment(later)) = entry.key.name().parse()
-                    && later > name
-                {
-                    return Ok(Some(later));
-                }
-            }
-            match page.entries.last() {
-                Some(last) if page.more => after = last.key.clone(),
-                _ => return Ok(None),
-            }
-        }
-    }
-
     /// The timelines that have a history file, in order.
     pub fn histories(&self) -> Result<Vec<TimelineId>> {
-        let mut timelines = Vec::new();
-        self.each(key::HISTORIES, |entry| {
-            if let Ok(WalName::History(timeline)) = entry.key.name().parse() {
-                timelines.push(timeline);
-            }
-            Ok(())
-        })?;
-        Ok(timelines)
+        self.wal().histories()
     }
 
     /// A timeline's history; timeline 1 has none and needs none.
@@ -268,24 +224,37 @@ impl Archive {
         parse_json(&content).map(Some).doing(doing)
     }
 
-    /// Whether an object is the one that its key promises.
     fn check_header(&self, header: &Header, kind: ObjectKind, name: &str) -> Result<()> {
-        if header.kind != kind || header.name != name {
-            return Err(misplaced(&header.name));
-        }
-        if header.system_identifier != self.identity.system_identifier || header.pg != self.identity.pg {
-            return Err(Error::new(
-                Kind::Identity,
-                format!(
-                    "it belongs to the cluster {}-{}, not to {}",
-                    header.system_identifier,
-                    header.pg,
-                    self.lineage()
-                ),
-            ));
-        }
-        Ok(())
+        check_header(header, self.lineage(), kind, name)
     }
+}
+
+/// The header of an object of a cluster, without size and hash.
+pub fn header(lineage: Lineage, kind: ObjectKind, name: impl Into<String>) -> Header {
+    Header {
+        walkeep: FORMAT,
+        kind,
+        name: name.into(),
+        system_identifier: lineage.system_identifier,
+        pg: lineage.major,
+        size: None,
+        sha256: None,
+        cipher: None,
+    }
+}
+
+/// Whether an object is the one that its key promises.
+pub(super) fn check_header(header: &Header, lineage: Lineage, kind: ObjectKind, name: &str) -> Result<()> {
+    if header.kind != kind || header.name != name {
+        return Err(misplaced(&header.name));
+    }
+    if header.system_identifier != lineage.system_identifier || header.pg != lineage.major {
+        return Err(Error::new(
+            Kind::Identity,
+            format!("it belongs to the cluster {}-{}, not to {lineage}", header.system_identifier, header.pg),
+        ));
+    }
+    Ok(())
 }
 
 fn gone() -> Error {

@@ -1,6 +1,6 @@
 //! What a backup consists of: directories, tablespaces, files, and where their blocks are.
 
-use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash, ContentHash};
+use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,9 @@ pub struct File {
     pub owner: Owner,
     /// Seconds since 1970.
     pub modified: i64,
-    pub sha256: ContentHash,
+    /// CRC-32C of the whole file; unknown when not all of it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32c: Option<u32>,
     /// Bytes of a block.
     pub block: u32,
     #[serde(with = "hashes")]

@@ -1,7 +1,7 @@
 //! Who a repository belongs to. Only `init` writes it; everything else has to read it first.
 
-use super::{Archive, Lineage, Repository, key, misplaced, parse_json, to_json};
-use crate::codec::envelope::{FORMAT, Header, ObjectKind, decimal};
+use super::{Archive, Lineage, Repository, header, key, misplaced, parse_json, to_json};
+use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Put, list_all};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,10 @@ pub struct Ancestor {
 impl Identity {
     pub fn lineage(&self) -> Lineage {
         Lineage { system_identifier: self.system_identifier, major: self.pg }
+    }
+
+    fn is(&self, cluster: &str, lineage: Lineage) -> bool {
+        self.cluster == cluster && self.lineage() == lineage
     }
 }
 
@@ -77,16 +81,30 @@ impl Repository {
         }
     }
 
+    /// As [`Repository::open`], where it need not be asked of the store at this moment: a push stores nothing in
+    /// a wrong place when the right one has shown its identity not long ago.
+    pub fn open_known(&self, lineage: Lineage) -> Result<Archive> {
+        let Some(notes) = &self.notes else {
+            return self.open(lineage);
+        };
+        let key = key::identity(self.cluster(), lineage)?;
+        // Whatever is wrong with a note, the store knows better.
+        let noted = notes.identity(&key).and_then(|content| parse_json::<Identity>(&content).ok());
+        if let Some(identity) = noted.filter(|identity| identity.is(self.cluster(), lineage)) {
+            return Archive::new(self.clone(), identity);
+        }
+        let archive = self.open(lineage)?;
+        notes.write_identity(&key, to_json(archive.identity())?);
+        Ok(archive)
+    }
+
     fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
         let key = key::identity(self.cluster(), lineage)?;
         let Some((header, content)) = self.read_small(&key, &lineage.to_string())? else {
             return Ok(None);
         };
         let identity: Identity = parse_json(&content).doing(|| format!("read {key}"))?;
-        if header.kind != ObjectKind::Identity
-            || identity.lineage() != lineage
-            || identity.cluster != self.cluster()
-        {
+        if header.kind != ObjectKind::Identity || !identity.is(self.cluster(), lineage) {
             return Err(misplaced(&format!("identity {} of {}", identity.lineage(), identity.cluster))
                 .doing(format!("read {key}")));
         }
@@ -141,16 +159,7 @@ impl Repository {
                 .map(|known| Ancestor { system_identifier: known.system_identifier, pg: known.pg })
                 .collect(),
         };
-        let header = Header {
-            walkeep: FORMAT,
-            kind: ObjectKind::Identity,
-            name: lineage.to_string(),
-            system_identifier: lineage.system_identifier,
-            pg: lineage.major,
-            size: None,
-            sha256: None,
-            cipher: None,
-        };
+        let header = header(lineage, ObjectKind::Identity, lineage.to_string());
         let key = key::identity(self.cluster(), lineage)?;
         match self.create_small(&key, header, &to_json(&identity)?)? {
             Put::Stored if known.is_empty() => Ok(Registered::New),

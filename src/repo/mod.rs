@@ -11,12 +11,16 @@ mod identity;
 mod key;
 pub mod lock;
 pub mod manifest;
+mod notes;
 pub mod record;
+mod wal;
 
 pub use crate::storage::{Body, Bytes, Put};
-pub use archive::{Archive, Records, StoredWal};
+pub use archive::{Archive, Records, StoredWal, header};
 pub use identity::{Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
+pub use notes::Notes;
+pub use wal::Wal;
 
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};
@@ -72,6 +76,7 @@ pub struct Repository {
     cluster: String,
     required: bool,
     store: Arc<dyn Storage>,
+    notes: Option<Notes>,
 }
 
 impl Repository {
@@ -83,7 +88,16 @@ impl Repository {
         required: bool,
         store: Arc<dyn Storage>,
     ) -> Repository {
-        Repository { name: name.into(), cluster: cluster.into(), required, store }
+        Repository { name: name.into(), cluster: cluster.into(), required, store, notes: None }
+    }
+
+    /// The same, for a distant store: what it once said is written down, so that it is not asked every time.
+    pub fn with_notes(self, notes: Notes) -> Repository {
+        Repository { notes: Some(notes), ..self }
+    }
+
+    pub fn notes(&self) -> Option<&Notes> {
+        self.notes.as_ref()
     }
 
     pub fn name(&self) -> &str {

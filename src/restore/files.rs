@@ -1,9 +1,9 @@
 //! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
 //! before it is written.
 
-use super::direct::{self, Buffer};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::codec::hash::{BlockHash, block_hash};
+use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Archive;
 use crate::repo::entry::{File as Stored, Owner};

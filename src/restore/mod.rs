@@ -4,7 +4,6 @@
 //! not finished has no `pg_control`, so no server starts on it; and it has a marker, so that it can be
 //! begun again.
 
-mod direct;
 mod files;
 mod plan;
 mod recovery;

@@ -3,7 +3,6 @@
 
 use super::files::{Ownership, Target as FileTarget, Writing, create, set_mode};
 use super::run::{Restored, Run};
-use crate::codec::hash::ContentHash;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Event;
@@ -16,7 +15,7 @@ use crate::repo::manifest::{self, Part};
 use std::ffi::OsStr;
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 /// Files of the backed up server that a restored one must not begin with.
@@ -76,7 +75,7 @@ impl<'a> Writer<'a> {
         self.rewrite(&settings, |old| Ok(self.run.recovery.rewrite(plan, old)))?;
         if let Some(file) = self.map.take() {
             let new = self.rewrite(&to.join("tablespace_map"), |old| self.remap(old))?;
-            self.line(&file, new.len() as u64, &ContentHash::of(&new).to_string())?;
+            self.line(&file, new.len() as u64, Some(crc32c::crc32c(&new)))?;
         }
         self.link_tablespaces()?;
         self.fetch_wal()?;
@@ -87,8 +86,8 @@ impl<'a> Writer<'a> {
             set_mode(&path, mode)?;
         }
         let (control, file) = control;
-        let hash = ContentHash::of(control.bytes()).to_string();
-        self.line(&file, control.bytes().len() as u64, &hash)?;
+        let crc32c = Some(crc32c::crc32c(control.bytes()));
+        self.line(&file, control.bytes().len() as u64, crc32c)?;
         let record = &plan.record;
         let path = to.join("backup_manifest");
         let doing = || format!("write {}", path.display());
@@ -132,7 +131,7 @@ impl<'a> Writer<'a> {
                             self.control = Some(file.clone());
                         }
                         MAP => self.map = Some(file.clone()),
-                        _ => self.line(file, file.size, &file.sha256.to_string())?,
+                        _ => self.line(file, file.size, file.crc32c)?,
                     }
                     self.report.files += 1;
                     self.report.bytes += file.size;
@@ -202,8 +201,8 @@ impl<'a> Writer<'a> {
     }
 
     /// A line of `backup_manifest`.
-    fn line(&mut self, file: &File, size: u64, sha256: &str) -> Result<()> {
-        let line = ManifestFile { path: &file.path.0, size, modified: file.modified, sha256 };
+    fn line(&mut self, file: &File, size: u64, crc32c: Option<u32>) -> Result<()> {
+        let line = ManifestFile { path: &file.path.0, size, modified: file.modified, crc32c };
         self.manifest.file(&line).doing(|| "write backup_manifest".to_owned())
     }
 
@@ -288,9 +287,11 @@ impl<'a> Writer<'a> {
         let doing = || format!("fetch {name}");
         let missing = || Error::new(Kind::Hole, "it is not in the repository").doing(doing());
         let stored = self.run.plan.archive.get_wal(name)?.ok_or_else(missing)?;
-        let mut file = create(path)?;
+        let file = create(path)?;
         stored
-            .read(|piece| file.write_all(piece).doing(|| format!("write {}", path.display())))
+            .read(|piece, offset| {
+                file.write_all_at(piece, offset).doing(|| format!("write {}", path.display()))
+            })
             .doing(doing)?;
         self.own(path)
     }

@@ -142,8 +142,8 @@ fn stamp(meta: &std::fs::Metadata) -> (u64, u64, i64, i64) {
 }
 
 /// The object that a WAL file becomes; made when the first store asks for it, and then kept for the others.
-pub struct Encoded<'a> {
-    wal: &'a WalFile,
+pub struct Encoded {
+    wal: WalFile,
     header: Header,
     compression: Compression,
     whole: OnceLock<Vec<u8>>,
@@ -151,9 +151,13 @@ pub struct Encoded<'a> {
     making: Mutex<()>,
 }
 
-impl<'a> Encoded<'a> {
-    pub fn new(wal: &'a WalFile, header: Header, compression: Compression) -> Encoded<'a> {
+impl Encoded {
+    pub fn new(wal: WalFile, header: Header, compression: Compression) -> Encoded {
         Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    pub fn wal(&self) -> &WalFile {
+        &self.wal
     }
 
     fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
@@ -255,13 +259,13 @@ impl Frames {
     }
 }
 
-impl Body for Encoded<'_> {
+impl Body for Encoded {
     fn open(&self) -> Result<Bytes<'_>> {
         if self.wal.size > WHOLE {
             let sha256 = self.wal.hash()?;
             self.wal.check_unchanged()?;
             return Ok(Bytes::Stream(Box::new(Stream {
-                wal: self.wal,
+                wal: &self.wal,
                 compressor: Compressor::new(self.compression)?,
                 piece: Vec::new(),
                 number: 0,

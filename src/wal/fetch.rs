@@ -9,17 +9,20 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
-use crate::repo::{Archive, Lineage, Repository, StoredWal};
-use fs2::FileExt;
+use crate::repo::{Lineage, Repository, StoredWal, Wal};
+use fs2::FileExt as _;
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Times that a hole is looked at: the archiver may be storing the missing file at this moment.
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+
+/// How long one repository may be silent before the next one is asked too.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// What to fetch, and where to.
 pub struct Fetch<'a> {
@@ -55,58 +58,71 @@ impl Fetch<'_> {
     }
 
     fn look(&self, observer: &dyn Observer) -> Result<Fetched> {
-        let mut failure: Option<Error> = None;
-        for repository in self.repositories {
-            match self.look_in(repository) {
-                Ok(Fetched::Delivered) => {
-                    if let Some(error) = failure {
-                        observer.event(Event::Warning(&error));
-                    }
-                    return Ok(Fetched::Delivered);
-                }
-                Ok(Fetched::Absent) => {}
-                Err(error) => {
-                    if let Some(earlier) = failure.replace(error) {
-                        observer.event(Event::Warning(&earlier));
-                    }
-                }
-            }
+        let mut failures = Failures { observer, last: None };
+        let delivered = match self.repositories {
+            [] => return Err(Error::new(Kind::Config, "there is no repository to fetch from")),
+            [only] => self.take(ask(only, self.lineage, self.name), only.name(), &mut failures),
+            several => self.take_first(several, &mut failures),
+        };
+        match failures.last {
+            Some(error) if delivered => observer.event(Event::Warning(&error)),
+            Some(error) => return Err(error),
+            None => {}
         }
-        match failure {
-            Some(error) => Err(error),
-            None if self.repositories.is_empty() => {
-                Err(Error::new(Kind::Config, "there is no repository to fetch from"))
+        Ok(if delivered { Fetched::Delivered } else { Fetched::Absent })
+    }
+
+    /// Asks the repositories in turn until one delivers; the next one also when one is silent.
+    fn take_first(&self, repositories: &[Repository], failures: &mut Failures<'_>) -> bool {
+        let (sender, answers) = mpsc::channel();
+        let mut turn = repositories.iter();
+        let mut waiting = 0;
+        loop {
+            let next = turn.next();
+            if let Some(repository) = next {
+                let (sender, repository) = (sender.clone(), repository.clone());
+                let (lineage, name) = (self.lineage, self.name);
+                // Not waited for: when another one delivers, the process ends.
+                std::thread::spawn(move || {
+                    let answer = ask(&repository, lineage, name);
+                    // Nobody listens any more once another one has delivered.
+                    let _ = sender.send((answer, repository));
+                });
+                waiting += 1;
             }
-            None => Ok(Fetched::Absent),
+            let patience = if turn.len() > 0 { SILENCE } else { Duration::MAX };
+            while waiting > 0 {
+                let Ok((answer, repository)) = answers.recv_timeout(patience) else {
+                    break;
+                };
+                waiting -= 1;
+                if self.take(answer, repository.name(), failures) {
+                    return true;
+                }
+            }
+            if next.is_none() && waiting == 0 {
+                return false;
+            }
         }
     }
 
-    fn look_in(&self, repository: &Repository) -> Result<Fetched> {
-        let archive = match self.lineage {
-            Some(lineage) => repository.open(lineage)?,
-            None => repository.open_newest()?,
+    /// Whether an answer brought the file, and it is delivered.
+    fn take(&self, answer: Result<Answer>, repository: &str, failures: &mut Failures<'_>) -> bool {
+        let delivered = match answer {
+            Ok(Answer::Absent) => return false,
+            Ok(Answer::Found(lineage, stored)) => {
+                self.deliver(lineage, *stored).doing(|| format!("take it from repository {repository}"))
+            }
+            Err(error) => Err(error),
         };
-        if let Some(stored) = archive.get_wal(self.name)? {
-            self.deliver(&archive, stored)
-                .doing(|| format!("take it from repository {}", repository.name()))?;
-            return Ok(Fetched::Delivered);
-        }
-        match behind(&archive, self.name)? {
-            None => Ok(Fetched::Absent),
-            Some(later) => Err(Error::new(
-                Kind::Hole,
-                format!("{} is missing in repository {}, although {later} is there", self.name, repository.name()),
-            )
-            .hint("this is not the end of the archive: look for the file in pg_wal of the primary and of its standbys and archive it with walpush, or restore to a moment before it")),
-        }
+        delivered.map_err(|error| failures.add(error)).is_ok()
     }
 
     /// Writes the content beside the destination, checks everything, and gives it its name.
-    fn deliver(&self, archive: &Archive, stored: StoredWal) -> Result<()> {
+    fn deliver(&self, lineage: Lineage, stored: StoredWal) -> Result<()> {
         let part = Part::create(self.destination)?;
         let first = part.write(stored)?;
         if let WalName::Segment(name) | WalName::Partial(name) = self.name {
-            let lineage = archive.lineage();
             let size = part.file.metadata().doing(|| format!("look at {}", part.path.display()))?.len();
             SegmentHeader::parse(&first)?.check(name, size, lineage.system_identifier, lineage.major)?;
         }
@@ -118,13 +134,73 @@ impl Fetch<'_> {
     }
 }
 
+/// What went wrong on the way to an answer.
+struct Failures<'a> {
+    observer: &'a dyn Observer,
+    last: Option<Error>,
+}
+
+impl Failures<'_> {
+    fn add(&mut self, error: Error) {
+        if let Some(earlier) = self.last.replace(error) {
+            self.observer.event(Event::Warning(&earlier));
+        }
+    }
+}
+
+/// What a repository has.
+enum Answer {
+    Found(Lineage, Box<StoredWal>),
+    /// It has shown its identity, and has neither this file nor any behind it.
+    Absent,
+}
+
+/// Asks one repository.
+fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Result<Answer> {
+    let lineage = match lineage {
+        Some(lineage) => lineage,
+        None => repository.open_newest()?.lineage(),
+    };
+    let wal = repository.wal(lineage)?;
+    let prove = || repository.open(lineage).map(|_| ());
+    let found = |stored| Ok(Answer::Found(lineage, Box::new(stored)));
+    // That a file is not found means nothing before the repository has shown its identity; one that is found
+    // names its cluster. To a distant store each question is a journey, so there the file itself comes first.
+    let (identity, later) = if repository.notes().is_none() {
+        prove()?;
+        if let Some(stored) = wal.get(name)? {
+            return found(stored);
+        }
+        (Ok(()), behind(&wal, name))
+    } else {
+        if let Some(stored) = wal.get(name)? {
+            return found(stored);
+        }
+        std::thread::scope(|scope| {
+            let identity = scope.spawn(prove);
+            let later = behind(&wal, name);
+            let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
+            (identity.join().unwrap_or_else(panicked), later)
+        })
+    };
+    identity?;
+    match later? {
+        None => Ok(Answer::Absent),
+        Some(later) => Err(Error::new(
+            Kind::Hole,
+            format!("{name} is missing in repository {}, although {later} is there", repository.name()),
+        )
+        .hint("this is not the end of the archive: look for the file in pg_wal of the primary and of its standbys and archive it with walpush, or restore to a moment before it")),
+    }
+}
+
 /// A file of the archive that can only be there if the missing one should be too.
-fn behind(archive: &Archive, name: WalName) -> Result<Option<WalName>> {
+fn behind(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
     match name {
-        WalName::Segment(segment) => Ok(archive.later_segment(segment)?.map(WalName::Segment)),
+        WalName::Segment(segment) => Ok(wal.later_segment(segment)?.map(WalName::Segment)),
         // Timeline 1 never has a history file.
         WalName::History(timeline) if timeline.0 > 1 => {
-            let later = archive.histories()?.into_iter().find(|other| *other > timeline);
+            let later = wal.histories()?.into_iter().find(|other| *other > timeline);
             Ok(later.map(WalName::History))
         }
         _ => Ok(None),
@@ -148,6 +224,7 @@ impl Part {
         // Bounded: each round means that another call has just finished.
         for _ in 0..16 {
             let file = File::options()
+                .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
@@ -162,7 +239,11 @@ impl Part {
             let is_it = std::fs::symlink_metadata(&path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
             if is_it {
-                file.set_len(0).doing(doing)?;
+                // Only what a killed call has left: ext4 writes a file to the disk when it is closed after a
+                // truncation, even if there was nothing to cut off, and that takes longer than all the rest.
+                if mine.len() > 0 {
+                    file.set_len(0).doing(doing)?;
+                }
                 return Ok(Part { path, file, delivered: false });
             }
         }
@@ -171,14 +252,11 @@ impl Part {
 
     /// Writes the whole content. Gives the beginning of it.
     fn write(&self, stored: StoredWal) -> Result<Vec<u8>> {
-        let mut file = &self.file;
-        let mut first = Vec::new();
-        stored.read(|piece| {
-            if first.is_empty() {
-                first.extend_from_slice(&piece[..piece.len().min(crate::pg::wal::HEADER_SIZE)]);
-            }
-            file.write_all(piece).doing(|| format!("write {}", self.path.display()))
-        })?;
+        let doing = || format!("write {}", self.path.display());
+        stored.read(|piece, offset| self.file.write_all_at(piece, offset).doing(doing))?;
+        let mut first = vec![0; crate::pg::wal::HEADER_SIZE];
+        let got = self.file.read_at(&mut first, 0).doing(|| format!("read {}", self.path.display()))?;
+        first.truncate(got);
         Ok(first)
     }
 

@@ -6,8 +6,14 @@ use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
-use crate::repo::{Archive, Lineage, Put, Repository, StoredWal};
+use crate::repo::{Archive, Lineage, Notes, Put, Repository, StoredWal, header};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// How much longer than the required repositories an optional one may take.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What to push, and how.
 pub struct Push<'a> {
@@ -28,8 +34,9 @@ pub enum Pushed {
 }
 
 impl Push<'_> {
-    /// Ok when the file is durable in every required repository. All of them are tried, whatever happens
-    /// to the others; the failure of an optional one is a warning.
+    /// Ok when the file is durable in every required repository. All of them are tried, at once, whatever happens
+    /// to the others; the failure of an optional one is a warning. The file is read and compressed once (one of
+    /// more than 64 MiB once for each).
     pub fn run(&self, observer: &dyn Observer) -> Result<Pushed> {
         let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name: WalName = name.parse()?;
@@ -38,19 +45,49 @@ impl Push<'_> {
 
     fn store(&self, name: WalName, observer: &dyn Observer) -> Result<Pushed> {
         let wal = WalFile::open(self.path, name, self.lineage)?;
-        let mut encoded = None;
-        let mut failure = None;
-        let mut answer = Pushed::Already;
-        for repository in self.repositories {
-            let stored = repository.open(self.lineage).and_then(|archive| {
-                let header = || archive.header(ObjectKind::Wal, name.to_string());
-                let encoded = encoded.get_or_insert_with(|| Encoded::new(&wal, header(), self.compression));
-                match archive.put_wal(name, encoded)? {
-                    Put::Stored => Ok(Pushed::Stored),
-                    Put::Exists => compare(&archive, &wal).map(|()| Pushed::Already),
-                }
+        let header = header(self.lineage, ObjectKind::Wal, name.to_string());
+        let encoded = Encoded::new(wal, header, self.compression);
+        if let [only] = self.repositories {
+            return put(only, self.lineage, &encoded);
+        }
+        let (sender, answers) = mpsc::channel();
+        let encoded = Arc::new(encoded);
+        let mut pending = Vec::new();
+        for (index, repository) in self.repositories.iter().enumerate() {
+            if !repository.is_required() && repository.notes().is_some_and(Notes::is_down) {
+                let message = "it failed a moment ago and was left out";
+                observer.event(Event::Warning(&left_out(repository, Error::new(Kind::Unavailable, message))));
+                continue;
+            }
+            pending.push(index);
+            let (sender, repository, encoded) = (sender.clone(), repository.clone(), Arc::clone(&encoded));
+            let lineage = self.lineage;
+            std::thread::spawn(move || {
+                // Nobody listens any more once those that are required have it.
+                let _ = sender.send((index, put(&repository, lineage, &encoded)));
             });
-            match stored {
+        }
+        self.collect(pending, &answers, observer)
+    }
+
+    /// Waits for all repositories that are required, and a while longer for the others.
+    fn collect(
+        &self,
+        mut pending: Vec<usize>,
+        answers: &mpsc::Receiver<(usize, Result<Pushed>)>,
+        observer: &dyn Observer,
+    ) -> Result<Pushed> {
+        let mut failure: Option<Error> = None;
+        let mut answer = Pushed::Already;
+        while !pending.is_empty() {
+            let is_required = pending.iter().any(|index| self.repositories[*index].is_required());
+            let patience = if is_required { Duration::MAX } else { GRACE };
+            let Ok((index, pushed)) = answers.recv_timeout(patience) else {
+                break;
+            };
+            pending.retain(|other| *other != index);
+            let repository = &self.repositories[index];
+            match pushed {
                 Ok(Pushed::Stored) => answer = Pushed::Stored,
                 Ok(Pushed::Already) => {}
                 Err(error) if repository.is_required() => {
@@ -58,7 +95,15 @@ impl Push<'_> {
                         observer.event(Event::Warning(&earlier));
                     }
                 }
-                Err(error) => observer.event(Event::Warning(&error)),
+                Err(error) => give_up(repository, error, observer),
+            }
+        }
+        for index in pending {
+            let repository = &self.repositories[index];
+            let error = Error::new(Kind::Timeout, format!("it was not done {GRACE:?} after the others"));
+            match repository.is_required() {
+                true => failure = Some(error.doing(format!("repository {}", repository.name()))),
+                false => give_up(repository, error, observer),
             }
         }
         match failure {
@@ -66,6 +111,28 @@ impl Push<'_> {
             None => Ok(answer),
         }
     }
+}
+
+fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Pushed> {
+    let archive = repository.open_known(lineage)?;
+    match archive.put_wal(encoded.wal().name, encoded)? {
+        Put::Stored => Ok(Pushed::Stored),
+        Put::Exists => compare(&archive, encoded.wal()).map(|()| Pushed::Already),
+    }
+}
+
+/// Goes on without an optional repository, and leaves it in peace for a while.
+fn give_up(repository: &Repository, error: Error, observer: &dyn Observer) {
+    if let Some(notes) = repository.notes() {
+        notes.write_down(&error.to_string());
+    }
+    observer.event(Event::Warning(&left_out(repository, error)));
+}
+
+fn left_out(repository: &Repository, error: Error) -> Error {
+    error
+        .doing(format!("optional repository {}", repository.name()))
+        .hint("what it misses is brought to it by `walkeep sync`")
 }
 
 /// Whether the archive holds the same bytes under this name, all of them read and checked: the server will
@@ -98,12 +165,12 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
 
 /// Reads a stored file to its end. Damage is an error, other content is not.
 fn same(stored: StoredWal, wal: &WalFile) -> Result<bool> {
-    let mut same = stored.size() == wal.size();
-    let mut offset = 0;
-    stored.read(|piece| {
-        same = same && wal.has(piece, offset)?;
-        offset += piece.len() as u64;
+    let same = AtomicBool::new(stored.size() == wal.size());
+    stored.read(|piece, offset| {
+        if same.load(Ordering::Relaxed) && !wal.has(piece, offset)? {
+            same.store(false, Ordering::Relaxed);
+        }
         Ok(())
     })?;
-    Ok(same)
+    Ok(same.into_inner())
 }

@@ -19,7 +19,17 @@ T
     "$WALKEEP_BIN/walkeep" $CONF init
 }
 push_cmd() { echo "$WALKEEP_BIN/walpush $CONF %p"; }
-fetch_cmd() { echo "$WALKEEP_BIN/walfetch $CONF %f %p"; }
+# VARIANT zstd: the floor of a fetch, the same object decompressed by the public tool and checked by nobody. The
+# segments of the benches are all of timeline 1 and its first 4 GiB.
+fetch_cmd() {
+    case $VARIANT in
+    zstd)
+        local wal=$A_DIR/repo/main/$(ls "$A_DIR/repo/main/identity")/wal/00000001/00000000
+        echo "sh -c 'zstd -q -dc \"\$0\" > \"\$1\"' $wal/%f %p"
+        ;;
+    *) echo "$WALKEEP_BIN/walfetch $CONF %f %p" ;;
+    esac
+}
 backup_full() { "$WALKEEP_BIN/walkeep" $CONF backup --full --quiet; }
 backup_incr() { "$WALKEEP_BIN/walkeep" $CONF backup --quiet; }
 restore() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --quiet; }

@@ -187,9 +187,17 @@ fn too_few_descriptors_or_too_small_files_are_failures_that_the_server_counts() 
     let site = Site::new();
     let segment = site.segment(2).noise();
     let file = site.data.write(&segment);
-    // As in a server, which ignores the signal that a file beyond the limit sends.
-    let limited =
-        |run: Run, limit: &str| run.under(["sh", "-c", r#"trap "" XFSZ; exec "$@""#, "sh", "prlimit", limit]);
+    // As in a server, which ignores the signal that a file beyond the limit sends, and hands on no descriptors.
+    let limited = |run: Run, limit: &str| {
+        run.under([
+            "sh",
+            "-c",
+            r#"trap "" XFSZ; exec 3>&- 4>&- 5>&- 6>&-; exec "$@""#,
+            "sh",
+            "prlimit",
+            limit,
+        ])
+    };
     for limit in ["--nofile=4", "--fsize=65536"] {
         let outcome = limited(site.archive.pushing(&file), limit).go();
         assert!(matches!(outcome.code(), Some(1..=125)), "{limit}\n{outcome}");
