@@ -7,7 +7,7 @@ use super::{Body, Lineage, Put, Repository, key};
 use crate::codec::envelope::{Content, ObjectKind};
 use crate::error::{Doing, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
-use crate::storage::{Key, Mode, list_all};
+use crate::storage::{Key, Mode, PAGE, list_all};
 
 pub struct Wal<'a> {
     repository: &'a Repository,
@@ -56,8 +56,11 @@ impl<'a> Wal<'a> {
     pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
         let folder = self.base.join(key::wal_of(name.timeline))?;
         let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
+        // Mostly the next file tells; where many others lie between there shall not be as many requests.
+        let mut limit = 8;
         loop {
-            let page = self.repository.store.list(&folder, Some(&after), 8);
+            let page = self.repository.store.list(&folder, Some(&after), limit);
+            limit = PAGE;
             let page = self.in_repository("list", &folder, page)?;
             for entry in &page.entries {
                 if let Ok(WalName::Segment(later)) = entry.key.name().parse()
