@@ -14,12 +14,13 @@
 //! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
 //! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
+//! | [`sync`] | from one repository to another | error event pg codec repo |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`) never name each other.
+//! * Operations (`wal`, `backup`, `restore`, `sync`) never name each other.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
@@ -41,4 +42,5 @@ pub mod pg;
 pub mod repo;
 pub mod restore;
 pub mod storage;
+pub mod sync;
 pub mod wal;

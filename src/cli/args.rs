@@ -49,6 +49,7 @@ pub enum Verb {
     List(List),
     Show(Show),
     Restore(Box<Restore>),
+    Sync(Sync),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -98,6 +99,29 @@ pub struct Backup {
     pub archive_timeout: std::time::Duration,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// Brings one repository up to what another one holds: WAL and backups
+///
+/// What is copied is verified on its way; what is there already is left, so it can be broken off and begun again.
+/// Nothing is removed or replaced on either side. A repository that is new is registered first, so this also makes
+/// an off-site copy of one that exists.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  walkeep sync --from local --to offsite
+
+Exit status: 0 all is there, 3 something is damaged or contradicts and was passed over")]
+pub struct Sync {
+    /// The repository to copy from, as the configuration calls it
+    #[arg(long, value_name = "NAME")]
+    pub from: String,
+    /// The repository to copy to
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Threads [default: as configured for backups]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
 }
 
 #[derive(Args)]

@@ -6,6 +6,7 @@ use crate::backup::{self, Options, Server};
 use crate::codec::compress::Compression;
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Observer};
 use std::time::{Duration, Instant};
 
 /// A file that a crashed writer left is garbage after this.
@@ -41,6 +42,13 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
                 report["duration"] = seconds.into();
                 report["repository"] = repository.name().into();
                 reports.push(report);
+            }
+            Err(error) if !repository.is_required() && error.kind() != Kind::Locked => {
+                context.console.finish();
+                let error = error
+                    .doing(format!("optional repository {}", repository.name()))
+                    .hint("`walkeep sync` brings the backups of another repository there");
+                context.console.event(Event::Warning(&error));
             }
             Err(error) => {
                 context.console.finish();

@@ -12,6 +12,7 @@ mod output;
 mod render;
 mod restore;
 mod setup;
+mod sync;
 mod wal;
 mod walkeep;
 

@@ -3,7 +3,7 @@
 
 use super::record::Record;
 use super::wal::Wal;
-use super::{Identity, Lineage, Repository, key, misplaced, parse_json, to_json};
+use super::{Identity, Lineage, Repository, SMALL, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{Content, FORMAT, HEADER_SIZE, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
@@ -142,6 +142,50 @@ impl Archive {
             Put::Stored => Ok(()),
             Put::Exists => Err(Error::new(Kind::Conflict, "another backup has this name"))
                 .doing(|| format!("store {key} in repository {}", self.repository.name())),
+        }
+    }
+
+    /// A WAL file as it is stored, all of it unchecked.
+    pub fn get_wal_object(&self, name: WalName, limit: u64) -> Result<Option<Vec<u8>>> {
+        use std::io::Read;
+        let key = self.base.join(key::wal(name))?;
+        let read = || {
+            let Some(object) = self.repository.store.get(&key, None)? else {
+                return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            object.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
+            match bytes.len() as u64 > limit {
+                true => Err(Error::new(Kind::Damage, format!("it has more than {limit} bytes"))),
+                false => Ok(Some(bytes)),
+            }
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    /// Bytes of an object whose key is relative to this archive; `None` when there is no such object.
+    pub fn size(&self, relative: &str) -> Result<Option<u64>> {
+        let key = self.base.join(relative)?;
+        let entry = self.repository.store.head(&key);
+        Ok(self.in_repository("look for", &key, entry)?.map(|entry| entry.size))
+    }
+
+    /// Stores a copy of another repository's object under its key. [`Put::Exists`] says nothing about the content.
+    pub fn put_object(&self, relative: &str, object: &Vec<u8>) -> Result<Put> {
+        self.put(&self.base.join(relative)?, object)
+    }
+
+    /// Copies a backup's record to where all that it names is already. Gives its bytes.
+    pub fn copy_record(&self, to: &Archive, id: &str) -> Result<u64> {
+        let relative = key::backup(id);
+        let gone = || Error::new(Kind::Unavailable, format!("the record of backup {id} went away"));
+        let size = self.size(&relative)?.filter(|size| *size <= SMALL).ok_or_else(gone)?;
+        let object = self.get_range(&relative, 0..size)?;
+        let header = Header::decode(&object)?;
+        self.check_header(&header, ObjectKind::Backup, id)?;
+        match to.put_object(&relative, &object)? {
+            Put::Stored => Ok(size),
+            Put::Exists => Err(Error::new(Kind::Conflict, format!("backup {id} exists there already"))),
         }
     }
 

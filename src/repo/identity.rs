@@ -81,23 +81,6 @@ impl Repository {
         }
     }
 
-    /// As [`Repository::open`], where it need not be asked of the store at this moment: a push stores nothing in
-    /// a wrong place when the right one has shown its identity not long ago.
-    pub fn open_known(&self, lineage: Lineage) -> Result<Archive> {
-        let Some(notes) = &self.notes else {
-            return self.open(lineage);
-        };
-        let key = key::identity(self.cluster(), lineage)?;
-        // Whatever is wrong with a note, the store knows better.
-        let noted = notes.identity(&key).and_then(|content| parse_json::<Identity>(&content).ok());
-        if let Some(identity) = noted.filter(|identity| identity.is(self.cluster(), lineage)) {
-            return Archive::new(self.clone(), identity);
-        }
-        let archive = self.open(lineage)?;
-        notes.write_identity(&key, to_json(archive.identity())?);
-        Ok(archive)
-    }
-
     fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
         let key = key::identity(self.cluster(), lineage)?;
         let Some((header, content)) = self.read_small(&key, &lineage.to_string())? else {

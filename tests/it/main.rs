@@ -16,3 +16,4 @@ mod s3;
 mod s3_options;
 mod storage;
 mod support;
+mod sync;

@@ -17,7 +17,7 @@ fn a_redirect_is_followed_and_signed_for_where_it_leads() {
         // It is there already, which is found out over there.
         remote.push(&segment).ok();
         remote.holds(&segment.name(), &segment.bytes());
-        assert!(fault.was_hit());
+        assert!(fault.was_hit(), "{place}");
         assert_eq!(elsewhere.log().len(), fault.hits(), "{:?}", elsewhere.lines());
         remote.push(&remote.segment(2).mark("other")).refused();
         remote.proxy().clear();

@@ -58,7 +58,7 @@ fn a_store_that_says_it_got_something_else_is_not_believed_before_it_was_read() 
     let (segment, path) = remote.next();
     let other = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
     let fault = remote.proxy().inject(Rule::on("PUT", "/wal/").reply_header("x-amz-checksum-sha256", other));
-    remote.archive.push(&path).refused();
+    remote.archive.push(&path).refused().says("SHA-256");
     assert!(fault.was_hit());
     // The next attempt finds it there, reads it and compares.
     remote.proxy().forget();
