@@ -91,9 +91,10 @@ impl<S: Storage> Claims<S> {
             }
             Ok(())
         })?;
+        // Who stored the same content has removed this claim too, and the next attempt finds the object.
         let since = since.ok_or_else(|| {
-            Error::new(Kind::Failed, "the store does not list what it has just stored")
-                .hint("such a store is no safe place for an archive")
+            Error::new(Kind::Unavailable, "the store does not list the claim that it has just stored")
+                .hint("if it stays like this, the store is no safe place for an archive")
         })?;
         match others.iter().any(|then| since.duration_since(*then) < FORGOTTEN) {
             false => Ok(same),

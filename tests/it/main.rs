@@ -13,7 +13,6 @@ mod format;
 mod push_fetch;
 mod restore;
 mod s3;
-mod s3_options;
 mod storage;
 mod support;
 mod sync;
