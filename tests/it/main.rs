@@ -14,7 +14,6 @@ mod push_fetch;
 mod restore;
 mod retention;
 mod s3;
-mod s3_options;
 mod storage;
 mod support;
 mod sync;
