@@ -49,6 +49,9 @@ pub enum Reason {
     NotRemovable,
 }
 
+/// Gives the moments of one day, week, month or year the same number.
+type Period = fn(Timestamp) -> i64;
+
 impl Reason {
     /// As the configuration and reports have it.
     pub fn as_str(self) -> &'static str {
@@ -91,7 +94,7 @@ impl Policy {
         {
             within(stock, of, cutoff, now).into_iter().for_each(|index| keep(index, Reason::KeepWithin));
         }
-        let calendar: [(Option<u32>, Reason, fn(Timestamp) -> i64); 4] = [
+        let calendar: [(Option<u32>, Reason, Period); 4] = [
             (self.keep_daily, Reason::KeepDaily, |time| day(time)),
             // Weeks begin on Monday, and the first of January 1970 was a Thursday.
             (self.keep_weekly, Reason::KeepWeekly, |time| (day(time) + 3).div_euclid(7)),
