@@ -45,7 +45,7 @@ fn a_running_backup_is_respected_and_a_killed_one_is_garbage_at_once() {
     signal(child.id(), "KILL");
     run.finish(child);
     prune(&live.archive, &[]);
-    assert_eq!(listed(&live.archive), [made.clone()]);
+    assert_eq!(listed(&live.archive), std::slice::from_ref(&made));
     let data = lineage(&live.archive).join("data");
     let left: Vec<_> =
         std::fs::read_dir(data).expect("list").map(|entry| entry.expect("list").file_name()).collect();

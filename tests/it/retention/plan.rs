@@ -12,6 +12,9 @@ use walkeep::retention::{Plan, Policy, Reason, Stock, Wishes};
 /// Histories that are made up; a failure names the one that it needs.
 const SEEDS: u64 = 4000;
 
+/// Names the day, week, month or year of a moment.
+type Period = Box<dyn Fn(i64) -> String>;
+
 fn make(stock: &Stock, policy: &Policy, now: i64) -> Plan {
     Plan::make(stock, policy, &Wishes::default(), at(now)).expect("a plan")
 }
@@ -24,7 +27,7 @@ fn kept(plan: &Plan) -> BTreeSet<String> {
 /// there are.
 fn model(world: &World, policy: &Policy, of: &BTreeSet<String>, now: i64) -> BTreeSet<String> {
     let backups: Vec<_> = world.stock.backups.iter().filter(|backup| of.contains(&backup.id)).collect();
-    let periods: [(Option<u32>, Box<dyn Fn(i64) -> String>); 4] = [
+    let periods: [(Option<u32>, Period); 4] = [
         (policy.keep_daily, Box::new(|t| at(t).strftime("%Y-%m-%d").to_string())),
         (policy.keep_weekly, Box::new(|t| at(t).strftime("%G-%V").to_string())),
         (policy.keep_monthly, Box::new(|t| at(t).strftime("%Y-%m").to_string())),
