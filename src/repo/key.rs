@@ -50,6 +50,17 @@ pub fn pack(id: &str, number: u32) -> String {
     format!("{id}/pack/{number:06}")
 }
 
+/// The folder of a backup's packs.
+pub fn packs(id: &str) -> String {
+    format!("data/{id}/pack")
+}
+
+/// The backup that stored a pack, from the pack's key.
+pub fn storer(pack: &str) -> Option<&str> {
+    let (id, number) = pack.strip_prefix("data/")?.split_once("/pack/")?;
+    (!id.contains('/') && number.parse::<u32>().is_ok()).then_some(id)
+}
+
 /// The key of what a backup stored, from its name.
 pub fn data(name: &str) -> String {
     format!("data/{name}")

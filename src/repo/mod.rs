@@ -18,7 +18,7 @@ mod wal;
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
 pub use identity::{Identity, Registered};
-pub use key::{data as data_key, pack as pack_name};
+pub use key::{data as data_key, pack as pack_name, storer};
 pub use notes::Notes;
 pub use wal::Wal;
 
