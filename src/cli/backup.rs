@@ -82,12 +82,6 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     let garbage_before = now
         .checked_sub(GARBAGE_AGE)
         .map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))?;
-    let mut foreign = vec![config.wal.spool.clone()];
-    for repository in &config.repositories {
-        if let config::Url::File(path) = &repository.url {
-            foreign.push(path.clone());
-        }
-    }
     Ok(Options {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
@@ -100,7 +94,7 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         full: args.full,
         labels: args.label.iter().cloned().collect(),
         archive_timeout: args.archive_timeout,
-        foreign,
+        foreign: setup::foreign(context),
         random,
         garbage_before,
         wait: patience(&args.wait),

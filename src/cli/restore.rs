@@ -43,6 +43,8 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         tablespaces: args.tablespace.clone(),
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
+        delta: args.delta,
+        foreign: setup::foreign(context),
         wait: backup::patience(&args.wait),
     };
     let restored = restore::run(&options, &plan, &recovery, &context.console)?;
@@ -55,6 +57,9 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         restored.files,
         to.display()
     ));
+    if args.delta {
+        say(&format!("{} of it were in their place already", render::size(restored.kept)));
+    }
     for (oid, location) in &restored.tablespaces {
         say(&format!("tablespace {oid} is in {}", location.display()));
     }
@@ -73,6 +78,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
             "to": to,
             "bytes": restored.bytes,
             "files": restored.files,
+            "kept": restored.kept,
         }))?;
     }
     Ok(0)
