@@ -9,6 +9,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
+use crate::repo::active::{Announcement, Life, Notice, Operation, Patience};
 use crate::repo::entry::{Entry, File};
 use crate::repo::manifest::{self, Part};
 use crate::repo::record::Record;
@@ -48,6 +49,8 @@ pub struct Sync<'a> {
     pub from: &'a Archive,
     pub to: &'a Archive,
     pub jobs: NonZeroUsize,
+    /// Random digits, for the name of the announcement.
+    pub random: String,
     pub observer: &'a (dyn Observer + 'a),
     pub total: AtomicU64,
     pub done: AtomicU64,
@@ -65,6 +68,32 @@ enum Copied {
 
 impl Sync<'_> {
     pub fn run(&self) -> Result<Report> {
+        // From here on a prune of either side keeps everything.
+        let reading = self.announce(self.from)?;
+        let writing = self.announce(self.to)?;
+        let report = self.copy(&reading, &writing);
+        drop((reading, writing));
+        report
+    }
+
+    fn announce(&self, archive: &Archive) -> Result<Announcement> {
+        let doing = || format!("announce it in repository {}", archive.repository().name());
+        let own = Announcement::begin(archive, Notice::new(Operation::Sync), &self.random).doing(doing)?;
+        // One that has looked already may be about to remove what is relied upon here.
+        let now = own.time()?;
+        let patience = Patience::default();
+        for seen in archive.announced()? {
+            let is_prune = seen.notice.as_ref().is_none_or(|notice| notice.operation == Operation::Prune);
+            if is_prune && seen.name != own.name() && seen.life(now, &patience) != Life::Over {
+                return Err(Error::new(Kind::Locked, format!("{} is under way", seen.describe()))
+                    .hint("wait for it to end; what a prune that crashed has left the next `walkeep prune` takes away")
+                    .doing(doing()));
+            }
+        }
+        Ok(own)
+    }
+
+    fn copy(&self, reading: &Announcement, writing: &Announcement) -> Result<Report> {
         let mut report = Report::default();
         self.observer.event(Event::Step("comparing what the two repositories hold"));
         let (wal, records) = self.missing(&mut report)?;
@@ -74,7 +103,9 @@ impl Sync<'_> {
         self.wal(&wal, &mut report)?;
         self.observer.event(Event::Step("copying backups"));
         for record in &records {
-            match self.backup(record, &mut report).doing(|| format!("copy backup {}", record.id)) {
+            reading.check()?;
+            writing.check()?;
+            match self.backup(record, writing, &mut report).doing(|| format!("copy backup {}", record.id)) {
                 Ok(()) => report.backups.push(record.id.clone()),
                 Err(error) => self.pass_over(error, &mut report)?,
             }
@@ -109,7 +140,7 @@ impl Sync<'_> {
             Ok(())
         })?;
         let here = self.from.records()?;
-        for error in here.damaged {
+        for (_, error) in here.damaged {
             self.pass_over(error, report)?;
         }
         let there = self.to.records()?;
@@ -205,7 +236,7 @@ impl Sync<'_> {
         }
     }
 
-    fn backup(&self, record: &Record, report: &mut Report) -> Result<()> {
+    fn backup(&self, record: &Record, writing: &Announcement, report: &mut Report) -> Result<()> {
         let problems = report.problems.len();
         let mut copied = HashSet::new();
         manifest::read(self.from, record, |part| self.packs(&part, &mut copied, report))?;
@@ -223,6 +254,7 @@ impl Sync<'_> {
             }
             segment = segment.next(record.segment_size);
         }
+        writing.confirm()?;
         let bytes = self.from.copy_record(self.to, &record.id)?;
         report.objects += 1;
         report.bytes += bytes;

@@ -15,10 +15,11 @@ use super::scan::Task;
 use crate::codec::hash::BlockHash;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::repo::active::Announcement;
 use crate::repo::entry::{Entry, Extent, File, StoredPath};
 use crate::repo::manifest::{self, Part, StoredPack, Use};
 use crate::repo::record::Record;
-use crate::repo::{Archive, storer};
+use crate::repo::{Archive, ObjectName};
 use crossbeam_channel::{Receiver, Sender};
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -36,16 +37,31 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// The newest backup whose manifest can be read. A damaged cluster is no reason against it: what is compared
-    /// is content.
-    pub fn choose(archive: &Archive, observer: &dyn Observer) -> Result<Option<Parent>> {
+    /// The newest backup whose manifest can be read, and that no verification found damaged. A damaged cluster is
+    /// no reason against it: what is compared is content. It is announced that its packs have to stay.
+    pub fn choose(
+        archive: &Archive,
+        announced: &Announcement,
+        observer: &dyn Observer,
+    ) -> Result<Option<Parent>> {
+        let verified = archive.remembered()?;
         for record in archive.records()?.good.into_iter().rev() {
+            if verified.get(&record.id) == Some(&true) {
+                continue;
+            }
+            announced.update(|notice| notice.needs = vec![record.id.clone()])?;
+            // A prune that began before looks for this announcement after it has said what it removes.
+            let goes = archive.announced()?.iter().any(|seen| seen.is_removing(&record.id));
+            if goes || archive.record(&record.id)?.is_none() {
+                continue;
+            }
             match Parent::open(archive, record, observer) {
                 Ok(parent) => return Ok(Some(parent)),
                 Err(error) if error.kind() == Kind::Damage => observer.event(Event::Warning(&error)),
                 Err(error) => return Err(error),
             }
         }
+        announced.update(|notice| notice.needs.clear())?;
         Ok(None)
     }
 
@@ -116,10 +132,14 @@ pub fn check_packs(archive: &Archive, uses: &[Use]) -> Result<()> {
 
 /// The packs that there are in the folders of the backups that stored these: key and size.
 fn sizes(archive: &Archive, uses: &[Use]) -> Result<HashMap<String, u64>> {
-    let storers: BTreeSet<&str> = uses.iter().filter_map(|used| storer(&used.pack)).collect();
+    let storer = |used: &Use| match ObjectName::parse(&used.pack) {
+        Some(ObjectName::Pack(id, _)) => Some(id),
+        _ => None,
+    };
+    let storers: BTreeSet<String> = uses.iter().filter_map(storer).collect();
     let mut found = HashMap::new();
     for id in storers {
-        found.extend(archive.pack_sizes(id)?);
+        found.extend(archive.pack_sizes(&id)?);
     }
     Ok(found)
 }

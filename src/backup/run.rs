@@ -18,11 +18,12 @@ use crate::pg::control::Control;
 use crate::pg::label::Label;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
 use crate::repo::manifest::Use;
 use crate::repo::record::{Record, State, TablespaceSize, WalRange};
-use crate::repo::{Archive, Repository, storer};
+use crate::repo::{Archive, Repository};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -96,17 +97,21 @@ impl Run<'_> {
         self.server.check_runs_on(&options.pgdata)?;
         self.check_settings()?;
         let archive = repository.open(self.server.found.lineage)?;
+        // From here on a prune of any host respects what follows.
+        let announced = Announcement::begin(&archive, Notice::new(Operation::Backup), &options.random)
+            .doing(|| "announce the backup".to_owned())?;
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;
         let parent = match options.full {
             true => None,
-            false => Parent::choose(&archive, self.observer)?,
+            false => Parent::choose(&archive, &announced, self.observer)?,
         };
         let parent = parent.as_ref();
         self.step("waiting for a first segment to arrive in the repository");
         let probe = self.server.switch_segment()?;
         let patience = FIRST_SEGMENT.min(options.archive_timeout);
         self.server.await_segment(&options.pgdata, &archive, probe, patience)?;
+        announced.update(|notice| notice.wal_from = Some(probe.start(self.server.found.segment_size)))?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -115,9 +120,10 @@ impl Run<'_> {
         let started = self.server.start("walkeep", options.fast)?;
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
+        announced.update(|notice| notice.backup = Some(id.clone()))?;
         self.step("copying");
         let bad = BadPages::default();
-        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &id, parent, &bad)?;
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &announced, &id, parent, &bad)?;
         let label = Label::parse(&stopped.label)?;
 
         self.step("waiting for the last segment to arrive in the repository");
@@ -131,7 +137,7 @@ impl Run<'_> {
 
         let uses = &packed.manifest.uses;
         check_packs(&archive, uses)?;
-        let shares = uses.iter().any(|used| storer(&used.pack) != Some(id.as_str()));
+        let shares = packed.manifest.packs.iter().any(|(storer, _)| storer != id);
 
         let damaged = bad.into_files(label.start, stopped.lsn);
         let record = Record {
@@ -151,12 +157,14 @@ impl Run<'_> {
             labels: options.labels.clone(),
             parent: parent.filter(|_| shares).map(|parent| parent.record.id.clone()),
             manifest: packed.manifest.parts,
+            packs: Some(packed.manifest.packs),
             segment_size: found.segment_size,
             wal,
             settings: found.settings.clone(),
             tablespaces,
             damaged,
         };
+        announced.check()?;
         archive.put_record(&record)?;
         Ok(record)
     }
@@ -203,6 +211,7 @@ impl Run<'_> {
     fn copy(
         &self,
         archive: &Archive,
+        announced: &Announcement,
         id: &str,
         parent: Option<&Parent>,
         bad: &BadPages,
@@ -217,7 +226,7 @@ impl Run<'_> {
         let failure = Failure::default();
         let check = || match failure.is_set() {
             true => Err(cancelled()),
-            false => self.server.check(),
+            false => announced.check().and_then(|()| self.server.check()),
         };
         let found = &self.server.found;
         let verify = options.verify_pages

@@ -1,7 +1,7 @@
 //! `walkeep backup`.
 
 use super::setup::Context;
-use super::{args, exit, output, render, setup};
+use super::{args, exit, output, prune, render, setup};
 use crate::backup::{self, Options, Server};
 use crate::codec::compress::Compression;
 use crate::config;
@@ -39,10 +39,19 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
                         &format!("damaged: {} has bad pages: {:?}", file.path, file.blocks),
                     );
                 }
-                let mut report = render::backup(&record);
+                let mut report = render::backup(&record, None);
                 report["duration"] = seconds.into();
                 report["repository"] = repository.name().into();
                 reports.push(report);
+                if args.prune && record.is_complete() {
+                    match prune::after_backup(context, repository) {
+                        Ok(pruned) => status = status.max(pruned),
+                        Err(error) => {
+                            output::complain("walkeep", &error);
+                            status = exit::of(&error);
+                        }
+                    }
+                }
             }
             Err(error) if !repository.is_required() && error.kind() != Kind::Locked => {
                 context.console.finish();
@@ -78,10 +87,6 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
 fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
-    let now = jiff::Timestamp::now();
-    let garbage_before = now
-        .checked_sub(GARBAGE_AGE)
-        .map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))?;
     Ok(Options {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
@@ -96,9 +101,14 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         archive_timeout: args.archive_timeout,
         foreign: setup::foreign(context),
         random,
-        garbage_before,
+        garbage_before: garbage_before(jiff::Timestamp::now())?,
         wait: patience(&args.wait),
     })
+}
+
+/// When files that crashed writers left behind have to be older than.
+pub fn garbage_before(now: jiff::Timestamp) -> Result<jiff::Timestamp> {
+    now.checked_sub(GARBAGE_AGE).map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))
 }
 
 /// How long to wait for a lock; without a bound that is ten years.

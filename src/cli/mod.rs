@@ -4,11 +4,14 @@
 mod args;
 mod backup;
 mod check;
+mod contents;
 mod exit;
 mod init;
 mod list;
 mod moment;
 mod output;
+mod pin;
+mod prune;
 mod render;
 mod restore;
 mod setup;

@@ -20,6 +20,7 @@ pub fn run(context: &Context, args: &args::Sync) -> Result<u8> {
             from: &archive,
             to: &register(context, to, &archive)?,
             jobs: args.jobs.unwrap_or(context.config.backup.jobs),
+            random: setup::random_hex::<6>()?,
             observer: &context.console,
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),

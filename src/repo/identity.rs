@@ -3,7 +3,7 @@
 use super::{Archive, Lineage, Repository, header, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Put, list_all};
+use crate::storage::{Mode, Put, list_all};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ impl Repository {
         };
         let header = header(lineage, ObjectKind::Identity, lineage.to_string());
         let key = key::identity(self.cluster(), lineage)?;
-        match self.create_small(&key, header, &to_json(&identity)?)? {
+        match self.put_small(&key, header, &to_json(&identity)?, Mode::Create)? {
             Put::Stored if known.is_empty() => Ok(Registered::New),
             Put::Stored => Ok(Registered::Upgraded),
             Put::Exists => Ok(Registered::Already),

@@ -36,6 +36,13 @@ pub fn wal_of(timeline: TimelineId) -> String {
 pub const WAL: &str = "wal";
 pub const HISTORIES: &str = "wal/history";
 pub const BACKUPS: &str = "backup";
+pub const DATA: &str = "data";
+pub const PINS: &str = "pin";
+pub const ACTIVE: &str = "active";
+pub const VERIFY: &str = "verify";
+pub const FOUND_DAMAGED: &str = "verify/damaged";
+pub const VERIFIED: &str = "verify/backup";
+pub const VERIFIED_WAL: &str = "verify/wal";
 
 pub fn backup(id: &str) -> String {
     format!("backup/{id}")
@@ -53,12 +60,6 @@ pub fn pack(id: &str, number: u32) -> String {
 /// The folder of a backup's packs.
 pub fn packs(id: &str) -> String {
     format!("data/{id}/pack")
-}
-
-/// The backup that stored a pack, from the pack's key.
-pub fn storer(pack: &str) -> Option<&str> {
-    let (id, number) = pack.strip_prefix("data/")?.split_once("/pack/")?;
-    (!id.contains('/') && number.parse::<u32>().is_ok()).then_some(id)
 }
 
 /// The key of what a backup stored, from its name.

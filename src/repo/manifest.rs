@@ -1,5 +1,6 @@
 //! What a backup consists of, as lines of JSON in parts of bounded size; see `FORMAT.md`.
 
+use super::data::PackSet;
 use super::entry::{Dir, Entry, File, StoredPath, Tablespace};
 use super::record::{ManifestPart, Record};
 use super::{Archive, key};
@@ -111,13 +112,14 @@ pub struct Writer<'a> {
 
 /// A manifest that is in the repository.
 pub struct Written {
-    /// For the record.
+    /// For the record, as are the packs that it names.
     pub parts: Vec<ManifestPart>,
+    pub packs: PackSet,
+    /// The same packs, with what is needed of each.
+    pub uses: Vec<Use>,
     pub totals: Totals,
     /// Bytes that its parts take.
     pub stored: u64,
-    /// The packs that it names.
-    pub uses: Vec<Use>,
 }
 
 impl<'a> Writer<'a> {
@@ -203,17 +205,19 @@ impl<'a> Writer<'a> {
 
     /// Writes the end. Everything is durable when this returns. `stored` knows every pack that was named.
     pub fn finish(mut self, stored: impl Fn(&str) -> Option<StoredPack>) -> Result<Written> {
+        let mut packs = PackSet::default();
         let mut uses = Vec::with_capacity(self.live.len());
         for (pack, live) in std::mem::take(&mut self.live) {
             let stored = stored(&pack)
                 .ok_or_else(|| Error::new(Kind::Failed, format!("{pack} was named and never stored")))?;
+            packs.insert(&pack)?;
             let used = Use { pack, stored, live };
             self.line(&Line::Use(used.clone()))?;
             uses.push(used);
         }
         self.line(&Line::End(self.totals))?;
         self.close_part()?;
-        Ok(Written { parts: self.parts, totals: self.totals, stored: self.stored, uses })
+        Ok(Written { parts: self.parts, packs, totals: self.totals, stored: self.stored, uses })
     }
 }
 

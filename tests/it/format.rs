@@ -116,6 +116,7 @@ fn write_repository(root: &Path) {
         labels: [("reason".to_owned(), "golden".to_owned())].into(),
         parent: None,
         manifest: parts,
+        packs: None,
         segment_size: SegmentSize::try_from(1 << 20).expect("a size"),
         wal: WalRange { first: name, last: name },
         settings: Settings {
@@ -270,6 +271,7 @@ fn assert_refused(folder: &str, change: impl Fn(&mut serde_json::Value) + Copy, 
             header["sha256"] = sha256(text.as_bytes()).into();
         });
     }
+    scratch.mkdir(archive.root().join(".tmp"));
     let before = archive.snapshot();
     if folder.starts_with("/wal/") {
         let name = object.file_name().and_then(|name| name.to_str()).expect("a name");
