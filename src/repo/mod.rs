@@ -19,6 +19,7 @@ mod notes;
 pub mod pin;
 mod process;
 pub mod record;
+pub mod stretch;
 mod wal;
 pub mod window;
 
