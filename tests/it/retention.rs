@@ -2,6 +2,7 @@
 //! everything that may happen beside it.
 
 mod beside;
+mod killed;
 mod plan;
 mod prune;
 mod world;
