@@ -290,7 +290,7 @@ pub struct Verify {
     /// How long what was read is trusted
     #[arg(long, value_name = "DURATION", default_value = "30d", requires = "since_last", value_parser = crate::config::parse_duration)]
     pub every: std::time::Duration,
-    /// Only this backup, and the WAL from it on
+    /// Only this backup, and the WAL from it on; as `walkeep list` names it, or `latest`
     #[arg(long, value_name = "BACKUP", conflicts_with = "wal")]
     pub backup: Option<String>,
     /// Only the WAL

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::repo::{Archive, Lineage, Repository};
 use crate::verify::{self, Lost, Options, Problem, Report, Scope, Unknown};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -18,6 +19,12 @@ struct Verified {
     lineage: Option<Lineage>,
     report: Report,
     seconds: f64,
+}
+
+impl Verified {
+    fn is_good(&self) -> bool {
+        self.report.problems.is_empty() && self.report.unknown.is_empty()
+    }
 }
 
 pub fn run(context: &Context, args: &args::Verify) -> Result<u8> {
@@ -38,7 +45,9 @@ pub fn run(context: &Context, args: &args::Verify) -> Result<u8> {
     if context.json {
         output::print_json(&report(&done, failure.as_ref()))?;
     } else {
-        let texts: Vec<String> = done.iter().map(|verified| text(args, verified)).collect();
+        // With --quiet only what went wrong.
+        let shown = done.iter().filter(|verified| !context.console.is_quiet() || !verified.is_good());
+        let texts: Vec<String> = shown.map(|verified| text(args, verified)).collect();
         output::print(&texts.join("\n"))?;
     }
     if let Some(error) = &failure {
@@ -86,14 +95,12 @@ fn look(
             continue;
         }
         let archive = repository.open(lineage)?;
-        if let Some(id) = &args.backup
-            && !has(&archive, id)?
-        {
+        let is_current = current == Some(lineage);
+        let Some(scope) = scope(args, &archive, is_current)? else {
             continue;
-        }
+        };
         let begun = Instant::now();
-        let report =
-            verify::verify(&archive, &options(context, args, current == Some(lineage)), &context.console)?;
+        let report = verify::verify(&archive, &options(context, args, scope, is_current), &context.console)?;
         done.push(Verified {
             repository: repository.clone(),
             lineage: Some(lineage),
@@ -104,22 +111,27 @@ fn look(
     Ok(())
 }
 
-fn has(archive: &Archive, id: &str) -> Result<bool> {
+/// What to look at in this life of the cluster; `None`: it does not have the backup.
+fn scope(args: &args::Verify, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
+    let Some(wanted) = &args.backup else {
+        return Ok(Some(if args.wal { Scope::Wal } else { Scope::All }));
+    };
     let records = archive.records()?;
-    let good = records.good.iter().map(|record| record.id.as_str());
-    Ok(good.chain(records.damaged.iter().map(|(id, _)| id.as_str())).any(|other| other == id))
+    let mut ids = records.good.iter().map(|record| &record.id);
+    let found = match wanted.as_str() {
+        "latest" if is_current => ids.next_back(),
+        "latest" => None,
+        wanted => ids.chain(records.damaged.iter().map(|(id, _)| id)).find(|id| *id == wanted),
+    };
+    Ok(found.cloned().map(Scope::Backup))
 }
 
-fn options(context: &Context, args: &args::Verify, is_current: bool) -> Options {
+fn options(context: &Context, args: &args::Verify, scope: Scope, is_current: bool) -> Options {
     let now = jiff::Timestamp::now();
     // A clock that cannot go back so far trusts everything of the past.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
     Options {
-        scope: match &args.backup {
-            Some(id) => Scope::Backup(id.clone()),
-            None if args.wal => Scope::Wal,
-            None => Scope::All,
-        },
+        scope,
         quick: args.quick,
         since: args.since_last.then(since),
         now,
@@ -204,6 +216,10 @@ fn text(args: &args::Verify, verified: &Verified) -> String {
     for problem in report.problems.iter().take(SHOWN) {
         problem_text(&mut text, problem);
     }
+    let hints: BTreeSet<&str> = report.problems.iter().take(SHOWN).map(Problem::hint).collect();
+    for hint in hints {
+        let _ = writeln!(text, "  hint    {hint}");
+    }
     if let Some(more) = report.problems.len().checked_sub(SHOWN + 1) {
         let _ = writeln!(text, "  … and {} more problems; --json has all", more + 1);
     }
@@ -212,6 +228,10 @@ fn text(args: &args::Verify, verified: &Verified) -> String {
     }
     let _ = match (report.problems.len(), report.unknown.len()) {
         (0, 0) if args.quick => writeln!(text, "  good, as far as presence and size tell"),
+        (0, 0) if args.wal => writeln!(text, "  good: the WAL is whole"),
+        (0, 0) if args.backup.is_some() => {
+            writeln!(text, "  good: the backup restores, and the WAL leads on from it")
+        }
         (0, 0) => {
             writeln!(text, "  good: every backup restores, and the WAL leads to the end of the archive")
         }

@@ -226,7 +226,13 @@ impl Run<'_> {
             Some(ObjectName::Wal(WalName::Segment(name))) => {
                 let (before, after) = self.inventories(&lines.inventory, problem.kind, name);
                 let (lost, affected) = costs.of_wal(before, after);
-                problem.backups.extend(affected.into_iter().filter(|id| !self.standalone.contains(id)));
+                // One that is kept with its own WAL alone leads no further anyway.
+                let is_own = |id: &String| {
+                    let record = self.records.iter().find(|record| record.id == *id);
+                    record.is_some_and(|record| record.wal.first <= name && name <= record.wal.last)
+                };
+                let hurt = affected.into_iter().filter(|id| !self.standalone.contains(id) || is_own(id));
+                problem.backups.extend(hurt);
                 problem.window = Some(lost);
             }
             Some(ObjectName::Wal(WalName::Partial(_) | WalName::Backup(..)))

@@ -11,6 +11,7 @@
 
 mod backup;
 mod beside;
+mod compare;
 mod cost;
 mod end;
 mod findings;

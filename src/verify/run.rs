@@ -2,13 +2,12 @@
 
 use super::backup::Backup;
 use super::beside::Beside;
-use super::findings::{Checked, Findings, Kind, Problem, Unknown};
+use super::findings::{Checked, Findings, Problem, Unknown};
 use super::memory::Memory;
 use super::packs::{Reader, Task, tasks};
-use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind as ErrorKind, Result};
 use crate::event::{Event, Observer};
-use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet};
 use crate::repo::entry::{Entry, File};
@@ -174,84 +173,6 @@ impl<'a> Run<'a> {
         self.records.iter().filter(|record| self.selected.contains(&record.id))
     }
 
-    /// The backups that a timeline may descend from.
-    fn led_by(&self, timeline: TimelineId) -> impl Iterator<Item = &str> {
-        self.records.iter().filter(move |record| record.timeline <= timeline).map(|record| record.id.as_str())
-    }
-
-    /// Everything that is seen without reading packs and WAL.
-    fn compare(&self) {
-        if self.options.needs_backup
-            && self.options.scope != Scope::Wal
-            && !self.records.iter().any(Record::is_complete)
-        {
-            self.findings.no_backup();
-        }
-        if self.options.scope == Scope::All {
-            for (id, _) in self.memory.backups.iter().filter(|(id, _)| !self.is_listed(id)) {
-                self.findings.problem(
-                    Kind::Missing,
-                    &ObjectName::Record(id.clone()),
-                    "the record is gone: the backup was listed when it was verified, and no prune removed it",
-                    [id.as_str()],
-                );
-            }
-        }
-        self.histories();
-        self.own_wal();
-        for (name, size) in &self.wal {
-            if *size <= HEADER_SIZE as u64 {
-                let detail = format!("it has only {size} bytes");
-                self.findings.problem(Kind::Damaged, &ObjectName::Wal(*name), detail, []);
-            }
-        }
-    }
-
-    fn is_listed(&self, id: &str) -> bool {
-        self.records.iter().any(|record| record.id == id)
-            || self.findings.is_known(&ObjectName::Record(id.to_owned()))
-    }
-
-    /// Each timeline above the first has its history, and a server finds one after the other from the oldest backup on.
-    fn histories(&self) {
-        let Some(lines) = &self.lines else {
-            return;
-        };
-        let known: BTreeSet<TimelineId> = lines.inventory.histories.iter().copied().collect();
-        let first = self.records.iter().map(|record| record.timeline.0).min().unwrap_or(1);
-        let newest = known.last().map_or(first, |newest| newest.0);
-        let asked_for = (first + 1..=newest).map(TimelineId);
-        let lived = lines.timelines().into_iter().chain(self.records.iter().map(|record| record.timeline));
-        let needed: BTreeSet<TimelineId> = lived.chain(asked_for).filter(|timeline| timeline.0 > 1).collect();
-        for timeline in needed.difference(&known) {
-            let name = ObjectName::Wal(WalName::History(*timeline));
-            self.findings.problem(Kind::Missing, &name, "it is missing", self.led_by(*timeline));
-        }
-    }
-
-    /// The WAL that makes each backup consistent, also of those that need no more.
-    fn own_wal(&self) {
-        let Some(Lines { inventory, .. }) = &self.lines else {
-            return;
-        };
-        for record in self.selected() {
-            let size = inventory.segment_size();
-            let mut name = record.wal.first;
-            while name <= record.wal.last {
-                if !self.stored.contains_key(&name) {
-                    let detail = format!("it is missing: backup {} is not consistent without it", record.id);
-                    self.findings.problem(
-                        Kind::Missing,
-                        &ObjectName::Wal(WalName::Segment(name)),
-                        detail,
-                        [record.id.as_str()],
-                    );
-                }
-                name = name.next(size);
-            }
-        }
-    }
-
     /// Looks at presence and size of what the backups name.
     fn look(&self) -> Result<()> {
         let listed: BTreeSet<&str> = self.records.iter().map(|record| record.id.as_str()).collect();
@@ -262,8 +183,8 @@ impl<'a> Run<'a> {
             if backup.parts()
                 && let Err(error) = backup.quick(&listed)
             {
-                let name = ObjectName::Record(record.id.clone());
-                self.findings.error(&name, &error, true, [record.id.as_str()]);
+                let last = ObjectName::Manifest(record.id.clone(), record.manifest.len() as u32);
+                self.findings.error(&last, &error, true, [record.id.as_str()]);
             }
             self.check_hopeless()?;
         }
