@@ -3,7 +3,7 @@
 use super::setup::Context;
 use super::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
-use crate::repo::{Archive, Lineage, Repository};
+use crate::repo::{Archive, Identities, Lineage, Repository};
 use crate::verify::{self, Lost, Options, Problem, Report, Scope, Unknown};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -71,7 +71,7 @@ fn look(
     done: &mut Vec<Verified>,
 ) -> Result<()> {
     let own = args.place.lineage.map_or_else(|| Lineage::of(&context.cluster.pgdata), Ok).ok();
-    let (identities, problems) = repository.check_identities(own)?;
+    let Identities { good: identities, bad: problems } = repository.check_identities(own)?;
     let current = own.or(identities.last().map(|identity| identity.lineage()));
     if !problems.is_empty() {
         let mut report = Report::default();

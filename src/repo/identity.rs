@@ -37,6 +37,14 @@ impl Identity {
     }
 }
 
+/// The lives of a cluster in a repository.
+pub struct Identities {
+    /// Oldest first.
+    pub good: Vec<Identity>,
+    /// Objects that should say so and do not.
+    pub bad: Vec<(Lineage, Error)>,
+}
+
 /// What [`Repository::register`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
@@ -111,7 +119,7 @@ impl Repository {
 
     /// The lives of the cluster, oldest first, and what is wrong with the objects that say so: those that cannot be
     /// read, and those that are missing although another one, or what is stored, tells that they were there.
-    pub fn check_identities(&self, own: Option<Lineage>) -> Result<(Vec<Identity>, Vec<(Lineage, Error)>)> {
+    pub fn check_identities(&self, own: Option<Lineage>) -> Result<Identities> {
         let mut identities = Vec::new();
         let mut problems = Vec::new();
         list_all(&*self.store, &key::identities(self.cluster())?, |entry| {
@@ -144,7 +152,7 @@ impl Repository {
                 problems.push((lineage, gone));
             }
         }
-        Ok((identities, problems))
+        Ok(Identities { good: identities, bad: problems })
     }
 
     /// The newest life of the cluster: what restore and list mean when the data directory is gone.

@@ -25,7 +25,7 @@ pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
-pub use identity::{Identity, Registered};
+pub use identity::{Identities, Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 pub use name::ObjectName;
 pub use notes::Notes;
