@@ -17,12 +17,13 @@
 //! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
 //! | [`sync`] | from one repository to another | error event pg codec repo |
 //! | [`retention`] | what stays and what goes: a plan, and its execution | error event pg repo |
+//! | [`verify`] | reads everything and proves that every kept backup restores | error event pg codec repo |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`) never name each other.
+//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
@@ -47,4 +48,5 @@ pub mod retention;
 pub mod storage;
 pub mod sync;
 mod tls;
+pub mod verify;
 pub mod wal;

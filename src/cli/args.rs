@@ -53,6 +53,7 @@ pub enum Verb {
     Prune(Prune),
     Pin(Pin),
     Unpin(Unpin),
+    Verify(Verify),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -264,6 +265,42 @@ pub struct Prune {
     pub place: Place,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// Reads the repository and proves that every kept backup restores
+///
+/// Every object is read to its last block, and the WAL followed from every backup to the end of the archive. Nothing
+/// is changed but what is noted below `verify/`; backups, restores and prunes may run meanwhile, on any host.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep verify
+  walkeep verify --since-last --every 30d --quiet
+  walkeep verify --backup 20261121T031502Z-1f3a9c
+
+Exit status: 0 good, 3 bad: each damaged or missing object is named, with what it costs,
+1 could not tell: something could not be read, and nothing that was read is bad")]
+pub struct Verify {
+    /// Look at presence and size alone
+    #[arg(long)]
+    pub quick: bool,
+    /// Do not read again what was read and found good not long ago, see --every; what is missing is seen all the same
+    #[arg(long, conflicts_with = "quick")]
+    pub since_last: bool,
+    /// How long what was read is trusted
+    #[arg(long, value_name = "DURATION", default_value = "30d", requires = "since_last", value_parser = crate::config::parse_duration)]
+    pub every: std::time::Duration,
+    /// Only this backup, and the WAL from it on; as `walkeep list` names it, or `latest`
+    #[arg(long, value_name = "BACKUP", conflicts_with = "wal")]
+    pub backup: Option<String>,
+    /// Only the WAL
+    #[arg(long)]
+    pub wal: bool,
+    /// Threads [default: as configured for backups]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// Keeps a backup whatever the retention says

@@ -16,6 +16,7 @@ mod render;
 mod restore;
 mod setup;
 mod sync;
+mod verify;
 mod wal;
 mod walkeep;
 

@@ -19,12 +19,13 @@ mod notes;
 pub mod pin;
 mod process;
 pub mod record;
+pub mod stretch;
 mod wal;
 pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
-pub use identity::{Identity, Registered};
+pub use identity::{Identities, Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 pub use name::ObjectName;
 pub use notes::Notes;

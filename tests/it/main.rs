@@ -17,3 +17,4 @@ mod s3;
 mod storage;
 mod support;
 mod sync;
+mod verify;

@@ -178,6 +178,11 @@ impl Archive {
         self.kept.lock().expect("no test panics here").push(scratch);
     }
 
+    /// Lets another archive, whose repository this one uses, live as long as this.
+    pub fn keep_archive(&self, other: Archive) {
+        self.keep(other.scratch);
+    }
+
     pub fn config(&self) -> &Path {
         &self.config
     }
