@@ -11,9 +11,11 @@ mod moment;
 mod output;
 mod render;
 mod restore;
+mod server;
 mod setup;
 mod wal;
 mod walkeep;
+mod worker;
 
 pub use wal::{walfetch, walpush};
 pub use walkeep::walkeep;

@@ -127,6 +127,11 @@ impl Repository {
         self.store.prove()
     }
 
+    /// Tells this place from every other, also from one that the configuration calls by the same name.
+    pub fn place(&self) -> String {
+        self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned())
+    }
+
     /// Removes what crashed writers left behind before this moment.
     pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         self.store.clean(before)

@@ -30,6 +30,10 @@ impl Notes {
         Notes { spool, place, now }
     }
 
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// What was written down about an identity, if that is not long ago.
     pub(super) fn identity(&self, key: &Key) -> Option<Vec<u8>> {
         self.read(key.as_str(), KNOWN)

@@ -3,8 +3,9 @@
 //! A file is read once: one thread reads, another hashes, and whichever has time compresses. Files above [`WHOLE`] are read twice instead, so that memory
 //! stays bounded: once for the hash, which stands in front, and once while they are stored.
 
+use super::budget::{Budget, Share};
+use super::spool::Stamp;
 use crate::codec::compress::{Compression, Compressor};
-
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
@@ -14,10 +15,11 @@ use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
 use crate::repo::{Body, Bytes, Lineage};
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::time::Duration;
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
 const WHOLE: u64 = 64 << 20;
@@ -35,8 +37,8 @@ pub struct WalFile {
     path: PathBuf,
     file: File,
     size: u64,
-    /// Tells another file under the same name: device, inode, modification time.
-    stamp: (u64, u64, i64, i64),
+    /// Tells another file under the same name.
+    stamp: Stamp,
 }
 
 impl WalFile {
@@ -53,7 +55,7 @@ impl WalFile {
         if !meta.is_file() {
             return Err(Error::new(Kind::Refused, "it is no regular file").doing(doing()));
         }
-        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: stamp(&meta), file };
+        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: Stamp::of(&meta), file };
         wal.check(lineage).doing(doing)?;
         Ok(wal)
     }
@@ -88,6 +90,10 @@ impl WalFile {
 
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Replaces `piece` by the one with this number, counted from 0; false behind the end.
@@ -128,17 +134,12 @@ impl WalFile {
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
         let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
-        let same = stamp(&now) == self.stamp && now.len() == self.size;
         let still = self.file.metadata().doing(doing)?;
-        if same && stamp(&still) == self.stamp {
+        if Stamp::of(&now) == self.stamp && Stamp::of(&still) == self.stamp {
             return Ok(());
         }
         Err(Error::new(Kind::Unavailable, "it changed while it was read").doing(doing()))
     }
-}
-
-fn stamp(meta: &std::fs::Metadata) -> (u64, u64, i64, i64) {
-    (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec())
 }
 
 /// The object that a WAL file becomes; made when the first store asks for it, and then kept for the others.
@@ -146,14 +147,21 @@ pub struct Encoded {
     wal: WalFile,
     header: Header,
     compression: Compression,
-    whole: OnceLock<Vec<u8>>,
+    whole: OnceLock<(Vec<u8>, Option<Share>)>,
     /// Keeps a second store from encoding beside the first.
     making: Mutex<()>,
+    /// What its memory is taken from, and how long it may wait for that.
+    budget: Option<(Arc<Budget>, Duration)>,
 }
 
 impl Encoded {
     pub fn new(wal: WalFile, header: Header, compression: Compression) -> Encoded {
-        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()) }
+        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()), budget: None }
+    }
+
+    /// The same, one of several that share memory.
+    pub fn within(self, budget: Arc<Budget>, patience: Duration) -> Encoded {
+        Encoded { budget: Some((budget, patience)), ..self }
     }
 
     pub fn wal(&self) -> &WalFile {
@@ -172,7 +180,8 @@ impl Encoded {
         self.wal.check_unchanged()?;
         let mut object = Vec::with_capacity(HEADER_SIZE + frames.iter().map(Vec::len).sum::<usize>());
         object.extend_from_slice(&self.header(sha256)?);
-        frames.iter().for_each(|frame| object.extend_from_slice(frame));
+        // Each frame goes as soon as it is copied: there are never two copies of all.
+        frames.into_iter().for_each(|frame| object.extend_from_slice(&frame));
         Ok(object)
     }
 
@@ -276,11 +285,17 @@ impl Body for Encoded {
         }
         let _alone = self.making.lock();
         if self.whole.get().is_none() {
-            let _ = self.whole.set(self.encode()?);
+            let share = self.budget.as_ref().map(|(budget, patience)| budget.take(self.wal.size, *patience));
+            let mut share = share.transpose()?;
+            let object = self.encode()?;
+            if let Some(share) = &mut share {
+                share.shrink(object.len() as u64);
+            }
+            let _ = self.whole.set((object, share));
         }
         self.whole
             .get()
-            .map(|whole| Bytes::Whole(whole))
+            .map(|(object, _)| Bytes::Whole(object))
             .ok_or_else(|| Error::new(Kind::Failed, "the encoded file is gone"))
     }
 }

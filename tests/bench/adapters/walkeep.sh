@@ -15,10 +15,12 @@ url = "file://$A_DIR/repo"
 keep_last = 1
 [wal]
 spool = "$A_DIR/spool"
+$([ "$VARIANT" = sync ] && printf 'push_ahead = 0\nfetch_ahead = 0')
 T
     "$WALKEEP_BIN/walkeep" $CONF init
 }
 push_cmd() { echo "$WALKEEP_BIN/walpush $CONF %p"; }
+# VARIANT sync: one segment at a time, nothing ahead.
 # VARIANT zstd: the floor of a fetch, the same object decompressed by the public tool and checked by nobody. The
 # segments of the benches are all of timeline 1 and its first 4 GiB.
 fetch_cmd() {
