@@ -1,5 +1,5 @@
 # make            builds the three programs
-# make demo       a table is lost and comes back, on a real PostgreSQL, in front of you
+# make demo       a table is lost and comes back, on a real PostgreSQL, in front of you; with S3=1 out of a bucket
 # make test       everything that has to hold; installs from Debian what it needs
 # make bench      measures
 # make install    PREFIX=/usr/local DESTDIR=

@@ -14,12 +14,14 @@
 //! | [`wal`] | push and fetch of one WAL file, and of those that will be asked for next | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
 //! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
+//! | [`sync`] | from one repository to another | error event pg codec repo |
+//! | [`retention`] | what stays and what goes: a plan, and its execution | error event pg repo |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`) never name each other.
+//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`) never name each other.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
@@ -40,5 +42,7 @@ pub mod event;
 pub mod pg;
 pub mod repo;
 pub mod restore;
+pub mod retention;
 pub mod storage;
+pub mod sync;
 pub mod wal;

@@ -2,6 +2,7 @@
 # A table is lost and comes back: archiving, a base backup, a DROP TABLE, a restore to the moment before.
 # Everything happens in a scratch directory, with no TCP port, and is gone at the end.
 # Usage: tests/demo.sh DIRECTORY_OF_THE_PROGRAMS (make demo does all of it)
+# With S3=1 the repository is a bucket of an S3 server that runs as long as the demo does.
 # WALKEEP_DEMO_PGBIN names PostgreSQL's programs; the newest that Debian has unless told.
 set -euo pipefail
 
@@ -51,6 +52,15 @@ if [ -z "${WALKEEP_DEMO_SCRATCH:-}" ]; then
     WALKEEP_DEMO_SCRATCH=$("${as[@]}" mktemp -d "$base/walkeep-demo-XXXXXX")
     export WALKEEP_DEMO_SCRATCH
     trap 'rm -rf "$WALKEEP_DEMO_SCRATCH"' EXIT
+    if [ "${S3:-}" = 1 ]; then
+        mkfifo "$WALKEEP_DEMO_SCRATCH/said"
+        # It ends when nobody has this pipe any more.
+        exec 9> >(exec "${0%/*}/s3/server" demo > "$WALKEEP_DEMO_SCRATCH/said")
+        read -r port access secret < "$WALKEEP_DEMO_SCRATCH/said" ||
+            fail 'the S3 server does not run: S3=1 .ci/setup demo'
+        unset "${!AWS_@}"
+        export WALKEEP_DEMO_S3=$port AWS_ACCESS_KEY_ID=$access AWS_SECRET_ACCESS_KEY=$secret
+    fi
     "${as[@]}" mkdir "$WALKEEP_DEMO_SCRATCH/bin"
     install -m 0755 -t "$WALKEEP_DEMO_SCRATCH/bin" "$1/walpush" "$1/walfetch" "$1/walkeep" "$0"
     exec "${as[@]}" "$WALKEEP_DEMO_SCRATCH/bin/${0##*/}"
@@ -116,14 +126,21 @@ wal_level = replica
 archive_mode = on
 archive_command = '$programs/walpush --config $scratch/walkeep.toml %p'
 END
+repository="name = \"local\"
+url  = \"file://$scratch/repository\""
+if [ -n "${WALKEEP_DEMO_S3:-}" ]; then
+    repository="name       = \"bucket\"
+url        = \"s3://demo/repository\"
+endpoint   = \"http://127.0.0.1:$WALKEEP_DEMO_S3\"
+path_style = true"
+fi
 cat > walkeep.toml <<END
 [cluster.main]
 pgdata     = "$scratch/first"
 connection = "host=$scratch user=postgres dbname=postgres"
 
 [[repository]]
-name = "local"
-url  = "file://$scratch/repository"
+$repository
 
 [wal]
 spool = "$scratch/spool"

@@ -4,8 +4,7 @@ use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
-use crate::repo::manifest::{Totals, Writer};
-use crate::repo::record::ManifestPart;
+use crate::repo::manifest::{Writer, Written};
 use crate::repo::{Archive, data_key, pack_name};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, HashMap};
@@ -56,8 +55,7 @@ pub struct Pack {
 
 /// What the packer has put into the repository.
 pub struct Packed {
-    pub manifest: Vec<ManifestPart>,
-    pub totals: Totals,
+    pub manifest: Written,
     /// Bytes of packs and manifest.
     pub stored: u64,
 }
@@ -186,8 +184,8 @@ impl<'a> Packer<'a> {
         if self.pack.len() > HEADER_SIZE {
             self.close_pack()?;
         }
-        let (manifest, totals, manifest_size) = self.manifest.finish()?;
-        Ok(Packed { manifest, totals, stored: self.stored + manifest_size })
+        let manifest = self.manifest.finish()?;
+        Ok(Packed { stored: self.stored + manifest.stored, manifest })
     }
 }
 

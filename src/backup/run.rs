@@ -14,6 +14,7 @@ use crate::pg::control::Control;
 use crate::pg::label::Label;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
 use crate::repo::record::{Record, State, TablespaceSize, WalRange};
@@ -89,12 +90,16 @@ impl Run<'_> {
         self.server.check_runs_on(&options.pgdata)?;
         self.check_settings()?;
         let archive = repository.open(self.server.found.lineage)?;
+        // From here on a prune of any host respects what follows.
+        let announced = Announcement::begin(&archive, Notice::new(Operation::Backup), &options.random)
+            .doing(|| "announce the backup".to_owned())?;
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;
         self.step("waiting for a first segment to arrive in the repository");
         let probe = self.server.switch_segment()?;
         let patience = FIRST_SEGMENT.min(options.archive_timeout);
         self.server.await_segment(&options.pgdata, &archive, probe, patience)?;
+        announced.update(|notice| notice.wal_from = Some(probe.start(self.server.found.segment_size)))?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -103,9 +108,10 @@ impl Run<'_> {
         let started = self.server.start("walkeep", options.fast)?;
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
+        announced.update(|notice| notice.backup = Some(id.clone()))?;
         self.step("copying");
         let bad = BadPages::default();
-        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &id, &bad)?;
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &announced, &id, &bad)?;
         let label = Label::parse(&stopped.label)?;
 
         self.step("waiting for the last segment to arrive in the repository");
@@ -128,19 +134,21 @@ impl Run<'_> {
             timeline: label.timeline,
             system_identifier: found.lineage.system_identifier,
             pg_version: found.version.clone(),
-            size: packed.totals.bytes,
+            size: packed.manifest.totals.bytes,
             stored: packed.stored,
             new_bytes: packed.stored,
-            files: packed.totals.files,
+            files: packed.manifest.totals.files,
             labels: options.labels.clone(),
             parent: None,
-            manifest: packed.manifest,
+            manifest: packed.manifest.parts,
+            packs: Some(packed.manifest.packs),
             segment_size: found.segment_size,
             wal,
             settings: found.settings.clone(),
             tablespaces,
             damaged,
         };
+        announced.check()?;
         archive.put_record(&record)?;
         Ok(record)
     }
@@ -184,7 +192,13 @@ impl Run<'_> {
     }
 
     /// Copies everything between the start that has happened and the stop that happens here.
-    fn copy(&self, archive: &Archive, id: &str, bad: &BadPages) -> Result<(Packed, Copied)> {
+    fn copy(
+        &self,
+        archive: &Archive,
+        announced: &Announcement,
+        id: &str,
+        bad: &BadPages,
+    ) -> Result<(Packed, Copied)> {
         let options = self.options;
         let jobs = options.jobs.get();
         let owners = Owners::default();
@@ -195,7 +209,7 @@ impl Run<'_> {
         let failure = Failure::default();
         let check = || match failure.is_set() {
             true => Err(pack::cancelled()),
-            false => self.server.check(),
+            false => announced.check().and_then(|()| self.server.check()),
         };
         let found = &self.server.found;
         let verify = options.verify_pages

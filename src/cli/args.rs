@@ -49,6 +49,10 @@ pub enum Verb {
     List(List),
     Show(Show),
     Restore(Box<Restore>),
+    Sync(Sync),
+    Prune(Prune),
+    Pin(Pin),
+    Unpin(Unpin),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -96,11 +100,37 @@ pub struct Backup {
     /// How long to wait for the last WAL of the backup to be archived
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::config::parse_duration)]
     pub archive_timeout: std::time::Duration,
+    /// Apply the retention after the backup, as `walkeep prune` does
+    #[arg(long)]
+    pub prune: bool,
     #[command(flatten)]
     pub wait: Wait,
 }
 
+/// Brings one repository up to what another one holds: WAL and backups
+///
+/// What is copied is verified on its way; what is there already is left, so it can be broken off and begun again.
+/// Nothing is removed or replaced on either side. A repository that is new is registered first, so this also makes
+/// an off-site copy of one that exists.
 #[derive(Args)]
+#[command(after_help = "\
+Example:
+  walkeep sync --from local --to offsite
+
+Exit status: 0 all is there, 3 something is damaged or contradicts and was passed over")]
+pub struct Sync {
+    /// The repository to copy from, as the configuration calls it
+    #[arg(long, value_name = "NAME")]
+    pub from: String,
+    /// The repository to copy to
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Threads [default: as configured for backups]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Args, Default)]
 pub struct Wait {
     /// Wait while another run holds the lock, for ever or this long
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = crate::config::parse_duration)]
@@ -116,7 +146,7 @@ pub enum Checkpoint {
 }
 
 /// Where to look.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Place {
     /// Only this repository
     #[arg(long, value_name = "NAME")]
@@ -204,6 +234,61 @@ pub struct Restore {
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// Removes the backups and the WAL that the retention does not keep
+///
+/// The rules are those of [repository.retention] in the configuration; what any of them keeps is kept, and the last
+/// complete backup always. Without a rule every backup stays. Backups and restores may run meanwhile, on any host.
+#[derive(Args, Default)]
+#[command(after_help = "\
+Examples:
+  walkeep prune --dry-run
+  walkeep prune --quiet
+  walkeep prune --remove 20261121T031502Z-1f3a9c")]
+pub struct Prune {
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove this backup, and leave the rules alone; may be repeated
+    #[arg(long, value_name = "BACKUP")]
+    pub remove: Vec<String>,
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// Keeps a backup whatever the retention says
+///
+/// A backup that is pinned already is pinned as is said now.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep pin latest
+  walkeep pin 20261121T031502Z-1f3a9c --until 2027-12-31 --standalone")]
+pub struct Pin {
+    /// As `walkeep list` names it, or `latest`
+    #[arg(value_name = "BACKUP")]
+    pub backup: String,
+    /// Until this day or time [default: for ever]
+    #[arg(long, value_name = "DATE")]
+    pub until: Option<String>,
+    /// Keep just the WAL that makes it consistent: it restores to its end, and no further
+    #[arg(long)]
+    pub standalone: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Lets the retention decide about a pinned backup again
+#[derive(Args)]
+pub struct Unpin {
+    /// As `walkeep list` names it, or `latest`
+    #[arg(value_name = "BACKUP")]
+    pub backup: String,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 #[derive(Args)]

@@ -1,11 +1,12 @@
 //! `walkeep backup`.
 
 use super::setup::Context;
-use super::{args, exit, output, render, setup};
+use super::{args, exit, output, prune, render, setup};
 use crate::backup::{self, Options, Server};
 use crate::codec::compress::Compression;
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Observer};
 use std::time::{Duration, Instant};
 
 /// A file that a crashed writer left is garbage after this.
@@ -37,10 +38,26 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
                         &format!("damaged: {} has bad pages: {:?}", file.path, file.blocks),
                     );
                 }
-                let mut report = render::backup(&record);
+                let mut report = render::backup(&record, None);
                 report["duration"] = seconds.into();
                 report["repository"] = repository.name().into();
                 reports.push(report);
+                if args.prune && record.is_complete() {
+                    match prune::after_backup(context, repository) {
+                        Ok(pruned) => status = status.max(pruned),
+                        Err(error) => {
+                            output::complain("walkeep", &error);
+                            status = exit::of(&error);
+                        }
+                    }
+                }
+            }
+            Err(error) if !repository.is_required() && error.kind() != Kind::Locked => {
+                context.console.finish();
+                let error = error
+                    .doing(format!("optional repository {}", repository.name()))
+                    .hint("`walkeep sync` brings the backups of another repository there");
+                context.console.event(Event::Warning(&error));
             }
             Err(error) => {
                 context.console.finish();
@@ -69,10 +86,6 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
 fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
-    let now = jiff::Timestamp::now();
-    let garbage_before = now
-        .checked_sub(GARBAGE_AGE)
-        .map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))?;
     let mut foreign = vec![config.wal.spool.clone()];
     for repository in &config.repositories {
         if let config::Url::File(path) = &repository.url {
@@ -92,9 +105,14 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         archive_timeout: args.archive_timeout,
         foreign,
         random,
-        garbage_before,
+        garbage_before: garbage_before(jiff::Timestamp::now())?,
         wait: patience(&args.wait),
     })
+}
+
+/// When files that crashed writers left behind have to be older than.
+pub fn garbage_before(now: jiff::Timestamp) -> Result<jiff::Timestamp> {
+    now.checked_sub(GARBAGE_AGE).map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))
 }
 
 /// How long to wait for a lock; without a bound that is ten years.

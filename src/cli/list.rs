@@ -1,161 +1,36 @@
 //! `walkeep list` and `walkeep show`.
 
+use super::contents::{Contents, Window};
 use super::setup::Context;
 use super::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
-use crate::pg::history::History;
-use crate::repo::catalog::{Inventory, Reach};
+use crate::repo::catalog::Inventory;
+use crate::repo::pin::Pin;
 use crate::repo::record::Record;
-use crate::repo::{Archive, Records};
 use serde_json::{Value, json};
-
-/// What one repository has.
-struct Contents {
-    archive: Archive,
-    records: Vec<Record>,
-    damaged: Vec<Error>,
-    inventory: Option<Inventory>,
-    window: Option<Window>,
-}
-
-/// Any moment between can be restored, holes excepted.
-struct Window {
-    from: jiff::Timestamp,
-    to: jiff::Timestamp,
-}
-
-impl Contents {
-    fn read(archive: Archive) -> Result<Contents> {
-        let Records { good: records, damaged } = archive.records()?;
-        let size = match records.last() {
-            Some(record) => Some(record.segment_size),
-            None => archive.any_segment_size()?,
-        };
-        let inventory = size.map(|size| Inventory::read(&archive, size)).transpose()?;
-        let mut contents = Contents { archive, records, damaged, inventory, window: None };
-        contents.window = contents.find_window()?;
-        Ok(contents)
-    }
-
-    /// Along the newest timeline that a backup leads to: how far its WAL goes.
-    fn reach(&self, record: &Record) -> Result<Option<Reach>> {
-        let Some(inventory) = &self.inventory else {
-            return Ok(None);
-        };
-        let newest = inventory.newest_from(record.timeline);
-        let history = match self.archive.history(newest)? {
-            Some(history) if history.contains(record.timeline, record.stop_lsn) => history,
-            _ => self.archive.history(record.timeline)?.unwrap_or_else(|| History::root(record.timeline)),
-        };
-        Ok(inventory.reach(record, &history))
-    }
-
-    fn find_window(&self) -> Result<Option<Window>> {
-        let complete = || self.records.iter().filter(|record| record.is_complete());
-        let (Some(oldest), Some(newest)) = (complete().next(), complete().next_back()) else {
-            return Ok(None);
-        };
-        let Some(reach) = self.reach(newest)? else {
-            return Ok(None);
-        };
-        let last = reach.tail(&self.archive, newest.segment_size)?.last_transaction_end;
-        // Recovery to a time stops at the first transaction that ended later, so there has to be one.
-        let to = last.and_then(|last| last.checked_sub(jiff::SignedDuration::from_micros(1)).ok());
-        let to = to.map_or(newest.stop_time, |to| to.max(newest.stop_time));
-        Ok(Some(Window { from: oldest.stop_time, to }))
-    }
-
-    fn json(&self) -> Value {
-        let bounds = self.inventory.as_ref().and_then(Inventory::bounds);
-        json!({
-            "name": self.archive.repository().name(),
-            "url": self.archive.repository().url(),
-            "backups": self.records.iter().map(render::backup).collect::<Vec<_>>(),
-            "lineage": self.archive.lineage().to_string(),
-            "earlier": self.earlier().collect::<Vec<_>>(),
-            "wal": {
-                "first": bounds.map(|(first, _)| first),
-                "last": bounds.map(|(_, last)| last),
-                "gaps": self.inventory.as_ref().map(Inventory::gaps).unwrap_or_default(),
-            },
-            "window": {
-                "from": self.window.as_ref().map(|window| render::time(window.from)),
-                "to": self.window.as_ref().map(|window| render::time(window.to)),
-            },
-        })
-    }
-
-    /// The lives of the cluster before this one.
-    fn earlier(&self) -> impl Iterator<Item = String> {
-        let ancestors = &self.archive.identity().lineage;
-        ancestors.iter().map(|ancestor| format!("{}-{}", ancestor.system_identifier, ancestor.pg))
-    }
-
-    fn text(&self) -> String {
-        let repository = self.archive.repository();
-        let mut text = format!("repository {} at {}\n", repository.name(), repository.url());
-        for earlier in self.earlier() {
-            text.push_str(&format!("  before the upgrade: --lineage {earlier}\n"));
-        }
-        if self.records.is_empty() {
-            text.push_str("  no backups\n");
-        } else {
-            text.push_str(&format!(
-                "  {:<24} {:<9} {:<20} {:>11} {:>11}  labels\n",
-                "backup", "state", "ended (UTC)", "size", "stored"
-            ));
-        }
-        for record in &self.records {
-            let labels: Vec<String> =
-                record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            text.push_str(&format!(
-                "  {:<24} {:<9} {:<20} {:>11} {:>11}  {}\n",
-                record.id,
-                if record.is_complete() { "complete" } else { "damaged" },
-                record.stop_time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-                render::size(record.size),
-                render::size(record.stored),
-                labels.join(" "),
-            ));
-        }
-        match self.inventory.as_ref().and_then(Inventory::bounds) {
-            Some((first, last)) => text.push_str(&format!("  WAL from {first} to {last}\n")),
-            None => text.push_str("  no WAL\n"),
-        }
-        for gap in self.inventory.iter().flat_map(Inventory::gaps) {
-            text.push_str(&format!("  missing: {} to {}\n", gap.first, gap.last));
-        }
-        if let Some(window) = &self.window {
-            text.push_str(&format!(
-                "  restorable: from {} to {}\n",
-                render::time(window.from),
-                render::time(window.to)
-            ));
-        }
-        text
-    }
-}
+use std::fmt::Write;
 
 pub fn list(context: &Context, args: &args::List) -> Result<u8> {
     let mut contents = Vec::new();
     for repository in setup::chosen(context, &args.place)? {
-        contents.push(Contents::read(setup::archive(context, &repository, &args.place)?)?);
+        let archive = setup::archive(context, &repository, &args.place)?;
+        contents.push(Contents::read(archive, jiff::Timestamp::now())?);
     }
     if context.json {
         output::print_json(&json!({
             "cluster": context.cluster.name,
-            "repositories": contents.iter().map(Contents::json).collect::<Vec<_>>(),
+            "repositories": contents.iter().map(report).collect::<Vec<_>>(),
         }))?;
     } else {
-        let text: Vec<String> = contents.iter().map(Contents::text).collect();
+        let text: Vec<String> = contents.iter().map(text).collect();
         output::print(&text.join("\n"))?;
     }
     let mut status = 0;
     for contents in &contents {
-        if contents.inventory.as_ref().is_some_and(|inventory| !inventory.gaps().is_empty()) {
+        if !contents.gaps().is_empty() {
             status = exit::PROBLEM;
         }
-        for error in &contents.damaged {
+        for (_, error) in &contents.damaged {
             status = exit::PROBLEM;
             output::complain("walkeep", error);
         }
@@ -163,9 +38,116 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
     Ok(status)
 }
 
+/// A backup as `list` and `show` report it.
+fn backup(contents: &Contents, record: &Record) -> Value {
+    let mut report = render::backup(record, contents.pins.get(&record.id));
+    report["exclusive"] = json!(contents.sizes.exclusive.get(&record.id));
+    report
+}
+
+fn report(contents: &Contents) -> Value {
+    let bounds = contents.lines.as_ref().map(|lines| &lines.inventory).and_then(Inventory::bounds);
+    let window = |window: &Window| {
+        json!({
+            "timeline": window.span.timeline,
+            "from_lsn": window.span.from,
+            "to_lsn": window.span.to,
+            "from": render::time(window.from),
+            "to": render::time(window.to),
+        })
+    };
+    json!({
+        "name": contents.archive.repository().name(),
+        "url": contents.archive.repository().url(),
+        "backups": contents.records.iter().map(|record| backup(contents, record)).collect::<Vec<_>>(),
+        "lineage": contents.archive.lineage().to_string(),
+        "earlier": contents.earlier().collect::<Vec<_>>(),
+        "wal": {
+            "first": bounds.map(|(first, _)| first),
+            "last": bounds.map(|(_, last)| last),
+            "gaps": contents.gaps(),
+        },
+        "window": {
+            "from": contents.window.as_ref().map(|window| render::time(window.from)),
+            "to": contents.window.as_ref().map(|window| render::time(window.to)),
+        },
+        "windows": contents.windows.iter().map(window).collect::<Vec<_>>(),
+        "stored": {
+            "backups": contents.sizes.backups,
+            "unfinished": contents.sizes.unfinished,
+            "wal": contents.sizes.wal,
+        },
+    })
+}
+
+fn text(contents: &Contents) -> String {
+    let repository = contents.archive.repository();
+    let mut text = format!("repository {} at {}\n", repository.name(), repository.url());
+    for earlier in contents.earlier() {
+        let _ = writeln!(text, "  before the upgrade: --lineage {earlier}");
+    }
+    if contents.records.is_empty() {
+        text.push_str("  no backups\n");
+    } else {
+        let _ = writeln!(
+            text,
+            "  {:<24} {:<9} {:<20} {:>11} {:>11} {:>11}  labels",
+            "backup", "state", "ended (UTC)", "size", "stored", "its own"
+        );
+    }
+    for record in &contents.records {
+        let pin = contents.pins.get(&record.id).map(|pin| format!("(pinned {})", describe(pin)));
+        let labels = record.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels: Vec<String> = pin.into_iter().chain(labels).collect();
+        let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {:<24} {:<9} {:<20} {:>11} {:>11} {:>11}  {}",
+            record.id,
+            if record.is_complete() { "complete" } else { "damaged" },
+            record.stop_time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            render::size(record.size),
+            render::size(record.stored),
+            render::size(own),
+            labels.join(" "),
+        );
+    }
+    match contents.lines.as_ref().map(|lines| &lines.inventory).and_then(Inventory::bounds) {
+        Some((first, last)) => {
+            let _ = writeln!(text, "  WAL from {first} to {last}");
+        }
+        None => text.push_str("  no WAL\n"),
+    }
+    for gap in contents.gaps() {
+        let _ = writeln!(text, "  missing: {} to {}", gap.first, gap.last);
+    }
+    for window in &contents.windows {
+        let (from, to) = (render::time(window.from), render::time(window.to));
+        let _ = match contents.windows.len() {
+            1 => writeln!(text, "  restorable: from {from} to {to}"),
+            _ => writeln!(text, "  restorable: from {from} to {to} on timeline {}", window.span.timeline),
+        };
+    }
+    let sizes = &contents.sizes;
+    let (backups, wal) = (render::size(sizes.backups), render::size(sizes.wal));
+    let _ = write!(text, "  stored: {backups} of backups, {wal} of WAL");
+    if sizes.unfinished > 0 {
+        let _ = write!(text, ", {} of backups that are not finished", render::size(sizes.unfinished));
+    }
+    text.push('\n');
+    text
+}
+
+fn describe(pin: &Pin) -> String {
+    let until =
+        pin.until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", render::time(until)));
+    format!("{until}{}", if pin.standalone { ", standalone" } else { "" })
+}
+
 pub fn show(context: &Context, args: &args::Show) -> Result<u8> {
     for repository in setup::chosen(context, &args.place)? {
-        let contents = Contents::read(setup::archive(context, &repository, &args.place)?)?;
+        let archive = setup::archive(context, &repository, &args.place)?;
+        let contents = Contents::read(archive, jiff::Timestamp::now())?;
         let wanted = match args.backup.as_str() {
             "latest" => contents.records.last(),
             id => contents.records.iter().find(|record| record.id == id),
@@ -181,7 +163,7 @@ pub fn show(context: &Context, args: &args::Show) -> Result<u8> {
 fn show_record(context: &Context, contents: &Contents, record: &Record) -> Result<u8> {
     let reach = contents.reach(record)?;
     if context.json {
-        let mut report = render::backup(record);
+        let mut report = backup(contents, record);
         report["repository"] = contents.archive.repository().name().into();
         report["wal"] = json!({"first": record.wal.first, "last": record.wal.last});
         report["reaches"] = json!(reach.map(|reach| reach.last));
@@ -192,7 +174,9 @@ fn show_record(context: &Context, contents: &Contents, record: &Record) -> Resul
         return Ok(0);
     }
     let mut text = String::new();
-    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<20} {value}\n"));
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<20} {value}");
+    };
     line("backup", record.id.clone());
     line("repository", contents.archive.repository().name().to_owned());
     line("state", if record.is_complete() { "complete" } else { "damaged" }.to_owned());
@@ -203,6 +187,11 @@ fn show_record(context: &Context, contents: &Contents, record: &Record) -> Resul
     line("PostgreSQL", record.pg_version.clone());
     line("size", format!("{} in {} files", render::size(record.size), record.files));
     line("stored", format!("{}, {} of it new", render::size(record.stored), render::size(record.new_bytes)));
+    let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
+    line("its own", format!("{}, free without it", render::size(own)));
+    if let Some(pin) = contents.pins.get(&record.id) {
+        line("pinned", describe(pin));
+    }
     line("needs WAL", format!("{} to {}", record.wal.first, record.wal.last));
     if let Some(reach) = reach {
         line("leads to", format!("{} ({} segments)", reach.last, reach.segments));

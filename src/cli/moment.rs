@@ -70,6 +70,14 @@ pub fn parse(text: &str, zone: Option<&str>) -> Result<Timestamp> {
     }
 }
 
+/// As [`parse`], where a day alone means its end.
+pub fn parse_day(text: &str, zone: Option<&str>) -> Result<Timestamp> {
+    match text.trim().parse::<jiff::civil::Date>() {
+        Ok(_) if !text.contains([':', 'T']) => parse(&format!("{} 23:59:59.999999", text.trim()), zone),
+        _ => parse(text, zone),
+    }
+}
+
 /// Seconds east of UTC of `Z`, `+01`, `-0330` or `+05:30`.
 fn parse_offset(text: &str) -> Option<i32> {
     if text == "Z" {

@@ -67,6 +67,10 @@ impl Console {
         Console { quiet, verbose, bar }
     }
 
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
     /// A line, unless `--quiet`.
     pub fn say(&self, message: &str) {
         if !self.quiet {

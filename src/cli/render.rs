@@ -1,5 +1,6 @@
 //! Reports as JSON by the contract, and as text for people.
 
+use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ pub fn time(time: jiff::Timestamp) -> String {
 }
 
 /// The fields of a BACKUP.
-pub fn backup(record: &Record) -> Value {
+pub fn backup(record: &Record, pin: Option<&Pin>) -> Value {
     json!({
         "id": record.id,
         "state": record.state,
@@ -25,7 +26,8 @@ pub fn backup(record: &Record) -> Value {
         "new_bytes": record.new_bytes,
         "files": record.files,
         "labels": record.labels,
-        "pinned": false,
+        "pinned": pin.is_some(),
+        "pin": pin.map(|pin| json!({"until": pin.until.map(time), "standalone": pin.standalone})),
         "parent": record.parent,
     })
 }

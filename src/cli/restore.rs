@@ -44,10 +44,17 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         wait: backup::patience(&args.wait),
+        random: setup::random_hex::<6>()?,
     };
     let restored = restore::run(&options, &plan, &recovery, &context.console)?;
     context.console.finish();
     try_restore_command(&plan, &recovery, &to)?;
+    // Recovery, which is still to come, needs the WAL.
+    if let Some(announced) = restored.announced
+        && let Err(error) = announced.leave()
+    {
+        context.console.event(Event::Warning(&error));
+    }
     let say = |line: &str| context.console.say(line);
     say(&format!(
         "restored {} in {} files into {}",

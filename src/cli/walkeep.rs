@@ -3,7 +3,7 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, exit, init, list, restore, wal};
+use super::{backup, check, exit, init, list, pin, prune, restore, sync, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -48,6 +48,10 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Check(check_args) => check::run(&Context::new(&args.global)?, &check_args),
         Verb::List(list_args) => list::list(&Context::new(&args.global)?, &list_args),
         Verb::Show(show_args) => list::show(&Context::new(&args.global)?, &show_args),
+        Verb::Sync(sync_args) => sync::run(&Context::new(&args.global)?, &sync_args),
+        Verb::Prune(prune_args) => prune::run(&Context::new(&args.global)?, &prune_args),
+        Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
+        Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
     }
 }

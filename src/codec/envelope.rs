@@ -27,6 +27,13 @@ pub enum ObjectKind {
     Backup,
     Manifest,
     Pack,
+    Pin,
+    /// An operation announces itself.
+    Active,
+    /// What a verification remembers.
+    Verify,
+    /// Stands where the record of a backup would be that was taken for dead.
+    GivenUp,
 }
 
 /// What an object says of itself.

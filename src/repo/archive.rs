@@ -1,15 +1,17 @@
 //! The part of a repository that belongs to one cluster under one system identifier and major version.
 //! To hold one is to have seen its identity.
 
+use super::name::ObjectName;
 use super::record::Record;
 use super::wal::Wal;
-use super::{Identity, Lineage, Repository, key, misplaced, parse_json, to_json};
+use super::{Identity, Lineage, Repository, SMALL, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{Content, FORMAT, HEADER_SIZE, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentSize, TimelineId, WalName};
 use crate::storage::{Body, Entry, Key, Mode, Object, PAGE, Page, Put, list_all};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A WAL file of the archive, opened; see [`Content`] for what may be believed when.
@@ -21,7 +23,17 @@ pub struct Records {
     /// In the order of the LSNs at which they began.
     pub good: Vec<Record>,
     /// Why others cannot be read: one that is damaged takes nothing from the rest.
-    pub damaged: Vec<Error>,
+    pub damaged: Vec<(String, Error)>,
+    /// What each record takes in the repository.
+    pub sizes: BTreeMap<String, u64>,
+    /// Backups that were taken for dead before they had a record, and since when that is so.
+    pub given_up: Vec<(String, jiff::Timestamp)>,
+}
+
+/// What stands at the key of a backup's record.
+enum Recorded {
+    Record(Box<Record>),
+    GivenUp,
 }
 
 #[derive(Clone)]
@@ -61,6 +73,74 @@ impl Archive {
     fn put(&self, key: &Key, body: &dyn Body) -> Result<Put> {
         let put = self.repository.store.put(key, body, Mode::Create);
         self.in_repository("store", key, put)
+    }
+
+    /// What the object of a full key is; `None` when it is not ours.
+    pub(super) fn name_of(&self, key: &Key) -> Option<ObjectName> {
+        ObjectName::parse(key.as_str().strip_prefix(self.base.as_str())?.strip_prefix('/')?)
+    }
+
+    fn key_of(&self, name: &ObjectName) -> Result<Key> {
+        self.base.join(name)
+    }
+
+    /// Stores a small JSON object. The last part of its key is its name.
+    pub(super) fn put_small(
+        &self,
+        name: &ObjectName,
+        kind: ObjectKind,
+        content: &impl serde::Serialize,
+        mode: Mode,
+    ) -> Result<Put> {
+        let key = self.key_of(name)?;
+        let header = self.header(kind, key.name());
+        self.repository.put_small(&key, header, &to_json(content)?, mode)
+    }
+
+    /// Reads a small JSON object.
+    pub(super) fn get_small<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &ObjectName,
+        kind: ObjectKind,
+    ) -> Result<Option<T>> {
+        let key = self.key_of(name)?;
+        let Some((header, content)) = self.repository.read_small(&key, key.name())? else {
+            return Ok(None);
+        };
+        let parsed = self.check_header(&header, kind, key.name()).and_then(|()| parse_json(&content));
+        self.in_repository("read", &key, parsed).map(Some)
+    }
+
+    /// Whether an object is there, and since when by the clock of the store.
+    pub fn stored_at(&self, name: &ObjectName) -> Result<Option<jiff::Timestamp>> {
+        let key = self.key_of(name)?;
+        let entry = self.repository.store.head(&key);
+        Ok(self.in_repository("look for", &key, entry)?.map(|entry| entry.modified))
+    }
+
+    /// Removes objects, durably. What is not there is removed already.
+    pub fn remove(&self, names: &[ObjectName]) -> Result<()> {
+        let keys = names.iter().map(|name| self.key_of(name)).collect::<Result<Vec<_>>>()?;
+        for keys in keys.chunks(PAGE) {
+            let Some(first) = keys.first() else {
+                continue;
+            };
+            let removed = self.repository.store.delete(keys);
+            self.in_repository("remove", first, removed)?;
+        }
+        Ok(())
+    }
+
+    /// The names of all objects of a folder that are ours, each with its entry.
+    pub(super) fn each_named(
+        &self,
+        folder: &str,
+        mut each: impl FnMut(ObjectName, &Entry) -> Result<()>,
+    ) -> Result<()> {
+        self.each(folder, |entry| match self.name_of(&entry.key) {
+            Some(name) => each(name, &entry),
+            None => Ok(()),
+        })
     }
 
     /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content.
@@ -105,9 +185,9 @@ impl Archive {
 
     /// Every WAL file below `wal/`, in order.
     pub fn each_wal(&self, mut each: impl FnMut(WalName, &Entry) -> Result<()>) -> Result<()> {
-        self.each(key::WAL, |entry| match entry.key.name().parse() {
-            Ok(name) => each(name, &entry),
-            Err(_) => Ok(()),
+        self.each_named(key::WAL, |name, entry| match name {
+            ObjectName::Wal(name) => each(name, entry),
+            _ => Ok(()),
         })
     }
 
@@ -124,7 +204,7 @@ impl Archive {
         Ok(None)
     }
 
-    fn each(&self, folder: &str, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    pub(super) fn each(&self, folder: &str, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
         let folder = self.base.join(folder)?;
         let listed = list_all(&*self.repository.store, &folder, each);
         self.in_repository("list", &folder, listed)
@@ -142,6 +222,50 @@ impl Archive {
             Put::Stored => Ok(()),
             Put::Exists => Err(Error::new(Kind::Conflict, "another backup has this name"))
                 .doing(|| format!("store {key} in repository {}", self.repository.name())),
+        }
+    }
+
+    /// A WAL file as it is stored, all of it unchecked.
+    pub fn get_wal_object(&self, name: WalName, limit: u64) -> Result<Option<Vec<u8>>> {
+        use std::io::Read;
+        let key = self.base.join(key::wal(name))?;
+        let read = || {
+            let Some(object) = self.repository.store.get(&key, None)? else {
+                return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            object.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
+            match bytes.len() as u64 > limit {
+                true => Err(Error::new(Kind::Damage, format!("it has more than {limit} bytes"))),
+                false => Ok(Some(bytes)),
+            }
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    /// Bytes of an object whose key is relative to this archive; `None` when there is no such object.
+    pub fn size(&self, relative: &str) -> Result<Option<u64>> {
+        let key = self.base.join(relative)?;
+        let entry = self.repository.store.head(&key);
+        Ok(self.in_repository("look for", &key, entry)?.map(|entry| entry.size))
+    }
+
+    /// Stores a copy of another repository's object under its key. [`Put::Exists`] says nothing about the content.
+    pub fn put_object(&self, relative: &str, object: &Vec<u8>) -> Result<Put> {
+        self.put(&self.base.join(relative)?, object)
+    }
+
+    /// Copies a backup's record to where all that it names is already. Gives its bytes.
+    pub fn copy_record(&self, to: &Archive, id: &str) -> Result<u64> {
+        let relative = key::backup(id);
+        let gone = || Error::new(Kind::Unavailable, format!("the record of backup {id} went away"));
+        let size = self.size(&relative)?.filter(|size| *size <= SMALL).ok_or_else(gone)?;
+        let object = self.get_range(&relative, 0..size)?;
+        let header = Header::decode(&object)?;
+        self.check_header(&header, ObjectKind::Backup, id)?;
+        match to.put_object(&relative, &object)? {
+            Put::Stored => Ok(size),
+            Put::Exists => Err(Error::new(Kind::Conflict, format!("backup {id} exists there already"))),
         }
     }
 
@@ -191,22 +315,49 @@ impl Archive {
 
     /// The last step of a backup: from here on it is listed.
     pub fn put_record(&self, record: &Record) -> Result<()> {
-        let key = self.base.join(key::backup(&record.id))?;
-        let header = self.header(ObjectKind::Backup, &record.id);
-        match self.repository.create_small(&key, header, &to_json(record)?)? {
-            Put::Stored => Ok(()),
-            Put::Exists => Err(Error::new(Kind::Conflict, format!("backup {} exists already", record.id))),
+        let name = ObjectName::Record(record.id.clone());
+        if self.put_small(&name, ObjectKind::Backup, record, Mode::Create)? == Put::Stored {
+            return Ok(());
         }
+        Err(match self.recorded(&self.key_of(&name)?)? {
+            Some(Recorded::GivenUp) => Error::new(
+                Kind::Refused,
+                format!(
+                    "backup {} did not show a sign of life for so long that a prune took it for dead",
+                    record.id
+                ),
+            )
+            .hint("was this machine suspended, or the repository out of reach? take another backup"),
+            _ => Error::new(Kind::Conflict, format!("backup {} exists already", record.id)),
+        })
+    }
+
+    /// Sees to it that a backup which was taken for dead can never be recorded. False when it is recorded.
+    pub fn give_up(&self, id: &str) -> Result<bool> {
+        let name = ObjectName::Record(id.to_owned());
+        let why = serde_json::json!({"given_up": id});
+        if self.put_small(&name, ObjectKind::GivenUp, &why, Mode::Create)? == Put::Stored {
+            return Ok(true);
+        }
+        Ok(matches!(self.recorded(&self.key_of(&name)?)?, Some(Recorded::GivenUp)))
     }
 
     /// The records of all backups.
     pub fn records(&self) -> Result<Records> {
         let mut records = Records::default();
-        self.each(key::BACKUPS, |entry| {
-            match self.record(&entry.key) {
+        self.each_named(key::BACKUPS, |name, entry| {
+            let ObjectName::Record(id) = name else {
+                return Ok(());
+            };
+            match self.recorded(&entry.key) {
                 // A backup may be pruned between the listing and the reading.
-                Ok(record) => records.good.extend(record),
-                Err(error) if error.kind() == Kind::Damage => records.damaged.push(error),
+                Ok(None) => {}
+                Ok(Some(Recorded::Record(record))) => {
+                    records.sizes.insert(id, entry.size);
+                    records.good.push(*record);
+                }
+                Ok(Some(Recorded::GivenUp)) => records.given_up.push((id, entry.modified)),
+                Err(error) if is_about_the_object(&error) => records.damaged.push((id, error)),
                 Err(error) => return Err(error),
             }
             Ok(())
@@ -215,13 +366,31 @@ impl Archive {
         Ok(records)
     }
 
-    fn record(&self, key: &Key) -> Result<Option<Record>> {
+    /// One backup's record.
+    pub fn record(&self, id: &str) -> Result<Option<Record>> {
+        let recorded = self.recorded(&self.key_of(&ObjectName::Record(id.to_owned()))?)?;
+        Ok(match recorded {
+            Some(Recorded::Record(record)) => Some(*record),
+            Some(Recorded::GivenUp) | None => None,
+        })
+    }
+
+    fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
         let Some((header, content)) = self.repository.read_small(key, key.name())? else {
             return Ok(None);
         };
-        let doing = || format!("read {key} of repository {}", self.repository.name());
-        self.check_header(&header, ObjectKind::Backup, key.name()).doing(doing)?;
-        parse_json(&content).map(Some).doing(doing)
+        let read = || {
+            if header.kind == ObjectKind::GivenUp {
+                return Ok(Recorded::GivenUp);
+            }
+            self.check_header(&header, ObjectKind::Backup, key.name())?;
+            let record: Box<Record> = parse_json(&content)?;
+            match record.id == key.name() {
+                true => Ok(Recorded::Record(record)),
+                false => Err(misplaced(&record.id)),
+            }
+        };
+        self.in_repository("read", key, read()).map(Some)
     }
 
     fn check_header(&self, header: &Header, kind: ObjectKind, name: &str) -> Result<()> {
@@ -255,6 +424,11 @@ pub(super) fn check_header(header: &Header, lineage: Lineage, kind: ObjectKind, 
         ));
     }
     Ok(())
+}
+
+/// Whether an object, and not the way to it, is what is wrong.
+fn is_about_the_object(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damage | Kind::Identity)
 }
 
 fn gone() -> Error {

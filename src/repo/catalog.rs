@@ -27,11 +27,15 @@ pub struct Gap {
 }
 
 /// The WAL of an archive. Takes memory by runs, not by segments.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Inventory {
     size: SegmentSize,
     runs: BTreeMap<TimelineId, Vec<Run>>,
     pub histories: Vec<TimelineId>,
+    /// When the history of a timeline was stored: soon after the timeline began.
+    begun: BTreeMap<TimelineId, jiff::Timestamp>,
+    /// Bytes of all files.
+    pub bytes: u64,
 }
 
 /// How far the WAL leads.
@@ -74,28 +78,55 @@ impl Reach {
 }
 
 impl Inventory {
+    pub fn new(size: SegmentSize) -> Inventory {
+        let (runs, begun) = (BTreeMap::new(), BTreeMap::new());
+        Inventory { size, runs, histories: Vec::new(), begun, bytes: 0 }
+    }
+
     /// Lists the archive's WAL. The size of segments comes from a backup, or from any segment.
     pub fn read(archive: &Archive, size: SegmentSize) -> Result<Inventory> {
-        let mut runs: BTreeMap<TimelineId, Vec<Run>> = BTreeMap::new();
-        let mut histories = Vec::new();
+        let mut inventory = Inventory::new(size);
         archive.each_wal(|name, entry| {
-            match name {
-                WalName::Segment(name) => {
-                    let runs = runs.entry(name.timeline).or_default();
-                    match runs.last_mut() {
-                        Some(run) if run.last.next(size) == name => {
-                            run.last = name;
-                            run.stored = entry.modified;
-                        }
-                        _ => runs.push(Run { first: name, last: name, stored: entry.modified }),
-                    }
-                }
-                WalName::History(timeline) => histories.push(timeline),
-                WalName::Partial(_) | WalName::Backup(..) => {}
-            }
+            inventory.add(name, entry.modified, entry.size);
             Ok(())
         })?;
-        Ok(Inventory { size, runs, histories })
+        Ok(inventory)
+    }
+
+    /// Adds a file of the archive. Segments of a timeline come in order.
+    pub fn add(&mut self, name: WalName, stored: jiff::Timestamp, bytes: u64) {
+        self.bytes += bytes;
+        match name {
+            WalName::Segment(name) => {
+                let runs = self.runs.entry(name.timeline).or_default();
+                match runs.last_mut() {
+                    Some(run) if run.last.next(self.size) == name => {
+                        run.last = name;
+                        run.stored = stored;
+                    }
+                    _ => runs.push(Run { first: name, last: name, stored }),
+                }
+            }
+            WalName::History(timeline) => {
+                self.histories.push(timeline);
+                self.begun.insert(timeline, stored);
+            }
+            WalName::Partial(_) | WalName::Backup(..) => {}
+        }
+    }
+
+    /// The runs of segments without a hole, by timeline.
+    pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<Run>> {
+        &self.runs
+    }
+
+    /// When a timeline began, as far as the archive knows.
+    pub fn begun(&self, timeline: TimelineId) -> Option<jiff::Timestamp> {
+        self.begun.get(&timeline).copied()
+    }
+
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
     }
 
     /// The first segment of the oldest timeline and the last of the newest.

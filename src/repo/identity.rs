@@ -3,7 +3,7 @@
 use super::{Archive, Lineage, Repository, header, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Put, list_all};
+use crate::storage::{Mode, Put, list_all};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,23 +81,6 @@ impl Repository {
         }
     }
 
-    /// As [`Repository::open`], where it need not be asked of the store at this moment: a push stores nothing in
-    /// a wrong place when the right one has shown its identity not long ago.
-    pub fn open_known(&self, lineage: Lineage) -> Result<Archive> {
-        let Some(notes) = &self.notes else {
-            return self.open(lineage);
-        };
-        let key = key::identity(self.cluster(), lineage)?;
-        // Whatever is wrong with a note, the store knows better.
-        let noted = notes.identity(&key).and_then(|content| parse_json::<Identity>(&content).ok());
-        if let Some(identity) = noted.filter(|identity| identity.is(self.cluster(), lineage)) {
-            return Archive::new(self.clone(), identity);
-        }
-        let archive = self.open(lineage)?;
-        notes.write_identity(&key, to_json(archive.identity())?);
-        Ok(archive)
-    }
-
     fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
         let key = key::identity(self.cluster(), lineage)?;
         let Some((header, content)) = self.read_small(&key, &lineage.to_string())? else {
@@ -161,7 +144,7 @@ impl Repository {
         };
         let header = header(lineage, ObjectKind::Identity, lineage.to_string());
         let key = key::identity(self.cluster(), lineage)?;
-        match self.create_small(&key, header, &to_json(&identity)?)? {
+        match self.put_small(&key, header, &to_json(&identity)?, Mode::Create)? {
             Put::Stored if known.is_empty() => Ok(Registered::New),
             Put::Stored => Ok(Registered::Upgraded),
             Put::Exists => Ok(Registered::Already),

@@ -36,6 +36,13 @@ pub fn wal_of(timeline: TimelineId) -> String {
 pub const WAL: &str = "wal";
 pub const HISTORIES: &str = "wal/history";
 pub const BACKUPS: &str = "backup";
+pub const DATA: &str = "data";
+pub const PINS: &str = "pin";
+pub const ACTIVE: &str = "active";
+pub const VERIFY: &str = "verify";
+pub const FOUND_DAMAGED: &str = "verify/damaged";
+pub const VERIFIED: &str = "verify/backup";
+pub const VERIFIED_WAL: &str = "verify/wal";
 
 pub fn backup(id: &str) -> String {
     format!("backup/{id}")

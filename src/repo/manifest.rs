@@ -1,5 +1,6 @@
 //! What a backup consists of, as lines of JSON in parts of bounded size; see `FORMAT.md`.
 
+use super::data::PackSet;
 use super::entry::{Dir, Entry, File, StoredPath, Tablespace};
 use super::record::{ManifestPart, Record};
 use super::{Archive, key};
@@ -72,6 +73,7 @@ pub struct Writer<'a> {
     text: Vec<u8>,
     /// Packs that this part has named, by key.
     packs: HashMap<String, u32>,
+    named: PackSet,
     parts: Vec<ManifestPart>,
     totals: Totals,
     stored: u64,
@@ -85,6 +87,7 @@ impl<'a> Writer<'a> {
             compressor: Compressor::new(Compression::Zstd(3))?,
             text: Vec::new(),
             packs: HashMap::new(),
+            named: PackSet::default(),
             parts: Vec::new(),
             totals: Totals::default(),
             stored: 0,
@@ -126,6 +129,7 @@ impl<'a> Writer<'a> {
         if let Some(number) = self.packs.get(&key) {
             return Ok(*number);
         }
+        self.named.insert(&key)?;
         let number = self.packs.len() as u32;
         self.line(&Line::Pack { number, key: key.clone() })?;
         self.packs.insert(key, number);
@@ -148,13 +152,22 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the end. Everything is durable when this returns: the parts for the record, what they add
-    /// up to, and the bytes that they take in the repository.
-    pub fn finish(mut self) -> Result<(Vec<ManifestPart>, Totals, u64)> {
+    /// Writes the end. Everything is durable when this returns.
+    pub fn finish(mut self) -> Result<Written> {
         self.line(&Line::End(self.totals))?;
         self.close_part()?;
-        Ok((self.parts, self.totals, self.stored))
+        Ok(Written { parts: self.parts, packs: self.named, totals: self.totals, stored: self.stored })
     }
+}
+
+/// A manifest that is in the repository.
+pub struct Written {
+    /// For the record, as are the packs that it names.
+    pub parts: Vec<ManifestPart>,
+    pub packs: PackSet,
+    pub totals: Totals,
+    /// Bytes that its parts take.
+    pub stored: u64,
 }
 
 /// Part of a manifest: entries whose extents number packs by `packs`.

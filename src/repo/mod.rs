@@ -4,21 +4,29 @@
 //! before its identity has been read: that gives an [`Archive`], the part of one cluster under one
 //! system identifier and major version.
 
+pub mod active;
 mod archive;
 pub mod catalog;
+pub mod data;
 pub mod entry;
+pub mod evidence;
 mod identity;
 mod key;
 pub mod lock;
 pub mod manifest;
+mod name;
 mod notes;
+pub mod pin;
+mod process;
 pub mod record;
 mod wal;
+pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
 pub use identity::{Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
+pub use name::ObjectName;
 pub use notes::Notes;
 pub use wal::Wal;
 
@@ -153,11 +161,9 @@ impl Repository {
     }
 
     /// Stores a small object so that its content can be read with the naked eye.
-    fn create_small(&self, key: &Key, header: Header, content: &[u8]) -> Result<Put> {
+    fn put_small(&self, key: &Key, header: Header, content: &[u8], mode: Mode) -> Result<Put> {
         let object = envelope::seal(header, content, &mut Compressor::new(Compression::Stored)?)?;
-        self.store
-            .put(key, &object, Mode::Create)
-            .doing(|| format!("store {key} in repository {}", self.name))
+        self.store.put(key, &object, mode).doing(|| format!("store {key} in repository {}", self.name))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A backup's record: the one small object that makes it exist.
 
+use super::data::PackSet;
 use super::entry::Tablespace;
 use crate::codec::envelope::decimal;
 use crate::codec::hash::ContentHash;
@@ -36,6 +37,9 @@ pub struct Record {
 
     /// The parts of the manifest, in order.
     pub manifest: Vec<ManifestPart>,
+    /// The packs that the manifest names; where it is not said the manifest has to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packs: Option<PackSet>,
     pub segment_size: SegmentSize,
     pub wal: WalRange,
     pub settings: Settings,

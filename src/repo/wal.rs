@@ -30,8 +30,9 @@ impl<'a> Wal<'a> {
         result.doing(|| format!("{what} {key} in repository {}", self.repository.name()))
     }
 
-    /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content.
-    pub(super) fn put(&self, name: WalName, body: &dyn Body) -> Result<Put> {
+    /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content, and nothing of it
+    /// counts before the repository has shown its identity.
+    pub fn put(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         let key = self.base.join(key::wal(name))?;
         self.in_repository("store", &key, self.repository.store.put(&key, body, Mode::Create))
     }

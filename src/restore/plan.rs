@@ -59,8 +59,8 @@ impl Plan {
     pub fn make(archive: Archive, wish: Wish, observer: &dyn Observer) -> Result<Plan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
-        let Records { good: records, damaged } = archive.records().doing(doing)?;
-        damaged.iter().for_each(|error| observer.event(Event::Warning(error)));
+        let Records { good: records, damaged, .. } = archive.records().doing(doing)?;
+        damaged.iter().for_each(|(_, error)| observer.event(Event::Warning(error)));
         let Some(newest) = records.last() else {
             return Err(Error::new(Kind::Refused, "it has no backup of this cluster")
                 .doing(doing())

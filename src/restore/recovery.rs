@@ -81,6 +81,10 @@ impl Recovery {
         settings.push(("recovery_target_inclusive", inclusive.to_owned()));
         settings.push(("recovery_target_action", action.to_owned()));
         settings.push(("recovery_target_timeline", timeline));
+        if plan.target == Target::Immediate {
+            // Reading ahead would ask for WAL behind the end of the backup, which need not be there.
+            settings.push(("recovery_prefetch", "off".to_owned()));
+        }
         let mut add = |more: &[(&'static str, &str)]| {
             settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         };

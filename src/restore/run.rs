@@ -7,6 +7,7 @@ use super::write::Writer;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::Record;
 use std::collections::{BTreeMap, HashMap};
@@ -33,10 +34,11 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// For how long to wait for another restore into the same directory.
     pub wait: Duration,
+    /// Twelve random hexadecimal digits.
+    pub random: String,
 }
 
 /// What was done.
-#[derive(Debug)]
 pub struct Restored {
     pub bytes: u64,
     pub files: u64,
@@ -44,12 +46,16 @@ pub struct Restored {
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files that the backup has and that were not written.
     pub config_left: Vec<String>,
+    /// Keeps the backup and its WAL from being pruned until it is dropped, or for its lease when it is left.
+    /// `None`: the repository cannot be written.
+    pub announced: Option<Announcement>,
 }
 
 /// Restores the backup of the plan.
 pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn Observer) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
     let tablespaces = map_tablespaces(options, &plan.record).doing(doing)?;
+    let announced = announce(plan, &options.random, observer).doing(doing)?;
     let run = Run {
         options,
         plan,
@@ -59,7 +65,36 @@ pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn O
         ownership: Ownership::new(),
         done: AtomicU64::new(0),
     };
-    run.run().doing(doing)
+    let mut restored = run.run().doing(doing)?;
+    restored.announced = announced;
+    Ok(restored)
+}
+
+/// Sees to it that no prune takes away what is being restored. From a repository that cannot be written it is
+/// restored all the same: what is missing is found out.
+fn announce(plan: &Plan, random: &str, observer: &dyn Observer) -> Result<Option<Announcement>> {
+    let id = &plan.record.id;
+    let notice = Notice {
+        needs: vec![id.clone()],
+        wal_from: Some(plan.record.start_lsn),
+        ..Notice::new(Operation::Restore)
+    };
+    let announced = match Announcement::begin(&plan.archive, notice, random) {
+        Ok(announced) => announced,
+        Err(error) => {
+            observer.event(Event::Note(&format!(
+                "no prune is kept from removing the backup meanwhile, since the repository cannot be written: {error}"
+            )));
+            return Ok(None);
+        }
+    };
+    // A prune that began before looks for this announcement after it has said what it removes.
+    let goes = plan.archive.announced()?.iter().any(|seen| seen.is_removing(id));
+    if goes || plan.archive.record(id)?.is_none() {
+        return Err(Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
+            .hint("choose another one: `walkeep list` names them"));
+    }
+    Ok(Some(announced))
 }
 
 /// A restore under way.

@@ -62,7 +62,13 @@ impl<'a> Writer<'a> {
         let major = run.plan.archive.lineage().major;
         let manifest = ManifestWriter::new(file, major, record.system_identifier)
             .doing(|| format!("write {}", path.display()))?;
-        let report = Restored { bytes: 0, files: 0, tablespaces: Vec::new(), config_left: Vec::new() };
+        let report = Restored {
+            bytes: 0,
+            files: 0,
+            tablespaces: Vec::new(),
+            config_left: Vec::new(),
+            announced: None,
+        };
         Ok(Writer { run, manifest, modes: Vec::new(), control: None, map: None, root: None, report })
     }
 

@@ -8,16 +8,18 @@
 //! # Why two writers of different content are never both told that theirs is stored
 //!
 //! All that is asked of the store is the third promise: what was put is at once listed and read. Let A's claim be
-//! there before B's. If it still is when B lists, B gives way. If not, A has removed it by then; A removes it only after its put was answered, so B, which looks
-//! at the key after it has listed, finds A's object. Either way B stores nothing. If both see each other both give way, and come back
-//! after waits of different lengths.
+//! there before B's. If it still is when B lists, B gives way. If it is not, A has given way and stores nothing, or
+//! A's put was answered before: then B, which looks at the key after it has listed, finds A's object. So not both of
+//! them store. If each sees the other, both give way and come back after waits of different lengths.
+//! Whoever has stored removes the claims of others for the same content too: the object is there by then, and
+//! who comes later finds it.
 //!
 //! # Writers that end or fall silent
 //!
-//! A claim whose put failed without a clear answer stays: the object may still arrive. So does one of a writer that crashed. Both
-//! hold up writers of other content for [`FORGOTTEN`] by the store's own clock, and are removed by `clean`. A writer that finds
-//! itself delayed for half of that between its claim and its put gives up. What is left is a put that is under
-//! way for longer than that and then arrives: signatures are void after a quarter of an hour.
+//! A claim stays when its put failed without a clear answer, since the object may still arrive, and when its writer
+//! crashed. It holds up writers of other content for [`FORGOTTEN`], by the store's own clock, and is removed by
+//! `clean`. A writer that finds itself delayed for half of that between its claim and its put gives up. What is left is
+//! a put that is under way for longer and then arrives; but a signature is void after a quarter of an hour.
 
 use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
 use crate::error::{Error, Kind, Result};
@@ -89,9 +91,10 @@ impl<S: Storage> Claims<S> {
             }
             Ok(())
         })?;
+        // Who stored the same content has removed this claim too, and the next attempt finds the object.
         let since = since.ok_or_else(|| {
-            Error::new(Kind::Failed, "the store does not list what it has just stored")
-                .hint("such a store is no safe place for an archive")
+            Error::new(Kind::Unavailable, "the store does not list the claim that it has just stored")
+                .hint("if it stays like this, the store is no safe place for an archive")
         })?;
         match others.iter().any(|then| since.duration_since(*then) < FORGOTTEN) {
             false => Ok(same),

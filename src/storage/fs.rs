@@ -6,6 +6,7 @@ use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, ran
 use crate::durable::{self, Published};
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -16,6 +17,9 @@ use std::path::{Path, PathBuf};
 const TEMPORARY: &str = ".tmp";
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
+
+/// Times that a folder is made again which was removed because it was empty.
+const NAMING_ATTEMPTS: u32 = 8;
 
 /// Bytes moved at a time when a body is streamed.
 const CHUNK: usize = 256 << 10;
@@ -82,6 +86,28 @@ impl Directory {
         Ok(temporary)
     }
 
+    fn give_name(&self, temporary: &Temporary, path: &Path, mode: Mode) -> Result<Published> {
+        durable::create_dirs(&self.root, path.parent().unwrap_or(&self.root), DIR_MODE)?;
+        match mode {
+            Mode::Create => durable::publish(&temporary.path, path),
+            Mode::Replace => {
+                durable::replace_volatile(&temporary.path, path)?;
+                durable::sync_parent(path)?;
+                Ok(Published::Now)
+            }
+        }
+    }
+
+    /// Removes a folder that has become empty, and those above it that have. That one comes back after a crash
+    /// does no harm, so nothing is synced.
+    fn remove_empty(&self, folder: &Path) {
+        for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
+            if std::fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+
     fn walk(&self, path: &Path, key: &str, after: &str, limit: usize, page: &mut Page) -> Result<()> {
         let doing = || format!("list {}", path.display());
         let mut names = Vec::new();
@@ -133,24 +159,20 @@ impl Storage for Directory {
             return Ok(Put::Exists);
         }
         let temporary = self.write_temporary(body)?;
-        let directory = path.parent().unwrap_or(&self.root);
-        durable::create_dirs(&self.root, directory, DIR_MODE)?;
-        match mode {
-            Mode::Create => match durable::publish(&temporary.path, &path)? {
-                Published::Now => {
+        let mut attempt = 1;
+        loop {
+            match self.give_name(&temporary, &path, mode) {
+                // Somebody who removed the last object of a folder removed the folder with it.
+                Err(error) if error.kind() == Kind::Absent && attempt < NAMING_ATTEMPTS => attempt += 1,
+                Ok(Published::Now) => {
                     temporary.keep();
-                    Ok(Put::Stored)
+                    return Ok(Put::Stored);
                 }
-                Published::NameIsTaken => {
+                Ok(Published::NameIsTaken) => {
                     self.settle(&path)?;
-                    Ok(Put::Exists)
+                    return Ok(Put::Exists);
                 }
-            },
-            Mode::Replace => {
-                durable::replace_volatile(&temporary.path, &path)?;
-                temporary.keep();
-                durable::sync_parent(&path)?;
-                Ok(Put::Stored)
+                Err(error) => return Err(error),
             }
         }
     }
@@ -189,7 +211,28 @@ impl Storage for Directory {
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {
-        keys.iter().try_for_each(|key| durable::remove_file(&self.path(key)))
+        let mut folders = BTreeSet::new();
+        let mut result = Ok(());
+        for key in keys {
+            let path = self.path(key);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    result = Err(Error::io(format!("remove {}", path.display()), &e));
+                    break;
+                }
+                // What is gone already may have been removed by somebody who was killed before the sync.
+                _ => drop(path.parent().map(|folder| folders.insert(folder.to_owned()))),
+            }
+        }
+        for folder in folders {
+            match durable::sync_dir(&folder) {
+                Ok(()) => self.remove_empty(&folder),
+                // Somebody else removed the folder, which was empty then.
+                Err(error) if error.kind() == Kind::Absent => {}
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {

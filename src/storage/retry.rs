@@ -168,7 +168,8 @@ impl<S: Storage> Storage for Retry<S> {
     }
 
     fn prepare(&self) -> Result<()> {
-        self.again(|_| self.store.prepare())
+        // Not through `again`: what has nothing to prepare has not answered.
+        self.store.prepare()
     }
 
     fn prove(&self) -> Result<()> {

@@ -145,9 +145,31 @@ impl Push<'_> {
     }
 }
 
+/// Stores the file in one repository, which has to show its identity. One that has done so not long ago may do it
+/// while the file is on its way; nothing is sent to one that has not.
 fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Held> {
-    let archive = repository.open_known(lineage)?;
-    let pushed = match archive.put_wal(encoded.wal().name, encoded)? {
+    let name = encoded.wal().name;
+    let (archive, put) = match repository.notes() {
+        Some(notes) if notes.is_known(lineage) => std::thread::scope(|scope| {
+            let identity = scope.spawn(|| repository.open(lineage));
+            let put = repository.wal(lineage).and_then(|wal| wal.put(name, encoded));
+            let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
+            let archive = identity.join().unwrap_or_else(panicked);
+            if archive.is_err() {
+                notes.forget_known(lineage);
+            }
+            Ok::<_, Error>((archive?, put?))
+        })?,
+        notes => {
+            let archive = repository.open(lineage)?;
+            if let Some(notes) = notes {
+                notes.write_known(lineage);
+            }
+            let put = archive.put_wal(name, encoded)?;
+            (archive, put)
+        }
+    };
+    let pushed = match put {
         Put::Stored => Pushed::Stored,
         Put::Exists => compare(&archive, encoded.wal()).map(|()| Pushed::Already)?,
     };

@@ -17,11 +17,15 @@ const DIRECTION: &[(&str, &str)] = &[
     ("restore", "error event durable direct pg codec repo"),
     ("backup", "error event direct pg codec repo"),
     ("verify", "error event pg codec repo"),
+    ("sync", "error event pg codec repo"),
     ("retention", "error event pg repo"),
     ("drill", "error event pg repo restore verify"),
     ("observe", "error event"),
-    ("config", "error event pg codec storage repo wal restore backup verify retention drill observe"),
-    ("cli", "error event pg codec storage repo wal restore backup verify retention drill observe config"),
+    ("config", "error event pg codec storage repo wal restore backup verify sync retention drill observe"),
+    (
+        "cli",
+        "error event pg codec storage repo wal restore backup verify sync retention drill observe config",
+    ),
 ];
 
 /// What stands at the top of the repository; dot-files are free, `target` is cargo's.

@@ -5,11 +5,23 @@ use std::process::Command;
 
 #[test]
 fn the_demo_proves_what_it_says_and_leaves_nothing() {
+    proves(&[]);
+}
+
+#[test]
+fn the_demo_proves_the_same_out_of_a_bucket() {
+    assert!(proves(&[("S3", "1")]).contains("s3://"), "there was no bucket");
+}
+
+/// Runs it with these variables; what it said.
+#[track_caller]
+fn proves(variables: &[(&str, &str)]) -> String {
     // Started as whoever runs the tests: the script itself becomes an ordinary user.
     let output = Command::new("timeout")
         .args(["-k", "10", "180", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/demo.sh")])
         .arg(run::programs())
         .env("WALKEEP_DEMO_PGBIN", pg::bin())
+        .envs(variables.iter().copied())
         .output()
         .expect("start the demo");
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -19,6 +31,7 @@ fn the_demo_proves_what_it_says_and_leaves_nothing() {
     let words = stdout.split_whitespace();
     let scratch = words.rev().find(|word| word.contains("walkeep-demo-")).expect("the scratch directory");
     assert!(!std::path::Path::new(scratch).exists(), "{scratch} is still there\n{story}");
+    story
 }
 
 #[test]

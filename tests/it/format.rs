@@ -93,7 +93,7 @@ fn write_repository(root: &Path) {
         };
         writer.entry(Entry::File(file), pack_key).expect("a file");
     }
-    let (parts, totals, _) = writer.finish().expect("the end of the manifest");
+    let manifest::Written { parts, totals, .. } = writer.finish().expect("the end of the manifest");
     let segment = Segment::new(SYSTEM, 15).megabytes(1).at(1, 32);
     let name = segment.name().parse().expect("a segment");
     let record = Record {
@@ -113,6 +113,7 @@ fn write_repository(root: &Path) {
         labels: [("reason".to_owned(), "golden".to_owned())].into(),
         parent: None,
         manifest: parts,
+        packs: None,
         segment_size: SegmentSize::try_from(1 << 20).expect("a size"),
         wal: WalRange { first: name, last: name },
         settings: Settings {
@@ -267,6 +268,7 @@ fn assert_refused(folder: &str, change: impl Fn(&mut serde_json::Value) + Copy, 
             header["sha256"] = sha256(text.as_bytes()).into();
         });
     }
+    scratch.mkdir(archive.root().join(".tmp"));
     let before = archive.snapshot();
     if folder.starts_with("/wal/") {
         let name = object.file_name().and_then(|name| name.to_str()).expect("a name");

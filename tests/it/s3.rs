@@ -11,6 +11,7 @@ mod integrity;
 mod listing;
 mod lost;
 mod multipart;
+mod options;
 mod requests;
 mod secrets;
 mod story;

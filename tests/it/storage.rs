@@ -35,6 +35,10 @@ macro_rules! every_store {
                 promises::of_sixteen_who_create_one_name_exactly_one_does(&Site::$store());
             }
             #[test]
+            fn writers_of_the_same_bytes_are_all_content() {
+                promises::writers_of_the_same_bytes_are_all_content(&Site::$store());
+            }
+            #[test]
             fn deleting_what_is_not_there_is_ok() {
                 promises::deleting_what_is_not_there_is_ok(&Site::$store());
             }

@@ -1,7 +1,8 @@
 """The S3 server of the tests and of the demo: moto, with the strictness of a real one in front.
 
-Started with a pipe as standard input, it says its port on standard output and ends when the pipe closes: with
-whoever started it, however that ended. Listens on the loopback interface alone, holds everything in memory.
+Started with a pipe as standard input, it makes the buckets that its arguments name, says its port, an access key and
+its secret on standard output, and ends when the pipe closes: with whoever started it, however that ended. Listens on
+the loopback interface alone, holds everything in memory.
 
 moto by itself believes every signature and every checksum, and lets two requests run into each other. Here
 - the signature has to be right, and young. An access key that begins with WALKEEP has a secret that follows from
@@ -35,6 +36,7 @@ from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, create_backend_app
 
 SIGNATURE = "AWS4-HMAC-SHA256"
+ACCESS_KEY = "WALKEEPTEST"
 QUARTER = 900  # seconds by which the clocks may differ
 BEGUN = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z").encode()
 
@@ -239,7 +241,9 @@ class Server(ThreadingHTTPServer):
 def main():
     server = Server(("127.0.0.1", 0), Connection)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_port, flush=True)
+    for bucket in sys.argv[1:]:
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
+    print(server.server_port, ACCESS_KEY, secret(ACCESS_KEY), flush=True)
     sys.stdin.buffer.read()
     os._exit(0)
 

@@ -1,9 +1,11 @@
-//! A bucket as a store. Objects are the store's own: a put is one request that takes effect as a whole, and
-//! `If-None-Match: *` makes it exclusive. What a store answers is believed only when it is an S3 answer: a missing object is a 404
-//! that says `NoSuchKey`, and nothing else is.
+//! A bucket as a store. A put is one request that takes effect as a whole, and `If-None-Match: *` makes it
+//! exclusive. What a store answers is believed only when it is an S3 answer: a missing object is a 404 that says
+//! `NoSuchKey`, and nothing else is.
 //!
-//! Every request has its own limits of time. None is tried again here but for one cure of a wrong clock, of expired
-//! credentials and of a wrong region, the rest of an object that broke off, and a part of an upload in parts; see [`Retry`](super::Retry) for everything else. Nothing is touched before the first request.
+//! Every request has its own limits of time. [`Retry`](super::Retry) tries again what fails; here that is done only
+//! where less than all has to be repeated: once for a wrong clock, for expired credentials and for a wrong region, for
+//! the rest of an object that broke off, and for one part of an upload in parts. Nothing is touched before the
+//! first request.
 
 mod body;
 mod client;

@@ -9,15 +9,15 @@ fn a_redirect_is_followed_and_signed_for_where_it_leads() {
     let elsewhere = Proxy::before(server().url());
     let segment = remote.segment(2);
     remote.push(&segment).ok();
-    for place in ["/identity/", "/wal/"] {
+    for (place, status) in [("/identity/", 307), ("/wal/", 307), ("/wal/", 308), ("/identity/", 302)] {
         let location = format!("{}/{}/{}", elsewhere.url(), remote.bucket.name, remote.bucket.key(place));
-        let redirect = Reply::error(307, "TemporaryRedirect").header("Location", location);
+        let redirect = Reply::error(status, "TemporaryRedirect").header("Location", location);
         let fault = remote.proxy().inject(Rule::on("", place).answer(redirect));
         elsewhere.forget();
         // It is there already, which is found out over there.
         remote.push(&segment).ok();
         remote.holds(&segment.name(), &segment.bytes());
-        assert!(fault.was_hit());
+        assert!(fault.was_hit(), "{place}");
         assert_eq!(elsewhere.log().len(), fault.hits(), "{:?}", elsewhere.lines());
         remote.push(&remote.segment(2).mark("other")).refused();
         remote.proxy().clear();

@@ -42,13 +42,15 @@ fn no_failure_tells_a_key() {
                 |repository: repo::Remote| repository.without("access_key_file").without("secret_key_file");
             remote.archive.set_remote(without);
         }
-        for (number, rule) in faults.iter().enumerate() {
+        // What may pass is waited for, once is enough.
+        for rule in &faults[..if by_files { faults.len() } else { 4 }] {
             let fault = remote.proxy().inject(rule.clone());
             keeps_silent(&remote.archive.push(&path).refused(), &everybody);
             keeps_silent(&remote.archive.fetch_fails(&segment.name()), &everybody);
-            // These wait longer for what may pass.
-            for verb in if number < 4 { ["init", "list"].as_slice() } else { &[] } {
-                keeps_silent(&remote.archive.walkeep(&[verb, "--verbose"]).failed(), &everybody);
+            if !by_files {
+                for verb in ["init", "list"] {
+                    keeps_silent(&remote.archive.walkeep(&[verb, "--verbose"]).failed(), &everybody);
+                }
             }
             assert!(fault.was_hit());
             remote.proxy().clear();

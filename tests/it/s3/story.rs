@@ -13,7 +13,7 @@ impl Live {
     fn new() -> Live {
         let server = Cluster::build().wal_segsize(1).checksums().create();
         let bucket = Bucket::new();
-        let archive = Archive::build(server.data()).remote(bucket.repository(PREFIX)).wal("timeout = \"5s\"");
+        let archive = Archive::build(server.data()).remote(bucket.repository(PREFIX)).wal("timeout = \"3s\"");
         let archive = archive.for_server(&server);
         server.start();
         Live { server, archive, bucket }

@@ -265,6 +265,26 @@ pub fn of_sixteen_who_create_one_name_exactly_one_does(site: &Site) {
     }
 }
 
+pub fn writers_of_the_same_bytes_are_all_content(site: &Site) {
+    const WRITERS: usize = 6;
+    for round in 0..3 {
+        let name = key(&format!("race/{round}"));
+        let body = bytes(20_000, round + 1);
+        let start = Barrier::new(WRITERS);
+        let put = || {
+            let store = site.open();
+            start.wait();
+            ok(store.put(&name, &body, Mode::Create))
+        };
+        let results: Vec<Put> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(put)).collect();
+            writers.into_iter().map(|writer| writer.join().expect("a writer")).collect()
+        });
+        assert!(results.contains(&Put::Stored), "{results:?}");
+        holds(&*site.open(), &name, &body);
+    }
+}
+
 pub fn deleting_what_is_not_there_is_ok(site: &Site) {
     let store = site.open();
     ok(store.delete(&[]));

@@ -103,6 +103,7 @@ impl Build {
             connection: self.connection,
             optional: self.optional,
             wal: BTreeMap::new(),
+            retention: BTreeMap::new(),
             scratch,
             kept: Default::default(),
         };
@@ -149,6 +150,7 @@ pub struct Archive {
     connection: Option<String>,
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
+    retention: BTreeMap<usize, Vec<String>>,
     scratch: Scratch,
     kept: std::sync::Mutex<Vec<Scratch>>,
 }
@@ -210,6 +212,12 @@ impl Archive {
         self.environment.push((name.to_owned(), value.into()));
     }
 
+    /// Gives the repository at this position these lines of `[repository.retention]`.
+    pub fn set_retention(&mut self, position: usize, lines: &[&str]) {
+        self.retention.insert(position, lines.iter().map(|line| (*line).to_owned()).collect());
+        self.write_config();
+    }
+
     /// Makes the configuration name another data directory.
     pub fn set_pgdata(&mut self, pgdata: impl Into<PathBuf>) {
         self.pgdata = pgdata.into();
@@ -232,6 +240,9 @@ impl Archive {
             for line in place.lines.values() {
                 text += line;
                 text += "\n";
+            }
+            if let Some(lines) = self.retention.get(&position) {
+                text += &format!("[repository.retention]\n{}\n", lines.join("\n"));
             }
         }
         text += "\n[wal]\n";

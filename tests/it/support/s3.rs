@@ -85,12 +85,15 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .expect("start the S3 server");
-        let mut port = String::new();
+        let mut line = String::new();
         let said =
-            process.stdout.take().map(BufReader::new).and_then(|mut out| out.read_line(&mut port).ok());
-        assert!(said > Some(0), "the S3 server does not run: `.ci/setup test` installs it");
-        let url = format!("http://127.0.0.1:{}", port.trim());
-        Server { url, keys: Keys::made("TEST"), own: true, _process: Some(process) }
+            process.stdout.take().map(BufReader::new).and_then(|mut out| out.read_line(&mut line).ok());
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [port, id, secret] = words[..] else {
+            panic!("the S3 server does not run ({said:?}): `.ci/setup test` installs it");
+        };
+        let keys = Keys { id: id.to_owned(), secret: secret.to_owned(), token: None };
+        Server { url: format!("http://127.0.0.1:{port}"), keys, own: true, _process: Some(process) }
     }
 
     pub fn url(&self) -> &str {

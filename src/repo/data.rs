@@ -1,0 +1,149 @@
+//! What lies under `data/`: packs and parts of manifests by backup, and which packs a backup names.
+
+use super::manifest;
+use super::name::ObjectName;
+use super::record::Record;
+use super::{Archive, key};
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The packs that a backup names, its own and those of earlier backups. Takes memory by runs of numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PackSet(BTreeMap<String, Vec<(u32, u32)>>);
+
+impl PackSet {
+    /// Adds a pack by its key, relative to the archive.
+    pub fn insert(&mut self, key: &str) -> Result<()> {
+        match ObjectName::parse(key) {
+            Some(ObjectName::Pack(id, number)) => self.add(&id, number, number),
+            _ => {
+                return Err(Error::new(
+                    Kind::Damage,
+                    format!("`{}` is no key of a pack", key.escape_debug()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn extend(&mut self, other: &PackSet) {
+        for (id, runs) in &other.0 {
+            runs.iter().for_each(|(first, last)| self.add(id, *first, *last));
+        }
+    }
+
+    fn add(&mut self, id: &str, first: u32, last: u32) {
+        // Numbers come in order, mostly; so the run that they belong to is the last one, mostly.
+        let runs = match self.0.get_mut(id) {
+            Some(runs) => runs,
+            None => self.0.entry(id.to_owned()).or_default(),
+        };
+        match runs.last_mut() {
+            Some(run) if run.0 <= first && first <= run.1.saturating_add(1) => run.1 = run.1.max(last),
+            Some(run) if first < run.0 => {
+                runs.push((first, last));
+                merge(runs);
+            }
+            _ => runs.push((first, last)),
+        }
+    }
+
+    pub fn contains(&self, id: &str, number: u32) -> bool {
+        let Some(runs) = self.0.get(id) else {
+            return false;
+        };
+        let behind = runs.partition_point(|run| run.0 <= number);
+        behind > 0 && runs.get(behind - 1).is_some_and(|run| number <= run.1)
+    }
+
+    /// Every pack, by backup and number.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().flat_map(|(id, runs)| {
+            runs.iter()
+                .flat_map(move |(first, last)| (*first..=*last).map(move |number| (id.as_str(), number)))
+        })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.0.values().flatten().map(|(first, last)| u64::from(last - first) + 1).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Sorts runs and joins those that touch.
+fn merge(runs: &mut Vec<(u32, u32)>) {
+    runs.sort_unstable();
+    let mut merged: Vec<(u32, u32)> = Vec::with_capacity(runs.len());
+    for (first, last) in runs.drain(..) {
+        match merged.last_mut() {
+            Some(run) if first <= run.1.saturating_add(1) => run.1 = run.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    *runs = merged;
+}
+
+/// What one backup stored: number and size of each object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Data {
+    pub manifests: BTreeMap<u32, u64>,
+    pub packs: BTreeMap<u32, u64>,
+}
+
+impl Data {
+    pub fn bytes(&self) -> u64 {
+        self.manifests.values().chain(self.packs.values()).sum()
+    }
+}
+
+/// Bytes that would be free if a backup were removed and all others stayed, for each of them.
+pub fn exclusive(named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
+    let mut users: BTreeMap<(&str, u32), Option<usize>> = BTreeMap::new();
+    for (index, packs) in named.iter().enumerate() {
+        for pack in packs.iter() {
+            users.entry(pack).and_modify(|user| *user = None).or_insert(Some(index));
+        }
+    }
+    let mut free = vec![0; named.len()];
+    for ((id, number), user) in users {
+        let size = data.get(id).and_then(|data| data.packs.get(&number));
+        if let (Some(size), Some(free)) = (size, user.and_then(|user| free.get_mut(user))) {
+            *free += size;
+        }
+    }
+    free
+}
+
+impl Archive {
+    /// Everything under `data/` that is ours, by backup.
+    pub fn data(&self) -> Result<BTreeMap<String, Data>> {
+        let mut found: BTreeMap<String, Data> = BTreeMap::new();
+        self.each(key::DATA, |entry| {
+            let (id, number, is_pack) = match self.name_of(&entry.key) {
+                Some(ObjectName::Pack(id, number)) => (id, number, true),
+                Some(ObjectName::Manifest(id, number)) => (id, number, false),
+                _ => return Ok(()),
+            };
+            let data = found.entry(id).or_default();
+            let objects = if is_pack { &mut data.packs } else { &mut data.manifests };
+            objects.insert(number, entry.size);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The packs that a backup names: from its record, or from the manifest where a record does not say it.
+    pub fn packs_of(&self, record: &Record) -> Result<PackSet> {
+        if let Some(packs) = &record.packs {
+            return Ok(packs.clone());
+        }
+        let mut packs = PackSet::default();
+        manifest::read(self, record, |part| part.packs.iter().try_for_each(|key| packs.insert(key)))?;
+        Ok(packs)
+    }
+}

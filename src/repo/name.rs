@@ -1,0 +1,83 @@
+//! What an object of an archive is, by where it lies: a key read into a value, and a value written as a key.
+
+use super::key;
+use crate::pg::segment::WalName;
+use std::fmt;
+
+/// An object of an archive. Shown as its key, relative to the archive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    Wal(WalName),
+    /// Of the backup with this id; so are the others.
+    Record(String),
+    Manifest(String, u32),
+    Pack(String, u32),
+    Pin(String),
+    /// What a verification remembers of a backup.
+    Verified(String),
+    /// A verification found damage in this backup.
+    FoundDamaged(String),
+    /// What a verification remembers of the WAL.
+    VerifiedWal,
+    /// The announcement of an operation.
+    Active(String),
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ObjectName::Wal(name) => f.write_str(&key::wal(*name)),
+            ObjectName::Record(id) => f.write_str(&key::backup(id)),
+            ObjectName::Manifest(id, number) => f.write_str(&key::data(&key::manifest(id, *number))),
+            ObjectName::Pack(id, number) => f.write_str(&key::data(&key::pack(id, *number))),
+            ObjectName::Pin(id) => write!(f, "{}/{id}", key::PINS),
+            ObjectName::Verified(id) => write!(f, "{}/{id}", key::VERIFIED),
+            ObjectName::FoundDamaged(id) => write!(f, "{}/{id}", key::FOUND_DAMAGED),
+            ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
+            ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
+        }
+    }
+}
+
+impl ObjectName {
+    /// Reads a key that is relative to the archive; `None` for what is not ours. Only the one form that is
+    /// written is understood, so an object in a wrong place is none.
+    pub fn parse(key: &str) -> Option<ObjectName> {
+        let (folder, rest) = key.split_once('/')?;
+        let name = match folder {
+            key::WAL => ObjectName::Wal(rest.rsplit('/').next()?.parse().ok()?),
+            key::BACKUPS => ObjectName::Record(id(rest)?),
+            key::PINS => ObjectName::Pin(id(rest)?),
+            key::ACTIVE => ObjectName::Active(rest.to_owned()),
+            key::DATA => {
+                let mut parts = rest.split('/');
+                let (id, kind, number) = (id(parts.next()?)?, parts.next()?, parts.next()?);
+                match kind {
+                    "manifest" => ObjectName::Manifest(id, number.parse().ok()?),
+                    "pack" => ObjectName::Pack(id, number.parse().ok()?),
+                    _ => return None,
+                }
+            }
+            key::VERIFY => match rest.split_once('/') {
+                None => ObjectName::VerifiedWal,
+                Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
+                Some((_, rest)) => ObjectName::Verified(id(rest)?),
+            },
+            _ => return None,
+        };
+        (name.to_string() == key).then_some(name)
+    }
+}
+
+/// A backup's id, if it can be one: `20261121T081502Z-1f3a9c`.
+fn id(text: &str) -> Option<String> {
+    let (time, random) = text.split_once('-')?;
+    let time = time.strip_suffix('Z')?.as_bytes();
+    let is_time = time.len() == 15
+        && time
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| if at == 8 { *byte == b'T' } else { byte.is_ascii_digit() });
+    let is_random = random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_time && is_random).then(|| text.to_owned())
+}

@@ -1,0 +1,72 @@
+//! Pins: backups that stay whatever the retention says.
+
+use super::name::ObjectName;
+use super::{Archive, key};
+use crate::codec::envelope::ObjectKind;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::storage::Mode;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Keeps a backup. It lies beside the backup's record, which is never written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Until then; without it for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<jiff::Timestamp>,
+    /// Keeps just the WAL that makes the backup consistent, and not all from there on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standalone: bool,
+}
+
+impl Pin {
+    /// How one that cannot be read counts.
+    pub const UNREADABLE: Pin = Pin { until: None, standalone: false };
+
+    pub fn holds(&self, now: jiff::Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+impl Archive {
+    /// Pins a backup, or changes how it is pinned. Fails when the backup is not there or is about to go:
+    /// whoever removes it looks for pins after it has said so, and this looks after it has pinned.
+    pub fn pin(&self, id: &str, pin: &Pin) -> Result<()> {
+        let doing = || format!("pin backup {id} in repository {}", self.repository().name());
+        let name = ObjectName::Pin(id.to_owned());
+        self.put_small(&name, ObjectKind::Pin, pin, Mode::Replace).doing(doing)?;
+        let goes = self.announced()?.iter().any(|seen| seen.is_removing(id));
+        if !goes && self.record(id).doing(doing)?.is_some() {
+            return Ok(());
+        }
+        self.remove(&[name]).doing(doing)?;
+        Err(Error::new(Kind::Refused, "it is being removed by a prune, or is gone")
+            .doing(doing())
+            .hint("`walkeep list` names the backups there are"))
+    }
+
+    /// Takes a pin away; says whether there was one.
+    pub fn unpin(&self, id: &str) -> Result<bool> {
+        let name = ObjectName::Pin(id.to_owned());
+        let there = self.stored_at(&name)?.is_some();
+        self.remove(&[name]).doing(|| format!("unpin backup {id}"))?;
+        Ok(there)
+    }
+
+    /// All pins, by backup. One that cannot be read still pins: `None`, and why.
+    pub fn pins(&self) -> Result<BTreeMap<String, std::result::Result<Pin, Error>>> {
+        let mut pins = BTreeMap::new();
+        self.each_named(key::PINS, |name, _| {
+            if let ObjectName::Pin(id) = &name {
+                match self.get_small(&name, ObjectKind::Pin) {
+                    Ok(None) => {}
+                    Ok(Some(pin)) => drop(pins.insert(id.clone(), Ok(pin))),
+                    Err(error) if error.kind() == Kind::Damage => drop(pins.insert(id.clone(), Err(error))),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(pins)
+    }
+}

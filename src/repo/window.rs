@@ -1,0 +1,145 @@
+//! What can be restored: the stretches of WAL that backups lead through, along every timeline.
+
+use super::Archive;
+use super::catalog::{Gap, Inventory, Reach};
+use super::record::Record;
+use crate::error::{Error, Kind, Result};
+use crate::pg::history::History;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, TimelineId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The WAL of an archive and how its timelines descend from each other.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    pub inventory: Inventory,
+    histories: BTreeMap<TimelineId, History>,
+}
+
+/// WAL without a hole, every position of which can be recovered to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub timeline: TimelineId,
+    pub from: Lsn,
+    /// Behind the last byte.
+    pub to: Lsn,
+    /// The backup whose end it begins with, by its place; otherwise it begins with its timeline.
+    pub backup: Option<usize>,
+    pub reach: Reach,
+}
+
+impl Lines {
+    /// Reads the histories. Those that are damaged lead nowhere; why is in the second value.
+    pub fn read(archive: &Archive, inventory: Inventory) -> Result<(Lines, Vec<(TimelineId, Error)>)> {
+        let mut histories = BTreeMap::new();
+        let mut damaged = Vec::new();
+        for timeline in &inventory.histories {
+            match archive.history(*timeline) {
+                Ok(history) => histories.extend(history.map(|history| (*timeline, history))),
+                Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
+                    damaged.push((*timeline, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Lines { inventory, histories }, damaged))
+    }
+
+    /// The same with other WAL.
+    pub fn with(&self, inventory: Inventory) -> Lines {
+        Lines { inventory, histories: self.histories.clone() }
+    }
+
+    /// Every timeline of which there is anything.
+    pub fn timelines(&self) -> BTreeSet<TimelineId> {
+        self.inventory.runs().keys().chain(self.histories.keys()).copied().collect()
+    }
+
+    /// The history of a timeline; where it is not known nothing is before it.
+    pub fn history(&self, timeline: TimelineId) -> History {
+        self.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
+    }
+
+    /// What backups lead through along a timeline and its ancestors: from the end of a backup as far as there is WAL.
+    pub fn along(&self, timeline: TimelineId, records: &[&Record]) -> Vec<Span> {
+        let history = self.history(timeline);
+        let size = self.inventory.segment_size();
+        let mut spans: Vec<Span> = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if !history.contains(record.timeline, record.stop_lsn) {
+                continue;
+            }
+            let Some(reach) = self.inventory.reach(record, &history) else {
+                continue;
+            };
+            let to = Lsn(reach.last.start(size).0 + size.bytes());
+            if to > record.stop_lsn {
+                spans.push(Span { timeline, from: record.stop_lsn, to, backup: Some(index), reach });
+            }
+        }
+        spans.sort_by_key(|span| (span.from, span.to));
+        let mut joined: Vec<Span> = Vec::new();
+        for span in spans {
+            match joined.last_mut() {
+                Some(last) if span.from <= last.to => {
+                    if span.to > last.to {
+                        last.to = span.to;
+                        last.reach = span.reach;
+                    }
+                }
+                _ => joined.push(span),
+            }
+        }
+        joined
+    }
+
+    /// What can be restored of every timeline, each without what belongs to its ancestors.
+    pub fn windows(&self, records: &[&Record]) -> Vec<Span> {
+        let mut windows = Vec::new();
+        for timeline in self.timelines() {
+            let begin = self.history(timeline).parents.last().map_or(Lsn(0), |(_, end)| *end);
+            for span in self.along(timeline, records).into_iter().filter(|span| span.to > begin) {
+                windows.push(match span.from < begin {
+                    true => Span { from: begin, backup: None, ..span },
+                    false => span,
+                });
+            }
+        }
+        windows
+    }
+
+    /// Segments that are missing: between others of their timeline, and between a backup and WAL that it would
+    /// lead to. Not below the first segment that a backup begins with: that was pruned.
+    pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
+        let size = self.inventory.segment_size();
+        let floor = records.iter().map(|record| record.wal.first.number(size)).min().unwrap_or(0);
+        let mut gaps: Vec<Gap> =
+            self.inventory.gaps().into_iter().filter(|gap| gap.first.number(size) >= floor).collect();
+        for timeline in self.timelines() {
+            let history = self.history(timeline);
+            for record in records {
+                if !history.contains(record.timeline, record.stop_lsn) {
+                    continue;
+                }
+                let missing = match self.inventory.reach(record, &history) {
+                    Some(reach) => reach.gap,
+                    None => Some(Gap {
+                        timeline: record.wal.first.timeline,
+                        first: record.wal.first,
+                        last: record.wal.last,
+                    }),
+                };
+                gaps.extend(missing);
+            }
+        }
+        let key = |gap: &Gap| (gap.timeline, gap.first, gap.last);
+        gaps.sort_by_key(key);
+        gaps.dedup_by_key(|gap| key(gap));
+        gaps
+    }
+
+    /// The segment in which a position of a timeline lies.
+    pub fn segment(&self, timeline: TimelineId, lsn: Lsn) -> SegmentName {
+        SegmentName::containing(timeline, lsn, self.inventory.segment_size())
+    }
+}

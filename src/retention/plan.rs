@@ -1,0 +1,374 @@
+//! What a prune keeps and removes: a value that is printed by `--dry-run` and carried out otherwise.
+
+use super::others::InUse;
+use super::policy::{Policy, Reason, Reasons};
+use super::stock::{Backup, Stock};
+use crate::error::{Error, Kind, Result};
+use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::ObjectName;
+use crate::repo::data::PackSet;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a backup that was taken for dead is kept from being recorded.
+const FENCED: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order in which they were taken.
+    pub kept: Vec<Kept>,
+    pub remove: Removal,
+    /// Who keeps something from being removed by using it.
+    pub in_use: Vec<String>,
+    /// What somebody should look at. Whatever it concerns is kept.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub id: String,
+    pub because: Vec<Reason>,
+}
+
+/// What goes, each with its size, in the order of the steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    pub backups: Vec<String>,
+    pub records: Vec<(ObjectName, u64)>,
+    /// Manifests, then packs, of backups that go and of ones that never were.
+    pub data: Vec<(ObjectName, u64)>,
+    /// The oldest first, whatever its timeline.
+    pub wal: Vec<(ObjectName, u64)>,
+    /// What verifications remember of backups that go: first of all, so that nobody misses them.
+    pub memories: Vec<ObjectName>,
+    /// Pins of backups that are gone, and fences.
+    pub rest: Vec<ObjectName>,
+}
+
+impl Removal {
+    pub fn is_empty(&self) -> bool {
+        *self == Removal::default()
+    }
+
+    fn sized(&self) -> impl Iterator<Item = &(ObjectName, u64)> {
+        self.records.iter().chain(&self.data).chain(&self.wal)
+    }
+
+    pub fn objects(&self) -> u64 {
+        self.names().count() as u64
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.sized().map(|(_, size)| size).sum()
+    }
+
+    pub fn segments(&self) -> u64 {
+        self.wal.iter().filter(|(name, _)| matches!(name, ObjectName::Wal(WalName::Segment(_)))).count()
+            as u64
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.sized().map(|(name, _)| name).chain(&self.memories).chain(&self.rest)
+    }
+
+    /// Whether everything that goes here goes there too.
+    pub fn is_part_of(&self, other: &Removal) -> bool {
+        let theirs: BTreeSet<&ObjectName> = other.names().collect();
+        self.names().all(|name| theirs.contains(name))
+    }
+}
+
+/// What somebody asks for beside the rules.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Backups to be removed whatever the rules say.
+    pub discard: BTreeSet<String>,
+    /// Backups that could not be removed.
+    pub stuck: BTreeSet<String>,
+}
+
+impl Wishes {
+    fn is_to_go(&self, id: &str) -> bool {
+        self.discard.contains(id) && !self.stuck.contains(id)
+    }
+}
+
+impl Plan {
+    /// Decides. Depends on nothing but its arguments, and changes nothing.
+    pub fn make(stock: &Stock, policy: &Policy, wishes: &Wishes, now: Timestamp) -> Result<Plan> {
+        let unreadable: Vec<&String> = stock.unreadable.iter().filter(|id| !wishes.is_to_go(id)).collect();
+        let mut problems = Vec::new();
+        if !unreadable.is_empty() {
+            problems.extend(unreadable.iter().map(|id| {
+                format!("the record or manifest of backup {id} cannot be read, so what it needs is not known: nothing is removed")
+            }));
+            let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));
+            return Ok(Plan { kept: kept.collect(), problems, ..Plan::default() });
+        }
+        let choice = Choice { stock, policy, wishes, now };
+        let whole: Vec<usize> = choice.whole(&mut problems);
+        let reasons = choice.keep(&whole);
+        choice.check_discarded(&reasons, &whole)?;
+        problems.extend(choice.lost().map(|id| {
+            format!("backup {id} was listed when it was verified, and its record is gone: its data are kept. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
+        }));
+        let remove = choice.remove(&reasons, &whole);
+        let kept = stock.backups.iter().enumerate().filter_map(|(index, backup)| {
+            reasons.get(&index).map(|reasons| backup.kept(reasons.iter().copied()))
+        });
+        let in_use = stock.in_use.iter().map(InUse::describe).collect();
+        Ok(Plan { kept: kept.collect(), remove, in_use, problems })
+    }
+}
+
+impl Backup {
+    fn kept(&self, because: impl IntoIterator<Item = Reason>) -> Kept {
+        Kept { id: self.id.clone(), because: because.into_iter().collect() }
+    }
+}
+
+struct Choice<'a> {
+    stock: &'a Stock,
+    policy: &'a Policy,
+    wishes: &'a Wishes,
+    now: Timestamp,
+}
+
+impl Choice<'_> {
+    /// The backups that count: without damaged pages, with all of their objects and WAL, and no verification
+    /// found anything wrong with them.
+    fn whole(&self, problems: &mut Vec<String>) -> Vec<usize> {
+        let mut whole = Vec::new();
+        for (index, backup) in self.stock.backups.iter().enumerate() {
+            match self.missing(backup) {
+                Some(missing) => problems
+                    .push(format!("{missing} of backup {} is missing: it counts as damaged", backup.id)),
+                None if !backup.is_complete => {}
+                None if self.stock.remembered.get(&backup.id) == Some(&true) => {
+                    problems.push(format!("a verification found backup {} damaged", backup.id));
+                }
+                None => whole.push(index),
+            }
+        }
+        whole
+    }
+
+    /// The first object that a backup needs and that is not there.
+    fn missing(&self, backup: &Backup) -> Option<String> {
+        let of = |id: &str| self.stock.data.get(id);
+        for (index, size) in backup.manifest.iter().enumerate() {
+            let number = index as u32 + 1;
+            if of(&backup.id).and_then(|data| data.manifests.get(&number)) != Some(size) {
+                return Some(ObjectName::Manifest(backup.id.clone(), number).to_string());
+            }
+        }
+        let is_missing =
+            |(id, number): &(&str, u32)| !of(id).is_some_and(|data| data.packs.contains_key(number));
+        if let Some((id, number)) = backup.packs.iter().find(is_missing) {
+            return Some(ObjectName::Pack(id.to_owned(), number).to_string());
+        }
+        let has_wal = self.stock.has_all(&backup.wal, backup.segment_size);
+        (!has_wal).then(|| format!("WAL between {} and {}", backup.wal.first, backup.wal.last))
+    }
+
+    /// Which backups stay, and why.
+    fn keep(&self, whole: &[usize]) -> Reasons {
+        let Choice { stock, policy, wishes, now } = self;
+        let mut reasons = Reasons::new();
+        let goes =
+            |id: &String| wishes.is_to_go(id) || stock.condemned.contains(id) && !wishes.stuck.contains(id);
+        let candidates: Vec<usize> = stock
+            .backups
+            .iter()
+            .enumerate()
+            .filter(|(_, backup)| !goes(&backup.id))
+            .map(|(index, _)| index)
+            .collect();
+        let whole: Vec<usize> = whole.iter().filter(|index| candidates.contains(index)).copied().collect();
+        if policy.is_empty() || !wishes.discard.is_empty() {
+            let reason = if policy.is_empty() { Reason::NoRetention } else { Reason::NotNamed };
+            candidates.iter().for_each(|index| drop(reasons.insert(*index, [reason].into())));
+        } else {
+            // A damaged one is kept as if it were whole, and takes no place from those that are.
+            policy.apply(stock, &whole, *now, &mut reasons);
+            policy.apply(stock, &candidates, *now, &mut reasons);
+        }
+        match (whole.last(), candidates.last()) {
+            (Some(last), _) => drop(reasons.entry(*last).or_default().insert(Reason::LastComplete)),
+            // Without a whole one nothing goes but what was asked for.
+            (None, _) => {
+                for index in &candidates {
+                    reasons.entry(*index).or_default().insert(Reason::LastComplete);
+                }
+            }
+        }
+        for (index, backup) in stock.backups.iter().enumerate() {
+            let mut because = |reason| {
+                reasons.entry(index).or_default().insert(reason);
+            };
+            match stock.pins.get(&backup.id) {
+                Some(pin) if pin.holds(*now) => {
+                    because(if pin.standalone { Reason::PinStandalone } else { Reason::Pin });
+                }
+                _ => {}
+            }
+            let is_needed = stock.in_use.iter().any(|user| {
+                user.needs.as_ref().is_none_or(|needs| needs.contains(&backup.id))
+                    || user.backup.as_ref() == Some(&backup.id)
+            });
+            if is_needed {
+                because(Reason::InUse);
+            }
+            if wishes.stuck.contains(&backup.id) {
+                because(Reason::NotRemovable);
+            }
+        }
+        reasons
+    }
+
+    /// Refuses what nobody may do, also not by name.
+    fn check_discarded(&self, reasons: &Reasons, whole: &[usize]) -> Result<()> {
+        for (index, backup) in self.stock.backups.iter().enumerate() {
+            let Some(reason) = reasons.get(&index).and_then(|reasons| reasons.first()) else {
+                continue;
+            };
+            if self.wishes.is_to_go(&backup.id) {
+                let why = match reason {
+                    Reason::InUse => "a running operation needs it",
+                    _ => "it is pinned; `walkeep unpin` takes the pin away",
+                };
+                return Err(Error::new(Kind::Refused, format!("backup {} stays: {why}", backup.id)));
+            }
+        }
+        let goes =
+            |index: &usize| self.stock.backups.get(*index).is_some_and(|b| self.wishes.is_to_go(&b.id));
+        if whole.iter().any(goes) && !whole.iter().any(|index| reasons.contains_key(index)) {
+            return Err(Error::new(Kind::Refused, "no complete backup would be left")
+                .hint("take another backup first"));
+        }
+        Ok(())
+    }
+
+    /// Backups that were listed once, whose record nobody removed.
+    fn lost(&self) -> impl Iterator<Item = &String> {
+        let known: BTreeSet<&String> = self.stock.backups.iter().map(|backup| &backup.id).collect();
+        self.stock.data.keys().filter(move |id| {
+            !known.contains(id)
+                && self.stock.remembered.contains_key(*id)
+                && !self.wishes.discard.contains(*id)
+                && !self.stock.condemned.contains(*id)
+        })
+    }
+
+    fn remove(&self, reasons: &Reasons, whole: &[usize]) -> Removal {
+        let stock = self.stock;
+        let mut remove = Removal::default();
+        let mut live = PackSet::default();
+        for (index, backup) in stock.backups.iter().enumerate() {
+            if reasons.contains_key(&index) {
+                live.extend(&backup.packs);
+            } else {
+                remove.backups.push(backup.id.clone());
+                remove.records.push((ObjectName::Record(backup.id.clone()), backup.record_size));
+            }
+        }
+        for id in stock.unreadable.iter().filter(|id| self.wishes.is_to_go(id)) {
+            remove.backups.push(id.clone());
+            remove.records.push((ObjectName::Record(id.clone()), 0));
+        }
+        self.remove_data(&live, reasons, &mut remove);
+        self.remove_wal(reasons, whole, &mut remove);
+        let stays: BTreeSet<&String> = reasons
+            .keys()
+            .filter_map(|index| stock.backups.get(*index))
+            .map(|backup| &backup.id)
+            .chain(self.lost())
+            .collect();
+        for (id, is_damaged) in stock.remembered.iter().filter(|(id, _)| !stays.contains(id)) {
+            remove.memories.push(ObjectName::Verified(id.clone()));
+            if *is_damaged {
+                remove.memories.push(ObjectName::FoundDamaged(id.clone()));
+            }
+        }
+        remove.rest.extend(stock.pins.keys().filter(|id| !stays.contains(id)).cloned().map(ObjectName::Pin));
+        let fences = stock.given_up.iter().filter(|(_, since)| self.now.duration_since(*since) > FENCED);
+        remove.rest.extend(fences.map(|(id, _)| ObjectName::Record(id.clone())));
+        remove
+    }
+
+    fn remove_data(&self, live: &PackSet, reasons: &Reasons, remove: &mut Removal) {
+        let stock = self.stock;
+        let making: BTreeSet<&String> = stock.in_use.iter().filter_map(|user| user.backup.as_ref()).collect();
+        let kept: BTreeSet<&String> =
+            reasons.keys().filter_map(|i| stock.backups.get(*i)).map(|b| &b.id).collect();
+        let lost: BTreeSet<&String> = self.lost().collect();
+        let unknown = stock.in_use.iter().any(|user| user.needs.is_none());
+        if unknown {
+            return;
+        }
+        for (id, data) in &stock.data {
+            if making.contains(id) || lost.contains(id) {
+                continue;
+            }
+            if !kept.contains(id) {
+                let parts = data.manifests.iter();
+                remove
+                    .data
+                    .extend(parts.map(|(number, size)| (ObjectName::Manifest(id.clone(), *number), *size)));
+            }
+            let dead = data.packs.iter().filter(|(number, _)| !live.contains(id, **number));
+            remove.data.extend(dead.map(|(number, size)| (ObjectName::Pack(id.clone(), *number), *size)));
+        }
+    }
+
+    fn remove_wal(&self, reasons: &Reasons, whole: &[usize], remove: &mut Removal) {
+        let Some(floor) = self.floor(reasons, whole) else {
+            return;
+        };
+        let Some(size) = self.stock.segment_size else {
+            return;
+        };
+        let standalone: Vec<&Backup> = reasons
+            .iter()
+            .filter(|(_, reasons)| reasons.contains(&Reason::PinStandalone))
+            .filter_map(|(index, _)| self.stock.backups.get(*index))
+            .collect();
+        let mut old: BTreeMap<(u64, SegmentName), Vec<(ObjectName, u64)>> = BTreeMap::new();
+        for (name, bytes) in &self.stock.wal {
+            let (WalName::Segment(segment) | WalName::Partial(segment) | WalName::Backup(segment, _)) = *name
+            else {
+                continue;
+            };
+            let number = segment.number(size);
+            let stays = number >= floor
+                || !segment.is_possible(size)
+                || standalone.iter().any(|backup| backup.needs(segment));
+            if !stays {
+                old.entry((number, segment)).or_default().push((ObjectName::Wal(*name), *bytes));
+            }
+        }
+        remove.wal = old.into_values().flatten().collect();
+    }
+
+    /// The number of the first segment from which on all WAL stays; `None`: all there is.
+    fn floor(&self, reasons: &Reasons, whole: &[usize]) -> Option<u64> {
+        let stock = self.stock;
+        let size = stock.segment_size?;
+        if self.policy.is_empty() && self.wishes.discard.is_empty() {
+            return None;
+        }
+        let mixed = stock.backups.iter().any(|backup| backup.segment_size != size);
+        if mixed || !whole.iter().any(|index| reasons.contains_key(index)) {
+            return None;
+        }
+        let only_standalone =
+            |reasons: &BTreeSet<Reason>| reasons.iter().all(|reason| *reason == Reason::PinStandalone);
+        let kept = reasons.iter().filter(|(_, reasons)| !only_standalone(reasons));
+        let mut floor = kept.filter_map(|(index, _)| stock.backups.get(*index)).map(Backup::first).min()?;
+        for user in &stock.in_use {
+            floor = floor.min(user.wal_from?.0 / size.bytes());
+        }
+        Some(floor)
+    }
+}

@@ -1,0 +1,199 @@
+//! The rules: which backups are kept, and why.
+
+use super::stock::Stock;
+use crate::pg::history::History;
+use crate::pg::segment::TimelineId;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// When nothing at all arrived for this long, and for longer than the window, the window ends with what arrived last:
+/// either nothing is gained by letting go of the past, or the clock is wrong.
+const SILENCE: Duration = Duration::from_secs(31 * 86_400);
+
+/// What is kept. No rule at all: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// So many whole backups.
+    pub keep_last: Option<u32>,
+    /// Every moment of this long is restorable.
+    pub keep_within: Option<Duration>,
+    /// The last whole backup of so many days that have one, and so on.
+    pub keep_daily: Option<u32>,
+    pub keep_weekly: Option<u32>,
+    pub keep_monthly: Option<u32>,
+    pub keep_yearly: Option<u32>,
+}
+
+/// Why a backup is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// There is no rule.
+    NoRetention,
+    /// Others were to be removed, by their names.
+    NotNamed,
+    KeepLast,
+    KeepWithin,
+    KeepDaily,
+    KeepWeekly,
+    KeepMonthly,
+    KeepYearly,
+    /// It is the last whole one.
+    LastComplete,
+    Pin,
+    /// Pinned, with just its own WAL.
+    PinStandalone,
+    /// A running operation needs it.
+    InUse,
+    /// It could not be removed.
+    NotRemovable,
+}
+
+/// Gives the moments of one day, week, month or year the same number.
+type Period = fn(Timestamp) -> i64;
+
+impl Reason {
+    /// As the configuration and reports have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::NoRetention => "no_retention",
+            Reason::NotNamed => "not_named",
+            Reason::KeepLast => "keep_last",
+            Reason::KeepWithin => "keep_within",
+            Reason::KeepDaily => "keep_daily",
+            Reason::KeepWeekly => "keep_weekly",
+            Reason::KeepMonthly => "keep_monthly",
+            Reason::KeepYearly => "keep_yearly",
+            Reason::LastComplete => "last_complete",
+            Reason::Pin => "pin",
+            Reason::PinStandalone => "pin_standalone",
+            Reason::InUse => "in_use",
+            Reason::NotRemovable => "not_removable",
+        }
+    }
+}
+
+/// Backups that are kept, by their place in the stock.
+pub type Reasons = BTreeMap<usize, BTreeSet<Reason>>;
+
+impl Policy {
+    pub fn is_empty(&self) -> bool {
+        *self == Policy::default()
+    }
+
+    /// What the rules keep of some backups, given by their places.
+    pub fn apply(&self, stock: &Stock, of: &[usize], now: Timestamp, reasons: &mut Reasons) {
+        let mut keep = |index: usize, reason| {
+            reasons.entry(index).or_default().insert(reason);
+        };
+        if let Some(count) = self.keep_last {
+            of.iter().rev().take(count as usize).for_each(|index| keep(*index, Reason::KeepLast));
+        }
+        if let Some(cutoff) =
+            self.keep_within.and_then(|within| before(window_end(stock, now, within), within))
+        {
+            within(stock, of, cutoff, now).into_iter().for_each(|index| keep(index, Reason::KeepWithin));
+        }
+        let calendar: [(Option<u32>, Reason, Period); 4] = [
+            (self.keep_daily, Reason::KeepDaily, |time| day(time)),
+            // Weeks begin on Monday, and the first of January 1970 was a Thursday.
+            (self.keep_weekly, Reason::KeepWeekly, |time| (day(time) + 3).div_euclid(7)),
+            (self.keep_monthly, Reason::KeepMonthly, month),
+            (self.keep_yearly, Reason::KeepYearly, |time| month(time).div_euclid(12)),
+        ];
+        for (count, reason, period) in calendar {
+            let mut seen = BTreeSet::new();
+            for index in of.iter().rev() {
+                let time = stock.backups.get(*index).map(|backup| backup.stop_time.min(now));
+                let new = time.is_some_and(|time| seen.insert(period(time)));
+                if new && seen.len() <= count.unwrap_or(0) as usize {
+                    keep(*index, reason);
+                }
+            }
+        }
+    }
+}
+
+/// Where the window ends: now, or with what arrived last when nothing did for implausibly long.
+pub fn window_end(stock: &Stock, now: Timestamp, within: Duration) -> Timestamp {
+    let stopped = stock.backups.iter().map(|backup| backup.stop_time);
+    let last = stopped.chain(stock.stored.values().copied()).max().unwrap_or(now);
+    let silence = now.duration_since(last);
+    if silence > SignedDuration::try_from(within.max(SILENCE)).unwrap_or(SignedDuration::MAX) {
+        last
+    } else {
+        now
+    }
+}
+
+/// `None` when the clock cannot say it: then nothing is old enough.
+fn before(time: Timestamp, duration: Duration) -> Option<Timestamp> {
+    time.checked_sub(SignedDuration::try_from(duration).ok()?).ok()
+}
+
+/// Days since 1970, in UTC.
+fn day(time: Timestamp) -> i64 {
+    time.as_second().div_euclid(86_400)
+}
+
+/// Months since the year 0, in UTC.
+fn month(time: Timestamp) -> i64 {
+    let date = time.to_zoned(jiff::tz::TimeZone::UTC).date();
+    i64::from(date.year()) * 12 + i64::from(date.month()) - 1
+}
+
+/// How old backups count as that were taken one after the other. A time that lies in the future, or before that of
+/// an earlier one, is none: such a backup is as old as the next one, or as new as can be.
+fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
+    let mut newest = Timestamp::MIN;
+    let mut known: Vec<Option<Timestamp>> = Vec::with_capacity(claimed.len());
+    for time in claimed {
+        let is_known = newest <= *time && *time <= now;
+        if is_known {
+            newest = *time;
+        }
+        known.push(is_known.then_some(*time));
+    }
+    let mut next = now;
+    let mut times: Vec<Timestamp> = Vec::with_capacity(claimed.len());
+    for known in known.into_iter().rev() {
+        next = known.unwrap_or(next);
+        times.push(next);
+    }
+    times.reverse();
+    times
+}
+
+/// What makes every moment since `cutoff` restorable: along each timeline that lived since then, everything from
+/// the last backup before the first one that is young enough. Going by the order in which they were
+/// taken, a clock that was late for one of them takes nothing away.
+fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTreeSet<usize> {
+    let backup = |index: &usize| stock.backups.get(*index);
+    let timelines: BTreeSet<TimelineId> = stock
+        .stored
+        .keys()
+        .chain(stock.histories.keys())
+        .copied()
+        .chain(of.iter().filter_map(backup).map(|backup| backup.timeline))
+        .collect();
+    let newest = timelines.last().copied();
+    let mut kept = BTreeSet::new();
+    for timeline in timelines {
+        let history: History = stock.history(timeline);
+        let line: Vec<usize> = of
+            .iter()
+            .filter(|index| backup(index).is_some_and(|b| history.contains(b.timeline, b.stop_lsn)))
+            .copied()
+            .collect();
+        let claimed: Vec<Timestamp> = line.iter().filter_map(backup).map(|backup| backup.stop_time).collect();
+        let first_young = times(&claimed, now).iter().position(|time| *time > cutoff);
+        let lived = Some(timeline) == newest
+            || first_young.is_some()
+            || stock.stored.get(&timeline).is_some_and(|stored| *stored > cutoff);
+        if lived {
+            let begin = first_young.unwrap_or(line.len()).saturating_sub(1);
+            kept.extend(line.into_iter().skip(begin));
+        }
+    }
+    kept
+}

@@ -1,0 +1,238 @@
+//! Carries out a plan: in an order in which a crash at any moment leaves a whole repository and garbage, and only
+//! when nobody can need what goes.
+
+use super::others::{Others, alone};
+use super::plan::{Plan, Wishes};
+use super::policy::Policy;
+use super::stock::Stock;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::repo::active::{Announcement, Patience};
+use crate::repo::{Archive, ObjectName};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Objects that are removed at once; between, it is seen to it that nobody takes this prune for dead.
+const BATCH: usize = 1000;
+
+/// Times that a plan is made anew because something came in between.
+const ATTEMPTS: u32 = 10;
+
+/// After so many objects in a row that could not be removed the others are not tried.
+const HOPELESS: usize = 20;
+
+/// How far the clocks of this host and the store may be apart before somebody hears of it.
+const APART: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+
+pub struct Options {
+    pub policy: Policy,
+    /// Backups to be removed whatever the rules say; then the rules remove none.
+    pub discard: BTreeSet<String>,
+    pub dry_run: bool,
+    pub now: jiff::Timestamp,
+    /// For how long to wait for another prune.
+    pub wait: Duration,
+    pub patience: Patience,
+    /// Twelve random hexadecimal digits.
+    pub random: String,
+    /// Files that crashed writers left in the repository before this are removed.
+    pub garbage_before: jiff::Timestamp,
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    pub plan: Plan,
+    /// What was to go and could not be removed.
+    pub left: Vec<Left>,
+}
+
+#[derive(Debug)]
+pub struct Left {
+    pub name: ObjectName,
+    /// `None`: not tried, since so many others could not be removed.
+    pub why: Option<Error>,
+}
+
+/// Removes from one archive what its policy does not keep.
+pub fn prune(archive: &Archive, options: &Options, observer: &dyn Observer) -> Result<Pruned> {
+    let repository = archive.repository();
+    Run {
+        archive,
+        options,
+        observer,
+        wishes: Wishes { discard: options.discard.clone(), ..Wishes::default() },
+    }
+    .run()
+    .doing(|| format!("prune repository {}", repository.name()))
+}
+
+struct Run<'a> {
+    archive: &'a Archive,
+    options: &'a Options,
+    observer: &'a dyn Observer,
+    wishes: Wishes,
+}
+
+impl Run<'_> {
+    fn run(&mut self) -> Result<Pruned> {
+        let options = self.options;
+        if options.dry_run {
+            let mut others = Others::new(&options.patience, None, options.now);
+            let stock = self.stock(&mut others)?;
+            return Ok(Pruned { plan: self.plan(&stock, options.now)?, left: Vec::new() });
+        }
+        let own = alone(self.archive, &options.patience, &options.random, options.wait)?;
+        self.archive.repository().clean(options.garbage_before)?;
+        let now = self.now(&own)?;
+        let mut others = Others::new(&options.patience, Some(&own), now);
+        let (stock, plan) = self.settle(&own, &mut others, now)?;
+        let pruned = self.apply(&own, &stock, plan, now)?;
+        others.bury_condemning(self.archive)?;
+        Ok(pruned)
+    }
+
+    fn stock(&self, others: &mut Others<'_>) -> Result<Stock> {
+        self.observer.event(Event::Step("looking at what is there"));
+        let stock = Stock::read(self.archive, others)?;
+        let known = |id: &String| {
+            stock.data.contains_key(id)
+                || stock.unreadable.contains(id)
+                || stock.backups.iter().any(|backup| backup.id == *id)
+        };
+        match self.options.discard.iter().find(|id| !known(id)) {
+            Some(id) => Err(Error::new(Kind::Absent, format!("there is no backup {id}"))
+                .hint("`walkeep list` names the backups there are")),
+            None => Ok(stock),
+        }
+    }
+
+    fn plan(&self, stock: &Stock, now: jiff::Timestamp) -> Result<Plan> {
+        Plan::make(stock, &self.options.policy, &self.wishes, now)
+    }
+
+    /// The time: of this host or of the store, whichever is earlier. A clock that is ahead removes nothing.
+    fn now(&self, own: &Announcement) -> Result<jiff::Timestamp> {
+        let (here, there) = (self.options.now, own.time()?);
+        if here.duration_since(there).abs() > APART {
+            self.observer.event(Event::Warning(
+                &Error::new(
+                    Kind::Problem,
+                    format!(
+                        "this host says that it is {here}, the repository {there}: the earlier one counts"
+                    ),
+                )
+                .hint("set the clock that is wrong"),
+            ));
+        }
+        Ok(here.min(there))
+    }
+
+    /// Makes a plan that stands after everybody could see what is to go.
+    fn settle(
+        &self,
+        own: &Announcement,
+        others: &mut Others<'_>,
+        now: jiff::Timestamp,
+    ) -> Result<(Stock, Plan)> {
+        for _ in 0..ATTEMPTS {
+            let mut stock = self.stock(others)?;
+            let plan = self.plan(&stock, now)?;
+            if plan.remove.is_empty() {
+                return Ok((stock, plan));
+            }
+            own.update(|notice| notice.removing.clone_from(&plan.remove.backups))?;
+            stock.read_changing(self.archive, others)?;
+            if plan.remove.is_part_of(&self.plan(&stock, now)?.remove) {
+                return Ok((stock, plan));
+            }
+            own.update(|notice| notice.removing.clear())?;
+        }
+        Err(Error::new(Kind::Locked, "backups and restores kept coming in between; nothing was removed")
+            .hint("run it again when less is going on"))
+    }
+
+    fn apply(
+        &mut self,
+        own: &Announcement,
+        stock: &Stock,
+        mut plan: Plan,
+        now: jiff::Timestamp,
+    ) -> Result<Pruned> {
+        let mut left = Vec::new();
+        if !plan.remove.is_empty() {
+            self.observer.event(Event::Step("removing"));
+        }
+        // A verification may be remembering what it found at this moment: so once before, once behind.
+        self.remove(own, &plan.remove.memories, &mut left)?;
+        self.keep_what_is_left(stock, &mut plan, &left, now)?;
+        self.remove(own, &names(&plan.remove.records), &mut left)?;
+        self.keep_what_is_left(stock, &mut plan, &left, now)?;
+        self.remove(own, &plan.remove.memories, &mut left)?;
+        self.remove(own, &plan.remove.rest, &mut left)?;
+        self.remove(own, &names(&plan.remove.data), &mut left)?;
+        self.remove(own, &names(&plan.remove.wal), &mut left)?;
+        Ok(Pruned { plan, left })
+    }
+
+    /// A backup that is still listed keeps all that it needs.
+    fn keep_what_is_left(
+        &mut self,
+        stock: &Stock,
+        plan: &mut Plan,
+        left: &[Left],
+        now: jiff::Timestamp,
+    ) -> Result<()> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        for left in left {
+            if let ObjectName::Record(id) | ObjectName::Verified(id) | ObjectName::FoundDamaged(id) =
+                &left.name
+            {
+                self.wishes.stuck.insert(id.clone());
+            }
+        }
+        let remaining = self.plan(stock, now)?;
+        plan.kept = remaining.kept;
+        plan.remove = remaining.remove;
+        Ok(())
+    }
+
+    /// Removes objects. One that cannot be removed is left, and the others are tried; an outage ends the work.
+    fn remove(&self, own: &Announcement, names: &[ObjectName], left: &mut Vec<Left>) -> Result<()> {
+        let mut in_a_row = 0;
+        for batch in names.chunks(BATCH) {
+            if in_a_row >= HOPELESS {
+                left.extend(batch.iter().map(|name| Left { name: name.clone(), why: None }));
+                continue;
+            }
+            own.confirm()?;
+            match self.archive.remove(batch) {
+                Ok(()) => continue,
+                Err(error) if error.kind().is_transient() => return Err(error),
+                Err(_) => {}
+            }
+            for name in batch {
+                let why = match in_a_row < HOPELESS {
+                    true => match self.archive.remove(std::slice::from_ref(name)) {
+                        Ok(()) => {
+                            in_a_row = 0;
+                            continue;
+                        }
+                        Err(error) if error.kind().is_transient() => return Err(error),
+                        Err(error) => Some(error),
+                    },
+                    false => None,
+                };
+                in_a_row += 1;
+                left.push(Left { name: name.clone(), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(objects: &[(ObjectName, u64)]) -> Vec<ObjectName> {
+    objects.iter().map(|(name, _)| name.clone()).collect()
+}

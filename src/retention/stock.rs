@@ -1,0 +1,181 @@
+//! What a repository has, as far as it matters for what stays.
+
+use super::others::{InUse, Others};
+use crate::error::{Kind, Result};
+use crate::pg::history::History;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repo::catalog::Inventory;
+use crate::repo::data::{Data, PackSet};
+use crate::repo::pin::Pin;
+use crate::repo::record::{Record, WalRange};
+use crate::repo::{Archive, Records};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A backup that has a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    pub id: String,
+    pub timeline: TimelineId,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    /// By the clock of the server.
+    pub stop_time: jiff::Timestamp,
+    /// No page of the cluster was damaged when it was taken.
+    pub is_complete: bool,
+    pub wal: WalRange,
+    pub segment_size: SegmentSize,
+    pub packs: PackSet,
+    /// Sizes of the parts of its manifest.
+    pub manifest: Vec<u64>,
+    /// Bytes of the record itself.
+    pub record_size: u64,
+}
+
+/// Everything that a [`super::Plan`] depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Stock {
+    /// In the order in which they were taken, as far as names tell and not clocks: by timeline, then by LSN.
+    pub backups: Vec<Backup>,
+    /// Records that cannot be read.
+    pub unreadable: Vec<String>,
+    /// Backups that were kept from being recorded, and since when.
+    pub given_up: Vec<(String, jiff::Timestamp)>,
+    /// What lies under `data/`.
+    pub data: BTreeMap<String, Data>,
+    /// Every WAL file and its size.
+    pub wal: Vec<(WalName, u64)>,
+    pub segment_size: Option<SegmentSize>,
+    pub histories: BTreeMap<TimelineId, History>,
+    /// When the newest segment of each timeline was stored.
+    pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
+    pub pins: BTreeMap<String, Pin>,
+    pub in_use: Vec<InUse>,
+    /// Backups that a prune was removing which is presumed to be over, and may go on.
+    pub condemned: BTreeSet<String>,
+    /// Backups that a verification has seen; true: it found damage.
+    pub remembered: BTreeMap<String, bool>,
+    /// Segments that are there, for the question whether a backup has its own.
+    pub segments: BTreeMap<TimelineId, Vec<(u64, u64)>>,
+}
+
+impl Stock {
+    /// Reads a repository. The order matters, see `FORMAT.md`: `data/`, then who is active, then records.
+    pub fn read(archive: &Archive, others: &mut Others<'_>) -> Result<Stock> {
+        let mut stock = Stock { data: archive.data()?, ..Stock::default() };
+        stock.read_changing(archive, others)?;
+        stock.remembered = archive.remembered()?;
+        stock.read_wal(archive)?;
+        Ok(stock)
+    }
+
+    /// Reads again what others change without asking: announcements, records, pins.
+    pub fn read_changing(&mut self, archive: &Archive, others: &mut Others<'_>) -> Result<()> {
+        (self.in_use, self.condemned) = others.look(archive)?;
+        let Records { good, damaged, sizes, given_up } = archive.records()?;
+        self.unreadable = damaged.into_iter().map(|(id, _)| id).collect();
+        self.given_up = given_up;
+        let known: BTreeMap<String, Backup> =
+            std::mem::take(&mut self.backups).into_iter().map(|backup| (backup.id.clone(), backup)).collect();
+        for record in good {
+            if let Some(known) = known.get(&record.id) {
+                self.backups.push(known.clone());
+                continue;
+            }
+            match archive.packs_of(&record) {
+                Ok(packs) => {
+                    let size = sizes.get(&record.id).copied().unwrap_or_default();
+                    self.backups.push(Backup::of(record, packs, size));
+                }
+                // What it needs is not known.
+                Err(error) if error.kind() == Kind::Damage => self.unreadable.push(record.id),
+                Err(error) => return Err(error),
+            }
+        }
+        self.backups.sort_by(|a, b| a.order().cmp(&b.order()));
+        self.segment_size = self.backups.last().map(|backup| backup.segment_size);
+        let pins = archive.pins()?;
+        self.pins = pins.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE))).collect();
+        Ok(())
+    }
+
+    fn read_wal(&mut self, archive: &Archive) -> Result<()> {
+        if self.segment_size.is_none() {
+            self.segment_size = archive.any_segment_size()?;
+        }
+        let mut timelines = Vec::new();
+        let mut inventory = self.segment_size.map(Inventory::new);
+        archive.each_wal(|name, entry| {
+            if let WalName::History(timeline) = name {
+                timelines.push(timeline);
+            }
+            if let Some(inventory) = &mut inventory {
+                inventory.add(name, entry.modified, entry.size);
+            }
+            self.wal.push((name, entry.size));
+            Ok(())
+        })?;
+        for timeline in timelines {
+            // One that cannot be read leads nowhere; verify says so.
+            if let Ok(Some(history)) = archive.history(timeline) {
+                self.histories.insert(timeline, history);
+            }
+        }
+        if let Some(inventory) = inventory {
+            let size = inventory.segment_size();
+            for (timeline, runs) in inventory.runs() {
+                self.stored.extend(runs.iter().map(|run| run.stored).max().map(|stored| (*timeline, stored)));
+                let numbers = runs.iter().map(|run| (run.first.number(size), run.last.number(size)));
+                self.segments.insert(*timeline, numbers.collect());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all segments of a range are there.
+    pub fn has_all(&self, wal: &WalRange, size: SegmentSize) -> bool {
+        let (first, last) = (wal.first.number(size), wal.last.number(size));
+        let runs = self.segments.get(&wal.first.timeline);
+        runs.is_some_and(|runs| runs.iter().any(|run| run.0 <= first && last <= run.1))
+    }
+
+    /// The history of a timeline; where it is not known nothing is before it.
+    pub fn history(&self, timeline: TimelineId) -> History {
+        self.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
+    }
+}
+
+impl Backup {
+    pub fn of(record: Record, packs: PackSet, record_size: u64) -> Backup {
+        Backup {
+            timeline: record.timeline,
+            start_lsn: record.start_lsn,
+            stop_lsn: record.stop_lsn,
+            stop_time: record.stop_time,
+            is_complete: record.is_complete(),
+            wal: record.wal,
+            segment_size: record.segment_size,
+            packs,
+            manifest: record.manifest.iter().map(|part| part.size).collect(),
+            record_size,
+            id: record.id,
+        }
+    }
+
+    fn order(&self) -> (TimelineId, Lsn, &str) {
+        (self.timeline, self.start_lsn, &self.id)
+    }
+
+    /// The number of its first segment.
+    pub fn first(&self) -> u64 {
+        self.wal.first.number(self.segment_size)
+    }
+
+    /// Whether a segment is one of those that make it consistent.
+    pub fn needs(&self, name: SegmentName) -> bool {
+        let number = name.number(self.segment_size);
+        number >= self.first()
+            && number <= self.wal.last.number(self.segment_size)
+            && name.timeline <= self.wal.last.timeline
+    }
+}
