@@ -2,10 +2,14 @@
 //! nothing of the configuration, and nothing of how WAL gets into the repository: only that it has to be there.
 //!
 //! The walker finds files, readers read and hash them, compressors hash their blocks, verify pages and
-//! compress, the packer puts frames into packs and lines into the manifest, and one thread stores full
+//! compress what no earlier backup stored, the packer puts frames into packs and lines into the manifest, and one thread stores full
 //! packs. Every queue is bounded; memory is two packs and a few frames a thread.
 
+mod compress;
+mod earlier;
+mod failure;
 mod pack;
+mod pages;
 mod pipeline;
 mod run;
 mod scan;

@@ -1,13 +1,19 @@
 //! Frames into packs, finished files into the manifest.
+//!
+//! Files stand in the manifest in the order in which they were found. One that is finished before another that
+//! was found earlier waits in memory: at most what is read while one file of 1 GiB is.
 
+use super::earlier::Parent;
+use super::failure::cancelled;
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
-use crate::repo::manifest::{Writer, Written};
+use crate::repo::manifest::{StoredPack, Writer, Written};
 use crate::repo::{Archive, data_key, pack_name};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A pack is stored when it has grown to this. One is filled while another is stored.
 pub const PACK_SIZE: usize = 32 << 20;
@@ -16,26 +22,39 @@ pub const PACK_SIZE: usize = 32 << 20;
 pub enum Item {
     /// Something that has no content.
     Entry(Entry),
-    /// A compressed frame.
-    Frame { bytes: Vec<u8>, pieces: Vec<PackedPiece> },
-    /// A file has been read to its end; its pieces may still be on their way.
+    /// A compressed frame, the bytes of its content, and whose they are.
+    Frame { bytes: Vec<u8>, content: u64, blocks: Vec<FreshBlocks> },
+    /// Blocks that the repository has.
+    Known(Vec<KnownBlocks>),
+    /// A file has been read to its end; its blocks may still be on their way.
     Finished(FinishedFile),
+    /// A file, by its number, was gone before it was read.
+    Gone(u64),
 }
 
-/// Part of a file in a frame.
-pub struct PackedPiece {
-    /// The number that the reader gave to the file.
+/// Blocks of a file that lie behind each other in a frame.
+pub struct FreshBlocks {
+    /// The number of the file.
     pub file: u64,
-    /// Where in the file it begins.
+    /// Where in the file they begin.
     pub offset: u64,
-    /// Where in the decompressed frame it begins.
+    /// Where in the decompressed frame they begin.
     pub skip: u32,
+    pub hashes: Vec<BlockHash>,
+}
+
+/// Blocks of a file that lie behind each other in a pack of an earlier backup.
+pub struct KnownBlocks {
+    pub file: u64,
+    pub offset: u64,
+    /// The key of the pack.
+    pub pack: Arc<str>,
+    pub extent: Extent,
     pub hashes: Vec<BlockHash>,
 }
 
 pub struct FinishedFile {
     pub file: u64,
-    pub pieces: usize,
     pub path: StoredPath,
     pub size: u64,
     pub mode: u32,
@@ -57,39 +76,63 @@ pub struct Pack {
 pub struct Packed {
     pub manifest: Written,
     /// Bytes of packs and manifest.
-    pub stored: u64,
+    pub new_bytes: u64,
 }
 
-/// A file whose pieces are coming in.
+/// A file whose blocks are coming in.
 #[derive(Default)]
 struct Building {
-    pieces: BTreeMap<u64, (Vec<BlockHash>, Extent)>,
+    /// By where in the file they begin: their hashes, the key of their pack, where in it they are.
+    runs: BTreeMap<u64, (Vec<BlockHash>, Arc<str>, Extent)>,
+    blocks: u64,
     finished: Option<FinishedFile>,
 }
+
+/// A line of the manifest, and the packs that its extents number.
+type Line = (Entry, Vec<Arc<str>>);
 
 pub struct Packer<'a> {
     archive: &'a Archive,
     backup: &'a str,
+    parent: Option<&'a Parent>,
     manifest: Writer<'a>,
     packs: Sender<Pack>,
+    /// The pack that is being filled: its number, its key, itself, bytes of blocks in it.
     number: u32,
+    key: Arc<str>,
     pack: Vec<u8>,
+    content: u64,
     building: HashMap<u64, Building>,
-    stored: u64,
+    /// Files that are complete, by number, and wait for one that was found before them. `None`: it was gone.
+    ready: BTreeMap<u64, Option<Line>>,
+    /// The number of the file that is next in the manifest.
+    next: u64,
+    /// The packs that are full, by key.
+    stored: HashMap<Arc<str>, StoredPack>,
 }
 
 impl<'a> Packer<'a> {
     /// `packs` leads to [`store`].
-    pub fn new(archive: &'a Archive, backup: &'a str, packs: Sender<Pack>) -> Result<Packer<'a>> {
+    pub fn new(
+        archive: &'a Archive,
+        backup: &'a str,
+        parent: Option<&'a Parent>,
+        packs: Sender<Pack>,
+    ) -> Result<Packer<'a>> {
         let mut packer = Packer {
             archive,
             backup,
+            parent,
             manifest: Writer::new(archive, backup)?,
             packs,
             number: 0,
+            key: Arc::from(""),
             pack: Vec::new(),
+            content: 0,
             building: HashMap::new(),
-            stored: 0,
+            ready: BTreeMap::new(),
+            next: 0,
+            stored: HashMap::new(),
         };
         packer.begin_pack()?;
         Ok(packer)
@@ -97,7 +140,10 @@ impl<'a> Packer<'a> {
 
     fn begin_pack(&mut self) -> Result<()> {
         self.number += 1;
-        let header = self.archive.header(ObjectKind::Pack, pack_name(self.backup, self.number));
+        let name = pack_name(self.backup, self.number);
+        self.key = Arc::from(data_key(&name));
+        self.content = 0;
+        let header = self.archive.header(ObjectKind::Pack, name);
         self.pack = Vec::with_capacity(PACK_SIZE + (2 << 20));
         self.pack.extend_from_slice(&header.encode()?);
         Ok(())
@@ -105,7 +151,8 @@ impl<'a> Packer<'a> {
 
     /// Hands the pack on; waits while the one before is being stored.
     fn close_pack(&mut self) -> Result<()> {
-        self.stored += self.pack.len() as u64;
+        let stored = StoredPack { size: self.pack.len() as u64, content: self.content };
+        self.stored.insert(self.key.clone(), stored);
         let pack = Pack { number: self.number, bytes: std::mem::take(&mut self.pack) };
         self.packs.send(pack).map_err(|_| cancelled())
     }
@@ -113,29 +160,32 @@ impl<'a> Packer<'a> {
     pub fn add(&mut self, item: Item) -> Result<()> {
         match item {
             Item::Entry(entry) => self.manifest.entry(entry, |_| String::new()),
-            Item::Frame { bytes, pieces } => self.frame(&bytes, pieces),
+            Item::Frame { bytes, content, blocks } => self.frame(&bytes, content, blocks),
+            Item::Known(blocks) => blocks.into_iter().try_for_each(|known| {
+                self.blocks(known.file, known.offset, known.hashes, known.pack, known.extent)
+            }),
             Item::Finished(finished) => {
                 let file = finished.file;
                 self.building.entry(file).or_default().finished = Some(finished);
                 self.complete(file)
             }
+            Item::Gone(file) => self.ready(file, None),
         }
     }
 
-    fn frame(&mut self, bytes: &[u8], pieces: Vec<PackedPiece>) -> Result<()> {
+    fn frame(&mut self, bytes: &[u8], content: u64, blocks: Vec<FreshBlocks>) -> Result<()> {
         let offset = self.pack.len() as u64;
         self.pack.extend_from_slice(bytes);
-        for piece in pieces {
+        self.content += content;
+        for fresh in blocks {
             let extent = Extent {
-                pack: self.number,
+                pack: 0,
                 offset,
                 length: bytes.len() as u32,
-                skip: piece.skip,
-                blocks: piece.hashes.len() as u32,
+                skip: fresh.skip,
+                blocks: fresh.hashes.len() as u32,
             };
-            let building = self.building.entry(piece.file).or_default();
-            building.pieces.insert(piece.offset, (piece.hashes, extent));
-            self.complete(piece.file)?;
+            self.blocks(fresh.file, fresh.offset, fresh.hashes, self.key.clone(), extent)?;
         }
         if self.pack.len() >= PACK_SIZE {
             self.close_pack()?;
@@ -144,24 +194,33 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Writes a file's line when all of it is there.
+    fn blocks(
+        &mut self,
+        file: u64,
+        offset: u64,
+        hashes: Vec<BlockHash>,
+        pack: Arc<str>,
+        extent: Extent,
+    ) -> Result<()> {
+        let building = self.building.entry(file).or_default();
+        building.blocks += hashes.len() as u64;
+        building.runs.insert(offset, (hashes, pack, extent));
+        self.complete(file)
+    }
+
+    /// Makes a file's line when all of it is there.
     fn complete(&mut self, file: u64) -> Result<()> {
         let is_whole = |building: &Building| {
-            building.finished.as_ref().is_some_and(|finished| finished.pieces == building.pieces.len())
+            let finished = building.finished.as_ref();
+            finished.is_some_and(|file| file.size.div_ceil(u64::from(file.block)) == building.blocks)
         };
         if !self.building.get(&file).is_some_and(is_whole) {
             return Ok(());
         }
-        let Some(Building { pieces, finished: Some(finished) }) = self.building.remove(&file) else {
+        let Some(Building { runs, finished: Some(finished), .. }) = self.building.remove(&file) else {
             return Ok(());
         };
-        let mut hashes = Vec::new();
-        let mut at = Vec::new();
-        for (piece_hashes, extent) in pieces.into_values() {
-            hashes.extend(piece_hashes);
-            at.push(extent);
-        }
-        let line = File {
+        let mut line = File {
             path: finished.path,
             size: finished.size,
             mode: finished.mode,
@@ -169,23 +228,49 @@ impl<'a> Packer<'a> {
             modified: finished.modified,
             crc32c: Some(finished.crc32c),
             block: finished.block,
-            hashes,
-            at,
+            hashes: Vec::new(),
+            at: Vec::new(),
         };
+        let mut packs: Vec<Arc<str>> = Vec::new();
+        for (hashes, pack, extent) in runs.into_values() {
+            line.hashes.extend(hashes);
+            let known = packs.iter().rposition(|other| *other == pack);
+            let number = known.unwrap_or_else(|| {
+                packs.push(pack);
+                packs.len() - 1
+            });
+            line.add(Extent { pack: number as u32, ..extent });
+        }
         let entry = if finished.is_config { Entry::Config(line) } else { Entry::File(line) };
-        self.manifest.entry(entry, |number| data_key(&pack_name(self.backup, number)))
+        self.ready(file, Some((entry, packs)))
+    }
+
+    /// Writes the lines whose turn it is.
+    fn ready(&mut self, file: u64, line: Option<Line>) -> Result<()> {
+        self.ready.insert(file, line);
+        while let Some(line) = self.ready.remove(&self.next) {
+            self.next += 1;
+            if let Some((entry, packs)) = line {
+                let key = |number| packs.get(number as usize).map(|key| key.to_string()).unwrap_or_default();
+                self.manifest.entry(entry, key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores the last pack and the manifest.
     pub fn finish(mut self) -> Result<Packed> {
-        if !self.building.is_empty() {
+        if !self.building.is_empty() || !self.ready.is_empty() {
             return Err(Error::new(Kind::Failed, "a file was read and not stored"));
         }
         if self.pack.len() > HEADER_SIZE {
             self.close_pack()?;
         }
-        let manifest = self.manifest.finish()?;
-        Ok(Packed { stored: self.stored + manifest.stored, manifest })
+        let (parent, stored) = (self.parent, &self.stored);
+        let of_parent = |key: &str| parent.and_then(|parent| parent.pack(key));
+        let manifest = self.manifest.finish(|key| stored.get(key).copied().or_else(|| of_parent(key)))?;
+        let packs: u64 = stored.values().map(|pack| pack.size).sum();
+        Ok(Packed { new_bytes: packs + manifest.stored, manifest })
     }
 }
 
@@ -196,9 +281,4 @@ pub fn store(archive: &Archive, backup: &str, packs: &Receiver<Pack>) -> Result<
             .put_data(&pack_name(backup, pack.number), &pack.bytes)
             .doing(|| format!("store pack {}", pack.number))
     })
-}
-
-/// What a stage says when the next one is gone: that one's error is the cause.
-pub fn cancelled() -> Error {
-    Error::new(Kind::Failed, "the work was given up")
 }

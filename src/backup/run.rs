@@ -3,8 +3,12 @@
 //! One session begins and ends the backup; between, everything is read. Whatever fails, nothing is listed:
 //! the record is written last, when packs, manifest and every segment of the WAL are in the repository.
 
+use super::compress::Compressor;
+use super::earlier::{Parent, Queue, check_packs};
+use super::failure::{Failure, cancelled};
 use super::pack::{self, FinishedFile, Item, Packed, Packer};
-use super::pipeline::{self, BadPages, Pool, Reader};
+use super::pages::BadPages;
+use super::pipeline::{Pool, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use crate::codec::compress::Compression;
@@ -17,6 +21,7 @@ use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
+use crate::repo::manifest::Use;
 use crate::repo::record::{Record, State, TablespaceSize, WalRange};
 use crate::repo::{Archive, Repository};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -25,8 +30,8 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Files that are found before they are read: what the progress can know ahead.
@@ -42,6 +47,8 @@ pub struct Options {
     /// A fast checkpoint instead of a spread one.
     pub fast: bool,
     pub verify_pages: bool,
+    /// Store every block anew, also those that earlier backups stored.
+    pub full: bool,
     pub labels: BTreeMap<String, String>,
     /// How long the last WAL may take to be archived.
     pub archive_timeout: Duration,
@@ -95,6 +102,11 @@ impl Run<'_> {
             .doing(|| "announce the backup".to_owned())?;
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;
+        let parent = match options.full {
+            true => None,
+            false => Parent::choose(&archive, &announced, self.observer)?,
+        };
+        let parent = parent.as_ref();
         self.step("waiting for a first segment to arrive in the repository");
         let probe = self.server.switch_segment()?;
         let patience = FIRST_SEGMENT.min(options.archive_timeout);
@@ -111,7 +123,7 @@ impl Run<'_> {
         announced.update(|notice| notice.backup = Some(id.clone()))?;
         self.step("copying");
         let bad = BadPages::default();
-        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &announced, &id, &bad)?;
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &announced, &id, parent, &bad)?;
         let label = Label::parse(&stopped.label)?;
 
         self.step("waiting for the last segment to arrive in the repository");
@@ -122,6 +134,10 @@ impl Run<'_> {
         };
         self.await_wal(&archive, wal)?;
         self.check_history(&archive)?;
+
+        let uses = &packed.manifest.uses;
+        check_packs(&archive, uses)?;
+        let shares = packed.manifest.packs.iter().any(|(storer, _)| storer != id);
 
         let damaged = bad.into_files(label.start, stopped.lsn);
         let record = Record {
@@ -135,11 +151,11 @@ impl Run<'_> {
             system_identifier: found.lineage.system_identifier,
             pg_version: found.version.clone(),
             size: packed.manifest.totals.bytes,
-            stored: packed.stored,
-            new_bytes: packed.stored,
+            stored: uses.iter().map(Use::share).sum::<u64>() + packed.manifest.stored,
+            new_bytes: packed.new_bytes,
             files: packed.manifest.totals.files,
             labels: options.labels.clone(),
-            parent: None,
+            parent: parent.filter(|_| shares).map(|parent| parent.record.id.clone()),
             manifest: packed.manifest.parts,
             packs: Some(packed.manifest.packs),
             segment_size: found.segment_size,
@@ -197,6 +213,7 @@ impl Run<'_> {
         archive: &Archive,
         announced: &Announcement,
         id: &str,
+        parent: Option<&Parent>,
         bad: &BadPages,
     ) -> Result<(Packed, Copied)> {
         let options = self.options;
@@ -208,7 +225,7 @@ impl Run<'_> {
         let over = AtomicBool::new(false);
         let failure = Failure::default();
         let check = || match failure.is_set() {
-            true => Err(pack::cancelled()),
+            true => Err(cancelled()),
             false => announced.check().and_then(|()| self.server.check()),
         };
         let found = &self.server.found;
@@ -216,7 +233,10 @@ impl Run<'_> {
             && found.settings.data_checksums
             && found.settings.block_size as usize == PAGE_SIZE;
 
-        let (tasks, to_read) = bounded::<Task>(AHEAD);
+        let (tasks, to_read) = bounded::<(u64, Task)>(AHEAD);
+        // One part of the parent's manifest waits while another is gone through.
+        let (parts, to_compare) = bounded(0);
+        let queue = Arc::new(Queue::new(to_read, to_compare));
         let (frames, to_compress) = bounded(jobs);
         let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
@@ -245,21 +265,25 @@ impl Run<'_> {
         std::thread::scope(|scope| {
             let (failure, pool) = (&failure, &pool);
             let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
-            let packing = scope.spawn(move || failure.note(pack_all(archive, id, packs, &to_pack)));
+            let packing = scope.spawn(move || failure.note(pack_all(archive, id, parent, packs, &to_pack)));
             for (frames, items) in compressors {
                 scope.spawn(move || {
-                    failure.note(pipeline::compress(&frames, &items, pool, options.compression, bad))
+                    let compressor = Compressor::new(items, pool, bad, options.compression);
+                    failure.note(compressor.and_then(|compressor| compressor.run(&frames)))
                 });
             }
+            scope.spawn(move || {
+                failure.note(parent.map_or(Ok(()), |parent| parent.read(archive, &parts, self.observer)))
+            });
             let mut reading = Vec::new();
             for reader in readers {
-                let tasks = to_read.clone();
-                reading.push(scope.spawn(move || failure.note(reader.run(&tasks))));
+                let queue = Arc::clone(&queue);
+                reading.push(scope.spawn(move || failure.note(reader.run(&queue))));
             }
-            drop(to_read);
+            drop(queue);
             scope.spawn(|| self.report(&done, &total, &over));
 
-            let walker = Walker { items, tasks, total: &total, tablespaces: Vec::new() };
+            let walker = Walker { items, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
             let copied = failure.note(self.walk(walker, &owners, reading, last));
             let packed = packing.join().ok().flatten();
             // The last pack is still being stored when the packer is done: its failure has to be known here.
@@ -289,7 +313,7 @@ impl Run<'_> {
         for reader in reading {
             match reader.join() {
                 Ok(Some(())) => {}
-                Ok(None) => return Err(pack::cancelled()),
+                Ok(None) => return Err(cancelled()),
                 Err(_) => return Err(Error::new(Kind::Failed, "a reader panicked")),
             }
         }
@@ -363,7 +387,6 @@ impl Run<'_> {
 fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool) -> FinishedFile {
     FinishedFile {
         file: 0,
-        pieces: 0,
         path: StoredPath(path.to_vec()),
         size: 0,
         mode: meta.mode() & 0o7777,
@@ -378,7 +401,9 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
 /// Hands what the walk finds to the readers and the packer.
 struct Walker<'a> {
     items: Sender<Item>,
-    tasks: Sender<Task>,
+    tasks: Sender<(u64, Task)>,
+    /// Gives each file a number.
+    numbers: &'a AtomicU64,
     total: &'a AtomicU64,
     tablespaces: Vec<TablespaceSize>,
 }
@@ -388,7 +413,7 @@ impl Sink for Walker<'_> {
         if let Entry::Tablespace(tablespace) = &entry {
             self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
         }
-        self.items.send(Item::Entry(entry)).map_err(|_| pack::cancelled())
+        self.items.send(Item::Entry(entry)).map_err(|_| cancelled())
     }
 
     fn file(&mut self, task: Task) -> Result<()> {
@@ -399,43 +424,21 @@ impl Sink for Walker<'_> {
         {
             tablespace.size += task.size;
         }
-        self.tasks.send(task).map_err(|_| pack::cancelled())
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.tasks.send((number, task)).map_err(|_| cancelled())
     }
 }
 
 fn pack_all(
     archive: &Archive,
     id: &str,
+    parent: Option<&Parent>,
     packs: Sender<pack::Pack>,
     items: &Receiver<Item>,
 ) -> Result<Packed> {
-    let mut packer = Packer::new(archive, id, packs)?;
+    let mut packer = Packer::new(archive, id, parent, packs)?;
     items.iter().try_for_each(|item| packer.add(item))?;
     packer.finish()
-}
-
-/// The first failure of any thread; later ones follow from it.
-#[derive(Default)]
-struct Failure(Mutex<Option<Error>>);
-
-impl Failure {
-    fn note<T>(&self, result: Result<T>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                None
-            }
-        }
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 /// Reads an archived segment to its end: the server will not have it for long.

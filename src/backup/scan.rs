@@ -17,7 +17,7 @@ const EMPTIED: [&str; 7] =
     ["pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_replslot"];
 
 /// Files of the data directory itself that belong to the running server or to another backup.
-const LEFT_OUT: [&str; 7] = [
+const LEFT_OUT: [&str; 8] = [
     "postmaster.pid",
     "postmaster.opts",
     "backup_label",
@@ -25,6 +25,7 @@ const LEFT_OUT: [&str; 7] = [
     "backup_manifest",
     "postgresql.auto.conf.tmp",
     "current_logfiles.tmp",
+    crate::repo::RESTORING,
 ];
 
 /// Directories deeper than this are a loop of links.

@@ -173,7 +173,7 @@ pub struct Show {
     pub place: Place,
 }
 
-/// Restores a backup into an empty directory, ready to recover to the chosen moment
+/// Restores a backup into an empty directory or over the old one, ready to recover to the chosen moment
 ///
 /// Without a target the server recovers to the end of the archive. The restored server does not archive
 /// and is not started; start it with pg_ctl when you have looked at what this command says.
@@ -183,16 +183,23 @@ Examples:
   walkeep restore --to /srv/pg/restored
   walkeep restore --to /srv/pg/restored --time '2026-11-21 08:14:59+01' --action promote
   walkeep restore 20261121T031502Z-1f3a9c --to /srv/pg/restored --immediate
-  walkeep restore --to /srv/pg/replica --standby")]
+  walkeep restore --to /srv/pg/replica --standby
+  walkeep restore --to /var/lib/postgresql/17/main --delta --as-primary")]
 pub struct Restore {
     /// As `walkeep list` names it [default: the newest that ends before the target]
     #[arg(value_name = "BACKUP")]
     pub backup: Option<String>,
-    /// The new data directory: empty, or not there yet
+    /// The new data directory: empty, or not there yet; with --delta one that is to be changed
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
     #[command(flatten)]
     pub target: Target,
+    /// Restore over the data directory of the same cluster: only blocks that differ are fetched and written
+    ///
+    /// What differs is found by comparing contents. Files that the backup does not have are removed, in the
+    /// data directory and in the directories of its tablespaces. The server must not run.
+    #[arg(long)]
+    pub delta: bool,
     /// Stop just before the target instead of just behind it
     #[arg(long, requires = "target")]
     pub exclusive: bool,

@@ -24,12 +24,13 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
                 context.console.finish();
                 let seconds = begun.elapsed().as_secs_f64();
                 context.console.say(&format!(
-                    "backup {} in repository {}: {} in {} files, {} stored, {seconds:.1} s",
+                    "backup {} in repository {}: {} in {} files, {} new{}, {seconds:.1} s",
                     record.id,
                     repository.name(),
                     render::size(record.size),
                     record.files,
-                    render::size(record.stored),
+                    render::size(record.new_bytes),
+                    record.parent.as_ref().map_or_else(String::new, |parent| format!(" since {parent}")),
                 ));
                 for file in &record.damaged {
                     status = exit::PROBLEM;
@@ -86,12 +87,6 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
 fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
-    let mut foreign = vec![config.wal.spool.clone()];
-    for repository in &config.repositories {
-        if let config::Url::File(path) = &repository.url {
-            foreign.push(path.clone());
-        }
-    }
     Ok(Options {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
@@ -101,9 +96,10 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
             None => config.backup.checkpoint == config::Checkpoint::Fast,
         },
         verify_pages: config.backup.verify_pages,
+        full: args.full,
         labels: args.label.iter().cloned().collect(),
         archive_timeout: args.archive_timeout,
-        foreign,
+        foreign: setup::foreign(context),
         random,
         garbage_before: garbage_before(jiff::Timestamp::now())?,
         wait: patience(&args.wait),

@@ -43,6 +43,8 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         tablespaces: args.tablespace.clone(),
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
+        delta: args.delta,
+        foreign: setup::foreign(context),
         wait: backup::patience(&args.wait),
         random: setup::random_hex::<6>()?,
     };
@@ -62,6 +64,9 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         restored.files,
         to.display()
     ));
+    if args.delta {
+        say(&format!("{} of it were in their place already", render::size(restored.kept)));
+    }
     for (oid, location) in &restored.tablespaces {
         say(&format!("tablespace {oid} is in {}", location.display()));
     }
@@ -80,6 +85,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
             "to": to,
             "bytes": restored.bytes,
             "files": restored.files,
+            "kept": restored.kept,
         }))?;
     }
     Ok(0)

@@ -157,3 +157,13 @@ pub fn archive(context: &Context, repository: &Repository, place: &args::Place) 
         Err(_) => repository.open_newest(),
     }
 }
+
+/// Directories that belong to us and not to the cluster, wherever they lie.
+pub fn foreign(context: &Context) -> Vec<PathBuf> {
+    let config = &context.config;
+    let repositories = config.repositories.iter().filter_map(|repository| match &repository.url {
+        Url::File(path) => Some(path.clone()),
+        Url::S3 { .. } => None,
+    });
+    repositories.chain([config.wal.spool.clone()]).collect()
+}

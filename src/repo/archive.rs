@@ -269,6 +269,18 @@ impl Archive {
         }
     }
 
+    /// The packs that a backup stored: their keys, relative to this archive, and the sizes of the objects.
+    pub fn pack_sizes(&self, id: &str) -> Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        self.each_named(&key::packs(id), |name, entry| {
+            if let ObjectName::Pack(..) = name {
+                found.push((name.to_string(), entry.size));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Part of an object whose key is relative to this archive, all of it read.
     pub fn get_range(&self, relative: &str, range: Range<u64>) -> Result<Vec<u8>> {
         use std::io::Read;

@@ -90,11 +90,27 @@ pub struct File {
     pub at: Vec<Extent>,
 }
 
+impl File {
+    /// Says where the next blocks are; those that follow the last ones in the same frame lengthen that extent.
+    pub fn add(&mut self, extent: Extent) {
+        let block = self.block;
+        match self.at.last_mut() {
+            Some(last)
+                if (last.pack, last.offset) == (extent.pack, extent.offset)
+                    && last.skip + last.blocks * block == extent.skip =>
+            {
+                last.blocks += extent.blocks;
+            }
+            _ => self.at.push(extent),
+        }
+    }
+}
+
 /// Blocks that lie one behind the other in a frame. As JSON `[pack, offset, length, skip, blocks]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u32, u32, u32)", into = "(u32, u64, u32, u32, u32)")]
 pub struct Extent {
-    /// Number of the pack: as given by [`Writer::pack`] or to be looked up in [`Part::packs`].
+    /// Number of the pack, in the list that comes with the extent.
     pub pack: u32,
     pub offset: u64,
     pub length: u32,
@@ -158,6 +174,13 @@ impl StoredPath {
     /// For messages and records.
     pub fn display(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
+    }
+
+    /// The order in which a manifest has its files: a directory's content comes where its name does, so a
+    /// slash is lower than everything else.
+    pub fn order(&self, other: &StoredPath) -> std::cmp::Ordering {
+        let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
+        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
     }
 
     /// Whether the path stays below the directory that it is relative to.

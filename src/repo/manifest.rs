@@ -4,12 +4,12 @@ use super::data::PackSet;
 use super::entry::{Dir, Entry, File, StoredPath, Tablespace};
 use super::record::{ManifestPart, Record};
 use super::{Archive, key};
-use crate::codec::compress::{Compression, Compressor};
+use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::envelope::{self, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A part is closed when its text has grown to this.
 const PART_SIZE: usize = 8 << 20;
@@ -29,7 +29,37 @@ enum Line {
     Tablespace(Tablespace),
     File(File),
     Config(File),
+    Use(Use),
     End(Totals),
+}
+
+/// How much of a pack a backup needs. From this the next one knows which packs are still worth naming.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// The key of the pack, relative to the archive.
+    pub pack: String,
+    #[serde(flatten)]
+    pub stored: StoredPack,
+    /// Bytes of blocks in it that belong to the backup.
+    pub live: u64,
+}
+
+/// A pack as it lies in the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPack {
+    /// Bytes of the object.
+    pub size: u64,
+    /// Bytes of all blocks in it.
+    pub content: u64,
+}
+
+impl Use {
+    /// Bytes that the backup's blocks take in the pack: their share of it.
+    pub fn share(&self) -> u64 {
+        let share = u128::from(self.stored.size) * u128::from(self.live)
+            / u128::from(self.stored.content.max(self.live).max(1));
+        share as u64
+    }
 }
 
 impl From<Entry> for Line {
@@ -73,10 +103,23 @@ pub struct Writer<'a> {
     text: Vec<u8>,
     /// Packs that this part has named, by key.
     packs: HashMap<String, u32>,
-    named: PackSet,
+    /// Bytes of blocks in each pack that was named in any part.
+    live: BTreeMap<String, u64>,
     parts: Vec<ManifestPart>,
     totals: Totals,
     stored: u64,
+}
+
+/// A manifest that is in the repository.
+pub struct Written {
+    /// For the record, as are the packs that it names.
+    pub parts: Vec<ManifestPart>,
+    pub packs: PackSet,
+    /// The same packs, with what is needed of each.
+    pub uses: Vec<Use>,
+    pub totals: Totals,
+    /// Bytes that its parts take.
+    pub stored: u64,
 }
 
 impl<'a> Writer<'a> {
@@ -87,7 +130,7 @@ impl<'a> Writer<'a> {
             compressor: Compressor::new(Compression::Zstd(3))?,
             text: Vec::new(),
             packs: HashMap::new(),
-            named: PackSet::default(),
+            live: BTreeMap::new(),
             parts: Vec::new(),
             totals: Totals::default(),
             stored: 0,
@@ -112,8 +155,12 @@ impl<'a> Writer<'a> {
     /// archive, at the place of its number.
     pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> String) -> Result<()> {
         if let Entry::File(file) | Entry::Config(file) = &mut entry {
+            let mut left = file.size;
             for extent in &mut file.at {
-                extent.pack = self.pack(pack_key(extent.pack))?;
+                // The last block of a file may be short.
+                let bytes = (u64::from(extent.blocks) * u64::from(file.block)).min(left);
+                left -= bytes;
+                extent.pack = self.pack(pack_key(extent.pack), bytes)?;
             }
         }
         self.totals.count(&entry);
@@ -125,11 +172,15 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn pack(&mut self, key: String) -> Result<u32> {
+    /// The number of a pack in this part, and a note that these bytes of it are needed.
+    fn pack(&mut self, key: String, bytes: u64) -> Result<u32> {
+        match self.live.get_mut(&key) {
+            Some(live) => *live += bytes,
+            None => drop(self.live.insert(key.clone(), bytes)),
+        }
         if let Some(number) = self.packs.get(&key) {
             return Ok(*number);
         }
-        self.named.insert(&key)?;
         let number = self.packs.len() as u32;
         self.line(&Line::Pack { number, key: key.clone() })?;
         self.packs.insert(key, number);
@@ -152,28 +203,30 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the end. Everything is durable when this returns.
-    pub fn finish(mut self) -> Result<Written> {
+    /// Writes the end. Everything is durable when this returns. `stored` knows every pack that was named.
+    pub fn finish(mut self, stored: impl Fn(&str) -> Option<StoredPack>) -> Result<Written> {
+        let mut packs = PackSet::default();
+        let mut uses = Vec::with_capacity(self.live.len());
+        for (pack, live) in std::mem::take(&mut self.live) {
+            let stored = stored(&pack)
+                .ok_or_else(|| Error::new(Kind::Failed, format!("{pack} was named and never stored")))?;
+            packs.insert(&pack)?;
+            let used = Use { pack, stored, live };
+            self.line(&Line::Use(used.clone()))?;
+            uses.push(used);
+        }
         self.line(&Line::End(self.totals))?;
         self.close_part()?;
-        Ok(Written { parts: self.parts, packs: self.named, totals: self.totals, stored: self.stored })
+        Ok(Written { parts: self.parts, packs, totals: self.totals, stored: self.stored, uses })
     }
-}
-
-/// A manifest that is in the repository.
-pub struct Written {
-    /// For the record, as are the packs that it names.
-    pub parts: Vec<ManifestPart>,
-    pub packs: PackSet,
-    pub totals: Totals,
-    /// Bytes that its parts take.
-    pub stored: u64,
 }
 
 /// Part of a manifest: entries whose extents number packs by `packs`.
 pub struct Part {
     pub packs: Vec<String>,
     pub entries: Vec<Entry>,
+    /// All packs of the backup; in the last part alone.
+    pub uses: Vec<Use>,
 }
 
 /// Reads a backup's manifest, part by part, each checked against the record. Fails when the manifest is
@@ -181,18 +234,35 @@ pub struct Part {
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
     let mut totals = Totals::default();
     let mut end = None;
-    for (index, stored) in record.manifest.iter().enumerate() {
-        let number = index as u32 + 1;
-        let text = archive.get_manifest(stored, &key::manifest(&record.id, number))?;
-        let part = parse_part(&text, &record.id, number, &mut totals, &mut end)
-            .doing(|| format!("read {}", stored.key))?;
-        each(part)?;
+    for index in 0..record.manifest.len() {
+        each(read_part(archive, record, index, &mut totals, &mut end)?)?;
     }
-    if end == Some(totals) {
-        Ok(())
-    } else {
-        Err(Error::new(Kind::Damage, format!("the manifest of backup {} is not complete", record.id)))
-    }
+    if end == Some(totals) { Ok(()) } else { Err(not_complete(record)) }
+}
+
+/// The packs that a backup names, from the last part of its manifest.
+pub fn uses(archive: &Archive, record: &Record) -> Result<Vec<Use>> {
+    let last = record.manifest.len().checked_sub(1).ok_or_else(|| not_complete(record))?;
+    let mut end = None;
+    let part = read_part(archive, record, last, &mut Totals::default(), &mut end)?;
+    if end.is_some() { Ok(part.uses) } else { Err(not_complete(record)) }
+}
+
+fn not_complete(record: &Record) -> Error {
+    Error::new(Kind::Damage, format!("the manifest of backup {} is not complete", record.id))
+}
+
+fn read_part(
+    archive: &Archive,
+    record: &Record,
+    index: usize,
+    totals: &mut Totals,
+    end: &mut Option<Totals>,
+) -> Result<Part> {
+    let stored = record.manifest.get(index).ok_or_else(|| not_complete(record))?;
+    let number = index as u32 + 1;
+    let text = archive.get_manifest(stored, &key::manifest(&record.id, number))?;
+    parse_part(&text, &record.id, number, totals, end).doing(|| format!("read {}", stored.key))
 }
 
 fn parse_part(
@@ -203,7 +273,7 @@ fn parse_part(
     end: &mut Option<Totals>,
 ) -> Result<Part> {
     let damaged = |what: String| Err(Error::new(Kind::Damage, what));
-    let mut part = Part { packs: Vec::new(), entries: Vec::new() };
+    let mut part = Part { packs: Vec::new(), entries: Vec::new(), uses: Vec::new() };
     for (index, line) in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()).enumerate() {
         let line: Line = serde_json::from_slice(line)
             .map_err(|e| Error::new(Kind::Damage, format!("line {}: {e}", index + 1)))?;
@@ -226,6 +296,10 @@ fn parse_part(
                 continue;
             }
             Line::Pack { number, .. } => return damaged(format!("pack {number} is out of order")),
+            Line::Use(used) => {
+                part.uses.push(used);
+                continue;
+            }
             Line::End(counts) => {
                 *end = Some(counts);
                 continue;
@@ -273,7 +347,12 @@ fn check(entry: &Entry, packs: usize) -> Result<()> {
         && block <= 1 << 20
         && blocks == file.hashes.len() as u64
         && file.size.div_ceil(block) == blocks
-        && file.at.iter().all(|extent| (extent.pack as usize) < packs && extent.blocks > 0);
+        && file.at.iter().all(|extent| {
+            let before_last = u64::from(extent.blocks.saturating_sub(1)) * block;
+            (extent.pack as usize) < packs
+                && extent.blocks > 0
+                && u64::from(extent.skip) + before_last < FRAME as u64
+        });
     if !fits {
         return damaged(path, "has blocks that do not add up");
     }

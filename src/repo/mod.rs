@@ -39,6 +39,9 @@ use std::sync::Arc;
 /// Objects that are read whole (identity, records) are never larger.
 const SMALL: u64 = 16 << 20;
 
+/// Stands in a directory that is being restored, and goes when it is finished. It is no part of a backup.
+pub const RESTORING: &str = "walkeep.restoring";
+
 /// Which cluster, and in which life of it: `pg_upgrade` and `initdb` begin a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lineage {

@@ -1,6 +1,7 @@
 //! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
 //! before it is written.
 
+use super::delta::{self, There};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::direct::{self, Buffer};
@@ -10,6 +11,7 @@ use crate::repo::entry::{File as Stored, Owner};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +19,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// Frames that lie behind each other are read at once, up to this.
 const READ: u64 = 4 << 20;
+
+/// As are those with no more than this between them that is not wanted: cheaper to read than to ask again.
+const GAP: u64 = 128 << 10;
 
 /// A file to be written.
 pub struct Target<'a> {
@@ -93,8 +98,10 @@ struct Piece {
     /// In the frame.
     skip: usize,
     length: usize,
-    /// Numbers of the first block and of the one behind the last.
-    blocks: (usize, usize),
+    /// Numbers of the blocks in the file.
+    blocks: Range<usize>,
+    /// The whole of a file that is not there yet.
+    is_new: bool,
 }
 
 /// Frames that are read at once.
@@ -112,20 +119,28 @@ pub struct Writing<'a> {
     pub targets: &'a [Target<'a>],
     pub ownership: &'a Ownership,
     pub jobs: NonZeroUsize,
+    /// Files that are there are compared, and only blocks that differ are read and written.
+    pub delta: bool,
     pub done: &'a AtomicU64,
 }
 
 impl Writing<'_> {
-    /// Writes all targets. The first failure ends the work.
-    pub fn run(&self) -> Result<()> {
+    /// Writes all targets. The first failure ends the work. Tells how many bytes were in their place already.
+    pub fn run(&self) -> Result<u64> {
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
-        for target in self.targets {
+        let there = match self.delta {
+            true => delta::compare(self.targets, self.jobs.get())?,
+            false => Vec::new(),
+        };
+        let there = |target: usize| there.get(target).unwrap_or(&None);
+        for (number, target) in self.targets.iter().enumerate() {
             // One of several pieces is written by several threads, one of none by nobody.
-            if target.stored.at.len() != 1 {
+            if there(number).is_none() && !is_one_piece(target.stored) {
                 direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
             }
         }
-        let stretches = self.stretches();
+        let (stretches, kept) = self.stretches(there);
+        self.done.fetch_add(kept, Ordering::Relaxed);
         let shares = Shares::new(stretches.len(), self.jobs.get());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -157,35 +172,57 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(())
+        Ok(kept)
     }
 
-    /// What to read, in the order in which it lies in the packs.
-    fn stretches(&self) -> Vec<Stretch> {
+    /// What to read, in the order in which it lies in the packs, and how many bytes need not be read.
+    fn stretches<'t>(&self, there: impl Fn(usize) -> &'t There) -> (Vec<Stretch>, u64) {
         let mut frames: BTreeMap<(u32, u64), (u32, Vec<Piece>)> = BTreeMap::new();
+        let mut kept = 0;
         for (index, target) in self.targets.iter().enumerate() {
             let file = target.stored;
-            let mut block = 0;
+            let there = there(index);
+            let is_there = |block: usize| there.as_ref().is_some_and(|same| same.get(block) == Some(&true));
+            let size = |blocks: &Range<usize>| {
+                let at = |block: usize| (block as u64 * u64::from(file.block)).min(file.size);
+                at(blocks.end) - at(blocks.start)
+            };
+            let mut first = 0;
             for extent in &file.at {
-                let offset = block as u64 * u64::from(file.block);
-                let length = (u64::from(extent.blocks) * u64::from(file.block)).min(file.size - offset);
-                let piece = Piece {
-                    target: index,
-                    offset,
-                    skip: extent.skip as usize,
-                    length: length as usize,
-                    blocks: (block, block + extent.blocks as usize),
-                };
-                block += extent.blocks as usize;
-                let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
-                frame.1.push(piece);
+                let behind = first + extent.blocks as usize;
+                let mut block = first;
+                while block < behind {
+                    let same = is_there(block);
+                    let begin = block;
+                    block += (begin..behind).take_while(|block| is_there(*block) == same).count();
+                    let blocks = begin..block;
+                    if same {
+                        kept += size(&blocks);
+                        continue;
+                    }
+                    let frame =
+                        frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
+                    frame.1.push(Piece {
+                        target: index,
+                        is_new: there.is_none() && is_one_piece(file),
+                        offset: begin as u64 * u64::from(file.block),
+                        skip: extent.skip as usize + (begin - first) * file.block as usize,
+                        length: size(&blocks) as usize,
+                        blocks,
+                    });
+                }
+                first = behind;
             }
         }
         let mut stretches: Vec<Stretch> = Vec::new();
         for ((pack, offset), (length, pieces)) in frames {
             let end = offset + u64::from(length);
             match stretches.last_mut() {
-                Some(last) if last.pack == pack && last.end == offset && end - last.begin <= READ => {
+                Some(last)
+                    if last.pack == pack
+                        && (last.end..=last.end + GAP).contains(&offset)
+                        && end - last.begin <= READ =>
+                {
                     last.end = end;
                     last.frames.push((offset, length, pieces));
                 }
@@ -197,7 +234,7 @@ impl Writing<'_> {
                 }),
             }
         }
-        stretches
+        (stretches, kept)
     }
 
     fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor, buffer: &mut Buffer) -> Result<()> {
@@ -223,7 +260,7 @@ impl Writing<'_> {
         let Some(target) = self.targets.get(piece.target) else {
             return Err(Error::new(Kind::Failed, "a piece without a file"));
         };
-        let (first, behind) = piece.blocks;
+        let Range { start: first, end: behind } = piece.blocks;
         let expected: &[BlockHash] = target.stored.hashes.get(first..behind).unwrap_or_default();
         let blocks = bytes.chunks(target.stored.block as usize);
         if blocks.len() != expected.len()
@@ -235,15 +272,20 @@ impl Writing<'_> {
             )
             .hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`"));
         }
-        match target.stored.at.len() {
-            1 => create(&target.path)?
+        match piece.is_new {
+            true => create(&target.path)?
                 .write_all_at(bytes, piece.offset)
                 .doing(|| format!("write {}", target.path.display()))?,
-            _ => direct::write(&target.path, bytes, piece.offset)?,
+            false => direct::write(&target.path, bytes, piece.offset)?,
         }
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Whether all of a file lies in one run, so that it is written in one go.
+fn is_one_piece(stored: &Stored) -> bool {
+    stored.at.len() == 1
 }
 
 /// Divides work among threads: each begins at a place of its own, so that they seldom write to one file, and goes on

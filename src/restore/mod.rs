@@ -4,6 +4,7 @@
 //! not finished has no `pg_control`, so no server starts on it; and it has a marker, so that it can be
 //! begun again.
 
+mod delta;
 mod files;
 mod plan;
 mod recovery;

@@ -1,5 +1,6 @@
 //! A restore from beginning to end.
 
+use super::delta;
 use super::files::Ownership;
 use super::plan::Plan;
 use super::recovery::Recovery;
@@ -7,19 +8,18 @@ use super::write::Writer;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::Record;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-/// Stands in a directory that is being restored, and goes when it is finished.
-const MARKER: &str = "walkeep.restoring";
 
 /// How often what was written is sent to the disk, so that the sync at the end has little left to do.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -32,6 +32,10 @@ pub struct Options {
     /// Where configuration files from outside the data directory go.
     pub config_dir: Option<PathBuf>,
     pub jobs: NonZeroUsize,
+    /// Over what is there: only blocks that differ are fetched and written, and what does not belong there goes.
+    pub delta: bool,
+    /// Directories that are not the cluster's: nothing of them may be taken for a stray.
+    pub foreign: Vec<PathBuf>,
     /// For how long to wait for another restore into the same directory.
     pub wait: Duration,
     /// Twelve random hexadecimal digits.
@@ -42,6 +46,8 @@ pub struct Options {
 pub struct Restored {
     pub bytes: u64,
     pub files: u64,
+    /// Bytes that were in their place already.
+    pub kept: u64,
     /// Where each tablespace is now.
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files that the backup has and that were not written.
@@ -119,17 +125,43 @@ impl Run<'_> {
         std::iter::once(self.options.to.as_path()).chain(self.tablespaces.values().map(PathBuf::as_path))
     }
 
+    /// Where a path of the manifest goes.
+    pub fn place(&self, path: &[u8]) -> PathBuf {
+        let moved = path.strip_prefix(b"pg_tblspc/").and_then(|below| {
+            let (oid, rest) = match below.iter().position(|&b| b == b'/') {
+                Some(slash) => (&below[..slash], &below[slash + 1..]),
+                None => (below, &b""[..]),
+            };
+            let oid: u32 = std::str::from_utf8(oid).ok()?.parse().ok()?;
+            let location = self.tablespaces.get(&oid)?;
+            Some(if rest.is_empty() { location.clone() } else { location.join(OsStr::from_bytes(rest)) })
+        });
+        moved.unwrap_or_else(|| match path {
+            b"" => self.options.to.clone(),
+            _ => self.options.to.join(OsStr::from_bytes(path)),
+        })
+    }
+
+    /// Whether a file of the manifest is wanted: a restored server must not begin with the signals of the old one.
+    pub fn is_restored(&self, path: &[u8]) -> bool {
+        !matches!(path, b"recovery.signal" | b"standby.signal")
+    }
+
     fn run(&self) -> Result<Restored> {
         let to = &self.options.to;
         let mut lock = None;
         if to.is_dir() {
             lock = Some(Lock::wait_for(to, self.options.wait)?);
         }
-        for root in self.roots() {
-            check_empty(root)?;
-        }
-        for root in self.roots().filter(|root| root.join(MARKER).exists()) {
-            clear(root)?;
+        if self.options.delta {
+            delta::check(self)?;
+        } else {
+            for root in self.roots() {
+                check_empty(root)?;
+            }
+            for root in self.roots().filter(|root| root.join(RESTORING).exists()) {
+                clear(root)?;
+            }
         }
         self.check_space()?;
         for path in self.roots() {
@@ -138,9 +170,14 @@ impl Run<'_> {
         if lock.is_none() {
             lock = Some(Lock::wait_for(to, self.options.wait)?);
         }
+        let over = if self.options.delta { delta::OVER } else { "" };
         for path in self.roots() {
-            let marker = path.join(MARKER);
-            durable::write_replacing(&marker, format!("{}\n", self.plan.record.id).as_bytes(), 0o600)?;
+            let text = format!("{}\n{over}\n", self.plan.record.id);
+            durable::write_replacing(&path.join(RESTORING), text.as_bytes(), 0o600)?;
+        }
+        if self.options.delta {
+            self.step("removing what the backup does not have");
+            delta::clear(self)?;
         }
 
         self.step("restoring");
@@ -166,7 +203,7 @@ impl Run<'_> {
         // From here on a server can start on it.
         restored.write_control(&self.ownership)?;
         for path in self.roots() {
-            durable::remove_file(&path.join(MARKER))?;
+            durable::remove_file(&path.join(RESTORING))?;
         }
         drop(lock);
         Ok(restored.report)
@@ -193,6 +230,14 @@ impl Run<'_> {
         let wal = segments * record.segment_size.bytes();
         add(&self.options.to, record.size.saturating_sub(elsewhere) + wal)?;
         for (bytes, path) in needed.into_values() {
+            let bytes = match self.options.delta {
+                true => {
+                    let of_device =
+                        |root: &&Path| device_of(existing(root)).ok() == device_of(existing(path)).ok();
+                    bytes.saturating_sub(self.roots().filter(of_device).map(delta::used).sum())
+                }
+                false => bytes,
+            };
             let there = existing(path);
             let stat = rustix::fs::statvfs(there).map_err(|e| {
                 Error::io(format!("look at the file system of {}", there.display()), &e.into())
@@ -281,15 +326,23 @@ fn check_empty(path: &Path) -> Result<()> {
     for entry in entries {
         names.push(entry.doing(|| format!("look at {}", path.display()))?.file_name());
     }
-    if names.iter().any(|name| name == MARKER) {
-        return Ok(());
+    if names.iter().any(|name| name == RESTORING) {
+        let over = std::fs::read_to_string(path.join(RESTORING)).is_ok_and(|text| text.contains(delta::OVER));
+        return match over {
+            false => Ok(()),
+            true => Err(Error::new(
+                Kind::Refused,
+                format!("a restore over {} has begun and did not finish", path.display()),
+            )
+            .hint("finish it with --delta, or give an empty directory")),
+        };
     }
     if names.iter().any(|name| name == "postmaster.pid") {
         return Err(Error::new(
             Kind::Refused,
             format!("{} is the data directory of a server that runs, or was killed", path.display()),
         )
-        .hint("stop the server, and restore into another directory: nothing is replaced"));
+        .hint("stop the server, and restore into another directory, or over this one with --delta"));
     }
     match names.into_iter().find(|name| name != "lost+found") {
         None => Ok(()),
@@ -298,7 +351,7 @@ fn check_empty(path: &Path) -> Result<()> {
             format!("{} is not empty: there is {}", path.display(), name.display()),
         )
         .hint(
-            "give a directory that is empty or not there; a tablespace is moved with --tablespace OLD=NEW",
+            "give a directory that is empty or not there, or restore over the same cluster with --delta; a tablespace is moved with --tablespace OLD=NEW",
         )),
     }
 }
@@ -310,7 +363,7 @@ fn clear(path: &Path) -> Result<()> {
         let entry = entry.doing(|| format!("look at {}", path.display()))?;
         let doing = || format!("remove {}", entry.path().display());
         let name = entry.file_name();
-        if name == MARKER || name == "lost+found" {
+        if name == RESTORING || name == "lost+found" {
             continue;
         }
         match entry.file_type().doing(doing)?.is_dir() {
@@ -318,7 +371,7 @@ fn clear(path: &Path) -> Result<()> {
             false => std::fs::remove_file(entry.path()).doing(doing)?,
         }
     }
-    durable::remove_file(&path.join(MARKER))
+    durable::remove_file(&path.join(RESTORING))
 }
 
 /// The path itself, or the nearest directory above it that exists.

@@ -12,14 +12,10 @@ use crate::pg::manifest::{ManifestFile, ManifestWriter};
 use crate::pg::segment::{TimelineId, WalName};
 use crate::repo::entry::{Dir, Entry, File};
 use crate::repo::manifest::{self, Part};
-use std::ffi::OsStr;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-
-/// Files of the backed up server that a restored one must not begin with.
-const NOT_RESTORED: [&[u8]; 2] = [b"recovery.signal", b"standby.signal"];
 
 const CONTROL: &[u8] = b"global/pg_control";
 const MAP: &[u8] = b"tablespace_map";
@@ -65,6 +61,7 @@ impl<'a> Writer<'a> {
         let report = Restored {
             bytes: 0,
             files: 0,
+            kept: 0,
             tablespaces: Vec::new(),
             config_left: Vec::new(),
             announced: None,
@@ -105,32 +102,15 @@ impl<'a> Writer<'a> {
         Ok(Finished { path: to.join("global/pg_control"), control, file, report: self.report })
     }
 
-    /// Where a path of the manifest goes.
-    fn place(&self, path: &[u8]) -> PathBuf {
-        let moved = path.strip_prefix(b"pg_tblspc/").and_then(|below| {
-            let (oid, rest) = match below.iter().position(|&b| b == b'/') {
-                Some(slash) => (&below[..slash], &below[slash + 1..]),
-                None => (below, &b""[..]),
-            };
-            let oid: u32 = std::str::from_utf8(oid).ok()?.parse().ok()?;
-            let location = self.run.tablespaces.get(&oid)?;
-            Some(if rest.is_empty() { location.clone() } else { location.join(OsStr::from_bytes(rest)) })
-        });
-        moved.unwrap_or_else(|| match path {
-            b"" => self.run.options.to.clone(),
-            _ => self.run.options.to.join(OsStr::from_bytes(path)),
-        })
-    }
-
     fn part(&mut self, part: &Part) -> Result<()> {
         let mut targets = Vec::new();
         for entry in &part.entries {
             match entry {
                 Entry::Dir(dir) => self.dir(dir)?,
                 Entry::Tablespace(_) => {}
-                Entry::File(file) if NOT_RESTORED.contains(&&file.path.0[..]) => {}
+                Entry::File(file) if !self.run.is_restored(&file.path.0) => {}
                 Entry::File(file) => {
-                    let mut path = self.place(&file.path.0);
+                    let mut path = self.run.place(&file.path.0);
                     match &file.path.0[..] {
                         CONTROL => {
                             path.set_extension("walkeep");
@@ -156,13 +136,15 @@ impl<'a> Writer<'a> {
             targets: &targets,
             ownership: &run.ownership,
             jobs: run.options.jobs,
+            delta: run.options.delta,
             done: &run.done,
         };
-        writing.run()
+        self.report.kept += writing.run()?;
+        Ok(())
     }
 
     fn dir(&mut self, dir: &Dir) -> Result<()> {
-        let path = self.place(&dir.path.0);
+        let path = self.run.place(&dir.path.0);
         if dir.path.0.is_empty() {
             self.run.ownership.check(&dir.owner)?;
             if let Some(user) = self.run.ownership.keeper(&dir.owner) {
@@ -181,10 +163,12 @@ impl<'a> Writer<'a> {
         }
         let is_root = self.run.roots().any(|root| root == path);
         if !is_root {
-            std::fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&path)
-                .doing(|| format!("create directory {}", path.display()))?;
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if self.run.options.delta && e.kind() == ErrorKind::AlreadyExists => {
+                    set_mode(&path, 0o700)?;
+                }
+                created => created.doing(|| format!("create directory {}", path.display()))?,
+            }
         }
         self.run.ownership.give(&path, &dir.owner)?;
         self.modes.push((path, dir.mode));
@@ -217,7 +201,7 @@ impl<'a> Writer<'a> {
     fn take_control(&mut self) -> Result<(Control, File)> {
         let missing = || Error::new(Kind::Damage, "the backup has no global/pg_control");
         let file = self.control.take().ok_or_else(missing)?;
-        let mut path = self.place(CONTROL);
+        let mut path = self.run.place(CONTROL);
         path.set_extension("walkeep");
         let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
         let control = Control::parse(bytes)?;

@@ -6,6 +6,7 @@ mod faults;
 mod interrupted;
 mod refused;
 mod report;
+mod shared;
 
 use crate::support::live;
 use crate::support::repo::{self, Snapshot};

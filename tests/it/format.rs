@@ -93,7 +93,10 @@ fn write_repository(root: &Path) {
         };
         writer.entry(Entry::File(file), pack_key).expect("a file");
     }
-    let manifest::Written { parts, totals, .. } = writer.finish().expect("the end of the manifest");
+    let content = contents.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let stored = manifest::StoredPack { size: pack.len() as u64, content };
+    let written = writer.finish(|_| Some(stored)).expect("the end of the manifest");
+    let (parts, totals) = (written.parts, written.totals);
     let segment = Segment::new(SYSTEM, 15).megabytes(1).at(1, 32);
     let name = segment.name().parse().expect("a segment");
     let record = Record {
@@ -392,10 +395,10 @@ fn a_repository_is_read_with_public_tools_alone() {
         zstd -dc < "$record" | jq -r '.manifest[] | "\(.sha256)  '"$base"'/\(.key)"' | sha256sum --quiet -c
         part="$base/$(zstd -dc < "$record" | jq -r '.manifest[0].key')"
         file=$(zstd -dc < "$part" | jq -c 'select(.file) | .file | select(.path | startswith("base/5/")) | select(.path | test("^base/5/[0-9]+$"))' | jq -cs 'max_by(.size)')
-        pack="$base/$(zstd -dc < "$part" | jq -r 'select(.pack) | .pack | select(.number == 0) | .key')"
         block=$(echo "$file" | jq .block)
         out=$(mktemp)
-        echo "$file" | jq -r '.at[] | "\(.[1]) \(.[2]) \(.[3]) \(.[4])"' | while read -r offset length skip blocks; do
+        echo "$file" | jq -r '.at[] | "\(.[0]) \(.[1]) \(.[2]) \(.[3]) \(.[4])"' | while read -r number offset length skip blocks; do
+            pack="$base/$(zstd -dc < "$part" | jq -r 'select(.pack) | .pack | select(.number == '"$number"') | .key')"
             dd if="$pack" iflag=skip_bytes,count_bytes,fullblock bs=64K skip="$offset" count="$length" 2>/dev/null \
                 | zstd -dc | tail -c +$((skip + 1)) | head -c $((blocks * block))
         done > "$out"
@@ -422,7 +425,9 @@ fn a_repository_is_read_with_public_tools_alone() {
         numbers[1], numbers[2], numbers[3]
     );
     let scratch = Scratch::new();
-    let pack = live::parts_of(root, &story.b, "pack").remove(0);
+    let named =
+        manifest.iter().filter_map(|line| line.get("pack")).find(|pack| pack["number"] == file["at"][0][0]);
+    let pack = lineage.join(named.and_then(|pack| pack["key"].as_str()).expect("the pack"));
     shell(&one, &[&pack, &scratch.join("block")]);
     let block = read(scratch.join("block"));
     use base64::Engine as _;

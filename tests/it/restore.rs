@@ -1,6 +1,7 @@
 //! `walkeep restore`: from a repository to a server that shows what it should, or to a refusal that explains.
 
 mod damage;
+mod delta;
 mod interrupted;
 mod places;
 mod refused;

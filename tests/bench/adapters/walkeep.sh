@@ -1,7 +1,7 @@
 # $WALKEEP_BIN is the directory that holds walpush, walfetch and
 # walkeep; it must lie under $PEERS (the chroot sees only that).
 CONF="--config $A_DIR/walkeep.toml"
-caps() { echo "push fetch drain replay backup incr restore"; }
+caps() { echo "push fetch drain replay backup incr restore delta"; }
 setup() {
     mkdir -p "$A_DIR/repo"
     cat > "$A_DIR/walkeep.toml" <<T
@@ -35,4 +35,5 @@ fetch_cmd() {
 backup_full() { "$WALKEEP_BIN/walkeep" $CONF backup --full --quiet; }
 backup_incr() { "$WALKEEP_BIN/walkeep" $CONF backup --quiet; }
 restore() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --quiet; }
+restore_delta() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --delta --quiet; }
 expire() { :; }

@@ -39,6 +39,9 @@ fn keys_from_files_count_before_everything_else() {
 
 #[test]
 fn keys_from_the_environment() {
+    if !s3::is_own() {
+        return;
+    }
     for keys in [Keys::made("ENVIRONMENT"), Keys::temporary("ENVIRONMENT")] {
         let mut remote = keyless();
         for (name, value) in keys.variables() {
@@ -50,6 +53,9 @@ fn keys_from_the_environment() {
 
 #[test]
 fn keys_from_a_profile_of_the_usual_files() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let entry = |name: &str, keys: &Keys| {
         format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", keys.id, keys.secret)
@@ -72,6 +78,9 @@ fn keys_from_a_profile_of_the_usual_files() {
 
 #[test]
 fn the_region_of_a_profile() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let keys = Keys::made("REGION");
     let text = format!(
@@ -89,6 +98,9 @@ fn the_region_of_a_profile() {
 
 #[test]
 fn keys_of_a_web_identity() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let issuer = Issuer::web_identity(HOUR);
     let token = remote.scratch.write("token", WEB_IDENTITY);
@@ -109,6 +121,9 @@ fn in_container(remote: &mut Remote, issuer: &Issuer) {
 
 #[test]
 fn keys_of_a_container() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let issuer = Issuer::container(HOUR);
     in_container(&mut remote, &issuer);
@@ -119,6 +134,9 @@ fn keys_of_a_container() {
 
 #[test]
 fn keys_of_an_instance() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let issuer = Issuer::instance(HOUR);
     remote.archive.set_env("AWS_EC2_METADATA_DISABLED", "false");
@@ -129,6 +147,9 @@ fn keys_of_an_instance() {
 
 #[test]
 fn keys_that_the_store_calls_expired_are_asked_for_again() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let issuer = Issuer::container(HOUR);
     in_container(&mut remote, &issuer);
@@ -147,6 +168,9 @@ fn keys_that_the_store_calls_expired_are_asked_for_again() {
 
 #[test]
 fn keys_that_stay_expired_are_told() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let keys = Keys::temporary("OLD");
     for (name, value) in keys.variables() {
@@ -159,6 +183,9 @@ fn keys_that_stay_expired_are_told() {
 
 #[test]
 fn keys_that_run_out_during_the_work_are_renewed_in_time() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = keyless();
     let issuer = Issuer::container(Duration::from_millis(1500));
     in_container(&mut remote, &issuer);

@@ -414,6 +414,13 @@ impl Snapshot {
         Snapshot(entries)
     }
 
+    /// The same with paths relative to this directory, without the directory itself.
+    pub fn below(self, root: &Path) -> Snapshot {
+        let relative = |(path, entry): (PathBuf, _)| Some((path.strip_prefix(root).ok()?.to_owned(), entry));
+        let entries = self.0.into_iter().filter_map(relative);
+        Snapshot(entries.filter(|(path, _)| !path.as_os_str().is_empty()).collect())
+    }
+
     /// The paths, for a look at what is there.
     pub fn paths(&self) -> Vec<&Path> {
         self.0.keys().map(PathBuf::as_path).collect()

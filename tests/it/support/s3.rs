@@ -2,7 +2,8 @@
 //! and to damage what is there.
 //!
 //! The server is `tests/s3/server`, installed by `.ci/setup test`. `WALKEEP_TEST_S3=http://HOST:PORT` names another
-//! one (Garage, Ceph), with an access key in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` that may make buckets.
+//! one (Garage, Ceph), with an access key in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` that may make buckets, and
+//! perhaps `AWS_REGION`. Tests that need keys of their own or a store that knows no conditions are skipped there.
 
 use super::http::{Head, Reply};
 use super::proxy::Proxy;
@@ -17,8 +18,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use walkeep::storage::S3Options;
-
-pub const REGION: &str = "us-east-1";
 
 /// An access key with what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +57,7 @@ impl Keys {
 pub struct Server {
     url: String,
     pub keys: Keys,
+    region: String,
     /// Whether it is the tests' own, with its shortcuts.
     own: bool,
     /// It ends when its standard input closes, and that is with this process.
@@ -72,10 +72,19 @@ pub fn server() -> &'static Server {
             let variable =
                 |name| std::env::var(name).unwrap_or_else(|_| panic!("WALKEEP_TEST_S3 needs {name}"));
             let (id, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
-            Server { url, keys: Keys { id, secret, token: None }, own: false, _process: None }
+            let region = std::env::var("AWS_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
+            Server { url, keys: Keys { id, secret, token: None }, region, own: false, _process: None }
         }
         _ => Server::start(),
     })
+}
+
+/// Whether the server is the tests' own; says that a test is skipped when it is not.
+pub fn is_own() -> bool {
+    if !server().own {
+        super::skipped("this needs the tests' own S3 server");
+    }
+    server().own
 }
 
 impl Server {
@@ -93,7 +102,8 @@ impl Server {
             panic!("the S3 server does not run ({said:?}): `.ci/setup test` installs it");
         };
         let keys = Keys { id: id.to_owned(), secret: secret.to_owned(), token: None };
-        Server { url: format!("http://127.0.0.1:{port}"), keys, own: true, _process: Some(process) }
+        let (url, region) = (format!("http://127.0.0.1:{port}"), "us-east-1".to_owned());
+        Server { url, keys, region, own: true, _process: Some(process) }
     }
 
     pub fn url(&self) -> &str {
@@ -104,7 +114,7 @@ impl Server {
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, query: &str, body: &[u8]) -> Reply {
         let host = self.url.trim_start_matches("http://");
-        let head = signed(&self.keys, method, host, path, query, body);
+        let head = self.signed(method, host, path, query, body);
         let socket = TcpStream::connect(host).expect("connect to the S3 server");
         let mut bytes = Vec::new();
         head.write(&mut bytes).expect("write into memory");
@@ -112,41 +122,43 @@ impl Server {
         std::io::Write::write_all(&mut &socket, &bytes).expect("send to the S3 server");
         Reply::read(&mut BufReader::new(socket)).expect("an answer of the S3 server")
     }
-}
 
-/// A request with Signature Version 4. The query has to be encoded and in order.
-fn signed(keys: &Keys, method: &str, host: &str, path: &str, query: &str, body: &[u8]) -> Head {
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-    let path = super::http::encoded(path).replace("%2F", "/");
-    let hash = super::sha256(body);
-    let names = "host;x-amz-content-sha256;x-amz-date";
-    let headers = format!("host:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{now}\n");
-    let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{hash}");
-    let scope = format!("{}/{REGION}/s3/aws4_request", &now[..8]);
-    let text = format!("AWS4-HMAC-SHA256\n{now}\n{scope}\n{}", super::sha256(canonical.as_bytes()));
-    let first = format!("AWS4{}", keys.secret).into_bytes();
-    let key = scope.split('/').fold(first, |key, step| hmac(&key, step.as_bytes()));
-    let signature: String = hmac(&key, text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let mark = if query.is_empty() { "" } else { "?" };
-    let mut head = Head { line: format!("{method} {path}{mark}{query} HTTP/1.1"), headers: Vec::new() };
-    head.set("Host", host);
-    head.set("x-amz-date", &now);
-    head.set("x-amz-content-sha256", hash);
-    head.set("Content-Length", body.len().to_string());
-    head.set("Connection", "close");
-    head.set(
-        "Authorization",
-        format!(
-            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
-            keys.id
-        ),
-    );
-    head
+    /// A request with Signature Version 4. The query has to be encoded and in order.
+    fn signed(&self, method: &str, host: &str, path: &str, query: &str, body: &[u8]) -> Head {
+        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let path = super::http::encoded(path).replace("%2F", "/");
+        let hash = super::sha256(body);
+        let names = "host;x-amz-content-sha256;x-amz-date";
+        let headers = format!("host:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{now}\n");
+        let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{hash}");
+        let scope = format!("{}/{}/s3/aws4_request", &now[..8], self.region);
+        let text = format!("AWS4-HMAC-SHA256\n{now}\n{scope}\n{}", super::sha256(canonical.as_bytes()));
+        let first = format!("AWS4{}", self.keys.secret).into_bytes();
+        let key = scope.split('/').fold(first, |key, step| hmac(&key, step.as_bytes()));
+        let signature: String =
+            hmac(&key, text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mark = if query.is_empty() { "" } else { "?" };
+        let mut head = Head { line: format!("{method} {path}{mark}{query} HTTP/1.1"), headers: Vec::new() };
+        head.set("Host", host);
+        head.set("x-amz-date", &now);
+        head.set("x-amz-content-sha256", hash);
+        head.set("Content-Length", body.len().to_string());
+        head.set("Connection", "close");
+        head.set(
+            "Authorization",
+            format!(
+                "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
+                self.keys.id
+            ),
+        );
+        head
+    }
 }
 
 fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
-    block[..key.len()].copy_from_slice(key);
+    let short = if key.len() > 64 { Sha256::digest(key).to_vec() } else { key.to_vec() };
+    block[..short.len()].copy_from_slice(&short);
     let padded = |with: u8| block.map(|byte| byte ^ with);
     let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
@@ -293,7 +305,7 @@ impl Bucket {
     pub fn options(&self, prefix: &str) -> S3Options {
         let keys: BTreeMap<String, String> = server().keys.variables().into_iter().collect();
         S3Options {
-            region: Some(REGION.into()),
+            region: Some(server().region.clone()),
             endpoint: Some(self.proxy.url()),
             path_style: true,
             variable: Arc::new(move |name| keys.get(name).cloned()),
@@ -306,7 +318,7 @@ impl Bucket {
         let id = self.scratch.write("access_key", format!("{}\n", server().keys.id));
         let secret = self.scratch.write("secret_key", format!("{}\n", server().keys.secret));
         repo::Remote::new(format!("s3://{}/{prefix}", self.name))
-            .line(&format!("region = {REGION:?}"))
+            .line(&format!("region = {:?}", server().region))
             .line(&format!("endpoint = {:?}", self.proxy.url()))
             .line("path_style = true")
             .line(&format!("access_key_file = {id:?}"))

@@ -1,0 +1,121 @@
+//! Hashes blocks, verifies pages, and compresses what the repository does not have.
+
+use super::earlier::Run;
+use super::failure::cancelled;
+use super::pack::{FreshBlocks, Item, KnownBlocks};
+use super::pages::BadPages;
+use super::pipeline::{Frame, Pool};
+use crate::codec::compress::{self, Compression, FRAME};
+use crate::codec::hash::{BlockHash, block_hash};
+use crate::error::{Error, Kind, Result};
+use crossbeam_channel::{Receiver, Sender};
+
+/// One of several that take frames from the readers.
+pub struct Compressor<'a> {
+    items: Sender<Item>,
+    pool: &'a Pool,
+    bad: &'a BadPages,
+    compressor: compress::Compressor,
+    /// Large enough for any frame, and used again.
+    scratch: Vec<u8>,
+    /// Blocks that changed among others that did not, gathered from many frames.
+    gathered: Vec<u8>,
+    blocks: Vec<FreshBlocks>,
+}
+
+impl<'a> Compressor<'a> {
+    pub fn new(
+        items: Sender<Item>,
+        pool: &'a Pool,
+        bad: &'a BadPages,
+        compression: Compression,
+    ) -> Result<Compressor<'a>> {
+        Ok(Compressor {
+            items,
+            pool,
+            bad,
+            compressor: compress::Compressor::new(compression)?,
+            scratch: Vec::new(),
+            gathered: Vec::new(),
+            blocks: Vec::new(),
+        })
+    }
+
+    /// Works until there are no more frames.
+    pub fn run(mut self, frames: &Receiver<Frame>) -> Result<()> {
+        for frame in frames {
+            self.frame(&frame)?;
+            self.pool.give(frame);
+        }
+        self.flush()
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<()> {
+        let mut known = Vec::new();
+        let mut fresh = Vec::new();
+        for piece in &frame.pieces {
+            let Some(content) = frame.content().get(piece.skip..piece.skip + piece.length) else {
+                return Err(Error::new(Kind::Failed, "a piece reaches behind its frame"));
+            };
+            if let Some(pages) = &piece.pages {
+                pages.verify(content, piece.offset, self.bad)?;
+            }
+            let hashes: Vec<BlockHash> = content.chunks(piece.block as usize).map(block_hash).collect();
+            let first = (piece.offset / u64::from(piece.block)) as usize;
+            let runs = match &piece.known {
+                Some(known) => known.divide(piece.block, first, &hashes),
+                None => vec![Run { blocks: 0..hashes.len(), known: None }],
+            };
+            for Run { blocks, known: place } in runs {
+                let begin = blocks.start * piece.block as usize;
+                let offset = piece.offset + begin as u64;
+                let hashes = hashes.get(blocks.clone()).unwrap_or_default().to_vec();
+                let Some((pack, extent)) = place else {
+                    let length = (blocks.len() * piece.block as usize).min(piece.length - begin);
+                    let skip = (piece.skip + begin) as u32;
+                    fresh.push((FreshBlocks { file: piece.file, offset, skip, hashes }, length));
+                    continue;
+                };
+                known.push(KnownBlocks { file: piece.file, offset, pack, extent, hashes });
+            }
+        }
+        if known.is_empty() {
+            let blocks = fresh.into_iter().map(|(blocks, _)| blocks).collect();
+            return self.store(frame.content(), blocks);
+        }
+        self.items.send(Item::Known(known)).map_err(|_| cancelled())?;
+        for (blocks, length) in fresh {
+            let begin = blocks.skip as usize;
+            self.gather(frame.content().get(begin..begin + length).unwrap_or_default(), blocks)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps blocks until there is a frame full of them.
+    fn gather(&mut self, content: &[u8], blocks: FreshBlocks) -> Result<()> {
+        if self.gathered.len() + content.len() > FRAME {
+            self.flush()?;
+        }
+        self.blocks.push(FreshBlocks { skip: self.gathered.len() as u32, ..blocks });
+        self.gathered.extend_from_slice(content);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.blocks.is_empty() {
+            return Ok(());
+        }
+        let gathered = std::mem::take(&mut self.gathered);
+        let blocks = std::mem::take(&mut self.blocks);
+        self.store(&gathered, blocks)?;
+        self.gathered = gathered;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    fn store(&mut self, content: &[u8], blocks: Vec<FreshBlocks>) -> Result<()> {
+        self.compressor.frame(content, &mut self.scratch)?;
+        let item = Item::Frame { bytes: self.scratch.clone(), content: content.len() as u64, blocks };
+        self.items.send(item).map_err(|_| cancelled())
+    }
+}

@@ -1,0 +1,289 @@
+//! What earlier backups stored, so that it is not stored again. Every backup names all packs that it needs, its own and
+//! those of earlier ones: none of them needs the record or the manifest of another, and any of them may go.
+//!
+//! The newest backup of the cluster is the parent. Whether a block changed is decided by its hash alone; what the
+//! file system says of times and sizes is not asked. The parent's manifest has its files in the order in which the
+//! walk finds them, so both are gone through side by side, and of a manifest of any length two parts are in memory.
+//!
+//! How far a backup may be scattered has two bounds:
+//! * A pack of which the parent needs less than half is not named again: what is alive in it is stored anew. So what
+//!   a backup keeps in the repository, and what a restore has to read, is at most about twice what it needs.
+//! * A piece of a file (1 MiB) that would lie in more than [`MOST_RUNS`] runs is stored anew.
+
+use super::failure::cancelled;
+use super::scan::Task;
+use crate::codec::hash::BlockHash;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Observer};
+use crate::repo::active::Announcement;
+use crate::repo::entry::{Entry, Extent, File, StoredPath};
+use crate::repo::manifest::{self, Part, StoredPack, Use};
+use crate::repo::record::Record;
+use crate::repo::{Archive, ObjectName};
+use crossbeam_channel::{Receiver, Sender};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Runs of blocks that a piece of a file may consist of.
+const MOST_RUNS: usize = 16;
+
+/// The backup that this one is compared with.
+pub struct Parent {
+    pub record: Record,
+    /// The packs that may be named, by their keys.
+    packs: HashMap<Arc<str>, StoredPack>,
+}
+
+impl Parent {
+    /// The newest backup whose manifest can be read, and that no verification found damaged. A damaged cluster is
+    /// no reason against it: what is compared is content. It is announced that its packs have to stay.
+    pub fn choose(
+        archive: &Archive,
+        announced: &Announcement,
+        observer: &dyn Observer,
+    ) -> Result<Option<Parent>> {
+        let verified = archive.remembered()?;
+        for record in archive.records()?.good.into_iter().rev() {
+            if verified.get(&record.id) == Some(&true) {
+                continue;
+            }
+            announced.update(|notice| notice.needs = vec![record.id.clone()])?;
+            // A prune that began before looks for this announcement after it has said what it removes.
+            let goes = archive.announced()?.iter().any(|seen| seen.is_removing(&record.id));
+            if goes || archive.record(&record.id)?.is_none() {
+                continue;
+            }
+            match Parent::open(archive, record, observer) {
+                Ok(parent) => return Ok(Some(parent)),
+                Err(error) if error.kind() == Kind::Damage => observer.event(Event::Warning(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        announced.update(|notice| notice.needs.clear())?;
+        Ok(None)
+    }
+
+    fn open(archive: &Archive, record: Record, observer: &dyn Observer) -> Result<Parent> {
+        let uses = manifest::uses(archive, &record)?;
+        let there = sizes(archive, &uses)?;
+        let is_there = |used: &Use| there.get(&used.pack) == Some(&used.stored.size);
+        let missing = uses.iter().filter(|used| !is_there(used)).count();
+        if missing > 0 {
+            let what = format!("{missing} packs of backup {} are missing or cut off", record.id);
+            observer.event(Event::Warning(&Error::new(Kind::Damage, what).hint(
+                "their blocks are stored anew; run `walkeep verify` to see which backups are damaged",
+            )));
+        }
+        let worth = |used: &Use| used.live >= used.stored.content / 2;
+        let packs = uses.iter().filter(|used| worth(used) && is_there(used));
+        let packs = packs.map(|used| (Arc::from(used.pack.as_str()), used.stored)).collect();
+        Ok(Parent { record, packs })
+    }
+
+    pub fn pack(&self, key: &str) -> Option<StoredPack> {
+        self.packs.get(key).copied()
+    }
+
+    /// Reads the manifest, part by part, for as long as somebody takes them. One that turns out to be damaged
+    /// ends early: what it would have named is stored anew.
+    pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>, observer: &dyn Observer) -> Result<()> {
+        let mut wanted = true;
+        let read = manifest::read(archive, &self.record, |part| {
+            parts.send(self.known(part)).map_err(|_| {
+                wanted = false;
+                cancelled()
+            })
+        });
+        match read {
+            Err(error) if wanted && error.kind() == Kind::Damage => {
+                observer.event(Event::Warning(&error));
+                Ok(())
+            }
+            Err(error) if wanted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn known(&self, part: Part) -> KnownPart {
+        let packs = part.packs.iter();
+        let packs = packs.map(|key| self.packs.get_key_value(key.as_str()).map(|(key, _)| key.clone()));
+        let file = |entry| match entry {
+            Entry::File(file) => Some(file),
+            Entry::Dir(_) | Entry::Tablespace(_) | Entry::Config(_) => None,
+        };
+        let files: Vec<File> = part.entries.into_iter().filter_map(file).collect();
+        KnownPart { packs: packs.collect(), files: files.into_iter() }
+    }
+}
+
+/// Fails unless all these packs are still in the repository.
+pub fn check_packs(archive: &Archive, uses: &[Use]) -> Result<()> {
+    let there = sizes(archive, uses)?;
+    match uses.iter().find(|used| there.get(&used.pack) != Some(&used.stored.size)) {
+        None => Ok(()),
+        Some(used) => {
+            Err(Error::new(Kind::Damage, format!("{} went away while the backup was taken", used.pack))
+                .hint("take the backup again: what is missing is stored anew"))
+        }
+    }
+}
+
+/// The packs that there are in the folders of the backups that stored these: key and size.
+fn sizes(archive: &Archive, uses: &[Use]) -> Result<HashMap<String, u64>> {
+    let storer = |used: &Use| match ObjectName::parse(&used.pack) {
+        Some(ObjectName::Pack(id, _)) => Some(id),
+        _ => None,
+    };
+    let storers: BTreeSet<String> = uses.iter().filter_map(storer).collect();
+    let mut found = HashMap::new();
+    for id in storers {
+        found.extend(archive.pack_sizes(&id)?);
+    }
+    Ok(found)
+}
+
+/// Files of the parent, and the packs that their extents number. A pack that is not to be named is `None`.
+pub struct KnownPart {
+    packs: Vec<Option<Arc<str>>>,
+    files: std::vec::IntoIter<File>,
+}
+
+/// A file to be read.
+pub struct Job {
+    /// Files are numbered in the order in which they were found, which is that of the manifest.
+    pub number: u64,
+    pub task: Task,
+    pub known: Option<Arc<KnownFile>>,
+}
+
+/// Hands out what the walk finds, each file with what the parent has of it.
+pub struct Queue(Mutex<Ends>);
+
+struct Ends {
+    found: Receiver<(u64, Task)>,
+    parts: Receiver<KnownPart>,
+    part: KnownPart,
+    /// The first file of the parent that has not been passed.
+    next: Option<File>,
+}
+
+impl Queue {
+    /// Nothing comes through `parts` when there is no parent.
+    pub fn new(found: Receiver<(u64, Task)>, parts: Receiver<KnownPart>) -> Queue {
+        let part = KnownPart { packs: Vec::new(), files: Vec::new().into_iter() };
+        Queue(Mutex::new(Ends { found, parts, part, next: None }))
+    }
+
+    /// The next file; `None` when there are no more.
+    pub fn next(&self) -> Option<Job> {
+        // Whoever takes a file looks it up before another one is taken.
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (number, task) = ends.found.recv().ok()?;
+        let known = ends.find(&task.path).map(Arc::new);
+        Some(Job { number, task, known })
+    }
+}
+
+impl Ends {
+    fn find(&mut self, path: &StoredPath) -> Option<KnownFile> {
+        loop {
+            let file = match self.next.take() {
+                Some(file) => file,
+                None => self.advance()?,
+            };
+            match file.path.order(path) {
+                Ordering::Less => {}
+                Ordering::Equal => return Some(KnownFile::new(file, &self.part.packs)),
+                Ordering::Greater => {
+                    self.next = Some(file);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Option<File> {
+        loop {
+            if let Some(file) = self.part.files.next() {
+                return Some(file);
+            }
+            self.part = self.parts.recv().ok()?;
+        }
+    }
+}
+
+/// A file as the parent has it.
+pub struct KnownFile {
+    block: u32,
+    hashes: Vec<BlockHash>,
+    /// Where blocks are that may be named: the number of the first, its pack, the extent.
+    places: Vec<(usize, Arc<str>, Extent)>,
+}
+
+/// Blocks of a piece that lie behind each other, and where they are known to be.
+pub struct Run {
+    pub blocks: Range<usize>,
+    pub known: Option<(Arc<str>, Extent)>,
+}
+
+impl KnownFile {
+    fn new(file: File, packs: &[Option<Arc<str>>]) -> KnownFile {
+        let mut first = 0;
+        let mut places = Vec::with_capacity(file.at.len());
+        for extent in file.at {
+            if let Some(Some(pack)) = packs.get(extent.pack as usize) {
+                places.push((first, pack.clone(), extent));
+            }
+            first += extent.blocks as usize;
+        }
+        KnownFile { block: file.block, hashes: file.hashes, places }
+    }
+
+    /// Divides a piece of the file, which begins with block `first` and whose blocks have these hashes, into what
+    /// is known and what is not.
+    pub fn divide(&self, block: u32, first: usize, hashes: &[BlockHash]) -> Vec<Run> {
+        let all = |hashes: &[BlockHash]| vec![Run { blocks: 0..hashes.len(), known: None }];
+        if block != self.block {
+            return all(hashes);
+        }
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while at < hashes.len() {
+            let place = self.place(first + at);
+            let end = match place {
+                Some((begin, _, extent)) => hashes.len().min(begin + extent.blocks as usize - first),
+                None => at + 1,
+            };
+            let is_same = |at: usize| hashes.get(at) == self.hashes.get(first + at);
+            let same = (at..end).take_while(|at| is_same(*at)).count();
+            match place {
+                Some((begin, pack, extent)) if same > 0 => {
+                    let extent = Extent {
+                        skip: extent.skip + (first + at - begin) as u32 * block,
+                        blocks: same as u32,
+                        ..*extent
+                    };
+                    runs.push(Run { blocks: at..at + same, known: Some((pack.clone(), extent)) });
+                    at += same;
+                }
+                _ => {
+                    match runs.last_mut() {
+                        Some(Run { blocks, known: None }) => blocks.end += 1,
+                        _ => runs.push(Run { blocks: at..at + 1, known: None }),
+                    }
+                    at += 1;
+                }
+            }
+        }
+        if runs.len() > MOST_RUNS { all(hashes) } else { runs }
+    }
+
+    /// The extent that holds a block, if it may be named: the number of its first block, its pack, itself.
+    fn place(&self, block: usize) -> Option<(usize, &Arc<str>, &Extent)> {
+        let behind = self.places.partition_point(|(first, ..)| *first <= block);
+        let (first, pack, extent) = self.places.get(behind.checked_sub(1)?)?;
+        (block - first < extent.blocks as usize).then_some((*first, pack, extent))
+    }
+}
