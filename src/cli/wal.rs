@@ -112,13 +112,14 @@ pub fn walpush() -> ExitCode {
         // What cannot be done in the spool is done without it.
         let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
         let now = SystemTime::now();
-        if spool.as_ref().is_some_and(|spool| push_ahead::is_done(&push, spool, now)) {
+        let warnings = Warnings("walpush");
+        if spool.as_ref().is_some_and(|spool| push_ahead::is_done(&push, spool, now, &warnings)) {
             return Ok(0);
         }
         // The file's own push has to be heard of before the deadline, whatever the others do.
         let patience = config.wal.timeout / 2;
         let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, patience, now));
-        let pushed = push.run(&Warnings("walpush"));
+        let pushed = push.run(&warnings);
         if let Some(ahead) = ahead {
             ahead.finish(pushed.is_ok());
         }
@@ -163,7 +164,9 @@ pub fn walfetch() -> ExitCode {
         let server = pgdata.zip(fetch.lineage);
         let server =
             server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
-        let kept = server.as_ref().is_some_and(|(_, spool)| fetch_ahead::hand_over(&fetch, spool));
+        let kept = server
+            .as_ref()
+            .is_some_and(|(_, spool)| fetch_ahead::hand_over(&fetch, spool, SystemTime::now()));
         if !kept && fetch.run(&Warnings("walfetch"))? == Fetched::Absent {
             return Ok(exit::FETCH_ABSENT);
         }
@@ -171,7 +174,7 @@ pub fn walfetch() -> ExitCode {
             && let Some(asked) = Asked::delivered(name, &args.destination)
             && !asked.tell(&spool)
         {
-            worker::start(&config, cluster, pgdata, asked);
+            worker::start(&config, cluster, pgdata, &spool, asked);
         }
         Ok(0)
     })

@@ -14,6 +14,7 @@ use crate::pg::segment::SegmentName;
 use crate::repo::Lineage;
 use crate::wal::fetch_ahead::{Asked, Worker};
 use crate::wal::spool::Spool;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -32,10 +33,14 @@ pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> 
 }
 
 /// Starts a worker for what comes behind a delivered segment. Without one everything is as it would be, but slower.
-pub fn start(config: &Config, cluster: &Cluster, pgdata: &Path, asked: Asked) {
+pub fn start(config: &Config, cluster: &Cluster, pgdata: &Path, spool: &Spool, asked: Asked) {
     let Ok(program) = std::env::current_exe() else {
         return;
     };
+    // A worker that could keep nothing would be started in vain by every call.
+    if spool.create().is_err() {
+        return;
+    }
     let mut command = Command::new(program);
     command.arg("--config").arg(&config.path).args(["--cluster", &cluster.name]);
     command.arg(format!("--ahead={}", asked.size.bytes())).arg(asked.name.to_string()).arg(pgdata);
@@ -66,7 +71,7 @@ pub fn run(start: Start) -> Result<()> {
     };
     std::env::set_current_dir("/").doing(|| "leave the data directory".to_owned())?;
     let recovery = Arc::new(recovery);
-    watch(Arc::clone(&recovery), self::spool(&config, &start.pgdata, lineage))?;
+    watch(Arc::clone(&recovery), config.path.clone(), self::spool(&config, &start.pgdata, lineage))?;
     let worker = Worker {
         spool: &spool,
         lineage,
@@ -77,11 +82,16 @@ pub fn run(start: Start) -> Result<()> {
     worker.run(asked)
 }
 
-/// Ends the process when recovery is over, whatever it is waiting for at that moment.
-fn watch(recovery: Arc<Recovery>, spool: Option<Spool>) -> Result<()> {
+/// Ends the process when recovery is over or the configuration another one, whatever it is waiting for at that moment.
+fn watch(recovery: Arc<Recovery>, config: PathBuf, spool: Option<Spool>) -> Result<()> {
     let begun = Instant::now();
+    let version = move || {
+        let meta = std::fs::metadata(&config).ok()?;
+        Some((meta.ino(), meta.modified().ok()?))
+    };
     let watcher = move || {
-        while begun.elapsed() < LIFE && recovery.check().is_ok() {
+        let first = version();
+        while begun.elapsed() < LIFE && recovery.check().is_ok() && version() == first {
             std::thread::sleep(LOOK);
         }
         if let Some(spool) = spool {

@@ -138,9 +138,11 @@ impl Repository {
         self.store.prove()
     }
 
-    /// Tells this place from every other, also from one that the configuration calls by the same name.
+    /// Tells this cluster's place in this store from every other, also from one that the configuration calls by the
+    /// same names.
     pub fn place(&self) -> String {
-        self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned())
+        let store = self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned());
+        format!("{} in {store}", self.cluster)
     }
 
     /// Removes what crashed writers left behind before this moment.

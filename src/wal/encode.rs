@@ -24,6 +24,9 @@ use std::time::Duration;
 /// The largest file that is compressed into memory as a whole, 64 MiB.
 const WHOLE: u64 = 64 << 20;
 
+/// What a store may collect of a file that is compressed while it is stored.
+const STREAM: u64 = 16 << 20;
+
 /// Bytes of content in a frame: so few that what is decompressed is still in the processor's cache when it is
 /// hashed and written.
 const FRAME: usize = 256 << 10;
@@ -168,6 +171,11 @@ impl Encoded {
         &self.wal
     }
 
+    /// Takes so much of the memory that is shared, if any is.
+    fn share(&self, bytes: u64) -> Result<Option<Share>> {
+        self.budget.as_ref().map(|(budget, patience)| budget.take(bytes, *patience)).transpose()
+    }
+
     fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
         let mut header = self.header.clone();
         header.size = Some(self.wal.size);
@@ -271,6 +279,7 @@ impl Frames {
 impl Body for Encoded {
     fn open(&self) -> Result<Bytes<'_>> {
         if self.wal.size > WHOLE {
+            let share = self.share(STREAM)?;
             let sha256 = self.wal.hash()?;
             self.wal.check_unchanged()?;
             return Ok(Bytes::Stream(Box::new(Stream {
@@ -281,12 +290,12 @@ impl Body for Encoded {
                 check: Some((Hasher::default(), sha256)),
                 ready: self.header(sha256)?.to_vec(),
                 given: 0,
+                _share: share,
             })));
         }
         let _alone = self.making.lock();
         if self.whole.get().is_none() {
-            let share = self.budget.as_ref().map(|(budget, patience)| budget.take(self.wal.size, *patience));
-            let mut share = share.transpose()?;
+            let mut share = self.share(self.wal.size)?;
             let object = self.encode()?;
             if let Some(share) = &mut share {
                 share.shrink(object.len() as u64);
@@ -309,6 +318,7 @@ struct Stream<'a> {
     check: Option<(Hasher, ContentHash)>,
     ready: Vec<u8>,
     given: usize,
+    _share: Option<Share>,
 }
 
 impl Stream<'_> {

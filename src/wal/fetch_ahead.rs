@@ -1,11 +1,12 @@
 //! Fetches what recovery is going to ask for while PostgreSQL replays what it has, and hands it over.
 //!
 //! A worker of its own, one for a data directory, keeps the next segments of the timeline in the spool. It fetches
-//! as [`Fetch`] does, so what it keeps was verified, and marks each file with its [`Stamp`], the cluster, the
-//! repositories and the boot of the machine. A file whose mark does not fit exactly (written to since, torn by a
-//! crash, from another life of the directory) is not there. A call takes what is kept by renaming it, and else
-//! fetches by itself: it never waits for the worker, never takes anything from it but whole files, and never
-//! answers "absent" because of it. So the worker may be stopped or killed at any moment.
+//! as [`Fetch`] does, so what it keeps was verified, and marks each file with its [`Stamp`] and hash, the cluster,
+//! the repositories and the boot of the machine. A file whose mark does not fit exactly (written to since, torn by a
+//! crash, from another life of the directory) is not there, and all of it is hashed once more before it is handed
+//! over. A call takes what is kept by renaming it, and else fetches by itself: it never takes anything from the worker
+//! but whole files, waits for one only while it grows, and never answers "absent" because of it. So the worker may be
+//! stopped or killed at any moment.
 //!
 //! Calls tell the worker what they have delivered through a FIFO. One that has no reader says that there is no
 //! worker, and whoever has delivered a segment then starts one. What the worker keeps follows what was delivered
@@ -13,7 +14,8 @@
 //! archived yet, when nobody has asked for a while, or when its caller says that the server is gone.
 
 use super::fetch::{Fetch, Fetched, Part};
-use super::spool::{Spool, Stamp};
+use super::spool::{Spool, SpoolLock, Stamp};
+use crate::codec::hash::{BlockHash, hash_all};
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Silent;
@@ -22,13 +24,14 @@ use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::{Lineage, Repository};
 use rustix::fs::{CWD, Mode};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Bytes that are kept at most; a single segment may have more.
 const MOST: u64 = 1 << 30;
@@ -39,8 +42,19 @@ const SPARE: u64 = 8;
 /// How long the worker waits for the next call.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Segments that are fetched at once from a distant store, where most of the time is spent on the way.
-const LANES: usize = 4;
+/// Segments that are fetched at once: from a distant store most of the time is spent on the way, and from a directory
+/// one is enough to be ahead of the server, which replays with one process.
+const LANES: usize = 8;
+const LANES_NEAR: usize = 2;
+
+/// How long what is kept counts.
+const AGE: Duration = Duration::from_secs(600);
+
+/// How long a call waits for a segment that the worker is fetching and that does not grow.
+const STALL: Duration = Duration::from_millis(500);
+
+/// And how often it does so for one that does.
+const STALLS: u32 = 10;
 
 /// Through which calls tell the worker.
 const ASKED: &str = "asked";
@@ -97,39 +111,94 @@ impl FromStr for Asked {
 }
 
 /// That a kept file is what was fetched and verified.
-#[derive(Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Serialize, Deserialize)]
 struct Mark {
     lineage: String,
     /// Where it may come from: a changed configuration begins anew.
-    places: Vec<String>,
+    sources: Vec<Source>,
     stamp: Stamp,
+    hash: BlockHash,
     /// What was written before the machine went down need not be on the disk.
     boot: String,
 }
 
-impl Mark {
-    fn new(lineage: Lineage, repositories: &[Repository], stamp: Stamp) -> Result<Mark> {
-        const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-        Ok(Mark {
-            lineage: lineage.to_string(),
-            places: repositories.iter().map(Repository::place).collect(),
-            stamp,
-            boot: std::fs::read_to_string(BOOT).doing(|| format!("read {BOOT}"))?,
-        })
+/// A repository, and which one was at its place, when it costs nothing to ask and answers.
+#[derive(Serialize, Deserialize)]
+struct Source {
+    place: String,
+    repository_id: Option<String>,
+}
+
+impl Source {
+    fn all(repositories: &[Repository], lineage: Lineage) -> Vec<Source> {
+        let id = |repository: &Repository| match repository.notes() {
+            Some(_) => None,
+            None => Some(repository.open(lineage).ok()?.identity().repository_id.clone()),
+        };
+        let source =
+            |repository: &Repository| Source { place: repository.place(), repository_id: id(repository) };
+        repositories.iter().map(source).collect()
     }
+
+    /// A repository that does not answer now may have been the one that it was.
+    fn is(&self, now: &Source) -> bool {
+        let is_other =
+            self.repository_id.as_ref().zip(now.repository_id.as_ref()).is_some_and(|(a, b)| a != b);
+        self.place == now.place && !is_other
+    }
+}
+
+impl Mark {
+    fn new(lineage: Lineage, repositories: &[Repository], stamp: Stamp, hash: BlockHash) -> Result<Mark> {
+        let sources = Source::all(repositories, lineage);
+        Ok(Mark { lineage: lineage.to_string(), sources, stamp, hash, boot: boot()? })
+    }
+
+    /// Whether it speaks of this fetch and of the file with this stamp.
+    fn fits(&self, lineage: Lineage, repositories: &[Repository], stamp: Stamp) -> Result<bool> {
+        let sources = Source::all(repositories, lineage);
+        Ok(self.lineage == lineage.to_string()
+            && self.stamp == stamp
+            && self.sources.len() == sources.len()
+            && self.sources.iter().zip(&sources).all(|(then, now)| then.is(now))
+            && self.boot == boot()?)
+    }
+}
+
+/// Tells this run of the machine from every other.
+fn boot() -> Result<String> {
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+    std::fs::read_to_string(BOOT).doing(|| format!("read {BOOT}"))
 }
 
 fn mark_of(name: SegmentName) -> String {
     format!("{name}.mark")
 }
 
+/// Is locked while the worker is fetching the segment.
+fn busy_of(name: SegmentName) -> String {
+    format!("{name}.busy")
+}
+
 /// Delivers a file from the spool. False when it is not there or anything is not as it should be: then it is
 /// fetched.
-pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool) -> bool {
+pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool, now: SystemTime) -> bool {
     let (WalName::Segment(name), Some(lineage)) = (fetch.name, fetch.lineage) else {
         return false;
     };
-    let Some((mark, _)) = spool.mark::<Mark>(&mark_of(name)) else {
+    // To fetch what will be there in a moment would take longer, and from what the worker is fetching with.
+    let part = spool.path(&format!("{name}.walfetch"));
+    let size = || std::fs::metadata(&part).map_or(0, |meta| meta.len());
+    let (mut before, mut stalls) = (size(), 0);
+    let grows = || {
+        let grown = std::mem::replace(&mut before, size()) < before;
+        stalls += 1;
+        grown && stalls < STALLS
+    };
+    if !spool.await_lock(&busy_of(name), grows, STALL) {
+        return false;
+    }
+    let Some(mark) = spool.mark::<Mark>(&mark_of(name), AGE, now) else {
         return false;
     };
     let delivered = take(fetch, spool, name, lineage, &mark).is_ok();
@@ -141,26 +210,37 @@ pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool) -> bool {
 fn take(fetch: &Fetch<'_>, spool: &Spool, name: SegmentName, lineage: Lineage, mark: &Mark) -> Result<()> {
     let kept = name.to_string();
     let doing = || format!("take {kept} from the spool");
-    let file = spool.read(&kept).ok_or_else(|| Error::new(Kind::Absent, "it is not there").doing(doing()))?;
+    let damage = |message| Err(Error::new(Kind::Damage, message).doing(doing()));
+    let mut file =
+        spool.read(&kept).ok_or_else(|| Error::new(Kind::Absent, "it is not there").doing(doing()))?;
     let stamp = Stamp::of(&file.metadata().doing(doing)?);
-    if *mark != Mark::new(lineage, fetch.repositories, stamp)? {
-        return Err(Error::new(Kind::Damage, "it is not what was kept").doing(doing()));
+    if !mark.fits(lineage, fetch.repositories, stamp)? {
+        return damage("it is not what was kept");
     }
     let mut header = [0; HEADER_SIZE];
-    file.read_exact_at(&mut header, 0).doing(doing)?;
+    file.read_exact(&mut header).doing(doing)?;
     SegmentHeader::parse(&header)?.check(name, stamp.size, lineage.system_identifier, lineage.major)?;
+    if hash_of(&mut file).doing(doing)? != mark.hash {
+        return damage("its content is not what was kept");
+    }
     (fetch.still_wanted)()?;
     let path = spool.path(&kept);
     if durable::replace_volatile(&path, fetch.destination).is_ok() {
         return Ok(());
     }
     // The spool is on another file system.
+    file.rewind().doing(doing)?;
     let part = Part::create(fetch.destination)?;
     part.copy(&file, stamp.size)?;
     (fetch.still_wanted)()?;
     part.deliver(fetch.destination)?;
     spool.forget(&kept);
     Ok(())
+}
+
+fn hash_of(file: &mut File) -> std::io::Result<BlockHash> {
+    file.rewind()?;
+    hash_all(file)
 }
 
 /// Keeps segments ready for the calls of one data directory.
@@ -174,14 +254,23 @@ pub struct Worker<'a> {
     pub still_wanted: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
-/// Why no more is fetched for now.
-enum Pause {
-    /// All is there, or a call was made.
-    Kept,
-    /// The next one is not archived.
-    Tip,
-    /// A call will meet the same, and tell it.
-    Failed,
+/// What the worker waits for.
+enum News {
+    Asked(Asked),
+    /// A segment is kept, or why not.
+    Fetched(SegmentName, Result<Fetched>),
+}
+
+/// What the worker is about.
+struct Window {
+    size: SegmentSize,
+    /// What is to be kept.
+    next: Vec<SegmentName>,
+    /// What of it is neither kept nor under way.
+    missing: VecDeque<SegmentName>,
+    under_way: BTreeSet<SegmentName>,
+    /// The archive ends before the end of `next`.
+    is_tip: bool,
 }
 
 impl Worker<'_> {
@@ -192,94 +281,104 @@ impl Worker<'_> {
             return Ok(());
         };
         self.spool.forget_all_but(|_| false);
-        let worked = self.listen().and_then(|asked| self.work(first, &asked));
+        let (sender, news) = mpsc::channel();
+        let worked = self.listen(sender.clone()).and_then(|()| self.work(first, &sender, &news));
         self.spool.forget_all_but(|_| false);
         worked
     }
 
-    fn work(&self, first: Asked, asked: &mpsc::Receiver<Asked>) -> Result<()> {
-        let mut last = first;
-        loop {
-            (self.still_wanted)()?;
-            let next = last.next(self.count);
-            self.spool.forget_all_but(|name| {
-                name == ASKED || next.iter().any(|next| *name == next.to_string() || *name == mark_of(*next))
-            });
-            let mut newer = None;
-            let pause = self.fill(&next, last.size, || {
-                newer = asked.try_iter().last();
-                newer.is_some()
-            });
-            if newer.is_none() {
-                if matches!(pause, Pause::Tip) && !next.iter().any(|name| self.is_kept(*name)) {
+    fn work(&self, first: Asked, sender: &mpsc::Sender<News>, news: &mpsc::Receiver<News>) -> Result<()> {
+        let is_distant = self.repositories.iter().any(|repository| repository.notes().is_some());
+        let most = if is_distant { LANES } else { LANES_NEAR };
+        // One more with each segment that is there: at the end of the archive only one is looked for in vain.
+        let mut lanes = 1;
+        let mut window = self.window(first, BTreeSet::new());
+        std::thread::scope(|scope| {
+            loop {
+                (self.still_wanted)()?;
+                let room = window.size.bytes() * (SPARE + lanes as u64);
+                while window.under_way.len() < lanes
+                    && self.has_room(room)
+                    && let Some(name) = window.missing.pop_front()
+                {
+                    window.under_way.insert(name);
+                    let sender = sender.clone();
+                    scope.spawn(move || sender.send(News::Fetched(name, self.keep(name))));
+                }
+                if window.is_tip
+                    && window.under_way.is_empty()
+                    && !window.next.iter().any(|name| self.is_kept(*name))
+                {
                     return Ok(());
                 }
-                newer = asked.recv_timeout(IDLE).ok();
+                match news.recv_timeout(IDLE) {
+                    Ok(News::Asked(asked)) => window = self.window(asked, window.under_way),
+                    Ok(News::Fetched(name, fetched)) => {
+                        lanes =
+                            if matches!(fetched, Ok(Fetched::Delivered)) { most.min(lanes + 1) } else { 1 };
+                        self.note(name, fetched, &mut window);
+                    }
+                    Err(_) => return Ok(()),
+                }
             }
-            match newer {
-                Some(asked_now) => last = asked.try_iter().last().unwrap_or(asked_now),
-                None => return Ok(()),
+        })
+    }
+
+    /// What is to be done after a segment was delivered. What is kept for nothing goes.
+    fn window(&self, asked: Asked, under_way: BTreeSet<SegmentName>) -> Window {
+        let next = asked.next(self.count);
+        self.spool.forget_all_but(|name| {
+            let begins = |segment: &SegmentName| name.starts_with(&segment.to_string());
+            name == ASKED || next.iter().any(begins) || under_way.iter().any(begins)
+        });
+        let missing = next.iter().filter(|name| !under_way.contains(name) && !self.is_kept(**name));
+        let missing = missing.copied().collect();
+        Window { size: asked.size, next, missing, under_way, is_tip: false }
+    }
+
+    fn note(&self, name: SegmentName, fetched: Result<Fetched>, window: &mut Window) {
+        window.under_way.remove(&name);
+        if !window.next.contains(&name) {
+            self.spool.forget(&mark_of(name));
+            self.spool.forget(&name.to_string());
+            return;
+        }
+        match fetched {
+            Ok(Fetched::Delivered) => {}
+            Ok(Fetched::Absent) => {
+                window.is_tip = true;
+                window.missing.clear();
             }
+            // A call will meet the same, and tell it; what lies behind is of no use before.
+            Err(_) => window.missing.clear(),
         }
     }
 
-    /// What calls tell from now on.
-    fn listen(&self) -> Result<mpsc::Receiver<Asked>> {
+    /// Passes on what calls tell.
+    fn listen(&self, sender: mpsc::Sender<News>) -> Result<()> {
         let path = self.spool.path(ASKED);
         let doing = || format!("listen at {}", path.display());
         rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| Error::io(doing(), &errno.into()))?;
         // Open for writing too, so that it never ends.
         let fifo = File::options().read(true).write(true).open(&path).doing(doing)?;
-        let (sender, receiver) = mpsc::channel();
         let listen = move || {
             for line in BufReader::new(fifo).lines().map_while(std::io::Result::ok) {
                 if let Ok(asked) = line.parse()
-                    && sender.send(asked).is_err()
+                    && sender.send(News::Asked(asked)).is_err()
                 {
                     return;
                 }
             }
         };
-        std::thread::Builder::new().spawn(listen).doing(|| "start a thread".to_owned())?;
-        Ok(receiver)
-    }
-
-    /// Fetches what is not kept, in order, until something is in the way or `interrupted`.
-    fn fill(&self, next: &[SegmentName], size: SegmentSize, mut interrupted: impl FnMut() -> bool) -> Pause {
-        let is_distant = self.repositories.iter().any(|repository| repository.notes().is_some());
-        let missing: Vec<SegmentName> = next.iter().copied().filter(|name| !self.is_kept(*name)).collect();
-        for batch in missing.chunks(if is_distant { LANES } else { 1 }) {
-            if interrupted() {
-                return Pause::Kept;
-            }
-            if !self.has_room(size.bytes() * (SPARE + batch.len() as u64)) {
-                return Pause::Failed;
-            }
-            let fetched: Vec<Result<Fetched>> = match batch {
-                [only] => vec![self.keep(*only)],
-                several => std::thread::scope(|scope| {
-                    let threads: Vec<_> =
-                        several.iter().map(|name| scope.spawn(move || self.keep(*name))).collect();
-                    let panicked = |_| Err(Error::new(Kind::Failed, "a fetch panicked"));
-                    threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
-                }),
-            };
-            for fetched in fetched {
-                match fetched {
-                    Ok(Fetched::Delivered) => {}
-                    Ok(Fetched::Absent) => return Pause::Tip,
-                    Err(_) => return Pause::Failed,
-                }
-            }
-        }
-        // What has come in meanwhile is not to be overlooked.
-        interrupted();
-        Pause::Kept
+        std::thread::Builder::new().spawn(listen).map(|_| ()).doing(|| "start a thread".to_owned())
     }
 
     /// Fetches and verifies a segment as a call would, and marks it.
     fn keep(&self, name: SegmentName) -> Result<Fetched> {
+        let Some(_busy) = Busy::begin(self.spool, name) else {
+            return Err(Error::new(Kind::Locked, format!("{name} is being fetched")));
+        };
         let path = self.spool.path(&name.to_string());
         let fetch = Fetch {
             name: WalName::Segment(name),
@@ -290,9 +389,12 @@ impl Worker<'_> {
         };
         let fetched = fetch.run(&Silent)?;
         if fetched == Fetched::Delivered
-            && let Some(stamp) = Stamp::at(&path)
+            && let Some(mut file) = self.spool.read(&name.to_string())
         {
-            let mark = Mark::new(self.lineage, self.repositories, stamp)?;
+            let doing = || format!("read {}", path.display());
+            let stamp = Stamp::of(&file.metadata().doing(doing)?);
+            let hash = hash_of(&mut file).doing(doing)?;
+            let mark = Mark::new(self.lineage, self.repositories, stamp, hash)?;
             self.spool.write_mark(&mark_of(name), &mark)?;
         }
         Ok(fetched)
@@ -305,5 +407,24 @@ impl Worker<'_> {
     fn has_room(&self, bytes: u64) -> bool {
         let room = rustix::fs::statvfs(self.spool.path("").as_path());
         room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) >= bytes)
+    }
+}
+
+/// Tells calls that a segment is being fetched.
+struct Busy<'a> {
+    spool: &'a Spool,
+    name: SegmentName,
+    _lock: SpoolLock,
+}
+
+impl Busy<'_> {
+    fn begin(spool: &Spool, name: SegmentName) -> Option<Busy<'_>> {
+        Some(Busy { spool, name, _lock: spool.lock_as(&busy_of(name))? })
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.spool.forget(&busy_of(self.name));
     }
 }

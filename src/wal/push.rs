@@ -184,7 +184,7 @@ fn give_up(repository: &Repository, error: Error, observer: &dyn Observer) {
     observer.event(Event::Warning(&left_out(repository, error)));
 }
 
-fn left_out(repository: &Repository, error: Error) -> Error {
+pub(super) fn left_out(repository: &Repository, error: Error) -> Error {
     error
         .doing(format!("optional repository {}", repository.name()))
         .hint("what it misses is brought to it by `walkeep sync`")

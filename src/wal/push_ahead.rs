@@ -7,16 +7,20 @@
 //! them one after the other and would wait for all of them anyway.
 //!
 //! A mark is evidence of an archived file: it is written after every required repository has said so, for exactly
-//! this file (see [`Stamp`]), cluster and set of repositories. A directory is asked again whether it is still the
-//! same repository and has the file; to ask a distant store would cost what the mark saves, so there the mark counts
-//! alone, for [`AGE`]. A failure of a further segment is nothing that the call fails with: it comes again when
-//! PostgreSQL asks for that segment. `archive_status` is only read.
+//! this file (see [`Stamp`]), cluster and set of repositories. PostgreSQL recycles segments by renaming them, and a
+//! restore or a copy puts other bytes under an old name: both change the stamp, as does every write, provided that
+//! the clock of files had moved on when the file was opened to be pushed ([`TICK`]). Reading sixteen megabytes again
+//! would tell no more. A directory is asked again whether it is still the same repository and has the file; to ask a
+//! distant store would cost what the mark saves, so there the mark counts alone, for [`AGE`]. A failure of a further
+//! segment is nothing that the call fails with: it comes again when PostgreSQL asks for that segment.
+//! `archive_status` is only read.
 
 use super::budget::Budget;
-use super::push::{Push, Stored};
+use super::push::{Push, Stored, left_out};
 use super::spool::{Spool, SpoolLock, Stamp};
 use crate::codec::compress::Compression;
-use crate::event::Silent;
+use crate::error::{Error, Kind};
+use crate::event::{Event, Observer, Silent};
 use crate::pg::segment::WalName;
 use crate::repo::{Lineage, Repository};
 use serde::{Deserialize, Serialize};
@@ -30,7 +34,7 @@ use std::time::{Duration, Instant, SystemTime};
 const AGE: Duration = Duration::from_secs(600);
 
 /// The clock of files goes in ticks: a file written to again within the tick of its stamp has the same stamp. What
-/// is marked was last written to at least this long before.
+/// is marked was last written to at least this long before the call that has read it began.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How long a failure of the call's own segment waits for the others, which mostly are done by then.
@@ -67,14 +71,18 @@ impl Mark {
         Mark { lineage: lineage.to_string(), stamp: stored.stamp, copies: copies.collect() }
     }
 
+    /// The copy in this repository, which may be that there is none.
+    fn of(&self, repository: &Repository) -> Option<&MarkedCopy> {
+        let place = repository.place();
+        self.copies.iter().find(|copy| copy.place == place)
+    }
+
     /// Whether it speaks of this push, and is still true.
     fn holds(&self, push: &Push<'_>, name: WalName, stamp: Stamp) -> bool {
         self.lineage == push.lineage.to_string()
             && self.stamp == stamp
             && push.repositories.iter().all(|repository| {
-                let place = repository.place();
-                let copy = self.copies.iter().find(|copy| copy.place == place);
-                copy.is_some_and(|copy| match &copy.repository_id {
+                self.of(repository).is_some_and(|copy| match &copy.repository_id {
                     None => !repository.is_required(),
                     Some(id) => is_there(repository, push.lineage, name, id),
                 })
@@ -91,26 +99,33 @@ fn is_there(repository: &Repository, lineage: Lineage, name: WalName, id: &str) 
 }
 
 /// Whether the file of this push is archived already, so that the call can end at once.
-pub fn is_done(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
+pub fn is_done(push: &Push<'_>, spool: &Spool, now: SystemTime, observer: &dyn Observer) -> bool {
     let Ok(name) = push.name() else {
         return false;
     };
-    let is_done = is_marked(push, name, spool, now);
-    if is_done {
-        // PostgreSQL asks again only when it has not heard the answer, and then the repositories are asked.
-        spool.forget(&name.to_string());
-    }
-    is_done
-}
-
-fn is_marked(push: &Push<'_>, name: WalName, spool: &Spool, now: SystemTime) -> bool {
-    let Some((mark, written)) = spool.mark::<Mark>(&name.to_string()) else {
+    let Some(mark) = mark_of(push, name, spool, now) else {
         return false;
     };
-    // A clock that was set back makes a mark no younger.
-    let age = now.duration_since(written).unwrap_or_else(|later| later.duration());
-    let is_settled = |stamp: &Stamp| stamp.changed() + TICK <= written;
-    age <= AGE && Stamp::at(push.path).filter(is_settled).is_some_and(|stamp| mark.holds(push, name, stamp))
+    for repository in push.repositories {
+        if mark.of(repository).is_some_and(|copy| copy.repository_id.is_none()) {
+            let error = Error::new(Kind::Unavailable, format!("it failed when {name} was pushed ahead"));
+            observer.event(Event::Warning(&left_out(repository, error)));
+        }
+    }
+    // PostgreSQL asks again only when it has not heard the answer, and then the repositories are asked.
+    spool.forget(&name.to_string());
+    true
+}
+
+/// The mark of this push, if there is one that counts.
+fn mark_of(push: &Push<'_>, name: WalName, spool: &Spool, now: SystemTime) -> Option<Mark> {
+    let mark: Mark = spool.mark(&name.to_string(), AGE, now)?;
+    let stamp = Stamp::at(push.path)?;
+    mark.holds(push, name, stamp).then_some(mark)
+}
+
+fn is_settled(stamp: Stamp, now: SystemTime) -> bool {
+    stamp.changed() + TICK <= now
 }
 
 /// Further segments on their way.
@@ -124,7 +139,7 @@ pub struct Ahead {
 
 impl Ahead {
     /// Starts to push up to `count` segments that PostgreSQL will ask for next, if it has asked for this one, and
-    /// gives them this long. Whatever prevents that is no failure.
+    /// gives them this long; the call began at `now`. Whatever prevents that is no failure.
     pub fn start(
         push: &Push<'_>,
         spool: Spool,
@@ -146,7 +161,8 @@ impl Ahead {
         let left: VecDeque<PathBuf> = ready
             .into_iter()
             .map(|name| (name, folder.join(name.to_string())))
-            .filter(|(name, path)| !is_marked(&Push { path, ..*push }, *name, &spool, now))
+            .filter(|(_, path)| Stamp::at(path).is_some_and(|stamp| is_settled(stamp, now)))
+            .filter(|(name, path)| mark_of(&Push { path, ..*push }, *name, &spool, now).is_none())
             .map(|(_, path)| path)
             .collect();
         let (sender, done) = mpsc::channel();
@@ -160,6 +176,7 @@ impl Ahead {
             repositories: push.repositories.to_vec(),
             budget: Budget::new(MEMORY),
             stop: Arc::default(),
+            began: now,
             begin_until: Instant::now() + patience / 2,
             end,
         });
@@ -224,6 +241,8 @@ struct Work {
     budget: Arc<Budget>,
     /// Set after a failure: what comes behind would only pile up.
     stop: Arc<AtomicBool>,
+    /// When the call began.
+    began: SystemTime,
     begin_until: Instant,
     end: Instant,
 }
@@ -254,9 +273,11 @@ impl Work {
         };
         match push.store(&Silent, |encoded| encoded.within(Arc::clone(&self.budget), patience)) {
             Ok(stored) => {
-                let mark = Mark::new(self.lineage, &self.repositories, stored);
                 // Without a mark its own call compares it with what is stored.
-                let _ = self.spool.write_mark(&name.to_string(), &mark);
+                if is_settled(stored.stamp, self.began) {
+                    let mark = Mark::new(self.lineage, &self.repositories, stored);
+                    let _ = self.spool.write_mark(&name.to_string(), &mark);
+                }
                 true
             }
             // Its own call will say what is wrong.

@@ -19,6 +19,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 /// No mark comes near.
@@ -98,9 +99,35 @@ impl Spool {
     /// Keeps a second process of this server out; `None` when one is in, or nothing can be locked here. The file
     /// stays: who would remove it could remove one that is locked.
     pub fn lock(&self) -> Option<SpoolLock> {
-        let file = self.open(File::options().write(true).create(true).truncate(false), "lock").ok()?;
+        self.lock_as("lock")
+    }
+
+    /// The same for something smaller.
+    pub fn lock_as(&self, name: &str) -> Option<SpoolLock> {
+        let file = self.open(File::options().write(true).create(true).truncate(false), name).ok()?;
         file.try_lock_exclusive().ok()?;
         Some(SpoolLock(file))
+    }
+
+    /// Waits until nobody holds this lock, as long as `is_alive` says every so often that something is being done.
+    /// False when it gave up.
+    pub fn await_lock(&self, name: &str, mut is_alive: impl FnMut() -> bool, every: Duration) -> bool {
+        let Some(file) = self.read(name) else {
+            return true;
+        };
+        let (sender, free) = mpsc::channel();
+        // It also ends when the process that holds the lock does, and else with this one.
+        let wait = move || sender.send(file.lock_exclusive().is_ok());
+        if std::thread::Builder::new().spawn(wait).is_err() {
+            return false;
+        }
+        loop {
+            match free.recv_timeout(every) {
+                Ok(free) => return free,
+                Err(mpsc::RecvTimeoutError::Timeout) if is_alive() => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     fn open(&self, options: &mut std::fs::OpenOptions, name: &str) -> Result<File> {
@@ -116,13 +143,18 @@ impl Spool {
         (meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw()).then_some(file)
     }
 
-    /// What was marked under this name; none if it cannot be understood. Also says when, by the clock of the files.
-    pub fn mark<T: DeserializeOwned>(&self, name: &str) -> Option<(T, SystemTime)> {
+    /// What was marked under this name, if that is not longer ago; none if it cannot be understood.
+    pub fn mark<T: DeserializeOwned>(&self, name: &str, age: Duration, now: SystemTime) -> Option<T> {
         let file = self.read(name)?;
-        let modified = file.metadata().ok()?.modified().ok()?;
+        let written = file.metadata().ok()?.modified().ok()?;
+        // A clock that was set back makes a mark no younger.
+        let passed = now.duration_since(written).unwrap_or_else(|later| later.duration());
+        if passed > age {
+            return None;
+        }
         let mut text = Vec::new();
         file.take(LARGEST_MARK).read_to_end(&mut text).ok()?;
-        Some((serde_json::from_slice(&text).ok()?, modified))
+        serde_json::from_slice(&text).ok()
     }
 
     /// Marks something, in one step. Only for who holds the lock.
