@@ -13,12 +13,13 @@ use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
 use crate::repo::{Body, Bytes, Lineage};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
@@ -26,6 +27,10 @@ const WHOLE: u64 = 64 << 20;
 
 /// What a store may collect of a file that is compressed while it is stored.
 const STREAM: u64 = 16 << 20;
+
+/// The space that an object is given at first, of which it touches what it needs. The allocator asks the system for
+/// pieces of more than 32 MiB each time, and gives them back; smaller ones it would keep, for each thread.
+const RETURNED: usize = 33 << 20;
 
 /// Bytes of content in a frame: so few that what is decompressed is still in the processor's cache when it is
 /// hashed and written.
@@ -184,23 +189,24 @@ impl Encoded {
     }
 
     fn encode(&self) -> Result<Vec<u8>> {
-        let (frames, sha256) = self.compress()?;
+        let mut object = Vec::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
+        object.resize(HEADER_SIZE, 0);
+        let object = Mutex::new(Ordered { object, next: 0, early: BTreeMap::new() });
+        let sha256 = self.compress(&object)?;
         self.wal.check_unchanged()?;
-        let mut object = Vec::with_capacity(HEADER_SIZE + frames.iter().map(Vec::len).sum::<usize>());
-        object.extend_from_slice(&self.header(sha256)?);
-        // Each frame goes as soon as it is copied: there are never two copies of all.
-        frames.into_iter().for_each(|frame| object.extend_from_slice(&frame));
+        let mut object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
+        object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
         Ok(object)
     }
 
-    /// The frames, in order, and the hash of the content.
-    fn compress(&self) -> Result<(Vec<Vec<u8>>, ContentHash)> {
-        let mut own = Frames::new(self.compression)?;
+    /// Appends the frames, and gives the hash of the content.
+    fn compress(&self, object: &Mutex<Ordered>) -> Result<ContentHash> {
+        let mut own = Frames::new(self.compression, object)?;
         if self.wal.size <= FRAME as u64 {
             let mut piece = Vec::new();
             self.wal.read_piece(0, &mut piece)?;
             own.add(0, &piece)?;
-            return Ok((own.in_order(), ContentHash::of(&piece)));
+            return Ok(ContentHash::of(&piece));
         }
         let (sender, receiver) = mpsc::sync_channel::<(usize, Arc<Vec<u8>>, bool)>(QUEUE);
         // Pieces that the other thread has and has not finished.
@@ -208,7 +214,7 @@ impl Encoded {
         std::thread::scope(|scope| {
             let backlog = &backlog;
             let other = scope.spawn(move || {
-                let mut frames = Frames::new(self.compression)?;
+                let mut frames = Frames::new(self.compression, object)?;
                 let mut hasher = Hasher::default();
                 for (number, piece, compress) in receiver {
                     hasher.update(&piece);
@@ -218,7 +224,7 @@ impl Encoded {
                     drop(piece);
                     backlog.fetch_sub(1, Ordering::Release);
                 }
-                Ok::<_, Error>((frames.done, hasher.finish()))
+                Ok::<_, Error>(hasher.finish())
             });
             // The buffers that are not with the other thread are filled again.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
@@ -244,35 +250,48 @@ impl Encoded {
             drop(sender);
             let theirs = other.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
             read?;
-            let (theirs, sha256) = theirs?;
-            own.done.extend(theirs);
-            Ok((own.in_order(), sha256))
+            theirs
         })
     }
 }
 
-/// The frames that one thread has made.
-struct Frames {
+/// An object in the making.
+struct Ordered {
+    object: Vec<u8>,
+    /// The frame that comes next.
+    next: usize,
+    /// Frames that are done before the ones in front of them.
+    early: BTreeMap<usize, Vec<u8>>,
+}
+
+/// What one thread makes frames with.
+struct Frames<'a> {
     compressor: Compressor,
     /// Large enough for any frame, and used again.
     scratch: Vec<u8>,
-    done: Vec<(usize, Vec<u8>)>,
+    ordered: &'a Mutex<Ordered>,
 }
 
-impl Frames {
-    fn new(compression: Compression) -> Result<Frames> {
-        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), done: Vec::new() })
+impl Frames<'_> {
+    fn new(compression: Compression, ordered: &Mutex<Ordered>) -> Result<Frames<'_>> {
+        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), ordered })
     }
 
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
         self.compressor.frame(piece, &mut self.scratch)?;
-        self.done.push((number, self.scratch.clone()));
+        let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ordered { object, next, early } = &mut *ordered;
+        if number != *next {
+            early.insert(number, self.scratch.clone());
+            return Ok(());
+        }
+        object.extend_from_slice(&self.scratch);
+        *next += 1;
+        while let Some(frame) = early.remove(next) {
+            object.extend_from_slice(&frame);
+            *next += 1;
+        }
         Ok(())
-    }
-
-    fn in_order(mut self) -> Vec<Vec<u8>> {
-        self.done.sort_unstable_by_key(|(number, _)| *number);
-        self.done.into_iter().map(|(_, frame)| frame).collect()
     }
 }
 

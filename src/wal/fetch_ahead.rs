@@ -269,6 +269,8 @@ struct Window {
     /// What of it is neither kept nor under way.
     missing: VecDeque<SegmentName>,
     under_way: BTreeSet<SegmentName>,
+    /// What of it was kept. A call may have taken it, and is about to tell.
+    kept: BTreeSet<SegmentName>,
     /// The archive ends before the end of `next`.
     is_tip: bool,
 }
@@ -292,7 +294,7 @@ impl Worker<'_> {
         let most = if is_distant { LANES } else { LANES_NEAR };
         // One more with each segment that is there: at the end of the archive only one is looked for in vain.
         let mut lanes = 1;
-        let mut window = self.window(first, BTreeSet::new());
+        let mut window = self.window(first, BTreeSet::new(), BTreeSet::new());
         std::thread::scope(|scope| {
             loop {
                 (self.still_wanted)()?;
@@ -305,14 +307,11 @@ impl Worker<'_> {
                     let sender = sender.clone();
                     scope.spawn(move || sender.send(News::Fetched(name, self.keep(name))));
                 }
-                if window.is_tip
-                    && window.under_way.is_empty()
-                    && !window.next.iter().any(|name| self.is_kept(*name))
-                {
+                if window.is_tip && window.under_way.is_empty() && window.kept.is_empty() {
                     return Ok(());
                 }
                 match news.recv_timeout(IDLE) {
-                    Ok(News::Asked(asked)) => window = self.window(asked, window.under_way),
+                    Ok(News::Asked(asked)) => window = self.window(asked, window.under_way, window.kept),
                     Ok(News::Fetched(name, fetched)) => {
                         lanes =
                             if matches!(fetched, Ok(Fetched::Delivered)) { most.min(lanes + 1) } else { 1 };
@@ -325,15 +324,21 @@ impl Worker<'_> {
     }
 
     /// What is to be done after a segment was delivered. What is kept for nothing goes.
-    fn window(&self, asked: Asked, under_way: BTreeSet<SegmentName>) -> Window {
+    fn window(
+        &self,
+        asked: Asked,
+        under_way: BTreeSet<SegmentName>,
+        mut kept: BTreeSet<SegmentName>,
+    ) -> Window {
         let next = asked.next(self.count);
+        kept.retain(|name| next.contains(name));
         self.spool.forget_all_but(|name| {
             let begins = |segment: &SegmentName| name.starts_with(&segment.to_string());
             name == ASKED || next.iter().any(begins) || under_way.iter().any(begins)
         });
-        let missing = next.iter().filter(|name| !under_way.contains(name) && !self.is_kept(**name));
+        let missing = next.iter().filter(|name| !under_way.contains(name) && !kept.contains(name));
         let missing = missing.copied().collect();
-        Window { size: asked.size, next, missing, under_way, is_tip: false }
+        Window { size: asked.size, next, missing, under_way, kept, is_tip: false }
     }
 
     fn note(&self, name: SegmentName, fetched: Result<Fetched>, window: &mut Window) {
@@ -344,7 +349,9 @@ impl Worker<'_> {
             return;
         }
         match fetched {
-            Ok(Fetched::Delivered) => {}
+            Ok(Fetched::Delivered) => {
+                window.kept.insert(name);
+            }
             Ok(Fetched::Absent) => {
                 window.is_tip = true;
                 window.missing.clear();
@@ -388,20 +395,16 @@ impl Worker<'_> {
             still_wanted: self.still_wanted,
         };
         let fetched = fetch.run(&Silent)?;
-        if fetched == Fetched::Delivered
-            && let Some(mut file) = self.spool.read(&name.to_string())
-        {
+        if fetched == Fetched::Delivered {
             let doing = || format!("read {}", path.display());
+            let gone = || Error::new(Kind::Absent, "it is gone").doing(doing());
+            let mut file = self.spool.read(&name.to_string()).ok_or_else(gone)?;
             let stamp = Stamp::of(&file.metadata().doing(doing)?);
             let hash = hash_of(&mut file).doing(doing)?;
             let mark = Mark::new(self.lineage, self.repositories, stamp, hash)?;
             self.spool.write_mark(&mark_of(name), &mark)?;
         }
         Ok(fetched)
-    }
-
-    fn is_kept(&self, name: SegmentName) -> bool {
-        self.spool.path(&mark_of(name)).exists()
     }
 
     fn has_room(&self, bytes: u64) -> bool {

@@ -4,6 +4,7 @@ mod fetch;
 mod fetch_server;
 mod push;
 mod push_server;
+mod s3;
 
 use crate::support::site::{SYSTEM, Site};
 use crate::support::*;
@@ -13,7 +14,9 @@ use std::time::Duration;
 /// The files that walkeep keeps in the spool, but for those that hold no data.
 fn spooled(archive: &Archive) -> Vec<PathBuf> {
     let mut files = repo::files(&spool(archive));
-    files.retain(|path| !["lock", "asked"].iter().any(|name| path.ends_with(name)));
+    let holds_data = |path: &PathBuf| !["lock", "asked"].iter().any(|name| path.ends_with(name));
+    // What is noted about distant repositories is another matter.
+    files.retain(|path| holds_data(path) && !path.components().any(|part| part.as_os_str() == "notes"));
     files
 }
 
@@ -42,4 +45,13 @@ fn workers(archive: &Archive) -> Vec<u32> {
         }
     }
     found
+}
+
+/// Kills them, and awaits that all of their threads are gone: until then they hold what they had locked.
+fn end_workers(archive: &Archive) {
+    for pid in workers(archive) {
+        run::signal(pid, "KILL");
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        until("the worker is gone", || !wait::is_running(pid) && threads() <= 1);
+    }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::repo::{Damage, damage};
 use crate::support::run::signal;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 fn site() -> Site {
     Site::build(|build| build.wal("fetch_ahead = 4"))
@@ -36,10 +36,7 @@ fn await_kept(site: &Site, numbers: std::ops::RangeInclusive<u64>) {
 }
 
 fn end_worker(site: &Site) {
-    for pid in workers(&site.archive) {
-        signal(pid, "KILL");
-        until("the worker is gone", || !wait::is_running(pid));
-    }
+    end_workers(&site.archive);
 }
 
 fn hide(site: &Site) -> PathBuf {
@@ -164,6 +161,82 @@ fn a_file_planted_under_the_mark_of_another_is_not_handed_over() {
     fetches(&site, 2);
     fetches(&site, 3);
     end_worker(&site);
+}
+
+#[test]
+fn damage_that_left_no_trace_on_the_file_is_found_by_its_hash() {
+    let site = site();
+    site.pushed(&[1, 2, 3, 4]);
+    fetches(&site, 1);
+    await_kept(&site, 2..=4);
+    end_worker(&site);
+    let name = site.segment(2).name();
+    let kept = spooled(&site.archive).into_iter().find(|path| path.ends_with(&name)).expect("it is kept");
+    damage(&kept, Damage::Flip(700_000));
+    // The disk has changed it behind the file system's back: for the mark it is still the same file.
+    let mark = kept.with_extension("mark");
+    let mut value: serde_json::Value = serde_json::from_slice(&read(&mark)).expect("a mark");
+    let meta = std::fs::metadata(&kept).expect("look at it");
+    value["stamp"]["mtime"] = serde_json::json!([meta.mtime(), meta.mtime_nsec()]);
+    value["stamp"]["ctime"] = serde_json::json!([meta.ctime(), meta.ctime_nsec()]);
+    scratch::write(&mark, value.to_string());
+    fetches(&site, 2);
+    end_worker(&site);
+}
+
+#[test]
+fn what_another_repository_at_the_same_place_had_is_not_handed_over() {
+    let site = site();
+    site.pushed(&[1, 2, 3]);
+    fetches(&site, 1);
+    await_kept(&site, 2..=3);
+    end_worker(&site);
+    std::fs::remove_dir_all(site.archive.root()).expect("remove the repository");
+    site.archive.init().ok();
+    site.archive.fetch_ends(&site.segment(2).name());
+}
+
+#[test]
+fn a_worker_whose_configuration_has_changed_ends() {
+    let mut site = site();
+    site.pushed(&[1, 2, 3]);
+    fetches(&site, 1);
+    await_kept(&site, 2..=3);
+    site.archive.set_wal("fetch_ahead = 1");
+    site.archive.write_config();
+    until("the worker ends", || workers(&site.archive).is_empty());
+    fetches(&site, 2);
+    await_kept(&site, 3..=3);
+    end_worker(&site);
+}
+
+#[test]
+fn a_worker_that_is_killed_at_any_step_leaves_nothing_that_is_believed() {
+    let steps = "openat,write,pwrite64,rename,unlink,mknodat,flock";
+    // Some steps of each kind come long before there is anything to keep.
+    for nth in (1..100).step_by(2) {
+        let site = site();
+        site.pushed(&[1, 2, 3, 4]);
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let strace = strace.inject(&format!("{steps}:signal=KILL:when={nth}"));
+        let run = site.archive.run("walfetch").arg(format!("--ahead={}", 1 << 20));
+        let run = run.arg(site.segment(1).name()).arg(&site.data.path);
+        let child = strace.spawn(&run);
+        let all = || spooled_names(&site.archive).iter().filter(|name| name.ends_with(".mark")).count() == 3;
+        until("it has kept everything or was killed", || all() || !wait::is_running(child.id()));
+        let is_killed = !all();
+        end_worker(&site);
+        strace.around(&run).finish(child);
+        for number in [2, 3, 4, 2] {
+            fetches(&site, number);
+        }
+        end_worker(&site);
+        if !is_killed {
+            return;
+        }
+    }
 }
 
 #[test]

@@ -222,6 +222,78 @@ fn a_segment_that_is_refused_for_ever_does_not_draw_all_others_after_it() {
 }
 
 #[test]
+fn an_optional_repository_that_went_without_is_told_of_and_is_no_success_once_it_is_required() {
+    let mut site = site();
+    let second = site.scratch.mkdir("second");
+    let first = site.archive.root().to_owned();
+    let spool = format!("spool = {:?}", spool(&site.archive));
+    let build = |site: &Site| {
+        let build = Archive::build(&site.data.path).root(&first).root(&second);
+        build.wal("push_ahead = 4").wal(&spool)
+    };
+    let optional = build(&site).optional(1).create();
+    let required = build(&site).unregistered();
+    let away = second.with_extension("away");
+    let files = ready(&site, 2..=5);
+    std::fs::rename(&second, &away).expect("move the optional repository away");
+    optional.push(&files[0]).ok().says("optional repository second");
+    // Answered from a mark, and still no secret.
+    optional.push(&files[1]).ok().says("optional repository second").says("ahead");
+    std::fs::rename(&away, &second).expect("bring it back");
+    required.push(&files[2]).ok();
+    optional.push(&files[3]).ok();
+    let stored: Vec<String> = repo::stored_in(&second).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(stored, [name_of(&files[2]), name_of(&files[3])]);
+    let _before = std::mem::replace(&mut site.archive, required);
+    for (file, number) in files.iter().zip(2..) {
+        site.holds(&name_of(file), &site.segment(number).bytes());
+    }
+}
+
+#[test]
+fn a_segment_that_is_recycled_after_it_was_pushed_ahead_is_not_answered_for() {
+    let site = site();
+    let files = ready(&site, 2..=4);
+    site.archive.push(&files[0]).ok();
+    // As PostgreSQL does it: the file gets a later name and, in time, other content.
+    let old = site.data.path.join(&files[1]);
+    let new = site.data.path.join(format!("pg_wal/{}", site.segment(9).name()));
+    std::fs::rename(&old, &new).expect("recycle a segment");
+    site.data.write_other(&format!("archive_status/{}.ready", site.segment(9).name()), "");
+    let marks = spooled(&site.archive);
+    let mark = marks.iter().find(|mark| mark.ends_with(name_of(&files[1]))).expect("there is a mark");
+    std::fs::copy(mark, mark.with_file_name(site.segment(9).name())).expect("copy the mark");
+    site.archive.push(&files[1]).refused();
+    site.archive.push(format!("pg_wal/{}", site.segment(9).name())).refused();
+    assert_eq!(site.archive.find(&site.segment(9).name()), None);
+}
+
+#[test]
+fn eight_segments_ahead_take_no_more_than_64_megabytes() {
+    if !Path::new("/usr/bin/python3").exists() {
+        return skipped("python3 measures the memory of a process");
+    }
+    let site = Site::unregistered(16, |build| build.wal("push_ahead = 8"));
+    site.archive.init().ok();
+    // It cannot be compressed, so nothing gets smaller before it is stored.
+    let files: Vec<String> = (2..=10)
+        .map(|number| {
+            let segment = site.segment(number).noise();
+            site.data.write_other(&format!("archive_status/{}.ready", segment.name()), "");
+            site.data.write(&segment)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    let measure = "import resource, subprocess, sys; status = subprocess.call(sys.argv[1:]); \
+                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)";
+    let run = site.archive.pushing(&files[0]).under(["/usr/bin/python3", "-c", measure]);
+    let outcome = run.go().ok();
+    assert_eq!(names(&site.archive).len(), 9);
+    let kilobytes: u64 = outcome.stdout.trim().parse().expect("a number");
+    assert!(kilobytes <= 64 << 10, "{kilobytes} KiB");
+}
+
+#[test]
 fn two_calls_at_once_archive_everything_once() {
     let site = site();
     let files = ready(&site, 2..=6);
