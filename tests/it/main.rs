@@ -1,5 +1,6 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
+mod ahead;
 mod architecture;
 mod backup;
 mod cli;
