@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
 /// The bound of every statement that does not wait for anything.
-const SOON: Option<Duration> = Some(Duration::from_secs(60));
+pub(super) const SOON: Option<Duration> = Some(Duration::from_secs(60));
 
 /// The archive is looked at more and more rarely while WAL is awaited, at last this often.
 const POLL: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ const GRANTS: [(&str, &str); 6] = [
 
 /// A session with the server, and what the server says of itself.
 pub struct Server {
-    session: Session,
+    pub(super) session: Session,
     pub found: Found,
 }
 
@@ -50,6 +50,10 @@ pub struct Found {
     pub archive_command: String,
     pub archive_library: String,
     pub in_recovery: bool,
+    /// Whether it writes summaries of its WAL, as PostgreSQL 17 and later can.
+    pub summarizes: bool,
+    /// Whether a change of nothing but hint bits is in the WAL.
+    pub logs_hints: bool,
 }
 
 /// `pg_backup_start` has returned: the files may be read.
@@ -392,6 +396,8 @@ fn look_around(session: &Session) -> Result<Found> {
         archive_command: setting("archive_command")?,
         archive_library: setting("archive_library")?,
         in_recovery: column(&row, 1)?,
+        summarizes: settings.get("summarize_wal").is_some_and(|value| value == "on"),
+        logs_hints: setting("data_checksums")? == "on" || setting("wal_log_hints")? == "on",
     })
 }
 
@@ -410,7 +416,7 @@ pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
 }
 
 /// A `pg_lsn`, which the client does not know by name.
-fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
+pub(super) fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
     column::<PgLsn>(row, index).map(|lsn| Lsn(lsn.into()))
 }
 

@@ -85,9 +85,12 @@ Examples:
   walkeep backup
   walkeep backup --label reason=before-upgrade --checkpoint spread")]
 pub struct Backup {
-    /// Store every block anew
+    /// Store every block anew, and read everything as --rehash does
     #[arg(long)]
     pub full: bool,
+    /// Read all files also where the server's WAL summaries say that nothing changed, and report what did
+    #[arg(long)]
+    pub rehash: bool,
     /// Something to remember with the backup; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,

@@ -134,6 +134,8 @@ pub struct Backup {
     pub checkpoint: Checkpoint,
     /// Whether data page checksums are checked, where the cluster has them.
     pub verify_pages: bool,
+    /// Whether blocks are left unread that the server's WAL summaries say did not change.
+    pub wal_summaries: bool,
 }
 
 /// How fast the server runs the checkpoint at the start of a backup.

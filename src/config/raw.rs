@@ -64,6 +64,7 @@ const BACKUP: &[Key] = &[
     ("level", Shape::Value),
     ("checkpoint", Shape::Value),
     ("verify_pages", Shape::Value),
+    ("wal_summaries", Shape::Value),
 ];
 
 /// Where a key may belong that stands in the wrong table.

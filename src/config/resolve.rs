@@ -181,6 +181,7 @@ fn backup(table: Table<'_>, cpus: NonZeroUsize, sections: &mut Vec<Section>) -> 
             choice(value, &[Checkpoint::Fast, Checkpoint::Spread], Checkpoint::as_str)
         })?,
         verify_pages: reader.or("verify_pages", true, flag)?,
+        wal_summaries: reader.or("wal_summaries", true, flag)?,
     };
     sections.push(reader.section());
     Ok(backup)

@@ -2,6 +2,7 @@
 //! before it is written.
 
 use super::delta::{self, There};
+use super::sums::Sums;
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::direct::{self, Buffer};
@@ -27,6 +28,8 @@ const GAP: u64 = 128 << 10;
 pub struct Target<'a> {
     pub path: PathBuf,
     pub stored: &'a Stored,
+    /// Whether it goes into `backup_manifest` as it is.
+    pub listed: bool,
 }
 
 /// Who owns what is restored.
@@ -124,12 +127,21 @@ pub struct Writing<'a> {
     pub done: &'a AtomicU64,
 }
 
+/// What was written.
+pub struct Written {
+    /// Bytes that were in their place already.
+    pub kept: u64,
+    /// CRC-32C of each target.
+    pub sums: Vec<Option<u32>>,
+}
+
 impl Writing<'_> {
-    /// Writes all targets. The first failure ends the work. Tells how many bytes were in their place already.
-    pub fn run(&self) -> Result<u64> {
+    /// Writes all targets. The first failure ends the work.
+    pub fn run(&self) -> Result<Written> {
+        let sums = Sums::new(self.targets);
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         let there = match self.delta {
-            true => delta::compare(self.targets, self.jobs.get())?,
+            true => delta::compare(self.targets, self.jobs.get(), &sums)?,
             false => Vec::new(),
         };
         let there = |target: usize| there.get(target).unwrap_or(&None);
@@ -144,7 +156,7 @@ impl Writing<'_> {
         let shares = Shares::new(stretches.len(), self.jobs.get());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let (stretches, shares, stop) = (&stretches, &shares, &stop);
+            let (stretches, shares, stop, sums) = (&stretches, &shares, &stop, &sums);
             let work = move |own: usize| {
                 let mut decompressor = Decompressor::default();
                 let mut buffer = Buffer::default();
@@ -152,7 +164,7 @@ impl Writing<'_> {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    if let Err(error) = self.stretch(stretch, &mut decompressor, &mut buffer) {
+                    if let Err(error) = self.stretch(stretch, &mut decompressor, &mut buffer, sums) {
                         stop.store(true, Ordering::Relaxed);
                         return Err(error);
                     }
@@ -172,7 +184,7 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(kept)
+        Ok(Written { kept, sums: sums.finish(self.targets) })
     }
 
     /// What to read, in the order in which it lies in the packs, and how many bytes need not be read.
@@ -237,7 +249,13 @@ impl Writing<'_> {
         (stretches, kept)
     }
 
-    fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor, buffer: &mut Buffer) -> Result<()> {
+    fn stretch(
+        &self,
+        stretch: &Stretch,
+        decompressor: &mut Decompressor,
+        buffer: &mut Buffer,
+        sums: &Sums,
+    ) -> Result<()> {
         let pack = self.packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
         let bytes = self.archive.get_range(pack, stretch.begin..stretch.end)?;
         for (offset, length, pieces) in &stretch.frames {
@@ -251,6 +269,7 @@ impl Writing<'_> {
                     .get(piece.skip..piece.skip + piece.length)
                     .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short").doing(doing()))?;
                 self.piece(piece, bytes).doing(doing)?;
+                sums.add(piece.target, piece.offset, bytes);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ mod files;
 mod plan;
 mod recovery;
 mod run;
+mod sums;
 mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};

@@ -117,14 +117,16 @@ impl<'a> Writer<'a> {
                             self.control = Some(file.clone());
                         }
                         MAP => self.map = Some(file.clone()),
-                        _ => self.line(file, file.size, file.crc32c)?,
+                        _ => {}
                     }
                     self.report.files += 1;
                     self.report.bytes += file.size;
-                    targets.push(FileTarget { path, stored: file });
+                    // These are changed, and listed when they are.
+                    let listed = !matches!(&file.path.0[..], CONTROL | MAP);
+                    targets.push(FileTarget { path, stored: file, listed });
                 }
                 Entry::Config(file) => match self.config_place(file)? {
-                    Some(path) => targets.push(FileTarget { path, stored: file }),
+                    Some(path) => targets.push(FileTarget { path, stored: file, listed: false }),
                     None => self.report.config_left.push(file.path.display().into_owned()),
                 },
             }
@@ -139,7 +141,13 @@ impl<'a> Writer<'a> {
             delta: run.options.delta,
             done: &run.done,
         };
-        self.report.kept += writing.run()?;
+        let written = writing.run()?;
+        self.report.kept += written.kept;
+        for (target, sum) in targets.iter().zip(written.sums) {
+            if target.listed {
+                self.line(target.stored, target.stored.size, sum)?;
+            }
+        }
         Ok(())
     }
 

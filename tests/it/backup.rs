@@ -7,6 +7,7 @@ mod interrupted;
 mod refused;
 mod report;
 mod shared;
+mod summaries;
 
 use crate::support::live;
 use crate::support::repo::{self, Snapshot};

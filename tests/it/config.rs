@@ -120,6 +120,7 @@ fn a_cluster_and_a_repository_are_enough_and_the_rest_has_the_documented_default
     assert_eq!(config.backup.level, 1);
     assert_eq!(config.backup.checkpoint, Checkpoint::Fast);
     assert!(config.backup.verify_pages);
+    assert!(config.backup.wal_summaries);
 }
 
 #[test]
@@ -209,6 +210,7 @@ jobs = 6  # default
 level = 1  # default
 checkpoint = "fast"  # default
 verify_pages = true  # default
+wal_summaries = true  # default
 "#;
     assert_eq!(shown, expected);
 }

@@ -103,6 +103,7 @@ impl Build {
             connection: self.connection,
             optional: self.optional,
             wal: BTreeMap::new(),
+            backup: Vec::new(),
             retention: BTreeMap::new(),
             scratch,
             kept: Default::default(),
@@ -150,6 +151,7 @@ pub struct Archive {
     connection: Option<String>,
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
+    backup: Vec<String>,
     retention: BTreeMap<usize, Vec<String>>,
     scratch: Scratch,
     kept: std::sync::Mutex<Vec<Scratch>>,
@@ -198,6 +200,12 @@ impl Archive {
     /// Changes a line of `[wal]`; [`Archive::write_config`] makes it count.
     pub fn set_wal(&mut self, line: &str) {
         self.wal.insert(key_of(line).to_owned(), line.to_owned());
+    }
+
+    /// Adds a line to `[backup]`.
+    pub fn set_backup(&mut self, line: &str) {
+        self.backup.push(line.to_owned());
+        self.write_config();
     }
 
     /// Makes the configuration say something else of its first repository that is no directory.
@@ -250,6 +258,7 @@ impl Archive {
             text += line;
             text += "\n";
         }
+        text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
         scratch::write(&self.config, text);
     }
 
