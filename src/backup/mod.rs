@@ -14,7 +14,9 @@ mod pipeline;
 mod run;
 mod scan;
 mod source;
+mod standby;
 mod summaries;
+mod throttle;
 
 pub use run::{Options, Taken, run};
 pub use source::{Found, Server};

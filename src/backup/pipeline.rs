@@ -9,6 +9,7 @@ use super::failure::cancelled;
 use super::pack::{FinishedFile, Item, KnownBlocks};
 use super::pages::Pages;
 use super::scan::{Owners, Task};
+use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
 use crate::direct::{ALIGNMENT, Buffer, Source};
 use crate::error::{Doing, Error, Result};
@@ -118,6 +119,7 @@ pub struct Reader<'a> {
     pub done: &'a AtomicU64,
     /// Asked now and then: fails when the server has ended the backup.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
+    pub throttle: &'a Throttle,
     /// Bytes that were read, as against those that were promised.
     pub read: &'a AtomicU64,
     pub verify_pages: bool,
@@ -251,6 +253,7 @@ impl Reader<'_> {
             self.flush()?;
             (self.check)()?;
         }
+        self.throttle.pass(want, self.check)?;
         let skip = self.frame.filled;
         let Some(memory) = self.frame.buffer.slice(FRAME).get_mut(skip..) else {
             return Ok(0);

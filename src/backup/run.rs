@@ -12,11 +12,13 @@ use super::pipeline::{Pool, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use super::summaries::Summaries;
+use super::throttle::Throttle;
 use crate::codec::compress::Compression;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::control::Control;
 use crate::pg::label::Label;
+use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::active::{Announcement, Notice, Operation};
@@ -27,7 +29,7 @@ use crate::repo::record::{DamagedFile, Record, State, TablespaceSize, WalRange};
 use crate::repo::{Archive, Repository};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ const FIRST_SEGMENT: Duration = Duration::from_secs(90);
 pub struct Options {
     pub pgdata: PathBuf,
     pub jobs: NonZeroUsize,
+    /// Bytes of files that are read in a second, at most.
+    pub rate: Option<NonZeroU64>,
     pub compression: Compression,
     /// A fast checkpoint instead of a spread one.
     pub fast: bool,
@@ -137,11 +141,8 @@ impl Run<'_> {
             parent.iter_mut().for_each(Parent::name_nothing);
         }
         let parent = parent.as_ref();
-        self.step("waiting for a first segment to arrive in the repository");
-        let probe = self.server.switch_segment()?;
-        let patience = FIRST_SEGMENT.min(options.archive_timeout);
-        self.server.await_segment(&options.pgdata, &archive, probe, patience)?;
-        announced.update(|notice| notice.wal_from = Some(probe.start(self.server.found.segment_size)))?;
+        let wal_from = self.first_wal(&archive)?;
+        announced.update(|notice| notice.wal_from = Some(wal_from))?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -175,6 +176,7 @@ impl Run<'_> {
         };
         let (packed, Copied { stopped, tablespaces }) = self.copy(&plan, summaries)?;
         let label = Label::parse(&stopped.label)?;
+        self.server.check_timeline(label.timeline)?;
 
         self.step("waiting for the last segment to arrive in the repository");
         let found = &self.server.found;
@@ -182,6 +184,15 @@ impl Run<'_> {
             first: SegmentName::containing(label.timeline, label.start, found.segment_size),
             last: SegmentName::ending_at(label.timeline, stopped.lsn, found.segment_size),
         };
+        if found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
+            match self.server.can_switch() {
+                true => drop(self.server.switch_segment()?),
+                false => self.observer.event(Event::Note(&format!(
+                    "waiting until the primary has finished and archived {}: without `primary` it is not asked to",
+                    wal.last
+                ))),
+            }
+        }
         self.await_wal(&archive, wal)?;
         self.check_history(&archive)?;
 
@@ -224,16 +235,27 @@ impl Run<'_> {
     }
 
     fn check_settings(&self) -> Result<()> {
-        if self.server.found.in_recovery {
-            return Err(Error::new(Kind::Refused, "the server is a standby")
-                .hint("this version backs up the primary: run it there"));
-        }
         match self.server.archiving_problems().into_iter().next() {
             Some(problem) => {
                 Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server"))
             }
             None => Ok(()),
         }
+    }
+
+    /// Where the backup begins at the earliest. Proves before that WAL arrives, where it can.
+    fn first_wal(&self, archive: &Archive) -> Result<Lsn> {
+        let (server, options) = (self.server, self.options);
+        if server.can_switch() {
+            self.step("waiting for a first segment to arrive in the repository");
+            let probe = server.switch_segment()?;
+            let patience = FIRST_SEGMENT.min(options.archive_timeout);
+            server.await_segment(&options.pgdata, archive, probe, patience)?;
+            if !server.found.in_recovery {
+                return Ok(probe.start(server.found.segment_size));
+            }
+        }
+        Ok(Control::read(&options.pgdata)?.redo())
     }
 
     /// A timeline above 1 is of no use without its history.
@@ -272,6 +294,7 @@ impl Run<'_> {
         let total = AtomicU64::new(0);
         let over = AtomicBool::new(false);
         let failure = Failure::default();
+        let throttle = Throttle::new(options.rate);
         let check = || match failure.is_set() {
             true => Err(cancelled()),
             false => announced.check().and_then(|()| self.server.check()),
@@ -299,6 +322,7 @@ impl Run<'_> {
                 numbers: &numbers,
                 done: &done,
                 check: &check,
+                throttle: &throttle,
                 read,
                 verify_pages: verify,
                 trusting: !(options.full || options.rehash),

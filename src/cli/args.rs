@@ -100,6 +100,12 @@ pub struct Backup {
     /// Threads [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
+    /// Read no more than this of the cluster in a second: 50MiB [default: as configured]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub rate: Option<std::num::NonZeroU64>,
+    /// Leave the processor and the disk to others, 1 to 19 [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    pub nice: Option<i32>,
     /// How long to wait for the last WAL of the backup to be archived
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::config::parse_duration)]
     pub archive_timeout: std::time::Duration,
@@ -367,6 +373,12 @@ pub struct Man {
     /// Write walkeep.1 and one page for each verb here
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+fn parse_rate(text: &str) -> crate::error::Result<std::num::NonZeroU64> {
+    let rate = crate::config::parse_size(text)?;
+    let nothing = || crate::error::Error::new(crate::error::Kind::Usage, "nothing would ever be read");
+    std::num::NonZeroU64::new(rate).ok_or_else(nothing)
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 const GARBAGE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
-    let server = Server::connect(&setup::connection(context)?)?;
+    // Before there are other threads, which inherit it.
+    be_nice(args.nice.unwrap_or(context.config.backup.nice))?;
+    let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
     let mut reports = Vec::new();
     let mut status = 0;
     let mut failure: Option<Error> = None;
@@ -102,6 +104,7 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     Ok(Options {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
+        rate: args.rate.or(config.backup.rate),
         compression: Compression::Zstd(config.backup.level),
         fast: match args.checkpoint {
             Some(how) => matches!(how, args::Checkpoint::Fast),
@@ -118,6 +121,16 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         garbage_before: garbage_before(jiff::Timestamp::now())?,
         wait: patience(&args.wait),
     })
+}
+
+/// Leaves processor and disk to others: the kernel takes the priority of I/O from this, unless it was set.
+fn be_nice(nice: i32) -> Result<()> {
+    if nice == 0 {
+        return Ok(());
+    }
+    rustix::process::nice(nice)
+        .map(|_| ())
+        .map_err(|errno| Error::io(format!("raise the niceness by {nice}"), &errno.into()))
 }
 
 /// When files that crashed writers left behind have to be older than.

@@ -10,6 +10,7 @@ mod demo;
 mod examples;
 mod fixtures;
 mod format;
+mod matrix;
 mod push_fetch;
 mod restore;
 mod retention;

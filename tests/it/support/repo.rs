@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 pub struct Build {
     pgdata: PathBuf,
     connection: Option<String>,
+    primary: Option<String>,
     roots: Vec<PathBuf>,
     remotes: Vec<Remote>,
     optional: Vec<usize>,
@@ -53,6 +54,12 @@ impl Build {
     /// The libpq connection string of the cluster.
     pub fn connection(mut self, connection: impl Into<String>) -> Build {
         self.connection = Some(connection.into());
+        self
+    }
+
+    /// That of its primary, where it is a standby.
+    pub fn primary(mut self, connection: impl Into<String>) -> Build {
+        self.primary = Some(connection.into());
         self
     }
 
@@ -101,6 +108,7 @@ impl Build {
             environment: Vec::new(),
             pgdata: self.pgdata,
             connection: self.connection,
+            primary: self.primary,
             optional: self.optional,
             wal: BTreeMap::new(),
             backup: Vec::new(),
@@ -149,6 +157,7 @@ pub struct Archive {
     environment: Vec<(String, String)>,
     pgdata: PathBuf,
     connection: Option<String>,
+    primary: Option<String>,
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
     backup: Vec<String>,
@@ -238,6 +247,9 @@ impl Archive {
         if let Some(connection) = &self.connection {
             text += &format!("connection = {connection:?}\n");
         }
+        if let Some(primary) = &self.primary {
+            text += &format!("primary = {primary:?}\n");
+        }
         let directories = self.roots.iter().map(|root| Remote::new(format!("file://{}", root.display())));
         for (position, place) in directories.chain(self.remotes.iter().cloned()).enumerate() {
             let name = ["first", "second", "third"][position];
@@ -258,7 +270,9 @@ impl Archive {
             text += line;
             text += "\n";
         }
-        text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
+        if !self.backup.is_empty() {
+            text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
+        }
         scratch::write(&self.config, text);
     }
 
