@@ -223,6 +223,7 @@ impl Run<'_> {
             wal,
             settings: found.settings.clone(),
             tablespaces,
+            databases: found.databases.clone(),
             damaged,
         };
         announced.check()?;

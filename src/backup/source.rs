@@ -8,7 +8,7 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repo::record::Settings;
+use crate::repo::record::{Database, Settings};
 use crate::repo::{Archive, Lineage};
 use std::collections::HashMap;
 use std::path::Path;
@@ -49,6 +49,7 @@ pub struct Found {
     pub segment_size: SegmentSize,
     pub timeline: TimelineId,
     pub settings: Settings,
+    pub databases: Vec<Database>,
     pub hba_file: String,
     pub ident_file: String,
     pub wal_level: String,
@@ -394,6 +395,9 @@ fn look_around(session: &Session) -> Result<Found> {
                (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
     let row = session.query_one(sql, &[], SOON).doing(doing)?;
     let timeline: i32 = column(&row, 2)?;
+    let databases = session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[], SOON);
+    let databases = databases.doing(doing)?;
+    let database = |row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? });
     Ok(Found {
         lineage: Lineage {
             // SQL has only signed numbers; the identifier is the same 64 bits.
@@ -411,6 +415,7 @@ fn look_around(session: &Session) -> Result<Found> {
             config_file: setting("config_file")?,
             from_standby: column(&row, 1)?,
         },
+        databases: databases.iter().map(database).collect::<Result<_>>()?,
         hba_file: setting("hba_file")?,
         ident_file: setting("ident_file")?,
         wal_level: setting("wal_level")?,

@@ -209,6 +209,12 @@ pub struct Restore {
     /// data directory and in the directories of its tablespaces. The server must not run.
     #[arg(long)]
     pub delta: bool,
+    /// Restore only this database, by name or OID; may be repeated
+    ///
+    /// For rescue work: files of the other databases become empty ones that take no space. These databases cannot be
+    /// used afterwards, only dropped. `postgres` and the templates are always restored.
+    #[arg(long, value_name = "DATABASE")]
+    pub database: Vec<String>,
     /// Stop just before the target instead of just behind it
     #[arg(long, requires = "target")]
     pub exclusive: bool,

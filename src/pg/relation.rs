@@ -42,6 +42,9 @@ impl Place {
     }
 }
 
+/// Databases below this OID come with every cluster (`FirstNormalObjectId`): `postgres` and the templates.
+pub const FIRST_OF_USERS: u32 = 16_384;
+
 /// The OIDs of the tablespaces that every cluster has (`pg_tablespace.dat`): `base` and `global`.
 const DEFAULT: u32 = 1663;
 const GLOBAL: u32 = 1664;

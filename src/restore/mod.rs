@@ -6,6 +6,7 @@
 
 mod delta;
 mod files;
+mod partial;
 mod plan;
 mod recovery;
 mod run;
