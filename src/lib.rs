@@ -7,9 +7,10 @@
 //! | [`error`], [`event`] | one error; what operations say | – |
 //! | `durable` | the only renames and syncs | error |
 //! | `direct` | large files past the page cache | error |
-//! | [`pg`] | what PostgreSQL's files and protocols mean | error |
+//! | `tls` | which certificate of a server is proven | – |
+//! | [`pg`] | what PostgreSQL's files and protocols mean | error tls |
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
-//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable |
+//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable tls |
 //! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
 //! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
@@ -45,4 +46,5 @@ pub mod restore;
 pub mod retention;
 pub mod storage;
 pub mod sync;
+mod tls;
 pub mod wal;

@@ -9,6 +9,7 @@
 use super::conninfo::{File, RootCert, SslMode, Tls};
 use super::x509::{Certificate, Hash};
 use crate::error::{Error, Kind, Result};
+use crate::tls::{Chain, is, is_authority};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};
@@ -115,10 +116,11 @@ fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>, host: Option<&str>) -> Re
                     .map_err(|error| unreadable(path, &error))?;
                 builder = builder.with_crls(lists);
             }
-            Some(builder.build().map_err(|error| config(error.to_string()))?)
+            let library = builder.build().map_err(|error| config(error.to_string()))?;
+            Some(Chain::new(library, roots))
         }
     };
-    Ok(Verifier { chain, roots, host: host.filter(|_| full).map(str::to_string), provider: provider.clone() })
+    Ok(Verifier { chain, host: host.filter(|_| full).map(str::to_string), provider: provider.clone() })
 }
 
 /// The client's own certificate, where there is one.
@@ -207,7 +209,7 @@ pub(super) fn handshake_error(error: &std::io::Error) -> Error {
             format!("its certificate is for {}, not for this host", names(presented)),
             "connect by a name of the certificate; hostaddr=… can say where that name is",
         ),
-        CertificateError::Other(other) if is(other, "CaUsedAsEndEntity") => {
+        CertificateError::Other(other) if is_authority(other) => {
             ("its certificate is that of an authority, and not a trusted one".to_string(), root)
         }
         CertificateError::Other(other) if is(other, "UnsupportedCertVersion") => (
@@ -220,11 +222,6 @@ pub(super) fn handshake_error(error: &std::io::Error) -> Error {
         ),
     };
     Error::new(Kind::Identity, format!("the server is not proven to be the right one: {message}")).hint(hint)
-}
-
-/// Causes for which the library has no variant of its own are known by their names alone.
-fn is(other: &rustls::OtherError, name: &str) -> bool {
-    format!("{other:?}").contains(name)
 }
 
 /// The library lists the names of a certificate as `DnsName("db1")`, `IpAddress(10.0.0.1)`.
@@ -254,16 +251,14 @@ pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
 #[derive(Debug)]
 struct Verifier {
     /// Proves the chain; `None` takes any certificate.
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    roots: Vec<CertificateDer<'static>>,
+    chain: Option<Chain>,
     /// The name that the certificate has to show.
     host: Option<String>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    /// The library proves the chain first and the name last, so an answer about the name says that the
-    /// chain is good.
+    /// An answer about the name says that the chain is good.
     fn prove_name(
         &self,
         certificate: &CertificateDer<'_>,
@@ -308,19 +303,6 @@ impl ServerCertVerifier for Verifier {
             Err(rustls::Error::InvalidCertificate(
                 error @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
             )) => self.prove_name(end_entity, error.into())?,
-            // `openssl req -x509` makes a self-signed certificate that calls itself an authority, and
-            // servers use it as their own. Named in sslrootcert, it is trusted byte by byte; its dates
-            // were checked before this answer.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
-                if self.roots.contains(end_entity) && is(&other, "CaUsedAsEndEntity") =>
-            {
-                if self.host.is_some() {
-                    let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
-                    if let Err(error) = rustls::client::verify_server_name(&parsed, server_name) {
-                        self.prove_name(end_entity, error)?;
-                    }
-                }
-            }
             other => return other,
         }
         Ok(ServerCertVerified::assertion())

@@ -9,9 +9,10 @@ const DIRECTION: &[(&str, &str)] = &[
     ("event", "error"), // a warning is an error that somebody hears of
     ("durable", "error"),
     ("direct", "error"),
-    ("pg", "error"),
+    ("tls", ""),
+    ("pg", "error tls"),
     ("codec", "error"),
-    ("storage", "error durable"),
+    ("storage", "error durable tls"),
     ("repo", "error pg codec storage"),
     ("wal", "error event durable pg codec repo"),
     ("restore", "error event durable direct pg codec repo"),

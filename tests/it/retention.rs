@@ -21,9 +21,10 @@ fn with_backups(count: usize) -> (Live, Vec<String>) {
     (live, ids)
 }
 
+/// The backup shares nothing with another, so that what it stored goes with it.
 fn add_and_back_up(live: &Live) -> String {
     live.server.psql("insert into t select from generate_series(1, 1000)");
-    live.backup_id()
+    live::text(&live::json(&live.backing_up().arg("--full").go().ok()), "id")
 }
 
 /// `walkeep prune --json …`, which has to end with this status.

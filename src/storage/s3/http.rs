@@ -2,6 +2,7 @@
 //! is met. Knows nothing of S3.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::tls::Chain;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -24,6 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use tower_service::Service;
 
@@ -214,22 +216,32 @@ impl Tls {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        let failed = |error: String| Error::new(Kind::Failed, error);
+        let provider = Arc::new(crypto::ring::default_provider());
+        let (store, own) = self.roots.read()?;
+        let library = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Kind::Failed, error.to_string()))?
-            .with_root_certificates(self.roots.read()?)
+            .map_err(|error| failed(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Chain::new(library, own)))
             .with_no_client_auth();
         Ok(self.config.get_or_init(|| Arc::new(config)).clone())
     }
 }
 
 impl Roots {
-    fn read(&self) -> Result<RootCertStore> {
+    /// All that are trusted, and those among them that a user named.
+    fn read(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
         let mut store = RootCertStore::empty();
+        let mut own = Vec::new();
         match self {
             Roots::File(path) => {
                 let doing = || format!("read certificates from {}", path.display());
-                add(&mut store, path).doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
+                own = certificates(path).doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
+                store.add_parsable_certificates(own.iter().cloned());
                 if store.is_empty() {
                     let error = Error::new(Kind::Config, "it holds no certificate that can be used");
                     return Err(error.doing(doing()));
@@ -237,23 +249,23 @@ impl Roots {
             }
             Roots::System => {
                 // A folder with hundreds of files is read only where there is no bundle.
-                if !BUNDLES.iter().any(|path| add(&mut store, Path::new(path)).is_ok() && !store.is_empty()) {
-                    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                }
+                let bundles = BUNDLES.iter().filter_map(|path| certificates(Path::new(path)).ok());
+                let bundle = bundles.into_iter().find(|bundle| !bundle.is_empty());
+                store.add_parsable_certificates(
+                    bundle.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs),
+                );
                 if store.is_empty() {
                     return Err(Error::new(Kind::Config, "the system has no trusted root certificates")
                         .hint("install ca-certificates, or name a file with `ca_file`"));
                 }
             }
         }
-        Ok(store)
+        Ok((store, own))
     }
 }
 
-fn add(store: &mut RootCertStore, path: &Path) -> Result<()> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let text = std::fs::read(path).doing(|| "open".to_owned())?;
-    let certificates = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| Error::new(Kind::Config, error.to_string()))?;
-    store.add_parsable_certificates(certificates);
-    Ok(())
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<_, _>>();
+    certificates.map_err(|error| Error::new(Kind::Config, error.to_string()))
 }

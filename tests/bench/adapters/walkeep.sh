@@ -1,26 +1,53 @@
 # $WALKEEP_BIN is the directory that holds walpush, walfetch and
 # walkeep; it must lie under $PEERS (the chroot sees only that).
+# VARIANT: words joined by '-':
+#   s3     repository on the loopback S3 server, TLS in front of it (as pgBackRest must have it)
+#   http   the same without TLS
+#   zstd   the floor of a fetch: the same object decompressed by the public tool and checked by nobody
+has() { [[ "-$VARIANT-" == *"-$1-"* ]]; }
+has_s3() { has s3 || has http; }
 CONF="--config $A_DIR/walkeep.toml"
 caps() { echo "push fetch drain replay backup incr restore delta"; }
 setup() {
     mkdir -p "$A_DIR/repo"
-    cat > "$A_DIR/walkeep.toml" <<T
+    {
+        cat <<T
 [cluster.main]
 pgdata = "$PGDATA"
 connection = "host=$PGHOST port=$PGPORT user=postgres dbname=postgres"
-[[repository]]
-name = "local"
-url = "file://$A_DIR/repo"
-[repository.retention]
-keep_last = 1
 [wal]
 spool = "$A_DIR/spool"
+[[repository]]
 T
+        if has_s3; then
+            start_s3
+            (umask 077; echo benchkey > "$A_DIR/access"; echo benchsecret > "$A_DIR/secret")
+            cat <<T
+name = "bucket"
+url = "s3://bench/repo"
+region = "us-east-1"
+path_style = true
+access_key_file = "$A_DIR/access"
+secret_key_file = "$A_DIR/secret"
+T
+            if has http; then
+                echo "endpoint = \"http://127.0.0.1:$S3_PORT\""
+            else
+                echo "endpoint = \"https://127.0.0.1:$S3_TLS_PORT\""
+                echo "ca_file = \"$A_DIR/s3.crt\""
+            fi
+        else
+            echo 'name = "local"'
+            echo "url = \"file://$A_DIR/repo\""
+        fi
+        echo '[repository.retention]'
+        echo 'keep_last = 1'
+    } > "$A_DIR/walkeep.toml"
     "$WALKEEP_BIN/walkeep" $CONF init
 }
+teardown() { stop_s3; }
 push_cmd() { echo "$WALKEEP_BIN/walpush $CONF %p"; }
-# VARIANT zstd: the floor of a fetch, the same object decompressed by the public tool and checked by nobody. The
-# segments of the benches are all of timeline 1 and its first 4 GiB.
+# The segments of the benches are all of timeline 1 and its first 4 GiB.
 fetch_cmd() {
     case $VARIANT in
     zstd)
@@ -35,3 +62,4 @@ backup_incr() { "$WALKEEP_BIN/walkeep" $CONF backup --quiet; }
 restore() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --quiet; }
 restore_delta() { "$WALKEEP_BIN/walkeep" $CONF restore --to "$1" --delta --quiet; }
 expire() { :; }
+repo_dirs() { if has_s3; then echo "$A_DIR/s3/bench"; else echo "$A_DIR/repo"; fi; }

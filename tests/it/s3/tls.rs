@@ -25,6 +25,10 @@ impl Authority {
             }
             sign right IP:127.0.0.1
             sign elsewhere DNS:s3.example.test
+            for name in 127.0.0.1 127.0.0.2; do # a certificate that vouches for itself
+              openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj "/CN=self" \
+                -addext "subjectAltName=IP:$name" -keyout $name.key -out $name.crt
+            done
             printf 'no certificate\n' > empty.crt
             chmod 644 *.crt
         "#;
@@ -79,6 +83,24 @@ fn an_authority_that_nobody_named_is_refused_and_so_is_another_name() {
         remote.archive.init().failed().says("hint:").says("ca_file");
         remote.push(&remote.segment(2)).refused().says("hint:").says("ca_file");
         remote.archive.fetch_fails(&remote.segment(2).name());
+        assert_eq!(proxy.count("", ""), 0, "{certificate}: a request was sent");
+    }
+}
+
+#[test]
+fn a_certificate_that_signed_itself_is_believed_when_it_is_named_and_is_for_this_host() {
+    let authority = Authority::new();
+    let own = authority.certificate("127.0.0.1");
+    let proxy = authority.proxy("127.0.0.1");
+    let remote = behind(&proxy, &[ca_file(&own)]);
+    remote.archive.init().ok();
+    remote.pushed(&[2]);
+    let elsewhere = authority.certificate("127.0.0.2");
+    for (certificate, trusted) in [("127.0.0.1", &elsewhere), ("127.0.0.2", &own), ("127.0.0.2", &elsewhere)]
+    {
+        let proxy = authority.proxy(certificate);
+        let remote = behind(&proxy, &[ca_file(trusted)]);
+        remote.archive.init().failed().says("hint:").says("ca_file");
         assert_eq!(proxy.count("", ""), 0, "{certificate}: a request was sent");
     }
 }
