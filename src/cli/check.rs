@@ -57,7 +57,8 @@ pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
 }
 
 fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
-    let connected = setup::connection(context).and_then(|info| Server::connect(&info));
+    let connected =
+        setup::connection(context).and_then(|info| Server::connect(&info, setup::primary(context)?.as_ref()));
     checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
     let server = checks.note(
         "server",
@@ -102,12 +103,12 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
     if !archives {
         return;
     }
-    if server.found.in_recovery {
+    if !server.can_switch() {
         checks.note(
             "archiving",
             Ok((
                 (),
-                "the server is a standby and cannot end a segment by itself: run check on the primary"
+                "the server is a standby and cannot end a segment: run check on the primary, or configure `primary`"
                     .to_owned(),
             )),
         );

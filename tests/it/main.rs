@@ -11,6 +11,7 @@ mod demo;
 mod examples;
 mod fixtures;
 mod format;
+mod matrix;
 mod push_fetch;
 mod restore;
 mod retention;
