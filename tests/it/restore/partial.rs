@@ -43,7 +43,7 @@ fn one_database_is_restored_and_the_others_take_no_space() {
     let size = |root: &std::path::Path| -> u64 {
         repo::files(&root.join(&place)).iter().map(|path| path.metadata().expect("look").len()).sum()
     };
-    assert!(size(&restored.data) > 1 << 22 && size(&live.server.data()) >= size(&restored.data));
+    assert!(size(&restored.data) > 1 << 22 && size(live.server.data()) >= size(&restored.data));
     let copy = restored.recovered();
     assert_eq!(sql(&copy, "wanted", "select count(*) from t").ok().stdout.trim(), "20001");
     assert_ne!(sql(&copy, "other", "select count(*) from t").code(), Some(0));
