@@ -14,7 +14,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 built    := $(or $(CARGO_TARGET_DIR),target)/release
 programs := $(built)/walpush $(built)/walfetch $(built)/walkeep
 sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs')
-examples := archive.conf restore.conf standby.conf walkeep.toml crontab \
+examples := archive.conf restore.conf standby.conf walkeep.toml crontab alerts.yml \
             systemd/walkeep-backup.service systemd/walkeep-backup.timer
 
 .PHONY: all demo test bench install lint

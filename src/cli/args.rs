@@ -54,6 +54,8 @@ pub enum Verb {
     Pin(Pin),
     Unpin(Unpin),
     Verify(Verify),
+    Status(Status),
+    Metrics(Metrics),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -316,6 +318,51 @@ pub struct Verify {
     pub jobs: Option<std::num::NonZeroUsize>,
     #[command(flatten)]
     pub place: Place,
+}
+
+/// Shows how each cluster and each repository is: green, yellow or red, why, and what to type
+///
+/// Changes nothing and reads no WAL and no blocks. The server may be down. What is still good says [status] in the
+/// configuration.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep status
+  walkeep status --json
+  walkeep status --nagios
+
+Exit status: 0 green or yellow, 3 red; with --nagios 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN")]
+pub struct Status {
+    /// One line as a plugin of Nagios or Icinga prints it, with performance data, and their exit statuses
+    #[arg(long, conflicts_with = "json")]
+    pub nagios: bool,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Prints what `walkeep status` looks at as OpenMetrics text
+///
+/// For the textfile collector of Prometheus's node_exporter; the README lists the metrics.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  walkeep metrics --output /var/lib/prometheus/node-exporter/walkeep.prom
+
+Exit status: 0 also when something is red: that is in the metrics")]
+pub struct Metrics {
+    /// Write this file instead, in one step
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// For server and repositories.
+#[derive(Args)]
+pub struct Patience {
+    /// How long server and repositories may take to answer
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = crate::config::parse_duration)]
+    pub timeout: std::time::Duration,
 }
 
 /// Keeps a backup whatever the retention says

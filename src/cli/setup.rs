@@ -27,6 +27,20 @@ impl Context {
     pub fn new(global: &args::Global) -> Result<Context> {
         let config = load(global.config.clone())?;
         let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
+        Context::of(config, cluster, global)
+    }
+
+    /// Of the cluster that was named, or of each that is configured.
+    pub fn all(global: &args::Global) -> Result<Vec<Context>> {
+        let config = load(global.config.clone())?;
+        let clusters = match global.cluster.as_deref() {
+            Some(name) => vec![config.cluster(Some(name), Path::new(""))?.clone()],
+            None => config.clusters.clone(),
+        };
+        clusters.into_iter().map(|cluster| Context::of(config.clone(), cluster, global)).collect()
+    }
+
+    fn of(config: Config, cluster: Cluster, global: &args::Global) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
         let patience = Patience { attempts_later: 12, ..Patience::default() };
         let repositories = stores(&config, &cluster, patience)?;

@@ -3,7 +3,7 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, exit, init, list, pin, prune, restore, sync, verify, wal};
+use super::{backup, check, exit, init, list, metrics, pin, prune, restore, status, sync, verify, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -51,6 +51,8 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Sync(sync_args) => sync::run(&Context::new(&args.global)?, &sync_args),
         Verb::Prune(prune_args) => prune::run(&Context::new(&args.global)?, &prune_args),
         Verb::Verify(verify_args) => verify::run(&Context::new(&args.global)?, &verify_args),
+        Verb::Status(status_args) => status::run(&args.global, &status_args),
+        Verb::Metrics(metrics_args) => metrics::run(&args.global, &metrics_args),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),

@@ -51,6 +51,7 @@ pub struct Config {
     pub repositories: Vec<Repository>,
     pub wal: Wal,
     pub backup: Backup,
+    pub status: Status,
     sections: Vec<shown::Section>,
 }
 
@@ -142,6 +143,20 @@ pub struct Backup {
     pub rate: Option<NonZeroU64>,
     /// What is added to the niceness of the process, 0 to 19.
     pub nice: i32,
+}
+
+/// What `walkeep status` takes for good. What passes a limit is yellow, and red when it passes it twice over.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Of the last good backup.
+    pub max_backup_age: Duration,
+    /// Of the last drill that proved something; without it drills are not asked for.
+    pub max_drill_age: Option<Duration>,
+    /// Segments that wait to be archived, or that a repository is behind.
+    pub max_ready: u32,
+    pub max_ready_age: Duration,
+    /// Until the disk of `pg_wal` is full.
+    pub min_time_to_full: Duration,
 }
 
 /// How fast the server runs the checkpoint at the start of a backup.

@@ -23,6 +23,7 @@ const ROOT: &[Key] = &[
     ("repository", Shape::List(REPOSITORY)),
     ("wal", Shape::Table(WAL)),
     ("backup", Shape::Table(BACKUP)),
+    ("status", Shape::Table(STATUS)),
 ];
 const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
@@ -69,6 +70,14 @@ const BACKUP: &[Key] = &[
     ("nice", Shape::Value),
 ];
 
+const STATUS: &[Key] = &[
+    ("max_backup_age", Shape::Value),
+    ("max_drill_age", Shape::Value),
+    ("max_ready", Shape::Value),
+    ("max_ready_age", Shape::Value),
+    ("min_time_to_full", Shape::Value),
+];
+
 /// Where a key may belong that stands in the wrong table.
 const TABLES: &[(&str, &[Key])] = &[
     ("at the top", ROOT),
@@ -77,6 +86,7 @@ const TABLES: &[(&str, &[Key])] = &[
     ("in `[repository.retention]`", RETENTION),
     ("in `[wal]`", WAL),
     ("in `[backup]`", BACKUP),
+    ("in `[status]`", STATUS),
 ];
 
 /// A whole file, in which every key is known and stands where it belongs.

@@ -6,8 +6,8 @@ use super::read::{
 };
 use super::shown::Section;
 use super::{
-    Backup, Bucket, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, Url, Wal,
-    checksums_text,
+    Backup, Bucket, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, Status, Url,
+    Wal, checksums_text,
 };
 use crate::error::Result;
 use crate::storage::{Checksums, S3Options};
@@ -52,7 +52,8 @@ pub(super) fn resolve(file: &Path, document: &Document<'_>, cpus: NonZeroUsize) 
     }
     let wal = wal(root.table("wal"), &mut sections)?;
     let backup = backup(root.table("backup"), cpus, &mut sections)?;
-    Ok(Config { path: file.into(), clusters, repositories, wal, backup, sections })
+    let status = status(root.table("status"), &mut sections)?;
+    Ok(Config { path: file.into(), clusters, repositories, wal, backup, status, sections })
 }
 
 fn cluster(
@@ -193,4 +194,18 @@ fn backup(table: Table<'_>, cpus: NonZeroUsize, sections: &mut Vec<Section>) -> 
     };
     sections.push(reader.section());
     Ok(backup)
+}
+
+fn status(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Status> {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let mut reader = Reader::new(table);
+    let status = Status {
+        max_backup_age: reader.or("max_backup_age", minutes(26 * 60), duration)?,
+        max_drill_age: reader.optional("max_drill_age", duration)?,
+        max_ready: reader.or("max_ready", 64, |value| integer(value, 1..=1_000_000))?,
+        max_ready_age: reader.or("max_ready_age", minutes(10), duration)?,
+        min_time_to_full: reader.or("min_time_to_full", minutes(12 * 60), duration)?,
+    };
+    sections.push(reader.section());
+    Ok(status)
 }

@@ -21,7 +21,7 @@ const DIRECTION: &[(&str, &str)] = &[
     ("sync", "error event pg codec repo"),
     ("retention", "error event pg repo"),
     ("drill", "error event pg repo restore verify"),
-    ("observe", "error event"),
+    ("observe", "error durable pg repo"),
     ("config", "error event pg codec storage repo wal restore backup verify sync retention drill observe"),
     (
         "cli",

@@ -219,6 +219,12 @@ checkpoint = "fast"  # default
 verify_pages = true  # default
 wal_summaries = true  # default
 nice = 0  # default
+
+[status]  # default
+max_backup_age = "26h"  # default
+max_ready = 64  # default
+max_ready_age = "10m"  # default
+min_time_to_full = "12h"  # default
 "#;
     assert_eq!(shown, expected);
 }

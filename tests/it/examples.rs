@@ -48,6 +48,7 @@ fn each_example_has_a_test_here() {
         .collect();
     names.sort();
     let tested = [
+        "alerts.yml",
         "archive.conf",
         "crontab",
         "restore.conf",

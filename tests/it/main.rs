@@ -12,6 +12,7 @@ mod examples;
 mod fixtures;
 mod format;
 mod matrix;
+mod observe;
 mod push_fetch;
 mod restore;
 mod retention;

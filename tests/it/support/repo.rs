@@ -112,6 +112,7 @@ impl Build {
             optional: self.optional,
             wal: BTreeMap::new(),
             backup: Vec::new(),
+            status: Vec::new(),
             retention: BTreeMap::new(),
             scratch,
             kept: Default::default(),
@@ -161,6 +162,7 @@ pub struct Archive {
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
     backup: Vec<String>,
+    status: Vec<String>,
     retention: BTreeMap<usize, Vec<String>>,
     scratch: Scratch,
     kept: std::sync::Mutex<Vec<Scratch>>,
@@ -222,6 +224,12 @@ impl Archive {
         self.write_config();
     }
 
+    /// Adds a line to `[status]`.
+    pub fn set_status(&mut self, line: &str) {
+        self.status.push(line.to_owned());
+        self.write_config();
+    }
+
     /// Makes the configuration say something else of its first repository that is no directory.
     pub fn set_remote(&mut self, change: impl FnOnce(Remote) -> Remote) {
         self.remotes[0] = change(std::mem::take(&mut self.remotes[0]));
@@ -277,6 +285,9 @@ impl Archive {
         }
         if !self.backup.is_empty() {
             text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
+        }
+        if !self.status.is_empty() {
+            text += &format!("\n[status]\n{}\n", self.status.join("\n"));
         }
         scratch::write(&self.config, text);
     }

@@ -1,0 +1,233 @@
+//! `walkeep status`: how everything is, for people, programs and monitoring.
+
+use super::output::complain;
+use super::setup::{self, Context};
+use super::{args, exit, output, render};
+use crate::error::Result;
+use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// The exit statuses of a plugin, whose worst is not its highest.
+const UNKNOWN: u8 = 3;
+
+pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
+    let all = match (gather(global, &args.patience), args.nagios) {
+        (Err(error), true) => {
+            complain("walkeep", &error);
+            output::print(&format!("WALKEEP UNKNOWN - {}\n", one_line(&error.to_string())))?;
+            return Ok(UNKNOWN);
+        }
+        (all, _) => all?,
+    };
+    let light = all.iter().map(Health::light).max().unwrap_or(Light::Green);
+    if args.nagios {
+        output::print(&plugin(&all, light))?;
+        return Ok(light as u8);
+    }
+    if global.json {
+        output::print_json(&report(&all, light))?;
+    } else if !global.quiet || light > Light::Green {
+        let text: Vec<String> = all.iter().map(|health| text(health, global.quiet)).collect();
+        output::print(&text.join("\n"))?;
+    }
+    Ok(if light == Light::Red { exit::PROBLEM } else { 0 })
+}
+
+/// Looks at each cluster, one after the other.
+pub fn gather(global: &args::Global, patience: &args::Patience) -> Result<Vec<Health>> {
+    let see = |context: Context| {
+        let status = &context.config.status;
+        let limits = Limits {
+            backup_age: status.max_backup_age,
+            drill_age: status.max_drill_age,
+            ready: u64::from(status.max_ready),
+            ready_age: status.max_ready_age,
+            time_to_full: status.min_time_to_full,
+        };
+        let facts = look(Look {
+            cluster: context.cluster.name.clone(),
+            pgdata: context.cluster.pgdata.clone(),
+            server: setup::connection(&context),
+            repositories: context.repositories,
+            now: jiff::Timestamp::now(),
+            limit: patience.timeout,
+        });
+        Health::of(facts, &limits)
+    };
+    Ok(Context::all(global)?.into_iter().map(see).collect())
+}
+
+/// A screen; `briefly` leaves out what is green.
+fn text(health: &Health, briefly: bool) -> String {
+    let mut text = format!("cluster {}: {}\n", health.facts.cluster, health.light().as_str());
+    let mut lines = |repository: Option<&Repository>| {
+        let name = repository.map(|repository| repository.name.as_str());
+        let about = |finding: &&Finding| {
+            finding.repository.as_deref() == name && !(briefly && finding.light == Light::Green)
+        };
+        let mut findings = health.findings.iter().filter(about).peekable();
+        if let (Some(repository), Some(_)) = (repository, findings.peek()) {
+            let optional = if repository.is_required { "" } else { ", optional" };
+            let _ = writeln!(text, "repository {} at {}{optional}", repository.name, repository.url);
+        }
+        for finding in findings {
+            let _ = writeln!(text, "  {:<7} {:<11} {}", finding.light.as_str(), finding.name, finding.detail);
+            if let (Some(hint), true) = (&finding.hint, finding.light > Light::Green) {
+                let _ = writeln!(text, "  {:<7} {:<11} hint: {hint}", "", "");
+            }
+        }
+    };
+    lines(None);
+    health.facts.repositories.iter().for_each(|repository| lines(Some(repository)));
+    text
+}
+
+fn report(all: &[Health], light: Light) -> Value {
+    let checks = all.iter().flat_map(|health| {
+        health.findings.iter().map(|finding| {
+            json!({
+                "cluster": health.facts.cluster,
+                "repository": finding.repository,
+                "name": finding.name,
+                "ok": finding.light < Light::Red,
+                "light": finding.light.as_str(),
+                "detail": finding.detail,
+                "hint": finding.hint,
+            })
+        })
+    });
+    json!({
+        "ok": light < Light::Red,
+        "light": light.as_str(),
+        "checks": checks.collect::<Vec<_>>(),
+        "clusters": all.iter().map(|health| cluster(&health.facts, health.light())).collect::<Vec<_>>(),
+    })
+}
+
+fn cluster(facts: &Facts, light: Light) -> Value {
+    let queue = facts.queue.as_ref().ok();
+    let server = facts.server.as_ref().ok();
+    let archiver = server.map(|server| &server.archiver);
+    let event = |event: Option<&(String, jiff::Timestamp)>| {
+        event.map(|(name, time)| json!({"wal": name, "time": render::time(*time)}))
+    };
+    json!({
+        "name": facts.cluster,
+        "light": light.as_str(),
+        "time": render::time(facts.now),
+        "server": server.map(|server| json!({
+            "pg_version": server.version,
+            "in_recovery": server.in_recovery,
+            "current": server.current,
+            "archived_count": server.archiver.archived,
+            "failed_count": server.archiver.failed,
+            "last_archived": event(archiver.and_then(|archiver| archiver.last_archived.as_ref())),
+            "last_failed": event(archiver.and_then(|archiver| archiver.last_failed.as_ref())),
+        })),
+        "ready": queue.map(|queue| json!({
+            "files": queue.ready,
+            "bytes": queue.bytes,
+            "oldest": queue.oldest.as_ref().map(|ready| ready.name.as_str()),
+            "since": queue.oldest.as_ref().map(|ready| render::time(ready.since)),
+            "written_per_second": queue.rates.map(|rates| rates.written),
+            "archived_per_second": queue.rates.map(|rates| rates.archived),
+        })),
+        "pg_wal": facts.disk.as_ref().ok().map(|disk| json!({
+            "size": disk.size, "free": disk.free, "full_in": facts.full_in(),
+        })),
+        "repositories": facts.repositories.iter().map(repository).collect::<Vec<_>>(),
+    })
+}
+
+fn repository(repository: &Repository) -> Value {
+    let mut report = json!({
+        "name": repository.name, "url": repository.url, "required": repository.is_required,
+        "reachable": repository.stock.is_ok(),
+    });
+    if let Ok(stock) = &repository.stock {
+        let good = stock.last_good();
+        report["last_backup"] =
+            json!(good.map(|good| json!({"id": good.id, "stop_time": render::time(good.ended)})));
+        report["backups"] = json!(stock.backups.len());
+        report["newest"] = json!(stock.newest.map(|(name, _)| name));
+        report["newest_stored"] = json!(stock.newest.map(|(_, at)| render::time(at)));
+        report["behind"] = json!(stock.behind);
+        report["gaps"] = json!(stock.gaps);
+        report["windows"] = stock
+            .windows
+            .iter()
+            .map(|window| {
+                let (from, to) = (render::time(window.from), render::time(window.to));
+                json!({"timeline": window.timeline, "from": from, "to": to})
+            })
+            .collect();
+        report["stored"] = json!({
+            "backups": stock.backup_bytes, "unfinished": stock.unfinished_bytes, "wal": stock.wal_bytes,
+            "growth_per_second": stock.growth,
+        });
+    }
+    report
+}
+
+/// The line of a plugin: what is worst comes first.
+fn plugin(all: &[Health], light: Light) -> String {
+    let word = match light {
+        Light::Green => "OK",
+        Light::Yellow => "WARNING",
+        Light::Red => "CRITICAL",
+    };
+    let findings = all.iter().flat_map(|health| health.findings.iter().map(move |finding| (health, finding)));
+    let mut wrong: Vec<_> = findings.filter(|(_, finding)| finding.light > Light::Green).collect();
+    wrong.sort_by_key(|(_, finding)| std::cmp::Reverse(finding.light));
+    let wrong: Vec<String> = wrong
+        .into_iter()
+        .map(|(health, finding)| {
+            let place = [Some(health.facts.cluster.as_str()), finding.repository.as_deref()];
+            let place: Vec<&str> = place.into_iter().flatten().collect();
+            format!("{} {}: {}", place.join("/"), finding.name, one_line(&finding.detail))
+        })
+        .collect();
+    let said = match wrong.is_empty() {
+        true => "archiving and backups are as they should be".to_owned(),
+        false => wrong.join("; "),
+    };
+    let figures: Vec<String> = all.iter().flat_map(|health| figures(&health.facts)).collect();
+    format!("WALKEEP {word} - {said} | {}\n", figures.join(" "))
+}
+
+/// What a bar would end, and a line break too.
+fn one_line(text: &str) -> String {
+    text.replace('|', "/").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Performance data: `'label'=value[unit]`.
+fn figures(facts: &Facts) -> Vec<String> {
+    let mut all = Vec::new();
+    let cluster = &facts.cluster;
+    if let Ok(queue) = &facts.queue {
+        all.push(format!("'{cluster}_ready'={}", queue.ready));
+        all.push(format!("'{cluster}_ready_bytes'={}B", queue.bytes));
+    }
+    if let Ok(disk) = &facts.disk {
+        all.push(format!("'{cluster}_pg_wal_free'={}B", disk.free));
+    }
+    if let Ok(server) = &facts.server {
+        all.push(format!("'{cluster}_failed'={}c", server.archiver.failed));
+    }
+    for repository in &facts.repositories {
+        let place = format!("{cluster}_{}", repository.name);
+        let Ok(stock) = &repository.stock else {
+            continue;
+        };
+        if let Some(good) = stock.last_good() {
+            let age = facts.now.duration_since(good.ended).as_secs().max(0);
+            all.push(format!("'{place}_backup_age'={age}s"));
+        }
+        if let Some(behind) = stock.behind {
+            all.push(format!("'{place}_behind'={behind}"));
+        }
+        all.push(format!("'{place}_bytes'={}B", stock.backup_bytes + stock.wal_bytes));
+    }
+    all
+}
