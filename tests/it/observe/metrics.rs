@@ -93,7 +93,7 @@ fn the_file_for_a_collector_is_written_whole_and_readable_by_it() {
         assert_eq!(outcome.stdout, "", "{outcome}");
         parse(&String::from_utf8(read(&file)).expect("text"));
     }
-    assert_eq!(repo::files(&directory), [file.clone()]);
+    assert_eq!(repo::files(&directory), std::slice::from_ref(&file));
     assert_eq!(file.metadata().expect("the file").permissions().mode() & 0o777, 0o644);
     live.archive.walkeep(&["metrics", "--output", "/nowhere/walkeep.prom"]).is(1).told();
 }
