@@ -12,7 +12,7 @@
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
 //! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable tls |
 //! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
-//! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
+//! | [`wal`] | push and fetch of one WAL file, and of those that will be asked for next | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
 //! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
 //! | [`sync`] | from one repository to another | error event pg codec repo |

@@ -86,9 +86,12 @@ Examples:
   walkeep backup
   walkeep backup --label reason=before-upgrade --checkpoint spread")]
 pub struct Backup {
-    /// Store every block anew
+    /// Store every block anew, and read everything as --rehash does
     #[arg(long)]
     pub full: bool,
+    /// Read all files also where the server's WAL summaries say that nothing changed, and report what did
+    #[arg(long)]
+    pub rehash: bool,
     /// Something to remember with the backup; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
@@ -98,6 +101,12 @@ pub struct Backup {
     /// Threads [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
+    /// Read no more than this of the cluster in a second: 50MiB [default: as configured]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub rate: Option<std::num::NonZeroU64>,
+    /// Leave the processor and the disk to others, 1 to 19 [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    pub nice: Option<i32>,
     /// How long to wait for the last WAL of the backup to be archived
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::config::parse_duration)]
     pub archive_timeout: std::time::Duration,
@@ -201,6 +210,12 @@ pub struct Restore {
     /// data directory and in the directories of its tablespaces. The server must not run.
     #[arg(long)]
     pub delta: bool,
+    /// Restore only this database, by name or OID; may be repeated
+    ///
+    /// For rescue work: files of the other databases become empty ones that take no space. These databases cannot be
+    /// used afterwards, only dropped. `postgres` and the templates are always restored.
+    #[arg(long, value_name = "DATABASE")]
+    pub database: Vec<String>,
     /// Stop just before the target instead of just behind it
     #[arg(long, requires = "target")]
     pub exclusive: bool,
@@ -401,6 +416,12 @@ pub struct Man {
     /// Write walkeep.1 and one page for each verb here
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+fn parse_rate(text: &str) -> crate::error::Result<std::num::NonZeroU64> {
+    let rate = crate::config::parse_size(text)?;
+    let nothing = || crate::error::Error::new(crate::error::Kind::Usage, "nothing would ever be read");
+    std::num::NonZeroU64::new(rate).ok_or_else(nothing)
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

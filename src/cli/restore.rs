@@ -44,6 +44,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         delta: args.delta,
+        databases: args.database.clone(),
         foreign: setup::foreign(context),
         wait: backup::patience(&args.wait),
         random: setup::random_hex::<6>()?,
@@ -66,6 +67,9 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     ));
     if args.delta {
         say(&format!("{} of it were in their place already", render::size(restored.kept)));
+    }
+    for database in &restored.left_out {
+        say(&format!("database {} ({}) was left out: it can only be dropped", database.name, database.oid));
     }
     for (oid, location) in &restored.tablespaces {
         say(&format!("tablespace {oid} is in {}", location.display()));

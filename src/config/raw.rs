@@ -24,7 +24,7 @@ const ROOT: &[Key] = &[
     ("wal", Shape::Table(WAL)),
     ("backup", Shape::Table(BACKUP)),
 ];
-const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value)];
+const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
     ("name", Shape::Value),
     ("url", Shape::Value),
@@ -64,6 +64,9 @@ const BACKUP: &[Key] = &[
     ("level", Shape::Value),
     ("checkpoint", Shape::Value),
     ("verify_pages", Shape::Value),
+    ("wal_summaries", Shape::Value),
+    ("rate", Shape::Value),
+    ("nice", Shape::Value),
 ];
 
 /// Where a key may belong that stands in the wrong table.

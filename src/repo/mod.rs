@@ -139,6 +139,13 @@ impl Repository {
         self.store.prove()
     }
 
+    /// Tells this cluster's place in this store from every other, also from one that the configuration calls by the
+    /// same names.
+    pub fn place(&self) -> String {
+        let store = self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned());
+        format!("{} in {store}", self.cluster)
+    }
+
     /// Removes what crashed writers left behind before this moment.
     pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         self.store.clean(before)

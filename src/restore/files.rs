@@ -2,6 +2,7 @@
 //! before it is written.
 
 use super::delta::{self, There};
+use super::sums::Sums;
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
@@ -20,6 +21,8 @@ use std::sync::{Mutex, PoisonError};
 pub struct Target<'a> {
     pub path: PathBuf,
     pub stored: &'a Stored,
+    /// Whether it goes into `backup_manifest` as it is.
+    pub listed: bool,
 }
 
 /// Who owns what is restored.
@@ -94,12 +97,21 @@ pub struct Writing<'a> {
     pub done: &'a AtomicU64,
 }
 
+/// What was written.
+pub struct Written {
+    /// Bytes that were in their place already.
+    pub kept: u64,
+    /// CRC-32C of each target.
+    pub sums: Vec<Option<u32>>,
+}
+
 impl Writing<'_> {
-    /// Writes all targets. The first failure ends the work. Tells how many bytes were in their place already.
-    pub fn run(&self) -> Result<u64> {
+    /// Writes all targets. The first failure ends the work.
+    pub fn run(&self) -> Result<Written> {
+        let sums = Sums::new(self.targets);
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         let there = match self.delta {
-            true => delta::compare(self.targets, self.jobs.get())?,
+            true => delta::compare(self.targets, self.jobs.get(), &sums)?,
             false => Vec::new(),
         };
         for (number, target) in self.targets.iter().enumerate() {
@@ -113,7 +125,8 @@ impl Writing<'_> {
         let shares = Shares::new(stretches.len(), self.jobs.get());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let (stretches, shares, stop, there) = (&stretches, &shares, &stop, &there[..]);
+            let (stretches, shares, stop) = (&stretches, &shares, &stop);
+            let (there, sums) = (&there[..], &sums);
             let work = move |own: usize| {
                 let mut decompressor = Decompressor::default();
                 let mut buffer = Buffer::default();
@@ -121,7 +134,7 @@ impl Writing<'_> {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    if let Err(error) = self.stretch(stretch, there, &mut decompressor, &mut buffer) {
+                    if let Err(error) = self.stretch(stretch, there, sums, &mut decompressor, &mut buffer) {
                         stop.store(true, Ordering::Relaxed);
                         return Err(error);
                     }
@@ -141,7 +154,7 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(kept)
+        Ok(Written { kept, sums: sums.finish(self.targets) })
     }
 
     /// What to read, in the order in which it lies in the packs, and how many bytes need not be read.
@@ -176,6 +189,7 @@ impl Writing<'_> {
         &self,
         stretch: &Stretch,
         there: &[There],
+        sums: &Sums,
         decompressor: &mut Decompressor,
         buffer: &mut Buffer,
     ) -> Result<()> {
@@ -187,13 +201,13 @@ impl Writing<'_> {
             let content = buffer.slice(content_size(stored, FRAME).doing(doing)?);
             decompressor.frame_into(stored, content).doing(doing)?;
             for piece in &frame.pieces {
-                self.piece(piece, there, content).doing(doing)?;
+                self.piece(piece, there, sums, content).doing(doing)?;
             }
         }
         Ok(())
     }
 
-    fn piece(&self, piece: &Piece, there: &[There], content: &[u8]) -> Result<()> {
+    fn piece(&self, piece: &Piece, there: &[There], sums: &Sums, content: &[u8]) -> Result<()> {
         let Some(target) = self.targets.get(piece.file) else {
             return Err(Error::new(Kind::Failed, "a piece without a file"));
         };
@@ -207,6 +221,7 @@ impl Writing<'_> {
                 .doing(|| format!("write {}", target.path.display()))?,
             false => direct::write(&target.path, bytes, piece.offset)?,
         }
+        sums.add(piece.file, piece.offset, bytes);
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -6,9 +6,11 @@
 
 mod delta;
 mod files;
+mod partial;
 mod plan;
 mod recovery;
 mod run;
+mod sums;
 mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};

@@ -2,6 +2,7 @@
 
 use super::delta;
 use super::files::Ownership;
+use super::partial::Chosen;
 use super::plan::Plan;
 use super::recovery::Recovery;
 use super::write::Writer;
@@ -10,8 +11,10 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
+use crate::repo::entry::Entry;
 use crate::repo::lock::Lock;
-use crate::repo::record::Record;
+use crate::repo::manifest;
+use crate::repo::record::{Database, Record};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -34,6 +37,8 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// Over what is there: only blocks that differ are fetched and written, and what does not belong there goes.
     pub delta: bool,
+    /// The databases to restore, by names or OIDs; the files of others become empty. None named: all.
+    pub databases: Vec<String>,
     /// Directories that are not the cluster's: nothing of them may be taken for a stray.
     pub foreign: Vec<PathBuf>,
     /// For how long to wait for another restore into the same directory.
@@ -48,6 +53,8 @@ pub struct Restored {
     pub files: u64,
     /// Bytes that were in their place already.
     pub kept: u64,
+    /// Databases that were left out.
+    pub left_out: Vec<Database>,
     /// Where each tablespace is now.
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files that the backup has and that were not written.
@@ -61,6 +68,7 @@ pub struct Restored {
 pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn Observer) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
     let tablespaces = map_tablespaces(options, &plan.record).doing(doing)?;
+    let chosen = Chosen::new(&options.databases, &plan.record).doing(doing)?;
     let announced = announce(plan, &options.random, observer).doing(doing)?;
     let run = Run {
         options,
@@ -68,6 +76,7 @@ pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn O
         recovery,
         observer,
         tablespaces,
+        chosen,
         ownership: Ownership::new(),
         done: AtomicU64::new(0),
     };
@@ -111,6 +120,7 @@ pub struct Run<'a> {
     pub observer: &'a dyn Observer,
     /// Where each tablespace with a location goes.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    pub chosen: Chosen,
     pub ownership: Ownership,
     pub done: AtomicU64,
 }
@@ -209,9 +219,32 @@ impl Run<'_> {
         Ok(restored.report)
     }
 
+    /// Bytes of files that become empty, by their tablespace where that has a place of its own.
+    fn empty_bytes(&self) -> Result<HashMap<Option<u32>, u64>> {
+        let mut empty = HashMap::new();
+        if self.chosen.is_all() {
+            return Ok(empty);
+        }
+        manifest::read(&self.plan.archive, &self.plan.record, |part| {
+            for entry in &part.entries {
+                if let Entry::File(file) = entry
+                    && self.chosen.leaves_out(&file.path.0)
+                {
+                    let path = self.place(&file.path.0);
+                    let of = self.tablespaces.iter().find(|(_, place)| path.starts_with(place));
+                    *empty.entry(of.map(|(oid, _)| *oid)).or_insert(0) += file.size;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(empty)
+    }
+
     /// Refuses when a file system has not enough room for what goes into it.
     fn check_space(&self) -> Result<()> {
         let record = &self.plan.record;
+        let empty = self.empty_bytes()?;
+        let left_out = |oid| empty.get(&oid).copied().unwrap_or_default();
         let mut needed: HashMap<u64, (u64, &Path)> = HashMap::new();
         let mut add = |path, bytes| -> Result<()> {
             let device = device_of(existing(path))?;
@@ -221,14 +254,15 @@ impl Run<'_> {
         let mut elsewhere = 0;
         for tablespace in &record.tablespaces {
             if let Some(path) = self.tablespaces.get(&tablespace.tablespace.oid) {
-                add(path, tablespace.size)?;
+                add(path, tablespace.size - left_out(Some(tablespace.tablespace.oid)).min(tablespace.size))?;
                 elsewhere += tablespace.size;
             }
         }
         let segments =
             record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
         let wal = segments * record.segment_size.bytes();
-        add(&self.options.to, record.size.saturating_sub(elsewhere) + wal)?;
+        let here = record.size.saturating_sub(elsewhere).saturating_sub(left_out(None));
+        add(&self.options.to, here + wal)?;
         for (bytes, path) in needed.into_values() {
             let bytes = match self.options.delta {
                 true => {

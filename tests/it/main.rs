@@ -1,5 +1,6 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
+mod ahead;
 mod architecture;
 mod backup;
 mod cli;
@@ -10,6 +11,7 @@ mod demo;
 mod examples;
 mod fixtures;
 mod format;
+mod matrix;
 mod push_fetch;
 mod restore;
 mod retention;

@@ -3,6 +3,7 @@
 mod damage;
 mod delta;
 mod interrupted;
+mod partial;
 mod places;
 mod refused;
 mod settings;
