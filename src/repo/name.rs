@@ -21,6 +21,8 @@ pub enum ObjectName {
     VerifiedWal,
     /// The announcement of an operation.
     Active(String),
+    /// What drills found.
+    Drills,
 }
 
 impl fmt::Display for ObjectName {
@@ -35,6 +37,7 @@ impl fmt::Display for ObjectName {
             ObjectName::FoundDamaged(id) => write!(f, "{}/{id}", key::FOUND_DAMAGED),
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
+            ObjectName::Drills => f.write_str(key::DRILLS),
         }
     }
 }
@@ -63,6 +66,7 @@ impl ObjectName {
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
                 Some((_, rest)) => ObjectName::Verified(id(rest)?),
             },
+            _ if key == key::DRILLS => ObjectName::Drills,
             _ => return None,
         };
         (name.to_string() == key).then_some(name)

@@ -13,4 +13,4 @@ mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};
 pub use recovery::{Action, Recovery, restore_command};
-pub use run::{Options, Restored, run};
+pub use run::{Options, Restored, Room, rooms, run};

@@ -12,7 +12,7 @@ use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::Record;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -211,42 +211,11 @@ impl Run<'_> {
 
     /// Refuses when a file system has not enough room for what goes into it.
     fn check_space(&self) -> Result<()> {
-        let record = &self.plan.record;
-        let mut needed: HashMap<u64, (u64, &Path)> = HashMap::new();
-        let mut add = |path, bytes| -> Result<()> {
-            let device = device_of(existing(path))?;
-            needed.entry(device).or_insert((0, path)).0 += bytes;
-            Ok(())
-        };
-        let mut elsewhere = 0;
-        for tablespace in &record.tablespaces {
-            if let Some(path) = self.tablespaces.get(&tablespace.tablespace.oid) {
-                add(path, tablespace.size)?;
-                elsewhere += tablespace.size;
-            }
-        }
-        let segments =
-            record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
-        let wal = segments * record.segment_size.bytes();
-        add(&self.options.to, record.size.saturating_sub(elsewhere) + wal)?;
-        for (bytes, path) in needed.into_values() {
-            let bytes = match self.options.delta {
-                true => {
-                    let of_device =
-                        |root: &&Path| device_of(existing(root)).ok() == device_of(existing(path)).ok();
-                    bytes.saturating_sub(self.roots().filter(of_device).map(delta::used).sum())
-                }
-                false => bytes,
-            };
-            let there = existing(path);
-            let stat = rustix::fs::statvfs(there).map_err(|e| {
-                Error::io(format!("look at the file system of {}", there.display()), &e.into())
-            })?;
-            let free = stat.f_bavail * stat.f_frsize;
-            if free < bytes {
+        for Room { path, needed, free } in room(self.options, &self.plan.record, &self.tablespaces)? {
+            if free < needed {
                 return Err(Error::new(
                     Kind::Full,
-                    format!("{} has {free} bytes free, {bytes} are needed", there.display()),
+                    format!("{} has {free} bytes free, {needed} are needed", path.display()),
                 )
                 .hint("make room, choose another directory, or move tablespaces with --tablespace OLD=NEW"));
             }
@@ -272,6 +241,54 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// A file system, and what a restore needs of it.
+pub struct Room {
+    pub path: PathBuf,
+    pub needed: u64,
+    pub free: u64,
+}
+
+/// What the restore of a backup needs of each file system. Writes nothing.
+pub fn rooms(options: &Options, record: &Record) -> Result<Vec<Room>> {
+    room(options, record, &map_tablespaces(options, record)?)
+}
+
+fn room(options: &Options, record: &Record, tablespaces: &BTreeMap<u32, PathBuf>) -> Result<Vec<Room>> {
+    let mut needed: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
+    let mut add = |path, bytes| -> Result<()> {
+        let device = device_of(existing(path))?;
+        needed.entry(device).or_insert((0, path)).0 += bytes;
+        Ok(())
+    };
+    let mut elsewhere = 0;
+    for tablespace in &record.tablespaces {
+        if let Some(path) = tablespaces.get(&tablespace.tablespace.oid) {
+            add(path, tablespace.size)?;
+            elsewhere += tablespace.size;
+        }
+    }
+    let segments =
+        record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
+    let wal = segments * record.segment_size.bytes();
+    add(&options.to, record.size.saturating_sub(elsewhere) + wal)?;
+    let roots = || std::iter::once(&options.to).chain(tablespaces.values()).map(PathBuf::as_path);
+    let of = |(bytes, path): (u64, &Path)| {
+        let needed = match options.delta {
+            true => {
+                let of_device =
+                    |root: &&Path| device_of(existing(root)).ok() == device_of(existing(path)).ok();
+                bytes.saturating_sub(roots().filter(of_device).map(delta::used).sum())
+            }
+            false => bytes,
+        };
+        let path = existing(path).to_owned();
+        let stat = rustix::fs::statvfs(&path)
+            .map_err(|e| Error::io(format!("look at the file system of {}", path.display()), &e.into()))?;
+        Ok(Room { needed, free: stat.f_bavail * stat.f_frsize, path })
+    };
+    needed.into_values().map(of).collect()
 }
 
 /// Decides where each tablespace goes. Refuses mappings of nothing, and places that are in each other.
