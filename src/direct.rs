@@ -1,18 +1,19 @@
-//! Large files past the page cache: what is backed up or restored is not read again soon, so it should not push
+//! Files past the page cache: what is backed up or restored is not read again soon, so it should not push
 //! out what the server needs, and on its way through the cache it costs more than the disk does. Where a file
 //! system cannot do it, or a piece does not fit, the ordinary way is taken; both give the same bytes.
 
 use crate::error::{Doing, Error, Result};
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// What memory, offset and length have to be a multiple of: no disk in use asks for more.
-const ALIGNMENT: usize = 4096;
+pub const ALIGNMENT: usize = 4096;
 
 /// A buffer that begins at a multiple of [`ALIGNMENT`]. Worth keeping: fresh memory costs more than to fill it.
 #[derive(Default)]
@@ -40,7 +41,7 @@ impl Buffer {
     }
 }
 
-/// A large file that is read once.
+/// A file that is read once.
 pub struct Source<'a> {
     path: &'a Path,
     file: &'a File,
@@ -53,28 +54,45 @@ impl<'a> Source<'a> {
         Source { path, file, direct: None }
     }
 
-    /// Reads until the buffer is full or the file ends: out of the page cache what is there, and what is not,
-    /// past it. The offset has to be aligned.
-    pub fn read(&mut self, buffer: &mut Buffer, size: usize, offset: u64) -> std::io::Result<usize> {
-        if is_cached(self.file, size, offset) {
-            return read_full(self.file, buffer.slice(size), offset);
-        }
-        let direct = self.direct.get_or_insert_with(|| reopen(self.path, self.file));
-        if let Some(file) = direct {
-            match read_full(file, buffer.slice(size.next_multiple_of(ALIGNMENT)), offset) {
-                Ok(got) => return Ok(got.min(size)),
-                // This file system or disk cannot, or not at an end that is not aligned.
-                Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => *direct = None,
-                Err(e) => return Err(e),
+    /// One that is too small to be worth going past the cache.
+    pub fn small(path: &'a Path, file: &'a File) -> Source<'a> {
+        Source { path, file, direct: Some(None) }
+    }
+
+    /// Reads so many bytes, or up to the end of the file: out of the page cache what is there, and what is not, past
+    /// it where offset and memory are aligned, and there is room for a last part that is rounded up. What comes into
+    /// the cache all the same does not stay there.
+    pub fn read(&mut self, memory: &mut [u8], size: usize, offset: u64) -> std::io::Result<usize> {
+        let cached = cached(self.file, size, offset);
+        let pages = size.div_ceil(rustix::param::page_size()) as u64;
+        let whole = size.next_multiple_of(ALIGNMENT);
+        let is_aligned = offset.is_multiple_of(ALIGNMENT as u64)
+            && memory.as_ptr().align_offset(ALIGNMENT) == 0
+            && memory.len() >= whole;
+        if is_aligned && cached.is_none_or(|cached| cached < pages) {
+            let direct = self.direct.get_or_insert_with(|| reopen(self.path, self.file));
+            if let Some(file) = direct {
+                match read_full(file, memory.get_mut(..whole).unwrap_or_default(), offset) {
+                    Ok(got) => return Ok(got.min(size)),
+                    // This file system or disk cannot, or not at an end that is not aligned.
+                    Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => *direct = None,
+                    Err(e) => return Err(e),
+                }
             }
         }
-        read_full(self.file, buffer.slice(size), offset)
+        let got = read_full(self.file, memory.get_mut(..size).unwrap_or_default(), offset)?;
+        if cached == Some(0) {
+            let length = NonZeroU64::new(size as u64);
+            // Advice: nothing is lost when it is not taken.
+            let _ = rustix::fs::fadvise(self.file, offset, length, Advice::DontNeed);
+        }
+        Ok(got)
     }
 }
 
-/// Whether the page cache holds all of a part of a file. Asked of the kernel, since a read that must not wait
+/// How many pages of a part of a file the page cache holds. Asked of the kernel, since a read that must not wait
 /// still fills the cache. Kernels before 6.5 do not know.
-fn is_cached(file: &File, size: usize, offset: u64) -> bool {
+fn cached(file: &File, size: usize, offset: u64) -> Option<u64> {
     /// `cachestat`: the same number on every architecture.
     const CACHESTAT: libc::c_long = 451;
     let range = [offset, size as u64];
@@ -83,7 +101,7 @@ fn is_cached(file: &File, size: usize, offset: u64) -> bool {
     // both arrays are that long and live until it returns; the descriptor is open as long as `file` is borrowed.
     let answer =
         unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0_u32) };
-    answer == 0 && found[0] >= size.div_ceil(rustix::param::page_size()) as u64
+    (answer == 0).then_some(found[0])
 }
 
 /// The file at `path` past the cache, if it is still this one.

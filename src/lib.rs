@@ -12,18 +12,19 @@
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
 //! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable tls |
 //! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
-//! | [`wal`] | push and fetch of one WAL file | error event durable pg codec repo |
+//! | [`wal`] | push and fetch of one WAL file, and of those that will be asked for next | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
 //! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
 //! | [`sync`] | from one repository to another | error event pg codec repo |
 //! | [`retention`] | what stays and what goes: a plan, and its execution | error event pg repo |
+//! | [`verify`] | reads everything and proves that every kept backup restores | error event pg codec repo |
 //! | [`drill`] | restores, starts a server on it in isolation, proves, cleans up | error event pg repo restore |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`) never name each other; `drill` restores.
+//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other; `drill` restores.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
@@ -49,4 +50,5 @@ pub mod retention;
 pub mod storage;
 pub mod sync;
 mod tls;
+pub mod verify;
 pub mod wal;

@@ -10,6 +10,7 @@ use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::active::{Announcement, Life, Notice, Operation, Patience};
+use crate::repo::data::Data;
 use crate::repo::entry::{Entry, File};
 use crate::repo::manifest::{self, Part};
 use crate::repo::record::Record;
@@ -57,7 +58,14 @@ pub struct Sync<'a> {
 }
 
 /// WAL files with their stored sizes, and backups.
-type Missing = (Vec<(WalName, u64)>, Vec<Record>);
+type Missing = (Vec<(WalName, u64)>, Vec<Wanted>);
+
+/// A backup that is not there, or not all of it.
+struct Wanted {
+    record: Record,
+    /// Only its data are to be brought back.
+    is_listed: bool,
+}
 
 /// What one object was.
 enum Copied {
@@ -97,16 +105,17 @@ impl Sync<'_> {
         let mut report = Report::default();
         self.observer.event(Event::Step("comparing what the two repositories hold"));
         let (wal, records) = self.missing(&mut report)?;
-        let stored: u64 = records.iter().map(|record| record.stored).sum();
+        let stored: u64 = records.iter().map(|wanted| wanted.record.stored).sum();
         self.total.store(wal.iter().map(|(_, size)| size).sum::<u64>() + stored, Ordering::Relaxed);
         self.observer.event(Event::Step("copying WAL"));
         self.wal(&wal, &mut report)?;
         self.observer.event(Event::Step("copying backups"));
-        for record in &records {
+        for wanted in &records {
             reading.check()?;
             writing.check()?;
-            match self.backup(record, writing, &mut report).doing(|| format!("copy backup {}", record.id)) {
-                Ok(()) => report.backups.push(record.id.clone()),
+            let id = &wanted.record.id;
+            match self.backup(wanted, writing, &mut report).doing(|| format!("copy backup {id}")) {
+                Ok(()) => report.backups.push(id.clone()),
                 Err(error) => self.pass_over(error, &mut report)?,
             }
         }
@@ -145,8 +154,26 @@ impl Sync<'_> {
         }
         let there = self.to.records()?;
         let known: BTreeSet<&str> = there.good.iter().map(|record| record.id.as_str()).collect();
-        let missing = here.good.into_iter().filter(|record| !known.contains(record.id.as_str())).collect();
+        let data = self.to.data()?;
+        let mut missing = Vec::new();
+        for record in here.good {
+            let is_listed = known.contains(record.id.as_str());
+            let is_there = if is_listed { self.has_all(&record, &data) } else { Ok(false) };
+            match is_there {
+                Ok(true) => {}
+                Ok(false) => missing.push(Wanted { record, is_listed }),
+                Err(error) => self.pass_over(error, report)?,
+            }
+        }
         Ok((wal, missing))
+    }
+
+    /// Whether everything that a backup names is among these data.
+    fn has_all(&self, record: &Record, data: &BTreeMap<String, Data>) -> Result<bool> {
+        let has =
+            |(id, number): (&str, u32)| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
+        let parts = data.get(&record.id).map_or(0, |data| data.manifests.len());
+        Ok(parts >= record.manifest.len() && self.from.packs_of(record)?.iter().all(has))
     }
 
     /// Does something with each of many things, several at once.
@@ -236,7 +263,8 @@ impl Sync<'_> {
         }
     }
 
-    fn backup(&self, record: &Record, writing: &Announcement, report: &mut Report) -> Result<()> {
+    fn backup(&self, wanted: &Wanted, writing: &Announcement, report: &mut Report) -> Result<()> {
+        let Wanted { record, is_listed } = wanted;
         let problems = report.problems.len();
         let mut copied = HashSet::new();
         manifest::read(self.from, record, |part| self.packs(&part, &mut copied, report))?;
@@ -253,6 +281,9 @@ impl Sync<'_> {
                 break;
             }
             segment = segment.next(record.segment_size);
+        }
+        if *is_listed {
+            return Ok(());
         }
         writing.confirm()?;
         let bytes = self.from.copy_record(self.to, &record.id)?;

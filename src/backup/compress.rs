@@ -3,7 +3,7 @@
 use super::earlier::Run;
 use super::failure::cancelled;
 use super::pack::{FreshBlocks, Item, KnownBlocks};
-use super::pages::BadPages;
+use super::pages::{BadPages, Surprises};
 use super::pipeline::{Frame, Pool};
 use crate::codec::compress::{self, Compression, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
@@ -15,6 +15,7 @@ pub struct Compressor<'a> {
     items: Sender<Item>,
     pool: &'a Pool,
     bad: &'a BadPages,
+    surprises: Option<&'a Surprises>,
     compressor: compress::Compressor,
     /// Large enough for any frame, and used again.
     scratch: Vec<u8>,
@@ -28,12 +29,14 @@ impl<'a> Compressor<'a> {
         items: Sender<Item>,
         pool: &'a Pool,
         bad: &'a BadPages,
+        surprises: Option<&'a Surprises>,
         compression: Compression,
     ) -> Result<Compressor<'a>> {
         Ok(Compressor {
             items,
             pool,
             bad,
+            surprises,
             compressor: compress::Compressor::new(compression)?,
             scratch: Vec::new(),
             gathered: Vec::new(),
@@ -63,7 +66,14 @@ impl<'a> Compressor<'a> {
             let hashes: Vec<BlockHash> = content.chunks(piece.block as usize).map(block_hash).collect();
             let first = (piece.offset / u64::from(piece.block)) as usize;
             let runs = match &piece.known {
-                Some(known) => known.divide(piece.block, first, &hashes),
+                Some(known) => {
+                    if let Some(surprises) = self.surprises {
+                        surprises.look(known, piece, content, &hashes);
+                    }
+                    known.divide(piece.block, first, hashes.len(), |block| {
+                        hashes.get(block - first) == known.hashes(block..block + 1).first()
+                    })
+                }
                 None => vec![Run { blocks: 0..hashes.len(), known: None }],
             };
             for Run { blocks, known: place } in runs {

@@ -1,8 +1,8 @@
 //! What earlier backups stored, so that it is not stored again. Every backup names all packs that it needs, its own and
 //! those of earlier ones: none of them needs the record or the manifest of another, and any of them may go.
 //!
-//! The newest backup of the cluster is the parent. Whether a block changed is decided by its hash alone; what the
-//! file system says of times and sizes is not asked. The parent's manifest has its files in the order in which the
+//! The newest backup of the cluster is the parent. Whether a block changed is decided by its hash alone, or by the
+//! server's WAL summaries where there are any; what the file system says of times and sizes is not asked. The parent's manifest has its files in the order in which the
 //! walk finds them, so both are gone through side by side, and of a manifest of any length two parts are in memory.
 //!
 //! How far a backup may be scattered has two bounds:
@@ -12,9 +12,11 @@
 
 use super::failure::cancelled;
 use super::scan::Task;
+use super::summaries::{Changed, Summaries};
 use crate::codec::hash::BlockHash;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::pg::page::PAGE_SIZE;
 use crate::repo::active::Announcement;
 use crate::repo::entry::{Entry, Extent, File, StoredPath};
 use crate::repo::manifest::{self, Part, StoredPack, Use};
@@ -80,6 +82,11 @@ impl Parent {
         let packs = uses.iter().filter(|used| worth(used) && is_there(used));
         let packs = packs.map(|used| (Arc::from(used.pack.as_str()), used.stored)).collect();
         Ok(Parent { record, packs })
+    }
+
+    /// Leaves nothing to be named: everything is stored anew. What is known stays known.
+    pub fn name_nothing(&mut self) {
+        self.packs.clear();
     }
 
     pub fn pack(&self, key: &str) -> Option<StoredPack> {
@@ -159,7 +166,10 @@ pub struct Job {
 }
 
 /// Hands out what the walk finds, each file with what the parent has of it.
-pub struct Queue(Mutex<Ends>);
+pub struct Queue {
+    ends: Mutex<Ends>,
+    summaries: Option<Summaries>,
+}
 
 struct Ends {
     found: Receiver<(u64, Task)>,
@@ -171,18 +181,30 @@ struct Ends {
 
 impl Queue {
     /// Nothing comes through `parts` when there is no parent.
-    pub fn new(found: Receiver<(u64, Task)>, parts: Receiver<KnownPart>) -> Queue {
+    pub fn new(
+        found: Receiver<(u64, Task)>,
+        parts: Receiver<KnownPart>,
+        summaries: Option<Summaries>,
+    ) -> Queue {
         let part = KnownPart { packs: Vec::new(), files: Vec::new().into_iter() };
-        Queue(Mutex::new(Ends { found, parts, part, next: None }))
+        Queue { ends: Mutex::new(Ends { found, parts, part, next: None }), summaries }
     }
 
     /// The next file; `None` when there are no more.
     pub fn next(&self) -> Option<Job> {
         // Whoever takes a file looks it up before another one is taken.
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, task) = ends.found.recv().ok()?;
-        let known = ends.find(&task.path).map(Arc::new);
+        let known = ends.find(&task.path);
+        drop(ends);
+        let known = known.map(|known| Arc::new(KnownFile { promise: self.promise(&task), ..known }));
         Some(Job { number, task, known })
+    }
+
+    fn promise(&self, task: &Task) -> Option<Promise> {
+        let (place, node) = task.node?;
+        let changed = self.summaries.as_ref()?.of(place, node)?;
+        Some(Promise { changed, first: u64::from(task.first_page?) })
     }
 }
 
@@ -216,10 +238,21 @@ impl Ends {
 
 /// A file as the parent has it.
 pub struct KnownFile {
+    pub path: StoredPath,
+    pub size: u64,
+    pub crc32c: Option<u32>,
     block: u32,
     hashes: Vec<BlockHash>,
     /// Where blocks are that may be named: the number of the first, its pack, the extent.
     places: Vec<(usize, Arc<str>, Extent)>,
+    promise: Option<Promise>,
+}
+
+/// What the WAL summaries say of a file.
+struct Promise {
+    changed: Arc<Changed>,
+    /// The number of the file's first page in its relation.
+    first: u64,
 }
 
 /// Blocks of a piece that lie behind each other, and where they are known to be.
@@ -238,26 +271,62 @@ impl KnownFile {
             }
             first += extent.blocks as usize;
         }
-        KnownFile { block: file.block, hashes: file.hashes, places }
+        KnownFile {
+            path: file.path,
+            size: file.size,
+            crc32c: file.crc32c,
+            block: file.block,
+            hashes: file.hashes,
+            places,
+            promise: None,
+        }
     }
 
-    /// Divides a piece of the file, which begins with block `first` and whose blocks have these hashes, into what
-    /// is known and what is not.
-    pub fn divide(&self, block: u32, first: usize, hashes: &[BlockHash]) -> Vec<Run> {
-        let all = |hashes: &[BlockHash]| vec![Run { blocks: 0..hashes.len(), known: None }];
+    /// Whether the summaries promise anything of the file.
+    pub fn is_promised(&self) -> bool {
+        self.promise.is_some()
+    }
+
+    pub fn hashes(&self, blocks: Range<usize>) -> &[BlockHash] {
+        self.hashes.get(blocks).unwrap_or_default()
+    }
+
+    /// Whether the summaries promise that a block is as the parent has it; `size` is that of the file now.
+    pub fn promises(&self, block: u32, number: usize, size: u64) -> bool {
+        let Some(promise) = &self.promise else {
+            return false;
+        };
+        let begin = number as u64 * u64::from(block);
+        let end = |size: u64| (begin + u64::from(block)).min(size);
+        let page = |at: u64| promise.first + at.div_ceil(PAGE_SIZE as u64);
+        block == self.block
+            && begin < self.size
+            && end(size) == end(self.size)
+            && !promise.changed.touches(page(begin)..page(end(size)))
+    }
+
+    /// Divides a piece of the file, which begins with block `first` and has so many blocks, into what is known and what
+    /// is not; `is_same` says whether a block is as the parent has it.
+    pub fn divide(
+        &self,
+        block: u32,
+        first: usize,
+        count: usize,
+        is_same: impl Fn(usize) -> bool,
+    ) -> Vec<Run> {
+        let all = || vec![Run { blocks: 0..count, known: None }];
         if block != self.block {
-            return all(hashes);
+            return all();
         }
         let mut runs = Vec::new();
         let mut at = 0;
-        while at < hashes.len() {
+        while at < count {
             let place = self.place(first + at);
             let end = match place {
-                Some((begin, _, extent)) => hashes.len().min(begin + extent.blocks as usize - first),
+                Some((begin, _, extent)) => count.min(begin + extent.blocks as usize - first),
                 None => at + 1,
             };
-            let is_same = |at: usize| hashes.get(at) == self.hashes.get(first + at);
-            let same = (at..end).take_while(|at| is_same(*at)).count();
+            let same = (at..end).take_while(|at| is_same(first + at)).count();
             match place {
                 Some((begin, pack, extent)) if same > 0 => {
                     let extent = Extent {
@@ -277,7 +346,7 @@ impl KnownFile {
                 }
             }
         }
-        if runs.len() > MOST_RUNS { all(hashes) } else { runs }
+        if runs.len() > MOST_RUNS { all() } else { runs }
     }
 
     /// The extent that holds a block, if it may be named: the number of its first block, its pack, itself.

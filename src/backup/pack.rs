@@ -60,7 +60,8 @@ pub struct FinishedFile {
     pub mode: u32,
     pub owner: Owner,
     pub modified: i64,
-    pub crc32c: u32,
+    /// Unless all of the file was read, or is as it was.
+    pub crc32c: Option<u32>,
     pub block: u32,
     /// From outside the data directory.
     pub is_config: bool,
@@ -226,7 +227,7 @@ impl<'a> Packer<'a> {
             mode: finished.mode,
             owner: finished.owner,
             modified: finished.modified,
-            crc32c: Some(finished.crc32c),
+            crc32c: finished.crc32c,
             block: finished.block,
             hashes: Vec::new(),
             at: Vec::new(),

@@ -1,10 +1,14 @@
-//! Checksums of pages, verified while a file is read. A bad page is read again before it is believed: the server
+//! What pages say of themselves while a file is read: whether their checksums are right, and whether they changed
+//! although the WAL summaries promised that they did not. A bad page is read again before it is believed: the server
 //! may be writing it.
 
+use super::earlier::KnownFile;
+use super::pipeline::Piece;
+use crate::codec::hash::BlockHash;
 use crate::direct;
 use crate::error::{Doing, Error, Result};
 use crate::pg::lsn::Lsn;
-use crate::pg::page::{PAGE_SIZE, Verdict, verify};
+use crate::pg::page::{PAGE_SIZE, Verdict, claimed_lsn, verify};
 use crate::repo::entry::StoredPath;
 use crate::repo::record::DamagedFile;
 use std::collections::BTreeMap;
@@ -96,5 +100,39 @@ impl BadPages {
             (!blocks.is_empty()).then_some(DamagedFile { path, blocks })
         };
         files.into_iter().filter_map(damaged).collect()
+    }
+}
+
+/// Blocks that differ from what the WAL summaries promised: something changed them without WAL.
+pub struct Surprises {
+    blocks: BadPages,
+    /// Where the backup begins. What changed behind it was not promised to stay.
+    start: Lsn,
+}
+
+impl Surprises {
+    pub fn new(start: Lsn) -> Surprises {
+        Surprises { blocks: BadPages::default(), start }
+    }
+
+    /// Compares a piece that was read with what the parent has.
+    pub fn look(&self, known: &KnownFile, piece: &Piece, content: &[u8], hashes: &[BlockHash]) {
+        let first = (piece.offset / u64::from(piece.block)) as usize;
+        let end = piece.offset + piece.length as u64;
+        let blocks = content.chunks(piece.block as usize).zip(hashes).zip(first..);
+        for ((block, hash), number) in blocks {
+            let is_other = known.hashes(number..number + 1).first() != Some(hash);
+            if !is_other || !known.promises(piece.block, number, end) {
+                continue;
+            }
+            let newest = block.chunks_exact(PAGE_SIZE).map(claimed_lsn).max().unwrap_or(Lsn(0));
+            let page = number as u64 * u64::from(piece.block) / PAGE_SIZE as u64;
+            self.blocks.add(&known.path, page as u32, newest);
+        }
+    }
+
+    /// The pages with which blocks begin that nothing explains, by file.
+    pub fn into_files(self) -> Vec<DamagedFile> {
+        self.blocks.into_files(self.start, Lsn(u64::MAX))
     }
 }

@@ -2,22 +2,22 @@
 //!
 //! A large file goes through in pieces of a frame each, so that one reader keeps every compressor busy;
 //! small files share a frame. The checksum of a whole file is the reader's work, since it goes through it in
-//! order; all the rest is the compressors'.
+//! order; all the rest is the compressors'. What the WAL summaries promise is not read, and goes to the packer as it is.
 
-use super::earlier::{Job, KnownFile, Queue};
+use super::earlier::{Job, KnownFile, Queue, Run};
 use super::failure::cancelled;
-use super::pack::{FinishedFile, Item};
+use super::pack::{FinishedFile, Item, KnownBlocks};
 use super::pages::Pages;
-use super::scan::Owners;
+use super::scan::{Owners, Task};
+use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
-use crate::direct::{self, Buffer, Source};
+use crate::direct::{ALIGNMENT, Buffer, Source};
 use crate::error::{Doing, Error, Result};
 use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
 use crossbeam_channel::Sender;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,6 +74,40 @@ pub struct Piece {
     pub known: Option<Arc<KnownFile>>,
 }
 
+/// A file that is being read.
+struct Part<'a> {
+    task: &'a Task,
+    number: u64,
+    source: Source<'a>,
+    is_large: bool,
+    block: u32,
+    pages: Option<Arc<Pages>>,
+    known: Option<Arc<KnownFile>>,
+}
+
+impl<'a> Part<'a> {
+    fn new(
+        task: &'a Task,
+        file: &'a File,
+        number: u64,
+        size: u64,
+        verify_pages: bool,
+        known: Option<Arc<KnownFile>>,
+    ) -> Part<'a> {
+        let is_large = size > SMALL_FILE;
+        let pages = task.first_page.filter(|_| verify_pages);
+        let pages = pages
+            .map(|first| Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first }));
+        let source =
+            if is_large { Source::new(&task.source, file) } else { Source::small(&task.source, file) };
+        Part { task, number, source, is_large, block: block_of(size), pages, known }
+    }
+}
+
+fn block_of(size: u64) -> u32 {
+    if size <= SMALL_FILE { SMALL_BLOCK } else { LARGE_BLOCK }
+}
+
 /// Reads files until there are no more. One of several that share their counters.
 pub struct Reader<'a> {
     pub frames: Sender<Frame>,
@@ -85,7 +119,12 @@ pub struct Reader<'a> {
     pub done: &'a AtomicU64,
     /// Asked now and then: fails when the server has ended the backup.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
+    pub throttle: &'a Throttle,
+    /// Bytes that were read, as against those that were promised.
+    pub read: &'a AtomicU64,
     pub verify_pages: bool,
+    /// Whether what the WAL summaries promise is believed.
+    pub trusting: bool,
     /// The one that is being filled.
     pub frame: Frame,
 }
@@ -108,74 +147,154 @@ impl Reader<'_> {
 
     fn file(&mut self, job: Job) -> Result<()> {
         let Job { number, task, known } = job;
-        let doing = || format!("read {}", task.source.display());
         (self.check)()?;
-        let file = match File::open(&task.source) {
-            Ok(file) => file,
+        match known {
+            Some(known) if self.trusting && known.is_promised() => self.promised_file(number, task, known),
+            known => self.whole_file(number, task, known),
+        }
+    }
+
+    /// Opens a file that was found; `None` when it is gone since then, which the packer is told.
+    fn open(&self, number: u64, task: &Task) -> Result<Option<File>> {
+        match File::open(&task.source) {
+            Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == ErrorKind::NotFound && may_vanish(&task.path) => {
-                return self.items.send(Item::Gone(number)).map_err(|_| cancelled());
+                self.items.send(Item::Gone(number)).map_err(|_| cancelled())?;
+                Ok(None)
             }
-            Err(e) => return Err(Error::io(doing(), &e)),
+            Err(e) => Err(Error::io(format!("read {}", task.source.display()), &e)),
+        }
+    }
+
+    fn whole_file(&mut self, number: u64, task: Task, known: Option<Arc<KnownFile>>) -> Result<()> {
+        let Some(file) = self.open(number, &task)? else {
+            return Ok(());
         };
-        let meta = file.metadata().doing(doing)?;
         // What is appended after this moment is in the WAL.
-        let size = meta.len();
-        let block = if size <= SMALL_FILE { SMALL_BLOCK } else { LARGE_BLOCK };
-        let pages = task
-            .first_page
-            .filter(|_| self.verify_pages)
-            .map(|first| Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first }));
+        let size = file.metadata().doing(|| format!("read {}", task.source.display()))?.len();
+        let mut part = Part::new(&task, &file, number, size, self.verify_pages, known);
         let mut crc = 0;
         let mut offset = 0;
-        let mut large = (size > SMALL_FILE).then(|| Source::new(&task.source, &file));
         while offset < size {
             let want = (size - offset).min(FRAME as u64) as usize;
-            // A piece of a large file begins its frame: past the page cache memory has to be aligned.
-            let room = if large.is_some() { 0 } else { FRAME - want };
-            if self.frame.filled > room {
-                self.flush()?;
-                (self.check)()?;
-            }
-            let skip = self.frame.filled;
-            let got = match &mut large {
-                Some(source) => source.read(&mut self.frame.buffer, want, offset),
-                None => {
-                    direct::read_full(&file, &mut self.frame.buffer.slice(FRAME)[skip..skip + want], offset)
-                }
-            };
-            let got = got.doing(doing)?;
-            if got == 0 {
-                break;
-            }
-            self.frame.filled += got;
-            crc = crc32c_append(crc, &self.frame.content()[skip..]);
-            self.frame.pieces.push(Piece {
-                file: number,
-                offset,
-                skip,
-                length: got,
-                block,
-                pages: pages.clone(),
-                known: known.clone(),
-            });
+            let got = self.read(&mut part, offset, want)?;
+            crc = crc32c_append(crc, self.last_read(got));
             offset += got as u64;
-            self.done.fetch_add(got as u64, Ordering::Relaxed);
             if got < want {
                 // Truncated while it was read; the WAL says so too.
                 break;
             }
         }
-        self.finish(FinishedFile {
-            file: number,
+        let block = part.block;
+        self.finish(self.found(number, task, offset, Some(crc), block))
+    }
+
+    /// Reads what the WAL summaries do not promise, and takes the rest from the parent. The file is as long as it was
+    /// when it was found: what happened to it since then is in the WAL.
+    fn promised_file(&mut self, number: u64, task: Task, known: Arc<KnownFile>) -> Result<()> {
+        let size = task.size;
+        let block = block_of(size);
+        let in_frame = FRAME / block as usize;
+        let blocks = size.div_ceil(u64::from(block)) as usize;
+        let mut runs: Vec<(usize, Run)> = Vec::new();
+        for first in (0..blocks).step_by(in_frame) {
+            let count = in_frame.min(blocks - first);
+            let divided = known.divide(block, first, count, |number| known.promises(block, number, size));
+            runs.extend(divided.into_iter().map(|run| (first, run)));
+        }
+        let file = match runs.iter().any(|(_, run)| run.known.is_none()) {
+            false => None,
+            true => match self.open(number, &task)? {
+                Some(file) => Some(file),
+                None => return Ok(()),
+            },
+        };
+        let mut part = file
+            .as_ref()
+            .map(|file| Part::new(&task, file, number, size, self.verify_pages, Some(known.clone())));
+        let mut kept = Vec::new();
+        let mut offset = 0;
+        for (first, Run { blocks, known: place }) in runs {
+            let begin = (first + blocks.start) as u64 * u64::from(block);
+            let end = ((first + blocks.end) as u64 * u64::from(block)).min(size);
+            offset = end;
+            match (place, &mut part) {
+                (Some((pack, extent)), _) => {
+                    let hashes = known.hashes(first + blocks.start..first + blocks.end).to_vec();
+                    kept.push(KnownBlocks { file: number, offset: begin, pack, extent, hashes });
+                    self.done.fetch_add(end - begin, Ordering::Relaxed);
+                }
+                (None, Some(part)) => {
+                    let want = (end - begin) as usize;
+                    let got = self.read(part, begin, want)?;
+                    if got < want {
+                        offset = begin + got as u64;
+                        break;
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        let is_whole = part.is_none() && size == known.size;
+        let crc = known.crc32c.filter(|_| is_whole);
+        if !kept.is_empty() {
+            self.items.send(Item::Known(kept)).map_err(|_| cancelled())?;
+        }
+        self.finish(self.found(number, task, offset, crc, block))
+    }
+
+    /// Reads a part of a file, at most a frame, into the frame that is being filled. Fewer bytes come when the file
+    /// ends.
+    fn read(&mut self, part: &mut Part<'_>, offset: u64, want: usize) -> Result<usize> {
+        let doing = || format!("read {}", part.task.source.display());
+        // Past the page cache memory has to be aligned.
+        let is_aligned = !part.is_large || self.frame.filled.is_multiple_of(ALIGNMENT);
+        if self.frame.filled + want > FRAME || !is_aligned {
+            self.flush()?;
+            (self.check)()?;
+        }
+        self.throttle.pass(want, self.check)?;
+        let skip = self.frame.filled;
+        let Some(memory) = self.frame.buffer.slice(FRAME).get_mut(skip..) else {
+            return Ok(0);
+        };
+        let got = part.source.read(memory, want, offset).doing(doing)?;
+        if got == 0 {
+            return Ok(0);
+        }
+        self.frame.filled += got;
+        self.frame.pieces.push(Piece {
+            file: part.number,
+            offset,
+            skip,
+            length: got,
+            block: part.block,
+            pages: part.pages.clone(),
+            known: part.known.clone(),
+        });
+        self.done.fetch_add(got as u64, Ordering::Relaxed);
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
+    }
+
+    /// The last bytes of the frame.
+    fn last_read(&self, length: usize) -> &[u8] {
+        let content = self.frame.content();
+        content.get(content.len() - length.min(content.len())..).unwrap_or_default()
+    }
+
+    fn found(&self, file: u64, task: Task, size: u64, crc32c: Option<u32>, block: u32) -> FinishedFile {
+        FinishedFile {
+            file,
             path: task.path,
-            size: offset,
-            mode: meta.mode() & 0o7777,
-            owner: self.owners.of(&meta),
-            modified: meta.mtime(),
-            crc32c: crc,
+            size,
+            mode: task.mode,
+            owner: self.owners.named(task.owner),
+            modified: task.modified,
+            crc32c,
             block,
             is_config: false,
-        })
+        }
     }
 
     /// A file whose bytes are in memory: what the server gave, and what must not be read twice.
@@ -203,7 +322,7 @@ impl Reader<'_> {
         self.finish(FinishedFile {
             file: number,
             size: bytes.len() as u64,
-            crc32c: crc,
+            crc32c: Some(crc),
             block: SMALL_BLOCK,
             ..like
         })

@@ -7,26 +7,29 @@ use super::compress::Compressor;
 use super::earlier::{Parent, Queue, check_packs};
 use super::failure::{Failure, cancelled};
 use super::pack::{self, FinishedFile, Item, Packed, Packer};
-use super::pages::BadPages;
+use super::pages::{BadPages, Surprises};
 use super::pipeline::{Pool, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
+use super::summaries::Summaries;
+use super::throttle::Throttle;
 use crate::codec::compress::Compression;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::control::Control;
 use crate::pg::label::Label;
+use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
 use crate::repo::manifest::Use;
-use crate::repo::record::{Record, State, TablespaceSize, WalRange};
+use crate::repo::record::{DamagedFile, Record, State, TablespaceSize, WalRange};
 use crate::repo::{Archive, Repository};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -43,12 +46,18 @@ const FIRST_SEGMENT: Duration = Duration::from_secs(90);
 pub struct Options {
     pub pgdata: PathBuf,
     pub jobs: NonZeroUsize,
+    /// Bytes of files that are read in a second, at most.
+    pub rate: Option<NonZeroU64>,
     pub compression: Compression,
     /// A fast checkpoint instead of a spread one.
     pub fast: bool,
     pub verify_pages: bool,
     /// Store every block anew, also those that earlier backups stored.
     pub full: bool,
+    /// Read everything, and compare it with what the WAL summaries promise; so does `full`.
+    pub rehash: bool,
+    /// Believe the server's WAL summaries, where it writes any.
+    pub wal_summaries: bool,
     pub labels: BTreeMap<String, String>,
     /// How long the last WAL may take to be archived.
     pub archive_timeout: Duration,
@@ -62,13 +71,22 @@ pub struct Options {
     pub wait: Duration,
 }
 
+/// A backup that is in the repository.
+pub struct Taken {
+    pub record: Record,
+    /// Bytes of files that were read. The WAL summaries promised the rest.
+    pub read: u64,
+    /// Blocks that are not as the WAL summaries promised, by the numbers of their first pages.
+    pub surprises: Vec<DamagedFile>,
+}
+
 /// Takes a backup of the server into one repository.
 pub fn run(
     options: &Options,
     server: &Server,
     repository: &Repository,
     observer: &dyn Observer,
-) -> Result<Record> {
+) -> Result<Taken> {
     Run { options, server, observer }
         .run(repository)
         .doing(|| format!("back up into repository {}", repository.name()))
@@ -78,6 +96,18 @@ pub fn run(
 struct Copied {
     stopped: Stopped,
     tablespaces: Vec<TablespaceSize>,
+}
+
+/// What is copied where, and what is known of it before.
+struct Plan<'a> {
+    archive: &'a Archive,
+    announced: &'a Announcement,
+    id: &'a str,
+    parent: Option<&'a Parent>,
+    bad: &'a BadPages,
+    /// Where everything is read, and promises are put to the test.
+    surprises: Option<&'a Surprises>,
+    read: &'a AtomicU64,
 }
 
 struct Run<'a> {
@@ -91,7 +121,7 @@ impl Run<'_> {
         self.observer.event(Event::Step(step));
     }
 
-    fn run(&self, repository: &Repository) -> Result<Record> {
+    fn run(&self, repository: &Repository) -> Result<Taken> {
         let options = self.options;
         let _lock = Lock::wait_for(&options.pgdata, options.wait).map_err(|error| error.doing("begin"))?;
         self.server.check_runs_on(&options.pgdata)?;
@@ -102,16 +132,17 @@ impl Run<'_> {
             .doing(|| "announce the backup".to_owned())?;
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;
-        let parent = match options.full {
+        let summarizes = options.wal_summaries && self.server.found.summarizes;
+        let mut parent = match options.full && !summarizes {
             true => None,
             false => Parent::choose(&archive, &announced, self.observer)?,
         };
+        if options.full {
+            parent.iter_mut().for_each(Parent::name_nothing);
+        }
         let parent = parent.as_ref();
-        self.step("waiting for a first segment to arrive in the repository");
-        let probe = self.server.switch_segment()?;
-        let patience = FIRST_SEGMENT.min(options.archive_timeout);
-        self.server.await_segment(&options.pgdata, &archive, probe, patience)?;
-        announced.update(|notice| notice.wal_from = Some(probe.start(self.server.found.segment_size)))?;
+        let wal_from = self.first_wal(&archive)?;
+        announced.update(|notice| notice.wal_from = Some(wal_from))?;
 
         self.step(match options.fast {
             true => "waiting for the checkpoint",
@@ -121,10 +152,31 @@ impl Run<'_> {
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
         announced.update(|notice| notice.backup = Some(id.clone()))?;
+        let summaries = match parent.filter(|_| summarizes) {
+            Some(parent) => {
+                self.step("asking the WAL summaries what changed");
+                self.server.summaries(parent, self.server.found.timeline, started.lsn, self.observer)?
+            }
+            None => None,
+        };
         self.step("copying");
         let bad = BadPages::default();
-        let (packed, Copied { stopped, tablespaces }) = self.copy(&archive, &announced, &id, parent, &bad)?;
+        let read = AtomicU64::new(0);
+        // A hint bit may change a page without a word in the WAL, where nothing asks for that word.
+        let tests = (options.full || options.rehash) && self.server.found.logs_hints;
+        let surprises = tests.then(|| Surprises::new(started.lsn));
+        let plan = Plan {
+            archive: &archive,
+            announced: &announced,
+            id: &id,
+            parent,
+            bad: &bad,
+            surprises: surprises.as_ref(),
+            read: &read,
+        };
+        let (packed, Copied { stopped, tablespaces }) = self.copy(&plan, summaries)?;
         let label = Label::parse(&stopped.label)?;
+        self.server.check_timeline(label.timeline)?;
 
         self.step("waiting for the last segment to arrive in the repository");
         let found = &self.server.found;
@@ -132,6 +184,15 @@ impl Run<'_> {
             first: SegmentName::containing(label.timeline, label.start, found.segment_size),
             last: SegmentName::ending_at(label.timeline, stopped.lsn, found.segment_size),
         };
+        if found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
+            match self.server.can_switch() {
+                true => drop(self.server.switch_segment()?),
+                false => self.observer.event(Event::Note(&format!(
+                    "waiting until the primary has finished and archived {}: without `primary` it is not asked to",
+                    wal.last
+                ))),
+            }
+        }
         self.await_wal(&archive, wal)?;
         self.check_history(&archive)?;
 
@@ -162,24 +223,40 @@ impl Run<'_> {
             wal,
             settings: found.settings.clone(),
             tablespaces,
+            databases: found.databases.clone(),
             damaged,
         };
         announced.check()?;
         archive.put_record(&record)?;
-        Ok(record)
+        Ok(Taken {
+            record,
+            read: read.into_inner(),
+            surprises: surprises.map(Surprises::into_files).unwrap_or_default(),
+        })
     }
 
     fn check_settings(&self) -> Result<()> {
-        if self.server.found.in_recovery {
-            return Err(Error::new(Kind::Refused, "the server is a standby")
-                .hint("this version backs up the primary: run it there"));
-        }
         match self.server.archiving_problems().into_iter().next() {
             Some(problem) => {
                 Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server"))
             }
             None => Ok(()),
         }
+    }
+
+    /// Where the backup begins at the earliest. Proves before that WAL arrives, where it can.
+    fn first_wal(&self, archive: &Archive) -> Result<Lsn> {
+        let (server, options) = (self.server, self.options);
+        if server.can_switch() {
+            self.step("waiting for a first segment to arrive in the repository");
+            let probe = server.switch_segment()?;
+            let patience = FIRST_SEGMENT.min(options.archive_timeout);
+            server.await_segment(&options.pgdata, archive, probe, patience)?;
+            if !server.found.in_recovery {
+                return Ok(probe.start(server.found.segment_size));
+            }
+        }
+        Ok(Control::read(&options.pgdata)?.redo())
     }
 
     /// A timeline above 1 is of no use without its history.
@@ -208,14 +285,8 @@ impl Run<'_> {
     }
 
     /// Copies everything between the start that has happened and the stop that happens here.
-    fn copy(
-        &self,
-        archive: &Archive,
-        announced: &Announcement,
-        id: &str,
-        parent: Option<&Parent>,
-        bad: &BadPages,
-    ) -> Result<(Packed, Copied)> {
+    fn copy(&self, plan: &Plan<'_>, summaries: Option<Summaries>) -> Result<(Packed, Copied)> {
+        let Plan { archive, announced, id, parent, bad, surprises, read } = *plan;
         let options = self.options;
         let jobs = options.jobs.get();
         let owners = Owners::default();
@@ -224,6 +295,7 @@ impl Run<'_> {
         let total = AtomicU64::new(0);
         let over = AtomicBool::new(false);
         let failure = Failure::default();
+        let throttle = Throttle::new(options.rate);
         let check = || match failure.is_set() {
             true => Err(cancelled()),
             false => announced.check().and_then(|()| self.server.check()),
@@ -236,7 +308,7 @@ impl Run<'_> {
         let (tasks, to_read) = bounded::<(u64, Task)>(AHEAD);
         // One part of the parent's manifest waits while another is gone through.
         let (parts, to_compare) = bounded(0);
-        let queue = Arc::new(Queue::new(to_read, to_compare));
+        let queue = Arc::new(Queue::new(to_read, to_compare, summaries));
         let (frames, to_compress) = bounded(jobs);
         let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
@@ -251,7 +323,10 @@ impl Run<'_> {
                 numbers: &numbers,
                 done: &done,
                 check: &check,
+                throttle: &throttle,
+                read,
                 verify_pages: verify,
+                trusting: !(options.full || options.rehash),
                 frame: pool.frame(),
             })
             .collect();
@@ -268,7 +343,7 @@ impl Run<'_> {
             let packing = scope.spawn(move || failure.note(pack_all(archive, id, parent, packs, &to_pack)));
             for (frames, items) in compressors {
                 scope.spawn(move || {
-                    let compressor = Compressor::new(items, pool, bad, options.compression);
+                    let compressor = Compressor::new(items, pool, bad, surprises, options.compression);
                     failure.note(compressor.and_then(|compressor| compressor.run(&frames)))
                 });
             }
@@ -392,7 +467,7 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
         mode: meta.mode() & 0o7777,
         owner,
         modified: meta.mtime(),
-        crc32c: 0,
+        crc32c: None,
         block: 0,
         is_config,
     }

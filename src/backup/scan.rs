@@ -2,7 +2,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
-use crate::pg::relation::{Fork, RelationFile, is_temporary_relation};
+use crate::pg::relation::{Fork, Place, RelationFile, is_temporary_relation};
 use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -38,10 +38,15 @@ pub struct Task {
     pub path: StoredPath,
     /// Where to read it.
     pub source: PathBuf,
-    /// When it was found.
+    /// When it was found, as is all that follows.
     pub size: u64,
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub modified: i64,
     /// The number of its first page in its relation, for a file whose pages have checksums.
     pub first_page: Option<u32>,
+    /// Where WAL finds it, for a file of a relation's main fork.
+    pub node: Option<(Place, u32)>,
 }
 
 /// Takes what the walk finds.
@@ -169,19 +174,25 @@ impl<'a> Scan<'a> {
             self.warn(format!("{} is neither a file nor a directory, and is left out", source.display()));
             return Ok(());
         }
-        let relation = RelationFile::parse(text).filter(|_| is_relation_directory(parent));
+        let place = Place::parse(parent);
+        let relation = RelationFile::parse(text).filter(|_| place.is_some());
         let is_unlogged = relation.is_some_and(|relation| {
             relation.fork != Fork::Init && unlogged.contains(OsStr::new(relation.node))
         });
-        if is_unlogged
-            || (is_relation_directory(parent) && is_temporary_relation(text))
-            || path == b"global/pg_control"
-        {
+        if is_unlogged || (place.is_some() && is_temporary_relation(text)) || path == b"global/pg_control" {
             return Ok(());
         }
-        let first_page =
-            relation.and_then(|r| r.segment.checked_mul(crate::pg::relation::BLOCKS_PER_SEGMENT));
-        sink.file(Task { path: StoredPath(path), source, size: meta.len(), first_page })
+        let main = relation.filter(|relation| relation.fork == Fork::Main);
+        sink.file(Task {
+            path: StoredPath(path),
+            source,
+            size: meta.len(),
+            mode: meta.mode() & 0o7777,
+            owner: (meta.uid(), meta.gid()),
+            modified: meta.mtime(),
+            first_page: relation.and_then(|relation| relation.first_block()),
+            node: place.zip(main.and_then(|relation| relation.node.parse().ok())),
+        })
     }
 
     /// What a link leads to. The content becomes part of the backup, and a file or directory when it is restored.
@@ -249,22 +260,10 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether relations live here: `global`, `base/5`, `pg_tblspc/16396/PG_15_202209061/5`.
-fn is_relation_directory(path: &[u8]) -> bool {
-    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
-    let number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
-    match parts[..] {
-        [b"global"] => true,
-        [b"base", database] => number(database),
-        [b"pg_tblspc", _, _, database] => number(database),
-        _ => false,
-    }
-}
-
 /// The file numbers in this directory that have an initialization fork: recovery makes the rest of an
 /// unlogged relation anew from it.
 fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsStr> {
-    if !is_relation_directory(path) {
+    if Place::parse(path).is_none() {
         return HashSet::new();
     }
     let init = names.iter().filter_map(|name| RelationFile::parse(name.to_str()?));
@@ -289,11 +288,16 @@ pub struct Owners {
 
 impl Owners {
     pub fn of(&self, meta: &Metadata) -> Owner {
+        self.named((meta.uid(), meta.gid()))
+    }
+
+    /// User and group by their numbers.
+    pub fn named(&self, (uid, gid): (u32, u32)) -> Owner {
         let user = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
         let group = |gid| nix::unistd::Group::from_gid(gid).ok().flatten().map(|group| group.name);
         Owner {
-            owner: remember(&self.users, meta.uid(), |id| user(nix::unistd::Uid::from_raw(id))),
-            group: remember(&self.groups, meta.gid(), |id| group(nix::unistd::Gid::from_raw(id))),
+            owner: remember(&self.users, uid, |id| user(nix::unistd::Uid::from_raw(id))),
+            group: remember(&self.groups, gid, |id| group(nix::unistd::Gid::from_raw(id))),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The server that is backed up: what it is, whether it is the right one, and the session that a backup
 //! lives and dies with.
 
+use super::standby;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{KeepAlive, Options, Session, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repo::record::Settings;
+use crate::repo::record::{Database, Settings};
 use crate::repo::{Archive, Lineage};
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,10 +16,13 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
 /// The bound of every statement that does not wait for anything.
-const SOON: Option<Duration> = Some(Duration::from_secs(60));
+pub(super) const SOON: Option<Duration> = Some(Duration::from_secs(60));
 
 /// The archive is looked at more and more rarely while WAL is awaited, at last this often.
 const POLL: Duration = Duration::from_millis(100);
+
+/// What is needed of the primary of a standby, to end a segment there.
+pub(super) const GRANTED_THERE: [(&str, &str); 3] = [GRANTS[3], GRANTS[4], GRANTS[5]];
 
 /// What a backup and a check need of the server.
 const GRANTS: [(&str, &str); 6] = [
@@ -32,7 +36,9 @@ const GRANTS: [(&str, &str); 6] = [
 
 /// A session with the server, and what the server says of itself.
 pub struct Server {
-    session: Session,
+    pub(super) session: Session,
+    /// Of a standby, where it is known.
+    pub(super) primary: Option<Session>,
     pub found: Found,
 }
 
@@ -43,6 +49,7 @@ pub struct Found {
     pub segment_size: SegmentSize,
     pub timeline: TimelineId,
     pub settings: Settings,
+    pub databases: Vec<Database>,
     pub hba_file: String,
     pub ident_file: String,
     pub wal_level: String,
@@ -50,6 +57,10 @@ pub struct Found {
     pub archive_command: String,
     pub archive_library: String,
     pub in_recovery: bool,
+    /// Whether it writes summaries of its WAL, as PostgreSQL 17 and later can.
+    pub summarizes: bool,
+    /// Whether a change of nothing but hint bits is in the WAL.
+    pub logs_hints: bool,
 }
 
 /// `pg_backup_start` has returned: the files may be read.
@@ -76,17 +87,25 @@ struct Archiver {
 }
 
 impl Server {
-    /// Connects, checks the grants and looks around. Changes nothing.
-    pub fn connect(info: &ConnInfo) -> Result<Server> {
+    /// Connects, checks the grants and looks around. Changes nothing. `primary` is asked for where the server is
+    /// a standby.
+    pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<Server> {
         let options = Options {
             keep_alive: KeepAlive { every: Duration::from_secs(2), ..KeepAlive::default() },
             ..Options::default()
         };
         let session = Session::connect(info, &options)?;
         check_pooler(&session)?;
-        check_grants(&session)?;
+        check_grants(&session, &GRANTS)?;
         let found = look_around(&session)?;
-        Ok(Server { session, found })
+        if !found.in_recovery {
+            return Ok(Server { session, primary: None, found });
+        }
+        let session = Session::connect(info, &standby::watching(&options))?;
+        check_pooler(&session)?;
+        let system = found.lineage.system_identifier;
+        let primary = primary.map(|info| standby::primary(info, &options, system)).transpose()?;
+        Ok(Server { session, primary, found })
     }
 
     /// Fails at once when the session was lost.
@@ -138,6 +157,10 @@ impl Server {
     /// What keeps WAL from arriving: each with the line to type.
     pub fn archiving_problems(&self) -> Vec<Error> {
         let mut problems = Vec::new();
+        if self.found.in_recovery {
+            // Its WAL is the primary's, and so is the archiving.
+            return problems;
+        }
         let mut problem = |what: String, hint: &str| {
             problems.push(Error::new(Kind::Problem, what).hint(hint));
         };
@@ -181,9 +204,10 @@ impl Server {
 
     /// Writes a little WAL and ends the segment that it lies in, so that the server archives it.
     pub fn switch_segment(&self) -> Result<SegmentName> {
-        let row = self.session.query_one("SELECT pg_create_restore_point('walkeep')", &[], SOON)?;
+        let session = self.primary.as_ref().unwrap_or(&self.session);
+        let row = session.query_one("SELECT pg_create_restore_point('walkeep')", &[], SOON)?;
         let lsn = lsn(&row, 0)?;
-        self.session.query("SELECT pg_switch_wal()", &[], SOON)?;
+        session.query("SELECT pg_switch_wal()", &[], SOON)?;
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
@@ -203,8 +227,10 @@ impl Server {
             let archiver = self.archiver()?;
             // The last one may be the history file of a backup, whose name is older than its making.
             let status = pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
-            let later = archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
-                || status.exists();
+            // A standby says nothing of what its primary archives.
+            let later = !self.found.in_recovery
+                && (archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
+                    || status.exists());
             // The server says so after the repository has it: what is not there now went elsewhere.
             if later && !archive.has_wal(WalName::Segment(name))? {
                 return Err(Error::new(
@@ -221,9 +247,10 @@ impl Server {
                     Kind::Timeout,
                     format!("{name} did not arrive within {patience:?}{failed}"),
                 )
-                .hint(
-                    "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
-                ));
+                .hint(match self.can_switch() {
+                    true => "the server's log says why its archive_command fails; `walkeep check` looks at the rest",
+                    false => "the primary has to finish and archive it: set archive_timeout there, or give `primary = \"host=…\"` beside `connection`, so that it is asked to",
+                }));
             }
             std::thread::sleep(wait);
             wait = (wait * 2).min(POLL);
@@ -319,16 +346,16 @@ fn check_pooler(session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn check_grants(session: &Session) -> Result<()> {
+pub(super) fn check_grants(session: &Session, grants: &[(&str, &str)]) -> Result<()> {
     let row = session.query_one("SELECT quote_ident(current_user)::text", &[], SOON)?;
     let role: String = column(&row, 0)?;
     let mut missing = Vec::new();
-    for (what, grant) in GRANTS {
+    for (what, grant) in grants {
         let sql = match what.contains('(') {
             true => "SELECT has_function_privilege('pg_catalog.' || $1::text, 'EXECUTE')",
             false => "SELECT pg_has_role($1::text, 'USAGE')",
         };
-        let row = session.query_one(sql, &[&what], SOON)?;
+        let row = session.query_one(sql, &[what], SOON)?;
         if !column::<bool>(&row, 0)? {
             missing.push(format!("{grant} {role};"));
         }
@@ -368,6 +395,9 @@ fn look_around(session: &Session) -> Result<Found> {
                (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
     let row = session.query_one(sql, &[], SOON).doing(doing)?;
     let timeline: i32 = column(&row, 2)?;
+    let databases = session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[], SOON);
+    let databases = databases.doing(doing)?;
+    let database = |row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? });
     Ok(Found {
         lineage: Lineage {
             // SQL has only signed numbers; the identifier is the same 64 bits.
@@ -385,6 +415,7 @@ fn look_around(session: &Session) -> Result<Found> {
             config_file: setting("config_file")?,
             from_standby: column(&row, 1)?,
         },
+        databases: databases.iter().map(database).collect::<Result<_>>()?,
         hba_file: setting("hba_file")?,
         ident_file: setting("ident_file")?,
         wal_level: setting("wal_level")?,
@@ -392,6 +423,8 @@ fn look_around(session: &Session) -> Result<Found> {
         archive_command: setting("archive_command")?,
         archive_library: setting("archive_library")?,
         in_recovery: column(&row, 1)?,
+        summarizes: settings.get("summarize_wal").is_some_and(|value| value == "on"),
+        logs_hints: setting("data_checksums")? == "on" || setting("wal_log_hints")? == "on",
     })
 }
 
@@ -410,7 +443,7 @@ pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
 }
 
 /// A `pg_lsn`, which the client does not know by name.
-fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
+pub(super) fn lsn(row: &crate::pg::client::Row, index: usize) -> Result<Lsn> {
     column::<PgLsn>(row, index).map(|lsn| Lsn(lsn.into()))
 }
 

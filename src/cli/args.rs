@@ -54,6 +54,7 @@ pub enum Verb {
     Prune(Prune),
     Pin(Pin),
     Unpin(Unpin),
+    Verify(Verify),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -86,9 +87,12 @@ Examples:
   walkeep backup
   walkeep backup --label reason=before-upgrade --checkpoint spread")]
 pub struct Backup {
-    /// Store every block anew
+    /// Store every block anew, and read everything as --rehash does
     #[arg(long)]
     pub full: bool,
+    /// Read all files also where the server's WAL summaries say that nothing changed, and report what did
+    #[arg(long)]
+    pub rehash: bool,
     /// Something to remember with the backup; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
@@ -98,6 +102,12 @@ pub struct Backup {
     /// Threads [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
+    /// Read no more than this of the cluster in a second: 50MiB [default: as configured]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub rate: Option<std::num::NonZeroU64>,
+    /// Leave the processor and the disk to others, 1 to 19 [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    pub nice: Option<i32>,
     /// How long to wait for the last WAL of the backup to be archived
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::config::parse_duration)]
     pub archive_timeout: std::time::Duration,
@@ -201,6 +211,12 @@ pub struct Restore {
     /// data directory and in the directories of its tablespaces. The server must not run.
     #[arg(long)]
     pub delta: bool,
+    /// Restore only this database, by name or OID; may be repeated
+    ///
+    /// For rescue work: files of the other databases become empty ones that take no space. These databases cannot be
+    /// used afterwards, only dropped. `postgres` and the templates are always restored.
+    #[arg(long, value_name = "DATABASE")]
+    pub database: Vec<String>,
     /// Stop just before the target instead of just behind it
     #[arg(long, requires = "target")]
     pub exclusive: bool,
@@ -321,6 +337,42 @@ pub struct Prune {
     pub wait: Wait,
 }
 
+/// Reads the repository and proves that every kept backup restores
+///
+/// Every object is read to its last block, and the WAL followed from every backup to the end of the archive. Nothing
+/// is changed but what is noted below `verify/`; backups, restores and prunes may run meanwhile, on any host.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep verify
+  walkeep verify --since-last --every 30d --quiet
+  walkeep verify --backup 20261121T031502Z-1f3a9c
+
+Exit status: 0 good, 3 bad: each damaged or missing object is named, with what it costs,
+1 could not tell: something could not be read, and nothing that was read is bad")]
+pub struct Verify {
+    /// Look at presence and size alone
+    #[arg(long)]
+    pub quick: bool,
+    /// Do not read again what was read and found good not long ago, see --every; what is missing is seen all the same
+    #[arg(long, conflicts_with = "quick")]
+    pub since_last: bool,
+    /// How long what was read is trusted
+    #[arg(long, value_name = "DURATION", default_value = "30d", requires = "since_last", value_parser = crate::config::parse_duration)]
+    pub every: std::time::Duration,
+    /// Only this backup, and the WAL from it on; as `walkeep list` names it, or `latest`
+    #[arg(long, value_name = "BACKUP", conflicts_with = "wal")]
+    pub backup: Option<String>,
+    /// Only the WAL
+    #[arg(long)]
+    pub wal: bool,
+    /// Threads [default: as configured for backups]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
 /// Keeps a backup whatever the retention says
 ///
 /// A backup that is pinned already is pinned as is said now.
@@ -419,6 +471,12 @@ pub struct Man {
     /// Write walkeep.1 and one page for each verb here
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+fn parse_rate(text: &str) -> crate::error::Result<std::num::NonZeroU64> {
+    let rate = crate::config::parse_size(text)?;
+    let nothing = || crate::error::Error::new(crate::error::Kind::Usage, "nothing would ever be read");
+    std::num::NonZeroU64::new(rate).ok_or_else(nothing)
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -2,7 +2,7 @@
 
 use super::setup::Context;
 use super::{args, exit, output, prune, render, setup};
-use crate::backup::{self, Options, Server};
+use crate::backup::{self, Options, Server, Taken};
 use crate::codec::compress::Compression;
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -13,35 +13,32 @@ use std::time::{Duration, Instant};
 const GARBAGE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
-    let server = Server::connect(&setup::connection(context)?)?;
+    // Before there are other threads, which inherit it.
+    be_nice(args.nice.unwrap_or(context.config.backup.nice))?;
+    let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
     let mut reports = Vec::new();
     let mut status = 0;
     let mut failure: Option<Error> = None;
     for repository in &context.repositories {
         let begun = Instant::now();
         match backup::run(&options(context, args)?, &server, repository, &context.console) {
-            Ok(record) => {
+            Ok(taken) => {
                 context.console.finish();
                 let seconds = begun.elapsed().as_secs_f64();
-                context.console.say(&format!(
-                    "backup {} in repository {}: {} in {} files, {} new{}, {seconds:.1} s",
-                    record.id,
-                    repository.name(),
-                    render::size(record.size),
-                    record.files,
-                    render::size(record.new_bytes),
-                    record.parent.as_ref().map_or_else(String::new, |parent| format!(" since {parent}")),
-                ));
-                for file in &record.damaged {
-                    status = exit::PROBLEM;
-                    output::say(
-                        "walkeep",
-                        &format!("damaged: {} has bad pages: {:?}", file.path, file.blocks),
-                    );
+                context.console.say(&summary(&taken, repository.name(), seconds));
+                let record = &taken.record;
+                for (what, files) in [("has bad pages", &record.damaged), (UNPROMISED, &taken.surprises)] {
+                    for file in files {
+                        status = exit::PROBLEM;
+                        let line = format!("damaged: {} {what}: {:?}", file.path, file.blocks);
+                        output::say("walkeep", &line);
+                    }
                 }
-                let mut report = render::backup(&record, None);
+                let mut report = render::backup(record, None);
                 report["duration"] = seconds.into();
                 report["repository"] = repository.name().into();
+                report["read_bytes"] = taken.read.into();
+                report["unpromised"] = serde_json::json!(taken.surprises);
                 reports.push(report);
                 if args.prune && record.is_complete() {
                     match prune::after_backup(context, repository) {
@@ -84,12 +81,30 @@ pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
     Ok(status)
 }
 
+/// What happened to blocks that the WAL summaries promised to be as they were.
+const UNPROMISED: &str = "was changed without WAL, in the blocks that begin with these pages";
+
+/// A backup in one line.
+fn summary(taken: &Taken, repository: &str, seconds: f64) -> String {
+    let record = &taken.record;
+    let since = record.parent.as_ref().map_or_else(String::new, |parent| format!(" since {parent}"));
+    format!(
+        "backup {} in repository {repository}: {} in {} files, {} read, {} new{since}, {seconds:.1} s",
+        record.id,
+        render::size(record.size),
+        record.files,
+        render::size(taken.read),
+        render::size(record.new_bytes),
+    )
+}
+
 fn options(context: &Context, args: &args::Backup) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
     Ok(Options {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
+        rate: args.rate.or(config.backup.rate),
         compression: Compression::Zstd(config.backup.level),
         fast: match args.checkpoint {
             Some(how) => matches!(how, args::Checkpoint::Fast),
@@ -97,6 +112,8 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         },
         verify_pages: config.backup.verify_pages,
         full: args.full,
+        rehash: args.rehash,
+        wal_summaries: config.backup.wal_summaries,
         labels: args.label.iter().cloned().collect(),
         archive_timeout: args.archive_timeout,
         foreign: setup::foreign(context),
@@ -104,6 +121,16 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         garbage_before: garbage_before(jiff::Timestamp::now())?,
         wait: patience(&args.wait),
     })
+}
+
+/// Leaves processor and disk to others: the kernel takes the priority of I/O from this, unless it was set.
+fn be_nice(nice: i32) -> Result<()> {
+    if nice == 0 {
+        return Ok(());
+    }
+    rustix::process::nice(nice)
+        .map(|_| ())
+        .map_err(|errno| Error::io(format!("raise the niceness by {nice}"), &errno.into()))
 }
 
 /// When files that crashed writers left behind have to be older than.

@@ -4,10 +4,12 @@ use super::output::Warnings;
 use super::setup::Context;
 use super::{args, exit, output, setup};
 use crate::backup::Server;
+use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::Repository;
 use crate::wal::fetch::{Fetch, Fetched};
+use rustix::fs::Access;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -55,7 +57,8 @@ pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
 }
 
 fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
-    let connected = setup::connection(context).and_then(|info| Server::connect(&info));
+    let connected =
+        setup::connection(context).and_then(|info| Server::connect(&info, setup::primary(context)?.as_ref()));
     checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
     let server = checks.note(
         "server",
@@ -96,15 +99,16 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
             }),
         );
     }
+    checks.note("spool", Ok(((), spool(&context.config.wal))));
     if !archives {
         return;
     }
-    if server.found.in_recovery {
+    if !server.can_switch() {
         checks.note(
             "archiving",
             Ok((
                 (),
-                "the server is a standby and cannot end a segment by itself: run check on the primary"
+                "the server is a standby and cannot end a segment: run check on the primary, or configure `primary`"
                     .to_owned(),
             )),
         );
@@ -129,6 +133,26 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
             arrived
                 .map(|how| ((), format!("{name} arrived, was fetched back and {how}, after {seconds:.2} s"))),
         );
+    }
+}
+
+/// What the spool is good for. Nothing depends on it, so nothing of it is a failure; nor is it made here, where it
+/// could get another owner than the server.
+fn spool(wal: &config::Wal) -> String {
+    let place = wal.spool.display();
+    if wal.push_ahead == 0 && wal.fetch_ahead == 0 {
+        return "nothing is pushed or fetched ahead".to_owned();
+    }
+    let there = wal.spool.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let room = rustix::fs::statvfs(there).map(|room| room.f_bavail.saturating_mul(room.f_frsize) >> 20);
+    match (rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK), room) {
+        (Ok(()), Ok(room)) if there == wal.spool => format!("{place} can be written to, {room} MiB are free"),
+        (Ok(()), Ok(room)) => format!("{place} will be made when it is needed, {room} MiB are free"),
+        (Err(error), _) | (_, Err(error)) => format!(
+            "{place} cannot be used, so nothing is pushed or fetched ahead: {}: {}; make it, for the user that runs the server alone",
+            there.display(),
+            std::io::Error::from(error)
+        ),
     }
 }
 

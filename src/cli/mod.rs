@@ -17,10 +17,13 @@ mod pin;
 mod prune;
 mod render;
 mod restore;
+mod server;
 mod setup;
 mod sync;
+mod verify;
 mod wal;
 mod walkeep;
+mod worker;
 
 pub use wal::{walfetch, walpush};
 pub use walkeep::walkeep;

@@ -67,6 +67,10 @@ impl Console {
         Console { quiet, verbose, bar }
     }
 
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     pub fn is_verbose(&self) -> bool {
         self.verbose
     }

@@ -40,13 +40,14 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         delta: args.delta,
+        databases: args.database.clone(),
         foreign: setup::foreign(context),
         wait: backup::patience(&args.wait),
         random: setup::random_hex::<6>()?,
     };
     describe(context, &plan)?;
     if args.dry_run {
-        return dry_run(context, &plan, &options);
+        return dry_run(context, &plan, &options, &recovery);
     }
     // Before anything is written: with --follow there have to be programs to start.
     let programs = match args.follow {
@@ -72,6 +73,9 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     ));
     if args.delta {
         say(&format!("{} of it were in their place already", render::size(restored.kept)));
+    }
+    for database in &restored.left_out {
+        say(&format!("database {} ({}) was left out: it can only be dropped", database.name, database.oid));
     }
     for (oid, location) in &restored.tablespaces {
         say(&format!("tablespace {oid} is in {}", location.display()));
@@ -255,14 +259,14 @@ fn describe(context: &Context, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn dry_run(context: &Context, plan: &Plan, options: &restore::Options) -> Result<u8> {
+fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery: &Recovery) -> Result<u8> {
     let say = |line: &str| context.console.say(line);
     let tail = plan.reach.tail(&plan.archive, plan.record.segment_size)?;
     let last = tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size));
     let ended = tail.last_transaction_end;
     let ended = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
     say(&format!("the WAL leads without a hole from {} to {last}{ended}", plan.record.stop_lsn));
-    let rooms = restore::rooms(options, &plan.record)?;
+    let rooms = restore::rooms(options, plan, recovery)?;
     for room in &rooms {
         let (needed, free) = (render::size(room.needed), render::size(room.free));
         say(&format!("space: {needed} needed in {}, {free} free there", room.path.display()));
@@ -273,13 +277,7 @@ fn dry_run(context: &Context, plan: &Plan, options: &restore::Options) -> Result
         None => "how long it takes is known after a `walkeep drill`".to_owned(),
     });
     say(&format!("nothing was written to {}", options.to.display()));
-    if let Some(room) = rooms.iter().find(|room| room.free < room.needed) {
-        return Err(Error::new(
-            Kind::Full,
-            format!("{} has {} bytes free, {} are needed", room.path.display(), room.free, room.needed),
-        )
-        .hint("make room, choose another directory, or move tablespaces with --tablespace OLD=NEW"));
-    }
+    rooms.iter().try_for_each(restore::Room::check)?;
     if context.json {
         let target = match &plan.target {
             Target::End => serde_json::json!({"type": "end"}),

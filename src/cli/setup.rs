@@ -117,15 +117,25 @@ pub fn compression(config: &Config) -> Compression {
 
 /// How to reach the server of the cluster.
 pub fn connection(context: &Context) -> Result<ConnInfo> {
+    let text = context.cluster.connection.as_deref().unwrap_or_default();
+    connection_info(context, "connection", text)
+}
+
+/// How to reach the primary, where that is another server.
+pub fn primary(context: &Context) -> Result<Option<ConnInfo>> {
+    let text = context.cluster.primary.as_deref();
+    text.map(|text| connection_info(context, "primary", text)).transpose()
+}
+
+fn connection_info(context: &Context, key: &str, text: &str) -> Result<ConnInfo> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
     let environment = Environment {
         variable: &|name| std::env::var(name).ok(),
         home: std::env::home_dir(),
         user: user.map(|user| user.name),
     };
-    let text = context.cluster.connection.as_deref().unwrap_or_default();
     let info = ConnInfo::parse(text, &environment)
-        .doing(|| format!("read `connection` of cluster {}", context.cluster.name))?;
+        .doing(|| format!("read `{key}` of cluster {}", context.cluster.name))?;
     for warning in &info.warnings {
         context.console.event(Event::Warning(&Error::new(Kind::Config, warning.as_str())));
     }

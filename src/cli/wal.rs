@@ -2,16 +2,20 @@
 //! byte is read is paid sixteen megabytes of WAL by sixteen megabytes.
 
 use super::output::{Warnings, complain, say};
-use super::{exit, setup};
+use super::server::Waiting;
+use super::{exit, setup, worker};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::Lineage;
 use crate::wal::fetch::{Fetch, Fetched};
+use crate::wal::fetch_ahead::{self, Asked};
 use crate::wal::push::Push;
+use crate::wal::push_ahead::{self, Ahead};
+use crate::wal::spool::Spool;
 use clap::{CommandFactory, Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Stores one WAL file in every repository: PostgreSQL's archive_command
 #[derive(Parser)]
@@ -47,12 +51,16 @@ struct FetchArgs {
     /// Cluster in the configuration [default: the one whose pgdata is the working directory]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Ask this repository alone, as a drill of it does
+    /// Ask this repository alone, and fetch nothing ahead, as a drill of it does
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
     /// What to answer when the archive cannot be read [default: retry in a standby, abort otherwise]
     #[arg(long, value_name = "WHAT")]
     on_error: Option<OnError>,
+    /// Fetches what lies behind the segment FILE_NAME of this many bytes, for the data directory DESTINATION: how
+    /// walfetch starts itself
+    #[arg(long, hide = true, value_name = "BYTES")]
+    ahead: Option<u64>,
     /// Name of the WAL file: %f
     #[arg(value_name = "FILE_NAME")]
     name: String,
@@ -103,8 +111,22 @@ pub fn walpush() -> ExitCode {
             compression: setup::compression(&config),
             repositories: &setup::repositories(&config, cluster)?,
         };
-        push.run(&Warnings("walpush"))?;
-        Ok(0)
+        let count = config.wal.push_ahead as usize;
+        // What cannot be done in the spool is done without it.
+        let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
+        let now = SystemTime::now();
+        let warnings = Warnings("walpush");
+        if spool.as_ref().is_some_and(|spool| push_ahead::is_done(&push, spool, now, &warnings)) {
+            return Ok(0);
+        }
+        // The file's own push has to be heard of before the deadline, whatever the others do.
+        let patience = config.wal.timeout / 2;
+        let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, patience, now));
+        let pushed = push.run(&warnings);
+        if let Some(ahead) = ahead {
+            ahead.finish(pushed.is_ok());
+        }
+        pushed.map(|_| 0)
     })
 }
 
@@ -118,6 +140,9 @@ pub fn walfetch() -> ExitCode {
         Ok(args) => args,
         Err(error) => return answer_usage(&error, failed()),
     };
+    if let Some(size) = args.ahead {
+        return be_worker(args, size);
+    }
     let failed = match args.on_error {
         Some(OnError::Abort) => exit::FETCH_FAILED,
         Some(OnError::Retry) => exit::FETCH_ABSENT,
@@ -143,11 +168,32 @@ pub fn walfetch() -> ExitCode {
             repositories: &repositories,
             still_wanted: &|| waiting.check(),
         };
-        match fetch.run(&Warnings("walfetch"))? {
-            Fetched::Delivered => Ok(0),
-            Fetched::Absent => Ok(exit::FETCH_ABSENT),
+        // Without a data directory there is no server to fetch ahead for.
+        // What lies in the spool may come from any repository, and its worker outlives the call.
+        let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
+        let server =
+            server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
+        let kept = server
+            .as_ref()
+            .is_some_and(|(_, spool)| fetch_ahead::hand_over(&fetch, spool, SystemTime::now()));
+        if !kept && fetch.run(&Warnings("walfetch"))? == Fetched::Absent {
+            return Ok(exit::FETCH_ABSENT);
         }
+        if let Some((pgdata, spool)) = server
+            && let Some(asked) = Asked::delivered(name, &args.destination)
+            && !asked.tell(&spool)
+        {
+            worker::start(&config, cluster, pgdata, &spool, asked);
+        }
+        Ok(0)
     })
+}
+
+fn be_worker(args: FetchArgs, size: u64) -> ExitCode {
+    let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
+    // There is nobody to tell of a failure: every call does without a worker.
+    let _ = std::panic::catch_unwind(|| worker::run(worker::Start { config, cluster, pgdata, name, size }));
+    ExitCode::SUCCESS
 }
 
 /// The command lines, for their manual pages.
@@ -201,37 +247,4 @@ fn watch(program: &'static str, deadline: Duration, failed: u8) {
 /// Whether the server keeps its files here. A restored directory counts too.
 fn is_data_directory(path: &Path) -> bool {
     path.join("PG_VERSION").is_file() && path.join("global/pg_control").is_file()
-}
-
-/// The server that waits for a file. When it is stopped it does not wait for its `restore_command`; a file
-/// that appeared later would be taken for another one by the next start.
-struct Waiting {
-    parent: u32,
-    postmaster: Option<String>,
-}
-
-impl Waiting {
-    fn begin() -> Result<Waiting> {
-        let parent = std::os::unix::process::parent_id();
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(|e| Error::io("ask to end with the server", &e.into()))?;
-        let waiting = Waiting { parent, postmaster: postmaster() };
-        // It may have ended before the line above.
-        waiting.check()?;
-        Ok(waiting)
-    }
-
-    fn check(&self) -> Result<()> {
-        if std::os::unix::process::parent_id() == self.parent && postmaster() == self.postmaster {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Refused, "the server that asked for it has stopped; nothing was delivered"))
-    }
-}
-
-/// The process that the working directory's `postmaster.pid` names, with the time of its start.
-fn postmaster() -> Option<String> {
-    let text = std::fs::read_to_string("postmaster.pid").ok()?;
-    let mut lines = text.lines();
-    Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or_default()))
 }

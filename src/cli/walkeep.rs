@@ -3,7 +3,7 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, drill, exit, init, list, pin, prune, restore, sync, wal};
+use super::{backup, check, drill, exit, init, list, pin, prune, restore, sync, verify, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -50,6 +50,7 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Show(show_args) => list::show(&Context::new(&args.global)?, &show_args),
         Verb::Sync(sync_args) => sync::run(&Context::new(&args.global)?, &sync_args),
         Verb::Prune(prune_args) => prune::run(&Context::new(&args.global)?, &prune_args),
+        Verb::Verify(verify_args) => verify::run(&Context::new(&args.global)?, &verify_args),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
         Verb::Drill(drill_args) => drill::run(&Context::new(&args.global)?, &drill_args),

@@ -263,6 +263,19 @@ impl<R: Read> Content<R> {
         self.check(size, sha256)
     }
 
+    /// As [`Content::read`], in order and on this thread alone: for those who read many objects at once.
+    pub fn read_alone(mut self, mut each: impl FnMut(&[u8], u64) -> Result<()>) -> Result<Header> {
+        let mut hasher = Hasher::default();
+        let mut piece = Vec::new();
+        let mut size = 0;
+        while size <= self.size && self.next_frame(FRAME, &mut piece)? {
+            hasher.update(&piece);
+            each(&piece, size)?;
+            size += piece.len() as u64;
+        }
+        self.check(size, hasher.finish())
+    }
+
     /// The whole content at once, checked, when it has at most `limit` bytes.
     pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
         if self.size > limit {

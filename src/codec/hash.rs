@@ -73,8 +73,19 @@ pub const BLOCK_HASH_SIZE: usize = 16;
 /// The first 16 bytes of BLAKE3 of a block.
 pub type BlockHash = [u8; BLOCK_HASH_SIZE];
 
+/// The same of everything that a reader gives.
+pub fn hash_all(reader: impl std::io::Read) -> std::io::Result<BlockHash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(reader)?;
+    Ok(short(&hasher.finalize()))
+}
+
 pub fn block_hash(block: &[u8]) -> BlockHash {
+    short(&blake3::hash(block))
+}
+
+fn short(hash: &blake3::Hash) -> BlockHash {
     let mut short = [0; BLOCK_HASH_SIZE];
-    short.copy_from_slice(&blake3::hash(block).as_bytes()[..BLOCK_HASH_SIZE]);
+    short.copy_from_slice(&hash.as_bytes()[..BLOCK_HASH_SIZE]);
     short
 }

@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,6 +65,8 @@ pub struct Cluster {
     /// libpq keywords or a URI, perhaps with a password in it. None: libpq's own defaults, with the
     /// user that the process runs as.
     pub connection: Option<String>,
+    /// The same for the primary, where the server may be a standby.
+    pub primary: Option<String>,
 }
 
 /// A place for WAL and backups.
@@ -135,6 +137,12 @@ pub struct Backup {
     pub checkpoint: Checkpoint,
     /// Whether data page checksums are checked, where the cluster has them.
     pub verify_pages: bool,
+    /// Whether blocks are left unread that the server's WAL summaries say did not change.
+    pub wal_summaries: bool,
+    /// Bytes of files that are read in a second, at most.
+    pub rate: Option<NonZeroU64>,
+    /// What is added to the niceness of the process, 0 to 19.
+    pub nice: i32,
 }
 
 /// How drills are done.
@@ -340,8 +348,8 @@ impl Checkpoint {
 
 impl Cluster {
     fn has_secret(&self) -> bool {
-        let masked = self.connection.as_deref().map(connection::mask);
-        matches!(masked, Some(Ok(Some(_))))
+        let all = [&self.connection, &self.primary];
+        all.into_iter().flatten().any(|text| matches!(connection::mask(text), Ok(Some(_))))
     }
 }
 
@@ -352,6 +360,7 @@ impl fmt::Debug for Cluster {
             .field("name", &self.name)
             .field("pgdata", &self.pgdata)
             .field("connection", &self.connection.as_deref().map(connection::shown))
+            .field("primary", &self.primary.as_deref().map(connection::shown))
             .finish()
     }
 }

@@ -25,7 +25,7 @@ const ROOT: &[Key] = &[
     ("backup", Shape::Table(BACKUP)),
     ("drill", Shape::Table(DRILL)),
 ];
-const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value)];
+const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
     ("name", Shape::Value),
     ("url", Shape::Value),
@@ -65,6 +65,9 @@ const BACKUP: &[Key] = &[
     ("level", Shape::Value),
     ("checkpoint", Shape::Value),
     ("verify_pages", Shape::Value),
+    ("wal_summaries", Shape::Value),
+    ("rate", Shape::Value),
+    ("nice", Shape::Value),
 ];
 const DRILL: &[Key] = &[
     ("directory", Shape::Value),

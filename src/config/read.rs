@@ -2,9 +2,12 @@
 
 use super::raw::Table;
 use super::shown::{Section, Setting, Shown};
-use super::{MOST_JOBS, connection, value::parse_duration};
+use super::{
+    MOST_JOBS, connection,
+    value::{parse_duration, parse_size},
+};
 use crate::error::{Error, Kind, Result};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -212,6 +215,21 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration> {
         false => Ok(duration),
         true => Err(error(format!("{written:?} is no time at all"), "choose a longer duration")),
     }
+}
+
+/// A number of bytes, not zero.
+pub(super) struct Size(pub(super) NonZeroU64);
+
+impl From<&Size> for Shown {
+    fn from(size: &Size) -> Shown {
+        Shown::Text(format!("{}B", size.0))
+    }
+}
+
+pub(super) fn size(value: &DeValue<'_>) -> Result<Size> {
+    let written = value.as_str().ok_or_else(|| mismatch("a size with its unit", value, "\"100MiB\""))?;
+    let size = NonZeroU64::new(parse_size(written)?);
+    size.map(Size).ok_or_else(|| error(format!("{written:?} is nothing at all"), "choose a larger size"))
 }
 
 /// One of a few words.

@@ -2,7 +2,8 @@
 
 use super::raw::{Document, Table};
 use super::read::{
-    Reader, answer, choice, connection, duration, endpoint, flag, integer, jobs, name, path, statement, text,
+    Connection, Reader, answer, choice, connection, duration, endpoint, flag, integer, jobs, name, path,
+    size, statement, text,
 };
 use super::shown::Section;
 use super::{
@@ -19,6 +20,8 @@ use toml::de::DeValue;
 
 /// What zstd can do without special care for memory, when it writes and when it reads.
 const LEVELS: RangeInclusive<i64> = 1..=19;
+/// The gentlest that the kernel knows.
+const MOST_NICE: i64 = 19;
 const AHEAD: RangeInclusive<i64> = 0..=1024;
 const SSE: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
 
@@ -67,9 +70,11 @@ fn cluster(
         let hint = "one data directory is one cluster; name it once";
         return Err(reader.table.error("pgdata", message).hint(hint));
     }
-    let connection = reader.optional("connection", connection)?;
+    let server = reader.optional("connection", connection)?;
+    let primary = reader.optional("primary", connection)?;
     sections.push(reader.section());
-    Ok(Cluster { name, pgdata, connection: connection.map(|connection| connection.0) })
+    let text = |connection: Option<Connection>| connection.map(|connection| connection.0);
+    Ok(Cluster { name, pgdata, connection: text(server), primary: text(primary) })
 }
 
 fn repository(table: Table<'_>, others: &[Repository], sections: &mut Vec<Section>) -> Result<Repository> {
@@ -184,6 +189,9 @@ fn backup(table: Table<'_>, cpus: NonZeroUsize, sections: &mut Vec<Section>) -> 
             choice(value, &[Checkpoint::Fast, Checkpoint::Spread], Checkpoint::as_str)
         })?,
         verify_pages: reader.or("verify_pages", true, flag)?,
+        wal_summaries: reader.or("wal_summaries", true, flag)?,
+        rate: reader.optional("rate", size)?.map(|rate| rate.0),
+        nice: reader.or("nice", 0, |value| integer(value, 0..=MOST_NICE))?,
     };
     sections.push(reader.section());
     Ok(backup)

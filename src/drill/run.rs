@@ -259,6 +259,7 @@ impl<'a> Run<'a> {
             config_dir: None,
             jobs: self.options.jobs,
             delta: false,
+            databases: Vec::new(),
             foreign: Vec::new(),
             wait: Duration::ZERO,
             random: self.options.random.clone(),

@@ -38,9 +38,14 @@ pub fn verify(page: &[u8], block: u32) -> Verdict {
     if upper != 0 && checksum(page, block) == u16::from_le_bytes(array(page, 8)) {
         return Verdict::Good;
     }
+    Verdict::Bad(claimed_lsn(page))
+}
+
+/// Where in the WAL a page says that it was changed last (`pd_lsn`).
+pub fn claimed_lsn(page: &[u8]) -> Lsn {
     let high = u32::from_le_bytes(array(page, 0));
     let low = u32::from_le_bytes(array(page, 4));
-    Verdict::Bad(Lsn(u64::from(high) << 32 | u64::from(low)))
+    Lsn(u64::from(high) << 32 | u64::from(low))
 }
 
 /// The checksum that PostgreSQL writes into `pd_checksum` of this page.

@@ -12,6 +12,43 @@ pub struct RelationFile<'a> {
     pub segment: u32,
 }
 
+impl RelationFile<'_> {
+    /// The number of the first block of this file in its relation.
+    pub fn first_block(&self) -> Option<u32> {
+        self.segment.checked_mul(BLOCKS_PER_SEGMENT)
+    }
+}
+
+/// A directory in which relations live, by its OIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub tablespace: u32,
+    /// 0: shared by all databases.
+    pub database: u32,
+}
+
+impl Place {
+    /// Understands a path relative to the data directory: `global`, `base/5`,
+    /// `pg_tblspc/16396/PG_15_202209061/5`.
+    pub fn parse(directory: &[u8]) -> Option<Place> {
+        let parts: Vec<&str> = std::str::from_utf8(directory).ok()?.split('/').collect();
+        let (tablespace, database) = match parts[..] {
+            ["global"] => return Some(Place { tablespace: GLOBAL, database: 0 }),
+            ["base", database] => (DEFAULT, database),
+            ["pg_tblspc", tablespace, _, database] => (number(tablespace)?, database),
+            _ => return None,
+        };
+        Some(Place { tablespace, database: number(database)? })
+    }
+}
+
+/// Databases below this OID come with every cluster (`FirstNormalObjectId`): `postgres` and the templates.
+pub const FIRST_OF_USERS: u32 = 16_384;
+
+/// The OIDs of the tablespaces that every cluster has (`pg_tablespace.dat`): `base` and `global`.
+const DEFAULT: u32 = 1663;
+const GLOBAL: u32 = 1664;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
     Main,

@@ -132,8 +132,13 @@ pub enum Life {
 }
 
 impl Seen {
+    /// Whether this may be about to remove a backup. A process of this host that is gone is not; one that its own
+    /// host knows nothing of may have been suspended.
     pub fn is_removing(&self, id: &str) -> bool {
-        self.notice.as_ref().is_some_and(|notice| notice.removing.iter().any(|other| other == id))
+        self.notice.as_ref().is_some_and(|notice| {
+            notice.removing.iter().any(|other| other == id)
+                && notice.process.as_ref().and_then(Process::is_over) != Some(true)
+        })
     }
 
     /// `now` is the time at which something was stored just now, by the same clock.

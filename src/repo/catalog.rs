@@ -120,6 +120,46 @@ impl Inventory {
         &self.runs
     }
 
+    /// The same without one segment.
+    pub fn without(&self, name: SegmentName) -> Inventory {
+        let mut other = self.clone();
+        let (size, number) = (self.size, name.number(self.size));
+        if let Some(runs) = other.runs.get_mut(&name.timeline)
+            && let Some(place) = runs.iter().position(|run| run.first <= name && name <= run.last)
+        {
+            let run = runs.remove(place);
+            if name < run.last {
+                runs.insert(place, Run { first: name.next(size), ..run });
+            }
+            if run.first < name {
+                let last = SegmentName::of_number(name.timeline, number - 1, size);
+                runs.insert(place, Run { last, ..run });
+            }
+        }
+        other
+    }
+
+    /// The same as if nothing were missing there.
+    pub fn filled(&self, gap: &Gap) -> Inventory {
+        let mut other = self.clone();
+        let stored = self.runs.values().flatten().map(|run| run.stored).max().unwrap_or_default();
+        let runs = other.runs.entry(gap.timeline).or_default();
+        runs.push(Run { first: gap.first, last: gap.last, stored });
+        runs.sort_by_key(|run| run.first);
+        let mut joined: Vec<Run> = Vec::with_capacity(runs.len());
+        for run in runs.drain(..) {
+            match joined.last_mut() {
+                Some(last) if run.first <= last.last.next(self.size) => {
+                    last.stored = run.stored;
+                    last.last = last.last.max(run.last);
+                }
+                _ => joined.push(run),
+            }
+        }
+        *runs = joined;
+        other
+    }
+
     /// When a timeline began, as far as the archive knows.
     pub fn begun(&self, timeline: TimelineId) -> Option<jiff::Timestamp> {
         self.begun.get(&timeline).copied()
@@ -210,11 +250,18 @@ impl Inventory {
         line.into_iter()
     }
 
-    /// The run that a server reads this segment from: of the newest timeline that reaches back so far, or
-    /// of an older one when that does not have it.
+    /// The run that a server reads this segment from: of the newest timeline that reaches back so far. When that has
+    /// neither this segment nor a later one, the one in which it began may still be there on its parent alone; else
+    /// it is a hole.
     fn run_at(&self, number: u64, history: &History) -> Option<&Run> {
-        self.line(history)
-            .filter(|(_, begin)| *begin <= number)
-            .find_map(|(timeline, _)| self.run_with(SegmentName::of_number(timeline, number, self.size)))
+        for (timeline, begin) in self.line(history).filter(|(_, begin)| *begin <= number) {
+            let found = self.run_with(SegmentName::of_number(timeline, number, self.size));
+            let last = self.runs.get(&timeline).and_then(|runs| runs.last());
+            let is_hole = last.is_some_and(|run| run.last.number(self.size) > number);
+            if found.is_some() || is_hole || begin < number {
+                return found;
+            }
+        }
+        None
     }
 }

@@ -4,6 +4,7 @@ use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// One thing that a backup consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,12 @@ pub struct File {
 }
 
 impl File {
+    /// Where in the file these blocks lie; the last block of all may be short.
+    pub fn bytes_of(&self, blocks: &Range<usize>) -> Range<u64> {
+        let at = |block: usize| (block as u64).saturating_mul(u64::from(self.block)).min(self.size);
+        at(blocks.start)..at(blocks.end)
+    }
+
     /// Says where the next blocks are; those that follow the last ones in the same frame lengthen that extent.
     pub fn add(&mut self, extent: Extent) {
         let block = self.block;

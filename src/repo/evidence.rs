@@ -3,8 +3,78 @@
 
 use super::name::ObjectName;
 use super::{Archive, key};
+use crate::codec::envelope::ObjectKind;
 use crate::error::Result;
+use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::storage::Mode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// A run of segments is never longer; what says so is not believed.
+const LONGEST: u64 = 1 << 24;
+
+/// When packs were read to their end: by backup, runs of numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
+
+/// When segments were read to their end: runs without a hole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VerifiedWal(Vec<(SegmentName, SegmentName, Timestamp)>);
+
+/// What was found out about a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    pub at: Timestamp,
+    /// Objects that had damage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+impl VerifiedPacks {
+    pub fn at(&self, id: &str, number: u32) -> Option<Timestamp> {
+        let runs = self.0.get(id)?;
+        runs.iter().find(|(first, last, _)| (*first..=*last).contains(&number)).map(|run| run.2)
+    }
+
+    /// From packs in the order of their names.
+    pub fn collect<'p>(packs: impl Iterator<Item = (&'p str, u32, Timestamp)>) -> VerifiedPacks {
+        let mut runs: BTreeMap<String, Vec<(u32, u32, Timestamp)>> = BTreeMap::new();
+        for (id, number, at) in packs {
+            let runs = runs.entry(id.to_owned()).or_default();
+            match runs.last_mut() {
+                Some(run) if run.1 + 1 == number && run.2 == at => run.1 = number,
+                _ => runs.push((number, number, at)),
+            }
+        }
+        VerifiedPacks(runs)
+    }
+}
+
+impl VerifiedWal {
+    /// Every segment, and when it was read.
+    pub fn segments(&self, size: SegmentSize) -> BTreeMap<SegmentName, Timestamp> {
+        let mut all = BTreeMap::new();
+        for (first, last, at) in &self.0 {
+            let numbers = first.number(size)..=last.number(size).min(first.number(size) + LONGEST);
+            all.extend(numbers.map(|number| (SegmentName::of_number(first.timeline, number, size), *at)));
+        }
+        all
+    }
+
+    pub fn collect(segments: &BTreeMap<SegmentName, Timestamp>, size: SegmentSize) -> VerifiedWal {
+        let mut runs: Vec<(SegmentName, SegmentName, Timestamp)> = Vec::new();
+        for (name, at) in segments {
+            match runs.last_mut() {
+                Some(run) if run.1.next(size) == *name && run.2 == *at => run.1 = *name,
+                _ => runs.push((*name, *name, *at)),
+            }
+        }
+        VerifiedWal(runs)
+    }
+}
 
 impl Archive {
     /// The backups that a verification has seen, and whether it found damage in them.
@@ -12,12 +82,25 @@ impl Archive {
         let mut found = BTreeMap::new();
         self.each_named(key::VERIFY, |name, _| {
             match name {
-                ObjectName::FoundDamaged(id) => drop(found.insert(id, true)),
-                ObjectName::Verified(id) => drop(found.entry(id).or_insert(false)),
+                ObjectName::FoundDamaged(id) => {
+                    found.insert(id, true);
+                }
+                ObjectName::Verified(id) => {
+                    found.entry(id).or_insert(false);
+                }
                 _ => {}
             }
             Ok(())
         })?;
         Ok(found)
+    }
+
+    /// Something that a verification remembers.
+    pub fn memory<T: serde::de::DeserializeOwned>(&self, name: &ObjectName) -> Result<Option<T>> {
+        self.get_small(name, ObjectKind::Verify)
+    }
+
+    pub fn remember(&self, name: &ObjectName, memory: &impl Serialize) -> Result<()> {
+        self.put_small(name, ObjectKind::Verify, memory, Mode::Replace).map(|_| ())
     }
 }

@@ -5,6 +5,7 @@ use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Mode, Put, list_all};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -34,6 +35,14 @@ impl Identity {
     fn is(&self, cluster: &str, lineage: Lineage) -> bool {
         self.cluster == cluster && self.lineage() == lineage
     }
+}
+
+/// The lives of a cluster in a repository.
+pub struct Identities {
+    /// Oldest first.
+    pub good: Vec<Identity>,
+    /// Objects that should say so and do not.
+    pub bad: Vec<(Lineage, Error)>,
 }
 
 /// What [`Repository::register`] did.
@@ -106,6 +115,44 @@ impl Repository {
         })?;
         identities.sort_by_key(|identity| identity.lineage.len());
         Ok(identities)
+    }
+
+    /// The lives of the cluster, oldest first, and what is wrong with the objects that say so: those that cannot be
+    /// read, and those that are missing although another one, or what is stored, tells that they were there.
+    pub fn check_identities(&self, own: Option<Lineage>) -> Result<Identities> {
+        let mut identities = Vec::new();
+        let mut problems = Vec::new();
+        list_all(&*self.store, &key::identities(self.cluster())?, |entry| {
+            let Ok(lineage) = entry.key.name().parse::<Lineage>() else {
+                return Ok(());
+            };
+            match self.identity(lineage) {
+                Ok(identity) => identities.extend(identity),
+                Err(error) => problems.push((lineage, error)),
+            }
+            Ok(())
+        })?;
+        identities.sort_by_key(|identity: &Identity| identity.lineage.len());
+        let ancestors = identities.iter().flat_map(|identity| &identity.lineage);
+        let ancestors =
+            ancestors.map(|old| Lineage { system_identifier: old.system_identifier, major: old.pg });
+        let expected: BTreeSet<Lineage> = ancestors.chain(own).collect();
+        for lineage in expected {
+            let is_known = identities.iter().any(|identity| identity.lineage() == lineage)
+                || problems.iter().any(|(other, _)| *other == lineage);
+            let is_used = || -> Result<bool> {
+                Ok(!self.store.list(&key::lineage(self.cluster(), lineage)?, None, 1)?.entries.is_empty())
+            };
+            if !is_known && (own != Some(lineage) || is_used()?) {
+                let gone = Error::new(
+                    Kind::Identity,
+                    "it is missing, and without it nothing of this life of the cluster is read",
+                )
+                .hint("bring it back from another repository or a copy");
+                problems.push((lineage, gone));
+            }
+        }
+        Ok(Identities { good: identities, bad: problems })
     }
 
     /// The newest life of the cluster: what restore and list mean when the data directory is gone.

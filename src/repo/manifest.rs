@@ -232,12 +232,45 @@ pub struct Part {
 /// Reads a backup's manifest, part by part, each checked against the record. Fails when the manifest is
 /// not complete.
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
-    let mut totals = Totals::default();
-    let mut end = None;
-    for index in 0..record.manifest.len() {
-        each(read_part(archive, record, index, &mut totals, &mut end)?)?;
+    Parts::of(archive, record).try_for_each(|part| each(part?))
+}
+
+/// The parts of a backup's manifest, each read when it is asked for and checked against the record. Behind the last
+/// one there is an error when the manifest is not complete; nothing follows an error.
+pub struct Parts<'a> {
+    archive: &'a Archive,
+    record: &'a Record,
+    next: usize,
+    totals: Totals,
+    end: Option<Totals>,
+}
+
+impl<'a> Parts<'a> {
+    pub fn of(archive: &'a Archive, record: &'a Record) -> Parts<'a> {
+        Parts { archive, record, next: 0, totals: Totals::default(), end: None }
     }
-    if end == Some(totals) { Ok(()) } else { Err(not_complete(record)) }
+
+    fn read(&mut self, index: usize) -> Result<Option<Part>> {
+        match index < self.record.manifest.len() {
+            true => read_part(self.archive, self.record, index, &mut self.totals, &mut self.end).map(Some),
+            false if self.end == Some(self.totals) => Ok(None),
+            false => Err(not_complete(self.record)),
+        }
+    }
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Result<Part>;
+
+    fn next(&mut self) -> Option<Result<Part>> {
+        let index = self.next;
+        if index > self.record.manifest.len() {
+            return None;
+        }
+        let part = self.read(index);
+        self.next = if part.is_ok() { index + 1 } else { usize::MAX };
+        part.transpose()
+    }
 }
 
 /// The packs that a backup names, from the last part of its manifest.
@@ -351,6 +384,7 @@ fn check(entry: &Entry, packs: usize) -> Result<()> {
             let before_last = u64::from(extent.blocks.saturating_sub(1)) * block;
             (extent.pack as usize) < packs
                 && extent.blocks > 0
+                && extent.length as usize <= 2 * FRAME
                 && u64::from(extent.skip) + before_last < FRAME as u64
         });
     if !fits {

@@ -20,12 +20,13 @@ mod notes;
 pub mod pin;
 mod process;
 pub mod record;
+pub mod stretch;
 mod wal;
 pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
-pub use identity::{Identity, Registered};
+pub use identity::{Identities, Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 pub use name::ObjectName;
 pub use notes::Notes;
@@ -137,6 +138,13 @@ impl Repository {
     /// Proves that the store keeps the promises that not every store keeps.
     pub fn prove(&self) -> Result<()> {
         self.store.prove()
+    }
+
+    /// Tells this cluster's place in this store from every other, also from one that the configuration calls by the
+    /// same names.
+    pub fn place(&self) -> String {
+        let store = self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned());
+        format!("{} in {store}", self.cluster)
     }
 
     /// Removes what crashed writers left behind before this moment.

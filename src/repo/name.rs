@@ -17,7 +17,8 @@ pub enum ObjectName {
     Verified(String),
     /// A verification found damage in this backup.
     FoundDamaged(String),
-    /// What a verification remembers of the WAL.
+    /// When packs were verified, and WAL.
+    VerifiedPacks,
     VerifiedWal,
     /// The announcement of an operation.
     Active(String),
@@ -35,6 +36,7 @@ impl fmt::Display for ObjectName {
             ObjectName::Pin(id) => write!(f, "{}/{id}", key::PINS),
             ObjectName::Verified(id) => write!(f, "{}/{id}", key::VERIFIED),
             ObjectName::FoundDamaged(id) => write!(f, "{}/{id}", key::FOUND_DAMAGED),
+            ObjectName::VerifiedPacks => f.write_str(key::VERIFIED_PACKS),
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
             ObjectName::Drills => f.write_str(key::DRILLS),
@@ -62,6 +64,7 @@ impl ObjectName {
                 }
             }
             key::VERIFY => match rest.split_once('/') {
+                None if rest == "packs" => ObjectName::VerifiedPacks,
                 None => ObjectName::VerifiedWal,
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
                 Some((_, rest)) => ObjectName::Verified(id(rest)?),

@@ -28,6 +28,10 @@ impl Notes {
         Notes { spool, place, now }
     }
 
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Whether the store has shown not long ago that it is the one of this cluster.
     pub fn is_known(&self, lineage: Lineage) -> bool {
         self.is_noted(&format!("known/{lineage}"), KNOWN)

@@ -45,6 +45,9 @@ pub struct Record {
     pub settings: Settings,
     #[serde(default)]
     pub tablespaces: Vec<TablespaceSize>,
+    /// Those that there were when the backup began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<Database>,
     /// Pages that were bad in the cluster itself.
     #[serde(default)]
     pub damaged: Vec<DamagedFile>,
@@ -94,6 +97,12 @@ pub struct TablespaceSize {
     pub tablespace: Tablespace,
     /// Bytes of its files when the backup began to read them.
     pub size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    pub oid: u32,
+    pub name: String,
 }
 
 /// A file of the cluster with bad pages.

@@ -3,6 +3,7 @@
 
 use super::files::Target;
 use super::run::Run;
+use super::sums::Sums;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
 use crate::direct::{self, Buffer, Source};
@@ -170,7 +171,7 @@ impl Strays<'_> {
 pub type There = Option<Vec<bool>>;
 
 /// Compares files with the backup, on several threads, and gives each the length that it is to have.
-pub fn compare(targets: &[Target<'_>], jobs: usize) -> Result<Vec<There>> {
+pub fn compare(targets: &[Target<'_>], jobs: usize, sums: &Sums) -> Result<Vec<There>> {
     let next = AtomicUsize::new(0);
     let mut found: Vec<There> = Vec::new();
     found.resize_with(targets.len(), || None);
@@ -183,7 +184,8 @@ pub fn compare(targets: &[Target<'_>], jobs: usize) -> Result<Vec<There>> {
                 let Some(target) = targets.get(number) else {
                     return Ok(mine);
                 };
-                mine.push((number, blocks_there(&target.path, target.stored, &mut buffer)?));
+                let kept = |offset, block: &[u8]| sums.add(number, offset, block);
+                mine.push((number, blocks_there(&target.path, target.stored, &mut buffer, kept)?));
             }
         };
         let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
@@ -206,7 +208,13 @@ pub fn compare(targets: &[Target<'_>], jobs: usize) -> Result<Vec<There>> {
     Ok(found)
 }
 
-fn blocks_there(path: &Path, stored: &Stored, buffer: &mut Buffer) -> Result<There> {
+/// `kept` is given every block that is in its place.
+fn blocks_there(
+    path: &Path,
+    stored: &Stored,
+    buffer: &mut Buffer,
+    kept: impl Fn(u64, &[u8]),
+) -> Result<There> {
     let doing = || format!("compare {}", path.display());
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -226,12 +234,16 @@ fn blocks_there(path: &Path, stored: &Stored, buffer: &mut Buffer) -> Result<The
     let end = length.min(stored.size);
     while offset < end {
         let size = (end - offset).min(FRAME as u64) as usize;
-        let got = source.read(buffer, size, offset).doing(doing)?;
+        let got = source.read(buffer.slice(FRAME), size, offset).doing(doing)?;
         if got == 0 {
             break;
         }
         for block in buffer.bytes(got).chunks(stored.block as usize) {
-            same.push(stored.hashes.get(same.len()) == Some(&block_hash(block)));
+            let is_same = stored.hashes.get(same.len()) == Some(&block_hash(block));
+            if is_same {
+                kept(same.len() as u64 * u64::from(stored.block), block);
+            }
+            same.push(is_same);
         }
         offset += got as u64;
     }

@@ -2,32 +2,28 @@
 //! before it is written.
 
 use super::delta::{self, There};
+use super::sums::Sums;
 use crate::codec::compress::{Decompressor, FRAME, content_size};
-use crate::codec::hash::{BlockHash, block_hash};
 use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Observer;
 use crate::repo::Archive;
 use crate::repo::entry::{File as Stored, Owner};
-use std::collections::{BTreeMap, HashMap};
+use crate::repo::stretch::{self, Piece, Stretch};
+use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Frames that lie behind each other are read at once, up to this.
-const READ: u64 = 4 << 20;
-
-/// As are those with no more than this between them that is not wanted: cheaper to read than to ask again.
-const GAP: u64 = 128 << 10;
-
 /// A file to be written.
 pub struct Target<'a> {
     pub path: PathBuf,
     pub stored: &'a Stored,
+    /// Whether it goes into `backup_manifest` as it is.
+    pub listed: bool,
 }
 
 /// Who owns what is restored.
@@ -91,29 +87,6 @@ impl std::hash::Hash for Owner {
     }
 }
 
-/// Blocks of a frame that belong to one file.
-struct Piece {
-    target: usize,
-    /// In the file.
-    offset: u64,
-    /// In the frame.
-    skip: usize,
-    length: usize,
-    /// Numbers of the blocks in the file.
-    blocks: Range<usize>,
-    /// The whole of a file that is not there yet.
-    is_new: bool,
-}
-
-/// Frames that are read at once.
-struct Stretch {
-    pack: u32,
-    begin: u64,
-    end: u64,
-    /// Offset, length, and what is in it.
-    frames: Vec<(u64, u32, Vec<Piece>)>,
-}
-
 pub struct Writing<'a> {
     pub archive: &'a Archive,
     pub packs: &'a [String],
@@ -126,27 +99,36 @@ pub struct Writing<'a> {
     pub observer: &'a dyn Observer,
 }
 
+/// What was written.
+pub struct Written {
+    /// Bytes that were in their place already.
+    pub kept: u64,
+    /// CRC-32C of each target.
+    pub sums: Vec<Option<u32>>,
+}
+
 impl Writing<'_> {
-    /// Writes all targets. The first failure ends the work. Tells how many bytes were in their place already.
-    pub fn run(&self) -> Result<u64> {
+    /// Writes all targets. The first failure ends the work.
+    pub fn run(&self) -> Result<Written> {
+        let sums = Sums::new(self.targets);
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         let there = match self.delta {
-            true => delta::compare(self.targets, self.jobs.get())?,
+            true => delta::compare(self.targets, self.jobs.get(), &sums)?,
             false => Vec::new(),
         };
-        let there = |target: usize| there.get(target).unwrap_or(&None);
         for (number, target) in self.targets.iter().enumerate() {
             // One of several pieces is written by several threads, one of none by nobody.
-            if there(number).is_none() && !is_one_piece(target.stored) {
+            if !matches!(there.get(number), Some(Some(_))) && !is_one_piece(target.stored) {
                 direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
             }
         }
-        let (stretches, kept) = self.stretches(there);
+        let (stretches, kept) = self.stretches(&there);
         self.done.fetch_add(kept, Ordering::Relaxed);
         let shares = Shares::new(stretches.len(), self.jobs.get());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (stretches, shares, stop) = (&stretches, &shares, &stop);
+            let (there, sums) = (&there[..], &sums);
             let work = move |own: usize| {
                 let mut decompressor = Decompressor::default();
                 let mut buffer = Buffer::default();
@@ -158,7 +140,7 @@ impl Writing<'_> {
                         stop.store(true, Ordering::Relaxed);
                         return Err(interrupted());
                     }
-                    if let Err(error) = self.stretch(stretch, &mut decompressor, &mut buffer) {
+                    if let Err(error) = self.stretch(stretch, there, sums, &mut decompressor, &mut buffer) {
                         stop.store(true, Ordering::Relaxed);
                         return Err(error);
                     }
@@ -178,112 +160,74 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(kept)
+        Ok(Written { kept, sums: sums.finish(self.targets) })
     }
 
     /// What to read, in the order in which it lies in the packs, and how many bytes need not be read.
-    fn stretches<'t>(&self, there: impl Fn(usize) -> &'t There) -> (Vec<Stretch>, u64) {
-        let mut frames: BTreeMap<(u32, u64), (u32, Vec<Piece>)> = BTreeMap::new();
+    fn stretches(&self, there: &[There]) -> (Vec<Stretch>, u64) {
         let mut kept = 0;
-        for (index, target) in self.targets.iter().enumerate() {
-            let file = target.stored;
-            let there = there(index);
-            let is_there = |block: usize| there.as_ref().is_some_and(|same| same.get(block) == Some(&true));
-            let size = |blocks: &Range<usize>| {
-                let at = |block: usize| (block as u64 * u64::from(file.block)).min(file.size);
-                at(blocks.end) - at(blocks.start)
+        let files = self.targets.iter().map(|target| target.stored);
+        let found = stretch::stretches(files, |target, _, blocks| {
+            let (Some(Some(same)), Some(target)) = (there.get(target), self.targets.get(target)) else {
+                return vec![blocks];
             };
-            let mut first = 0;
-            for extent in &file.at {
-                let behind = first + extent.blocks as usize;
-                let mut block = first;
-                while block < behind {
-                    let same = is_there(block);
-                    let begin = block;
-                    block += (begin..behind).take_while(|block| is_there(*block) == same).count();
-                    let blocks = begin..block;
-                    if same {
-                        kept += size(&blocks);
-                        continue;
+            let is_there = |block: usize| same.get(block) == Some(&true);
+            let mut wanted = Vec::new();
+            let mut block = blocks.start;
+            while block < blocks.end {
+                let begin = block;
+                let same = is_there(begin);
+                block += (begin..blocks.end).take_while(|block| is_there(*block) == same).count();
+                match same {
+                    true => {
+                        let bytes = target.stored.bytes_of(&(begin..block));
+                        kept += bytes.end - bytes.start;
                     }
-                    let frame =
-                        frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
-                    frame.1.push(Piece {
-                        target: index,
-                        is_new: there.is_none() && is_one_piece(file),
-                        offset: begin as u64 * u64::from(file.block),
-                        skip: extent.skip as usize + (begin - first) * file.block as usize,
-                        length: size(&blocks) as usize,
-                        blocks,
-                    });
+                    false => wanted.push(begin..block),
                 }
-                first = behind;
             }
-        }
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for ((pack, offset), (length, pieces)) in frames {
-            let end = offset + u64::from(length);
-            match stretches.last_mut() {
-                Some(last)
-                    if last.pack == pack
-                        && (last.end..=last.end + GAP).contains(&offset)
-                        && end - last.begin <= READ =>
-                {
-                    last.end = end;
-                    last.frames.push((offset, length, pieces));
-                }
-                _ => stretches.push(Stretch {
-                    pack,
-                    begin: offset,
-                    end,
-                    frames: vec![(offset, length, pieces)],
-                }),
-            }
-        }
-        (stretches, kept)
+            wanted
+        });
+        (found, kept)
     }
 
-    fn stretch(&self, stretch: &Stretch, decompressor: &mut Decompressor, buffer: &mut Buffer) -> Result<()> {
+    fn stretch(
+        &self,
+        stretch: &Stretch,
+        there: &[There],
+        sums: &Sums,
+        decompressor: &mut Decompressor,
+        buffer: &mut Buffer,
+    ) -> Result<()> {
         let pack = self.packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
         let bytes = self.archive.get_range(pack, stretch.begin..stretch.end)?;
-        for (offset, length, pieces) in &stretch.frames {
+        for frame in &stretch.frames {
             let doing = || format!("read {pack} of repository {}", self.archive.repository().name());
-            let begin = (offset - stretch.begin) as usize;
-            let frame = bytes.get(begin..begin + *length as usize).unwrap_or_default();
-            let content = buffer.slice(content_size(frame, FRAME).doing(doing)?);
-            decompressor.frame_into(frame, content).doing(doing)?;
-            for piece in pieces {
-                let bytes = content
-                    .get(piece.skip..piece.skip + piece.length)
-                    .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short").doing(doing()))?;
-                self.piece(piece, bytes).doing(doing)?;
+            let stored = stretch.frame(frame, &bytes);
+            let content = buffer.slice(content_size(stored, FRAME).doing(doing)?);
+            decompressor.frame_into(stored, content).doing(doing)?;
+            for piece in &frame.pieces {
+                self.piece(piece, there, sums, content).doing(doing)?;
             }
         }
         Ok(())
     }
 
-    fn piece(&self, piece: &Piece, bytes: &[u8]) -> Result<()> {
-        let Some(target) = self.targets.get(piece.target) else {
+    fn piece(&self, piece: &Piece, there: &[There], sums: &Sums, content: &[u8]) -> Result<()> {
+        let Some(target) = self.targets.get(piece.file) else {
             return Err(Error::new(Kind::Failed, "a piece without a file"));
         };
-        let Range { start: first, end: behind } = piece.blocks;
-        let expected: &[BlockHash] = target.stored.hashes.get(first..behind).unwrap_or_default();
-        let blocks = bytes.chunks(target.stored.block as usize);
-        if blocks.len() != expected.len()
-            || !blocks.zip(expected).all(|(block, hash)| block_hash(block) == *hash)
-        {
-            return Err(Error::new(
-                Kind::Damage,
-                format!("blocks {first} to {} of {} are damaged", behind - 1, target.stored.path.display()),
-            )
-            .hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`"));
-        }
-        match piece.is_new {
+        let bytes = piece.checked(target.stored, content).map_err(|error| {
+            error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
+        })?;
+        let is_new = !matches!(there.get(piece.file), Some(Some(_))) && is_one_piece(target.stored);
+        match is_new {
             true => create(&target.path)?
                 .write_all_at(bytes, piece.offset)
                 .doing(|| format!("write {}", target.path.display()))?,
             false => direct::write(&target.path, bytes, piece.offset)?,
         }
+        sums.add(piece.file, piece.offset, bytes);
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }

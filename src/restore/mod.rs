@@ -6,11 +6,15 @@
 
 mod delta;
 mod files;
+mod partial;
 mod plan;
 mod recovery;
+mod room;
 mod run;
+mod sums;
 mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};
 pub use recovery::{Action, Recovery, restore_command};
-pub use run::{Options, Restored, Room, rooms, run};
+pub use room::{Room, rooms};
+pub use run::{Options, Restored, run};

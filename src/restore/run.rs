@@ -2,8 +2,10 @@
 
 use super::delta;
 use super::files::Ownership;
+use super::partial::Chosen;
 use super::plan::Plan;
 use super::recovery::Recovery;
+use super::room::Room;
 use super::write::Writer;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
@@ -11,7 +13,7 @@ use crate::event::{Event, Observer};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
-use crate::repo::record::Record;
+use crate::repo::record::{Database, Record};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -34,6 +36,8 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// Over what is there: only blocks that differ are fetched and written, and what does not belong there goes.
     pub delta: bool,
+    /// The databases to restore, by names or OIDs; the files of others become empty. None named: all.
+    pub databases: Vec<String>,
     /// Directories that are not the cluster's: nothing of them may be taken for a stray.
     pub foreign: Vec<PathBuf>,
     /// For how long to wait for another restore into the same directory.
@@ -48,6 +52,8 @@ pub struct Restored {
     pub files: u64,
     /// Bytes that were in their place already.
     pub kept: u64,
+    /// Databases that were left out.
+    pub left_out: Vec<Database>,
     /// Where each tablespace is now.
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files that the backup has and that were not written.
@@ -60,17 +66,8 @@ pub struct Restored {
 /// Restores the backup of the plan.
 pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn Observer) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
-    let tablespaces = map_tablespaces(options, &plan.record).doing(doing)?;
+    let run = Run::new(options, plan, recovery, observer).doing(doing)?;
     let announced = announce(plan, &options.random, observer).doing(doing)?;
-    let run = Run {
-        options,
-        plan,
-        recovery,
-        observer,
-        tablespaces,
-        ownership: Ownership::new(),
-        done: AtomicU64::new(0),
-    };
     let mut restored = run.run().doing(doing)?;
     restored.announced = announced;
     Ok(restored)
@@ -111,11 +108,30 @@ pub struct Run<'a> {
     pub observer: &'a dyn Observer,
     /// Where each tablespace with a location goes.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    pub chosen: Chosen,
     pub ownership: Ownership,
     pub done: AtomicU64,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub fn new(
+        options: &'a Options,
+        plan: &'a Plan,
+        recovery: &'a Recovery,
+        observer: &'a dyn Observer,
+    ) -> Result<Run<'a>> {
+        Ok(Run {
+            options,
+            plan,
+            recovery,
+            observer,
+            tablespaces: map_tablespaces(options, &plan.record)?,
+            chosen: Chosen::new(&options.databases, &plan.record)?,
+            ownership: Ownership::new(),
+            done: AtomicU64::new(0),
+        })
+    }
+
     fn step(&self, step: &str) {
         self.observer.event(Event::Step(step));
     }
@@ -163,7 +179,7 @@ impl Run<'_> {
                 clear(root)?;
             }
         }
-        self.check_space()?;
+        self.rooms()?.iter().try_for_each(Room::check)?;
         for path in self.roots() {
             durable::create_dirs(Path::new("/"), path, 0o700)?;
         }
@@ -209,20 +225,6 @@ impl Run<'_> {
         Ok(restored.report)
     }
 
-    /// Refuses when a file system has not enough room for what goes into it.
-    fn check_space(&self) -> Result<()> {
-        for Room { path, needed, free } in room(self.options, &self.plan.record, &self.tablespaces)? {
-            if free < needed {
-                return Err(Error::new(
-                    Kind::Full,
-                    format!("{} has {free} bytes free, {needed} are needed", path.display()),
-                )
-                .hint("make room, choose another directory, or move tablespaces with --tablespace OLD=NEW"));
-            }
-        }
-        Ok(())
-    }
-
     fn report(&self, over: &AtomicBool) {
         let total = self.plan.record.size;
         while !over.load(Ordering::Relaxed) {
@@ -241,54 +243,6 @@ impl Run<'_> {
             }
         }
     }
-}
-
-/// A file system, and what a restore needs of it.
-pub struct Room {
-    pub path: PathBuf,
-    pub needed: u64,
-    pub free: u64,
-}
-
-/// What the restore of a backup needs of each file system. Writes nothing.
-pub fn rooms(options: &Options, record: &Record) -> Result<Vec<Room>> {
-    room(options, record, &map_tablespaces(options, record)?)
-}
-
-fn room(options: &Options, record: &Record, tablespaces: &BTreeMap<u32, PathBuf>) -> Result<Vec<Room>> {
-    let mut needed: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
-    let mut add = |path, bytes| -> Result<()> {
-        let device = device_of(existing(path))?;
-        needed.entry(device).or_insert((0, path)).0 += bytes;
-        Ok(())
-    };
-    let mut elsewhere = 0;
-    for tablespace in &record.tablespaces {
-        if let Some(path) = tablespaces.get(&tablespace.tablespace.oid) {
-            add(path, tablespace.size)?;
-            elsewhere += tablespace.size;
-        }
-    }
-    let segments =
-        record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
-    let wal = segments * record.segment_size.bytes();
-    add(&options.to, record.size.saturating_sub(elsewhere) + wal)?;
-    let roots = || std::iter::once(&options.to).chain(tablespaces.values()).map(PathBuf::as_path);
-    let of = |(bytes, path): (u64, &Path)| {
-        let needed = match options.delta {
-            true => {
-                let of_device =
-                    |root: &&Path| device_of(existing(root)).ok() == device_of(existing(path)).ok();
-                bytes.saturating_sub(roots().filter(of_device).map(delta::used).sum())
-            }
-            false => bytes,
-        };
-        let path = existing(path).to_owned();
-        let stat = rustix::fs::statvfs(&path)
-            .map_err(|e| Error::io(format!("look at the file system of {}", path.display()), &e.into()))?;
-        Ok(Room { needed, free: stat.f_bavail * stat.f_frsize, path })
-    };
-    needed.into_values().map(of).collect()
 }
 
 /// Decides where each tablespace goes. Refuses mappings of nothing, and places that are in each other.
@@ -392,10 +346,10 @@ fn clear(path: &Path) -> Result<()> {
 }
 
 /// The path itself, or the nearest directory above it that exists.
-fn existing(path: &Path) -> &Path {
+pub fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-fn device_of(path: &Path) -> Result<u64> {
+pub fn device_of(path: &Path) -> Result<u64> {
     Ok(path.metadata().doing(|| format!("look at {}", path.display()))?.dev())
 }

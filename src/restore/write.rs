@@ -2,6 +2,7 @@
 //! the backup, `backup_manifest`. All but the control file.
 
 use super::files::{Ownership, Target as FileTarget, Writing, create, interrupted, set_mode};
+use super::partial::make_empty;
 use super::run::{Restored, Run};
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
@@ -62,6 +63,7 @@ impl<'a> Writer<'a> {
             bytes: 0,
             files: 0,
             kept: 0,
+            left_out: run.chosen.left_out(&run.plan.record),
             tablespaces: Vec::new(),
             config_left: Vec::new(),
             announced: None,
@@ -109,6 +111,14 @@ impl<'a> Writer<'a> {
                 Entry::Dir(dir) => self.dir(dir)?,
                 Entry::Tablespace(_) => {}
                 Entry::File(file) if !self.run.is_restored(&file.path.0) => {}
+                Entry::File(file) if self.run.chosen.leaves_out(&file.path.0) => {
+                    let path = self.run.place(&file.path.0);
+                    make_empty(&path, file.size)?;
+                    self.run.ownership.give(&path, &file.owner)?;
+                    set_mode(&path, file.mode)?;
+                    self.line(file, file.size, None)?;
+                    self.report.files += 1;
+                }
                 Entry::File(file) => {
                     let mut path = self.run.place(&file.path.0);
                     match &file.path.0[..] {
@@ -117,14 +127,16 @@ impl<'a> Writer<'a> {
                             self.control = Some(file.clone());
                         }
                         MAP => self.map = Some(file.clone()),
-                        _ => self.line(file, file.size, file.crc32c)?,
+                        _ => {}
                     }
                     self.report.files += 1;
                     self.report.bytes += file.size;
-                    targets.push(FileTarget { path, stored: file });
+                    // These are changed, and listed when they are.
+                    let listed = !matches!(&file.path.0[..], CONTROL | MAP);
+                    targets.push(FileTarget { path, stored: file, listed });
                 }
                 Entry::Config(file) => match self.config_place(file)? {
-                    Some(path) => targets.push(FileTarget { path, stored: file }),
+                    Some(path) => targets.push(FileTarget { path, stored: file, listed: false }),
                     None => self.report.config_left.push(file.path.display().into_owned()),
                 },
             }
@@ -140,7 +152,13 @@ impl<'a> Writer<'a> {
             done: &run.done,
             observer: run.observer,
         };
-        self.report.kept += writing.run()?;
+        let written = writing.run()?;
+        self.report.kept += written.kept;
+        for (target, sum) in targets.iter().zip(written.sums) {
+            if target.listed {
+                self.line(target.stored, target.stored.size, sum)?;
+            }
+        }
         Ok(())
     }
 

@@ -97,22 +97,23 @@ impl Wishes {
 impl Plan {
     /// Decides. Depends on nothing but its arguments, and changes nothing.
     pub fn make(stock: &Stock, policy: &Policy, wishes: &Wishes, now: Timestamp) -> Result<Plan> {
-        let unreadable: Vec<&String> = stock.unreadable.iter().filter(|id| !wishes.is_to_go(id)).collect();
-        let mut problems = Vec::new();
-        if !unreadable.is_empty() {
-            problems.extend(unreadable.iter().map(|id| {
+        let choice = Choice { stock, policy, wishes, now };
+        let unreadable = stock.unreadable.iter().filter(|id| !wishes.is_to_go(id));
+        let mut problems: Vec<String> = unreadable
+            .map(|id| {
                 format!("the record or manifest of backup {id} cannot be read, so what it needs is not known: nothing is removed")
-            }));
+            })
+            .collect();
+        problems.extend(choice.lost().map(|id| {
+            format!("backup {id} was listed when it was verified, and its record is gone, so what it needs is not known: nothing is removed. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
+        }));
+        if !problems.is_empty() {
             let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));
             return Ok(Plan { kept: kept.collect(), problems, ..Plan::default() });
         }
-        let choice = Choice { stock, policy, wishes, now };
         let whole: Vec<usize> = choice.whole(&mut problems);
         let reasons = choice.keep(&whole);
         choice.check_discarded(&reasons, &whole)?;
-        problems.extend(choice.lost().map(|id| {
-            format!("backup {id} was listed when it was verified, and its record is gone: its data are kept. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
-        }));
         let remove = choice.remove(&reasons, &whole);
         let kept = stock.backups.iter().enumerate().filter_map(|(index, backup)| {
             reasons.get(&index).map(|reasons| backup.kept(reasons.iter().copied()))
@@ -279,12 +280,8 @@ impl Choice<'_> {
         }
         self.remove_data(&live, reasons, &mut remove);
         self.remove_wal(reasons, whole, &mut remove);
-        let stays: BTreeSet<&String> = reasons
-            .keys()
-            .filter_map(|index| stock.backups.get(*index))
-            .map(|backup| &backup.id)
-            .chain(self.lost())
-            .collect();
+        let stays: BTreeSet<&String> =
+            reasons.keys().filter_map(|index| stock.backups.get(*index)).map(|backup| &backup.id).collect();
         for (id, is_damaged) in stock.remembered.iter().filter(|(id, _)| !stays.contains(id)) {
             remove.memories.push(ObjectName::Verified(id.clone()));
             if *is_damaged {
@@ -302,13 +299,12 @@ impl Choice<'_> {
         let making: BTreeSet<&String> = stock.in_use.iter().filter_map(|user| user.backup.as_ref()).collect();
         let kept: BTreeSet<&String> =
             reasons.keys().filter_map(|i| stock.backups.get(*i)).map(|b| &b.id).collect();
-        let lost: BTreeSet<&String> = self.lost().collect();
         let unknown = stock.in_use.iter().any(|user| user.needs.is_none());
         if unknown {
             return;
         }
         for (id, data) in &stock.data {
-            if making.contains(id) || lost.contains(id) {
+            if making.contains(id) {
                 continue;
             }
             if !kept.contains(id) {

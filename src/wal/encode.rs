@@ -3,8 +3,9 @@
 //! A file is read once: one thread reads, another hashes, and whichever has time compresses. Files above [`WHOLE`] are read twice instead, so that memory
 //! stays bounded: once for the hash, which stands in front, and once while they are stored.
 
+use super::budget::{Budget, Share};
+use super::spool::Stamp;
 use crate::codec::compress::{Compression, Compressor};
-
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
@@ -12,15 +13,24 @@ use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
 use crate::repo::{Body, Bytes, Lineage};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
 const WHOLE: u64 = 64 << 20;
+
+/// What a store may collect of a file that is compressed while it is stored.
+const STREAM: u64 = 16 << 20;
+
+/// The space that an object is given at first, of which it touches what it needs. The allocator asks the system for
+/// pieces of more than 32 MiB each time, and gives them back; smaller ones it would keep, for each thread.
+const RETURNED: usize = 33 << 20;
 
 /// Bytes of content in a frame: so few that what is decompressed is still in the processor's cache when it is
 /// hashed and written.
@@ -35,8 +45,8 @@ pub struct WalFile {
     path: PathBuf,
     file: File,
     size: u64,
-    /// Tells another file under the same name: device, inode, modification time.
-    stamp: (u64, u64, i64, i64),
+    /// Tells another file under the same name.
+    stamp: Stamp,
 }
 
 impl WalFile {
@@ -53,7 +63,7 @@ impl WalFile {
         if !meta.is_file() {
             return Err(Error::new(Kind::Refused, "it is no regular file").doing(doing()));
         }
-        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: stamp(&meta), file };
+        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: Stamp::of(&meta), file };
         wal.check(lineage).doing(doing)?;
         Ok(wal)
     }
@@ -88,6 +98,10 @@ impl WalFile {
 
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Replaces `piece` by the one with this number, counted from 0; false behind the end.
@@ -128,17 +142,12 @@ impl WalFile {
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
         let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
-        let same = stamp(&now) == self.stamp && now.len() == self.size;
         let still = self.file.metadata().doing(doing)?;
-        if same && stamp(&still) == self.stamp {
+        if Stamp::of(&now) == self.stamp && Stamp::of(&still) == self.stamp {
             return Ok(());
         }
         Err(Error::new(Kind::Unavailable, "it changed while it was read").doing(doing()))
     }
-}
-
-fn stamp(meta: &std::fs::Metadata) -> (u64, u64, i64, i64) {
-    (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec())
 }
 
 /// The object that a WAL file becomes; made when the first store asks for it, and then kept for the others.
@@ -146,18 +155,30 @@ pub struct Encoded {
     wal: WalFile,
     header: Header,
     compression: Compression,
-    whole: OnceLock<Vec<u8>>,
+    whole: OnceLock<(Vec<u8>, Option<Share>)>,
     /// Keeps a second store from encoding beside the first.
     making: Mutex<()>,
+    /// What its memory is taken from, and how long it may wait for that.
+    budget: Option<(Arc<Budget>, Duration)>,
 }
 
 impl Encoded {
     pub fn new(wal: WalFile, header: Header, compression: Compression) -> Encoded {
-        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()) }
+        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()), budget: None }
+    }
+
+    /// The same, one of several that share memory.
+    pub fn within(self, budget: Arc<Budget>, patience: Duration) -> Encoded {
+        Encoded { budget: Some((budget, patience)), ..self }
     }
 
     pub fn wal(&self) -> &WalFile {
         &self.wal
+    }
+
+    /// Takes so much of the memory that is shared, if any is.
+    fn share(&self, bytes: u64) -> Result<Option<Share>> {
+        self.budget.as_ref().map(|(budget, patience)| budget.take(bytes, *patience)).transpose()
     }
 
     fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
@@ -168,22 +189,24 @@ impl Encoded {
     }
 
     fn encode(&self) -> Result<Vec<u8>> {
-        let (frames, sha256) = self.compress()?;
+        let mut object = Vec::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
+        object.resize(HEADER_SIZE, 0);
+        let object = Mutex::new(Ordered { object, next: 0, early: BTreeMap::new() });
+        let sha256 = self.compress(&object)?;
         self.wal.check_unchanged()?;
-        let mut object = Vec::with_capacity(HEADER_SIZE + frames.iter().map(Vec::len).sum::<usize>());
-        object.extend_from_slice(&self.header(sha256)?);
-        frames.iter().for_each(|frame| object.extend_from_slice(frame));
+        let mut object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
+        object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
         Ok(object)
     }
 
-    /// The frames, in order, and the hash of the content.
-    fn compress(&self) -> Result<(Vec<Vec<u8>>, ContentHash)> {
-        let mut own = Frames::new(self.compression)?;
+    /// Appends the frames, and gives the hash of the content.
+    fn compress(&self, object: &Mutex<Ordered>) -> Result<ContentHash> {
+        let mut own = Frames::new(self.compression, object)?;
         if self.wal.size <= FRAME as u64 {
             let mut piece = Vec::new();
             self.wal.read_piece(0, &mut piece)?;
             own.add(0, &piece)?;
-            return Ok((own.in_order(), ContentHash::of(&piece)));
+            return Ok(ContentHash::of(&piece));
         }
         let (sender, receiver) = mpsc::sync_channel::<(usize, Arc<Vec<u8>>, bool)>(QUEUE);
         // Pieces that the other thread has and has not finished.
@@ -191,7 +214,7 @@ impl Encoded {
         std::thread::scope(|scope| {
             let backlog = &backlog;
             let other = scope.spawn(move || {
-                let mut frames = Frames::new(self.compression)?;
+                let mut frames = Frames::new(self.compression, object)?;
                 let mut hasher = Hasher::default();
                 for (number, piece, compress) in receiver {
                     hasher.update(&piece);
@@ -201,7 +224,7 @@ impl Encoded {
                     drop(piece);
                     backlog.fetch_sub(1, Ordering::Release);
                 }
-                Ok::<_, Error>((frames.done, hasher.finish()))
+                Ok::<_, Error>(hasher.finish())
             });
             // The buffers that are not with the other thread are filled again.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
@@ -227,41 +250,55 @@ impl Encoded {
             drop(sender);
             let theirs = other.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
             read?;
-            let (theirs, sha256) = theirs?;
-            own.done.extend(theirs);
-            Ok((own.in_order(), sha256))
+            theirs
         })
     }
 }
 
-/// The frames that one thread has made.
-struct Frames {
+/// An object in the making.
+struct Ordered {
+    object: Vec<u8>,
+    /// The frame that comes next.
+    next: usize,
+    /// Frames that are done before the ones in front of them.
+    early: BTreeMap<usize, Vec<u8>>,
+}
+
+/// What one thread makes frames with.
+struct Frames<'a> {
     compressor: Compressor,
     /// Large enough for any frame, and used again.
     scratch: Vec<u8>,
-    done: Vec<(usize, Vec<u8>)>,
+    ordered: &'a Mutex<Ordered>,
 }
 
-impl Frames {
-    fn new(compression: Compression) -> Result<Frames> {
-        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), done: Vec::new() })
+impl Frames<'_> {
+    fn new(compression: Compression, ordered: &Mutex<Ordered>) -> Result<Frames<'_>> {
+        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), ordered })
     }
 
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
         self.compressor.frame(piece, &mut self.scratch)?;
-        self.done.push((number, self.scratch.clone()));
+        let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ordered { object, next, early } = &mut *ordered;
+        if number != *next {
+            early.insert(number, self.scratch.clone());
+            return Ok(());
+        }
+        object.extend_from_slice(&self.scratch);
+        *next += 1;
+        while let Some(frame) = early.remove(next) {
+            object.extend_from_slice(&frame);
+            *next += 1;
+        }
         Ok(())
-    }
-
-    fn in_order(mut self) -> Vec<Vec<u8>> {
-        self.done.sort_unstable_by_key(|(number, _)| *number);
-        self.done.into_iter().map(|(_, frame)| frame).collect()
     }
 }
 
 impl Body for Encoded {
     fn open(&self) -> Result<Bytes<'_>> {
         if self.wal.size > WHOLE {
+            let share = self.share(STREAM)?;
             let sha256 = self.wal.hash()?;
             self.wal.check_unchanged()?;
             return Ok(Bytes::Stream(Box::new(Stream {
@@ -272,15 +309,21 @@ impl Body for Encoded {
                 check: Some((Hasher::default(), sha256)),
                 ready: self.header(sha256)?.to_vec(),
                 given: 0,
+                _share: share,
             })));
         }
         let _alone = self.making.lock();
         if self.whole.get().is_none() {
-            let _ = self.whole.set(self.encode()?);
+            let mut share = self.share(self.wal.size)?;
+            let object = self.encode()?;
+            if let Some(share) = &mut share {
+                share.shrink(object.len() as u64);
+            }
+            let _ = self.whole.set((object, share));
         }
         self.whole
             .get()
-            .map(|whole| Bytes::Whole(whole))
+            .map(|(object, _)| Bytes::Whole(object))
             .ok_or_else(|| Error::new(Kind::Failed, "the encoded file is gone"))
     }
 }
@@ -294,6 +337,7 @@ struct Stream<'a> {
     check: Option<(Hasher, ContentHash)>,
     ready: Vec<u8>,
     given: usize,
+    _share: Option<Share>,
 }
 
 impl Stream<'_> {

@@ -127,10 +127,7 @@ impl Fetch<'_> {
             SegmentHeader::parse(&first)?.check(name, size, lineage.system_identifier, lineage.major)?;
         }
         (self.still_wanted)()?;
-        // Not synced: after a crash PostgreSQL asks for it again.
-        durable::replace_volatile(&part.path, self.destination)?;
-        part.delivered();
-        Ok(())
+        part.deliver(self.destination)
     }
 }
 
@@ -209,14 +206,14 @@ fn behind(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
 
 /// The file beside the destination while it is incomplete. Its name is always the same, so that a killed
 /// call leaves at most one, which the next call uses again; a lock keeps two calls apart.
-struct Part {
+pub(super) struct Part {
     path: PathBuf,
     file: File,
     delivered: bool,
 }
 
 impl Part {
-    fn create(destination: &Path) -> Result<Part> {
+    pub fn create(destination: &Path) -> Result<Part> {
         let mut path = destination.as_os_str().to_owned();
         path.push(".walfetch");
         let path = PathBuf::from(path);
@@ -260,8 +257,20 @@ impl Part {
         Ok(first)
     }
 
-    fn delivered(mut self) {
+    /// Copies a file of this size.
+    pub fn copy(&self, from: &File, size: u64) -> Result<()> {
+        let doing = || format!("write {}", self.path.display());
+        match std::io::copy(&mut &*from, &mut &self.file).doing(doing)? == size {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Damage, "what is copied has another size").doing(doing())),
+        }
+    }
+
+    /// Gives it its name. Not synced: after a crash PostgreSQL asks for it again.
+    pub fn deliver(mut self, destination: &Path) -> Result<()> {
+        durable::replace_volatile(&self.path, destination)?;
         self.delivered = true;
+        Ok(())
     }
 }
 

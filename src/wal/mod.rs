@@ -1,6 +1,11 @@
-//! One WAL file from the server into every repository, and back. Knows nothing of base backups, of the
-//! configuration, and of how PostgreSQL is told.
+//! One WAL file from the server into every repository, and back; and, ahead of the server's asking, the next ones,
+//! with a spool between the calls. Knows nothing of base backups, of the configuration, and of how PostgreSQL is
+//! told.
 
+mod budget;
 mod encode;
 pub mod fetch;
+pub mod fetch_ahead;
 pub mod push;
+pub mod push_ahead;
+pub mod spool;

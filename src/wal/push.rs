@@ -1,6 +1,7 @@
 //! Stores one WAL file in every repository.
 
 use super::encode::{Encoded, WalFile};
+use super::spool::Stamp;
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
@@ -33,23 +34,55 @@ pub enum Pushed {
     Already,
 }
 
+/// A file that is archived.
+pub(super) struct Stored {
+    pub stamp: Stamp,
+    /// What each repository has, in their order; `None` for an optional one that went without.
+    pub copies: Vec<Option<Held>>,
+}
+
+/// What one repository has.
+pub(super) struct Held {
+    pub pushed: Pushed,
+    pub repository_id: String,
+}
+
 impl Push<'_> {
     /// Ok when the file is durable in every required repository. All of them are tried, at once, whatever happens
     /// to the others; the failure of an optional one is a warning. The file is read and compressed once (one of
     /// more than 64 MiB once for each).
     pub fn run(&self, observer: &dyn Observer) -> Result<Pushed> {
-        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let name: WalName = name.parse()?;
-        self.store(name, observer).doing(|| format!("push {name}"))
+        let stored = self.store(observer, |encoded| encoded)?;
+        let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
+        Ok(if is_new { Pushed::Stored } else { Pushed::Already })
     }
 
-    fn store(&self, name: WalName, observer: &dyn Observer) -> Result<Pushed> {
-        let wal = WalFile::open(self.path, name, self.lineage)?;
-        let header = header(self.lineage, ObjectKind::Wal, name.to_string());
-        let encoded = Encoded::new(wal, header, self.compression);
-        if let [only] = self.repositories {
-            return put(only, self.lineage, &encoded);
-        }
+    pub(super) fn name(&self) -> Result<WalName> {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()
+    }
+
+    /// As [`Push::run`]; `change` sees what is to be stored before anything else.
+    pub(super) fn store(
+        &self,
+        observer: &dyn Observer,
+        change: impl FnOnce(Encoded) -> Encoded,
+    ) -> Result<Stored> {
+        let name = self.name()?;
+        let store = || -> Result<Stored> {
+            let wal = WalFile::open(self.path, name, self.lineage)?;
+            let stamp = wal.stamp();
+            let header = header(self.lineage, ObjectKind::Wal, name.to_string());
+            let encoded = change(Encoded::new(wal, header, self.compression));
+            let copies = match self.repositories {
+                [only] => vec![Some(put(only, self.lineage, &encoded)?)],
+                _ => self.store_in_all(encoded, observer)?,
+            };
+            Ok(Stored { stamp, copies })
+        };
+        store().doing(|| format!("push {name}"))
+    }
+
+    fn store_in_all(&self, encoded: Encoded, observer: &dyn Observer) -> Result<Vec<Option<Held>>> {
         let (sender, answers) = mpsc::channel();
         let encoded = Arc::new(encoded);
         let mut pending = Vec::new();
@@ -74,11 +107,11 @@ impl Push<'_> {
     fn collect(
         &self,
         mut pending: Vec<usize>,
-        answers: &mpsc::Receiver<(usize, Result<Pushed>)>,
+        answers: &mpsc::Receiver<(usize, Result<Held>)>,
         observer: &dyn Observer,
-    ) -> Result<Pushed> {
+    ) -> Result<Vec<Option<Held>>> {
         let mut failure: Option<Error> = None;
-        let mut answer = Pushed::Already;
+        let mut copies: Vec<Option<Held>> = self.repositories.iter().map(|_| None).collect();
         while !pending.is_empty() {
             let is_required = pending.iter().any(|index| self.repositories[*index].is_required());
             let patience = if is_required { Duration::MAX } else { GRACE };
@@ -88,8 +121,7 @@ impl Push<'_> {
             pending.retain(|other| *other != index);
             let repository = &self.repositories[index];
             match pushed {
-                Ok(Pushed::Stored) => answer = Pushed::Stored,
-                Ok(Pushed::Already) => {}
+                Ok(copy) => copies[index] = Some(copy),
                 Err(error) if repository.is_required() => {
                     if let Some(earlier) = failure.replace(error) {
                         observer.event(Event::Warning(&earlier));
@@ -108,14 +140,14 @@ impl Push<'_> {
         }
         match failure {
             Some(error) => Err(error),
-            None => Ok(answer),
+            None => Ok(copies),
         }
     }
 }
 
 /// Stores the file in one repository, which has to show its identity. One that has done so not long ago may do it
 /// while the file is on its way; nothing is sent to one that has not.
-fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Pushed> {
+fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Held> {
     let name = encoded.wal().name;
     let (archive, put) = match repository.notes() {
         Some(notes) if notes.is_known(lineage) => std::thread::scope(|scope| {
@@ -137,10 +169,11 @@ fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<P
             (archive, put)
         }
     };
-    match put {
-        Put::Stored => Ok(Pushed::Stored),
-        Put::Exists => compare(&archive, encoded.wal()).map(|()| Pushed::Already),
-    }
+    let pushed = match put {
+        Put::Stored => Pushed::Stored,
+        Put::Exists => compare(&archive, encoded.wal()).map(|()| Pushed::Already)?,
+    };
+    Ok(Held { pushed, repository_id: archive.identity().repository_id.clone() })
 }
 
 /// Goes on without an optional repository, and leaves it in peace for a while.
@@ -151,7 +184,7 @@ fn give_up(repository: &Repository, error: Error, observer: &dyn Observer) {
     observer.event(Event::Warning(&left_out(repository, error)));
 }
 
-fn left_out(repository: &Repository, error: Error) -> Error {
+pub(super) fn left_out(repository: &Repository, error: Error) -> Error {
     error
         .doing(format!("optional repository {}", repository.name()))
         .hint("what it misses is brought to it by `walkeep sync`")

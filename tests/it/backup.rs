@@ -7,6 +7,8 @@ mod interrupted;
 mod refused;
 mod report;
 mod shared;
+mod standby;
+mod summaries;
 
 use crate::support::live;
 use crate::support::repo::{self, Snapshot};
@@ -61,23 +63,26 @@ fn assert_failed_once(live: &Live, before: &[String], outcome: Outcome) -> Outco
 }
 
 /// Clients that write until they are dropped.
-struct Pgbench(Child);
+struct Pgbench<'a>(Child, &'a Cluster);
 
-impl Pgbench {
-    fn on(server: &Cluster) -> Pgbench {
+impl Pgbench<'_> {
+    fn on(server: &Cluster) -> Pgbench<'_> {
         let pgbench = pg::tool("pgbench").args(["-U", "postgres", "-h"]).arg(server.socket());
         pgbench.clone().args(["-i", "-q", "-s", "2", "postgres"]).go().ok();
         let run = pgbench.args(["-n", "-c", "2", "-T", "300", "postgres"]);
         let child = run.spawn();
         server.await_sql("select count(*) > 50 from pgbench_history", "t");
-        Pgbench(child)
+        Pgbench(child, server)
     }
 }
 
-impl Drop for Pgbench {
+impl Drop for Pgbench<'_> {
     fn drop(&mut self) {
         run::signal(self.0.id(), "KILL");
         let _ = self.0.wait();
+        // What its sessions have begun may still commit.
+        let sessions = "select count(*) from pg_stat_activity where application_name = 'pgbench'";
+        wait::within(wait::LONG, || self.1.try_psql(sessions).stdout.trim() == "0");
     }
 }
 

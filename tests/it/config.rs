@@ -73,6 +73,9 @@ jobs  = 3
 level = 0x13
 checkpoint = "spread"
 verify_pages = false
+wal_summaries = false
+rate = "50MiB"
+nice = 10
 
 [drill]
 directory = "/srv/drill"
@@ -144,6 +147,8 @@ fn a_cluster_and_a_repository_are_enough_and_the_rest_has_the_documented_default
     assert_eq!(config.backup.level, 1);
     assert_eq!(config.backup.checkpoint, Checkpoint::Fast);
     assert!(config.backup.verify_pages);
+    assert!(config.backup.wal_summaries);
+    assert_eq!((config.backup.rate, config.backup.nice), (None, 0));
 }
 
 #[test]
@@ -191,6 +196,9 @@ fn every_documented_key_is_understood() {
     assert_eq!(config.backup.level, 19);
     assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
     assert!(!config.backup.verify_pages);
+    assert!(!config.backup.wal_summaries);
+    assert_eq!(config.backup.rate.map(|rate| rate.get()), Some(50 << 20));
+    assert_eq!(config.backup.nice, 10);
     assert_eq!(config.drill.directory, Path::new("/srv/drill"));
     assert_eq!(config.drill.bin.as_deref(), Some(Path::new("/opt/pg/bin")));
     assert_eq!((config.drill.jobs.get(), config.drill.amcheck), (5, false));
@@ -244,6 +252,8 @@ jobs = 6  # default
 level = 1  # default
 checkpoint = "fast"  # default
 verify_pages = true  # default
+wal_summaries = true  # default
+nice = 0  # default
 
 [drill]  # default
 directory = "/var/tmp"  # default

@@ -128,6 +128,7 @@ fn write_repository(root: &Path) {
             from_standby: false,
         },
         tablespaces: Vec::new(),
+        databases: Vec::new(),
         damaged: Vec::new(),
     };
     archive.put_record(&record).expect("store the record");

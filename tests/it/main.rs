@@ -1,5 +1,6 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
+mod ahead;
 mod architecture;
 mod backup;
 mod cli;
@@ -11,6 +12,7 @@ mod drill;
 mod examples;
 mod fixtures;
 mod format;
+mod matrix;
 mod push_fetch;
 mod restore;
 mod retention;
@@ -18,3 +20,4 @@ mod s3;
 mod storage;
 mod support;
 mod sync;
+mod verify;

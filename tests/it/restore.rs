@@ -4,6 +4,7 @@ mod damage;
 mod delta;
 mod follow;
 mod interrupted;
+mod partial;
 mod places;
 mod refused;
 mod settings;

@@ -2,12 +2,14 @@
 //! everything that may happen beside it.
 
 mod beside;
+mod killed;
 mod plan;
 mod prune;
 mod world;
 
 use crate::support::live::{self, restoring};
 use crate::support::repo::files;
+use crate::support::saga::lineage;
 use crate::support::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -52,12 +54,6 @@ fn kept(report: &Value) -> Vec<(String, Vec<String>)> {
     };
     let kept = report["kept"].as_array().expect("a list");
     kept.iter().map(|kept| (live::text(kept, "id"), texts(&kept["because"]))).collect()
-}
-
-/// The folder of the cluster's only life in the first repository.
-fn lineage(archive: &Archive) -> PathBuf {
-    let system = archive.identity().file_name().expect("a name").to_owned();
-    archive.root().join("main").join(system)
 }
 
 /// The keys of all objects.

@@ -3,11 +3,19 @@
 # VARIANT: words joined by '-':
 #   s3     repository on the loopback S3 server, TLS in front of it (as pgBackRest must have it)
 #   http   the same without TLS
+#   sync   one segment at a time, nothing ahead
+#   far    all segments ahead in one call, for `noop`
+#   dN     the S3 server is N milliseconds away
 #   zstd   the floor of a fetch: the same object decompressed by the public tool and checked by nobody
 has() { [[ "-$VARIANT-" == *"-$1-"* ]]; }
 has_s3() { has s3 || has http; }
 CONF="--config $A_DIR/walkeep.toml"
-caps() { echo "push fetch drain replay backup incr restore delta"; }
+caps() { echo "push fetch drain replay backup incr restore delta$(has far && echo " async" || true)"; }
+ahead() {
+    if has sync; then printf 'push_ahead = 0\nfetch_ahead = 0\n'; fi
+    if has far; then echo 'push_ahead = 64'; fi
+}
+async_ready() { find "$A_DIR/spool" -path '*/push/0*' -type f 2>/dev/null | wc -l; }
 setup() {
     mkdir -p "$A_DIR/repo"
     {
@@ -17,6 +25,7 @@ pgdata = "$PGDATA"
 connection = "host=$PGHOST port=$PGPORT user=postgres dbname=postgres"
 [wal]
 spool = "$A_DIR/spool"
+$(ahead)
 [[repository]]
 T
         if has_s3; then

@@ -102,3 +102,22 @@ fn check_passes_where_backups_work_and_fails_where_they_would_not() {
     let checks = bad["checks"].as_array().expect("checks");
     assert!(checks.iter().any(|check| check["ok"] == false && check["hint"].is_string()), "{bad}");
 }
+
+#[test]
+fn a_rate_slows_the_backup_down_and_niceness_lets_others_go_first() {
+    let live = Live::new();
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let begun = std::time::Instant::now();
+    let run = live.backing_up().args(["--rate", "10MB", "--nice", "7"]);
+    let traced = strace.trace("setpriority").go(&run);
+    let backup = live::json(&traced.outcome.clone().ok());
+    let least = backup["size"].as_f64().expect("a size") / 10e6 * 0.8;
+    assert!(begun.elapsed().as_secs_f64() > least, "{backup}");
+    assert!(traced.calls.iter().any(|call| call.arguments.ends_with(" 7")), "{}", traced.story());
+    for wrong in [["--rate", "0B"], ["--rate", "fast"], ["--nice", "20"]] {
+        live.backing_up().args(wrong).go().is(2);
+    }
+    live.restore(&[]).verified();
+}

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// A number of a backup's JSON.
 #[track_caller]
-fn number(backup: &Value, name: &str) -> u64 {
+pub fn number(backup: &Value, name: &str) -> u64 {
     backup[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {backup}"))
 }
 
@@ -49,7 +49,7 @@ fn remove(live: &Live, id: &str) {
 }
 
 /// A server with a table `t` of about 9 MB, 60000 rows in pages that compress badly.
-fn with_table(live: &Live) -> String {
+pub fn with_table(live: &Live) -> String {
     let server = &live.server;
     server.psql("create table t (i int primary key, filler text) with (fillfactor = 90)");
     server.psql("insert into t select i, md5(i::text) || md5((-i)::text) from generate_series(1, 60000) i");
@@ -59,7 +59,7 @@ fn with_table(live: &Live) -> String {
 }
 
 /// What is in the table.
-fn sum(server: &Cluster) -> String {
+pub fn sum(server: &Cluster) -> String {
     server.psql("select count(*), md5(string_agg(filler, ',' order by i)) from t")
 }
 

@@ -3,28 +3,30 @@
 use super::live::json;
 use super::repo::{Damage, damage};
 use super::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A restore with `--follow`; the server that it left running, if any, is stopped at the end.
+/// The copies of one server have its socket, so only one of them can run.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The server that was left running is stopped before the next one may start.
+type Left = (Option<Cluster>, MutexGuard<'static, ()>);
+
+/// A restore with `--follow`.
 #[track_caller]
-fn follow(archive: &Archive, arguments: &[&str]) -> (Outcome, Option<Cluster>) {
+fn follow(archive: &Archive, arguments: &[&str]) -> (Outcome, Left) {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new();
     let data = scratch.join("data");
     let outcome = restoring(archive, &data, arguments).args(["--follow", "--json"]).go();
     let server = Cluster::over_if_there(scratch, &data);
-    (outcome, server)
-}
-
-/// A copy of the repository whose server asks for no address, so that its copies can run beside each other.
-fn quiet() -> (std::sync::Arc<Story>, Archive) {
-    let story = Story::get();
-    let archive = story.archive();
-    (story, archive)
+    (outcome, (server, turn))
 }
 
 #[test]
 fn the_end_of_the_archive_is_reached_and_said() {
-    let (_story, archive) = quiet();
-    let (outcome, server) = follow(&archive, &[]);
+    let story = Story::get();
+    let archive = story.archive();
+    let (outcome, (server, _turn)) = follow(&archive, &[]);
     let server = server.expect("a server");
     let outcome = outcome.ok();
     assert!(outcome.stderr.contains("asked for: the end of the archive"), "{outcome}");
@@ -35,10 +37,11 @@ fn the_end_of_the_archive_is_reached_and_said() {
 
 #[test]
 fn a_moment_is_reached_with_each_action() {
-    let (story, archive) = quiet();
+    let story = Story::get();
+    let archive = story.archive();
     let time = &story.marks[1].time;
     for action in ["promote", "pause", "shutdown"] {
-        let (outcome, server) = follow(&archive, &["--time", time, "--action", action]);
+        let (outcome, (server, _turn)) = follow(&archive, &["--time", time, "--action", action]);
         let outcome = outcome.ok();
         assert!(outcome.stderr.contains("recovered to 0/"), "{action}: {outcome}");
         assert_eq!(server.expect("a server").is_up(), action != "shutdown", "{action}");
@@ -47,8 +50,9 @@ fn a_moment_is_reached_with_each_action() {
 
 #[test]
 fn a_server_that_ends_before_its_target_is_a_problem() {
-    let (story, archive) = quiet();
-    let (outcome, _server) = follow(&archive, &[&story.a, "--xid", "4000000000"]);
+    let story = Story::get();
+    let archive = story.archive();
+    let (outcome, _left) = follow(&archive, &[&story.a, "--xid", "4000000000"]);
     let outcome = outcome.is(3).told();
     assert!(outcome.stderr.contains("before it reached its target"), "{outcome}");
 }

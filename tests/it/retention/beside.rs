@@ -150,6 +150,7 @@ fn prunes_backups_and_pushes_in_parallel_leave_every_listed_backup_whole() {
         }
         assert!(prunes > 0);
         backing_up.finish(child).ok();
+        live.archive.walkeep(&["verify"]).ok();
     }
     let id = listed(&live.archive).pop().expect("a backup");
     assert_restores(&live.archive, &id, "1000");
@@ -258,6 +259,7 @@ fn an_operation_of_another_host_is_over_when_both_signs_say_so_and_a_backup_is_f
     // What stands there is no backup, and hinders nobody.
     give(&live);
     live.archive.walkeep(&["list"]).ok();
+    live.archive.walkeep(&["verify"]).ok();
     drop(announcement);
 }
 

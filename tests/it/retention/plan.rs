@@ -59,7 +59,7 @@ fn check_always(seed: u64, world: &World, policy: &Policy, plan: &Plan, now: i64
     assert_eq!(&all - &removed, kept, "seed {seed}: kept and removed are not all");
     assert!(kept.is_disjoint(&removed), "seed {seed}");
     let whole = world.whole();
-    let unknown = world.stock.in_use.iter().any(|user| user.needs.is_none());
+    let unknown = world.has_lost() || world.stock.in_use.iter().any(|user| user.needs.is_none());
     if whole.is_empty() || policy.is_empty() || unknown {
         assert_eq!(kept, all, "seed {seed}: nothing may go");
         assert!(plan.remove.wal.is_empty(), "seed {seed}: no WAL may go");
@@ -86,11 +86,9 @@ fn check_packs(seed: u64, world: &World, plan: &Plan, kept: &BTreeSet<String>, u
         live.extend(backup.packs.iter().map(|(id, number)| ObjectName::Pack(id.to_owned(), number)));
         live.insert(ObjectName::Manifest(backup.id.clone(), 1));
     }
-    let recorded: BTreeSet<&String> = world.stock.backups.iter().map(|backup| &backup.id).collect();
     for (id, data) in &world.stock.data {
         let making = world.stock.in_use.iter().any(|user| user.backup.as_ref() == Some(id));
-        let lost = !recorded.contains(id) && world.stock.remembered.contains_key(id);
-        if making || lost || unknown {
+        if making || unknown {
             live.extend(data.packs.keys().map(|number| ObjectName::Pack(id.clone(), *number)));
             live.extend(data.manifests.keys().map(|number| ObjectName::Manifest(id.clone(), *number)));
         }
@@ -120,6 +118,7 @@ fn check_wal(seed: u64, world: &World, policy: &Policy, plan: &Plan, whole: &BTr
         let number = segment.number(size());
         let stays = policy.is_empty()
             || whole.is_empty()
+            || world.has_lost()
             || backups().filter(forward).any(|backup| backup.first() <= number)
             || world.stock.in_use.iter().any(|user| user.wal_from.is_none_or(|lsn| lsn.0 / MB <= number))
             || backups().any(|backup| {
@@ -169,11 +168,12 @@ fn the_plan_agrees_with_a_model_that_tries_everything() {
         assert!(again.remove.is_empty(), "seed {seed}: a second prune removes {:?}", again.remove);
         let kept = kept(&plan);
         let all = world.stock.backups.iter().map(|backup| backup.id.clone()).collect();
+        assert!(!world.has_lost() || plan.remove.is_empty(), "seed {seed}: it may need anything");
         let wanted = &model(&world, &policy, &world.whole(), now) | &model(&world, &policy, &all, now);
         assert!(wanted.is_subset(&kept), "seed {seed}: {:?} missing", &wanted - &kept);
         match policy.keep_within {
             Some(within) => check_window(seed, &world, &plan, now - within.as_secs() as i64),
-            None if !policy.is_empty() => {
+            None if !policy.is_empty() && !world.has_lost() => {
                 for kept in &plan.kept {
                     let by_rule = kept.because.iter().any(|reason| *reason <= Reason::KeepYearly);
                     assert_eq!(by_rule, wanted.contains(&kept.id), "seed {seed}: {}", kept.id);

@@ -259,7 +259,7 @@ impl World {
                     needs: Some(Vec::new()),
                     wal_from: (!self.dice.one_in(3)).then(|| Lsn(self.dice.below(60) * MB + 40)),
                 }),
-                1 => drop(self.stock.remembered.insert(garbage, false)),
+                1 if self.dice.one_in(6) => drop(self.stock.remembered.insert(garbage, false)),
                 _ => {}
             }
         }
@@ -289,6 +289,13 @@ impl World {
             keep_yearly: count(),
             keep_within: dice.one_in(2).then(|| Duration::from_secs((1 + dice.below(20)) * DAY as u64)),
         }
+    }
+
+    /// Whether there is a backup that was verified once and has no record: what it needs is not known.
+    pub fn has_lost(&self) -> bool {
+        let is_recorded = |id: &String| self.stock.backups.iter().any(|backup| backup.id == *id);
+        let mut stored = self.stock.data.keys();
+        stored.any(|id| !is_recorded(id) && self.stock.remembered.contains_key(id))
     }
 
     /// The backups that are whole, by looking at everything.

@@ -76,6 +76,9 @@ fn damage_in_the_bucket_is_never_handed_over() {
 
 #[test]
 fn the_configured_storage_class_and_encryption_are_asked_for() {
+    if !s3::is_own() {
+        return;
+    }
     let remote = Remote::with(|repository| {
         let repository = repository.line("storage_class = \"STANDARD_IA\"").line("sse = \"aws:kms\"");
         repository.line("sse_kms_key_id = \"arn:aws:kms:us-east-1:123456789012:key/0815\"")

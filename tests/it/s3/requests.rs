@@ -81,6 +81,25 @@ fn the_proof_that_a_file_is_missing_takes_three() {
 }
 
 #[test]
+fn a_prune_lists_a_thousand_keys_at_a_time_and_each_of_them_once() {
+    let remote = Remote::new();
+    remote.pushed(&[1]);
+    let folder = format!("{PREFIX}/main/{}-15/wal/00000001/00000000", site::SYSTEM);
+    let keys: Vec<String> =
+        (2..2500).map(|number| format!("{folder}/{}", remote.segment(number).name())).collect();
+    remote.bucket.fill(&keys, "x");
+    let found = requests(&remote, || drop(remote.archive.walkeep(&["prune", "--dry-run"]).ok()));
+    let lists = |folder: &str| {
+        let is_one = |line: &&String| line.contains("list-type=2") && line.contains(folder);
+        found.iter().filter(is_one).count()
+    };
+    // What there is to list beside WAL, and whose repository it is.
+    const FOLDERS: usize = 6;
+    assert!((3..=4).contains(&lists("LINEAGE/wal/")), "{found:?}");
+    assert!(lists("") <= keys.len().div_ceil(1000) + 1 + FOLDERS, "{found:?}");
+}
+
+#[test]
 fn connections_are_used_again() {
     let remote = Remote::new();
     let (segment, path) = remote.next();

@@ -16,6 +16,9 @@ fn keeps_silent(outcome: &Outcome, keys: &[&Keys]) {
 
 #[test]
 fn no_failure_tells_a_key() {
+    if !s3::is_own() {
+        return;
+    }
     let mut remote = Remote::new().within(SOON);
     let environment = Keys::temporary("SPOKEN");
     for (name, value) in environment.variables() {

@@ -96,7 +96,7 @@ pub fn restore(archive: &Archive, arguments: &[&str]) -> Restored {
 pub fn records(root: &Path) -> Vec<String> {
     let mut found: Vec<String> = repo::files(root)
         .into_iter()
-        .filter(|path| path.parent().is_some_and(|parent| parent.ends_with("backup")))
+        .filter(|path| is_record(path))
         .filter(|path| !path.starts_with(root.join(".tmp")))
         .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
         .collect();
@@ -104,11 +104,16 @@ pub fn records(root: &Path) -> Vec<String> {
     found
 }
 
+/// Whether it is a record, and no note of a verification.
+fn is_record(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with("backup") && !parent.ends_with("verify/backup"))
+}
+
 /// The object of a backup's record.
 #[track_caller]
 pub fn record_of(root: &Path, id: &str) -> PathBuf {
     let mut found = repo::files(root);
-    found.retain(|path| path.ends_with(format!("backup/{id}")));
+    found.retain(|path| is_record(path) && path.ends_with(id));
     assert_eq!(found.len(), 1, "the record of {id}: {found:?}");
     found.remove(0)
 }
@@ -168,7 +173,10 @@ impl Restored {
     /// PostgreSQL's own word for it; only before anything was changed.
     #[track_caller]
     pub fn verified(self) -> Restored {
-        pg::tool("pg_verifybackup").arg(&self.data).deadline(PATIENCE).go().ok();
+        // A version without client programs is not verified this way.
+        if let Some(verify) = pg::tool_for(&self.data, "pg_verifybackup") {
+            verify.arg(&self.data).deadline(PATIENCE).go().ok();
+        }
         self
     }
 

@@ -6,6 +6,7 @@
 //! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a fixed time.
 //! - [`pg`]: a real PostgreSQL cluster.
 //! - [`live`]: a server with its archive, backups of it, and restored copies.
+//! - [`saga`]: a repository with several backups, timelines and a pruned past.
 //! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
 //! - [`s3`]: a real S3 server, a bucket for each test, a client to look into it.
@@ -28,6 +29,7 @@ pub mod proxy;
 pub mod repo;
 pub mod run;
 pub mod s3;
+pub mod saga;
 pub mod scratch;
 pub mod segment;
 pub mod site;

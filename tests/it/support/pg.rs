@@ -22,20 +22,61 @@ pub fn bin() -> PathBuf {
     }
 }
 
+/// The programs of another major version: those of Debian, or what `.ci/setup` put below the directory that
+/// `WALKEEP_TEST_VERSIONS` names. None where they are not installed; then the test's output says that it was skipped.
+pub fn version(major: u32) -> Option<PathBuf> {
+    let found = installed(major).or_else(|| debian(major));
+    if found.is_none() {
+        super::skipped(&format!("there is no PostgreSQL {major} (WALKEEP_TEST_VERSIONS)"));
+    }
+    found
+}
+
+fn installed(major: u32) -> Option<PathBuf> {
+    let place = PathBuf::from(std::env::var_os("WALKEEP_TEST_VERSIONS")?);
+    Some(place.join(format!("{major}/bin"))).filter(|bin| bin.join("initdb").exists())
+}
+
+fn debian(major: u32) -> Option<PathBuf> {
+    Some(PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"))).filter(|bin| bin.join("initdb").exists())
+}
+
+/// The programs for a data directory: of its version where they are there.
+fn bin_for(data: &Path) -> PathBuf {
+    let version = std::fs::read_to_string(data.join("PG_VERSION")).ok();
+    let major: Option<u32> = version.and_then(|text| text.trim().parse().ok());
+    let is_chosen = std::env::var_os("WALKEEP_TEST_PGBIN").is_some();
+    let debian = || major.filter(|_| !is_chosen).and_then(debian);
+    major.and_then(installed).or_else(debian).unwrap_or_else(bin)
+}
+
 /// A start of one of PostgreSQL's programs.
 pub fn tool(name: &str) -> Run {
     Run::new(bin().join(name)).env("LC_ALL", "C")
 }
 
+/// A start of one of the programs of a data directory's version; None where it has no such program.
+pub fn tool_for(data: &Path, name: &str) -> Option<Run> {
+    let program = bin_for(data).join(name);
+    program.exists().then(|| Run::new(program).env("LC_ALL", "C"))
+}
+
 /// What `initdb` is to make.
 #[derive(Default)]
 pub struct Build {
+    bin: Option<PathBuf>,
     wal_segsize: Option<u32>,
     checksums: bool,
     group: bool,
 }
 
 impl Build {
+    /// Of another version, by its programs: see [`version`].
+    pub fn programs(mut self, bin: PathBuf) -> Build {
+        self.bin = Some(bin);
+        self
+    }
+
     /// The WAL segment size in MB; 16 unless told.
     pub fn wal_segsize(mut self, megabytes: u32) -> Build {
         self.wal_segsize = Some(megabytes);
@@ -58,7 +99,9 @@ impl Build {
     pub fn create(self) -> Cluster {
         let scratch = Scratch::new();
         let data = scratch.join("data");
-        let mut initdb = tool("initdb")
+        let program = self.bin.unwrap_or_else(bin).join("initdb");
+        let mut initdb = Run::new(&program)
+            .env("LC_ALL", "C")
             .args(["-N", "--no-instructions", "-A", "trust", "-U", "postgres"])
             .args(["-E", "UTF8", "--locale=C", "-D"])
             .arg(&data);
@@ -67,6 +110,8 @@ impl Build {
         }
         if self.checksums {
             initdb = initdb.arg("-k");
+        } else if Run::new(&program).arg("--help").go().ok().stdout.contains("--no-data-checksums") {
+            initdb = initdb.arg("--no-data-checksums");
         }
         if self.group {
             initdb = initdb.arg("-g");
@@ -157,7 +202,8 @@ impl Cluster {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Outcome {
-        tool("pg_ctl")
+        Run::new(bin_for(&self.data).join("pg_ctl"))
+            .env("LC_ALL", "C")
             .arg("-D")
             .arg(&self.data)
             .arg("-l")
@@ -302,7 +348,7 @@ impl Drop for Cluster {
             return;
         }
         let pid = self.pid();
-        let stopped = account::command(bin().join("pg_ctl"))
+        let stopped = account::command(bin_for(&self.data).join("pg_ctl"))
             .arg("-D")
             .arg(&self.data)
             .args(["-w", "-t", "20", "-m", "immediate", "stop"])

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 pub struct Build {
     pgdata: PathBuf,
     connection: Option<String>,
+    primary: Option<String>,
     roots: Vec<PathBuf>,
     remotes: Vec<Remote>,
     optional: Vec<usize>,
@@ -53,6 +54,12 @@ impl Build {
     /// The libpq connection string of the cluster.
     pub fn connection(mut self, connection: impl Into<String>) -> Build {
         self.connection = Some(connection.into());
+        self
+    }
+
+    /// That of its primary, where it is a standby.
+    pub fn primary(mut self, connection: impl Into<String>) -> Build {
+        self.primary = Some(connection.into());
         self
     }
 
@@ -101,8 +108,10 @@ impl Build {
             environment: Vec::new(),
             pgdata: self.pgdata,
             connection: self.connection,
+            primary: self.primary,
             optional: self.optional,
             wal: BTreeMap::new(),
+            backup: Vec::new(),
             retention: BTreeMap::new(),
             tail: String::new(),
             scratch,
@@ -149,8 +158,10 @@ pub struct Archive {
     environment: Vec<(String, String)>,
     pgdata: PathBuf,
     connection: Option<String>,
+    primary: Option<String>,
     optional: Vec<usize>,
     wal: BTreeMap<String, String>,
+    backup: Vec<String>,
     retention: BTreeMap<usize, Vec<String>>,
     tail: String,
     scratch: Scratch,
@@ -180,6 +191,11 @@ impl Archive {
         self.kept.lock().expect("no test panics here").push(scratch);
     }
 
+    /// Lets another archive, whose repository this one uses, live as long as this.
+    pub fn keep_archive(&self, other: Archive) {
+        self.keep(other.scratch);
+    }
+
     pub fn config(&self) -> &Path {
         &self.config
     }
@@ -200,6 +216,12 @@ impl Archive {
     /// Changes a line of `[wal]`; [`Archive::write_config`] makes it count.
     pub fn set_wal(&mut self, line: &str) {
         self.wal.insert(key_of(line).to_owned(), line.to_owned());
+    }
+
+    /// Adds a line to `[backup]`.
+    pub fn set_backup(&mut self, line: &str) {
+        self.backup.push(line.to_owned());
+        self.write_config();
     }
 
     /// Makes the configuration say something else of its first repository that is no directory.
@@ -238,6 +260,9 @@ impl Archive {
         if let Some(connection) = &self.connection {
             text += &format!("connection = {connection:?}\n");
         }
+        if let Some(primary) = &self.primary {
+            text += &format!("primary = {primary:?}\n");
+        }
         let directories = self.roots.iter().map(|root| Remote::new(format!("file://{}", root.display())));
         for (position, place) in directories.chain(self.remotes.iter().cloned()).enumerate() {
             let name = ["first", "second", "third"][position];
@@ -257,6 +282,9 @@ impl Archive {
         for line in self.wal.values() {
             text += line;
             text += "\n";
+        }
+        if !self.backup.is_empty() {
+            text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
         }
         text += &self.tail;
         scratch::write(&self.config, text);

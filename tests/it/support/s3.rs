@@ -333,7 +333,8 @@ pub fn elements(xml: &str, name: &str) -> Vec<String> {
     let texts = parts.filter_map(|part| Some(part.split_once(close.as_str())?.0));
     texts
         .map(|text| {
-            text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+            let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&apos;", "'");
+            text.replace("&quot;", "\"").replace("&amp;", "&")
         })
         .collect()
 }

@@ -1,0 +1,154 @@
+//! What has to be read of packs to get at the blocks of files, in the order in which it lies there.
+
+use super::Archive;
+use super::entry::{Extent, File};
+use crate::codec::compress::{Decompressor, FRAME};
+use crate::codec::hash::{BlockHash, block_hash};
+use crate::error::{Error, Kind, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Frames that lie behind each other are read at once, up to this.
+const READ: u64 = 4 << 20;
+
+/// As are those with no more than this between them that is not wanted: cheaper to read than to ask again.
+const GAP: u64 = 128 << 10;
+
+/// Frames that are read at once.
+pub struct Stretch {
+    /// Its number in the part of the manifest.
+    pub pack: u32,
+    pub begin: u64,
+    pub end: u64,
+    pub frames: Vec<Frame>,
+}
+
+pub struct Frame {
+    /// In the pack.
+    pub offset: u64,
+    pub length: u32,
+    pub pieces: Vec<Piece>,
+}
+
+/// Blocks of a frame that belong to one file.
+pub struct Piece {
+    /// The file's place among those that were given.
+    pub file: usize,
+    /// In the file.
+    pub offset: u64,
+    /// In the frame.
+    pub skip: usize,
+    pub length: usize,
+    /// Numbers of the blocks in the file.
+    pub blocks: Range<usize>,
+}
+
+/// Finds out what to read of files that are in one part of a manifest. Which blocks of an extent are `wanted` is
+/// asked with the file's place, the extent, and the numbers of its blocks in the file.
+pub fn stretches<'f, W: IntoIterator<Item = Range<usize>>>(
+    files: impl IntoIterator<Item = &'f File>,
+    mut wanted: impl FnMut(usize, &Extent, Range<usize>) -> W,
+) -> Vec<Stretch> {
+    let mut frames: BTreeMap<(u32, u64), (u32, Vec<Piece>)> = BTreeMap::new();
+    for (index, file) in files.into_iter().enumerate() {
+        let mut first = 0;
+        for extent in &file.at {
+            let behind = first + extent.blocks as usize;
+            for blocks in wanted(index, extent, first..behind) {
+                let bytes = file.bytes_of(&blocks);
+                let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
+                frame.1.push(Piece {
+                    file: index,
+                    offset: bytes.start,
+                    skip: extent.skip as usize + (blocks.start - first) * file.block as usize,
+                    length: (bytes.end - bytes.start) as usize,
+                    blocks,
+                });
+            }
+            first = behind;
+        }
+    }
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for ((pack, offset), (length, pieces)) in frames {
+        let frame = Frame { offset, length, pieces };
+        let end = offset.saturating_add(u64::from(length));
+        match stretches.last_mut() {
+            Some(last)
+                if last.pack == pack
+                    && (last.end..=last.end + GAP).contains(&offset)
+                    && end - last.begin <= READ =>
+            {
+                last.end = end;
+                last.frames.push(frame);
+            }
+            _ => stretches.push(Stretch { pack, begin: offset, end, frames: vec![frame] }),
+        }
+    }
+    stretches
+}
+
+impl Stretch {
+    /// The bytes of one of its frames, in those of all of it.
+    pub fn frame<'b>(&self, frame: &Frame, bytes: &'b [u8]) -> &'b [u8] {
+        let begin = (frame.offset - self.begin) as usize;
+        bytes.get(begin..begin + frame.length as usize).unwrap_or_default()
+    }
+}
+
+impl Piece {
+    /// Its bytes in the content of its frame.
+    pub fn of<'c>(&self, content: &'c [u8]) -> Result<&'c [u8]> {
+        content
+            .get(self.skip..self.skip + self.length)
+            .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short"))
+    }
+
+    /// The same when every block of them has the hash that the manifest gives it.
+    pub fn checked<'c>(&self, file: &File, content: &'c [u8]) -> Result<&'c [u8]> {
+        let bytes = self.of(content)?;
+        let expected = file.hashes.get(self.blocks.clone()).unwrap_or_default();
+        match wrong(bytes, file.block, expected) {
+            None => Ok(bytes),
+            Some(_) => Err(self.damaged(&file.path.display())),
+        }
+    }
+
+    pub fn damaged(&self, path: &str) -> Error {
+        let Range { start, end } = self.blocks;
+        Error::new(Kind::Damage, format!("blocks {start} to {} of {path} are damaged", end.saturating_sub(1)))
+    }
+}
+
+/// The numbers of the first and behind the last block that do not have the hashes that they should.
+pub fn wrong(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<usize>> {
+    let blocks = bytes.chunks(block.max(1) as usize);
+    if blocks.len() != expected.len() {
+        return Some(0..blocks.len().max(expected.len()));
+    }
+    let is_wrong = |(block, hash): (&[u8], &BlockHash)| block_hash(block) != *hash;
+    let wrong = blocks.zip(expected).enumerate().filter_map(|(at, pair)| is_wrong(pair).then_some(at));
+    wrong.fold(None, |found, at| Some(found.map_or(at, |range: Range<usize>| range.start)..at + 1))
+}
+
+impl Archive {
+    /// The content of a small file, checked block by block. `packs` are those of its part of the manifest.
+    pub fn read_file(&self, packs: &[String], file: &File) -> Result<Vec<u8>> {
+        let mut content = vec![0; file.size as usize];
+        let mut decompressor = Decompressor::default();
+        let mut unpacked = Vec::new();
+        for stretch in stretches([file], |_, _, blocks| Some(blocks)) {
+            let pack = packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
+            let bytes = self.get_range(pack, stretch.begin..stretch.end)?;
+            for frame in &stretch.frames {
+                decompressor.frame(stretch.frame(frame, &bytes), FRAME, &mut unpacked)?;
+                for piece in &frame.pieces {
+                    let begin = piece.offset as usize;
+                    if let Some(place) = content.get_mut(begin..begin + piece.length) {
+                        place.copy_from_slice(piece.checked(file, &unpacked)?);
+                    }
+                }
+            }
+        }
+        Ok(content)
+    }
+}

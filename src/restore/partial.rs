@@ -1,0 +1,78 @@
+//! A restore of some databases, for rescue work. What belongs to the others becomes empty files of the right size, which
+//! take no space: recovery writes into them as it does into any, since what it changes first it has as a whole page.
+//! They cannot be read afterwards, only dropped. `postgres` and the templates are always restored.
+
+use super::files::create;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::relation::{FIRST_OF_USERS, Place};
+use crate::repo::record::{Database, Record};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Which databases are restored.
+pub struct Chosen(Option<BTreeSet<u32>>);
+
+impl Chosen {
+    /// By names or OIDs; all when none is named.
+    pub fn new(wanted: &[String], record: &Record) -> Result<Chosen> {
+        if wanted.is_empty() {
+            return Ok(Chosen(None));
+        }
+        let find = |wanted: &String| {
+            let known = record.databases.iter().find(|database| database.name == *wanted);
+            let oid =
+                || wanted.parse().ok().filter(|oid| record.databases.iter().any(|known| known.oid == *oid));
+            known.map(|database| database.oid).or_else(oid).ok_or_else(|| {
+                let names: Vec<&str> =
+                    record.databases.iter().map(|database| database.name.as_str()).collect();
+                Error::new(Kind::Refused, format!("backup {} has no database {wanted:?}", record.id)).hint(
+                    match names.is_empty() {
+                        true => "the backup was taken by a version that did not note them".to_owned(),
+                        false => format!("it has {}", names.join(", ")),
+                    },
+                )
+            })
+        };
+        wanted.iter().map(find).collect::<Result<_>>().map(|oids| Chosen(Some(oids)))
+    }
+
+    pub fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether a file of the manifest becomes an empty one.
+    pub fn leaves_out(&self, path: &[u8]) -> bool {
+        let Some(oids) = &self.0 else {
+            return false;
+        };
+        let Some(slash) = path.iter().rposition(|&byte| byte == b'/') else {
+            return false;
+        };
+        let (directory, name) = path.split_at(slash);
+        let place = Place::parse(directory);
+        // Without its version no server looks at the directory at all.
+        place.is_some_and(|place| place.database >= FIRST_OF_USERS && !oids.contains(&place.database))
+            && name != b"/PG_VERSION"
+    }
+
+    /// The databases that are not restored.
+    pub fn left_out(&self, record: &Record) -> Vec<Database> {
+        let is_out = |database: &&Database| {
+            let oids = self.0.as_ref();
+            database.oid >= FIRST_OF_USERS && oids.is_some_and(|oids| !oids.contains(&database.oid))
+        };
+        record.databases.iter().filter(is_out).cloned().collect()
+    }
+}
+
+/// Makes an empty file of this size.
+pub fn make_empty(path: &Path, size: u64) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(format!("remove {}", path.display()), &e));
+        }
+        _ => {}
+    }
+    create(path)?.set_len(size).doing(|| format!("give {} its size", path.display()))
+}

@@ -1,0 +1,314 @@
+//! One backup: whether its record, its manifest and what lies under `data/` agree.
+
+use super::findings::{Findings, Kind};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::pg::control::Control;
+use crate::pg::label::{Label, parse_tablespace_map};
+use crate::pg::segment::SegmentName;
+use crate::repo::data::{Data, PackSet};
+use crate::repo::entry::{Entry, File};
+use crate::repo::manifest::{self, Part, Use};
+use crate::repo::record::Record;
+use crate::repo::{Archive, ObjectName};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// No file that is looked into is larger.
+const LARGEST: u64 = 1 << 20;
+
+/// A backup whose manifest is being read, part by part.
+pub struct Backup<'a> {
+    archive: &'a Archive,
+    record: &'a Record,
+    data: &'a BTreeMap<String, Data>,
+    findings: &'a Findings,
+    files: u64,
+    bytes: u64,
+    packs: PackSet,
+    /// What the files need of each pack.
+    needs: BTreeMap<(String, u32), Need>,
+    /// What the manifest says of that.
+    uses: Vec<Use>,
+    directories: BTreeSet<Vec<u8>>,
+    /// Directories that files are in.
+    parents: BTreeSet<Vec<u8>>,
+    tablespaces: BTreeSet<u32>,
+    /// Files that are looked into, with the packs of their part.
+    looked_into: Vec<(Vec<String>, File)>,
+}
+
+#[derive(Default)]
+struct Need {
+    /// Where the last frame ends that is named.
+    end: u64,
+    /// Bytes of blocks.
+    live: u64,
+}
+
+impl<'a> Backup<'a> {
+    pub fn new(
+        archive: &'a Archive,
+        record: &'a Record,
+        data: &'a BTreeMap<String, Data>,
+        findings: &'a Findings,
+    ) -> Backup<'a> {
+        Backup {
+            archive,
+            record,
+            data,
+            findings,
+            files: 0,
+            bytes: 0,
+            packs: PackSet::default(),
+            needs: BTreeMap::new(),
+            uses: Vec::new(),
+            directories: BTreeSet::new(),
+            parents: BTreeSet::new(),
+            tablespaces: BTreeSet::new(),
+            looked_into: Vec::new(),
+        }
+    }
+
+    pub fn contradiction(&self, detail: impl Into<String>) {
+        let name = ObjectName::Record(self.record.id.clone());
+        self.findings.problem(Kind::Inconsistent, &name, detail, [self.record.id.as_str()]);
+    }
+
+    /// What the record says by itself.
+    pub fn record(&self) {
+        let Record { wal, timeline, start_lsn, stop_lsn, segment_size: size, .. } = self.record;
+        let first = SegmentName::containing(*timeline, *start_lsn, *size);
+        let last = SegmentName::ending_at(wal.last.timeline, *stop_lsn, *size);
+        if start_lsn > stop_lsn || wal.first != first || wal.last != last {
+            self.contradiction(format!(
+                "it goes from {start_lsn} to {stop_lsn}, and names the WAL from {} to {}",
+                wal.first, wal.last
+            ));
+        }
+        if self.record.system_identifier != self.archive.lineage().system_identifier {
+            self.contradiction(format!("it is of the cluster {}", self.record.system_identifier));
+        }
+        for (index, part) in self.record.manifest.iter().enumerate() {
+            let name = ObjectName::Manifest(self.record.id.clone(), index as u32 + 1);
+            if part.key != name.to_string() {
+                self.contradiction(format!("it names {} as part of its manifest", part.key));
+            }
+        }
+    }
+
+    /// Presence and size of the parts of the manifest; whether all of them can be read.
+    pub fn parts(&self) -> bool {
+        let stored = self.data.get(&self.record.id);
+        let mut whole = !self.record.manifest.is_empty();
+        for (index, part) in self.record.manifest.iter().enumerate() {
+            let number = index as u32 + 1;
+            let name = ObjectName::Manifest(self.record.id.clone(), number);
+            let problem = match stored.and_then(|data| data.manifests.get(&number)) {
+                None => Some((Kind::Missing, "it is missing".to_owned())),
+                Some(size) if *size != part.size => {
+                    Some((Kind::Damaged, format!("it has {size} bytes, the record says {}", part.size)))
+                }
+                Some(_) => None,
+            };
+            if let Some((kind, detail)) = problem {
+                whole = false;
+                self.findings.problem(kind, &name, detail, [self.record.id.as_str()]);
+            }
+        }
+        whole
+    }
+
+    pub fn part(&mut self, part: &Part) -> Result<()> {
+        for key in &part.packs {
+            self.packs.insert(key)?;
+        }
+        self.uses.extend_from_slice(&part.uses);
+        for entry in &part.entries {
+            match entry {
+                Entry::Dir(dir) => drop(self.directories.insert(dir.path.0.clone())),
+                Entry::Tablespace(tablespace) => drop(self.tablespaces.insert(tablespace.oid)),
+                Entry::File(file) => self.file(part, file, true),
+                Entry::Config(file) => self.file(part, file, false),
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, part: &Part, file: &File, is_inside: bool) {
+        let mut first = 0;
+        for extent in &file.at {
+            let behind = first + extent.blocks as usize;
+            let bytes = file.bytes_of(&(first..behind));
+            first = behind;
+            let pack = part.packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));
+            if let Some(ObjectName::Pack(id, number)) = pack {
+                let need = self.needs.entry((id, number)).or_default();
+                need.end = need.end.max(extent.offset.saturating_add(u64::from(extent.length)));
+                need.live += bytes.end - bytes.start;
+            }
+        }
+        if !is_inside {
+            return;
+        }
+        self.files += 1;
+        self.bytes += file.size;
+        let slash = file.path.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        let parent = file.path.0.get(..slash).unwrap_or_default();
+        if !self.parents.contains(parent) {
+            self.parents.insert(parent.to_vec());
+        }
+        if matches!(
+            &file.path.0[..],
+            b"PG_VERSION" | b"global/pg_control" | b"backup_label" | b"tablespace_map"
+        ) {
+            self.looked_into.push((part.packs.clone(), file.clone()));
+        }
+    }
+
+    /// When the whole manifest was read: whether it and the record agree, and whether what a server needs to start
+    /// is in it.
+    pub fn finish(self) {
+        let record = self.record;
+        if (self.files, self.bytes) != (record.files, record.size) {
+            self.contradiction(format!(
+                "it says {} files of {} bytes, the manifest has {} of {}",
+                record.files, record.size, self.files, self.bytes
+            ));
+        }
+        if record.packs.as_ref().is_some_and(|packs| *packs != self.packs) {
+            self.contradiction("the packs that it names are not those of the manifest");
+        }
+        let named: BTreeSet<u32> = record.tablespaces.iter().map(|known| known.tablespace.oid).collect();
+        if named != self.tablespaces {
+            self.contradiction("its tablespaces are not those of the manifest");
+        }
+        if let Some(parent) = self.parents.iter().find(|parent| !self.directories.contains(*parent)) {
+            self.contradiction(format!(
+                "the manifest has files in {} and not the directory itself",
+                String::from_utf8_lossy(parent)
+            ));
+        }
+        self.packs();
+        self.look_into();
+    }
+
+    /// Presence and size of every pack, and whether the manifest says rightly how much of it is needed.
+    fn packs(&self) {
+        let mut uses: BTreeMap<&str, &Use> =
+            self.uses.iter().map(|used| (used.pack.as_str(), used)).collect();
+        let mut differ = self.uses.len() - uses.len();
+        for ((id, number), need) in &self.needs {
+            let name = ObjectName::Pack(id.clone(), *number);
+            let used = uses.remove(name.to_string().as_str());
+            differ += usize::from(used.is_none_or(|used| used.live != need.live));
+            self.pack(&name, used.map(|used| used.stored.size), need.end);
+        }
+        differ += uses.len();
+        if differ > 0 {
+            self.contradiction(format!("of {differ} packs the manifest does not say what its files need"));
+        }
+    }
+
+    /// Presence and size of a pack. It has no bytes behind `end` that are needed.
+    pub fn pack(&self, name: &ObjectName, expected: Option<u64>, end: u64) {
+        let ObjectName::Pack(id, number) = name else {
+            return;
+        };
+        let own = [self.record.id.as_str()];
+        match self.data.get(id).and_then(|data| data.packs.get(number)).copied() {
+            None => self.findings.problem(Kind::Missing, name, "it is missing", own),
+            Some(size) if size < end || expected.is_some_and(|expected| size != expected) => {
+                let expected = expected.unwrap_or(end);
+                let detail = format!("it has {size} bytes, the manifest says {expected}");
+                self.findings.problem(Kind::Damaged, name, detail, own.into_iter().filter(|_| size < end));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Presence and size of its packs, with as little reading as possible: where what it stored adds up to what it
+    /// wrote, and the others it names packs of are listed and looked at themselves, sizes are right already.
+    pub fn quick(&self, listed: &BTreeSet<&str>) -> Result<()> {
+        let packs = self.archive.packs_of(self.record)?;
+        let mut is_known = self.data.get(&self.record.id).map(Data::bytes) == Some(self.record.new_bytes);
+        for (id, number) in packs.iter() {
+            is_known &= listed.contains(id);
+            self.pack(&ObjectName::Pack(id.to_owned(), number), None, 0);
+        }
+        if is_known {
+            return Ok(());
+        }
+        for used in manifest::uses(self.archive, self.record)? {
+            if let Some(name) = ObjectName::parse(&used.pack) {
+                self.pack(&name, Some(used.stored.size), used.stored.size);
+            }
+        }
+        Ok(())
+    }
+
+    /// The files without which no server starts.
+    fn look_into(&self) {
+        let mut missing = BTreeSet::from(["PG_VERSION", "global/pg_control", "backup_label"]);
+        if record_has_links(self.record) {
+            missing.insert("tablespace_map");
+        }
+        for (packs, file) in &self.looked_into {
+            let path = file.path.display();
+            let known = ["PG_VERSION", "global/pg_control", "backup_label", "tablespace_map"];
+            let Some(name) = known.into_iter().find(|known| *known == path) else {
+                continue;
+            };
+            missing.remove(name);
+            let content = match file.size <= LARGEST {
+                true => self.archive.read_file(packs, file),
+                false => Err(Error::new(ErrorKind::Damage, format!("it has {} bytes", file.size))),
+            };
+            match content.and_then(|content| self.content(name, &content)) {
+                Ok(()) => {}
+                // The pack is bad, and is reported for itself.
+                Err(error) if error.kind() == ErrorKind::Problem => self.contradiction(error.to_string()),
+                Err(_) => {}
+            }
+        }
+        for name in missing {
+            self.contradiction(format!("the manifest has no {name}"));
+        }
+    }
+
+    fn content(&self, name: &str, content: &[u8]) -> Result<()> {
+        let record = self.record;
+        let wrong = |what: String| Err(Error::new(ErrorKind::Problem, format!("{name} {what}")));
+        let bad = |error: Error| error.with_kind(ErrorKind::Problem).doing(name.to_owned());
+        match name {
+            "PG_VERSION" => {
+                let version = String::from_utf8_lossy(content);
+                if version.trim() != self.archive.lineage().major.to_string() {
+                    return wrong(format!("says {}", version.trim()));
+                }
+            }
+            "global/pg_control" => {
+                let control = Control::parse(content.to_vec()).map_err(bad)?;
+                if control.system_identifier() != record.system_identifier {
+                    return wrong(format!("is of the cluster {}", control.system_identifier()));
+                }
+            }
+            "backup_label" => {
+                let label = Label::parse(content).map_err(bad)?;
+                if (label.start, label.timeline) != (record.start_lsn, record.timeline) {
+                    return wrong(format!("says {} on timeline {}", label.start, label.timeline));
+                }
+            }
+            _ => {
+                let links = parse_tablespace_map(content).map_err(bad)?;
+                if !links.iter().all(|link| self.tablespaces.contains(&link.oid)) {
+                    return wrong("names a tablespace that the manifest does not have".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the cluster had tablespaces outside of its data directory.
+fn record_has_links(record: &Record) -> bool {
+    record.tablespaces.iter().any(|known| known.tablespace.location.is_some())
+}
