@@ -3,7 +3,7 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, exit, init, list, pin, prune, restore, sync, verify, wal};
+use super::{backup, check, drill, exit, init, list, pin, prune, restore, sync, verify, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -53,6 +53,7 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Verify(verify_args) => verify::run(&Context::new(&args.global)?, &verify_args),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
+        Verb::Drill(drill_args) => drill::run(&Context::new(&args.global)?, &drill_args),
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
     }
 }

@@ -23,6 +23,7 @@ const ROOT: &[Key] = &[
     ("repository", Shape::List(REPOSITORY)),
     ("wal", Shape::Table(WAL)),
     ("backup", Shape::Table(BACKUP)),
+    ("drill", Shape::Table(DRILL)),
 ];
 const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
@@ -68,6 +69,23 @@ const BACKUP: &[Key] = &[
     ("rate", Shape::Value),
     ("nice", Shape::Value),
 ];
+const DRILL: &[Key] = &[
+    ("directory", Shape::Value),
+    ("bin", Shape::Value),
+    ("jobs", Shape::Value),
+    ("timeout", Shape::Value),
+    ("amcheck", Shape::Value),
+    ("user", Shape::Value),
+    ("preload", Shape::Value),
+    ("assert", Shape::List(ASSERT)),
+];
+const ASSERT: &[Key] = &[
+    ("name", Shape::Value),
+    ("cluster", Shape::Value),
+    ("database", Shape::Value),
+    ("sql", Shape::Value),
+    ("expected", Shape::Value),
+];
 
 /// Where a key may belong that stands in the wrong table.
 const TABLES: &[(&str, &[Key])] = &[
@@ -77,6 +95,8 @@ const TABLES: &[(&str, &[Key])] = &[
     ("in `[repository.retention]`", RETENTION),
     ("in `[wal]`", WAL),
     ("in `[backup]`", BACKUP),
+    ("in `[drill]`", DRILL),
+    ("in `[[drill.assert]]`", ASSERT),
 ];
 
 /// A whole file, in which every key is known and stands where it belongs.

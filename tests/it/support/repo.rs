@@ -113,6 +113,7 @@ impl Build {
             wal: BTreeMap::new(),
             backup: Vec::new(),
             retention: BTreeMap::new(),
+            tail: String::new(),
             scratch,
             kept: Default::default(),
         };
@@ -162,6 +163,7 @@ pub struct Archive {
     wal: BTreeMap<String, String>,
     backup: Vec<String>,
     retention: BTreeMap<usize, Vec<String>>,
+    tail: String,
     scratch: Scratch,
     kept: std::sync::Mutex<Vec<Scratch>>,
 }
@@ -240,6 +242,12 @@ impl Archive {
         self.write_config();
     }
 
+    /// Gives the configuration further tables.
+    pub fn set_tail(&mut self, tail: &str) {
+        self.tail = tail.to_owned();
+        self.write_config();
+    }
+
     /// Makes the configuration name another data directory.
     pub fn set_pgdata(&mut self, pgdata: impl Into<PathBuf>) {
         self.pgdata = pgdata.into();
@@ -278,6 +286,7 @@ impl Archive {
         if !self.backup.is_empty() {
             text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
         }
+        text += &self.tail;
         scratch::write(&self.config, text);
     }
 
@@ -525,6 +534,29 @@ pub fn damage(path: &Path, damage: Damage) {
 pub fn hang(path: &Path, away: &Path) {
     std::fs::rename(path, away).expect("move a file away");
     Run::new("mkfifo").args(["-m", "0666"]).arg(path).go().ok();
+}
+
+/// An object like this one with another content: the header by FORMAT.md, the content by `zstd`.
+pub fn resealed(object: &Path, content: &[u8]) -> Vec<u8> {
+    let old = super::read(object);
+    let mut header: serde_json::Value = serde_json::from_slice(&old[8..512]).expect("a header");
+    header["size"] = content.len().into();
+    header["sha256"] = super::sha256(content).into();
+    let mut new = old[..8].to_vec();
+    new.extend(header.to_string().into_bytes());
+    new.resize(511, b' ');
+    new.push(b'\n');
+    for piece in content.chunks(1 << 20) {
+        new.extend(zstd::bulk::compress(piece, 1).expect("compress"));
+    }
+    new
+}
+
+/// Puts another content into an object, and everything that vouches for it.
+pub fn reseal(object: &Path, content: &[u8]) {
+    let bytes = resealed(object, content);
+    std::fs::remove_file(object).expect("remove an object");
+    scratch::write(object, bytes);
 }
 
 /// Exchanges the content of two stored files.
