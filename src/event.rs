@@ -19,6 +19,11 @@ pub enum Event<'a> {
 /// Hears events, from any thread.
 pub trait Observer: Sync {
     fn event(&self, event: Event<'_>);
+
+    /// Whether somebody wants the operation to end early. Those that leave nothing behind ask now and then.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// Hears and forgets.

@@ -18,13 +18,14 @@
 //! | [`sync`] | from one repository to another | error event pg codec repo |
 //! | [`retention`] | what stays and what goes: a plan, and its execution | error event pg repo |
 //! | [`verify`] | reads everything and proves that every kept backup restores | error event pg codec repo |
+//! | [`drill`] | restores, starts a server on it in isolation, proves, cleans up | error event pg repo restore |
 //! | [`observe`] | how a cluster is now, and what that means | error durable pg repo |
 //! | [`config`] | the file, as values | error storage |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) and `observe` never name each other.
+//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other, nor `observe`; `drill` restores.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
 //! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
@@ -39,6 +40,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 mod direct;
+pub mod drill;
 mod durable;
 pub mod error;
 pub mod event;

@@ -180,9 +180,16 @@ impl Run<'_> {
 
         self.step("waiting for the last segment to arrive in the repository");
         let found = &self.server.found;
+        // A recovery to the end of the backup stops when it meets the record behind that end (recoveryStopsBefore in
+        // xlogrecovery.c). Behind that of a primary there is a switch of segments; behind that of a standby, which may
+        // be the end of a segment, it is the first one of the next.
+        let last = match found.in_recovery {
+            true => SegmentName::containing,
+            false => SegmentName::ending_at,
+        };
         let wal = WalRange {
             first: SegmentName::containing(label.timeline, label.start, found.segment_size),
-            last: SegmentName::ending_at(label.timeline, stopped.lsn, found.segment_size),
+            last: last(label.timeline, stopped.lsn, found.segment_size),
         };
         if found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
             match self.server.can_switch() {

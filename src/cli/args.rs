@@ -49,6 +49,7 @@ pub enum Verb {
     List(List),
     Show(Show),
     Restore(Box<Restore>),
+    Drill(Drill),
     Sync(Sync),
     Prune(Prune),
     Pin(Pin),
@@ -257,6 +258,60 @@ pub struct Restore {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Start the server, follow its recovery, and say how far it came
+    #[arg(long, conflicts_with_all = ["dry_run", "standby"])]
+    pub follow: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// Proves that a backup restores: restores it, starts PostgreSQL on it, reads everything, and cleans up
+///
+/// Takes the newest backup and recovers to the end of the archive, in a scratch directory (`directory` in [drill]), with
+/// a server of its own that has no address, archives nowhere, runs no jobs and reads no line of the restored
+/// configuration. How far recovery has to come is computed from the archive. Then every table of every database is
+/// read, indexes are checked with pg_amcheck, and the assertions of the configuration are asked. Nothing is left
+/// behind; what a killed drill left is removed by the next one.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep drill
+  walkeep drill --rotate --quiet
+  walkeep drill 20261121T031502Z-1f3a9c --keep
+  walkeep drill --time '2026-11-21 08:14:59+01'
+
+Exit status: 0 proved, 3 refuted: it does not restore as it should, 1 could not tell,
+4 another drill of this cluster runs")]
+pub struct Drill {
+    /// As `walkeep list` names it [default: the newest, or the best for the target]
+    #[arg(value_name = "BACKUP", conflicts_with = "rotate")]
+    pub backup: Option<String>,
+    /// Go round: the newest, the oldest kept, a pinned one, a random moment that can be restored
+    #[arg(long, conflicts_with_all = ["time", "lsn", "immediate"])]
+    pub rotate: bool,
+    /// Recover to this moment: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["lsn", "immediate"])]
+    pub time: Option<String>,
+    /// Recover to this position in the WAL
+    #[arg(long, value_name = "LSN", conflicts_with = "immediate")]
+    pub lsn: Option<crate::pg::lsn::Lsn>,
+    /// Recover just far enough for the backup to be consistent
+    #[arg(long)]
+    pub immediate: bool,
+    /// Leave the scratch directory, with the server stopped, for a look
+    #[arg(long)]
+    pub keep: bool,
+    /// Make the scratch directory here [default: as configured, else /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Sessions that read, and threads that restore [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    /// For the whole drill [default: as configured]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub place: Place,
     #[command(flatten)]
     pub wait: Wait,
 }

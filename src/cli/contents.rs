@@ -1,9 +1,10 @@
 //! What one repository has, computed for `list` and `show`.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::data::exclusive;
+use crate::repo::drills::Drill;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use crate::repo::window::{Lines, Span};
@@ -21,6 +22,8 @@ pub struct Contents {
     /// All that can be restored, by timeline.
     pub windows: Vec<Window>,
     pub sizes: Sizes,
+    /// Oldest first.
+    pub drills: Vec<Drill>,
 }
 
 /// Bytes in the repository; together these are all of them but a few small objects.
@@ -56,8 +59,14 @@ impl Contents {
         };
         let pins = archive.pins()?.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE)));
         let pins = pins.filter(|(_, pin)| pin.holds(now)).collect();
+        // What cannot be understood of the past says nothing about what there is.
+        let drills = match archive.drills() {
+            Err(error) if error.kind() == Kind::Damage => Vec::new(),
+            drills => drills?,
+        };
         let mut contents = Contents {
             archive,
+            drills,
             records,
             damaged,
             pins,
@@ -148,6 +157,11 @@ impl Contents {
             _ => self.archive.history(record.timeline)?.unwrap_or_else(|| History::root(record.timeline)),
         };
         Ok(inventory.reach(record, &history))
+    }
+
+    /// The last drill of a backup.
+    pub fn drill(&self, id: &str) -> Option<&Drill> {
+        self.drills.iter().rev().find(|drill| drill.backup.as_deref() == Some(id))
     }
 
     /// WAL that some backup misses.

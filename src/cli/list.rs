@@ -5,6 +5,7 @@ use super::setup::Context;
 use super::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::repo::catalog::Inventory;
+use crate::repo::drills::Drill;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
 fn backup(contents: &Contents, record: &Record) -> Value {
     let mut report = render::backup(record, contents.pins.get(&record.id));
     report["exclusive"] = json!(contents.sizes.exclusive.get(&record.id));
+    report["drill"] = json!(contents.drill(&record.id).map(render::drill));
     report
 }
 
@@ -98,7 +100,8 @@ fn text(contents: &Contents) -> String {
     for record in &contents.records {
         let pin = contents.pins.get(&record.id).map(|pin| format!("(pinned {})", describe(pin)));
         let labels = record.labels.iter().map(|(key, value)| format!("{key}={value}"));
-        let labels: Vec<String> = pin.into_iter().chain(labels).collect();
+        let drill = contents.drill(&record.id).map(|drill| format!("({})", tried(drill)));
+        let labels: Vec<String> = pin.into_iter().chain(drill).chain(labels).collect();
         let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
         let _ = writeln!(
             text,
@@ -136,6 +139,11 @@ fn text(contents: &Contents) -> String {
     }
     text.push('\n');
     text
+}
+
+/// The last drill of a backup.
+fn tried(drill: &Drill) -> String {
+    format!("drill of {}: {}", drill.ended.strftime("%Y-%m-%d %H:%M"), drill.outcome.as_str())
 }
 
 fn describe(pin: &Pin) -> String {
@@ -191,6 +199,11 @@ fn show_record(context: &Context, contents: &Contents, record: &Record) -> Resul
     line("its own", format!("{}, free without it", render::size(own)));
     if let Some(pin) = contents.pins.get(&record.id) {
         line("pinned", describe(pin));
+    }
+    if let Some(drill) = contents.drill(&record.id) {
+        let seconds = [("restore", drill.restore_seconds), ("recovery", drill.recovery_seconds)];
+        let seconds = seconds.into_iter().filter_map(|(name, took)| Some(format!(", {name} {:.1} s", took?)));
+        line("last drill", format!("{}{}", tried(drill), seconds.collect::<String>()));
     }
     line("needs WAL", format!("{} to {}", record.wal.first, record.wal.last));
     if let Some(reach) = reach {

@@ -1,6 +1,8 @@
 //! Times as people type them.
 
+use super::output::Console;
 use crate::error::{Error, Kind, Result};
+use crate::repo::Archive;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
@@ -12,6 +14,17 @@ fn usage(message: String) -> Error {
 /// Whether the time says by itself what it means.
 pub fn has_offset(text: &str) -> bool {
     split_offset(text.trim()).1.is_some()
+}
+
+/// A time on the command line; one without an offset is read in the time zone that the newest backup has.
+pub fn of_archive(text: &str, archive: &Archive, console: &Console) -> Result<Timestamp> {
+    let zone = match has_offset(text) {
+        true => None,
+        false => archive.records()?.good.pop().map(|record| record.settings.time_zone),
+    };
+    let time = parse(text, zone.as_deref())?;
+    console.say(&format!("recovering to {}", describe(time, zone.as_deref())));
+    Ok(time)
 }
 
 /// Divides `2026-11-21 08:14:59+01` before its offset.

@@ -1,5 +1,6 @@
 //! Reports as JSON by the contract, and as text for people.
 
+use crate::repo::drills::{Drill, Outcome};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use serde_json::{Value, json};
@@ -29,6 +30,27 @@ pub fn backup(record: &Record, pin: Option<&Pin>) -> Value {
         "pinned": pin.is_some(),
         "pin": pin.map(|pin| json!({"until": pin.until.map(time), "standalone": pin.standalone})),
         "parent": record.parent,
+    })
+}
+
+/// A drill, without its checks.
+pub fn drill(drill: &Drill) -> Value {
+    json!({
+        "backup": drill.backup,
+        "proved": drill.outcome == Outcome::Proved,
+        "outcome": drill.outcome,
+        "chosen": drill.chosen,
+        "target": drill.target,
+        "begun": time(drill.begun),
+        "ended": time(drill.ended),
+        "host": drill.host,
+        "bytes": drill.bytes,
+        "segments": drill.segments,
+        "reached_lsn": drill.reached_lsn,
+        "expected_lsn": drill.expected_lsn,
+        "restore_seconds": drill.restore_seconds,
+        "recovery_seconds": drill.recovery_seconds,
+        "check_seconds": drill.check_seconds,
     })
 }
 

@@ -1,10 +1,11 @@
 //! `walkeep restore`.
 
 use super::setup::Context;
-use super::{args, backup, moment, output, render, setup};
+use super::{args, backup, follow, moment, output, render, setup};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::pg::programs::Programs;
 use crate::pg::segment::{TimelineId, WalName};
 use crate::repo::lock::Lock;
 use crate::repo::{Archive, Repository};
@@ -26,11 +27,6 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         refuse_new_tablespaces(&context.cluster.pgdata, &plan)?;
     }
     let recovery = recovery(context, args)?;
-    if args.dry_run {
-        return dry_run(context, &plan, &to);
-    }
-    let _alone = lock(context, plan.archive.repository(), &args.wait)?;
-    describe(context, &plan);
     let config_dir = args.config_dir.as_ref().map(std::path::absolute).transpose();
     let config_dir = config_dir.map_err(|e| Error::io("find the working directory", &e))?;
     if config_dir.as_ref().is_some_and(|directory| directory.starts_with(&to)) {
@@ -49,6 +45,16 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         wait: backup::patience(&args.wait),
         random: setup::random_hex::<6>()?,
     };
+    describe(context, &plan)?;
+    if args.dry_run {
+        return dry_run(context, &plan, &options, &recovery);
+    }
+    // Before anything is written: with --follow there have to be programs to start.
+    let programs = match args.follow {
+        true => Some(Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref())?),
+        false => None,
+    };
+    let _alone = lock(context, plan.archive.repository(), &args.wait)?;
     let restored = restore::run(&options, &plan, &recovery, &context.console)?;
     context.console.finish();
     try_restore_command(&plan, &recovery, &to)?;
@@ -82,17 +88,33 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
     if !args.as_primary {
         say(changed);
     }
-    say(&format!("start it with: {}", start_command(&plan, &to, options.config_dir.as_deref())));
-    if context.json {
-        output::print_json(&serde_json::json!({
-            "backup": plan.record.id,
-            "to": to,
-            "bytes": restored.bytes,
-            "files": restored.files,
-            "kept": restored.kept,
-        }))?;
+    let start = start_options(&plan, &to, options.config_dir.as_deref());
+    let mut report = serde_json::json!({
+        "backup": plan.record.id,
+        "to": to,
+        "bytes": restored.bytes,
+        "files": restored.files,
+        "kept": restored.kept,
+    });
+    let Some(programs) = programs else {
+        let with = start.map_or_else(String::new, |options| format!(" -o '{options}'"));
+        say(&format!("start it with: pg_ctl -D {}{with} start", to.display()));
+        if context.json {
+            output::print_json(&report)?;
+        }
+        return Ok(0);
+    };
+    let followed = follow::follow(context, &plan, &recovery, &to, &programs, start.as_deref());
+    context.console.finish();
+    if let Ok(end) = &followed {
+        report["reached_lsn"] = serde_json::json!(end.reached);
+        report["expected_lsn"] = serde_json::json!(end.expected);
+        say(&end.words);
     }
-    Ok(0)
+    if context.json {
+        output::print_json(&report)?;
+    }
+    followed.map(|_| 0)
 }
 
 /// A tablespace that was created after the backup comes back by WAL alone: recovery makes its link to the original
@@ -143,13 +165,7 @@ fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
 fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wish> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
-        let zone = match moment::has_offset(text) {
-            true => None,
-            false => archive.records()?.good.pop().map(|record| record.settings.time_zone),
-        };
-        let time = moment::parse(text, zone.as_deref())?;
-        context.console.say(&format!("recovering to {}", moment::describe(time, zone.as_deref())));
-        Target::Time(time)
+        Target::Time(moment::of_archive(text, archive, &context.console)?)
     } else if let Some(lsn) = target.lsn {
         Target::Lsn(lsn)
     } else if let Some(xid) = target.xid {
@@ -174,7 +190,8 @@ fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wi
     })
 }
 
-fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
+/// A `restore_command` for the cluster, with more arguments for `walfetch`.
+pub fn command(context: &Context, more: &[&str]) -> Result<String> {
     let absolute = |path: &Path| std::path::absolute(path).doing(|| format!("find {}", path.display()));
     let walfetch = std::env::current_exe()
         .map(|path| path.with_file_name("walfetch"))
@@ -192,14 +209,15 @@ fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
             )
         })
     };
+    let (walfetch, config) = (word(&walfetch)?, word(&config)?);
+    let words = [&walfetch, "--config", &config, "--cluster", &context.cluster.name];
+    let words: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
+    Ok(restore::restore_command(&words))
+}
+
+fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
     Ok(Recovery {
-        restore_command: restore::restore_command(&[
-            &word(&walfetch)?,
-            "--config",
-            &word(&config)?,
-            "--cluster",
-            &context.cluster.name,
-        ]),
+        restore_command: command(context, &[])?,
         action: match args.action {
             args::Action::Pause => Action::Pause,
             args::Action::Promote => Action::Promote,
@@ -222,7 +240,8 @@ fn lock(context: &Context, repository: &Repository, wait: &args::Wait) -> Result
     }
 }
 
-fn describe(context: &Context, plan: &Plan) {
+/// What will be done, and how far it leads.
+fn describe(context: &Context, plan: &Plan) -> Result<()> {
     context.console.say(&format!(
         "backup {} of {} ({}), WAL from {} to {} ({} segments), repository {}",
         plan.record.id,
@@ -233,11 +252,32 @@ fn describe(context: &Context, plan: &Plan) {
         plan.reach.segments,
         plan.archive.repository().name(),
     ));
+    let timelines = plan.history.parents.iter().filter(|(timeline, _)| *timeline >= plan.record.timeline);
+    let timelines = timelines.map(|(timeline, end)| format!("{timeline} to {end}, then "));
+    let timelines: String = timelines.collect();
+    context.console.say(&format!("along timeline {timelines}{}", plan.history.timeline));
+    Ok(())
 }
 
-fn dry_run(context: &Context, plan: &Plan, to: &Path) -> Result<u8> {
-    describe(context, plan);
-    context.console.say(&format!("nothing was written to {}", to.display()));
+fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery: &Recovery) -> Result<u8> {
+    let say = |line: &str| context.console.say(line);
+    let tail = plan.reach.tail(&plan.archive, plan.record.segment_size)?;
+    let last = tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size));
+    let ended = tail.last_transaction_end;
+    let ended = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
+    say(&format!("the WAL leads without a hole from {} to {last}{ended}", plan.record.stop_lsn));
+    let rooms = restore::rooms(options, plan, recovery)?;
+    for room in &rooms {
+        let (needed, free) = (render::size(room.needed), render::size(room.free));
+        say(&format!("space: {needed} needed in {}, {free} free there", room.path.display()));
+    }
+    let estimate = estimate(plan);
+    say(&match estimate {
+        Some(seconds) => format!("about {seconds:.0} s with recovery, by the last drill"),
+        None => "how long it takes is known after a `walkeep drill`".to_owned(),
+    });
+    say(&format!("nothing was written to {}", options.to.display()));
+    rooms.iter().try_for_each(restore::Room::check)?;
     if context.json {
         let target = match &plan.target {
             Target::End => serde_json::json!({"type": "end"}),
@@ -259,27 +299,44 @@ fn dry_run(context: &Context, plan: &Plan, to: &Path) -> Result<u8> {
             },
             "gaps": plan.gaps(),
             "bytes": plan.record.size,
-            "estimate": null,
+            "estimate": estimate,
+            "reaches": {"lsn": last, "time": tail.last_transaction_end.map(render::time)},
+            "space": rooms.iter().map(|room| serde_json::json!({
+                "path": room.path,
+                "needed": room.needed,
+                "free": room.free,
+            })).collect::<Vec<_>>(),
         }))?;
     }
     Ok(0)
 }
 
-/// How to start the restored server. A configuration from outside of the data directory names the old one and
-/// its files, so these are overridden.
-fn start_command(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> String {
+/// How many seconds it takes, by the last drill that did as much: restore by bytes, recovery by WAL.
+fn estimate(plan: &Plan) -> Option<f64> {
+    let drills = plan.archive.drills().ok()?;
+    drills.iter().rev().find_map(|drill| {
+        let of =
+            |seconds: Option<f64>, here: u64, there: u64| Some(seconds? * here as f64 / there.max(1) as f64);
+        let restore = of(drill.restore_seconds, plan.record.size, drill.bytes)?;
+        Some(restore + of(drill.recovery_seconds, plan.reach.segments, drill.segments)?)
+    })
+}
+
+/// What the restored server has to be told when it is started. A configuration from outside of the data directory names
+/// the old one and its files, so these are overridden.
+fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
     if config_file.starts_with(&settings.data_directory) {
-        return format!("pg_ctl -D {} start", to.display());
+        return None;
     }
     let name = config_file.file_name().unwrap_or_default();
     let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
-    format!(
-        "pg_ctl -D {to} -o '-c config_file={} -c data_directory={to} -c external_pid_file=' start",
+    Some(format!(
+        "-c config_file={} -c data_directory={} -c external_pid_file=",
         config_file.display(),
-        to = to.display(),
-    )
+        to.display(),
+    ))
 }
 
 /// Runs the restore command once as the server will: in the new directory, through a shell, as the user that

@@ -191,3 +191,20 @@ pub fn foreign(context: &Context) -> Vec<PathBuf> {
     });
     repositories.chain([config.wal.spool.clone()]).collect()
 }
+
+/// Roles that the cluster may have, the likeliest first.
+pub fn roles(context: &Context) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let name = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let configured = connection(context).ok().map(|info| info.user);
+    let owner = context.cluster.pgdata.metadata().ok().and_then(|meta| name(meta.uid().into()));
+    let own = name(nix::unistd::geteuid());
+    let mut users: Vec<String> = Vec::new();
+    let known = [context.config.drill.user.clone(), configured, owner, Some("postgres".to_owned()), own];
+    for user in known.into_iter().flatten() {
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    }
+    users
+}

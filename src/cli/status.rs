@@ -162,6 +162,11 @@ fn repository(repository: &Repository) -> Value {
                 json!({"timeline": window.timeline, "from": from, "to": to})
             })
             .collect();
+        report["last_drill"] = json!(stock.drill.as_ref().map(|drill| json!({
+            "outcome": drill.outcome,
+            "ended": render::time(drill.ended),
+            "last_proved": drill.last_proved.map(render::time),
+        })));
         report["stored"] = json!({
             "backups": stock.backup_bytes, "unfinished": stock.unfinished_bytes, "wal": stock.wal_bytes,
             "growth_per_second": stock.growth,

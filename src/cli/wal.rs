@@ -51,6 +51,9 @@ struct FetchArgs {
     /// Cluster in the configuration [default: the one whose pgdata is the working directory]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    /// Ask this repository alone, and fetch nothing ahead, as a drill of it does
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
     /// What to answer when the archive cannot be read [default: retry in a standby, abort otherwise]
     #[arg(long, value_name = "WHAT")]
     on_error: Option<OnError>,
@@ -152,16 +155,22 @@ pub fn walfetch() -> ExitCode {
         watch("walfetch", config.wal.timeout, failed);
         let here = setup::working_directory()?;
         let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
+        let mut repositories = setup::repositories(&config, cluster)?;
+        if let Some(name) = &args.repository {
+            config.repository(name)?;
+            repositories.retain(|repository| repository.name() == name);
+        }
         let pgdata = [&here, &cluster.pgdata].into_iter().find(|path| is_data_directory(path));
         let fetch = Fetch {
             name,
             destination: &args.destination,
             lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
-            repositories: &setup::repositories(&config, cluster)?,
+            repositories: &repositories,
             still_wanted: &|| waiting.check(),
         };
         // Without a data directory there is no server to fetch ahead for.
-        let server = pgdata.zip(fetch.lineage);
+        // What lies in the spool may come from any repository, and its worker outlives the call.
+        let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
         let server =
             server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
         let kept = server

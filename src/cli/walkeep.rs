@@ -3,7 +3,9 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{backup, check, exit, init, list, metrics, pin, prune, restore, status, sync, verify, wal};
+use super::{
+    backup, check, drill, exit, init, list, metrics, pin, prune, restore, status, sync, verify, wal,
+};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Metrics(metrics_args) => metrics::run(&args.global, &metrics_args),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
+        Verb::Drill(drill_args) => drill::run(&Context::new(&args.global)?, &drill_args),
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
     }
 }

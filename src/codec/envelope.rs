@@ -32,6 +32,8 @@ pub enum ObjectKind {
     Active,
     /// What a verification remembers.
     Verify,
+    /// What drills found.
+    Drill,
     /// Stands where the record of a backup would be that was taken for dead.
     GivenUp,
 }

@@ -51,6 +51,7 @@ pub struct Config {
     pub repositories: Vec<Repository>,
     pub wal: Wal,
     pub backup: Backup,
+    pub drill: Drill,
     pub status: Status,
     sections: Vec<shown::Section>,
 }
@@ -143,6 +144,37 @@ pub struct Backup {
     pub rate: Option<NonZeroU64>,
     /// What is added to the niceness of the process, 0 to 19.
     pub nice: i32,
+}
+
+/// How drills are done.
+#[derive(Debug, Clone)]
+pub struct Drill {
+    /// Where the scratch directories are made; absolute.
+    pub directory: PathBuf,
+    /// Where the programs of PostgreSQL are; without it where they usually are.
+    pub bin: Option<PathBuf>,
+    /// Sessions that read, and threads that restore.
+    pub jobs: NonZeroUsize,
+    /// Of the whole drill; never zero.
+    pub timeout: Duration,
+    pub amcheck: bool,
+    /// A role of the cluster that may log in.
+    pub user: Option<String>,
+    /// Libraries without which the WAL cannot be replayed.
+    pub preload: Option<String>,
+    pub assertions: Vec<Assertion>,
+}
+
+/// What has to be so in a restored cluster. Names differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    pub name: String,
+    /// None: every cluster.
+    pub cluster: Option<String>,
+    pub database: String,
+    pub sql: String,
+    /// What `psql -At` prints, without the last line break.
+    pub expected: String,
 }
 
 /// What `walkeep status` takes for good. What passes a limit is yellow, and red when it passes it twice over.

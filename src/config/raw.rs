@@ -23,6 +23,7 @@ const ROOT: &[Key] = &[
     ("repository", Shape::List(REPOSITORY)),
     ("wal", Shape::Table(WAL)),
     ("backup", Shape::Table(BACKUP)),
+    ("drill", Shape::Table(DRILL)),
     ("status", Shape::Table(STATUS)),
 ];
 const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
@@ -69,7 +70,23 @@ const BACKUP: &[Key] = &[
     ("rate", Shape::Value),
     ("nice", Shape::Value),
 ];
-
+const DRILL: &[Key] = &[
+    ("directory", Shape::Value),
+    ("bin", Shape::Value),
+    ("jobs", Shape::Value),
+    ("timeout", Shape::Value),
+    ("amcheck", Shape::Value),
+    ("user", Shape::Value),
+    ("preload", Shape::Value),
+    ("assert", Shape::List(ASSERT)),
+];
+const ASSERT: &[Key] = &[
+    ("name", Shape::Value),
+    ("cluster", Shape::Value),
+    ("database", Shape::Value),
+    ("sql", Shape::Value),
+    ("expected", Shape::Value),
+];
 const STATUS: &[Key] = &[
     ("max_backup_age", Shape::Value),
     ("max_drill_age", Shape::Value),
@@ -86,6 +103,8 @@ const TABLES: &[(&str, &[Key])] = &[
     ("in `[repository.retention]`", RETENTION),
     ("in `[wal]`", WAL),
     ("in `[backup]`", BACKUP),
+    ("in `[drill]`", DRILL),
+    ("in `[[drill.assert]]`", ASSERT),
     ("in `[status]`", STATUS),
 ];
 

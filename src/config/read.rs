@@ -134,6 +134,25 @@ pub(super) fn text(value: &DeValue<'_>) -> Result<String> {
     }
 }
 
+/// SQL: lines of text, not empty.
+pub(super) fn statement(value: &DeValue<'_>) -> Result<String> {
+    match string(value)?.trim() {
+        "" => Err(error("empty", "write a query whose answer is known")),
+        sql => Ok(sql.into()),
+    }
+}
+
+/// What a query is to answer: text, a number, or true and false as PostgreSQL writes them.
+pub(super) fn answer(value: &DeValue<'_>) -> Result<String> {
+    if let Some(flag) = value.as_bool() {
+        return Ok(if flag { "t" } else { "f" }.into());
+    }
+    if let Some(number) = value.as_integer() {
+        return Ok(number.as_str().into());
+    }
+    string(value).map(str::to_owned)
+}
+
 /// The name of a cluster or repository.
 pub(super) fn name(text: &str) -> Result<String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

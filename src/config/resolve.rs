@@ -2,12 +2,13 @@
 
 use super::raw::{Document, Table};
 use super::read::{
-    Connection, Reader, choice, connection, duration, endpoint, flag, integer, jobs, name, path, size, text,
+    Connection, Reader, answer, choice, connection, duration, endpoint, flag, integer, jobs, name, path,
+    size, statement, text,
 };
 use super::shown::Section;
 use super::{
-    Backup, Bucket, Checkpoint, Cluster, Compression, Config, MOST_JOBS, Repository, Retention, Status, Url,
-    Wal, checksums_text,
+    Assertion, Backup, Bucket, Checkpoint, Cluster, Compression, Config, Drill, MOST_JOBS, Repository,
+    Retention, Status, Url, Wal, checksums_text,
 };
 use crate::error::Result;
 use crate::storage::{Checksums, S3Options};
@@ -52,8 +53,9 @@ pub(super) fn resolve(file: &Path, document: &Document<'_>, cpus: NonZeroUsize) 
     }
     let wal = wal(root.table("wal"), &mut sections)?;
     let backup = backup(root.table("backup"), cpus, &mut sections)?;
+    let drill = drill(root.table("drill"), backup.jobs, &clusters, &mut sections)?;
     let status = status(root.table("status"), &mut sections)?;
-    Ok(Config { path: file.into(), clusters, repositories, wal, backup, status, sections })
+    Ok(Config { path: file.into(), clusters, repositories, wal, backup, drill, status, sections })
 }
 
 fn cluster(
@@ -194,6 +196,53 @@ fn backup(table: Table<'_>, cpus: NonZeroUsize, sections: &mut Vec<Section>) -> 
     };
     sections.push(reader.section());
     Ok(backup)
+}
+
+fn drill(
+    table: Table<'_>,
+    default_jobs: NonZeroUsize,
+    clusters: &[Cluster],
+    sections: &mut Vec<Section>,
+) -> Result<Drill> {
+    let asserts: Vec<Table<'_>> = table.list("assert").collect();
+    let mut reader = Reader::new(table);
+    let mut drill = Drill {
+        directory: reader.or("directory", PathBuf::from("/var/tmp"), path)?,
+        bin: reader.optional("bin", path)?,
+        jobs: reader.or("jobs", default_jobs, jobs)?,
+        timeout: reader.or("timeout", Duration::from_secs(12 * 3600), duration)?,
+        amcheck: reader.or("amcheck", true, flag)?,
+        user: reader.optional("user", text)?,
+        preload: reader.optional("preload", text)?,
+        assertions: Vec::new(),
+    };
+    sections.push(reader.section());
+    for table in asserts {
+        let mut reader = Reader::new(table);
+        let assertion = Assertion {
+            name: reader.required("name", "orders are there", text)?,
+            cluster: reader.optional("cluster", text)?,
+            database: reader.required("database", "postgres", text)?,
+            sql: reader.required("sql", "select count(*) > 0 from orders", statement)?,
+            expected: reader.required("expected", "t", answer)?,
+        };
+        if drill.assertions.iter().any(|other| other.name == assertion.name) {
+            let message = format!("another assertion is called {:?} already", assertion.name);
+            return Err(reader.table.error("name", message).hint("give each assertion a name of its own"));
+        }
+        if let Some(cluster) = &assertion.cluster
+            && !clusters.iter().any(|other| other.name == *cluster)
+        {
+            let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+            return Err(reader.table.error("cluster", "there is no such cluster").hint(format!(
+                "use one of: {}; without it the assertion is for every cluster",
+                names.join(", ")
+            )));
+        }
+        sections.push(reader.section());
+        drill.assertions.push(assertion);
+    }
+    Ok(drill)
 }
 
 fn status(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Status> {

@@ -162,7 +162,7 @@ impl Backup {
     }
 }
 
-/// The newest drill, and the newest that proved something.
+/// The newest drill that could tell, and the newest that proved something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drilled {
     pub ended: Timestamp,

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet};
+use crate::repo::drills::Outcome;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use crate::repo::window::{Lines, Span};
@@ -104,9 +105,22 @@ fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) ->
     Some(stored.saturating_sub(packs + manifests))
 }
 
-/// The last drills of this archive; none are noted yet.
-fn last_drill(_archive: &Archive) -> Result<Option<Drilled>> {
-    Ok(None)
+/// What drills have found. A history that cannot be understood is none: it is evidence, and the next drill begins it
+/// anew.
+fn last_drill(archive: &Archive) -> Result<Option<Drilled>> {
+    let drills = match archive.drills() {
+        Err(error) if error.kind() == Kind::Damage => Vec::new(),
+        drills => drills?,
+    };
+    // One that could not tell takes nothing from what the one before it has found.
+    let told = drills.iter().rev().find(|drill| drill.outcome != Outcome::Unknown);
+    let proved = drills.iter().rev().find(|drill| drill.outcome == Outcome::Proved);
+    Ok(told.or(drills.last()).map(|drill| Drilled {
+        ended: drill.ended,
+        outcome: drill.outcome.as_str().to_owned(),
+        is_refuted: drill.outcome == Outcome::Refuted,
+        last_proved: proved.map(|drill| drill.ended),
+    }))
 }
 
 /// What was added lately.

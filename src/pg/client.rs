@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::row::RowIndex;
 use tokio_postgres::types::{FromSql, ToSql};
-use tokio_postgres::{AsyncMessage, CancelToken, Client};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, SimpleQueryMessage};
 
 pub use tokio_postgres::Row;
 
@@ -236,6 +236,28 @@ impl Session {
     /// As [`Session::query`].
     pub fn batch(&self, sql: &str, bound: Option<Duration>) -> Result<()> {
         self.run(bound, self.client.batch_execute(sql))
+    }
+
+    /// What statements answer, all values as text: the rows of the last one that has any.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn text(&self, sql: &str, bound: Option<Duration>) -> Result<Vec<Vec<Option<String>>>> {
+        let mut rows = Vec::new();
+        let mut is_over = false;
+        for message in self.run(bound, self.client.simple_query(sql))? {
+            match message {
+                SimpleQueryMessage::Row(row) => {
+                    if std::mem::take(&mut is_over) {
+                        rows.clear();
+                    }
+                    rows.push((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
+                }
+                SimpleQueryMessage::CommandComplete(_) => is_over = true,
+                _ => {}
+            }
+        }
+        Ok(rows)
     }
 
     /// Takes what the server has told besides answers since the last call.

@@ -13,6 +13,15 @@ const CRC_OFFSETS: std::ops::Range<usize> = 200..512;
 /// Where `checkPoint` lies, in every supported major.
 const CHECKPOINT: usize = 32;
 
+/// Where `state`, `minRecoveryPoint` and `MaxConnections` with the four behind it lie, in every supported major.
+const STATE: usize = 16;
+const MIN_RECOVERY_POINT: usize = 136;
+const LEAST_SETTINGS: usize = 180;
+
+/// `DB_SHUTDOWNED_IN_RECOVERY` and `DB_IN_PRODUCTION`.
+const SHUT_DOWN_IN_RECOVERY: u32 = 2;
+const IN_PRODUCTION: u32 = 6;
+
 /// A checkpoint location that no server can find a record at: a restored cluster whose backup label is
 /// taken away then refuses to start, instead of starting with corrupt data.
 const NO_CHECKPOINT: u64 = 0xDEAD;
@@ -84,6 +93,33 @@ impl Control {
     /// Timeline of the latest checkpoint.
     pub fn timeline(&self) -> TimelineId {
         TimelineId(u32::from_le_bytes(array(&self.bytes, CHECKPOINT + 16)))
+    }
+
+    /// What a server that replays this cluster's WAL needs at least, by the names of the settings.
+    pub fn least_settings(&self) -> [(&'static str, u32); 5] {
+        let number = |at| u32::from_le_bytes(array(&self.bytes, at));
+        [
+            ("max_connections", number(LEAST_SETTINGS)),
+            ("max_worker_processes", number(LEAST_SETTINGS + 4)),
+            ("max_wal_senders", number(LEAST_SETTINGS + 8)),
+            ("max_prepared_transactions", number(LEAST_SETTINGS + 12)),
+            ("max_locks_per_transaction", number(LEAST_SETTINGS + 16)),
+        ]
+    }
+
+    /// Whether the server runs, or was killed: neither shut down nor in recovery.
+    pub fn is_in_production(&self) -> bool {
+        u32::from_le_bytes(array(&self.bytes, STATE)) == IN_PRODUCTION
+    }
+
+    /// Whether it was shut down in the middle of recovery, as `recovery_target_action` may say.
+    pub fn is_shut_down_in_recovery(&self) -> bool {
+        u32::from_le_bytes(array(&self.bytes, STATE)) == SHUT_DOWN_IN_RECOVERY
+    }
+
+    /// Up to where recovery has written; zero outside of recovery.
+    pub fn min_recovery_point(&self) -> Lsn {
+        Lsn(u64::from_le_bytes(array(&self.bytes, MIN_RECOVERY_POINT)))
     }
 
     /// The same file with a checkpoint location that leads nowhere, for a restored directory.

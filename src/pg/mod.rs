@@ -11,6 +11,7 @@ pub mod label;
 pub mod lsn;
 pub mod manifest;
 pub mod page;
+pub mod programs;
 pub mod record;
 pub mod relation;
 pub mod segment;

@@ -42,6 +42,7 @@ pub const ACTIVE: &str = "active";
 pub const VERIFY: &str = "verify";
 pub const FOUND_DAMAGED: &str = "verify/damaged";
 pub const VERIFIED: &str = "verify/backup";
+pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
 

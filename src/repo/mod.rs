@@ -8,6 +8,7 @@ pub mod active;
 mod archive;
 pub mod catalog;
 pub mod data;
+pub mod drills;
 pub mod entry;
 pub mod evidence;
 mod identity;

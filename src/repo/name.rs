@@ -22,6 +22,8 @@ pub enum ObjectName {
     VerifiedWal,
     /// The announcement of an operation.
     Active(String),
+    /// What drills found.
+    Drills,
 }
 
 impl fmt::Display for ObjectName {
@@ -37,6 +39,7 @@ impl fmt::Display for ObjectName {
             ObjectName::VerifiedPacks => f.write_str(key::VERIFIED_PACKS),
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
+            ObjectName::Drills => f.write_str(key::DRILLS),
         }
     }
 }
@@ -66,6 +69,7 @@ impl ObjectName {
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
                 Some((_, rest)) => ObjectName::Verified(id(rest)?),
             },
+            _ if key == key::DRILLS => ObjectName::Drills,
             _ => return None,
         };
         (name.to_string() == key).then_some(name)

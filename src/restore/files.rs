@@ -6,6 +6,7 @@ use super::sums::Sums;
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::event::Observer;
 use crate::repo::Archive;
 use crate::repo::entry::{File as Stored, Owner};
 use crate::repo::stretch::{self, Piece, Stretch};
@@ -95,6 +96,7 @@ pub struct Writing<'a> {
     /// Files that are there are compared, and only blocks that differ are read and written.
     pub delta: bool,
     pub done: &'a AtomicU64,
+    pub observer: &'a dyn Observer,
 }
 
 /// What was written.
@@ -133,6 +135,10 @@ impl Writing<'_> {
                 while let Some(stretch) = shares.next(own).and_then(|number| stretches.get(number)) {
                     if stop.load(Ordering::Relaxed) {
                         break;
+                    }
+                    if self.observer.is_cancelled() {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(interrupted());
                     }
                     if let Err(error) = self.stretch(stretch, there, sums, &mut decompressor, &mut buffer) {
                         stop.store(true, Ordering::Relaxed);
@@ -225,6 +231,11 @@ impl Writing<'_> {
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Somebody wants the restore to end.
+pub fn interrupted() -> Error {
+    Error::new(Kind::Failed, "it was interrupted").hint("begin it again")
 }
 
 /// Whether all of a file lies in one run, so that it is written in one go.

@@ -9,10 +9,12 @@ mod files;
 mod partial;
 mod plan;
 mod recovery;
+mod room;
 mod run;
 mod sums;
 mod write;
 
 pub use plan::{Plan, Target, TargetTimeline, Wish};
 pub use recovery::{Action, Recovery, restore_command};
+pub use room::{Room, rooms};
 pub use run::{Options, Restored, run};

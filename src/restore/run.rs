@@ -5,17 +5,16 @@ use super::files::Ownership;
 use super::partial::Chosen;
 use super::plan::Plan;
 use super::recovery::Recovery;
+use super::room::Room;
 use super::write::Writer;
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
-use crate::repo::entry::Entry;
 use crate::repo::lock::Lock;
-use crate::repo::manifest;
 use crate::repo::record::{Database, Record};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -67,19 +66,8 @@ pub struct Restored {
 /// Restores the backup of the plan.
 pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn Observer) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
-    let tablespaces = map_tablespaces(options, &plan.record).doing(doing)?;
-    let chosen = Chosen::new(&options.databases, &plan.record).doing(doing)?;
+    let run = Run::new(options, plan, recovery, observer).doing(doing)?;
     let announced = announce(plan, &options.random, observer).doing(doing)?;
-    let run = Run {
-        options,
-        plan,
-        recovery,
-        observer,
-        tablespaces,
-        chosen,
-        ownership: Ownership::new(),
-        done: AtomicU64::new(0),
-    };
     let mut restored = run.run().doing(doing)?;
     restored.announced = announced;
     Ok(restored)
@@ -125,7 +113,25 @@ pub struct Run<'a> {
     pub done: AtomicU64,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub fn new(
+        options: &'a Options,
+        plan: &'a Plan,
+        recovery: &'a Recovery,
+        observer: &'a dyn Observer,
+    ) -> Result<Run<'a>> {
+        Ok(Run {
+            options,
+            plan,
+            recovery,
+            observer,
+            tablespaces: map_tablespaces(options, &plan.record)?,
+            chosen: Chosen::new(&options.databases, &plan.record)?,
+            ownership: Ownership::new(),
+            done: AtomicU64::new(0),
+        })
+    }
+
     fn step(&self, step: &str) {
         self.observer.event(Event::Step(step));
     }
@@ -173,7 +179,7 @@ impl Run<'_> {
                 clear(root)?;
             }
         }
-        self.check_space()?;
+        self.rooms()?.iter().try_for_each(Room::check)?;
         for path in self.roots() {
             durable::create_dirs(Path::new("/"), path, 0o700)?;
         }
@@ -217,75 +223,6 @@ impl Run<'_> {
         }
         drop(lock);
         Ok(restored.report)
-    }
-
-    /// Bytes of files that become empty, by their tablespace where that has a place of its own.
-    fn empty_bytes(&self) -> Result<HashMap<Option<u32>, u64>> {
-        let mut empty = HashMap::new();
-        if self.chosen.is_all() {
-            return Ok(empty);
-        }
-        manifest::read(&self.plan.archive, &self.plan.record, |part| {
-            for entry in &part.entries {
-                if let Entry::File(file) = entry
-                    && self.chosen.leaves_out(&file.path.0)
-                {
-                    let path = self.place(&file.path.0);
-                    let of = self.tablespaces.iter().find(|(_, place)| path.starts_with(place));
-                    *empty.entry(of.map(|(oid, _)| *oid)).or_insert(0) += file.size;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(empty)
-    }
-
-    /// Refuses when a file system has not enough room for what goes into it.
-    fn check_space(&self) -> Result<()> {
-        let record = &self.plan.record;
-        let empty = self.empty_bytes()?;
-        let left_out = |oid| empty.get(&oid).copied().unwrap_or_default();
-        let mut needed: HashMap<u64, (u64, &Path)> = HashMap::new();
-        let mut add = |path, bytes| -> Result<()> {
-            let device = device_of(existing(path))?;
-            needed.entry(device).or_insert((0, path)).0 += bytes;
-            Ok(())
-        };
-        let mut elsewhere = 0;
-        for tablespace in &record.tablespaces {
-            if let Some(path) = self.tablespaces.get(&tablespace.tablespace.oid) {
-                add(path, tablespace.size - left_out(Some(tablespace.tablespace.oid)).min(tablespace.size))?;
-                elsewhere += tablespace.size;
-            }
-        }
-        let segments =
-            record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
-        let wal = segments * record.segment_size.bytes();
-        let here = record.size.saturating_sub(elsewhere).saturating_sub(left_out(None));
-        add(&self.options.to, here + wal)?;
-        for (bytes, path) in needed.into_values() {
-            let bytes = match self.options.delta {
-                true => {
-                    let of_device =
-                        |root: &&Path| device_of(existing(root)).ok() == device_of(existing(path)).ok();
-                    bytes.saturating_sub(self.roots().filter(of_device).map(delta::used).sum())
-                }
-                false => bytes,
-            };
-            let there = existing(path);
-            let stat = rustix::fs::statvfs(there).map_err(|e| {
-                Error::io(format!("look at the file system of {}", there.display()), &e.into())
-            })?;
-            let free = stat.f_bavail * stat.f_frsize;
-            if free < bytes {
-                return Err(Error::new(
-                    Kind::Full,
-                    format!("{} has {free} bytes free, {bytes} are needed", there.display()),
-                )
-                .hint("make room, choose another directory, or move tablespaces with --tablespace OLD=NEW"));
-            }
-        }
-        Ok(())
     }
 
     fn report(&self, over: &AtomicBool) {
@@ -409,10 +346,10 @@ fn clear(path: &Path) -> Result<()> {
 }
 
 /// The path itself, or the nearest directory above it that exists.
-fn existing(path: &Path) -> &Path {
+pub fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-fn device_of(path: &Path) -> Result<u64> {
+pub fn device_of(path: &Path) -> Result<u64> {
     Ok(path.metadata().doing(|| format!("look at {}", path.display()))?.dev())
 }

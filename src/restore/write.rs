@@ -1,7 +1,7 @@
 //! Writes what the manifest names, and what a restored cluster needs besides: the settings, the signal, the WAL of
 //! the backup, `backup_manifest`. All but the control file.
 
-use super::files::{Ownership, Target as FileTarget, Writing, create, set_mode};
+use super::files::{Ownership, Target as FileTarget, Writing, create, interrupted, set_mode};
 use super::partial::make_empty;
 use super::run::{Restored, Run};
 use crate::durable;
@@ -150,6 +150,7 @@ impl<'a> Writer<'a> {
             jobs: run.options.jobs,
             delta: run.options.delta,
             done: &run.done,
+            observer: run.observer,
         };
         let written = writing.run()?;
         self.report.kept += written.kept;
@@ -279,6 +280,9 @@ impl<'a> Writer<'a> {
         let size = plan.record.segment_size;
         let mut name = plan.record.wal.first;
         while name <= plan.record.wal.last {
+            if self.run.observer.is_cancelled() {
+                return Err(interrupted());
+            }
             let path = self.run.options.to.join("pg_wal").join(name.to_string());
             self.fetch(WalName::Segment(name), &path)?;
             name = name.next(size);

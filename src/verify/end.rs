@@ -237,7 +237,12 @@ impl Run<'_> {
             }
             Some(ObjectName::Wal(WalName::Partial(_) | WalName::Backup(..)))
             | Some(ObjectName::Pin(_) | ObjectName::VerifiedPacks | ObjectName::VerifiedWal)
-            | Some(ObjectName::Verified(_) | ObjectName::FoundDamaged(_) | ObjectName::Active(_)) => {
+            | Some(
+                ObjectName::Verified(_)
+                | ObjectName::FoundDamaged(_)
+                | ObjectName::Active(_)
+                | ObjectName::Drills,
+            ) => {
                 problem.window = Some(Vec::new());
             }
             Some(ObjectName::Record(_) | ObjectName::Manifest(..) | ObjectName::Pack(..)) => {

@@ -113,6 +113,26 @@ def prune(args):
               f" would remove {len(plan['remove']['backups'])} backups and {plan['remove']['objects']} objects")
 
 
+def compare(args, place, config, what, objects, options):
+    """`walkeep verify` and `zstd -tq` of the same objects, in turns."""
+    size = sum(os.path.getsize(path) for path in objects)
+    listed = f"{place}/objects"
+    write(listed, "\n".join(objects).encode())
+    jobs = os.cpu_count()
+    zstd = ["xargs", "-a", listed, "-P", str(jobs), "-n", "4", "zstd", "-tq"]
+    ours = [f"{args.walkeep}/walkeep", "--config", config, "verify", "--json", "--jobs", str(jobs), *options]
+    measured(zstd)
+    rounds = []
+    for _ in range(args.rounds):
+        (theirs, _, _), (own, memory, report) = measured(zstd), measured(ours)
+        rounds.append((theirs, own, memory))
+        read = json.loads(report)["checked"]["bytes"]
+    speed = lambda bytes, column: bytes / statistics.median(r[column] for r in rounds) / 1e6
+    print(f"verify, {what}: {len(objects)} objects of {size / 1e6:.0f} MB, {jobs} at once: {speed(read, 1):.0f} MB/s,"
+          f" zstd -t {speed(size, 0):.0f} MB/s: {speed(read, 1) / speed(size, 0):.2f} x; {max(r[2] for r in rounds):.0f} MiB;"
+          f" seconds {[f'{own:.2f}/{theirs:.2f}' for theirs, own, _ in rounds]}")
+
+
 def verify(args):
     place = tempfile.mkdtemp()
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -145,21 +165,8 @@ def verify(args):
         go(f"{pg}/pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
     objects = [f"{folder}/{name}" for folder, _, names in os.walk(f"{place}/repository") for name in names
                if "/pack" in folder or "/wal/" in folder]
-    size = sum(os.path.getsize(path) for path in objects)
-    listed = f"{place}/objects"
-    write(listed, "\n".join(objects).encode())
-    jobs = os.cpu_count()
-    zstd = ["xargs", "-a", listed, "-P", str(jobs), "-n", "16", "zstd", "-tq"]
-    ours = [walkeep, "--config", config, "verify", "--json", "--jobs", str(jobs)]
-    measured(zstd)
-    rounds = []
-    for _ in range(args.rounds):
-        (theirs, _, _), (own, memory, report) = measured(zstd), measured(ours)
-        rounds.append((theirs, own, memory))
-        read = json.loads(report)["checked"]["bytes"]
-    speed = lambda bytes, column: bytes / statistics.median(r[column] for r in rounds) / 1e6
-    print(f"verify, {len(objects)} objects of {size / 1e6:.0f} MB, {jobs} at once: {speed(read, 1):.0f} MB/s,"
-          f" zstd -t {speed(size, 0):.0f} MB/s: {speed(read, 1) / speed(size, 0):.2f} x; {max(r[2] for r in rounds):.0f} MiB")
+    compare(args, place, config, "everything", objects, [])
+    compare(args, place, config, "WAL alone", [path for path in objects if "/wal/" in path], ["--wal"])
     shutil.rmtree(place)
 
 

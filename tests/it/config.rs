@@ -76,6 +76,30 @@ verify_pages = false
 wal_summaries = false
 rate = "50MiB"
 nice = 10
+
+[drill]
+directory = "/srv/drill"
+bin = "/opt/pg/bin"
+jobs = 5
+timeout = "2h"
+amcheck = false
+user = "admin"
+preload = "timescaledb"
+
+[[drill.assert]]
+name = "orders"
+cluster = "main"
+database = "shop"
+sql = "select count(*) from orders"
+expected = 3
+
+[[drill.assert]]
+name = "lines"
+database = "shop"
+sql = """
+select 'a', true
+union all select 'b', false"""
+expected = "a|t\nb|f"
 "#;
 
 fn parse(text: &str) -> Result<Config> {
@@ -175,6 +199,17 @@ fn every_documented_key_is_understood() {
     assert!(!config.backup.wal_summaries);
     assert_eq!(config.backup.rate.map(|rate| rate.get()), Some(50 << 20));
     assert_eq!(config.backup.nice, 10);
+    assert_eq!(config.drill.directory, Path::new("/srv/drill"));
+    assert_eq!(config.drill.bin.as_deref(), Some(Path::new("/opt/pg/bin")));
+    assert_eq!((config.drill.jobs.get(), config.drill.amcheck), (5, false));
+    assert_eq!(config.drill.timeout, Duration::from_secs(7200));
+    assert_eq!(config.drill.user.as_deref(), Some("admin"));
+    assert_eq!(config.drill.preload.as_deref(), Some("timescaledb"));
+    let [orders, lines] = &config.drill.assertions[..] else {
+        panic!("{:?}", config.drill.assertions);
+    };
+    assert_eq!((orders.cluster.as_deref(), orders.expected.as_str()), (Some("main"), "3"));
+    assert_eq!((lines.cluster.as_deref(), lines.expected.as_str()), (None, "a|t\nb|f"));
 }
 
 #[test]
@@ -219,6 +254,12 @@ checkpoint = "fast"  # default
 verify_pages = true  # default
 wal_summaries = true  # default
 nice = 0  # default
+
+[drill]  # default
+directory = "/var/tmp"  # default
+jobs = 6  # default
+timeout = "12h"  # default
+amcheck = true  # default
 
 [status]  # default
 max_backup_age = "26h"  # default

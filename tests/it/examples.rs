@@ -55,6 +55,8 @@ fn each_example_has_a_test_here() {
         "standby.conf",
         "systemd/walkeep-backup.service",
         "systemd/walkeep-backup.timer",
+        "systemd/walkeep-drill.service",
+        "systemd/walkeep-drill.timer",
         "walkeep.toml",
     ];
     assert_eq!(names, tested);
@@ -213,7 +215,9 @@ fn walkeep_toml_is_valid_and_complete() {
 #[test]
 fn systemd_accepts_the_units() {
     let scratch = crate::support::Scratch::new();
-    let units = ["walkeep-backup.service", "walkeep-backup.timer"].map(|name| {
+    let names =
+        ["walkeep-backup.service", "walkeep-backup.timer", "walkeep-drill.service", "walkeep-drill.timer"];
+    let units = names.map(|name| {
         let program = format!("{} ", run::program("walkeep").display());
         let text = example(&format!("systemd/{name}")).replace("/usr/local/bin/walkeep ", &program);
         scratch.write(name, text)

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod conninfo;
 mod demo;
+mod drill;
 mod examples;
 mod fixtures;
 mod format;

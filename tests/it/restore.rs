@@ -2,6 +2,7 @@
 
 mod damage;
 mod delta;
+mod follow;
 mod interrupted;
 mod partial;
 mod places;

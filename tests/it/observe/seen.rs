@@ -138,6 +138,20 @@ fn what_a_verification_found_is_red_and_such_a_backup_does_not_count() {
 }
 
 #[test]
+fn a_drill_that_is_asked_for_is_red_until_one_has_proved_a_backup() {
+    let mut live = healthy();
+    live.archive.set_status("max_drill_age = \"8d\"");
+    shows(&status_is(&live.archive, 3, &[]), "drill", "red");
+    let drill = ["drill", "--directory", live.archive.scratch().path().to_str().expect("a path")];
+    live.archive.run("walkeep").args(drill).deadline(std::time::Duration::from_secs(120)).go().ok();
+    let report = status_is(&live.archive, 0, &[]);
+    shows(&report, "drill", "green");
+    assert_eq!(report["clusters"][0]["repositories"][0]["last_drill"]["outcome"], "proved", "{report:#}");
+    let metrics = live.archive.walkeep(&["metrics"]).ok();
+    assert!(metrics.stdout.contains("\nwalkeep_drill_last_success_timestamp_seconds{"), "{metrics}");
+}
+
+#[test]
 fn the_line_of_a_plugin_has_its_form() {
     let live = healthy();
     let outcome = live.archive.walkeep(&["status", "--nagios"]).ok();

@@ -1,6 +1,6 @@
 //! Damage in the repository: the restore refuses, and nothing that could be started is left.
 
-use super::repo::{Damage, damage, swap};
+use super::repo::{Damage, damage, resealed, swap};
 use super::*;
 
 /// A restore that has to fail with status 1 and a hint, and leave nothing that starts.
@@ -141,28 +141,14 @@ fn a_manifest_that_points_out_of_the_target_is_refused() {
 fn forge(root: &Path, id: &str, change: impl Fn(String) -> String) {
     let part = live::parts_of(root, id, "manifest").remove(0);
     let text = change(live::content(&part));
-    let bytes = reseal(&part, &text);
+    let bytes = resealed(&part, text.as_bytes());
     let record = live::record_of(root, id);
     let mut fields: serde_json::Value = serde_json::from_str(&live::content(&record)).expect("a record");
     fields["manifest"][0]["size"] = bytes.len().into();
     fields["manifest"][0]["sha256"] = sha256(&bytes).into();
     std::fs::remove_file(&part).expect("remove the manifest");
     scratch::write(&part, bytes);
-    let bytes = reseal(&record, &fields.to_string());
+    let bytes = resealed(&record, fields.to_string().as_bytes());
     std::fs::remove_file(&record).expect("remove the record");
     scratch::write(&record, bytes);
-}
-
-/// An object like this one with another content: the header by FORMAT.md, the content by `zstd`.
-fn reseal(object: &Path, text: &str) -> Vec<u8> {
-    let old = read(object);
-    let mut header: serde_json::Value = serde_json::from_slice(&old[8..512]).expect("a header");
-    header["size"] = text.len().into();
-    header["sha256"] = sha256(text.as_bytes()).into();
-    let mut new = old[..8].to_vec();
-    new.extend(header.to_string().into_bytes());
-    new.resize(511, b' ');
-    new.push(b'\n');
-    new.extend(zstd::bulk::compress(text.as_bytes(), 1).expect("compress"));
-    new
 }

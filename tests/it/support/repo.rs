@@ -114,6 +114,7 @@ impl Build {
             backup: Vec::new(),
             status: Vec::new(),
             retention: BTreeMap::new(),
+            tail: String::new(),
             scratch,
             kept: Default::default(),
         };
@@ -164,6 +165,7 @@ pub struct Archive {
     backup: Vec<String>,
     status: Vec<String>,
     retention: BTreeMap<usize, Vec<String>>,
+    tail: String,
     scratch: Scratch,
     kept: std::sync::Mutex<Vec<Scratch>>,
 }
@@ -248,6 +250,12 @@ impl Archive {
         self.write_config();
     }
 
+    /// Gives the configuration further tables.
+    pub fn set_tail(&mut self, tail: &str) {
+        self.tail = tail.to_owned();
+        self.write_config();
+    }
+
     /// Makes the configuration name another data directory.
     pub fn set_pgdata(&mut self, pgdata: impl Into<PathBuf>) {
         self.pgdata = pgdata.into();
@@ -286,6 +294,7 @@ impl Archive {
         if !self.backup.is_empty() {
             text += &format!("\n[backup]\n{}\n", self.backup.join("\n"));
         }
+        text += &self.tail;
         if !self.status.is_empty() {
             text += &format!("\n[status]\n{}\n", self.status.join("\n"));
         }
@@ -536,6 +545,29 @@ pub fn damage(path: &Path, damage: Damage) {
 pub fn hang(path: &Path, away: &Path) {
     std::fs::rename(path, away).expect("move a file away");
     Run::new("mkfifo").args(["-m", "0666"]).arg(path).go().ok();
+}
+
+/// An object like this one with another content: the header by FORMAT.md, the content by `zstd`.
+pub fn resealed(object: &Path, content: &[u8]) -> Vec<u8> {
+    let old = super::read(object);
+    let mut header: serde_json::Value = serde_json::from_slice(&old[8..512]).expect("a header");
+    header["size"] = content.len().into();
+    header["sha256"] = super::sha256(content).into();
+    let mut new = old[..8].to_vec();
+    new.extend(header.to_string().into_bytes());
+    new.resize(511, b' ');
+    new.push(b'\n');
+    for piece in content.chunks(1 << 20) {
+        new.extend(zstd::bulk::compress(piece, 1).expect("compress"));
+    }
+    new
+}
+
+/// Puts another content into an object, and everything that vouches for it.
+pub fn reseal(object: &Path, content: &[u8]) {
+    let bytes = resealed(object, content);
+    std::fs::remove_file(object).expect("remove an object");
+    scratch::write(object, bytes);
 }
 
 /// Exchanges the content of two stored files.

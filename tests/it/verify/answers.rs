@@ -213,3 +213,20 @@ fn what_a_verification_found_bad_does_not_count_when_pruning() {
     assert!(kept.contains(&saga.c), "the last whole one: {kept:?}");
     assert!(lineage(&archive).join("verify/damaged").join(&saga.d).exists());
 }
+
+#[test]
+fn a_backup_that_was_found_damaged_is_nobodys_parent() {
+    let live = Live::new();
+    live.server.psql("create table t as select generate_series(1, 100000) i");
+    let ids = [live.backup_id(), live.backup_id()];
+    let parent = |backup: &Value| backup["parent"].as_str().map(str::to_owned);
+    let manifest = live::parts_of(live.archive.root(), &ids[1], "manifest").remove(0);
+    let original = read(&manifest);
+    repo::damage(&manifest, Damage::Flip(-1));
+    assert_eq!(hurt(&verify_is(&live.archive, 3, &[])), [ids[1].clone()].into());
+    scratch::write(&manifest, &original);
+    let made = live.backup();
+    assert_eq!(parent(&made), Some(ids[0].clone()), "it was not verified again");
+    verify(&live.archive, &[]);
+    assert_eq!(parent(&live.backup()), Some(live::text(&made, "id")));
+}

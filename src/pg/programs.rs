@@ -1,0 +1,62 @@
+//! Where the programs of PostgreSQL are on this machine.
+
+use crate::error::{Error, Kind, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The programs of one major version.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    directory: PathBuf,
+}
+
+impl Programs {
+    /// Those of this major version: in the directory that was configured, else where Debian, Red Hat and SUSE put
+    /// them, else where a build from source does.
+    pub fn find(major: u32, configured: Option<&Path>) -> Result<Programs> {
+        let usual = [
+            format!("/usr/lib/postgresql/{major}/bin"),
+            format!("/usr/pgsql-{major}/bin"),
+            format!("/usr/lib/postgresql{major}/bin"),
+            "/usr/local/pgsql/bin".to_owned(),
+            "/usr/local/bin".to_owned(),
+            "/usr/bin".to_owned(),
+        ];
+        let places: Vec<PathBuf> = match configured {
+            Some(directory) => vec![directory.to_owned()],
+            None => usual.iter().map(PathBuf::from).collect(),
+        };
+        let mut others = Vec::new();
+        for directory in &places {
+            let postgres = directory.join("postgres");
+            match version(&postgres) {
+                Some(found) if found == major => return Ok(Programs { directory: directory.clone() }),
+                Some(found) => others.push(format!("{} is of version {found}", postgres.display())),
+                None => {}
+            }
+        }
+        let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        let mut message = format!("there is no server of PostgreSQL {major} in {}", looked.join(", "));
+        others.iter().for_each(|other| message.push_str(&format!("; {other}")));
+        Err(Error::new(Kind::Absent, message).hint(format!(
+            "install PostgreSQL {major} here, or say where it is: `bin` in [drill] of the configuration"
+        )))
+    }
+
+    /// The path of a program, where it is there.
+    pub fn get(&self, name: &str) -> Option<PathBuf> {
+        Some(self.directory.join(name)).filter(|path| path.is_file())
+    }
+
+    pub fn postgres(&self) -> PathBuf {
+        self.directory.join("postgres")
+    }
+}
+
+/// The major version that a server program says it has: `postgres (PostgreSQL) 15.18 (Debian …)`.
+fn version(postgres: &Path) -> Option<u32> {
+    let output = Command::new(postgres).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let number = text.split_whitespace().nth(2)?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}

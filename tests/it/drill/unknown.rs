@@ -1,0 +1,59 @@
+//! What says nothing about the backup: status 1, and never green.
+
+use super::*;
+
+#[test]
+fn no_server_programs() {
+    let story = Story::get();
+    let mut archive = story.archive();
+    archive.set_tail("[drill]\nbin = \"/nonexistent\"\n");
+    let report = drill(&archive, &[], 1);
+    assert_eq!(report["outcome"], "unknown");
+    assert!(text(&report, "error").contains("no server of PostgreSQL 15 in /nonexistent"), "{report:#}");
+}
+
+#[test]
+fn no_backup() {
+    let live = Live::new();
+    let report = drill(&live.archive, &[], 1);
+    assert_eq!(report["outcome"], "unknown");
+}
+
+#[test]
+fn no_space() {
+    let Some(tmpfs) = Tmpfs::mount("20m") else {
+        return;
+    };
+    let story = Story::get();
+    let archive = story.archive();
+    let outcome = drilling(&archive, tmpfs.path(), &[]).go().is(1).told();
+    assert!(outcome.stderr.contains("bytes free"), "{outcome}");
+    assert_empty(tmpfs.path());
+}
+
+#[test]
+fn no_time() {
+    let story = Story::get();
+    let report = drill(&story.archive(), &["--timeout", "1ms"], 1);
+    assert_eq!(report["outcome"], "unknown");
+    assert!(text(&report, "error").contains("the time for the drill is over"), "{report:#}");
+}
+
+#[test]
+fn a_repository_that_is_out_of_reach() {
+    let story = Story::get();
+    let archive = story.archive();
+    std::fs::rename(archive.root(), archive.root().with_extension("away")).expect("move it away");
+    let scratch = Scratch::new();
+    let outcome = drilling(&archive, scratch.path(), &[]).go().is(1).told();
+    assert!(outcome.stderr.contains("hint:"), "{outcome}");
+}
+
+#[test]
+fn a_scratch_directory_in_the_data_directory_or_the_repository_is_refused() {
+    let story = Story::get();
+    let archive = story.archive();
+    for place in [story.server.data(), archive.root()] {
+        drilling(&archive, &place.join("drills"), &[]).go().is(2).told().says("lies in");
+    }
+}

@@ -1,0 +1,100 @@
+//! `restore --follow`: started as its user would, and compared with what was asked for. `--dry-run`: what would be done.
+
+use super::live::json;
+use super::repo::{Damage, damage};
+use super::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The copies of one server have its socket, so only one of them can run.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The server that was left running is stopped before the next one may start.
+type Left = (Option<Cluster>, MutexGuard<'static, ()>);
+
+/// A restore with `--follow`.
+#[track_caller]
+fn follow(archive: &Archive, arguments: &[&str]) -> (Outcome, Left) {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let data = scratch.join("data");
+    let outcome = restoring(archive, &data, arguments).args(["--follow", "--json"]).go();
+    let server = Cluster::over_if_there(scratch, &data);
+    (outcome, (server, turn))
+}
+
+#[test]
+fn the_end_of_the_archive_is_reached_and_said() {
+    let story = Story::get();
+    let archive = story.archive();
+    let (outcome, (server, _turn)) = follow(&archive, &[]);
+    let server = server.expect("a server");
+    let outcome = outcome.ok();
+    assert!(outcome.stderr.contains("asked for: the end of the archive"), "{outcome}");
+    let report = json(&outcome);
+    assert!(report["reached_lsn"].is_string() && report["expected_lsn"].is_string(), "{report:#}");
+    assert!(server.is_up());
+}
+
+#[test]
+fn a_moment_is_reached_with_each_action() {
+    let story = Story::get();
+    let archive = story.archive();
+    let time = &story.marks[1].time;
+    for action in ["promote", "pause", "shutdown"] {
+        let (outcome, (server, _turn)) = follow(&archive, &["--time", time, "--action", action]);
+        let outcome = outcome.ok();
+        assert!(outcome.stderr.contains("recovered to 0/"), "{action}: {outcome}");
+        assert_eq!(server.expect("a server").is_up(), action != "shutdown", "{action}");
+    }
+}
+
+#[test]
+fn a_server_that_ends_before_its_target_is_a_problem() {
+    let story = Story::get();
+    let archive = story.archive();
+    let (outcome, _left) = follow(&archive, &[&story.a, "--xid", "4000000000"]);
+    let outcome = outcome.is(3).told();
+    assert!(outcome.stderr.contains("before it reached its target"), "{outcome}");
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    let before = archive.snapshot();
+    let outcome = restoring(&archive, &to, &["--dry-run", "--json"]).go().ok();
+    assert!(!to.exists());
+    assert_eq!(archive.snapshot(), before);
+    let report = json(&outcome);
+    assert_eq!(report["backup"], story.b.as_str());
+    assert!(report["space"][0]["needed"].as_u64() > Some(1 << 20), "{report:#}");
+    assert!(report["reaches"]["lsn"].is_string() && report["reaches"]["time"].is_string(), "{report:#}");
+    for words in ["along timeline 1", "leads without a hole", "needed in", "known after a `walkeep drill`"] {
+        assert!(outcome.stderr.contains(words), "{words}: {outcome}");
+    }
+}
+
+#[test]
+fn a_dry_run_refuses_a_hole_and_says_which_moments_are_left() {
+    let story = Story::get();
+    let archive = story.archive();
+    let mut stored = archive.stored();
+    stored.retain(|(name, _)| name.len() == 24);
+    damage(&stored[stored.len() - 2].1, Damage::Remove);
+    let scratch = Scratch::new();
+    let outcome = restoring(&archive, &scratch.join("data"), &["--dry-run"]).go().is(1).told();
+    assert!(outcome.stderr.contains("recovers as far as possible"), "{outcome}");
+    assert!(!scratch.join("data").exists());
+}
+
+#[test]
+fn a_dry_run_refuses_where_there_is_no_room() {
+    let Some(tmpfs) = Tmpfs::mount("10m") else {
+        return;
+    };
+    let story = Story::get();
+    let outcome = restoring(&story.archive(), &tmpfs.path().join("data"), &["--dry-run"]).go().is(1).told();
+    assert!(outcome.stderr.contains("bytes free"), "{outcome}");
+}
