@@ -36,7 +36,8 @@ test:
 	.ci/setup test
 	$(MAKE) --no-print-directory lint
 	# A job in the background is started with some signals ignored, and tests send them.
-	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked
+	# Servers that start and archive leave the processors idle now and then: one test more than there are of them.
+	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked -- --test-threads=$$(($$(nproc) + 1))
 
 lint:
 	cargo fmt --check
