@@ -5,12 +5,16 @@
 //! server's WAL summaries where there are any; what the file system says of times and sizes is not asked. The parent's manifest has its files in the order in which the
 //! walk finds them, so both are gone through side by side, and of a manifest of any length two parts are in memory.
 //!
+//! A backup that never came to its end, for it was killed or the repository was full, has left packs behind and the
+//! parts of its manifest that were complete. Where nothing later is there the next one takes its files from these
+//! first, and goes on with the parent behind them. That is no resumption: everything is read again, and its hash
+//! decides.
+//!
 //! How far a backup may be scattered has two bounds:
 //! * A pack of which the parent needs less than half is not named again: what is alive in it is stored anew. So what
 //!   a backup keeps in the repository, and what a restore has to read, is at most about twice what it needs.
 //! * A piece of a file (1 MiB) that would lie in more than [`MOST_RUNS`] runs is stored anew.
 
-use super::failure::cancelled;
 use super::scan::Task;
 use super::summaries::{Changed, Summaries};
 use crate::codec::hash::BlockHash;
@@ -19,35 +23,59 @@ use crate::event::{Event, Observer};
 use crate::pg::page::PAGE_SIZE;
 use crate::repo::active::Announcement;
 use crate::repo::entry::{Entry, Extent, File, StoredPath};
-use crate::repo::manifest::{self, Part, StoredPack, Use};
+use crate::repo::manifest::{self, Part, Parts, StoredPack, Use};
 use crate::repo::record::Record;
-use crate::repo::{Archive, ObjectName};
+use crate::repo::{Archive, ObjectName, Records};
 use crossbeam_channel::{Receiver, Sender};
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs of blocks that a piece of a file may consist of.
 const MOST_RUNS: usize = 16;
 
-/// The backup that this one is compared with.
-pub struct Parent {
-    pub record: Record,
+/// Backups without a record that are looked at.
+const MOST_UNFINISHED: usize = 100;
+
+/// What this backup is compared with.
+#[derive(Default)]
+pub struct Earlier {
+    pub parent: Option<Record>,
+    /// A backup that never came to its end.
+    unfinished: Option<String>,
     /// The packs that may be named, by their keys.
     packs: HashMap<Arc<str>, StoredPack>,
 }
 
-impl Parent {
+impl Earlier {
     /// The newest backup whose manifest can be read, and that no verification found damaged. A damaged cluster is
-    /// no reason against it: what is compared is content. It is announced that its packs have to stay.
-    pub fn choose(
+    /// no reason against it: what is compared is content. And what one that began later left behind. It is announced
+    /// that their packs have to stay.
+    pub fn choose(archive: &Archive, announced: &Announcement, observer: &dyn Observer) -> Result<Earlier> {
+        let mut earlier = Earlier::default();
+        let verified = archive.remembered()?;
+        let Records { good, given_up, .. } = archive.records()?;
+        let newest = good.iter().map(|record| record.id.clone()).max();
+        earlier.choose_parent(good, &verified, archive, announced, observer)?;
+        let left = archive.data_after(newest.as_deref(), MOST_UNFINISHED)?;
+        let was_listed =
+            |id: &String| verified.contains_key(id) || given_up.iter().any(|(other, _)| other == id);
+        if let Some(id) = left.into_iter().rfind(|id| !was_listed(id)) {
+            earlier.add_unfinished(id, archive, announced, observer)?;
+        }
+        Ok(earlier)
+    }
+
+    fn choose_parent(
+        &mut self,
+        records: Vec<Record>,
+        verified: &BTreeMap<String, bool>,
         archive: &Archive,
         announced: &Announcement,
         observer: &dyn Observer,
-    ) -> Result<Option<Parent>> {
-        let verified = archive.remembered()?;
-        for record in archive.records()?.good.into_iter().rev() {
+    ) -> Result<()> {
+        for record in records.into_iter().rev() {
             if verified.get(&record.id) == Some(&true) {
                 continue;
             }
@@ -57,17 +85,15 @@ impl Parent {
             if goes || archive.record(&record.id)?.is_none() {
                 continue;
             }
-            match Parent::open(archive, record, observer) {
-                Ok(parent) => return Ok(Some(parent)),
+            match self.add_parent(archive, record, observer) {
                 Err(error) if error.kind() == Kind::Damage => observer.event(Event::Warning(&error)),
-                Err(error) => return Err(error),
+                added => return added,
             }
         }
-        announced.update(|notice| notice.needs.clear())?;
-        Ok(None)
+        announced.update(|notice| notice.needs.clear())
     }
 
-    fn open(archive: &Archive, record: Record, observer: &dyn Observer) -> Result<Parent> {
+    fn add_parent(&mut self, archive: &Archive, record: Record, observer: &dyn Observer) -> Result<()> {
         let uses = manifest::uses(archive, &record)?;
         let there = sizes(archive, &uses)?;
         let is_there = |used: &Use| there.get(&used.pack) == Some(&used.stored.size);
@@ -80,37 +106,101 @@ impl Parent {
         }
         let worth = |used: &Use| used.live >= used.stored.content / 2;
         let packs = uses.iter().filter(|used| worth(used) && is_there(used));
-        let packs = packs.map(|used| (Arc::from(used.pack.as_str()), used.stored)).collect();
-        Ok(Parent { record, packs })
+        self.packs = packs.map(|used| (Arc::from(used.pack.as_str()), used.stored)).collect();
+        self.parent = Some(record);
+        Ok(())
+    }
+
+    /// Adds what a backup left behind that is over and was never listed.
+    fn add_unfinished(
+        &mut self,
+        id: String,
+        archive: &Archive,
+        announced: &Announcement,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        announced.update(|notice| notice.needs.push(id.clone()))?;
+        // It may be under way elsewhere, or have been completed; and a prune that began before looks for this
+        // announcement after it has said what it removes.
+        let others = archive.announced()?;
+        let is_busy = others.iter().any(|seen| seen.is_removing(&id) || seen.may_be_making(&id));
+        if !is_busy && archive.record(&id)?.is_none() {
+            let there: HashMap<String, u64> = archive.pack_sizes(&id)?.into_iter().collect();
+            let mut packs: HashMap<Arc<str>, StoredPack> = HashMap::new();
+            for part in manifest::unfinished(archive, &id) {
+                let Ok(part) = part else {
+                    break;
+                };
+                for (key, bytes) in part.named() {
+                    // What else is in the pack nobody knows any more.
+                    if let Some((key, size)) = there.get_key_value(key) {
+                        let stored = packs
+                            .entry(Arc::from(key.as_str()))
+                            .or_insert(StoredPack { size: *size, content: 0 });
+                        stored.content += bytes;
+                    }
+                }
+            }
+            if !packs.is_empty() {
+                let what = format!(
+                    "going on from backup {id}, which never came to its end: it has left {} packs",
+                    packs.len()
+                );
+                observer.event(Event::Note(&what));
+                self.packs.extend(packs);
+                self.unfinished = Some(id);
+                return Ok(());
+            }
+        }
+        announced.update(|notice| notice.needs.retain(|other| *other != id))
     }
 
     /// Leaves nothing to be named: everything is stored anew. What is known stays known.
     pub fn name_nothing(&mut self) {
         self.packs.clear();
+        self.unfinished = None;
+    }
+
+    /// Leaves the parent alone, for one who has heard what changed since then.
+    pub fn forget_unfinished(&mut self) {
+        self.unfinished = None;
     }
 
     pub fn pack(&self, key: &str) -> Option<StoredPack> {
         self.packs.get(key).copied()
     }
 
-    /// Reads the manifest, part by part, for as long as somebody takes them. One that turns out to be damaged
+    /// Reads the manifests, part by part, for as long as somebody takes them. One that turns out to be damaged
     /// ends early: what it would have named is stored anew.
     pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>, observer: &dyn Observer) -> Result<()> {
-        let mut wanted = true;
-        let read = manifest::read(archive, &self.record, |part| {
-            parts.send(self.known(part)).map_err(|_| {
-                wanted = false;
-                cancelled()
-            })
-        });
-        match read {
-            Err(error) if wanted && error.kind() == Kind::Damage => {
-                observer.event(Event::Warning(&error));
-                Ok(())
-            }
-            Err(error) if wanted => Err(error),
-            _ => Ok(()),
+        if let Some(id) = &self.unfinished {
+            self.hand_on(manifest::unfinished(archive, id), parts, observer)?;
         }
+        match &self.parent {
+            Some(record) => self.hand_on(Parts::of(archive, record), parts, observer),
+            None => Ok(()),
+        }
+    }
+
+    fn hand_on(
+        &self,
+        read: impl Iterator<Item = Result<Part>>,
+        parts: &Sender<KnownPart>,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        for part in read {
+            match part.map(|part| parts.send(self.known(part))) {
+                Ok(Ok(())) => {}
+                // Nobody wants any more.
+                Ok(Err(_)) => break,
+                Err(error) if error.kind() == Kind::Damage => {
+                    observer.event(Event::Warning(&error));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn known(&self, part: Part) -> KnownPart {

@@ -3,7 +3,7 @@
 //! Files stand in the manifest in the order in which they were found. One that is finished before another that
 //! was found earlier waits in memory: at most what is read while one file of 1 GiB is.
 
-use super::earlier::Parent;
+use super::earlier::Earlier;
 use super::failure::cancelled;
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
@@ -95,7 +95,7 @@ type Line = (Entry, Vec<Arc<str>>);
 pub struct Packer<'a> {
     archive: &'a Archive,
     backup: &'a str,
-    parent: Option<&'a Parent>,
+    earlier: &'a Earlier,
     manifest: Writer<'a>,
     packs: Sender<Pack>,
     /// The pack that is being filled: its number, its key, itself, bytes of blocks in it.
@@ -117,13 +117,13 @@ impl<'a> Packer<'a> {
     pub fn new(
         archive: &'a Archive,
         backup: &'a str,
-        parent: Option<&'a Parent>,
+        earlier: &'a Earlier,
         packs: Sender<Pack>,
     ) -> Result<Packer<'a>> {
         let mut packer = Packer {
             archive,
             backup,
-            parent,
+            earlier,
             manifest: Writer::new(archive, backup)?,
             packs,
             number: 0,
@@ -267,9 +267,8 @@ impl<'a> Packer<'a> {
         if self.pack.len() > HEADER_SIZE {
             self.close_pack()?;
         }
-        let (parent, stored) = (self.parent, &self.stored);
-        let of_parent = |key: &str| parent.and_then(|parent| parent.pack(key));
-        let manifest = self.manifest.finish(|key| stored.get(key).copied().or_else(|| of_parent(key)))?;
+        let (earlier, stored) = (self.earlier, &self.stored);
+        let manifest = self.manifest.finish(|key| stored.get(key).copied().or_else(|| earlier.pack(key)))?;
         let packs: u64 = stored.values().map(|pack| pack.size).sum();
         Ok(Packed { new_bytes: packs + manifest.stored, manifest })
     }

@@ -4,7 +4,7 @@
 //! the record is written last, when packs, manifest and every segment of the WAL are in the repository.
 
 use super::compress::Compressor;
-use super::earlier::{Parent, Queue, check_packs};
+use super::earlier::{Earlier, Queue, check_packs};
 use super::failure::{Failure, cancelled};
 use super::pack::{self, FinishedFile, Item, Packed, Packer};
 use super::pages::{BadPages, Surprises};
@@ -103,7 +103,7 @@ struct Plan<'a> {
     archive: &'a Archive,
     announced: &'a Announcement,
     id: &'a str,
-    parent: Option<&'a Parent>,
+    earlier: &'a Earlier,
     bad: &'a BadPages,
     /// Where everything is read, and promises are put to the test.
     surprises: Option<&'a Surprises>,
@@ -133,14 +133,13 @@ impl Run<'_> {
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;
         let summarizes = options.wal_summaries && self.server.found.summarizes;
-        let mut parent = match options.full && !summarizes {
-            true => None,
-            false => Parent::choose(&archive, &announced, self.observer)?,
+        let mut earlier = match options.full && !summarizes {
+            true => Earlier::default(),
+            false => Earlier::choose(&archive, &announced, self.observer)?,
         };
         if options.full {
-            parent.iter_mut().for_each(Parent::name_nothing);
+            earlier.name_nothing();
         }
-        let parent = parent.as_ref();
         let wal_from = self.first_wal(&archive)?;
         announced.update(|notice| notice.wal_from = Some(wal_from))?;
 
@@ -152,13 +151,16 @@ impl Run<'_> {
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
         announced.update(|notice| notice.backup = Some(id.clone()))?;
-        let summaries = match parent.filter(|_| summarizes) {
+        let summaries = match earlier.parent.as_ref().filter(|_| summarizes) {
             Some(parent) => {
                 self.step("asking the WAL summaries what changed");
                 self.server.summaries(parent, self.server.found.timeline, started.lsn, self.observer)?
             }
             None => None,
         };
+        if summaries.is_some() {
+            earlier.forget_unfinished();
+        }
         self.step("copying");
         let bad = BadPages::default();
         let read = AtomicU64::new(0);
@@ -169,7 +171,7 @@ impl Run<'_> {
             archive: &archive,
             announced: &announced,
             id: &id,
-            parent,
+            earlier: &earlier,
             bad: &bad,
             surprises: surprises.as_ref(),
             read: &read,
@@ -223,7 +225,7 @@ impl Run<'_> {
             new_bytes: packed.new_bytes,
             files: packed.manifest.totals.files,
             labels: options.labels.clone(),
-            parent: parent.filter(|_| shares).map(|parent| parent.record.id.clone()),
+            parent: earlier.parent.filter(|_| shares).map(|parent| parent.id),
             manifest: packed.manifest.parts,
             packs: Some(packed.manifest.packs),
             segment_size: found.segment_size,
@@ -293,7 +295,7 @@ impl Run<'_> {
 
     /// Copies everything between the start that has happened and the stop that happens here.
     fn copy(&self, plan: &Plan<'_>, summaries: Option<Summaries>) -> Result<(Packed, Copied)> {
-        let Plan { archive, announced, id, parent, bad, surprises, read } = *plan;
+        let Plan { archive, announced, id, earlier, bad, surprises, read } = *plan;
         let options = self.options;
         let jobs = options.jobs.get();
         let owners = Owners::default();
@@ -347,16 +349,14 @@ impl Run<'_> {
         std::thread::scope(|scope| {
             let (failure, pool) = (&failure, &pool);
             let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
-            let packing = scope.spawn(move || failure.note(pack_all(archive, id, parent, packs, &to_pack)));
+            let packing = scope.spawn(move || failure.note(pack_all(archive, id, earlier, packs, &to_pack)));
             for (frames, items) in compressors {
                 scope.spawn(move || {
                     let compressor = Compressor::new(items, pool, bad, surprises, options.compression);
                     failure.note(compressor.and_then(|compressor| compressor.run(&frames)))
                 });
             }
-            scope.spawn(move || {
-                failure.note(parent.map_or(Ok(()), |parent| parent.read(archive, &parts, self.observer)))
-            });
+            scope.spawn(move || failure.note(earlier.read(archive, &parts, self.observer)));
             let mut reading = Vec::new();
             for reader in readers {
                 let queue = Arc::clone(&queue);
@@ -514,11 +514,11 @@ impl Sink for Walker<'_> {
 fn pack_all(
     archive: &Archive,
     id: &str,
-    parent: Option<&Parent>,
+    earlier: &Earlier,
     packs: Sender<pack::Pack>,
     items: &Receiver<Item>,
 ) -> Result<Packed> {
-    let mut packer = Packer::new(archive, id, parent, packs)?;
+    let mut packer = Packer::new(archive, id, earlier, packs)?;
     items.iter().try_for_each(|item| packer.add(item))?;
     packer.finish()
 }

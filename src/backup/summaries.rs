@@ -14,7 +14,6 @@
 //! * A backup with bad pages is no base for this: they would be taken over without being looked at. Nor is one with
 //!   another setting of data checksums: turning them on rewrites pages without WAL.
 
-use super::earlier::Parent;
 use super::source::{SOON, Server, lsn};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
@@ -23,6 +22,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::Place;
 use crate::pg::segment::TimelineId;
+use crate::repo::record::Record;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Server {
     /// reason, when that cannot be known: then everything is read.
     pub fn summaries(
         &self,
-        parent: &Parent,
+        parent: &Record,
         timeline: TimelineId,
         start: Lsn,
         observer: &dyn Observer,
@@ -102,39 +102,37 @@ impl Server {
         let known = match self.why_not(parent, timeline, start) {
             Some(why) => Err(Error::new(Kind::Refused, why)),
             None => self
-                .await_summaries(timeline, parent.record.start_lsn, start)
+                .await_summaries(timeline, parent.start_lsn, start)
                 .and_then(|ranges| self.read_summaries(timeline, &ranges)),
         };
         match known {
             Ok(summaries) => Ok(Some(summaries)),
             Err(error) => {
                 self.check()?;
-                let what = format!(
-                    "all files are read: since backup {} the WAL summaries {error}",
-                    parent.record.id
-                );
+                let what =
+                    format!("all files are read: since backup {} the WAL summaries {error}", parent.id);
                 observer.event(Event::Note(&what));
                 Ok(None)
             }
         }
     }
 
-    fn why_not(&self, parent: &Parent, timeline: TimelineId, start: Lsn) -> Option<String> {
-        let (record, settings) = (&parent.record, &self.found.settings);
-        if !record.is_complete() {
+    fn why_not(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
+        let settings = &self.found.settings;
+        if !parent.is_complete() {
             return Some("do not count: it has bad pages".into());
         }
-        if record.settings.data_checksums != settings.data_checksums {
+        if parent.settings.data_checksums != settings.data_checksums {
             return Some("do not count: data checksums were turned on or off".into());
         }
-        if record.settings.block_size != settings.block_size || settings.block_size as usize != PAGE_SIZE {
+        if parent.settings.block_size != settings.block_size || settings.block_size as usize != PAGE_SIZE {
             return Some(format!("do not count: pages have {} bytes", settings.block_size));
         }
-        if record.timeline != timeline {
-            return Some(format!("are of another timeline, {} and not {timeline}", record.timeline));
+        if parent.timeline != timeline {
+            return Some(format!("are of another timeline, {} and not {timeline}", parent.timeline));
         }
         // A standby that lags behind may begin before the parent has ended; what that copied may be newer.
-        (record.stop_lsn > start).then(|| format!("are of no use: it ended behind {start}"))
+        (parent.stop_lsn > start).then(|| format!("are of no use: it ended behind {start}"))
     }
 
     /// Waits until the server has summarized the WAL between two positions; gives the summaries that cover it.

@@ -263,17 +263,37 @@ impl<R: Read> Content<R> {
         self.check(size, sha256)
     }
 
-    /// As [`Content::read`], in order and on this thread alone: for those who read many objects at once.
-    pub fn read_alone(mut self, mut each: impl FnMut(&[u8], u64) -> Result<()>) -> Result<Header> {
-        let mut hasher = Hasher::default();
-        let mut piece = Vec::new();
-        let mut size = 0;
-        while size <= self.size && self.next_frame(FRAME, &mut piece)? {
-            hasher.update(&piece);
-            each(&piece, size)?;
-            size += piece.len() as u64;
+    /// As [`Content::read`], of several objects side by side and each in order, on this thread alone: for those who
+    /// have many to read. `each` gets the place of the object first.
+    pub fn read_together(
+        contents: Vec<Content<R>>,
+        mut each: impl FnMut(usize, &[u8], u64) -> Result<()>,
+    ) -> Vec<Result<Header>> {
+        let mut results = Vec::with_capacity(contents.len());
+        let mut lanes = Vec::with_capacity(contents.len());
+        for content in contents {
+            results.push(Err(damage("it was not read")));
+            lanes.push(Some(Lane { content, hasher: Hasher::default(), piece: Vec::new(), size: 0 }));
         }
-        self.check(size, hasher.finish())
+        loop {
+            for (at, (slot, result)) in lanes.iter_mut().zip(&mut results).enumerate() {
+                let Some(lane) = slot else {
+                    continue;
+                };
+                let ended = match lane.next(|piece, offset| each(at, piece, offset)) {
+                    Ok(true) => continue,
+                    ended => ended,
+                };
+                if let Some(Lane { content, hasher, size, .. }) = slot.take() {
+                    *result = ended.and_then(|_| content.check(size, hasher.finish()));
+                }
+            }
+            let mut live = lanes.iter_mut().flatten().peekable();
+            if live.peek().is_none() {
+                return results;
+            }
+            Hasher::update_together(live.map(|lane| (&mut lane.hasher, &lane.piece[..])));
+        }
     }
 
     /// The whole content at once, checked, when it has at most `limit` bytes.
@@ -308,6 +328,27 @@ impl<R: Read> Content<R> {
             return Err(damage(format!("its content has SHA-256 {sha256}, its header says {}", self.sha256)));
         }
         Ok(self.header)
+    }
+}
+
+/// One of several that are read side by side.
+struct Lane<R: Read> {
+    content: Content<R>,
+    hasher: Hasher,
+    piece: Vec<u8>,
+    /// Bytes so far.
+    size: u64,
+}
+
+impl<R: Read> Lane<R> {
+    /// Goes on to the next piece; false when there is none, or more content than there should be.
+    fn next(&mut self, each: impl FnOnce(&[u8], u64) -> Result<()>) -> Result<bool> {
+        if self.size > self.content.size || !self.content.next_frame(FRAME, &mut self.piece)? {
+            return Ok(false);
+        }
+        each(&self.piece, self.size)?;
+        self.size += self.piece.len() as u64;
+        Ok(true)
     }
 }
 

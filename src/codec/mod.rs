@@ -4,3 +4,4 @@
 pub mod compress;
 pub mod envelope;
 pub mod hash;
+mod sha256;

@@ -141,6 +141,14 @@ impl Seen {
         })
     }
 
+    /// Whether this may be the backup of that name; not when its process is known to be gone.
+    pub fn may_be_making(&self, id: &str) -> bool {
+        self.notice.as_ref().is_none_or(|notice| {
+            notice.backup.as_deref() == Some(id)
+                && notice.process.as_ref().and_then(Process::is_over) != Some(true)
+        })
+    }
+
     /// `now` is the time at which something was stored just now, by the same clock.
     pub fn life(&self, now: jiff::Timestamp, patience: &Patience) -> Life {
         let age = now.duration_since(self.at).unsigned_abs();

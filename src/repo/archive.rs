@@ -143,6 +143,24 @@ impl Archive {
         })
     }
 
+    /// The first backup behind this one, by name, that stored anything.
+    pub(super) fn first_data_after(&self, id: Option<&str>) -> Result<Option<String>> {
+        let folder = self.base.join(key::DATA)?;
+        // What stands behind everything in the folder of a backup: 0 is the character behind /.
+        let mut after = id.map(|id| self.base.join(format!("{}0", key::data(id)))).transpose()?;
+        loop {
+            let page = self.repository.store.list(&folder, after.as_ref(), 1);
+            let page = self.in_repository("list", &folder, page)?;
+            let Some(entry) = page.entries.into_iter().next() else {
+                return Ok(None);
+            };
+            if let Some(ObjectName::Pack(id, _) | ObjectName::Manifest(id, _)) = self.name_of(&entry.key) {
+                return Ok(Some(id));
+            }
+            after = Some(entry.key);
+        }
+    }
+
     /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content.
     pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         self.wal().put(name, body)
@@ -318,11 +336,26 @@ impl Archive {
             if ContentHash::of(&object) != part.sha256 {
                 return Err(Error::new(Kind::Damage, "its SHA-256 is not the one in the backup's record"));
             }
-            let content = Content::open(&object[..])?;
-            self.check_header(&content.header, ObjectKind::Manifest, name)?;
-            Ok(content.read_all(super::manifest::MAX_PART)?.1)
+            self.manifest_text(&object, name)
         };
         self.in_repository("read", &key, read())
+    }
+
+    /// A part of the manifest of a backup without a record; `None` when there is no such part.
+    pub fn get_unfinished_manifest(&self, id: &str, number: u32) -> Result<Option<Vec<u8>>> {
+        let name = key::manifest(id, number);
+        let relative = key::data(&name);
+        let Some(size) = self.size(&relative)?.filter(|size| *size <= super::manifest::MAX_PART) else {
+            return Ok(None);
+        };
+        let read = || self.manifest_text(&self.get_range(&relative, 0..size)?, &name);
+        self.in_repository("read", &self.base.join(&relative)?, read()).map(Some)
+    }
+
+    fn manifest_text(&self, object: &[u8], name: &str) -> Result<Vec<u8>> {
+        let content = Content::open(object)?;
+        self.check_header(&content.header, ObjectKind::Manifest, name)?;
+        Ok(content.read_all(super::manifest::MAX_PART)?.1)
     }
 
     /// The last step of a backup: from here on it is listed.

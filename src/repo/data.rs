@@ -137,6 +137,19 @@ impl Archive {
         Ok(found)
     }
 
+    /// The backups that stored anything and are later by name than this one, in order, so many at most.
+    pub fn data_after(&self, id: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        let mut found: Vec<String> = id.map(str::to_owned).into_iter().collect();
+        while found.len() <= limit {
+            let Some(id) = self.first_data_after(found.last().map(String::as_str))? else {
+                break;
+            };
+            found.push(id);
+        }
+        found.retain(|found| Some(found.as_str()) != id);
+        Ok(found)
+    }
+
     /// The packs that a backup names: from its record, or from the manifest where a record does not say it.
     pub fn packs_of(&self, record: &Record) -> Result<PackSet> {
         if let Some(packs) = &record.packs {

@@ -11,8 +11,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
-/// A part is closed when its text has grown to this.
-const PART_SIZE: usize = 8 << 20;
+/// A part is closed when its text has grown to this. A backup that never comes to its end leaves those that are full.
+const PART_SIZE: usize = 2 << 20;
 
 /// No part is larger: one line may follow after the size is reached, and a line describes 1 GiB.
 pub const MAX_PART: u64 = 64 << 20;
@@ -229,6 +229,25 @@ pub struct Part {
     pub uses: Vec<Use>,
 }
 
+impl Part {
+    /// The packs of its extents, and bytes of blocks in them.
+    pub fn named(&self) -> impl Iterator<Item = (&str, u64)> {
+        let files = self.entries.iter().filter_map(|entry| match entry {
+            Entry::File(file) | Entry::Config(file) => Some(file),
+            Entry::Dir(_) | Entry::Tablespace(_) => None,
+        });
+        files.flat_map(move |file| {
+            let mut left = file.size;
+            file.at.iter().filter_map(move |extent| {
+                // The last block of a file may be short.
+                let bytes = (u64::from(extent.blocks) * u64::from(file.block)).min(left);
+                left -= bytes;
+                Some((self.packs.get(extent.pack as usize)?.as_str(), bytes))
+            })
+        })
+    }
+}
+
 /// Reads a backup's manifest, part by part, each checked against the record. Fails when the manifest is
 /// not complete.
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
@@ -271,6 +290,16 @@ impl Iterator for Parts<'_> {
         self.next = if part.is_ok() { index + 1 } else { usize::MAX };
         part.transpose()
     }
+}
+
+/// The parts of the manifest of a backup that has no record: those that were complete when it ended. Each is checked
+/// against its own header alone.
+pub fn unfinished<'a>(archive: &'a Archive, id: &'a str) -> impl Iterator<Item = Result<Part>> + 'a {
+    let mut end = None;
+    (1..).map_while(move |number| {
+        let text = archive.get_unfinished_manifest(id, number).transpose()?;
+        Some(text.and_then(|text| parse_part(&text, id, number, &mut Totals::default(), &mut end)))
+    })
 }
 
 /// The packs that a backup names, from the last part of its manifest.

@@ -35,6 +35,8 @@ pub struct Kept {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     pub backups: Vec<String>,
+    /// Backups that never were, whose data go.
+    pub unfinished: Vec<String>,
     pub records: Vec<(ObjectName, u64)>,
     /// Manifests, then packs, of backups that go and of ones that never were.
     pub data: Vec<(ObjectName, u64)>,
@@ -70,6 +72,11 @@ impl Removal {
 
     pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
         self.sized().map(|(name, _)| name).chain(&self.memories).chain(&self.rest)
+    }
+
+    /// What nobody may begin to need any more.
+    pub fn announced(&self) -> Vec<String> {
+        self.backups.iter().chain(&self.unfinished).cloned().collect()
     }
 
     /// Whether everything that goes here goes there too.
@@ -297,6 +304,9 @@ impl Choice<'_> {
     fn remove_data(&self, live: &PackSet, reasons: &Reasons, remove: &mut Removal) {
         let stock = self.stock;
         let making: BTreeSet<&String> = stock.in_use.iter().filter_map(|user| user.backup.as_ref()).collect();
+        let needed: BTreeSet<&String> =
+            stock.in_use.iter().flat_map(|user| user.needs.iter().flatten()).collect();
+        let listed: BTreeSet<&String> = stock.backups.iter().map(|backup| &backup.id).collect();
         let kept: BTreeSet<&String> =
             reasons.keys().filter_map(|i| stock.backups.get(*i)).map(|b| &b.id).collect();
         let unknown = stock.in_use.iter().any(|user| user.needs.is_none());
@@ -304,7 +314,8 @@ impl Choice<'_> {
             return;
         }
         for (id, data) in &stock.data {
-            if making.contains(id) {
+            // What a backup goes on from that never came to its end; of a listed one nothing goes that it names.
+            if making.contains(id) || (needed.contains(id) && !listed.contains(id)) {
                 continue;
             }
             if !kept.contains(id) {
@@ -314,7 +325,11 @@ impl Choice<'_> {
                     .extend(parts.map(|(number, size)| (ObjectName::Manifest(id.clone(), *number), *size)));
             }
             let dead = data.packs.iter().filter(|(number, _)| !live.contains(id, **number));
+            let before = remove.data.len();
             remove.data.extend(dead.map(|(number, size)| (ObjectName::Pack(id.clone(), *number), *size)));
+            if !listed.contains(id) && !remove.backups.contains(id) && remove.data.len() > before {
+                remove.unfinished.push(id.clone());
+            }
         }
     }
 

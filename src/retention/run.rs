@@ -141,7 +141,7 @@ impl Run<'_> {
             if plan.remove.is_empty() {
                 return Ok((stock, plan));
             }
-            own.update(|notice| notice.removing.clone_from(&plan.remove.backups))?;
+            own.update(|notice| notice.removing = plan.remove.announced())?;
             stock.read_changing(self.archive, others)?;
             if plan.remove.is_part_of(&self.plan(&stock, now)?.remove) {
                 return Ok((stock, plan));

@@ -5,7 +5,7 @@ use super::wal;
 use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::envelope::HEADER_SIZE;
 use crate::codec::hash::BlockHash;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::pg::segment::WalName;
 use crate::repo::entry::File;
 use crate::repo::stretch::{Frame, Piece, Stretch, wrong};
@@ -20,7 +20,8 @@ pub enum Task {
     Pack(Arc<str>),
     /// Its pieces number the blocks that come with it.
     Stretch(Arc<str>, Stretch, Vec<Blocks>),
-    Wal(WalName, u64),
+    /// WAL files and their sizes.
+    Wal(Vec<(WalName, u64)>),
 }
 
 /// Blocks of a file, and what they should be.
@@ -107,7 +108,7 @@ impl<'a> Reader<'a> {
         match task {
             Task::Pack(key) => self.pack(key),
             Task::Stretch(pack, stretch, blocks) => self.stretch(pack, stretch, blocks),
-            Task::Wal(name, size) => self.wal(*name, *size),
+            Task::Wal(files) => self.wal(files),
         }
     }
 
@@ -204,22 +205,23 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn wal(&self, name: WalName, size: u64) {
-        let object = ObjectName::Wal(name);
-        let result: Result<Option<()>> = wal::check(self.archive, name);
-        match result {
-            Ok(Some(())) => self.findings.reached(),
-            Ok(None) => self.findings.problem(ProblemKind::Missing, &object, "it is missing", []),
-            Err(error) => match self.archive.stored_at(&object) {
-                Ok(there) => self.findings.error(&object, &error, there.is_some(), []),
-                Err(error) => self.findings.unknown(&object, &error),
-            },
+    fn wal(&self, files: &[(WalName, u64)]) {
+        for (name, result) in wal::check(self.archive, files.iter().map(|(name, _)| *name)) {
+            let object = ObjectName::Wal(name);
+            match result {
+                Ok(Some(())) => self.findings.reached(),
+                Ok(None) => self.findings.problem(ProblemKind::Missing, &object, "it is missing", []),
+                Err(error) => match self.archive.stored_at(&object) {
+                    Ok(there) => self.findings.error(&object, &error, there.is_some(), []),
+                    Err(error) => self.findings.unknown(&object, &error),
+                },
+            }
+            Findings::count(&self.findings.objects, 1);
+            if let WalName::Segment(_) = name {
+                Findings::count(&self.findings.segments, 1);
+            }
         }
-        Findings::count(&self.findings.objects, 1);
-        Findings::count(&self.findings.bytes, size);
-        if let WalName::Segment(_) = name {
-            Findings::count(&self.findings.segments, 1);
-        }
+        Findings::count(&self.findings.bytes, files.iter().map(|(_, size)| size).sum());
     }
 }
 

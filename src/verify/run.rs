@@ -5,6 +5,7 @@ use super::beside::Beside;
 use super::findings::{Checked, Findings, Problem, Unknown};
 use super::memory::Memory;
 use super::packs::{Reader, Task, tasks};
+use crate::codec::hash::LANES;
 use crate::error::{Doing, Error, Kind as ErrorKind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
@@ -285,8 +286,9 @@ impl<'a> Run<'a> {
             }
             self.check_hopeless()?;
         }
-        let wal = self.wal.iter().filter(|(name, _)| self.is_in_scope(*name) && self.is_wal_due(*name));
-        wal.for_each(|(name, size)| send(Task::Wal(*name, *size)));
+        let is_wanted = |(name, _): &&(WalName, u64)| self.is_in_scope(*name) && self.is_wal_due(*name);
+        let wal: Vec<(WalName, u64)> = self.wal.iter().filter(is_wanted).copied().collect();
+        wal.chunks(LANES).for_each(|files| send(Task::Wal(files.to_vec())));
         Ok(done.into_keys().map(str::to_owned).collect())
     }
 

@@ -1,39 +1,62 @@
-//! One WAL file: its bytes, and whether they can be what the name says.
+//! WAL files: their bytes, and whether they can be what their names say.
 
+use crate::codec::envelope::Content;
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
-use crate::pg::segment::WalName;
+use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
-use crate::repo::Archive;
+use crate::repo::{Archive, StoredWal};
 
-/// Reads it to its end. `None`: it is not there.
-pub fn check(archive: &Archive, name: WalName) -> Result<Option<()>> {
-    let Some(stored) = archive.get_wal(name)? else {
-        return Ok(None);
-    };
-    let size = stored.size();
-    match name {
-        WalName::Segment(segment) | WalName::Partial(segment) => {
-            let mut first = Vec::new();
-            stored.read_alone(|piece, _| {
-                if first.is_empty() {
-                    first.extend_from_slice(piece.get(..HEADER_SIZE).unwrap_or(piece));
-                }
-                Ok(())
-            })?;
-            let lineage = archive.lineage();
-            SegmentHeader::parse(&first)?.check(segment, size, lineage.system_identifier, lineage.major)?;
-        }
-        WalName::History(timeline) => {
-            let (_, text) = stored.read_all(MAX_FILE_SIZE)?;
-            History::parse(timeline, &text)?;
-        }
-        WalName::Backup(..) => {
-            let (_, text) = stored.read_all(MAX_FILE_SIZE)?;
-            if !text.starts_with(b"START WAL LOCATION: ") {
-                return Err(Error::new(Kind::Damage, "it does not begin as a backup history file"));
+/// Reads each to its end, segments side by side. `None`: it is not there.
+pub fn check(
+    archive: &Archive,
+    names: impl IntoIterator<Item = WalName>,
+) -> Vec<(WalName, Result<Option<()>>)> {
+    let mut results = Vec::new();
+    let mut segments = Vec::new();
+    for name in names {
+        match (archive.get_wal(name), name) {
+            (Err(error), _) => results.push((name, Err(error))),
+            (Ok(None), _) => results.push((name, Ok(None))),
+            (Ok(Some(stored)), WalName::Segment(segment) | WalName::Partial(segment)) => {
+                segments.push((name, segment, stored));
             }
+            (Ok(Some(stored)), _) => results.push((name, check_small(name, stored).map(Some))),
         }
     }
-    Ok(Some(()))
+    results.extend(check_segments(archive, segments));
+    results
+}
+
+fn check_segments(
+    archive: &Archive,
+    segments: Vec<(WalName, SegmentName, StoredWal)>,
+) -> impl Iterator<Item = (WalName, Result<Option<()>>)> {
+    let lineage = archive.lineage();
+    let mut names = Vec::new();
+    let mut contents = Vec::new();
+    for (name, segment, stored) in segments {
+        names.push((name, segment, stored.size(), Vec::new()));
+        contents.push(stored);
+    }
+    let read = Content::read_together(contents, |at, piece, offset| {
+        if let (0, Some((.., first))) = (offset, names.get_mut(at)) {
+            first.extend_from_slice(piece.get(..HEADER_SIZE).unwrap_or(piece));
+        }
+        Ok(())
+    });
+    names.into_iter().zip(read).map(move |((name, segment, size, first), read)| {
+        let check =
+            |_| SegmentHeader::parse(&first)?.check(segment, size, lineage.system_identifier, lineage.major);
+        (name, read.and_then(check).map(Some))
+    })
+}
+
+fn check_small(name: WalName, stored: StoredWal) -> Result<()> {
+    let (_, text) = stored.read_all(MAX_FILE_SIZE)?;
+    match name {
+        WalName::History(timeline) => History::parse(timeline, &text).map(|_| ()),
+        _ if text.starts_with(b"START WAL LOCATION: ") => Ok(()),
+        _ => Err(Error::new(Kind::Damage, "it does not begin as a backup history file")),
+    }
 }

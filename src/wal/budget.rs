@@ -1,4 +1,4 @@
-//! A bound on the memory of segments that are pushed at once.
+//! A bound on what segments that are pushed at once may take together: memory, or threads.
 
 use crate::error::{Error, Kind, Result};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,30 @@ impl Budget {
 }
 
 impl Share {
+    /// Divides it, as far as it goes.
+    pub fn split(mut self, bytes: u64) -> Vec<Share> {
+        let mut shares = Vec::new();
+        while bytes > 0 && self.bytes >= bytes {
+            self.bytes -= bytes;
+            shares.push(Share { budget: Arc::clone(&self.budget), bytes });
+        }
+        shares
+    }
+
+    /// Grows by steps until it has so much; false when that is not free at this moment.
+    pub fn hold(&mut self, bytes: u64, step: u64) -> bool {
+        if bytes > self.bytes {
+            let more = (bytes - self.bytes).next_multiple_of(step);
+            let mut held = self.budget.held();
+            if *held + more > self.budget.total {
+                return false;
+            }
+            *held += more;
+            self.bytes += more;
+        }
+        true
+    }
+
     /// Gives back what is not needed.
     pub fn shrink(&mut self, bytes: u64) {
         let spare = self.bytes.saturating_sub(bytes);

@@ -1,7 +1,8 @@
 //! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes.
 //!
-//! A file is read once: one thread reads, another hashes, and whichever has time compresses. Files above [`WHOLE`] are read twice instead, so that memory
-//! stays bounded: once for the hash, which stands in front, and once while they are stored.
+//! A file is read once: one thread reads, another hashes, and whichever has time compresses. Of several files each thread
+//! takes some side by side, which is less work in all ([`Encoded::encode_together`]). Files above [`WHOLE`] are read
+//! twice instead, so that memory stays bounded: once for the hash, which stands in front, and once while they are stored.
 
 use super::budget::{Budget, Share};
 use super::spool::Stamp;
@@ -38,6 +39,9 @@ const FRAME: usize = 256 << 10;
 
 /// Pieces that wait for the hash.
 const QUEUE: usize = 3;
+
+/// What each of several files gets of the memory that they share, at first and whenever it needs more.
+pub const STEP: u64 = 2 << 20;
 
 /// A WAL file that may be archived: a regular file whose content can be what its name says.
 pub struct WalFile {
@@ -94,6 +98,10 @@ impl WalFile {
         let mut bytes = vec![0; self.size as usize];
         self.file.read_exact_at(&mut bytes, 0).doing(|| "read".to_owned())?;
         Ok(bytes)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn size(&self) -> u64 {
@@ -189,14 +197,61 @@ impl Encoded {
     }
 
     fn encode(&self) -> Result<Vec<u8>> {
+        let object = Mutex::new(Ordered { object: self.begin(), next: 0, early: BTreeMap::new() });
+        let sha256 = self.compress(&object)?;
+        let object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
+        self.end(object, sha256)
+    }
+
+    /// An object without its header and its frames.
+    fn begin(&self) -> Vec<u8> {
         let mut object = Vec::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
         object.resize(HEADER_SIZE, 0);
-        let object = Mutex::new(Ordered { object, next: 0, early: BTreeMap::new() });
-        let sha256 = self.compress(&object)?;
+        object
+    }
+
+    /// An object that has its frames gets its header.
+    fn end(&self, mut object: Vec<u8>, sha256: ContentHash) -> Result<Vec<u8>> {
         self.wal.check_unchanged()?;
-        let mut object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
         object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
         Ok(object)
+    }
+
+    /// Encodes several files side by side, on this thread alone. A file that it does not work for, be it for want of
+    /// memory, is left to the store that asks for it first. `shares` have [`STEP`] bytes each.
+    pub fn encode_together(files: &[Encoded], shares: Vec<Share>) {
+        let Some(Ok(mut compressor)) = files.first().map(|file| Compressor::new(file.compression)) else {
+            return;
+        };
+        let mut frame = Vec::new();
+        let small = files.iter().filter(|file| file.wal.size <= WHOLE);
+        let lane = |(file, share)| Some(Lane::new(file, share));
+        let mut lanes: Vec<Option<Lane<'_>>> = small.zip(shares).map(lane).collect();
+        for number in 0.. {
+            for slot in &mut lanes {
+                match slot.as_mut().map(|lane| lane.file.wal.read_piece(number, &mut lane.piece)) {
+                    None | Some(Ok(true)) => {}
+                    Some(Ok(false)) => slot.take().into_iter().for_each(Lane::end),
+                    Some(Err(_)) => *slot = None,
+                }
+            }
+            let mut live = lanes.iter_mut().flatten().peekable();
+            if live.peek().is_none() {
+                return;
+            }
+            Hasher::update_together(live.map(|lane| (&mut lane.hasher, &lane.piece[..])));
+            for slot in &mut lanes {
+                let Some(lane) = slot else {
+                    continue;
+                };
+                let compressed = compressor.frame(&lane.piece, &mut frame);
+                if compressed.is_err() || !lane.share.hold((lane.object.len() + frame.len()) as u64, STEP) {
+                    *slot = None;
+                    continue;
+                }
+                lane.object.extend_from_slice(&frame);
+            }
+        }
     }
 
     /// Appends the frames, and gives the hash of the content.
@@ -252,6 +307,28 @@ impl Encoded {
             read?;
             theirs
         })
+    }
+}
+
+/// One of several files that are encoded side by side.
+struct Lane<'a> {
+    file: &'a Encoded,
+    share: Share,
+    object: Vec<u8>,
+    hasher: Hasher,
+    piece: Vec<u8>,
+}
+
+impl<'a> Lane<'a> {
+    fn new(file: &'a Encoded, share: Share) -> Lane<'a> {
+        Lane { file, share, object: file.begin(), hasher: Hasher::default(), piece: Vec::new() }
+    }
+
+    fn end(mut self) {
+        if let Ok(object) = self.file.end(self.object, self.hasher.finish()) {
+            self.share.shrink(object.len() as u64);
+            let _ = self.file.whole.set((object, Some(self.share)));
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Push<'_> {
     /// to the others; the failure of an optional one is a warning. The file is read and compressed once (one of
     /// more than 64 MiB once for each).
     pub fn run(&self, observer: &dyn Observer) -> Result<Pushed> {
-        let stored = self.store(observer, |encoded| encoded)?;
+        let stored = self.store(self.open()?, observer)?;
         let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
         Ok(if is_new { Pushed::Stored } else { Pushed::Already })
     }
@@ -61,25 +61,21 @@ impl Push<'_> {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()
     }
 
-    /// As [`Push::run`]; `change` sees what is to be stored before anything else.
-    pub(super) fn store(
-        &self,
-        observer: &dyn Observer,
-        change: impl FnOnce(Encoded) -> Encoded,
-    ) -> Result<Stored> {
+    /// The object that the file becomes.
+    pub(super) fn open(&self) -> Result<Encoded> {
         let name = self.name()?;
-        let store = || -> Result<Stored> {
-            let wal = WalFile::open(self.path, name, self.lineage)?;
-            let stamp = wal.stamp();
-            let header = header(self.lineage, ObjectKind::Wal, name.to_string());
-            let encoded = change(Encoded::new(wal, header, self.compression));
-            let copies = match self.repositories {
-                [only] => vec![Some(put(only, self.lineage, &encoded)?)],
-                _ => self.store_in_all(encoded, observer)?,
-            };
-            Ok(Stored { stamp, copies })
+        let wal = WalFile::open(self.path, name, self.lineage).doing(|| format!("push {name}"))?;
+        let header = header(self.lineage, ObjectKind::Wal, name.to_string());
+        Ok(Encoded::new(wal, header, self.compression))
+    }
+
+    pub(super) fn store(&self, encoded: Encoded, observer: &dyn Observer) -> Result<Stored> {
+        let (name, stamp) = (encoded.wal().name, encoded.wal().stamp());
+        let copies = match self.repositories {
+            [only] => put(only, self.lineage, &encoded).map(|copy| vec![Some(copy)]),
+            _ => self.store_in_all(encoded, observer),
         };
-        store().doing(|| format!("push {name}"))
+        Ok(Stored { stamp, copies: copies.doing(|| format!("push {name}"))? })
     }
 
     fn store_in_all(&self, encoded: Encoded, observer: &dyn Observer) -> Result<Vec<Option<Held>>> {

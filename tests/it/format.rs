@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walkeep::codec::compress::{Compression, Compressor};
 use walkeep::codec::envelope::{Header, ObjectKind};
-use walkeep::codec::hash::{ContentHash, block_hash};
+use walkeep::codec::hash::{ContentHash, Hasher, LANES, block_hash};
 use walkeep::pg::segment::{SegmentSize, TimelineId};
 use walkeep::repo::entry::{Dir, Entry, Extent, File, Owner, StoredPath};
 use walkeep::repo::manifest;
@@ -320,6 +320,52 @@ fn nothing_is_pushed_into_a_repository_of_a_later_format() {
     archive.push(data.path.join(file)).refused().says("format 2");
     archive.init().failed().says("format 2");
     assert!(archive.snapshot() == before);
+}
+
+/// The library's word, which has nothing of our code.
+fn sha256(content: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn sha_256_of_any_length_is_what_everybody_else_says() {
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(ContentHash::of(b"abc").to_string(), abc, "FIPS 180-4's own example");
+    let content: Vec<u8> = (0..70_000_u64).map(|at| (at * at >> 5) as u8).collect();
+    for length in (0..200).chain([4095, 4096, 4097, 65_536, 70_000]) {
+        let content = &content[..length];
+        assert_eq!(ContentHash::of(content).to_string(), sha256(content), "{length} bytes");
+        let mut hasher = Hasher::default();
+        content.chunks(length % 97 + 1).for_each(|piece| hasher.update(piece));
+        assert_eq!(hasher.finish().to_string(), sha256(content), "{length} bytes in pieces");
+    }
+}
+
+#[test]
+fn contents_that_are_hashed_side_by_side_have_the_hashes_that_they_have_alone() {
+    let contents: Vec<Vec<u8>> = (0..2 * LANES + 1)
+        .map(|content| (0..20_000 + 777 * content).map(|at| (at * 31 + content * at / 7) as u8).collect())
+        .collect();
+    // Pieces that are whole blocks for all, for some, and for none; and contents that end before others.
+    for count in 1..=contents.len() {
+        for pieces in [[4096, 4096], [128, 4096], [64, 65], [1, 100], [8192, 63]] {
+            let mut hashers = vec![Hasher::default(); count];
+            let mut at = vec![0; count];
+            while at.iter().zip(&contents).any(|(at, content)| *at < content.len()) {
+                let mut now = Vec::new();
+                for (index, (at, content)) in at.iter_mut().zip(&contents).enumerate() {
+                    let begin = *at;
+                    *at = content.len().min(begin + pieces[index % 2]);
+                    now.push(&content[begin..*at]);
+                }
+                Hasher::update_together(hashers.iter_mut().zip(now));
+            }
+            for (hasher, content) in hashers.into_iter().zip(&contents) {
+                assert_eq!(hasher.finish().to_string(), sha256(content), "{count} in pieces of {pieces:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,10 +8,10 @@ fn certificates(server: &Server) {
     let script = r#"
         set -e; cd "$1"; mkdir tls; cd tls
         for ca in ca other; do
-          openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$ca" -keyout $ca.key -out $ca.crt
+          openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj "/CN=$ca" -keyout $ca.key -out $ca.crt
         done
         sign() { # name, subject, extensions
-          openssl req -newkey rsa:2048 -nodes -subj "$2" -keyout $1.key -out $1.csr
+          openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "$2" -keyout $1.key -out $1.csr
           printf "$3" > $1.ext
           openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 $4 -extfile $1.ext -out $1.crt
         }
@@ -19,7 +19,7 @@ fn certificates(server: &Server) {
         sign common /CN=common.test "keyUsage=digitalSignature"
         sign old /CN=db.test ""
         sign bk /CN=bk "keyUsage=digitalSignature"
-        openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=self.test -keyout self.key -out self.crt
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=self.test -keyout self.key -out self.crt
         printf '[ca]\ndefault_ca=d\n[d]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\ncrlnumber=number\n' > ca.cnf
         : > index; echo 01 > number
         revoke() { openssl ca -config ca.cnf -cert ca.crt -keyfile ca.key "$@"; }

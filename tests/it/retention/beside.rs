@@ -323,3 +323,25 @@ fn a_pin_and_a_restore_that_come_in_between_are_seen() {
         assert_restores(archive, &ids[0], "1000");
     }
 }
+
+#[test]
+fn what_a_running_backup_goes_on_from_stays_and_what_a_prune_removes_is_not_gone_on_from() {
+    let (live, ids) = with_backups(1);
+    let elsewhere = Elsewhere::of(&live);
+    // As if it had been killed before its last step.
+    let left = ids[0].as_str();
+    std::fs::remove_file(live::record_of(live.archive.root(), left)).expect("remove the record");
+    let packs = || live::parts_of(live.archive.root(), left, "pack").len();
+    let running = elsewhere.announce(|notice| notice.needs = vec![left.into()], Operation::Backup);
+    elsewhere.prune(SHORT).expect("a prune");
+    assert_ne!(packs(), 0, "a running backup needs it");
+
+    drop(running);
+    let removing = elsewhere.announce(|notice| notice.removing = vec![left.into()], Operation::Prune);
+    account::give_all(&lineage(&live.archive));
+    let outcome = live.backing_up().go().ok();
+    assert!(!outcome.stderr.contains(left), "{outcome}");
+    drop(removing);
+    elsewhere.prune(SHORT).expect("a prune");
+    assert_eq!(packs(), 0, "nobody needs it");
+}

@@ -95,16 +95,32 @@ impl Build {
         self
     }
 
-    /// Runs `initdb`; the server is not started.
+    /// As `initdb` makes it; the server is not started. `initdb` takes a second of a processor and a copy a fifth of
+    /// that, so all clusters that are alike are copies of one, each with a system identifier of its own.
     pub fn create(self) -> Cluster {
         let scratch = Scratch::new();
         let data = scratch.join("data");
-        let program = self.bin.unwrap_or_else(bin).join("initdb");
+        match self.template() {
+            Some(template) => {
+                scratch::copy_tree(&template, &data);
+                self.renew(&data);
+            }
+            None => self.initdb(&data),
+        }
+        Cluster::over(scratch, data)
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.bin.clone().unwrap_or_else(bin).join(name)
+    }
+
+    fn initdb(&self, data: &Path) {
+        let program = self.program("initdb");
         let mut initdb = Run::new(&program)
             .env("LC_ALL", "C")
             .args(["-N", "--no-instructions", "-A", "trust", "-U", "postgres"])
             .args(["-E", "UTF8", "--locale=C", "-D"])
-            .arg(&data);
+            .arg(data);
         if let Some(megabytes) = self.wal_segsize {
             initdb = initdb.arg(format!("--wal-segsize={megabytes}"));
         }
@@ -117,7 +133,45 @@ impl Build {
             initdb = initdb.arg("-g");
         }
         initdb.go().ok();
-        Cluster::over(scratch, data)
+    }
+
+    /// A cluster of this kind that no server has run on, kept from run to run; `None` where it cannot be kept.
+    fn template(&self) -> Option<PathBuf> {
+        if !self.program("pg_resetwal").exists() {
+            return None;
+        }
+        let version = Run::new(self.program("initdb")).arg("--version").go().ok().stdout;
+        let kind = format!("{} {:?} {} {}", version.trim(), self.wal_segsize, self.checksums, self.group);
+        let kind: String = kind.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
+        let kept =
+            PathBuf::from("/var/tmp/walkeep-tests").join(format!("clusters-{}", account::account().uid));
+        std::fs::create_dir_all(&kept).ok()?;
+        let template = kept.join(kind);
+        if !template.join("PG_VERSION").exists() {
+            account::give(&kept);
+            let new = tempfile::Builder::new().prefix("new-").tempdir_in(&kept).ok()?;
+            account::give(new.path());
+            self.initdb(&new.path().join("data"));
+            // Another test may have been faster.
+            let _ = std::fs::rename(new.path().join("data"), &template);
+        }
+        Some(template)
+    }
+
+    /// Makes another cluster of a copy: another system identifier, and WAL that belongs to it.
+    fn renew(&self, data: &Path) {
+        let path = data.join("global/pg_control");
+        let mut control = std::fs::read(&path).expect("read pg_control");
+        let word =
+            |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let is_crc = |at: &usize| crc32c::crc32c(&control[..*at]) == word(&control, *at);
+        let crc = (200..400).step_by(4).find(is_crc).expect("the CRC of pg_control");
+        let identifier = getrandom::u64().expect("random bytes") >> 1 | 1 << 62;
+        control[..8].copy_from_slice(&identifier.to_le_bytes());
+        let sum = crc32c::crc32c(&control[..crc]);
+        control[crc..crc + 4].copy_from_slice(&sum.to_le_bytes());
+        scratch::write(&path, control);
+        Run::new(self.program("pg_resetwal")).env("LC_ALL", "C").arg("-D").arg(data).go().ok();
     }
 }
 
@@ -151,6 +205,8 @@ impl Cluster {
         cluster.set("listen_addresses", "");
         cluster.set("unix_socket_directories", &cluster.socket.display().to_string());
         cluster.set("logging_collector", "off");
+        // Whoever kills a server here leaves the machine running.
+        cluster.set("fsync", "off");
         cluster
     }
 
