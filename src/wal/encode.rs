@@ -40,6 +40,9 @@ const FRAME: usize = 256 << 10;
 /// Pieces that wait for the hash.
 const QUEUE: usize = 3;
 
+/// The piece of a file that tells how large the object will be.
+const PROBE: usize = 3;
+
 /// What each of several files gets of the memory that they share, at first and whenever it needs more.
 pub const STEP: u64 = 2 << 20;
 
@@ -245,11 +248,16 @@ impl Encoded {
                     continue;
                 };
                 let compressed = compressor.frame(&lane.piece, &mut frame);
-                if compressed.is_err() || !lane.share.hold((lane.object.len() + frame.len()) as u64, STEP) {
-                    *slot = None;
-                    continue;
-                }
                 lane.object.extend_from_slice(&frame);
+                let mut size = lane.object.len() as u64;
+                // As it will be if it goes on as it began: what will find no room is better given up early.
+                if number == PROBE {
+                    let read = (number as u64 + 1) * FRAME as u64;
+                    size = size.max(size * lane.file.wal.size / read);
+                }
+                if compressed.is_err() || !lane.share.hold(size, STEP) {
+                    *slot = None;
+                }
             }
         }
     }
