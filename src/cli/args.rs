@@ -57,6 +57,7 @@ pub enum Verb {
     Verify(Verify),
     Status(Status),
     Metrics(Metrics),
+    Report(Report),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -408,6 +409,26 @@ pub struct Metrics {
     /// Write this file instead, in one step
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Writes what `walkeep status` and `walkeep list` know as one page to look at
+///
+/// With the backups and what can be restored over time, the WAL and its gaps, sizes, drills, and what would be lost now.
+/// The page needs no other file and loads nothing; it can be mailed and printed. WAL and blocks are not read, but
+/// for the last commit.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep report --html /var/www/html/walkeep.html
+  walkeep report --html - > walkeep.html
+
+Exit status: 0 the page is written, also when something is red: that is on the page")]
+pub struct Report {
+    /// Write this file, in one step; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: PathBuf,
     #[command(flatten)]
     pub patience: Patience,
 }

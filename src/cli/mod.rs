@@ -17,6 +17,7 @@ mod output;
 mod pin;
 mod prune;
 mod render;
+mod report;
 mod restore;
 mod server;
 mod setup;

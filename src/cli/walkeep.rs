@@ -4,7 +4,7 @@ use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
 use super::{
-    backup, check, drill, exit, init, list, metrics, pin, prune, restore, status, sync, verify, wal,
+    backup, check, drill, exit, init, list, metrics, pin, prune, report, restore, status, sync, verify, wal,
 };
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
@@ -55,6 +55,7 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Verify(verify_args) => verify::run(&Context::new(&args.global)?, &verify_args),
         Verb::Status(status_args) => status::run(&args.global, &status_args),
         Verb::Metrics(metrics_args) => metrics::run(&args.global, &metrics_args),
+        Verb::Report(report_args) => report::run(&args.global, &report_args),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
         Verb::Drill(drill_args) => drill::run(&Context::new(&args.global)?, &drill_args),

@@ -15,6 +15,7 @@ mod format;
 mod matrix;
 mod observe;
 mod push_fetch;
+mod report;
 mod restore;
 mod retention;
 mod s3;
