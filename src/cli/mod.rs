@@ -13,6 +13,7 @@ mod interrupt;
 mod list;
 mod metrics;
 mod moment;
+mod notice;
 mod output;
 mod pin;
 mod prune;

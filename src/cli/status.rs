@@ -2,7 +2,7 @@
 
 use super::output::complain;
 use super::setup::{self, Context};
-use super::{args, exit, output, render};
+use super::{args, exit, notice, output, render};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
         (all, _) => all?,
     };
     let light = all.iter().map(Health::light).max().unwrap_or(Light::Green);
+    if args.notify {
+        notice::of_status(global, &all)?;
+    }
     if args.nagios {
         output::print(&plugin(&all, light))?;
         return Ok(light as u8);

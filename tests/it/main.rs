@@ -13,6 +13,7 @@ mod examples;
 mod fixtures;
 mod format;
 mod matrix;
+mod notify;
 mod observe;
 mod push_fetch;
 mod report;
