@@ -268,7 +268,7 @@ impl Measure {
     pub fn text(self, value: f64) -> String {
         match self {
             Measure::Bytes => render::size(value as u64).replace(".00 ", " "),
-            Measure::Seconds if value < 10.0 => format!("{value:.1} s"),
+            Measure::Seconds if value > 0.0 && value < 10.0 => format!("{value:.1} s"),
             Measure::Seconds => span(value),
         }
     }
