@@ -16,7 +16,8 @@ programs := $(built)/walpush $(built)/walfetch $(built)/walkeep
 sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs')
 examples := archive.conf restore.conf standby.conf walkeep.toml crontab alerts.yml \
             systemd/walkeep-backup.service systemd/walkeep-backup.timer \
-            systemd/walkeep-drill.service systemd/walkeep-drill.timer
+            systemd/walkeep-drill.service systemd/walkeep-drill.timer \
+            systemd/walkeep-report.service systemd/walkeep-report.timer
 
 .PHONY: all demo test bench install lint
 

@@ -8,9 +8,10 @@
 //! | `durable` | the only renames and syncs | error |
 //! | `direct` | large files past the page cache | error |
 //! | `tls` | which certificate of a server is proven | – |
+//! | `https` | connections to servers of HTTP | error tls |
 //! | [`pg`] | what PostgreSQL's files and protocols mean | error tls |
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
-//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable tls |
+//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable https tls |
 //! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
 //! | [`wal`] | push and fetch of one WAL file, and of those that will be asked for next | error event durable pg codec repo |
 //! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
@@ -20,7 +21,8 @@
 //! | [`verify`] | reads everything and proves that every kept backup restores | error event pg codec repo |
 //! | [`drill`] | restores, starts a server on it in isolation, proves, cleans up | error event pg repo restore |
 //! | [`observe`] | how a cluster is now, and what that means | error durable pg repo |
-//! | [`config`] | the file, as values | error storage |
+//! | [`notify`] | tells somebody who does not look: a webhook, a command | error durable https |
+//! | [`config`] | the file, as values | error storage notify |
 //! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
 //!
 //! # What follows, and holds
@@ -44,6 +46,8 @@ pub mod drill;
 mod durable;
 pub mod error;
 pub mod event;
+mod https;
+pub mod notify;
 pub mod observe;
 pub mod pg;
 pub mod repo;

@@ -57,6 +57,8 @@ pub enum Verb {
     Verify(Verify),
     Status(Status),
     Metrics(Metrics),
+    Report(Report),
+    Notify(Notify),
     /// Prints the configuration in force, with secrets masked, and where each value came from
     Config,
     Completions(Completions),
@@ -391,6 +393,9 @@ pub struct Status {
     /// One line as a plugin of Nagios or Icinga prints it, with performance data, and their exit statuses
     #[arg(long, conflicts_with = "json")]
     pub nagios: bool,
+    /// Tell as [notify] says when a cluster has become red, and when it is not any more: for cron
+    #[arg(long)]
+    pub notify: bool,
     #[command(flatten)]
     pub patience: Patience,
 }
@@ -410,6 +415,43 @@ pub struct Metrics {
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub patience: Patience,
+}
+
+/// Writes what `walkeep status` and `walkeep list` know as one page to look at
+///
+/// With the backups and what can be restored over time, the WAL and its gaps, sizes, drills, and what would be lost now.
+/// The page needs no other file and loads nothing; it can be mailed and printed. WAL and blocks are not read, but
+/// for the last commit.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep report --html /var/www/html/walkeep.html
+  walkeep report --html - > walkeep.html
+
+Exit status: 0 the page is written, also when something is red: that is on the page")]
+pub struct Report {
+    /// Write this file, in one step; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: PathBuf,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Sends a test notice, to prove that notices arrive
+///
+/// They are sent as [notify] in the configuration says: when backup, prune, verify, sync, drill, check or `status
+/// --notify` fails, when it works again, and after every drill. A notice that does not arrive is a warning, and no verb
+/// ends otherwise for it.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  walkeep notify --test
+
+Exit status: 0 every way took the notice, 1 one did not, 2 none is configured")]
+pub struct Notify {
+    /// Send a test notice now
+    #[arg(long, required = true)]
+    pub test: bool,
 }
 
 /// For server and repositories.

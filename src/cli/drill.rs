@@ -177,7 +177,12 @@ fn tell(context: &Context, drill: &Drill, repository: &str) {
         drill.reached_lsn.map_or_else(String::new, |lsn| format!(", reached {lsn}")),
         if took.is_empty() { String::new() } else { format!("; {}", took.join(", ")) },
     );
-    if is_good { console.say(&line) } else { console.insist(&line) }
+    if is_good {
+        output::remember(&line);
+        console.say(&line);
+    } else {
+        console.insist(&line);
+    }
 }
 
 /// A drill as `drill` reports it.

@@ -146,7 +146,7 @@ fn tried(drill: &Drill) -> String {
     format!("drill of {}: {}", drill.ended.strftime("%Y-%m-%d %H:%M"), drill.outcome.as_str())
 }
 
-fn describe(pin: &Pin) -> String {
+pub fn describe(pin: &Pin) -> String {
     let until =
         pin.until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", render::time(until)));
     format!("{until}{}", if pin.standalone { ", standalone" } else { "" })

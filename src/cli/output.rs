@@ -3,6 +3,40 @@
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// What this program has said, for a notice.
+#[derive(Default, Clone)]
+pub struct Said {
+    pub wrong: Vec<String>,
+    /// Whatever it was asked for.
+    pub printed: Vec<String>,
+}
+
+static SAID: Mutex<Said> = Mutex::new(Said { wrong: Vec::new(), printed: Vec::new() });
+
+/// Lines of each that are kept, the first: what follows a failure is mostly its consequence.
+const KEPT: usize = 20;
+
+fn keep(lines: &mut Vec<String>, text: &str) {
+    let left = KEPT.saturating_sub(lines.len());
+    let more = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.extend(more.take(left).map(str::to_owned));
+}
+
+fn complained(text: &str) {
+    keep(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner).wrong, text);
+}
+
+/// Words that belong into a notice, whether they are shown or not.
+pub fn remember(text: &str) {
+    keep(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner).printed, text);
+}
+
+/// The first lines of what was said until now.
+pub fn said() -> Said {
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// A message on standard error. That nobody reads it is no reason to fail.
 pub fn say(program: &str, message: &str) {
@@ -21,6 +55,10 @@ fn tell(program: &str, severity: &str, error: &Error) {
         text.push_str(&format!("{program}: hint: {hint}\n"));
     }
     let _ = std::io::stderr().write_all(text.as_bytes());
+    complained(&error.to_string());
+    if let Some(hint) = error.advice() {
+        complained(&format!("hint: {hint}"));
+    }
 }
 
 /// Passes warnings on to standard error and nothing else: for the helpers, whose words go into the
@@ -37,6 +75,11 @@ impl Observer for Warnings {
 
 /// Text on standard output. A reader that went away (`| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
+    remember(text);
+    write(text)
+}
+
+fn write(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -50,7 +93,7 @@ pub fn print(text: &str) -> Result<()> {
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
-    print(&(text + "\n"))
+    write(&(text + "\n"))
 }
 
 /// Where `walkeep` tells people what it does: standard error, with a progress bar on a terminal.
@@ -78,12 +121,17 @@ impl Console {
     /// A line, unless `--quiet`.
     pub fn say(&self, message: &str) {
         if !self.quiet {
-            self.insist(message);
+            self.show(message);
         }
     }
 
     /// A line, also with `--quiet`: something went wrong.
     pub fn insist(&self, message: &str) {
+        complained(message);
+        self.show(message);
+    }
+
+    fn show(&self, message: &str) {
         self.bar.suspend(|| {
             let _ = writeln!(std::io::stderr(), "{message}");
         });

@@ -2,7 +2,7 @@
 
 use super::output::complain;
 use super::setup::{self, Context};
-use super::{args, exit, output, render};
+use super::{args, exit, notice, output, render};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
         (all, _) => all?,
     };
     let light = all.iter().map(Health::light).max().unwrap_or(Light::Green);
+    if args.notify {
+        notice::of_status(global, &all)?;
+    }
     if args.nagios {
         output::print(&plugin(&all, light))?;
         return Ok(light as u8);
@@ -36,26 +39,28 @@ pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
 
 /// Looks at each cluster, one after the other.
 pub fn gather(global: &args::Global, patience: &args::Patience) -> Result<Vec<Health>> {
-    let see = |context: Context| {
-        let status = &context.config.status;
-        let limits = Limits {
-            backup_age: status.max_backup_age,
-            drill_age: status.max_drill_age,
-            ready: u64::from(status.max_ready),
-            ready_age: status.max_ready_age,
-            time_to_full: status.min_time_to_full,
-        };
-        let facts = look(Look {
-            cluster: context.cluster.name.clone(),
-            pgdata: context.cluster.pgdata.clone(),
-            server: setup::connection(&context),
-            repositories: context.repositories,
-            now: jiff::Timestamp::now(),
-            limit: patience.timeout,
-        });
-        Health::of(facts, &limits)
+    Ok(Context::all(global)?.iter().map(|context| see(context, patience)).collect())
+}
+
+/// Looks at one cluster.
+pub fn see(context: &Context, patience: &args::Patience) -> Health {
+    let status = &context.config.status;
+    let limits = Limits {
+        backup_age: status.max_backup_age,
+        drill_age: status.max_drill_age,
+        ready: u64::from(status.max_ready),
+        ready_age: status.max_ready_age,
+        time_to_full: status.min_time_to_full,
     };
-    Ok(Context::all(global)?.into_iter().map(see).collect())
+    let facts = look(Look {
+        cluster: context.cluster.name.clone(),
+        pgdata: context.cluster.pgdata.clone(),
+        server: setup::connection(context),
+        repositories: context.repositories.clone(),
+        now: jiff::Timestamp::now(),
+        limit: patience.timeout,
+    });
+    Health::of(facts, &limits)
 }
 
 /// A screen; `briefly` leaves out what is green.

@@ -4,7 +4,8 @@ use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
 use super::{
-    backup, check, drill, exit, init, list, metrics, pin, prune, restore, status, sync, verify, wal,
+    backup, check, drill, exit, init, list, metrics, notice, pin, prune, report, restore, status, sync,
+    verify, wal,
 };
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
@@ -46,18 +47,45 @@ fn run(args: Walkeep) -> Result<u8> {
             Ok(0)
         }
         Verb::Init(init_args) => init::run(&Context::new(&args.global)?, &init_args),
-        Verb::Backup(backup_args) => backup::run(&Context::new(&args.global)?, &backup_args),
-        Verb::Check(check_args) => check::run(&Context::new(&args.global)?, &check_args),
+        Verb::Backup(backup_args) => {
+            notice::watched(&args.global, "backup", &[], |context| backup::run(context, &backup_args))
+        }
+        Verb::Check(check_args) => {
+            notice::watched(&args.global, "check", &[], |context| check::run(context, &check_args))
+        }
         Verb::List(list_args) => list::list(&Context::new(&args.global)?, &list_args),
         Verb::Show(show_args) => list::show(&Context::new(&args.global)?, &show_args),
-        Verb::Sync(sync_args) => sync::run(&Context::new(&args.global)?, &sync_args),
-        Verb::Prune(prune_args) => prune::run(&Context::new(&args.global)?, &prune_args),
-        Verb::Verify(verify_args) => verify::run(&Context::new(&args.global)?, &verify_args),
+        Verb::Sync(sync_args) => {
+            let parts = [Some(sync_args.from.as_str()), Some(sync_args.to.as_str())];
+            notice::watched(&args.global, "sync", &parts, |context| sync::run(context, &sync_args))
+        }
+        Verb::Prune(prune_args) => {
+            let parts = [
+                prune_args.place.repository.as_deref(),
+                prune_args.dry_run.then_some("dry-run"),
+                (!prune_args.remove.is_empty()).then_some("remove"),
+            ];
+            notice::watched(&args.global, "prune", &parts, |context| prune::run(context, &prune_args))
+        }
+        Verb::Verify(verify_args) => {
+            let parts = [
+                verify_args.place.repository.as_deref(),
+                verify_args.quick.then_some("quick"),
+                verify_args.wal.then_some("wal"),
+                verify_args.backup.as_deref(),
+            ];
+            notice::watched(&args.global, "verify", &parts, |context| verify::run(context, &verify_args))
+        }
         Verb::Status(status_args) => status::run(&args.global, &status_args),
         Verb::Metrics(metrics_args) => metrics::run(&args.global, &metrics_args),
+        Verb::Report(report_args) => report::run(&args.global, &report_args),
+        Verb::Notify(_) => notice::test(&args.global),
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
-        Verb::Drill(drill_args) => drill::run(&Context::new(&args.global)?, &drill_args),
+        Verb::Drill(drill_args) => {
+            let parts = [drill_args.place.repository.as_deref()];
+            notice::watched(&args.global, "drill", &parts, |context| drill::run(context, &drill_args))
+        }
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
     }
 }

@@ -18,6 +18,7 @@ pub use url::Url;
 pub use value::{duration_text, parse_duration, parse_size};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::notify::{self, Webhook};
 use crate::storage::{Checksums, S3Options};
 use std::ffi::OsString;
 use std::fmt;
@@ -53,6 +54,7 @@ pub struct Config {
     pub backup: Backup,
     pub drill: Drill,
     pub status: Status,
+    pub notify: Notify,
     sections: Vec<shown::Section>,
 }
 
@@ -191,6 +193,19 @@ pub struct Status {
     pub min_time_to_full: Duration,
 }
 
+/// Who is told what. Without a webhook and a command nobody is.
+#[derive(Debug, Clone)]
+pub struct Notify {
+    pub webhook: Option<Webhook>,
+    /// The whole path of a program, and its arguments.
+    pub command: Option<Vec<String>>,
+    pub on: Vec<notify::Event>,
+    /// Of each notice; never zero.
+    pub timeout: Duration,
+    /// When a failure that stays is told again.
+    pub repeat: Duration,
+}
+
 /// How fast the server runs the checkpoint at the start of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpoint {
@@ -220,18 +235,22 @@ impl Config {
         })?;
         let config = Config::parse(path, &text, cpus)?;
         let secret = config.clusters.iter().find(|cluster| cluster.has_secret());
-        if let Some(cluster) = secret
+        let secret = secret.map(|cluster| {
+            let key = raw::join("cluster", &cluster.name);
+            (format!("{key}.connection: holds a password"), ", or keep the password in `~/.pgpass`")
+        });
+        // Whoever knows the address of a webhook can send there.
+        let webhook = config.notify.webhook.as_ref();
+        let secret = secret.or(webhook.map(|_| ("notify.webhook: is a secret".to_owned(), "")));
+        if let Some((what, or)) = secret
             && mode & 0o007 != 0
         {
             let path = path.display();
             let mode = mode & 0o7777;
-            let key = raw::join("cluster", &cluster.name);
-            let message = format!(
-                "{key}.connection: holds a password, and every user may open the file (mode {mode:04o})"
-            );
+            let message = format!("{what}, and every user may open the file (mode {mode:04o})");
             return Err(Error::new(Kind::Config, message)
                 .doing(path.to_string())
-                .hint(format!("`chmod 0640 {path}`, with the group that PostgreSQL runs in, or keep the password in `~/.pgpass`")));
+                .hint(format!("`chmod 0640 {path}`, with the group that PostgreSQL runs in{or}")));
         }
         Ok(config)
     }

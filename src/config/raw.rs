@@ -9,6 +9,8 @@ use toml::de::{DeTable, DeValue};
 /// What may stand under a key.
 enum Shape {
     Value,
+    /// A list of single values.
+    Values,
     Table(&'static [Key]),
     /// A table of tables, each under a name of the user's choice.
     Named(&'static [Key]),
@@ -25,6 +27,7 @@ const ROOT: &[Key] = &[
     ("backup", Shape::Table(BACKUP)),
     ("drill", Shape::Table(DRILL)),
     ("status", Shape::Table(STATUS)),
+    ("notify", Shape::Table(NOTIFY)),
 ];
 const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
@@ -95,6 +98,16 @@ const STATUS: &[Key] = &[
     ("min_time_to_full", Shape::Value),
 ];
 
+const NOTIFY: &[Key] = &[
+    ("webhook", Shape::Value),
+    ("format", Shape::Value),
+    ("ca_file", Shape::Value),
+    ("command", Shape::Values),
+    ("on", Shape::Values),
+    ("timeout", Shape::Value),
+    ("repeat", Shape::Value),
+];
+
 /// Where a key may belong that stands in the wrong table.
 const TABLES: &[(&str, &[Key])] = &[
     ("at the top", ROOT),
@@ -106,6 +119,7 @@ const TABLES: &[(&str, &[Key])] = &[
     ("in `[drill]`", DRILL),
     ("in `[[drill.assert]]`", ASSERT),
     ("in `[status]`", STATUS),
+    ("in `[notify]`", NOTIFY),
 ];
 
 /// A whole file, in which every key is known and stands where it belongs.
@@ -255,7 +269,7 @@ impl<'d> Table<'d> {
                 return Err(self.error(name, shape.expected()).hint(shape.hint(name)));
             }
             match shape {
-                Shape::Value => {}
+                Shape::Value | Shape::Values => {}
                 Shape::Table(keys) => self.table(name).check(keys)?,
                 Shape::Named(keys) => self.named(name).try_for_each(|table| table.check(keys))?,
                 Shape::List(keys) => self.list(name).try_for_each(|table| table.check(keys))?,
@@ -269,6 +283,9 @@ impl Shape {
     fn fits(&self, value: &DeValue<'_>) -> bool {
         match (self, value) {
             (Shape::Value, value) => !value.is_table() && !value.is_array(),
+            (Shape::Values, DeValue::Array(items)) => {
+                items.iter().all(|item| !item.get_ref().is_table() && !item.get_ref().is_array())
+            }
             (Shape::Table(_), value) => value.is_table(),
             (Shape::Named(_), DeValue::Table(tables)) => {
                 tables.values().all(|value| value.get_ref().is_table())
@@ -281,6 +298,7 @@ impl Shape {
     fn expected(&self) -> &'static str {
         match self {
             Shape::Value => "expected a single value",
+            Shape::Values => "expected a list",
             Shape::Table(_) => "expected a table",
             Shape::Named(_) => "expected tables with a name each",
             Shape::List(_) => "expected a list of tables",
@@ -290,6 +308,7 @@ impl Shape {
     fn hint(&self, key: &str) -> String {
         match self {
             Shape::Value => format!("write it as `{key} = …` with a single value"),
+            Shape::Values => format!("write it as `{key} = [\"…\", \"…\"]`, also when it is one alone"),
             Shape::Table(_) => format!("write it as a table, `[{key}]`, in single brackets"),
             Shape::Named(_) => format!("each has a table with its name, as in `[{key}.main]`"),
             Shape::List(_) => format!("each starts with `[[{key}]]`, in double brackets"),

@@ -7,6 +7,7 @@ use super::{
     value::{parse_duration, parse_size},
 };
 use crate::error::{Error, Kind, Result};
+use crate::notify::{Event, Webhook};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -253,4 +254,48 @@ pub(super) fn endpoint(value: &DeValue<'_>) -> Result<String> {
             "write it as in `https://s3.example.com`; credentials go into `access_key_file` and `secret_key_file`",
         )),
     }
+}
+
+/// Where notices go. Does not repeat it: whoever knows it can send there.
+pub(super) fn webhook(value: &DeValue<'_>) -> Result<Webhook> {
+    Webhook::parse(&text(value)?)
+}
+
+/// The values of a list.
+fn each<T>(value: &DeValue<'_>, read: impl Fn(&DeValue<'_>) -> Result<T>) -> Result<Vec<T>> {
+    value.as_array().into_iter().flat_map(|items| items.iter()).map(|item| read(item.get_ref())).collect()
+}
+
+/// A program, by its whole path, and its arguments.
+pub(super) struct Words(pub(super) Vec<String>);
+
+impl From<&Words> for Shown {
+    fn from(words: &Words) -> Shown {
+        Shown::List(words.0.clone())
+    }
+}
+
+pub(super) fn words(value: &DeValue<'_>) -> Result<Words> {
+    let words = each(value, |word| string(word).map(str::to_owned))?;
+    match words.first() {
+        Some(program) if program.starts_with('/') => Ok(Words(words)),
+        _ => Err(error(
+            "it does not begin with the whole path of a program",
+            "write it as in `[\"/usr/local/bin/tell\", \"dba\"]`; there is no shell",
+        )),
+    }
+}
+
+/// What is told.
+pub(super) struct Events(pub(super) Vec<Event>);
+
+impl From<&Events> for Shown {
+    fn from(events: &Events) -> Shown {
+        Shown::List(events.0.iter().map(|event| event.as_str().to_owned()).collect())
+    }
+}
+
+pub(super) fn events(value: &DeValue<'_>) -> Result<Events> {
+    each(value, |event| choice(event, &[Event::Failure, Event::Recovery, Event::Drill], Event::as_str))
+        .map(Events)
 }

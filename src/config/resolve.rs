@@ -2,15 +2,16 @@
 
 use super::raw::{Document, Table};
 use super::read::{
-    Connection, Reader, answer, choice, connection, duration, endpoint, flag, integer, jobs, name, path,
-    size, statement, text,
+    Connection, Events, Reader, Words, answer, choice, connection, duration, endpoint, events, flag, integer,
+    jobs, name, path, size, statement, text, webhook, words,
 };
 use super::shown::Section;
 use super::{
-    Assertion, Backup, Bucket, Checkpoint, Cluster, Compression, Config, Drill, MOST_JOBS, Repository,
-    Retention, Status, Url, Wal, checksums_text,
+    Assertion, Backup, Bucket, Checkpoint, Cluster, Compression, Config, Drill, MOST_JOBS, Notify,
+    Repository, Retention, Status, Url, Wal, checksums_text,
 };
 use crate::error::Result;
+use crate::notify::{Event, Format};
 use crate::storage::{Checksums, S3Options};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -55,7 +56,8 @@ pub(super) fn resolve(file: &Path, document: &Document<'_>, cpus: NonZeroUsize) 
     let backup = backup(root.table("backup"), cpus, &mut sections)?;
     let drill = drill(root.table("drill"), backup.jobs, &clusters, &mut sections)?;
     let status = status(root.table("status"), &mut sections)?;
-    Ok(Config { path: file.into(), clusters, repositories, wal, backup, drill, status, sections })
+    let notify = notify(root.table("notify"), &mut sections)?;
+    Ok(Config { path: file.into(), clusters, repositories, wal, backup, drill, status, notify, sections })
 }
 
 fn cluster(
@@ -257,4 +259,30 @@ fn status(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Status> {
     };
     sections.push(reader.section());
     Ok(status)
+}
+
+fn notify(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Notify> {
+    let mut reader = Reader::new(table);
+    let mut webhook = reader.optional("webhook", webhook)?;
+    let format = reader
+        .or("format", Format::Json, |value| choice(value, &[Format::Json, Format::Slack], Format::as_str))?;
+    let ca_file = reader.optional("ca_file", path)?;
+    match &mut webhook {
+        Some(webhook) => (webhook.format, webhook.ca_file) = (format, ca_file),
+        None if ca_file.is_some() => {
+            let error = reader.table.error("ca_file", "set without `webhook`");
+            return Err(error.hint("set `webhook` too, or take `ca_file` out"));
+        }
+        None => {}
+    }
+    let all = Events(vec![Event::Failure, Event::Recovery, Event::Drill]);
+    let notify = Notify {
+        webhook,
+        command: reader.optional("command", words)?.map(|Words(words)| words),
+        on: reader.or("on", all, events)?.0,
+        timeout: reader.or("timeout", Duration::from_secs(10), duration)?,
+        repeat: reader.or("repeat", Duration::from_secs(3600), duration)?,
+    };
+    sections.push(reader.section());
+    Ok(notify)
 }

@@ -1,6 +1,7 @@
 //! The configuration in force, and where each of its values came from, for people and for programs.
 
-use super::{Checkpoint, Compression, Url, checksums_text, value::duration_text};
+use super::{Checkpoint, Compression, MASK, Url, checksums_text, value::duration_text};
+use crate::notify::{Format, Webhook};
 use crate::storage::Checksums;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -33,6 +34,7 @@ pub(super) enum Shown {
     Text(String),
     Integer(i64),
     Flag(bool),
+    List(Vec<String>),
     /// In JSON: in seconds.
     #[serde(serialize_with = "seconds")]
     Duration(Duration),
@@ -86,6 +88,7 @@ impl fmt::Display for Shown {
             Shown::Text(text) => write!(f, "{}", serde_json::Value::from(text.as_str())),
             Shown::Integer(number) => write!(f, "{number}"),
             Shown::Flag(flag) => write!(f, "{flag}"),
+            Shown::List(texts) => write!(f, "{}", serde_json::Value::from(texts.as_slice())),
             Shown::Duration(duration) => write!(f, "\"{}\"", duration_text(*duration)),
         }
     }
@@ -154,6 +157,18 @@ impl From<&Checkpoint> for Shown {
 impl From<&Checksums> for Shown {
     fn from(checksums: &Checksums) -> Shown {
         Shown::Text(checksums_text(*checksums).into())
+    }
+}
+
+impl From<&Webhook> for Shown {
+    fn from(webhook: &Webhook) -> Shown {
+        Shown::Text(webhook.shown(MASK))
+    }
+}
+
+impl From<&Format> for Shown {
+    fn from(format: &Format) -> Shown {
+        Shown::Text(format.as_str().into())
     }
 }
 

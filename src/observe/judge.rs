@@ -387,7 +387,7 @@ fn moment(time: Timestamp) -> String {
 }
 
 /// `45 s`, `12 min`, `26.5 h`, `9.0 days`.
-fn span(seconds: f64) -> String {
+pub fn span(seconds: f64) -> String {
     match seconds {
         s if s < 100.0 => format!("{s:.0} s"),
         s if s < 6000.0 => format!("{:.0} min", s / 60.0),

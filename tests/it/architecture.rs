@@ -12,7 +12,8 @@ const DIRECTION: &[(&str, &str)] = &[
     ("tls", ""),
     ("pg", "error tls"),
     ("codec", "error"),
-    ("storage", "error durable tls"),
+    ("https", "error tls"),
+    ("storage", "error durable https tls"),
     ("repo", "error pg codec storage"),
     ("wal", "error event durable pg codec repo"),
     ("restore", "error event durable direct pg codec repo"),
@@ -22,10 +23,14 @@ const DIRECTION: &[(&str, &str)] = &[
     ("retention", "error event pg repo"),
     ("drill", "error event pg repo restore verify"),
     ("observe", "error durable pg repo"),
-    ("config", "error event pg codec storage repo wal restore backup verify sync retention drill observe"),
+    ("notify", "error durable https"),
+    (
+        "config",
+        "error event pg codec storage repo wal restore backup verify sync retention drill observe notify",
+    ),
     (
         "cli",
-        "error event pg codec storage repo wal restore backup verify sync retention drill observe config",
+        "error event pg codec storage repo wal restore backup verify sync retention drill observe notify config",
     ),
 ];
 

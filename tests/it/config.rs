@@ -10,6 +10,7 @@ use walkeep::config::{
     Checkpoint, Compression, Config, Retention, Url, duration_text, locate, parse_duration, parse_size,
 };
 use walkeep::error::{Error, Kind, Result};
+use walkeep::notify::{Event, Format};
 
 mod errors;
 mod secrets;
@@ -100,6 +101,15 @@ sql = """
 select 'a', true
 union all select 'b', false"""
 expected = "a|t\nb|f"
+
+[notify]
+webhook = "https://hooks.example.com:8443/services/T0000?x=y"
+format = "slack"
+ca_file = "/etc/ssl/hooks.pem"
+command = ["/usr/local/bin/tell", "-x", "a b", ""]
+on = ["drill", "failure"]
+timeout = "3s"
+repeat = "1d"
 "#;
 
 fn parse(text: &str) -> Result<Config> {
@@ -210,6 +220,14 @@ fn every_documented_key_is_understood() {
     };
     assert_eq!((orders.cluster.as_deref(), orders.expected.as_str()), (Some("main"), "3"));
     assert_eq!((lines.cluster.as_deref(), lines.expected.as_str()), (None, "a|t\nb|f"));
+    let notify = &config.notify;
+    let webhook = notify.webhook.as_ref().expect("a webhook");
+    assert_eq!((webhook.host(), webhook.format), ("hooks.example.com", Format::Slack));
+    assert_eq!(webhook.ca_file, Some("/etc/ssl/hooks.pem".into()));
+    assert_eq!(notify.command.as_deref().expect("a command"), ["/usr/local/bin/tell", "-x", "a b", ""]);
+    assert_eq!(notify.on, [Event::Drill, Event::Failure]);
+    assert_eq!(notify.timeout, Duration::from_secs(3));
+    assert_eq!(notify.repeat, Duration::from_secs(86_400));
 }
 
 #[test]
@@ -266,6 +284,12 @@ max_backup_age = "26h"  # default
 max_ready = 64  # default
 max_ready_age = "10m"  # default
 min_time_to_full = "12h"  # default
+
+[notify]  # default
+format = "json"  # default
+on = ["failure","recovery","drill"]  # default
+timeout = "10s"  # default
+repeat = "1h"  # default
 "#;
     assert_eq!(shown, expected);
 }

@@ -23,6 +23,7 @@ fn here(name: &str, archive: &Archive) -> String {
         .replace(&installed("walpush"), &ours("walpush"))
         .replace(&installed("walfetch"), &ours("walfetch"))
         .replace(&installed("walkeep"), &ours("walkeep"))
+        .replace("/var/lib/postgresql/", &format!("{}/", archive.scratch().path().display()))
 }
 
 /// The settings of a fragment, also those that a `#` right before the name turns off.
@@ -57,6 +58,8 @@ fn each_example_has_a_test_here() {
         "systemd/walkeep-backup.timer",
         "systemd/walkeep-drill.service",
         "systemd/walkeep-drill.timer",
+        "systemd/walkeep-report.service",
+        "systemd/walkeep-report.timer",
         "walkeep.toml",
     ];
     assert_eq!(names, tested);
@@ -215,13 +218,14 @@ fn walkeep_toml_is_valid_and_complete() {
 #[test]
 fn systemd_accepts_the_units() {
     let scratch = crate::support::Scratch::new();
-    let names =
-        ["walkeep-backup.service", "walkeep-backup.timer", "walkeep-drill.service", "walkeep-drill.timer"];
+    let names = ["walkeep-backup", "walkeep-drill", "walkeep-report"];
+    let names = names.iter().flat_map(|name| ["service", "timer"].map(|kind| format!("{name}.{kind}")));
     let units = names.map(|name| {
         let program = format!("{} ", run::program("walkeep").display());
         let text = example(&format!("systemd/{name}")).replace("/usr/local/bin/walkeep ", &program);
         scratch.write(name, text)
     });
+    let units: Vec<_> = units.collect();
     if !Path::new("/usr/bin/systemd-analyze").exists() {
         return skipped("systemd-analyze is not installed");
     }

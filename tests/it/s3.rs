@@ -15,7 +15,7 @@ mod options;
 mod requests;
 mod secrets;
 mod story;
-mod tls;
+pub mod tls;
 
 use crate::support::s3::{Bucket, Keys, server};
 use crate::support::*;

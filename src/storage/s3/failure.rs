@@ -1,8 +1,9 @@
 //! What an object store's answers mean: which failures pass, which are permissions, which can be cured by one
 //! more request, and how each is told.
 
-use super::http::{Lost, chain};
+use super::http::Lost;
 use crate::error::{Error, Kind};
+use crate::https::chain;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;

@@ -39,6 +39,29 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 }
 
 #[test]
+fn notices_that_could_go_nowhere_or_say_nothing_are_refused() {
+    let with = |line: &str| format!("[notify]\n{line}");
+    refused_with(&with("webhok = 'x'"), "8: notify.webhok: unknown key", "`webhook`");
+    refused_with(&with("command = '/bin/tell'"), "8: notify.command: expected a list", "`command = [");
+    refused_with(&with("command = [['/bin/tell']]"), "8: notify.command: expected a list", "`command = [");
+    for line in ["command = []", "command = ['tell']"] {
+        refused_with(
+            &with(line),
+            "8: notify.command: it does not begin with the whole path of a program",
+            "no shell",
+        );
+    }
+    refused_with(&with("on = ['failures']"), "8: notify.on: \"failures\" is not known here", "\"failure\", ");
+    refused_with(
+        &with("format = 'mail'"),
+        "8: notify.format: \"mail\" is not known here",
+        "\"json\", \"slack\"",
+    );
+    refused_with(&with("ca_file = '/x'"), "8: notify.ca_file: set without `webhook`", "`webhook`");
+    refused_with(&with("timeout = '0s'"), "8: notify.timeout: \"0s\" is no time at all", "longer");
+}
+
+#[test]
 fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
     refused_with(
         "[repository.retention]\nrequired = false",

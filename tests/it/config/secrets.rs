@@ -8,7 +8,7 @@ use walkeep::error::Kind;
 
 #[test]
 fn no_damage_to_a_file_crashes_the_program_or_shows_its_password() {
-    let text = LARGEST.replace("host=", "password=hunter2 host=");
+    let text = LARGEST.replace("host=", "password=hunter2 host=").replace("T0000", "hunter2");
     for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
         let (before, after) = text.split_at(at);
         let shorter: String = after.chars().skip(1).collect();
@@ -129,5 +129,48 @@ fn a_file_with_a_password_must_not_be_open_to_every_user() {
         load(&path).unwrap();
     }
     write(SMALLEST, 0o644);
+    load(&path).unwrap();
+}
+
+#[test]
+fn the_address_of_a_webhook_is_a_secret() {
+    let with = |url: &str| format!("{SMALLEST}[notify]\nwebhook = '{url}'\n");
+    for (url, shown) in [
+        ("https://hooks.example.com/services/hunter2", "https://hooks.example.com/********"),
+        ("https://hooks.example.com:8443/?token=hunter2", "https://hooks.example.com:8443/********"),
+        ("http://[::1]:80/hunter2", "http://[::1]:80/********"),
+    ] {
+        let config = parse(&with(url)).unwrap();
+        let told = format!("{} {config:?} {:?}", config.shown(), config.shown());
+        assert!(told.contains(&format!("webhook = \"{shown}\"  # line 8\n")), "{told}");
+        assert!(
+            !told.contains("hunter2") && !serde_json::to_string(&config.shown()).unwrap().contains("hunter2")
+        );
+    }
+    for url in [
+        "hunter2",
+        "https://",
+        "ftp://h/hunter2",
+        "https://u:hunter2@h/",
+        "https://h/hun ter2",
+        "//h/hunter2",
+        "https:///hunter2",
+    ] {
+        let error = refused(&with(url));
+        let told = format!("{error} {:?}", error.advice());
+        assert!(told.starts_with(&format!("{FILE}:8: notify.webhook: ")), "{told}");
+        assert!(!told.contains("hunter2") && !told.contains("ter2"), "{told}");
+    }
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("w.toml");
+    fs::write(&path, with("https://h/hunter2")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = load(&path).unwrap_err();
+    let told = format!("{error} {:?}", error.advice());
+    assert!(
+        told.contains("notify.webhook") && told.contains("chmod 0640") && !told.contains("hunter2"),
+        "{told}"
+    );
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     load(&path).unwrap();
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Certificates that were made for the tests.
-struct Authority {
+pub struct Authority {
     scratch: Scratch,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let scratch = Scratch::new();
         let script = r#"
             set -e; cd "$1"
@@ -38,12 +38,16 @@ impl Authority {
         Authority { scratch }
     }
 
-    fn certificate(&self, name: &str) -> PathBuf {
+    pub fn certificate(&self, name: &str) -> PathBuf {
         self.scratch.join(format!("{name}.crt"))
     }
 
+    pub fn key(&self, name: &str) -> PathBuf {
+        self.scratch.join(format!("{name}.key"))
+    }
+
     fn proxy(&self, name: &str) -> Proxy {
-        Proxy::with_tls(server().url(), &self.certificate(name), &self.scratch.join(format!("{name}.key")))
+        Proxy::with_tls(server().url(), &self.certificate(name), &self.key(name))
     }
 }
 

@@ -1,0 +1,90 @@
+//! HTML, written piece by piece. Markup is what stands in the program, as a literal; whatever else comes in is text, and
+//! is escaped on its way: there is no way to write a value without.
+
+use std::fmt::{self, Display, Write};
+
+/// The name of an attribute and its value.
+pub type Attribute<'a> = (&'static str, &'a dyn Display);
+
+#[derive(Default)]
+pub struct Html(String);
+
+impl Html {
+    /// Markup of the program's own.
+    pub fn markup(&mut self, markup: &'static str) {
+        self.0.push_str(markup);
+    }
+
+    pub fn text(&mut self, text: impl Display) {
+        // Writing to a string does not fail.
+        let _ = write!(Escaped(&mut self.0), "{text}");
+    }
+
+    /// An element with what is written into it.
+    pub fn element(
+        &mut self,
+        name: &'static str,
+        attributes: &[Attribute<'_>],
+        content: impl FnOnce(&mut Html),
+    ) {
+        self.open(name, attributes);
+        self.0.push('>');
+        content(self);
+        let _ = write!(self.0, "</{name}>");
+    }
+
+    /// An element with nothing but a text in it.
+    pub fn leaf(&mut self, name: &'static str, attributes: &[Attribute<'_>], text: impl Display) {
+        self.element(name, attributes, |html| html.text(text));
+    }
+
+    /// An element that has no content: a `meta`, a shape of SVG.
+    pub fn empty(&mut self, name: &'static str, attributes: &[Attribute<'_>]) {
+        self.open(name, attributes);
+        self.0.push_str("/>");
+    }
+
+    /// What can be moved sideways where it is too wide, with the keys too.
+    pub fn scroll(&mut self, name: &str, content: impl FnOnce(&mut Html)) {
+        let attributes: [Attribute<'_>; 4] =
+            [("class", &"scroll"), ("tabindex", &0), ("role", &"region"), ("aria-label", &name)];
+        self.element("div", &attributes, content);
+    }
+
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    fn open(&mut self, name: &'static str, attributes: &[Attribute<'_>]) {
+        let _ = write!(self.0, "<{name}");
+        for (attribute, value) in attributes {
+            let _ = write!(self.0, " {attribute}=\"");
+            self.text(value);
+            self.0.push('"');
+        }
+    }
+}
+
+struct Escaped<'h>(&'h mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match c {
+                '&' => self.0.push_str("&amp;"),
+                '<' => self.0.push_str("&lt;"),
+                '>' => self.0.push_str("&gt;"),
+                '"' => self.0.push_str("&quot;"),
+                '\'' => self.0.push_str("&#39;"),
+                '\n' | '\t' => self.0.push(c),
+                // No HTML has these, and those that turn the direction of reading hide what follows.
+                c if c.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    self.0.push(char::REPLACEMENT_CHARACTER);
+                }
+                c => self.0.push(c),
+            }
+        }
+        Ok(())
+    }
+}
