@@ -17,7 +17,9 @@ sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs')
 examples := archive.conf restore.conf standby.conf walkeep.toml crontab alerts.yml \
             systemd/walkeep-backup.service systemd/walkeep-backup.timer \
             systemd/walkeep-drill.service systemd/walkeep-drill.timer \
-            systemd/walkeep-report.service systemd/walkeep-report.timer
+            systemd/walkeep-report.service systemd/walkeep-report.timer \
+            systemd/walkeep-status.service systemd/walkeep-status.timer \
+            systemd/walkeep-verify.service systemd/walkeep-verify.timer
 
 .PHONY: all demo test bench install lint
 

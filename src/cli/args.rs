@@ -279,6 +279,7 @@ pub struct Restore {
 Examples:
   walkeep drill
   walkeep drill --rotate --quiet
+  walkeep drill --compare
   walkeep drill 20261121T031502Z-1f3a9c --keep
   walkeep drill --time '2026-11-21 08:14:59+01'
 
@@ -300,6 +301,12 @@ pub struct Drill {
     /// Recover just far enough for the backup to be consistent
     #[arg(long)]
     pub immediate: bool,
+    /// Behind the end of the archive follow the primary as a standby to where it is now, for 5m or this long
+    ///
+    /// Shows that the archive and the primary are of one history. It takes no slot, no commit waits for it, and a
+    /// restore point in the primary's WAL is all that it leaves. The role of `connection` (or `primary`) needs REPLICATION.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = crate::config::parse_duration, conflicts_with_all = ["time", "lsn", "immediate"])]
+    pub compare: Option<Option<std::time::Duration>>,
     /// Leave the scratch directory, with the server stopped, for a look
     #[arg(long)]
     pub keep: bool,

@@ -1,55 +1,147 @@
-//! `walkeep check`: the whole path from the server into every repository and back.
+//! `walkeep check`: the whole path from the server into every repository and back, tried through the server itself.
+//!
+//! A check is *ok*, a *warning* or *failed*. A warning is what works and costs something one day, and whatever goes
+//! wrong in a repository that is not required. What is ok may come with advice.
 
-use super::output::Warnings;
+mod clock;
+mod fetch;
+mod newest;
+mod settings;
+mod spool;
+
 use super::setup::Context;
 use super::{args, exit, output, setup};
 use crate::backup::Server;
-use crate::config;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::segment::WalName;
-use crate::repo::Repository;
-use crate::wal::fetch::{Fetch, Fetched};
-use rustix::fs::Access;
+use crate::error::{Doing, Error, Result};
+use crate::pg::client::{Options, Session, column};
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::{Archive, Lineage, Repository};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// One thing that was looked at.
+/// The bound of every statement.
+const SOON: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Failed => "failed",
+        }
+    }
+
+    /// How bad something can be in a repository.
+    fn worst_in(repository: &Repository) -> Level {
+        if repository.is_required() { Level::Failed } else { Level::Warning }
+    }
+}
+
+/// What was found out about one thing.
+struct Finding {
+    level: Level,
+    detail: String,
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn ok(detail: impl Into<String>) -> Finding {
+        Finding { level: Level::Ok, detail: detail.into(), hint: None }
+    }
+
+    /// Nothing is wrong, and it could be better.
+    fn advice(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { hint: Some(hint.into()), ..Finding::ok(detail) }
+    }
+
+    fn warning(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { level: Level::Warning, ..Finding::advice(detail, hint) }
+    }
+
+    fn failed(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { level: Level::Failed, ..Finding::advice(detail, hint) }
+    }
+
+    fn at_most(self, level: Level) -> Finding {
+        Finding { level: self.level.min(level), ..self }
+    }
+}
+
+impl From<Error> for Finding {
+    fn from(error: Error) -> Finding {
+        let hint = error.advice().map(str::to_owned);
+        Finding { level: Level::Failed, detail: error.to_string(), hint }
+    }
+}
+
+impl From<Result<Finding>> for Finding {
+    fn from(found: Result<Finding>) -> Finding {
+        found.unwrap_or_else(Finding::from)
+    }
+}
+
+/// What was looked at.
 struct Checks<'a> {
     context: &'a Context,
     done: Vec<Value>,
-    ok: bool,
-    /// The server could not be asked, so nothing is known.
+    worst: Level,
+    /// The server could not be asked, so nothing is known of it.
     blind: bool,
 }
 
 impl Checks<'_> {
-    fn note<T>(&mut self, name: &str, result: Result<(T, String)>) -> Option<T> {
-        let (value, detail, hint, ok) = match result {
-            Ok((value, detail)) => (Some(value), detail, None, true),
-            Err(error) => (None, error.to_string(), error.advice().map(str::to_owned), false),
+    fn note(&mut self, name: &str, finding: impl Into<Finding>) {
+        let Finding { level, detail, hint } = finding.into();
+        self.worst = self.worst.max(level);
+        let word = match level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Failed => "FAILED",
         };
-        self.ok &= ok;
-        match &hint {
-            _ if ok => self.context.console.say(&format!("ok      {name}: {detail}")),
-            None => self.context.console.insist(&format!("FAILED  {name}: {detail}")),
-            Some(hint) => {
-                self.context.console.insist(&format!("FAILED  {name}: {detail}\n        hint: {hint}"));
+        let hint_line = hint.as_ref().map(|hint| format!("\n        hint: {hint}")).unwrap_or_default();
+        let line = format!("{word:<7} {name}: {detail}{hint_line}");
+        match level {
+            Level::Ok => self.context.console.say(&line),
+            _ => self.context.console.insist(&line),
+        }
+        self.done.push(json!({
+            "name": name, "ok": level < Level::Failed, "result": level.as_str(), "detail": detail, "hint": hint,
+        }));
+    }
+
+    /// Notes what was tried; the value when it succeeded.
+    fn tried<T>(&mut self, name: &str, worst: Level, result: Result<(T, String)>) -> Option<T> {
+        match result {
+            Ok((value, detail)) => {
+                self.note(name, Finding::ok(detail));
+                Some(value)
+            }
+            Err(error) => {
+                self.note(name, Finding::from(error).at_most(worst));
+                None
             }
         }
-        self.done.push(json!({"name": name, "ok": ok, "detail": detail, "hint": hint}));
-        value
     }
 }
 
 pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
-    let mut checks = Checks { context, done: Vec::new(), ok: true, blind: false };
+    let mut checks = Checks { context, done: Vec::new(), worst: Level::Ok, blind: false };
     look(context, args, &mut checks);
     context.console.finish();
+    let is_ok = checks.worst < Level::Failed;
     if context.json {
-        output::print_json(&json!({"ok": checks.ok, "checks": checks.done}))?;
+        output::print_json(&json!({"ok": is_ok, "checks": checks.done}))?;
     }
-    Ok(match (checks.ok, checks.blind) {
+    Ok(match (is_ok, checks.blind) {
         (true, _) => 0,
         (false, true) => 1,
         (false, false) => exit::PROBLEM,
@@ -57,103 +149,55 @@ pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
 }
 
 fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
-    let connected =
-        setup::connection(context).and_then(|info| Server::connect(&info, setup::primary(context)?.as_ref()));
-    checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
-    let server = checks.note(
-        "server",
-        connected.map(|server| {
-            let detail = format!("PostgreSQL {}, with all grants that are needed", server.found.version);
-            (server, detail)
-        }),
-    );
-    let Some(server) = server else {
-        return;
+    let server = server(context, checks);
+    let lineage = match &server {
+        Some((server, _)) => Ok(server.found.lineage),
+        None => Lineage::of(&context.cluster.pgdata),
     };
-    let pgdata = &context.cluster.pgdata;
-    checks.note(
-        "data directory",
-        server
-            .check_runs_on(pgdata)
-            .and_then(|()| readable(pgdata))
-            .map(|()| ((), format!("{} is the server's, and can be read", pgdata.display()))),
-    );
-    let problems = server.archiving_problems();
-    let archives = problems.is_empty();
-    if archives {
-        checks.note("settings", Ok(((), format!("archive_command is `{}`", server.found.archive_command))));
-    }
-    for problem in problems {
-        checks.note::<()>("settings", Err(problem));
-    }
-    for repository in &context.repositories {
-        let opened = repository.open(server.found.lineage).and_then(|archive| {
-            let proved = repository.prove().doing(|| format!("try out repository {}", repository.name()));
-            proved.map(|()| archive)
-        });
-        checks.note(
-            &format!("repository {}", repository.name()),
-            opened.map(|archive| {
-                let id = &archive.identity().repository_id;
-                (archive.clone(), format!("{} is this cluster's, id {id}", repository.url()))
-            }),
-        );
-    }
-    checks.note("spool", Ok(((), spool(&context.config.wal))));
-    if !archives {
-        return;
-    }
-    if !server.can_switch() {
-        checks.note(
-            "archiving",
-            Ok((
-                (),
-                "the server is a standby and cannot end a segment: run check on the primary, or configure `primary`"
-                    .to_owned(),
-            )),
-        );
-        return;
-    }
-    let begun = Instant::now();
-    let Some(name) = checks.note(
-        "fresh segment",
-        server.switch_segment().map(|name| (name, format!("{name} was ended for the test"))),
-    ) else {
-        return;
-    };
-    for repository in &context.repositories {
-        let left = args.timeout.saturating_sub(begun.elapsed());
-        let arrived = repository
-            .open(server.found.lineage)
-            .and_then(|archive| server.await_segment(pgdata, &archive, name, left))
-            .and_then(|()| compare(&server, pgdata, repository, WalName::Segment(name)));
-        let seconds = begun.elapsed().as_secs_f64();
-        checks.note(
-            &format!("archiving into {}", repository.name()),
-            arrived
-                .map(|how| ((), format!("{name} arrived, was fetched back and {how}, after {seconds:.2} s"))),
-        );
+    let archives = lineage.map(|lineage| repositories(context, lineage, checks)).unwrap_or_default();
+    let size = server.as_ref().map(|(server, _)| server.found.segment_size);
+    checks.note("spool", spool::look(&context.config.wal, size));
+    match server {
+        Some((server, session)) if !server.can_switch() => {
+            replayed(context, &server, &session, &archives, checks);
+        }
+        Some((server, _)) if server.archiving_problems().is_empty() => {
+            archiving(context, args, &server, &archives, checks);
+        }
+        _ => {}
     }
 }
 
-/// What the spool is good for. Nothing depends on it, so nothing of it is a failure; nor is it made here, where it
-/// could get another owner than the server.
-fn spool(wal: &config::Wal) -> String {
-    let place = wal.spool.display();
-    if wal.push_ahead == 0 && wal.fetch_ahead == 0 {
-        return "nothing is pushed or fetched ahead".to_owned();
+/// The server, its settings and its clock.
+fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session)> {
+    let connected = setup::connection(context).and_then(|info| {
+        let server = Server::connect(&info, setup::primary(context)?.as_ref())?;
+        Ok((server, Session::connect(&info, &Options::default())?))
+    });
+    checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
+    let connected = connected.map(|(server, session)| {
+        let detail = format!("PostgreSQL {}, with all grants that are needed", server.found.version);
+        ((server, session), detail)
+    });
+    let (server, session) = checks.tried("server", Level::Failed, connected)?;
+    let pgdata = &context.cluster.pgdata;
+    let is_the_one = server.check_runs_on(pgdata).and_then(|()| readable(pgdata));
+    let detail = format!("{} is the server's, and can be read", pgdata.display());
+    checks.tried("data directory", Level::Failed, is_the_one.map(|()| ((), detail)));
+    let problems = server.archiving_problems();
+    if problems.is_empty() && !server.found.in_recovery {
+        checks
+            .note("settings", Finding::ok(format!("archive_command is `{}`", server.found.archive_command)));
     }
-    let there = wal.spool.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let room = rustix::fs::statvfs(there).map(|room| room.f_bavail.saturating_mul(room.f_frsize) >> 20);
-    match (rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK), room) {
-        (Ok(()), Ok(room)) if there == wal.spool => format!("{place} can be written to, {room} MiB are free"),
-        (Ok(()), Ok(room)) => format!("{place} will be made when it is needed, {room} MiB are free"),
-        (Err(error), _) | (_, Err(error)) => format!(
-            "{place} cannot be used, so nothing is pushed or fetched ahead: {}: {}; make it, for the user that runs the server alone",
-            there.display(),
-            std::io::Error::from(error)
-        ),
+    for problem in problems {
+        checks.note("settings", problem);
     }
+    match settings::judge(&session, server.found.in_recovery) {
+        Ok(findings) => findings.into_iter().for_each(|finding| checks.note("settings", finding)),
+        Err(error) => checks.note("settings", error),
+    }
+    checks.note("clock of the server", clock::of_server(&session));
+    Some((server, session))
 }
 
 /// A backup reads everything; one file that is readable for the owner alone tells.
@@ -165,27 +209,104 @@ fn readable(pgdata: &Path) -> Result<()> {
         .map_err(|error| error.hint("run walkeep as the user that runs the server, usually postgres"))
 }
 
-/// Fetches the segment as recovery would, and compares it with the server's own copy while that is there.
-fn compare(server: &Server, pgdata: &Path, repository: &Repository, name: WalName) -> Result<&'static str> {
-    let scratch = std::env::temp_dir().join(format!("walkeep-check-{}", setup::random_hex::<8>()?));
-    let fetch = Fetch {
-        name,
-        destination: &scratch,
-        lineage: Some(server.found.lineage),
-        repositories: std::slice::from_ref(repository),
-        still_wanted: &|| Ok(()),
-    };
-    let fetched = fetch.run(&Warnings("walkeep"));
-    let bytes = std::fs::read(&scratch);
-    let _ = std::fs::remove_file(&scratch);
-    if fetched? == Fetched::Absent {
-        return Err(Error::new(Kind::Problem, format!("{name} went away")));
+/// The repositories that are there, each with its newest backup.
+fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) -> Vec<Archive> {
+    let mut archives = Vec::new();
+    for repository in &context.repositories {
+        let worst = Level::worst_in(repository);
+        let opened = repository.open(lineage).and_then(|archive| {
+            let proved = repository.prove().doing(|| format!("try out repository {}", repository.name()));
+            proved.map(|()| archive)
+        });
+        let opened = opened.map(|archive| {
+            let id = &archive.identity().repository_id;
+            let detail = format!("{} is this cluster's, id {id}, and never replaces", repository.url());
+            (archive.clone(), detail)
+        });
+        if let Some(archive) = checks.tried(&format!("repository {}", repository.name()), worst, opened) {
+            let name = format!("backups in {}", repository.name());
+            for finding in newest::look(&archive) {
+                checks.note(&name, finding.at_most(worst));
+            }
+            archives.push(archive);
+        }
     }
-    let bytes = bytes.doing(|| format!("read {}", scratch.display()))?;
-    match std::fs::read(pgdata.join("pg_wal").join(name.to_string())) {
-        Ok(own) if own == bytes => Ok("is the same as the server's"),
-        Ok(_) => Err(Error::new(Kind::Problem, format!("{name} differs from the server's own copy"))),
-        // Archived and recycled: the hash in its header was right.
-        Err(_) => Ok("has the right hash"),
+    archives
+}
+
+/// A fresh segment into every repository and back.
+fn archiving(
+    context: &Context,
+    args: &args::Check,
+    server: &Server,
+    archives: &[Archive],
+    checks: &mut Checks<'_>,
+) {
+    let pgdata = &context.cluster.pgdata;
+    let (begun, at) = (Instant::now(), jiff::Timestamp::now());
+    let switched = server.switch_segment().map(|name| (name, format!("{name} was ended for the test")));
+    let Some(name) = checks.tried("fresh segment", Level::Failed, switched) else {
+        return;
+    };
+    // Before it is archived the server does not use the file for another segment. A standby may not have all of it.
+    let own = if server.found.in_recovery { None } else { fetch::own(pgdata, name) };
+    for archive in archives {
+        let repository = archive.repository();
+        let (title, worst) = (format!("archiving into {}", repository.name()), Level::worst_in(repository));
+        // In whole seconds, as people read them.
+        let left = args.timeout.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
+        if let Err(error) = server.await_segment(pgdata, archive, name, left) {
+            checks.note(&title, Finding::from(error).at_most(worst));
+            continue;
+        }
+        let (arrived, seconds) = (jiff::Timestamp::now(), begun.elapsed().as_secs_f64());
+        let back = fetch::back(context, repository, name, own).map(|how| {
+            Finding::ok(format!("{name} arrived after {seconds:.2} s, was fetched back and {how}"))
+        });
+        checks.note(&title, Finding::from(back).at_most(worst));
+        checks.note(
+            &format!("clock of {}", repository.name()),
+            clock::of_repository(archive, name, at, arrived),
+        );
+    }
+}
+
+/// A standby whose primary cannot be asked for a fresh segment: the last one that it has replayed to its end.
+fn replayed(
+    context: &Context,
+    server: &Server,
+    session: &Session,
+    archives: &[Archive],
+    checks: &mut Checks<'_>,
+) {
+    let size = server.found.segment_size;
+    let asked = session
+        .query_one("SELECT pg_last_wal_replay_lsn()::text", &[], Some(SOON))
+        .and_then(|row| column::<String>(&row, 0)?.parse::<Lsn>());
+    let name = match asked {
+        Ok(lsn) if lsn.0 >= 2 * size.bytes() => {
+            let number = lsn.0 / size.bytes() - 1;
+            SegmentName::of_number(server.found.timeline, number, size)
+        }
+        Ok(_) => return,
+        Err(error) => return checks.note("archiving", error),
+    };
+    for archive in archives {
+        let repository = archive.repository();
+        let back = match archive.has_wal(WalName::Segment(name)) {
+            Ok(true) => fetch::back(context, repository, name, None).map(|how| {
+                Finding::warning(
+                    format!("{name}, which the standby has replayed, was fetched back and {how}; nothing fresh was tried"),
+                    "only the primary can end a segment: run check there, or give `primary = \"host=…\"` beside `connection`",
+                )
+            }),
+            Ok(false) => Ok(Finding::warning(
+                format!("{name} is not there, and the standby has replayed it"),
+                "the primary archives it: run check there",
+            )),
+            Err(error) => Err(error),
+        };
+        let finding = Finding::from(back).at_most(Level::worst_in(repository));
+        checks.note(&format!("archiving into {}", repository.name()), finding);
     }
 }

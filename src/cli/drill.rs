@@ -10,6 +10,10 @@ use crate::event::{Event, Observer};
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::Target;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// For how long the primary is followed.
+const COMPARISON: Duration = Duration::from_secs(300);
 
 pub fn run(context: &Context, args: &args::Drill) -> Result<u8> {
     let now = jiff::Timestamp::now();
@@ -95,6 +99,7 @@ fn options(
         jobs: args.jobs.unwrap_or(config.jobs),
         amcheck: config.amcheck,
         assertions: assertions.collect(),
+        compare: args.compare.map(|patience| primary(context, patience)).transpose()?,
         keep: args.keep,
         timeout: args.timeout.unwrap_or(config.timeout),
         wait: backup::patience(&args.wait),
@@ -105,6 +110,17 @@ fn options(
         now,
         random: setup::random_hex::<6>()?,
     })
+}
+
+/// The server to compare with, and for how long to follow it.
+fn primary(context: &Context, patience: Option<Duration>) -> Result<drill::Primary> {
+    let cluster = &context.cluster;
+    let info = match setup::primary(context)? {
+        Some(info) => info,
+        None => setup::connection(context)?,
+    };
+    let conninfo = cluster.primary.as_ref().or(cluster.connection.as_ref()).cloned().unwrap_or_default();
+    Ok(drill::Primary { info, conninfo, patience: patience.unwrap_or(COMPARISON) })
 }
 
 fn choice(

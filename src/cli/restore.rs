@@ -342,31 +342,33 @@ fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<St
 /// Runs the restore command once as the server will: in the new directory, through a shell, as the user that
 /// owns it. An archive that cannot be read is found out now and not when the server starts.
 fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()> {
+    let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
+    let tried = call(&recovery.restore_command, WalName::Segment(plan.first_segment()), to, &destination);
+    let _ = std::fs::remove_file(to.join(&destination));
+    tried.map_err(|error| error.doing("the restored server could not read the archive").hint(
+        "the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started",
+    ))
+}
+
+/// Runs a `restore_command` as a server does: by the shell, in a directory, as the owner of that.
+pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
-    let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
-    let name = WalName::Segment(plan.first_segment());
-    let command = fill_in(&recovery.restore_command, &name.to_string(), &destination);
-    let owner = to.metadata().doing(|| format!("look at {}", to.display()))?;
+    let command = fill_in(command, &name.to_string(), destination);
+    let owner = directory.metadata().doing(|| format!("look at {}", directory.display()))?;
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(&command).current_dir(to);
+    shell.arg("-c").arg(&command).current_dir(directory);
     if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
         shell.uid(owner.uid()).gid(owner.gid());
     }
     let output = shell.output().doing(|| "try the restore_command".to_owned())?;
-    let _ = std::fs::remove_file(to.join(&destination));
-    if output.status.success() {
-        return Ok(());
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Error::new(Kind::Failed, format!("`{command}`: {}: {said}", output.status)))
+        }
     }
-    Err(Error::new(
-        Kind::Failed,
-        format!(
-            "the restored server could not read the archive: `{command}`: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
-    )
-    .hint("the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started"))
 }
 
 /// A `restore_command` as PostgreSQL passes it to the shell.

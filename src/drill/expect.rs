@@ -14,6 +14,8 @@ pub struct Expected {
     pub most: Option<Lsn>,
     /// The position to show.
     pub lsn: Lsn,
+    /// Where the last record begins.
+    pub last: Option<Lsn>,
 }
 
 impl Expected {
@@ -26,6 +28,8 @@ impl Expected {
 #[derive(Default)]
 struct Seen {
     end: Option<Lsn>,
+    /// Where the record before it begins.
+    last: Option<Lsn>,
     /// Behind the last transaction that ended at the target time or before it.
     before: Option<Lsn>,
     /// Behind which no record may be replayed.
@@ -65,15 +69,16 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
         .hint("take a new backup: it has the tablespace, and a drill puts it into the scratch directory"));
     }
     let end = seen.end.unwrap_or(record.stop_lsn).max(record.stop_lsn);
-    Ok(match (&plan.target, seen.stop) {
+    let (least, most, lsn) = match (&plan.target, seen.stop) {
         (Target::Time(_) | Target::Lsn(_), Some(stop)) => {
-            Expected { least: seen.before.unwrap_or(record.stop_lsn), most: Some(stop), lsn: stop }
+            (seen.before.unwrap_or(record.stop_lsn), Some(stop), stop)
         }
-        (Target::Lsn(lsn), None) => Expected { least: *lsn, most: None, lsn: *lsn },
+        (Target::Lsn(lsn), None) => (*lsn, None, *lsn),
         // What the archive gets meanwhile is replayed too.
-        (Target::Immediate, _) => Expected { least: record.stop_lsn, most: Some(end), lsn: record.stop_lsn },
-        _ => Expected { least: end, most: None, lsn: end },
-    })
+        (Target::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
+        _ => (end, None, end),
+    };
+    Ok(Expected { least, most, lsn, last: seen.last })
 }
 
 /// The segment with this number that a server reads on its way along the history: of the newest timeline that
@@ -117,6 +122,6 @@ impl Seen {
         {
             self.tablespace.get_or_insert((oid, location));
         }
-        self.end = Some(found.end);
+        (self.last, self.end) = (Some(found.begin), Some(found.end));
     }
 }

@@ -1,15 +1,15 @@
 //! A drill from beginning to end.
 
 use super::check::{Checks, failed, lines, not_done, passed};
+use super::compare::{self, Primary};
 use super::expect::{Expected, expect};
 use super::pick::Choice;
 use super::place::{self, Place};
+use super::recover::{Recovering, why_not};
 use super::server::{Server, Surroundings};
-use super::settings::Settings;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::client::column;
-use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::repo::Archive;
@@ -27,18 +27,6 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A socket's path has 107 bytes; this is what stands behind its directory.
 const SOCKET: (usize, &str) = (107, "socket/.s.PGSQL.5432");
-
-/// What a server says when this machine is in the way, and not the backup.
-const MACHINE: [&str; 8] = [
-    "No space left on device",
-    "Disk quota exceeded",
-    "Cannot allocate memory",
-    "could not create shared memory",
-    "could not load library",
-    "could not access file \"",
-    "resource manager with ID",
-    "Permission denied",
-];
 
 /// What has to be so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +54,8 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     pub amcheck: bool,
     pub assertions: Vec<Assertion>,
+    /// Follow this one as a standby from the end of the archive on.
+    pub compare: Option<Primary>,
     /// Leave the scratch directory for a look.
     pub keep: bool,
     pub timeout: Duration,
@@ -200,40 +190,26 @@ impl<'a> Run<'a> {
 
         let data = place.join("data");
         let owner = data.metadata().doing(|| format!("look at {}", data.display()))?;
-        let control = Control::read(&data)?;
-        let settings = Settings {
-            etc: &place.join("etc"),
-            socket: &place.join("socket"),
-            control: &control,
-            preload: &self.options.preload,
-            recovery: &recovery.settings(plan),
-        };
-        place.write("etc/postgresql.conf", &settings.postgresql_conf())?;
-        place.write("etc/pg_hba.conf", settings.pg_hba_conf())?;
-        place.write("etc/pg_ident.conf", "")?;
-        let is_root = nix::unistd::geteuid().is_root();
-        if is_root {
-            place.give(owner.uid(), owner.gid())?;
-        }
         let surroundings = Surroundings {
             programs,
-            user: is_root.then_some((owner.uid(), owner.gid())),
+            user: nix::unistd::geteuid().is_root().then_some((owner.uid(), owner.gid())),
             forgotten: &self.options.forgotten,
             observer: self.observer,
             until: self.begun + self.options.timeout,
         };
+        let recovering = Recovering {
+            place,
+            surroundings: &surroundings,
+            preload: &self.options.preload,
+            settings: recovery.settings(plan),
+        };
+        recovering.configure(&[])?;
         self.verify(place, &surroundings)?;
         // The server would read this one, whatever its configuration file is.
         let own = data.join("postgresql.auto.conf");
         std::fs::write(&own, "").doing(|| format!("empty {}", own.display()))?;
 
-        self.step("recovering");
-        let begun = Instant::now();
-        let mut server = Server::start(place, &surroundings)?;
-        if let Err(error) = server.await_ready(&surroundings) {
-            return Err(why_not(error, &server));
-        }
-        self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
+        let (mut server, compared) = self.recover(&recovering, plan, expected)?;
         // Nothing more is read from the repository.
         drop(restored);
 
@@ -242,7 +218,53 @@ impl<'a> Run<'a> {
         let checked = self.check(&mut server, place, &surroundings, expected);
         self.drill.check_seconds = Some(begun.elapsed().as_secs_f64());
         let stopped = server.stop();
-        checked.and(stopped)
+        checked.and(stopped).and(compared)
+    }
+
+    /// Recovers to the target. With a comparison first to the end of the archive, by that alone, and from there on with
+    /// the primary; whether that could be compared is the second value.
+    fn recover(
+        &mut self,
+        recovering: &Recovering<'_>,
+        plan: &Plan,
+        expected: Expected,
+    ) -> Result<(Server, Result<()>)> {
+        let name = "compare";
+        self.step("recovering");
+        let begun = Instant::now();
+        let primary = self.options.compare.as_ref();
+        let Some((primary, last)) = primary.filter(|_| plan.target == Target::End).zip(expected.last) else {
+            let server = recovering.run()?;
+            self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
+            if primary.is_some() {
+                let why = "recovery does not go to the end of the archive";
+                self.drill.checks.push(not_done(name, why));
+            }
+            return Ok((server, Ok(())));
+        };
+        recovering.to_record(last)?;
+        self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
+        self.step("following the primary");
+        let error = match compare::follow(recovering, primary, plan, expected.least, &self.options.random) {
+            Ok((server, Ok(detail))) => {
+                self.drill.checks.push(passed(name, detail));
+                return Ok((server, Ok(())));
+            }
+            Ok((server, Err(error))) => {
+                self.drill.checks.push(not_done(name, error.to_string()));
+                return Ok((server, Err(error)));
+            }
+            Err(error) => error,
+        };
+        recovering.surroundings.check()?;
+        let is_refuted = is_about_the_backup(error.kind());
+        let (check, compared) = match is_refuted {
+            true => (failed(name, error.to_string()), Ok(())),
+            false => (not_done(name, error.to_string()), Err(error.doing("compare with the primary"))),
+        };
+        self.drill.checks.push(check);
+        // What the backup itself is worth can be found out all the same.
+        Ok((recovering.run()?, compared))
     }
 
     fn restore(&mut self, place: &Place, plan: &Plan, recovery: &Recovery) -> Result<restore::Restored> {
@@ -383,28 +405,6 @@ fn reached(server: &Server, users: &[String], surroundings: &Surroundings<'_>) -
 /// Whether such an error says that the backup, or the WAL, is not what it should be.
 fn is_about_the_backup(kind: Kind) -> bool {
     matches!(kind, Kind::Problem | Kind::Damage | Kind::Hole)
-}
-
-/// What a server that ended says about the backup: nothing, when this machine or the way to the archive was in the
-/// way. All WAL had been read before, so a fetch that failed was an outage.
-fn why_not(error: Error, server: &Server) -> Error {
-    if error.kind() != Kind::Problem {
-        return error;
-    }
-    let log = server.log();
-    let reason = log.reason();
-    let error = Error::new(Kind::Problem, format!("{error}: {reason}"));
-    if let Some(complaint) = log.complaint() {
-        return Error::new(Kind::Unavailable, format!("{error}: {complaint}")).hint(
-            "the WAL could be read before: is the repository in reach of the user that runs the server?",
-        );
-    }
-    match MACHINE.iter().any(|words| log.mentions(words)) {
-        true => error.with_kind(Kind::Unavailable).hint(
-            "this machine is in the way, not the backup. Libraries that the WAL needs are named by `preload` in [drill] of the configuration",
-        ),
-        false => error.hint("look at it: `walkeep drill --keep` leaves the directory with the server's log"),
-    }
 }
 
 fn describe(target: &Target) -> String {

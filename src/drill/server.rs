@@ -15,13 +15,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How often a process is looked at.
-const POLL: Duration = Duration::from_millis(20);
+pub const POLL: Duration = Duration::from_millis(20);
 
 /// How long the server may take to end when it is told to; it kills its own processes after five seconds.
 const END: Duration = Duration::from_secs(15);
 
 /// A role was tried that does not exist, or may not log in.
 const NO_ROLE: &str = " 28000 FATAL:  ";
+
+/// The process that streams. It ends with the words of an error also when it is told to, and what it cannot do counts
+/// where it matters.
+const RECEIVER: &str = "] walreceiver ";
 
 /// How much of a log is shown.
 const SHOWN: usize = 5;
@@ -113,7 +117,7 @@ impl Server {
     pub fn start(place: &Place, surroundings: &Surroundings<'_>) -> Result<Server> {
         let (data, log) = (place.join("data"), place.join("server.log"));
         let doing = || "start the server".to_owned();
-        let out = File::create(&log).doing(doing)?;
+        let out = File::options().append(true).create(true).open(&log).doing(doing)?;
         let mut command = surroundings.command(&surroundings.programs.postgres(), &data);
         command.arg("-D").arg(&data);
         command.arg("-c").arg(format!("config_file={}", place.join("etc/postgresql.conf").display()));
@@ -136,8 +140,25 @@ impl Server {
         }
     }
 
+    /// Waits for the end of a server that stops by itself.
+    pub fn await_end(&mut self, surroundings: &Surroundings<'_>) -> Result<()> {
+        loop {
+            match self.ended()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    return Err(Error::new(
+                        Kind::Problem,
+                        format!("the server ended with {}", words(status)),
+                    ));
+                }
+                None => surroundings.check()?,
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// What the server writes behind its addresses: it is the sign that `pg_ctl` waits for.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         let text = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         text.lines().nth(7).is_some_and(|status| status.trim() == "ready")
     }
@@ -223,7 +244,21 @@ impl Log {
         let lines = self.0.get(from..).unwrap_or_default().lines();
         let is_meant =
             |line: &&str| severities.iter().any(|severity| line.contains(&format!(" {severity}:  ")));
-        lines.filter(|line| !line.contains(NO_ROLE)).filter(is_meant).collect()
+        let is_ours = |line: &&str| !line.contains(NO_ROLE) && !line.contains(RECEIVER);
+        lines.filter(is_ours).filter(is_meant).collect()
+    }
+
+    /// The last line with these words, without what stands before them all.
+    pub fn line_with(&self, words: &str) -> Option<&str> {
+        self.0.lines().rev().find(|line| line.contains(words)).map(short)
+    }
+
+    /// The last line that tells of something wrong, else the last one.
+    pub fn last_word(&self) -> &str {
+        let is_bad =
+            |line: &&str| ["ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|word| line.contains(word));
+        let last = self.0.lines().rev().find(is_bad).or(self.0.lines().last());
+        last.map(short).unwrap_or("it says nothing")
     }
 
     pub fn mentions(&self, text: &str) -> bool {
@@ -246,7 +281,8 @@ impl Log {
 
 /// A line without its time and process.
 pub fn short(line: &str) -> &str {
-    let severity = ["ERROR:", "FATAL:", "PANIC:", "WARNING:"].iter().filter_map(|word| line.find(word)).min();
+    let severity =
+        ["ERROR:", "FATAL:", "PANIC:", "WARNING:", "LOG:"].iter().filter_map(|word| line.find(word)).min();
     severity.and_then(|at| line.get(at..)).unwrap_or(line)
 }
 

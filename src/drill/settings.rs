@@ -25,7 +25,7 @@ const FIXED: &[(&str, &str)] = &[
     ("external_pid_file", ""),
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
-    ("log_line_prefix", "%m [%p] %e "),
+    ("log_line_prefix", "%m [%p] %b %e "),
     ("lc_messages", "C"),
     ("archive_command", ""),
     ("max_sync_workers_per_subscription", "0"),

@@ -2,14 +2,18 @@
 //! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
 //! file system) finds half of one.
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, random_name};
+use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
 use crate::durable::{self, Published};
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, openat, statat};
+use rustix::io::Errno;
+use rustix::path::Arg;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -108,40 +112,34 @@ impl Directory {
         }
     }
 
-    fn walk(&self, path: &Path, key: &str, after: &str, limit: usize, page: &mut Page) -> Result<()> {
-        let doing = || format!("list {}", path.display());
-        let mut names = Vec::new();
-        let entries = match std::fs::read_dir(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries.doing(doing)?,
-        };
-        for entry in entries {
-            let entry = entry.doing(doing)?;
-            let kind = entry.file_type().doing(doing)?;
-            // What is not an object's name is not ours, and stays unseen.
-            let Some(name) = entry.file_name().to_str().and_then(|name| Key::new(name).ok()) else {
-                continue;
-            };
-            if kind.is_dir() {
-                names.push((format!("{name}/"), true));
-            } else if kind.is_file() {
-                names.push((name.0, false));
-            }
-        }
-        names.sort_unstable();
-        for (name, is_dir) in names {
+    /// Adds what lies below a folder, which is open. Everything in it is looked at by its name there: along whole
+    /// paths the kernel would take most of the time of a listing.
+    fn walk(
+        folder: &OwnedFd,
+        path: &Path,
+        key: &str,
+        after: &str,
+        limit: usize,
+        page: &mut Page,
+    ) -> Result<()> {
+        for (name, is_dir) in names(folder).doing(|| format!("list {}", path.display()))? {
             let full = format!("{key}/{name}");
             let passed =
                 if is_dir { full.as_str() < after && !after.starts_with(&full) } else { *full <= *after };
             if passed {
                 continue;
             }
+            let doing = || format!("look at {}", path.join(&name).display());
             if is_dir {
-                self.walk(&path.join(&name), full.trim_end_matches('/'), after, limit, page)?;
+                // It may have become empty, and be gone.
+                if let Some(inner) = open_folder(folder, &name).doing(doing)? {
+                    let key = full.trim_end_matches('/');
+                    Directory::walk(&inner, &path.join(&name), key, after, limit, page)?;
+                }
             } else if page.entries.len() == limit {
                 page.more = true;
-            } else if let Some(entry) = self.head(&Key(full))? {
-                page.entries.push(entry);
+            } else if let Some((size, modified)) = look_at(folder, &name).doing(doing)? {
+                page.entries.push(Entry { key: Key(full), size, modified });
             }
             if page.more {
                 return Ok(());
@@ -149,6 +147,55 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// What lies in a folder and has the name of an object, in order; folders end with a slash. What has another name
+/// is not ours, and stays unseen.
+fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let Some(mut name) = entry.file_name().to_str().ok().filter(|name| is_part(name)).map(str::to_owned)
+        else {
+            continue;
+        };
+        let kind = match entry.file_type() {
+            // A file system that does not say.
+            FileType::Unknown => match statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                stat => FileType::from_raw_mode(stat?.st_mode),
+            },
+            kind => kind,
+        };
+        let is_dir = kind == FileType::Directory;
+        if is_dir {
+            name.push('/');
+        }
+        if is_dir || kind == FileType::RegularFile {
+            names.push((name, is_dir));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(place, path, flags, rustix::fs::Mode::empty()) {
+        Err(Errno::NOENT) => Ok(None),
+        folder => Ok(Some(folder?)),
+    }
+}
+
+/// Size and time of what has this name in a folder; `None` when it is gone.
+fn look_at(folder: impl AsFd, name: impl Arg) -> std::io::Result<Option<(u64, jiff::Timestamp)>> {
+    let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let modified = jiff::Timestamp::new(stat.st_mtime, nanoseconds).unwrap_or_default();
+    Ok(Some((u64::try_from(stat.st_size).unwrap_or(0), modified)))
 }
 
 impl Storage for Directory {
@@ -195,18 +242,17 @@ impl Storage for Directory {
 
     fn head(&self, key: &Key) -> Result<Option<Entry>> {
         let path = self.path(key);
-        let meta = match std::fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            meta => meta.doing(|| format!("look at {}", path.display()))?,
-        };
-        let modified = meta.modified().ok().and_then(|time| time.try_into().ok());
-        Ok(Some(Entry { key: key.clone(), size: meta.len(), modified: modified.unwrap_or_default() }))
+        let found = look_at(CWD, &path).doing(|| format!("look at {}", path.display()))?;
+        Ok(found.map(|(size, modified)| Entry { key: key.clone(), size, modified }))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let mut page = Page::default();
         let after = after.map_or("", Key::as_str);
-        self.walk(&self.path(folder), folder.as_str(), after, limit.min(PAGE), &mut page)?;
+        let path = self.path(folder);
+        if let Some(opened) = open_folder(CWD, &path).doing(|| format!("list {}", path.display()))? {
+            Directory::walk(&opened, &path, folder.as_str(), after, limit.min(PAGE), &mut page)?;
+        }
         Ok(page)
     }
 

@@ -36,12 +36,7 @@ pub struct Key(String);
 impl Key {
     pub fn new(key: impl Into<String>) -> Result<Key> {
         let key = key.into();
-        let part_is_fine = |part: &str| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
-        if key.len() <= 900 && key.split('/').all(part_is_fine) {
+        if key.len() <= 900 && key.split('/').all(is_part) {
             Ok(Key(key))
         } else {
             Err(Error::new(Kind::Failed, format!("`{}` is no key of an object", key.escape_debug())))
@@ -61,6 +56,12 @@ impl Key {
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
+}
+
+/// Whether it can stand between the slashes of a key.
+fn is_part(part: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !part.is_empty() && !part.starts_with('.') && part.bytes().all(fine)
 }
 
 impl fmt::Display for Key {

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What it costs to look at a repository as a whole.
 
+    tests/bench/repository.py status WALKEEP [--segments 100000] [--backups 200]
     tests/bench/repository.py prune  WALKEEP [--segments 100000] [--backups 200]
     tests/bench/repository.py verify WALKEEP_DIR [--scale 40] [--rounds 5]
 
-`prune` makes up a directory repository and measures the plan of a prune: `prune --dry-run`.
+`status` and `prune` make up a directory repository and measure `status` and the plan of a prune: `prune --dry-run`.
 `verify` takes two backups of a pgbench cluster with as many megabytes of random text and measures
 `walkeep verify` in turns with `zstd -tq` of the same packs and WAL, as many at once as there are CPUs, everything
 in the page cache. WALKEEP_DIR has walkeep and walpush. Scratch files go to $TMPDIR; run it on an idle machine.
@@ -84,33 +85,50 @@ def record(index, per_backup, ids, packs):
     }
 
 
+def made_up(args, place):
+    """A repository of names and sizes; its configuration."""
+    config = configure(place, f"{place}/gone")
+    lineage = f"{SYSTEM}-{MAJOR}"
+    base = f"{place}/repository/{CLUSTER}"
+    identity = {"repository_id": "0" * 32, "cluster": CLUSTER, "system_identifier": str(SYSTEM), "pg": MAJOR,
+                "created": "2026-01-01T00:00:00Z", "lineage": []}
+    write(f"{base}/identity/{lineage}", envelope("identity", lineage, json.dumps(identity).encode()))
+    ids = [f"2026{1 + index // 28 % 12:02}{1 + index % 28:02}T030000Z-{index:06x}" for index in range(args.backups)]
+    per_backup = args.segments // args.backups
+    for index, name in enumerate(ids):
+        # Each names packs of the ten before it too.
+        packs = {ids[other]: [[1, 16]] for other in range(max(0, index - 10), index + 1)}
+        text = json.dumps(record(index, per_backup, ids, packs)).encode()
+        write(f"{base}/{lineage}/backup/{name}", envelope("backup", name, text))
+        write(f"{base}/{lineage}/data/{name}/manifest/000001", b"x" * 600)
+        for number in range(1, 17):
+            write(f"{base}/{lineage}/data/{name}/pack/{number:06}", b"x")
+    for number in range(1, args.segments + 1):
+        name = segment(number)
+        write(f"{base}/{lineage}/wal/{name[:8]}/{name[8:16]}/{name}", b"x")
+    return config
+
+
 def prune(args):
     with tempfile.TemporaryDirectory() as place:
-        config = configure(place, f"{place}/gone")
-        lineage = f"{SYSTEM}-{MAJOR}"
-        base = f"{place}/repository/{CLUSTER}"
-        identity = {"repository_id": "0" * 32, "cluster": CLUSTER, "system_identifier": str(SYSTEM), "pg": MAJOR,
-                    "created": "2026-01-01T00:00:00Z", "lineage": []}
-        write(f"{base}/identity/{lineage}", envelope("identity", lineage, json.dumps(identity).encode()))
-        ids = [f"2026{1 + index // 28 % 12:02}{1 + index % 28:02}T030000Z-{index:06x}" for index in range(args.backups)]
-        per_backup = args.segments // args.backups
-        for index, name in enumerate(ids):
-            # Each names packs of the ten before it too.
-            packs = {ids[other]: [[1, 16]] for other in range(max(0, index - 10), index + 1)}
-            text = json.dumps(record(index, per_backup, ids, packs)).encode()
-            write(f"{base}/{lineage}/backup/{name}", envelope("backup", name, text))
-            write(f"{base}/{lineage}/data/{name}/manifest/000001", b"x" * 600)
-            for number in range(1, 17):
-                write(f"{base}/{lineage}/data/{name}/pack/{number:06}", b"x")
-        for number in range(1, args.segments + 1):
-            name = segment(number)
-            write(f"{base}/{lineage}/wal/{name[:8]}/{name[8:16]}/{name}", b"x")
-        command = [args.walkeep, "--config", config, "prune", "--dry-run", "--json"]
+        command = [args.walkeep, "--config", made_up(args, place), "prune", "--dry-run", "--json"]
         rounds = [measured(command) for _ in range(args.rounds)]
         plan = json.loads(rounds[0][2])
         print(f"prune, {args.segments} segments, {args.backups} backups:"
               f" {statistics.median(r[0] for r in rounds):.2f} s, {max(r[1] for r in rounds):.0f} MiB;"
               f" would remove {len(plan['remove']['backups'])} backups and {plan['remove']['objects']} objects")
+
+
+def status(args):
+    with tempfile.TemporaryDirectory() as place:
+        command = [args.walkeep, "--config", made_up(args, place), "status", "--json"]
+        # There is no server, which is red.
+        rounds = [measured(command, 3) for _ in range(args.rounds)]
+        stored = json.loads(rounds[0][2])["clusters"][0]["repositories"][0]["stored"]
+        if stored["wal"] != args.segments:
+            sys.exit(f"it saw {stored['wal']} segments")
+        print(f"status, {args.segments} segments, {args.backups} backups:"
+              f" {statistics.median(r[0] for r in rounds) * 1000:.0f} ms, {max(r[1] for r in rounds):.0f} MiB")
 
 
 def compare(args, place, config, what, objects, options):
@@ -172,14 +190,14 @@ def verify(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["prune", "verify"])
+    parser.add_argument("what", choices=["status", "prune", "verify"])
     parser.add_argument("walkeep")
     parser.add_argument("--segments", type=int, default=100_000)
     parser.add_argument("--backups", type=int, default=200)
     parser.add_argument("--scale", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    {"prune": prune, "verify": verify}[args.what](args)
+    {"status": status, "prune": prune, "verify": verify}[args.what](args)
 
 
 main()

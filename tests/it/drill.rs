@@ -1,5 +1,6 @@
 //! `walkeep drill`: proved, refuted or unknown, cut off from everything else, and nothing left behind.
 
+mod compare;
 mod history;
 mod isolation;
 mod left;

@@ -4,6 +4,13 @@ use crate::support::pg::tool;
 use crate::support::repo::{self, Archive};
 use crate::support::{Cluster, Run, Stop, read, run, skipped};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Each has a service and a timer.
+const UNITS: [&str; 5] = ["backup", "verify", "drill", "status", "report"];
+
+/// How long a drill may take on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("postgresql-conf-examples")
@@ -60,6 +67,10 @@ fn each_example_has_a_test_here() {
         "systemd/walkeep-drill.timer",
         "systemd/walkeep-report.service",
         "systemd/walkeep-report.timer",
+        "systemd/walkeep-status.service",
+        "systemd/walkeep-status.timer",
+        "systemd/walkeep-verify.service",
+        "systemd/walkeep-verify.timer",
         "walkeep.toml",
     ];
     assert_eq!(names, tested);
@@ -102,15 +113,20 @@ fn archive_conf_archives_and_cron_and_systemd_back_up() {
     assert!(archive.find(&segment).is_some(), "{segment} is not there");
 
     let commands = crontab(&here("crontab", &archive));
-    assert!(commands.iter().any(|command| command.contains(" backup ")), "{commands:?}");
+    for verb in ["backup --prune", "verify", "drill", "check", "status", "report"] {
+        assert!(commands.iter().any(|command| command.contains(&format!(" {verb} "))), "{commands:?}");
+    }
     for command in commands {
-        let outcome = Run::new("/bin/sh").args(["-c", &command]).go().ok();
+        let outcome = Run::new("/bin/sh").args(["-c", &command]).deadline(PATIENCE).go().ok();
         assert_eq!(outcome.stdout + &outcome.stderr, "", "cron would send a mail about {command}");
     }
 
-    let unit = here("systemd/walkeep-backup.service", &archive);
-    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("an ExecStart");
-    Run::new(start.split(' ').next().expect("a program")).args(start.split(' ').skip(1)).go().ok();
+    for unit in UNITS {
+        let text = here(&format!("systemd/walkeep-{unit}.service"), &archive);
+        let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("an ExecStart");
+        let run = Run::new(start.split(' ').next().expect("a program")).args(start.split(' ').skip(1));
+        run.deadline(PATIENCE).go().ok();
+    }
     let list = archive.walkeep(&["list", "--json"]).ok();
     let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON of walkeep list");
     let backups = list["repositories"][0]["backups"].as_array().expect("its backups");
@@ -218,14 +234,14 @@ fn walkeep_toml_is_valid_and_complete() {
 #[test]
 fn systemd_accepts_the_units() {
     let scratch = crate::support::Scratch::new();
-    let names = ["walkeep-backup", "walkeep-drill", "walkeep-report"];
-    let names = names.iter().flat_map(|name| ["service", "timer"].map(|kind| format!("{name}.{kind}")));
-    let units = names.map(|name| {
+    let names = UNITS.map(|unit| [format!("walkeep-{unit}.service"), format!("walkeep-{unit}.timer")]);
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    let units = names.iter().map(|name| {
         let program = format!("{} ", run::program("walkeep").display());
         let text = example(&format!("systemd/{name}")).replace("/usr/local/bin/walkeep ", &program);
         scratch.write(name, text)
     });
-    let units: Vec<_> = units.collect();
+    let units: Vec<PathBuf> = units.collect();
     if !Path::new("/usr/bin/systemd-analyze").exists() {
         return skipped("systemd-analyze is not installed");
     }

@@ -3,6 +3,7 @@
 mod ahead;
 mod architecture;
 mod backup;
+mod check;
 mod cli;
 mod client;
 mod config;

@@ -2,6 +2,7 @@
 
 mod away;
 mod judged;
+mod many;
 mod metrics;
 mod seen;
 

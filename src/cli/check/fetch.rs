@@ -1,0 +1,82 @@
+//! A segment comes back as recovery would get it: by `walfetch`, as the user that runs the server.
+
+use crate::cli::restore;
+use crate::cli::setup::{self, Context};
+use crate::codec::hash::{ContentHash, Hasher};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::segment::{SegmentName, WalName};
+use crate::repo::Repository;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// What the server itself has of a segment; `None` when it cannot be read, or is gone.
+pub fn own(pgdata: &Path, name: SegmentName) -> Option<ContentHash> {
+    hash(&pgdata.join("pg_wal").join(name.to_string())).ok()
+}
+
+/// Fetches a segment from one repository, and says how it compares with the server's own.
+pub fn back(
+    context: &Context,
+    repository: &Repository,
+    name: SegmentName,
+    own: Option<ContentHash>,
+) -> Result<&'static str> {
+    let place = Scratch::make(&context.cluster.pgdata)?;
+    let command = restore::command(context, &["--repository", repository.name()])?;
+    let destination = place.0.join("segment");
+    restore::call(&command, WalName::Segment(name), &place.0, &destination).map_err(|error| {
+        error
+            .doing(format!("fetch {name} as the server would"))
+            .hint("the user that runs the server has to be able to read the configuration and the repository")
+    })?;
+    match (hash(&destination)?, own) {
+        (fetched, Some(own)) if fetched == own => Ok("is the same as the server's"),
+        (fetched, Some(own)) => Err(Error::new(
+            Kind::Problem,
+            format!("{name} has the SHA-256 {fetched}, the server's own file {own}"),
+        )
+        .hint(
+            "do not trust this archive: look at the disks of both, and take a backup into another repository",
+        )),
+        // Archived and recycled: `walfetch` has compared it with what was pushed.
+        (_, None) => Ok("has the right hash"),
+    }
+}
+
+fn hash(path: &Path) -> Result<ContentHash> {
+    let doing = || format!("read {}", path.display());
+    let mut file = File::open(path).doing(doing)?;
+    let (mut hasher, mut chunk) = (Hasher::default(), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut chunk).doing(doing)? {
+            0 => return Ok(hasher.finish()),
+            got => hasher.update(chunk.get(..got).unwrap_or_default()),
+        }
+    }
+}
+
+/// A directory of the user that runs the server; removed when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(pgdata: &Path) -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("walkeep-check-{}", setup::random_hex::<8>()?));
+        let doing = || format!("create directory {}", path.display());
+        std::fs::DirBuilder::new().mode(0o700).create(&path).doing(doing)?;
+        let place = Scratch(path.clone());
+        let owner = pgdata.metadata().doing(|| format!("look at {}", pgdata.display()))?;
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid())).doing(doing)?;
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // In the directory for what may be removed at any time.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

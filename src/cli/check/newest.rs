@@ -1,0 +1,76 @@
+//! Whether the newest backup of a repository can be read: its record, its manifest, and the first of its blocks. All of
+//! it is read by `verify`.
+
+use super::Finding;
+use crate::cli::render;
+use crate::error::{Error, Result};
+use crate::repo::entry::{Entry, File};
+use crate::repo::manifest::{self, Parts};
+use crate::repo::record::Record;
+use crate::repo::{Archive, Records};
+
+/// Files that are read whole are no larger.
+const SMALL: u64 = 1 << 20;
+
+/// As many of them are read.
+const FILES: usize = 5;
+
+pub fn look(archive: &Archive) -> Vec<Finding> {
+    let Records { good, damaged, .. } = match archive.records() {
+        Ok(records) => records,
+        Err(error) => return vec![error.into()],
+    };
+    let unreadable = |(id, error): (String, Error)| {
+        let error = error.doing(format!("read the record of backup {id}"));
+        Finding::from(
+            error.hint("run `walkeep verify`, and bring it back from another repository: `walkeep sync`"),
+        )
+    };
+    let mut findings: Vec<Finding> = damaged.into_iter().map(unreadable).collect();
+    let newest = good.iter().filter(|record| record.is_complete()).max_by_key(|record| record.stop_time);
+    match newest {
+        Some(record) => findings.push(try_out(archive, record).into()),
+        None if findings.is_empty() => findings.push(Finding::warning(
+            "there is no backup, so the WAL leads nowhere",
+            "take one: `walkeep backup`",
+        )),
+        None => {}
+    }
+    findings
+}
+
+fn try_out(archive: &Archive, record: &Record) -> Result<Finding> {
+    let read = || {
+        // Its last line tells that it is complete.
+        manifest::uses(archive, record)?;
+        let mut bytes = 0;
+        for part in Parts::of(archive, record) {
+            let part = part?;
+            for file in part.entries.iter().filter_map(small).take(FILES) {
+                bytes += archive.read_file(&part.packs, file)?.len();
+            }
+            if bytes > 0 {
+                break;
+            }
+        }
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error: Error| {
+        error
+            .doing(format!("read backup {}", record.id))
+            .hint("run `walkeep verify`: it says what else is bad")
+    })?;
+    Ok(Finding::ok(format!(
+        "{} of {} can be read: record, manifest, and {bytes} bytes of its first files",
+        record.id,
+        render::time(record.stop_time)
+    )))
+}
+
+/// A file with content that is no trouble to read.
+fn small(entry: &Entry) -> Option<&File> {
+    match entry {
+        Entry::File(file) if file.size <= SMALL && !file.at.is_empty() => Some(file),
+        _ => None,
+    }
+}

@@ -1,0 +1,94 @@
+//! Settings of the server that cost something, besides those without which nothing is archived.
+
+use super::{Finding, SOON};
+use crate::error::{Doing, Result};
+use crate::pg::client::{Session, column};
+use std::collections::BTreeMap;
+
+const SETTINGS: &str = "\
+    SELECT name, coalesce(setting, ''), pending_restart FROM pg_settings \
+     WHERE name IN ('archive_mode', 'archive_timeout', 'archive_cleanup_command', 'full_page_writes', \
+                    'restore_command', 'summarize_wal', 'wal_level')";
+
+/// Signs by which a shell goes on after a command has failed.
+const CHAINS: [&str; 4] = ["|", ";", "&", "\n"];
+
+struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// Empty also where the server does not know it.
+    fn get(&self, name: &str) -> &str {
+        self.0.get(name).map(String::as_str).unwrap_or_default()
+    }
+}
+
+/// What could be better, each with the line to type.
+pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<Finding>> {
+    let mut settings = Settings(BTreeMap::new());
+    let mut findings = Vec::new();
+    for row in session.query(SETTINGS, &[], Some(SOON)).doing(|| "ask for settings".to_owned())? {
+        let name: String = column(&row, 0)?;
+        if column(&row, 2)? {
+            findings.push(Finding::warning(
+                format!("{name} was changed in the configuration and does not count yet"),
+                "restart the server",
+            ));
+        }
+        settings.0.insert(name, column(&row, 1)?);
+    }
+    match in_recovery {
+        true => of_standby(&settings, &mut findings),
+        false => of_primary(&settings, &mut findings),
+    }
+    Ok(findings)
+}
+
+fn of_primary(settings: &Settings, findings: &mut Vec<Finding>) {
+    if settings.get("archive_timeout") == "0" {
+        findings.push(Finding::warning(
+            "archive_timeout is 0: where little happens the last changes may wait for days to be archived",
+            "set `archive_timeout = '1min'` and reload the server",
+        ));
+    }
+    if settings.get("full_page_writes") == "off" {
+        findings.push(Finding::warning(
+            "full_page_writes is off: after a crash pages may be half written, and no backup of a standby can be taken",
+            "set `full_page_writes = on` and reload the server, unless the file system never tears a page",
+        ));
+    }
+    if settings.get("summarize_wal") == "off" && settings.get("wal_level") != "minimal" {
+        findings.push(Finding::advice(
+            "summarize_wal is off, so backups read every file",
+            "set `summarize_wal = on` and reload the server: then they read what can have changed",
+        ));
+    }
+}
+
+fn of_standby(settings: &Settings, findings: &mut Vec<Finding>) {
+    const LINE: &str = "set `restore_command = 'walfetch %f %p'` and reload the server";
+    let command = settings.get("restore_command");
+    findings.push(match command {
+        _ if command.trim().is_empty() => Finding::warning(
+            "restore_command is empty: a standby that falls too far behind its primary cannot catch up from the archive",
+            LINE,
+        ),
+        _ if !command.contains("walfetch") => {
+            Finding::warning(format!("restore_command is `{command}`, which is not walfetch"), LINE)
+        }
+        _ if CHAINS.iter().any(|sign| command.contains(sign)) => Finding::failed(
+            format!("restore_command is `{command}`: the shell may hide the exit status of walfetch, and an outage would look like the end of the archive"),
+            "let restore_command be walfetch alone, without pipes and further commands",
+        ),
+        _ if !command.contains("%f") || !command.contains("%p") => {
+            Finding::failed(format!("restore_command is `{command}`, without %f or %p"), LINE)
+        }
+        _ => Finding::ok(format!("restore_command is `{command}`")),
+    });
+    let cleanup = settings.get("archive_cleanup_command");
+    if !cleanup.is_empty() {
+        findings.push(Finding::warning(
+            format!("archive_cleanup_command is `{cleanup}`: it removes WAL that backups need if it looks into a repository"),
+            "set `archive_cleanup_command = ''` and reload the server: `walkeep prune` removes what nobody needs",
+        ));
+    }
+}

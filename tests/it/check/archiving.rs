@@ -1,0 +1,136 @@
+//! A fresh segment on its way into every repository and back.
+
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// A server with a required repository and an optional one.
+fn with_two() -> Live {
+    let server = Cluster::build().wal_segsize(1).create();
+    server.set("archive_timeout", "1min");
+    let scratch = Scratch::new();
+    let roots = [scratch.mkdir("one"), scratch.mkdir("two")];
+    let archive =
+        Archive::build(server.data()).root(&roots[0]).root(&roots[1]).optional(1).for_server(&server);
+    archive.keep(scratch);
+    server.start();
+    Live { server, archive }
+}
+
+#[test]
+fn each_repository_gets_a_fresh_segment_and_gives_it_back() {
+    let live = with_two();
+    let before = live.archive.stored().len();
+    let report = check(&live.archive, 0);
+    for name in ["archiving into first", "archiving into second"] {
+        shows(&report, name, "ok", "is the same as the server's");
+    }
+    assert!(live.archive.stored().len() > before, "nothing was archived");
+    // Again, though nothing happened meanwhile.
+    let stored = live.archive.stored().len();
+    check(&live.archive, 0);
+    assert!(live.archive.stored().len() > stored, "nothing was archived");
+}
+
+#[test]
+fn a_repository_that_is_away_fails_unless_it_is_optional() {
+    let live = with_two();
+    let roots = live.archive.roots();
+    let away = roots[1].with_extension("away");
+    std::fs::rename(&roots[1], &away).expect("take it away");
+    let report = check(&live.archive, 0);
+    shows(&report, "repository second", "warning", "");
+    shows(&report, "archiving into first", "ok", "");
+    std::fs::rename(&away, &roots[1]).expect("bring it back");
+    std::fs::rename(&roots[0], &away).expect("take it away");
+    let report = check(&live.archive, 3);
+    shows(&report, "repository first", "failed", "");
+    std::fs::rename(&away, &roots[0]).expect("bring it back");
+}
+
+#[test]
+fn an_archive_command_for_another_repository_is_found_out() {
+    let live = healthy();
+    let other = Archive::build(live.server.data()).connection(live.server.connection()).create();
+    alter(&live.server, "archive_command", &other.archive_command());
+    let report = check(&live.archive, 3);
+    let found = shows(&report, "archiving into first", "failed", "the repository does not have it");
+    assert!(live::text(found, "hint").contains("archive_command leads somewhere else"), "{found:#}");
+}
+
+#[test]
+fn a_segment_that_does_not_arrive_in_time_fails_with_where_to_look() {
+    let live = healthy();
+    let command = live.archive.archive_command().replace("--cluster main", "--cluster missing");
+    alter(&live.server, "archive_command", &command);
+    let outcome = live.archive.walkeep(&["check", "--json", "--timeout", "2s"]).is(3);
+    let report = live::json(&outcome);
+    let found = shows(&report, "archiving into first", "failed", "did not arrive within 2s");
+    assert!(live::text(found, "hint").contains("the server's log"), "{found:#}");
+}
+
+/// What comes back is no proof by itself: it has to be what the server wrote.
+#[test]
+fn other_bytes_than_the_server_s_are_found_out() {
+    let live = healthy();
+    let place = live.archive.scratch().mkdir("changed").display().to_string();
+    // The last byte of the zeros at the end.
+    let script = format!(
+        "for file; do :; done\nname={place}/$(basename \"$file\")\ncp \"$file\" \"$name\"\n\
+         printf x | dd of=\"$name\" bs=1 seek=1048575 conv=notrunc status=none\n\
+         exec {} --config {} --cluster main \"$name\"\n",
+        run::program("walpush").display(),
+        live.archive.config().display()
+    );
+    alter(&live.server, "archive_command", &instead(&live.archive, &script));
+    let report = check(&live.archive, 3);
+    shows(&report, "archiving into first", "failed", "the server's own file");
+}
+
+/// Delivered is not archived: what was stored has to come back.
+#[test]
+fn an_object_that_does_not_come_back_fails_in_the_words_of_walfetch() {
+    let live = healthy();
+    let other = Archive::build(live.server.data()).connection(live.server.connection()).create();
+    // Stores elsewhere, and then the half of it here.
+    let script = format!(
+        "{} --config {} --cluster main \"$5\"\nfrom=$(find {here} -name \"$(basename \"$5\")\")\nto={there}${{from#{here}}}\n\
+         mkdir -p \"$(dirname \"$to\")\"\nhead -c 600 \"$from\" > {there}/.tmp/half\nmv {there}/.tmp/half \"$to\"\n",
+        run::program("walpush").display(),
+        other.config().display(),
+        here = other.root().display(),
+        there = live.archive.root().display()
+    );
+    alter(&live.server, "archive_command", &instead(&live.archive, &script));
+    let report = check(&live.archive, 3);
+    let found = shows(&report, "archiving into first", "failed", "as the server would");
+    assert!(live::text(found, "detail").contains("walfetch: error:"), "{found:#}");
+}
+
+/// An archive_command whose walpush is this script.
+fn instead(archive: &Archive, script: &str) -> String {
+    let script = archive.scratch().write("walpush", format!("#!/bin/sh\nset -e\n{script}"));
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("make it a program");
+    archive.archive_command().replace(&repo::quoted(&run::program("walpush")), &repo::quoted(&script))
+}
+
+#[test]
+fn a_spool_that_cannot_be_used_or_is_too_small_is_a_warning() {
+    let Some(tmpfs) = Tmpfs::mount("20m") else {
+        return;
+    };
+    let live = healthy();
+    let mut archive = live.archive;
+    archive.set_wal("fetch_ahead = 64");
+    let mut with_spool = |path: &Path| {
+        archive.set_wal(&format!("spool = {:?}", path.display().to_string()));
+        archive.write_config();
+        check(&archive, 0)
+    };
+    let report = with_spool(tmpfs.path());
+    let found = shows(&report, "spool", "warning", "too little room");
+    assert!(live::text(found, "hint").contains("fetch_ahead"), "{found:#}");
+    let report = with_spool(Path::new("/proc/spool"));
+    let found = shows(&report, "spool", "warning", "cannot be used");
+    assert!(live::text(found, "hint").contains("install -d"), "{found:#}");
+}
