@@ -319,7 +319,8 @@ impl Run<'_> {
         let (parts, to_compare) = bounded(0);
         let queue = Arc::new(Queue::new(to_read, to_compare, summaries));
         let (frames, to_compress) = bounded(jobs);
-        let (items, to_pack) = bounded(jobs * 2);
+        // Mostly small: a pause of the packer is no pause of the readers. A frame has a mebibyte at most.
+        let (items, to_pack) = bounded(32);
         // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
         let pool = Pool::default();
