@@ -41,6 +41,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         delta: args.delta,
         databases: args.database.clone(),
+        scratch: false,
         foreign: setup::foreign(context),
         wait: backup::patience(&args.wait),
         random: setup::random_hex::<6>()?,

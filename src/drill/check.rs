@@ -30,7 +30,7 @@ pub fn not_done(name: &str, detail: impl Into<String>) -> Check {
 
 /// The checks of a server that has recovered.
 pub struct Checks<'a> {
-    pub server: &'a mut Server,
+    pub server: &'a Server,
     pub place: &'a Place,
     pub surroundings: &'a Surroundings<'a>,
     /// Roles that may exist.
@@ -43,20 +43,12 @@ pub struct Checks<'a> {
 impl Checks<'_> {
     /// Everything but recovery itself, which was looked at before. Ends early only when the server is gone, the time
     /// is over or somebody wants it to end.
-    pub fn run(&mut self, done: &mut Vec<Check>) -> Result<()> {
+    pub fn run(&self, done: &mut Vec<Check>) -> Result<()> {
         let recovered = self.server.log();
         done.push(log_of_recovery(&recovered.problems(0, &["ERROR", "FATAL", "PANIC"])));
         let user = self.superuser()?;
         let databases = open_databases(self.server, &user, self.surroundings)?;
-        let read = read::read(self.server, &user, &databases, self.jobs, self.surroundings)?;
-        let detail = format!("{} tables of {} databases, {} bytes", read.tables, read.databases, read.bytes);
-        done.push(match (read.bad.is_empty(), read.untold.is_empty()) {
-            (true, true) => passed("read", detail),
-            (false, _) => failed("read", told(&read.bad)),
-            (true, false) => Err(Error::new(Kind::Unavailable, told(&read.untold))
-                .hint("install the extensions of the cluster on this machine"))?,
-        });
-        done.push(self.amcheck(&user)?);
+        done.extend(self.read(&user, &databases)?);
         for assertion in self.assertions {
             done.push(self.assertion(&user, assertion)?);
         }
@@ -70,6 +62,35 @@ impl Checks<'_> {
             Some(line) => failed("log", format!("{} lines, the first: {}", problems.len(), short(line))),
         });
         Ok(())
+    }
+
+    /// Reads everything, and lets `pg_amcheck` look at it; both are work for a processor each, so with more than one
+    /// job they go side by side.
+    fn read(&self, user: &str, databases: &[String]) -> Result<[Check; 2]> {
+        let half = NonZeroUsize::new(self.jobs.get() / 2).filter(|_| self.amcheck);
+        let Some(half) = half else {
+            let read = self.read_tables(user, databases, self.jobs)?;
+            return Ok([read, self.amcheck(user, self.jobs)?]);
+        };
+        std::thread::scope(|scope| {
+            let amcheck = scope.spawn(|| self.amcheck(user, half));
+            let rest = NonZeroUsize::new(self.jobs.get() - half.get()).unwrap_or(half);
+            let read = self.read_tables(user, databases, rest);
+            let amcheck =
+                amcheck.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a check panicked")));
+            Ok([read?, amcheck?])
+        })
+    }
+
+    fn read_tables(&self, user: &str, databases: &[String], jobs: NonZeroUsize) -> Result<Check> {
+        let read = read::read(self.server, user, databases, jobs, self.surroundings)?;
+        let detail = format!("{} tables of {} databases, {} bytes", read.tables, read.databases, read.bytes);
+        Ok(match (read.bad.is_empty(), read.untold.is_empty()) {
+            (true, true) => passed("read", detail),
+            (false, _) => failed("read", told(&read.bad)),
+            (true, false) => Err(Error::new(Kind::Unavailable, told(&read.untold))
+                .hint("install the extensions of the cluster on this machine"))?,
+        })
     }
 
     /// A superuser that may log in. Any role can ask who that is.
@@ -97,7 +118,7 @@ impl Checks<'_> {
         Err(error.hint("name a role of the cluster that may log in: `user` in [drill] of the configuration"))
     }
 
-    fn amcheck(&self, user: &str) -> Result<Check> {
+    fn amcheck(&self, user: &str, jobs: NonZeroUsize) -> Result<Check> {
         let name = "amcheck";
         if !self.amcheck {
             return Ok(not_done(name, "turned off in the configuration"));
@@ -116,7 +137,7 @@ impl Checks<'_> {
         }
         drop(session);
         let socket = self.server.socket().to_string_lossy();
-        let jobs = self.jobs.to_string();
+        let jobs = jobs.to_string();
         let arguments = [
             "--all",
             "--install-missing",

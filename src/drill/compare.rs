@@ -147,8 +147,8 @@ fn mark(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<Mark> {
             "give `primary = \"host=…\"` beside `connection` in the configuration",
         );
     }
-    let name = primary.info.application_name.as_deref().unwrap_or(name);
-    if counts_as_synchronous(column(&row, 2)?, name) {
+    let called = primary.info.application_name.as_deref().unwrap_or(name);
+    if counts_as_synchronous(column(&row, 2)?, called) {
         return refused(
             "synchronous_standby_names of the primary would count the server of the drill, and commits would wait for it"
                 .to_owned(),

@@ -13,7 +13,7 @@ use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::repo::Archive;
-use crate::repo::drills::{Drill, Outcome};
+use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
 use rustix::process::Signal;
 use std::num::NonZeroUsize;
@@ -184,10 +184,6 @@ impl<'a> Run<'a> {
             as_primary: false,
         };
         let restored = self.restore(place, plan, &recovery)?;
-        self.step("reading the WAL");
-        let expected = expect(plan, &|| self.observer.is_cancelled())?;
-        self.drill.expected_lsn = Some(expected.lsn);
-
         let data = place.join("data");
         let owner = data.metadata().doing(|| format!("look at {}", data.display()))?;
         let surroundings = Surroundings {
@@ -204,7 +200,16 @@ impl<'a> Run<'a> {
             settings: recovery.settings(plan),
         };
         recovering.configure(&[])?;
-        self.verify(place, &surroundings)?;
+        self.step("verifying, and reading the WAL");
+        let (expected, verified) = std::thread::scope(|scope| {
+            let verified = scope.spawn(|| verify(place, &surroundings));
+            let expected = expect(plan, &|| self.observer.is_cancelled());
+            (expected, verified.join())
+        });
+        let expected = expected?;
+        self.drill.expected_lsn = Some(expected.lsn);
+        let verified = verified.unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a verification panicked")));
+        self.drill.checks.push(verified?);
         // The server would read this one, whatever its configuration file is.
         let own = data.join("postgresql.auto.conf");
         std::fs::write(&own, "").doing(|| format!("empty {}", own.display()))?;
@@ -282,6 +287,7 @@ impl<'a> Run<'a> {
             jobs: self.options.jobs,
             delta: false,
             databases: Vec::new(),
+            scratch: true,
             foreign: Vec::new(),
             wait: Duration::ZERO,
             random: self.options.random.clone(),
@@ -294,28 +300,6 @@ impl<'a> Run<'a> {
             .checks
             .push(passed("restore", format!("{} bytes in {} files", restored.bytes, restored.files)));
         Ok(restored)
-    }
-
-    /// PostgreSQL's own word for what was restored, before a server changes it.
-    fn verify(&mut self, place: &Place, surroundings: &Surroundings<'_>) -> Result<()> {
-        let name = "pg_verifybackup";
-        let Some(program) = surroundings.programs.get(name) else {
-            self.drill.checks.push(not_done(name, "it is not installed"));
-            return Ok(());
-        };
-        self.step("verifying");
-        let data = place.join("data");
-        let data = data.to_string_lossy();
-        let mut arguments = vec!["--quiet", &data];
-        if surroundings.programs.get("pg_waldump").is_none() {
-            arguments.insert(0, "--no-parse-wal");
-        }
-        let (status, said) = surroundings.run(&program, &arguments, &[], place)?;
-        self.drill.checks.push(match status.success() {
-            true => passed(name, "all files are as they were backed up"),
-            false => failed(name, lines(&said)),
-        });
-        Ok(())
     }
 
     fn check(
@@ -340,7 +324,7 @@ impl<'a> Run<'a> {
         });
         let mut done = Vec::new();
         let pid = server.pid();
-        let mut checks = Checks {
+        let checks = Checks {
             server,
             place,
             surroundings,
@@ -376,6 +360,25 @@ impl<'a> Run<'a> {
             Ok(()) => Ok(()),
         }
     }
+}
+
+/// PostgreSQL's own word for what was restored, before a server changes it.
+fn verify(place: &Place, surroundings: &Surroundings<'_>) -> Result<Check> {
+    let name = "pg_verifybackup";
+    let Some(program) = surroundings.programs.get(name) else {
+        return Ok(not_done(name, "it is not installed"));
+    };
+    let data = place.join("data");
+    let data = data.to_string_lossy();
+    let mut arguments = vec!["--quiet", &data];
+    if surroundings.programs.get("pg_waldump").is_none() {
+        arguments.insert(0, "--no-parse-wal");
+    }
+    let (status, said) = surroundings.run(&program, &arguments, &[], place)?;
+    Ok(match status.success() {
+        true => passed(name, "all files are as they were backed up"),
+        false => failed(name, lines(&said)),
+    })
 }
 
 /// Where the server is.

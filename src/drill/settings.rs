@@ -2,6 +2,7 @@
 //! read, so no command, library or address that it names is used.
 
 use crate::pg::control::Control;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// What the configuration is made of.
@@ -47,6 +48,10 @@ const FIXED: &[(&str, &str)] = &[
     ("max_wal_size", "4GB"),
 ];
 
+/// What the server keeps of its files, in MB: a share of the memory, within what recovery has something of.
+const BUFFERS: RangeInclusive<u64> = 128..=512;
+const SHARE: u64 = 16;
+
 /// Enough for the drill itself, whatever the cluster had.
 const LEAST: &[(&str, u32)] =
     &[("max_connections", 100), ("max_worker_processes", 8), ("max_locks_per_transaction", 64)];
@@ -67,6 +72,10 @@ impl Settings<'_> {
         for (name, value) in FIXED {
             line(name, value);
         }
+        let memory = rustix::system::sysinfo();
+        let memory = (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)) >> 20;
+        let buffers = (memory / SHARE).clamp(*BUFFERS.start(), *BUFFERS.end());
+        line("shared_buffers", &format!("{buffers}MB"));
         line("unix_socket_directories", &self.socket.to_string_lossy());
         line("hba_file", &self.etc.join("pg_hba.conf").to_string_lossy());
         line("ident_file", &self.etc.join("pg_ident.conf").to_string_lossy());

@@ -95,6 +95,8 @@ pub struct Writing<'a> {
     pub jobs: NonZeroUsize,
     /// Files that are there are compared, and only blocks that differ are read and written.
     pub delta: bool,
+    /// What is written is read at once, so it stays in the page cache.
+    pub scratch: bool,
     pub done: &'a AtomicU64,
     pub observer: &'a dyn Observer,
 }
@@ -221,11 +223,15 @@ impl Writing<'_> {
             error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
         })?;
         let is_new = !matches!(there.get(piece.file), Some(Some(_))) && is_one_piece(target.stored);
-        match is_new {
-            true => create(&target.path)?
-                .write_all_at(bytes, piece.offset)
-                .doing(|| format!("write {}", target.path.display()))?,
-            false => direct::write(&target.path, bytes, piece.offset)?,
+        let doing = || format!("write {}", target.path.display());
+        match (is_new, self.scratch) {
+            (true, _) => create(&target.path)?.write_all_at(bytes, piece.offset).doing(doing)?,
+            (false, true) => std::fs::File::options()
+                .write(true)
+                .open(&target.path)
+                .and_then(|file| file.write_all_at(bytes, piece.offset))
+                .doing(doing)?,
+            (false, false) => direct::write(&target.path, bytes, piece.offset)?,
         }
         sums.add(piece.file, piece.offset, bytes);
         self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);

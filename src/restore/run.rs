@@ -38,6 +38,8 @@ pub struct Options {
     pub delta: bool,
     /// The databases to restore, by names or OIDs; the files of others become empty. None named: all.
     pub databases: Vec<String>,
+    /// Nobody keeps what is restored: it is read at once, out of the page cache, and never synced.
+    pub scratch: bool,
     /// Directories that are not the cluster's: nothing of them may be taken for a stray.
     pub foreign: Vec<PathBuf>,
     /// For how long to wait for another restore into the same directory.
@@ -200,12 +202,27 @@ impl<'a> Run<'a> {
         let over = AtomicBool::new(false);
         let restored = std::thread::scope(|scope| {
             scope.spawn(|| self.report(&over));
-            scope.spawn(|| self.flush(&over));
+            if !self.options.scratch {
+                scope.spawn(|| self.flush(&over));
+            }
             let restored = Writer::new(self).and_then(Writer::write);
             over.store(true, Ordering::Relaxed);
             restored
         })?;
 
+        if !self.options.scratch {
+            self.sync()?;
+        }
+        // From here on a server can start on it.
+        restored.write_control(&self.ownership)?;
+        for path in self.roots() {
+            durable::remove_file(&path.join(RESTORING))?;
+        }
+        drop(lock);
+        Ok(restored.report)
+    }
+
+    fn sync(&self) -> Result<()> {
         self.step("syncing");
         let mut synced = Vec::new();
         for path in self.roots() {
@@ -216,13 +233,7 @@ impl<'a> Run<'a> {
             }
             durable::sync_parent(path)?;
         }
-        // From here on a server can start on it.
-        restored.write_control(&self.ownership)?;
-        for path in self.roots() {
-            durable::remove_file(&path.join(RESTORING))?;
-        }
-        drop(lock);
-        Ok(restored.report)
+        Ok(())
     }
 
     fn report(&self, over: &AtomicBool) {

@@ -149,6 +149,7 @@ impl<'a> Writer<'a> {
             ownership: &run.ownership,
             jobs: run.options.jobs,
             delta: run.options.delta,
+            scratch: run.options.scratch,
             done: &run.done,
             observer: run.observer,
         };

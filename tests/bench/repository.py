@@ -4,11 +4,14 @@
     tests/bench/repository.py status WALKEEP [--segments 100000] [--backups 200]
     tests/bench/repository.py prune  WALKEEP [--segments 100000] [--backups 200]
     tests/bench/repository.py verify WALKEEP_DIR [--scale 40] [--rounds 5]
+    tests/bench/repository.py drill  WALKEEP_DIR [--scale 230] [--rounds 3]
 
 `status` and `prune` make up a directory repository and measure `status` and the plan of a prune: `prune --dry-run`.
 `verify` takes two backups of a pgbench cluster with as many megabytes of random text and measures
 `walkeep verify` in turns with `zstd -tq` of the same packs and WAL, as many at once as there are CPUs, everything
-in the page cache. WALKEEP_DIR has walkeep and walpush. Scratch files go to $TMPDIR; run it on an idle machine.
+in the page cache. `drill` takes a backup of a pgbench cluster and WAL behind it, and measures in turns what a user would
+do by hand - restore, recovery, `pg_dumpall > /dev/null` - and `walkeep drill`, everything in the page cache.
+WALKEEP_DIR has walkeep, walpush and walfetch. Scratch files go to $TMPDIR; run it on an idle machine.
 """
 
 import argparse
@@ -151,53 +154,128 @@ def compare(args, place, config, what, objects, options):
           f" seconds {[f'{own:.2f}/{theirs:.2f}' for theirs, own, _ in rounds]}")
 
 
+class Served:
+    """A PostgreSQL cluster that archives into a repository, in a directory of its own; the server ends with `with`."""
+
+    def __init__(self, args):
+        self.place = tempfile.mkdtemp()
+        self.user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self.user:
+            shutil.chown(self.place, "postgres")
+        self.pg = next(f"/usr/lib/postgresql/{major}/bin" for major in (18, 17, 16, 15)
+                       if os.path.exists(f"/usr/lib/postgresql/{major}/bin/initdb"))
+        self.data = f"{self.place}/data"
+        self.walkeep = f"{args.walkeep}/walkeep"
+        self.go(f"{self.pg}/initdb", "-D", self.data, "-U", "postgres", "-k", "-A", "trust")
+        self.config = configure(self.place, self.data, f"host={self.place} user=postgres dbname=postgres")
+        self.go("mkdir", f"{self.place}/repository", f"{self.place}/spool")
+        self.ours("init")
+        self.settings = f"-k {self.place} -c listen_addresses='' -c max_wal_size=4GB -c shared_buffers=512MB"
+        archive = f" -c archive_mode=on -c archive_command='{args.walkeep}/walpush --config {self.config} %p'"
+        self.start(self.data, self.settings + archive)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop(self.data)
+
+    def go(self, *command):
+        subprocess.run([*self.user, *command], check=True, cwd=self.place, stdout=subprocess.DEVNULL)
+
+    def ours(self, *arguments):
+        self.go(self.walkeep, "--config", self.config, *arguments)
+
+    def sql(self, text):
+        command = [*self.user, f"{self.pg}/psql", "-qXAt", "-h", self.place, "-U", "postgres", "-c", text]
+        return subprocess.run(command, check=True, cwd=self.place, stdout=subprocess.PIPE).stdout.decode().strip()
+
+    def start(self, data, settings):
+        self.go(f"{self.pg}/pg_ctl", "-D", data, "-w", "-t", "600", "-l", f"{self.place}/log", "-o", settings, "start")
+
+    def stop(self, data):
+        self.go(f"{self.pg}/pg_ctl", "-D", data, "-m", "fast", "-w", "-t", "600", "stop")
+
+    def bench(self, *arguments):
+        self.go(f"{self.pg}/pgbench", "-h", self.place, "-U", "postgres", *arguments, "postgres")
+
+    def flush(self):
+        """Ends a segment, and waits until it is archived."""
+        last = self.sql("select pg_walfile_name(pg_switch_wal())")
+        while self.sql(f"select coalesce(last_archived_wal >= '{last}', false) from pg_stat_archiver") != "t":
+            time.sleep(0.1)
+
+
 def verify(args):
-    place = tempfile.mkdtemp()
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(place, "postgres")
-    pg = next(f"/usr/lib/postgresql/{major}/bin" for major in (18, 17, 16, 15) if os.path.exists(f"/usr/lib/postgresql/{major}/bin/initdb"))
-    walkeep, walpush = (f"{args.walkeep}/{name}" for name in ("walkeep", "walpush"))
-
-    def go(*command):
-        subprocess.run([*user, *command], check=True, cwd=place, stdout=subprocess.DEVNULL)
-
-    def sql(text):
-        go(f"{pg}/psql", "-qX", "-h", place, "-U", "postgres", "-c", text)
-
-    data = f"{place}/data"
-    go(f"{pg}/initdb", "-D", data, "-U", "postgres", "-k", "-A", "trust")
-    config = configure(place, data, f"host={place} user=postgres dbname=postgres")
-    go("mkdir", f"{place}/repository", f"{place}/spool")
-    go(walkeep, "--config", config, "init")
-    settings = f"-k {place} -c listen_addresses='' -c archive_mode=on -c max_wal_size=4GB -c archive_command='{walpush} --config {config} %p'"
-    go(f"{pg}/pg_ctl", "-D", data, "-w", "-l", f"{place}/log", "-o", settings, "start")
-    try:
-        go(f"{pg}/pgbench", "-i", "-q", "-s", str(args.scale), "-h", place, "-U", "postgres", "postgres")
-        sql(f"create table noise as select i, md5(i::text || 'a') || md5(i::text || 'b') as text from generate_series(1, {args.scale * 150000}) i")
-        go(walkeep, "--config", config, "backup", "--quiet")
-        sql(f"update noise set text = md5(text) where i % 100 = 1")
-        go(walkeep, "--config", config, "backup", "--quiet")
-        sql("select pg_switch_wal()")
-    finally:
-        go(f"{pg}/pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
+    with Served(args) as served:
+        served.bench("-i", "-q", "-s", str(args.scale))
+        served.sql(f"create table noise as select i, md5(i::text || 'a') || md5(i::text || 'b') as text from generate_series(1, {args.scale * 150000}) i")
+        served.ours("backup", "--quiet")
+        served.sql("update noise set text = md5(text) where i % 100 = 1")
+        served.ours("backup", "--quiet")
+        served.sql("select pg_switch_wal()")
+    place = served.place
     objects = [f"{folder}/{name}" for folder, _, names in os.walk(f"{place}/repository") for name in names
                if "/pack" in folder or "/wal/" in folder]
-    compare(args, place, config, "everything", objects, [])
-    compare(args, place, config, "WAL alone", [path for path in objects if "/wal/" in path], ["--wal"])
+    compare(args, place, served.config, "everything", objects, [])
+    compare(args, place, served.config, "WAL alone", [path for path in objects if "/wal/" in path], ["--wal"])
+    shutil.rmtree(place)
+
+
+def drill(args):
+    with Served(args) as served:
+        served.bench("-i", "-q", "-s", str(args.scale))
+        served.ours("backup", "--quiet")
+        served.bench("-n", "-N", "-c", "4", "-j", "2", "-t", str(args.scale * 100))
+        served.flush()
+    place, restored = served.place, f"{served.place}/restored"
+
+    def timed(what, *arguments):
+        begun = time.monotonic()
+        what(*arguments)
+        return time.monotonic() - begun
+
+    def recover():
+        served.start(restored, served.settings)
+        while served.sql("select pg_is_in_recovery()") != "f":
+            time.sleep(0.05)
+
+    rows = []
+    for _ in range(args.rounds):
+        row = {"restore": timed(served.ours, "restore", "--to", restored, "--quiet"), "recovery": timed(recover)}
+        row["pg_dumpall"] = timed(served.go, f"{served.pg}/pg_dumpall", "-h", place, "-U", "postgres")
+        row["cat"] = timed(served.go, "find", f"{restored}/base", "-type", "f", "-exec", "cat", "{}", "+")
+        size = int(served.sql("select sum(pg_database_size(oid)) from pg_database"))
+        served.stop(restored)
+        served.go("rm", "-r", restored)
+        served.go("mkdir", "-p", f"{place}/drills")
+        begun = time.monotonic()
+        command = [*served.user, served.walkeep, "--config", served.config, "drill", "--json", "--directory", f"{place}/drills"]
+        said = json.loads(subprocess.run(command, check=True, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+        row["drill"] = time.monotonic() - begun
+        row |= {f"drill: {part}": said[f"{part}_seconds"] for part in ("restore", "recovery", "check")}
+        rows.append(row)
+    middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    steps = middle["restore"] + middle["recovery"]
+    print(f"drill of {size / 1e9:.1f} GB, seconds: " + ", ".join(f"{name} {took:.1f}" for name, took in middle.items()))
+    print(f"drill / (restore + recovery + pg_dumpall > /dev/null): {middle['drill'] / (steps + middle['pg_dumpall']):.2f} x;"
+          f" with cat of the files instead: {middle['drill'] / (steps + middle['cat']):.2f} x")
     shutil.rmtree(place)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["status", "prune", "verify"])
+    parser.add_argument("what", choices=["status", "prune", "verify", "drill"])
     parser.add_argument("walkeep")
     parser.add_argument("--segments", type=int, default=100_000)
     parser.add_argument("--backups", type=int, default=200)
-    parser.add_argument("--scale", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=int)
+    parser.add_argument("--rounds", type=int)
     args = parser.parse_args()
-    {"status": status, "prune": prune, "verify": verify}[args.what](args)
+    args.walkeep = os.path.abspath(args.walkeep)
+    args.scale = args.scale or (230 if args.what == "drill" else 40)
+    args.rounds = args.rounds or (3 if args.what == "drill" else 5)
+    {"status": status, "prune": prune, "verify": verify, "drill": drill}[args.what](args)
 
 
 main()

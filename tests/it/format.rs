@@ -10,6 +10,7 @@ use walkeep::codec::compress::{Compression, Compressor};
 use walkeep::codec::envelope::{Header, ObjectKind};
 use walkeep::codec::hash::{ContentHash, Hasher, LANES, block_hash};
 use walkeep::pg::segment::{SegmentSize, TimelineId};
+use walkeep::repo::drills::{Check, Chosen, Drill, Outcome};
 use walkeep::repo::entry::{Dir, Entry, Extent, File, Owner, StoredPath};
 use walkeep::repo::manifest;
 use walkeep::repo::record::{Record, Settings, State, WalRange};
@@ -132,6 +133,25 @@ fn write_repository(root: &Path) {
         damaged: Vec::new(),
     };
     archive.put_record(&record).expect("store the record");
+    let check = |ok, name: &str, detail: &str| Check { name: name.into(), ok, detail: detail.into() };
+    let drill = Drill {
+        backup: Some(ID.into()),
+        chosen: Chosen::Newest,
+        target: "end".into(),
+        outcome: Outcome::Proved,
+        host: "golden".into(),
+        begun: time("2026-11-21T09:00:00Z"),
+        ended: time("2026-11-21T09:00:07.5Z"),
+        bytes: totals.bytes,
+        segments: 1,
+        expected_lsn: Some("0/2000100".parse().expect("an LSN")),
+        reached_lsn: Some("0/2000100".parse().expect("an LSN")),
+        restore_seconds: Some(1.5),
+        recovery_seconds: Some(2.25),
+        check_seconds: None,
+        checks: vec![check(Some(true), "read", "3 tables"), check(None, "amcheck", "not installed")],
+    };
+    archive.remember_drill(&drill).expect("remember the drill");
 }
 
 const LABEL: &str = "\
@@ -224,7 +244,9 @@ fn what_was_written_on_the_first_day_is_still_read() {
     let segment = Segment::new(SYSTEM, 15).megabytes(1).at(1, 32);
     assert!(archive.fetched(&segment.name()) == segment.bytes());
     let list = live::json(&archive.walkeep(&["list", "--json"]).ok());
-    assert_eq!(list["repositories"][0]["backups"][0]["id"], ID, "{list}");
+    let backup = &list["repositories"][0]["backups"][0];
+    assert_eq!((&backup["id"], &backup["drill"]["outcome"]), (&ID.into(), &"proved".into()), "{list}");
+    assert_eq!(backup["drill"]["recovery_seconds"], 2.25, "{list}");
     if !account::account().root && account::account().name != "postgres" {
         skipped("the files belong to postgres, who is not here");
         return;
