@@ -161,6 +161,7 @@ impl Build {
     /// Makes another cluster of a copy: another system identifier, and WAL that belongs to it.
     fn renew(&self, data: &Path) {
         let path = data.join("global/pg_control");
+        let mode = path.metadata().expect("look at pg_control").permissions();
         let mut control = std::fs::read(&path).expect("read pg_control");
         let word =
             |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
@@ -172,6 +173,7 @@ impl Build {
         control[crc..crc + 4].copy_from_slice(&sum.to_le_bytes());
         scratch::write(&path, control);
         Run::new(self.program("pg_resetwal")).env("LC_ALL", "C").arg("-D").arg(data).go().ok();
+        std::fs::set_permissions(&path, mode).expect("the mode of pg_control");
     }
 }
 
