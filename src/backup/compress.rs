@@ -1,18 +1,17 @@
 //! Hashes blocks, verifies pages, and compresses what the repository does not have.
 
 use super::earlier::Run;
-use super::failure::cancelled;
-use super::pack::{FreshBlocks, Item, KnownBlocks};
+use super::pack::{FreshBlocks, Item, KnownBlocks, Outbox};
 use super::pages::{BadPages, Surprises};
 use super::pipeline::{Frame, Pool};
 use crate::codec::compress::{self, Compression, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Error, Kind, Result};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 /// One of several that take frames from the readers.
 pub struct Compressor<'a> {
-    items: Sender<Item>,
+    outbox: Outbox,
     pool: &'a Pool,
     bad: &'a BadPages,
     surprises: Option<&'a Surprises>,
@@ -26,14 +25,14 @@ pub struct Compressor<'a> {
 
 impl<'a> Compressor<'a> {
     pub fn new(
-        items: Sender<Item>,
+        outbox: Outbox,
         pool: &'a Pool,
         bad: &'a BadPages,
         surprises: Option<&'a Surprises>,
         compression: Compression,
     ) -> Result<Compressor<'a>> {
         Ok(Compressor {
-            items,
+            outbox,
             pool,
             bad,
             surprises,
@@ -50,7 +49,8 @@ impl<'a> Compressor<'a> {
             self.frame(&frame)?;
             self.pool.give(frame);
         }
-        self.flush()
+        self.flush()?;
+        self.outbox.flush()
     }
 
     fn frame(&mut self, frame: &Frame) -> Result<()> {
@@ -93,7 +93,7 @@ impl<'a> Compressor<'a> {
             let blocks = fresh.into_iter().map(|(blocks, _)| blocks).collect();
             return self.store(frame.content(), blocks);
         }
-        self.items.send(Item::Known(known)).map_err(|_| cancelled())?;
+        self.outbox.add(Item::Known(known))?;
         for (blocks, length) in fresh {
             let begin = blocks.skip as usize;
             self.gather(frame.content().get(begin..begin + length).unwrap_or_default(), blocks)?;
@@ -126,6 +126,6 @@ impl<'a> Compressor<'a> {
     fn store(&mut self, content: &[u8], blocks: Vec<FreshBlocks>) -> Result<()> {
         self.compressor.frame(content, &mut self.scratch)?;
         let item = Item::Frame { bytes: self.scratch.clone(), content: content.len() as u64, blocks };
-        self.items.send(item).map_err(|_| cancelled())
+        self.outbox.send(item)
     }
 }

@@ -32,6 +32,39 @@ pub enum Item {
     Gone(u64),
 }
 
+/// The way to the packer. Small things go together: to wake it costs more than a small file does.
+pub struct Outbox {
+    packer: Sender<Vec<Item>>,
+    waiting: Vec<Item>,
+}
+
+/// Items that go together at most.
+const TOGETHER: usize = 128;
+
+impl Outbox {
+    pub fn new(packer: Sender<Vec<Item>>) -> Outbox {
+        Outbox { packer, waiting: Vec::new() }
+    }
+
+    /// For what may wait until [`Outbox::flush`].
+    pub fn add(&mut self, item: Item) -> Result<()> {
+        self.waiting.push(item);
+        if self.waiting.len() < TOGETHER { Ok(()) } else { self.flush() }
+    }
+
+    pub fn send(&mut self, item: Item) -> Result<()> {
+        self.waiting.push(item);
+        self.flush()
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        match self.waiting.is_empty() {
+            true => Ok(()),
+            false => self.packer.send(std::mem::take(&mut self.waiting)).map_err(|_| cancelled()),
+        }
+    }
+}
+
 /// Blocks of a file that lie behind each other in a frame.
 pub struct FreshBlocks {
     /// The number of the file.

@@ -6,7 +6,7 @@
 
 use super::earlier::{Job, KnownFile, Queue, Run};
 use super::failure::cancelled;
-use super::pack::{FinishedFile, Item, KnownBlocks};
+use super::pack::{FinishedFile, Item, KnownBlocks, Outbox};
 use super::pages::Pages;
 use super::scan::{Owners, Task};
 use super::throttle::Throttle;
@@ -111,7 +111,7 @@ fn block_of(size: u64) -> u32 {
 /// Reads files until there are no more. One of several that share their counters.
 pub struct Reader<'a> {
     pub frames: Sender<Frame>,
-    pub items: Sender<Item>,
+    pub outbox: Outbox,
     pub pool: &'a Pool,
     pub owners: &'a Owners,
     /// Gives files that were not found by the walk a number.
@@ -134,7 +134,7 @@ impl Reader<'_> {
         while let Some(job) = queue.next() {
             self.file(job)?;
         }
-        self.flush()
+        self.end()
     }
 
     /// Hands the frame on.
@@ -155,11 +155,11 @@ impl Reader<'_> {
     }
 
     /// Opens a file that was found; `None` when it is gone since then, which the packer is told.
-    fn open(&self, number: u64, task: &Task) -> Result<Option<File>> {
+    fn open(&mut self, number: u64, task: &Task) -> Result<Option<File>> {
         match File::open(&task.source) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == ErrorKind::NotFound && may_vanish(&task.path) => {
-                self.items.send(Item::Gone(number)).map_err(|_| cancelled())?;
+                self.outbox.add(Item::Gone(number))?;
                 Ok(None)
             }
             Err(e) => Err(Error::io(format!("read {}", task.source.display()), &e)),
@@ -238,7 +238,7 @@ impl Reader<'_> {
         let is_whole = part.is_none() && size == known.size;
         let crc = known.crc32c.filter(|_| is_whole);
         if !kept.is_empty() {
-            self.items.send(Item::Known(kept)).map_err(|_| cancelled())?;
+            self.outbox.add(Item::Known(kept))?;
         }
         self.finish(self.found(number, task, offset, crc, block))
     }
@@ -328,13 +328,14 @@ impl Reader<'_> {
         })
     }
 
-    /// Hands the last frame on.
+    /// Hands on what is left.
     pub fn end(mut self) -> Result<()> {
-        self.flush()
+        self.flush()?;
+        self.outbox.flush()
     }
 
     fn finish(&mut self, finished: FinishedFile) -> Result<()> {
-        self.items.send(Item::Finished(finished)).map_err(|_| cancelled())
+        self.outbox.add(Item::Finished(finished))
     }
 }
 

@@ -6,7 +6,7 @@
 use super::compress::Compressor;
 use super::earlier::{Earlier, Queue, check_packs};
 use super::failure::{Failure, cancelled};
-use super::pack::{self, FinishedFile, Item, Packed, Packer};
+use super::pack::{self, FinishedFile, Item, Outbox, Packed, Packer};
 use super::pages::{BadPages, Surprises};
 use super::pipeline::{Pool, Reader};
 use super::scan::{Owners, Scan, Sink, Task};
@@ -319,15 +319,14 @@ impl Run<'_> {
         let (parts, to_compare) = bounded(0);
         let queue = Arc::new(Queue::new(to_read, to_compare, summaries));
         let (frames, to_compress) = bounded(jobs);
-        // Mostly small: a pause of the packer is no pause of the readers. A frame has a mebibyte at most.
-        let (items, to_pack) = bounded(32);
+        let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
         let pool = Pool::default();
         let mut readers: Vec<Reader<'_>> = (0..=jobs)
             .map(|_| Reader {
                 frames: frames.clone(),
-                items: items.clone(),
+                outbox: Outbox::new(items.clone()),
                 pool: &pool,
                 owners: &owners,
                 numbers: &numbers,
@@ -342,7 +341,8 @@ impl Run<'_> {
             .collect();
         drop(frames);
         let last = readers.pop();
-        let compressors: Vec<_> = (0..jobs).map(|_| (to_compress.clone(), items.clone())).collect();
+        let compressors: Vec<_> =
+            (0..jobs).map(|_| (to_compress.clone(), Outbox::new(items.clone()))).collect();
         drop(to_compress);
 
         // A stage whose successor has failed finds its queue closed. Each thread owns the end that it
@@ -351,9 +351,9 @@ impl Run<'_> {
             let (failure, pool) = (&failure, &pool);
             let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
             let packing = scope.spawn(move || failure.note(pack_all(archive, id, earlier, packs, &to_pack)));
-            for (frames, items) in compressors {
+            for (frames, outbox) in compressors {
                 scope.spawn(move || {
-                    let compressor = Compressor::new(items, pool, bad, surprises, options.compression);
+                    let compressor = Compressor::new(outbox, pool, bad, surprises, options.compression);
                     failure.note(compressor.and_then(|compressor| compressor.run(&frames)))
                 });
             }
@@ -366,7 +366,8 @@ impl Run<'_> {
             drop(queue);
             scope.spawn(|| self.report(&done, &total, &over));
 
-            let walker = Walker { items, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
+            let outbox = Outbox::new(items);
+            let walker = Walker { outbox, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
             let copied = failure.note(self.walk(walker, &owners, reading, last));
             let packed = packing.join().ok().flatten();
             // The last pack is still being stored when the packer is done: its failure has to be known here.
@@ -483,7 +484,7 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
 
 /// Hands what the walk finds to the readers and the packer.
 struct Walker<'a> {
-    items: Sender<Item>,
+    outbox: Outbox,
     tasks: Sender<(u64, Task)>,
     /// Gives each file a number.
     numbers: &'a AtomicU64,
@@ -496,7 +497,8 @@ impl Sink for Walker<'_> {
         if let Entry::Tablespace(tablespace) = &entry {
             self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
         }
-        self.items.send(Item::Entry(entry)).map_err(|_| cancelled())
+        // In front of the files that are in it.
+        self.outbox.send(Item::Entry(entry))
     }
 
     fn file(&mut self, task: Task) -> Result<()> {
@@ -517,10 +519,10 @@ fn pack_all(
     id: &str,
     earlier: &Earlier,
     packs: Sender<pack::Pack>,
-    items: &Receiver<Item>,
+    items: &Receiver<Vec<Item>>,
 ) -> Result<Packed> {
     let mut packer = Packer::new(archive, id, earlier, packs)?;
-    items.iter().try_for_each(|item| packer.add(item))?;
+    items.iter().flatten().try_for_each(|item| packer.add(item))?;
     packer.finish()
 }
 
