@@ -27,6 +27,10 @@ const NO_ROLE: &str = " 28000 FATAL:  ";
 /// where it matters.
 const RECEIVER: &str = "] walreceiver ";
 
+/// What a fetch is told when the server is stopped at once, which only the drill does; a server that ends its processes
+/// for another reason says that first.
+const STOPPED: &str = "child process was terminated by signal 3";
+
 /// How much of a log is shown.
 const SHOWN: usize = 5;
 
@@ -244,7 +248,7 @@ impl Log {
         let lines = self.0.get(from..).unwrap_or_default().lines();
         let is_meant =
             |line: &&str| severities.iter().any(|severity| line.contains(&format!(" {severity}:  ")));
-        let is_ours = |line: &&str| !line.contains(NO_ROLE) && !line.contains(RECEIVER);
+        let is_ours = |line: &&str| ![NO_ROLE, RECEIVER, STOPPED].iter().any(|words| line.contains(words));
         lines.filter(is_ours).filter(is_meant).collect()
     }
 

@@ -68,7 +68,7 @@ fn a_primary_that_does_not_let_it_stream_leaves_it_open_in_time() {
     let hba = live.server.data().join("pg_hba.conf");
     scratch::write(&hba, "local postgres all trust\nlocal replication all reject\n");
     live.server.psql("select pg_reload_conf()");
-    let report = drill(&live.archive, &["--compare=3s"], 1);
+    let report = drill(&live.archive, &["--compare=20s"], 1);
     assert_eq!(report["outcome"], "unknown");
     assert!(text(&report, "error").contains("pg_hba.conf rejects"), "{report:#}");
     assert_eq!(check(&report, "recovery").0, Some(true), "{report:#}");
