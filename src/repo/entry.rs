@@ -126,6 +126,15 @@ pub struct Extent {
     pub blocks: u32,
 }
 
+impl Extent {
+    /// Bytes of its blocks, which are taken from those that are left of the file: the last block may be short.
+    pub(super) fn take_bytes(&self, block: u32, left: &mut u64) -> u64 {
+        let bytes = (u64::from(self.blocks) * u64::from(block)).min(*left);
+        *left -= bytes;
+        bytes
+    }
+}
+
 impl From<(u32, u64, u32, u32, u32)> for Extent {
     fn from((pack, offset, length, skip, blocks): (u32, u64, u32, u32, u32)) -> Extent {
         Extent { pack, offset, length, skip, blocks }

@@ -157,9 +157,7 @@ impl<'a> Writer<'a> {
         if let Entry::File(file) | Entry::Config(file) = &mut entry {
             let mut left = file.size;
             for extent in &mut file.at {
-                // The last block of a file may be short.
-                let bytes = (u64::from(extent.blocks) * u64::from(file.block)).min(left);
-                left -= bytes;
+                let bytes = extent.take_bytes(file.block, &mut left);
                 extent.pack = self.pack(pack_key(extent.pack), bytes)?;
             }
         }
@@ -239,9 +237,7 @@ impl Part {
         files.flat_map(move |file| {
             let mut left = file.size;
             file.at.iter().filter_map(move |extent| {
-                // The last block of a file may be short.
-                let bytes = (u64::from(extent.blocks) * u64::from(file.block)).min(left);
-                left -= bytes;
+                let bytes = extent.take_bytes(file.block, &mut left);
                 Some((self.packs.get(extent.pack as usize)?.as_str(), bytes))
             })
         })

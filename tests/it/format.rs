@@ -344,12 +344,6 @@ fn nothing_is_pushed_into_a_repository_of_a_later_format() {
     assert!(archive.snapshot() == before);
 }
 
-/// The library's word, which has nothing of our code.
-fn sha256(content: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[test]
 fn sha_256_of_any_length_is_what_everybody_else_says() {
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -39,10 +39,12 @@ pub fn of_repository(
 /// A clock showed a time at some moment between two of ours.
 fn judge(whose: &str, shown: f64, before: Timestamp, after: Timestamp) -> Finding {
     let (early, late) = (seconds(before) - shown, shown - seconds(after));
-    match () {
-        () if early > LIMIT => Finding::warning(format!("{whose} is {early:.0} s behind this host"), HINT),
-        () if late > LIMIT => Finding::warning(format!("{whose} is {late:.0} s ahead of this host"), HINT),
-        () => Finding::ok(format!("{whose} and this host agree within {LIMIT:.0} s")),
+    if early > LIMIT {
+        Finding::warning(format!("{whose} is {early:.0} s behind this host"), HINT)
+    } else if late > LIMIT {
+        Finding::warning(format!("{whose} is {late:.0} s ahead of this host"), HINT)
+    } else {
+        Finding::ok(format!("{whose} and this host agree within {LIMIT:.0} s"))
     }
 }
 

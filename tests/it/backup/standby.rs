@@ -2,52 +2,22 @@
 
 use super::shared::{sum, with_table};
 use super::*;
-use crate::support::live::backing_up;
+use crate::support::live::{Pair, backing_up};
 
-/// A primary that archives, and a standby that streams from it.
-struct Pair {
-    live: Live,
-    standby: Cluster,
+fn pair() -> Pair {
+    let live = Live::new();
+    with_table(&live);
+    Pair::of(live)
 }
 
-impl Pair {
-    fn new() -> Pair {
-        let live = Live::new();
-        with_table(&live);
-        let scratch = Scratch::new();
-        let data = scratch.join("data");
-        live.server.base_backup(&data);
-        let standby = Cluster::over(scratch, data);
-        standby.set("primary_conninfo", &live.server.connection().replace(" dbname=postgres", ""));
-        standby.touch("standby.signal");
-        standby.start();
-        let pair = Pair { live, standby };
-        pair.catch_up();
-        pair
-    }
-
-    /// Awaits that the standby has replayed what the primary has written.
-    fn catch_up(&self) {
-        let lsn = self.live.server.psql("select pg_current_wal_flush_lsn()");
-        self.standby.await_sql(&format!("select pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
-    }
-
-    /// The configuration of the standby's host.
-    fn archive(&self, primary: bool) -> Archive {
-        let build = Archive::build(self.standby.data()).connection(self.standby.connection());
-        let build = if primary { build.primary(self.live.server.connection()) } else { build };
-        build.root(self.live.archive.root()).unregistered()
-    }
-
-    /// A backup of the standby that takes seconds.
-    fn slow(&self, archive: &Archive) -> Option<Slow> {
-        Slow::of(backing_up(archive).args(["--archive-timeout", "20s"]))
-    }
+/// A backup of the standby that takes seconds.
+fn slow(archive: &Archive) -> Option<Slow> {
+    Slow::of(backing_up(archive).args(["--archive-timeout", "20s"]))
 }
 
 #[test]
 fn a_standby_of_an_idle_primary_is_backed_up_and_restores_as_a_primary() {
-    let pair = Pair::new();
+    let pair = pair();
     let archive = pair.archive(true);
     let backup = live::json(&backing_up(&archive).go().ok());
     assert_eq!(backup["state"], "complete");
@@ -73,7 +43,7 @@ fn a_standby_of_an_idle_primary_is_backed_up_and_restores_as_a_primary() {
 
 #[test]
 fn without_the_primary_the_last_segment_is_waited_for_with_a_word_about_it() {
-    let pair = Pair::new();
+    let pair = pair();
     let archive = pair.archive(false);
     // What the standby has on disk comes from a segment that is not finished.
     pair.live.server.psql("update t set filler = reverse(filler) where i < 100");
@@ -104,9 +74,9 @@ fn without_the_primary_the_last_segment_is_waited_for_with_a_word_about_it() {
 #[test]
 fn a_promotion_or_a_restart_of_the_standby_ends_its_backup() {
     for promote in [true, false] {
-        let pair = Pair::new();
+        let pair = pair();
         let archive = pair.archive(true);
-        let Some(slow) = pair.slow(&archive) else {
+        let Some(slow) = slow(&archive) else {
             return;
         };
         match promote {
@@ -126,7 +96,7 @@ fn a_promotion_or_a_restart_of_the_standby_ends_its_backup() {
 
 #[test]
 fn wal_without_full_pages_is_no_base_for_a_backup_of_the_standby() {
-    let pair = Pair::new();
+    let pair = pair();
     let archive = pair.archive(true);
     pair.live.server.psql("alter system set full_page_writes = off");
     pair.live.server.psql("select pg_reload_conf()");
@@ -141,7 +111,7 @@ fn wal_without_full_pages_is_no_base_for_a_backup_of_the_standby() {
 
 #[test]
 fn an_old_restartpoint_needs_wal_from_there_on() {
-    let pair = Pair::new();
+    let pair = pair();
     let archive = pair.archive(true);
     let load = Pgbench::on(&pair.live.server);
     backing_up(&archive).go().ok();
@@ -174,7 +144,7 @@ fn an_old_restartpoint_needs_wal_from_there_on() {
 
 #[test]
 fn a_primary_that_is_none_of_this_cluster_is_refused() {
-    let pair = Pair::new();
+    let pair = pair();
     let other = Live::new();
     for (primary, word) in
         [(other.server.connection(), "another cluster"), (pair.standby.connection(), "a standby itself")]

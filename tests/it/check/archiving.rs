@@ -6,15 +6,7 @@ use std::path::Path;
 
 /// A server with a required repository and an optional one.
 fn with_two() -> Live {
-    let server = Cluster::build().wal_segsize(1).create();
-    server.set("archive_timeout", "1min");
-    let scratch = Scratch::new();
-    let roots = [scratch.mkdir("one"), scratch.mkdir("two")];
-    let archive =
-        Archive::build(server.data()).root(&roots[0]).root(&roots[1]).optional(1).for_server(&server);
-    archive.keep(scratch);
-    server.start();
-    Live { server, archive }
+    Live::with_two(|server| server.set("archive_timeout", "1min")).0
 }
 
 #[test]

@@ -1,39 +1,18 @@
 //! A standby: what it can tell by itself, and with its primary.
 
 use super::*;
+use crate::support::live::Pair;
 
-/// A primary that archives, and a standby that streams from it, which has the archive's configuration of its host.
-struct Pair {
-    live: Live,
-    standby: Cluster,
-}
-
-impl Pair {
-    fn new() -> Pair {
-        let live = healthy();
-        let scratch = Scratch::new();
-        let data = scratch.join("data");
-        live.server.base_backup(&data);
-        let standby = Cluster::over(scratch, data);
-        standby.set("primary_conninfo", &live.server.connection().replace(" dbname=postgres", ""));
-        standby.touch("standby.signal");
-        standby.start();
-        live.flush_wal();
-        let lsn = live.server.psql("select pg_current_wal_flush_lsn()");
-        standby.await_sql(&format!("select pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
-        Pair { live, standby }
-    }
-
-    fn archive(&self, primary: bool) -> Archive {
-        let build = Archive::build(self.standby.data()).connection(self.standby.connection());
-        let build = if primary { build.primary(self.live.server.connection()) } else { build };
-        build.root(self.live.archive.root()).unregistered()
-    }
+fn pair() -> Pair {
+    let pair = Pair::of(healthy());
+    pair.live.flush_wal();
+    pair.catch_up();
+    pair
 }
 
 #[test]
 fn the_primary_ends_a_segment_where_it_can_be_asked_and_else_the_last_one_is_tried() {
-    let pair = Pair::new();
+    let pair = pair();
     let report = check(&pair.archive(true), 0);
     shows(&report, "archiving into first", "ok", "has the right hash");
     let report = check(&pair.archive(false), 0);
@@ -48,7 +27,7 @@ fn the_primary_ends_a_segment_where_it_can_be_asked_and_else_the_last_one_is_tri
 
 #[test]
 fn each_wrong_setting_of_a_standby_is_named_with_the_line_to_type() {
-    let pair = Pair::new();
+    let pair = pair();
     let archive = pair.archive(true);
     let good = archive.restore_command();
     let cases = [

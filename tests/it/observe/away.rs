@@ -5,15 +5,8 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_repository_that_is_away_is_red_and_an_optional_one_yellow() {
-    let server = Cluster::build().wal_segsize(1).create();
-    let scratch = Scratch::new();
-    let roots = [scratch.mkdir("one"), scratch.mkdir("two")];
-    let away = scratch.join("away");
-    let archive =
-        Archive::build(server.data()).root(&roots[0]).root(&roots[1]).optional(1).for_server(&server);
-    archive.keep(scratch);
-    server.start();
-    let live = Live { server, archive };
+    let (live, roots) = Live::with_two(|_| {});
+    let away = live.archive.scratch().join("away");
     live.backup();
     settled(&live);
     std::fs::rename(&roots[1], &away).expect("take a repository away");

@@ -95,14 +95,7 @@ fn a_backup_that_is_too_old_or_was_never_taken_is_red() {
 
 #[test]
 fn a_gap_is_red_and_in_an_optional_repository_yellow() {
-    let server = Cluster::build().wal_segsize(1).create();
-    let scratch = Scratch::new();
-    let roots = [scratch.mkdir("one"), scratch.mkdir("two")];
-    let archive =
-        Archive::build(server.data()).root(&roots[0]).root(&roots[1]).optional(1).for_server(&server);
-    archive.keep(scratch);
-    server.start();
-    let live = Live { server, archive };
+    let (live, roots) = Live::with_two(|_| {});
     live.backup();
     let lost = live.flush_wal();
     settled(&live);

@@ -34,6 +34,19 @@ impl Live {
         Live { server, archive }
     }
 
+    /// One with a required repository and an optional one, by their directories; `prepare` as in [`Live::with`].
+    pub fn with_two(prepare: impl FnOnce(&Cluster)) -> (Live, [PathBuf; 2]) {
+        let server = Cluster::build().wal_segsize(1).create();
+        prepare(&server);
+        let scratch = Scratch::new();
+        let roots = [scratch.mkdir("one"), scratch.mkdir("two")];
+        let archive =
+            Archive::build(server.data()).root(&roots[0]).root(&roots[1]).optional(1).for_server(&server);
+        archive.keep(scratch);
+        server.start();
+        (Live { server, archive }, roots)
+    }
+
     /// A start of `walkeep backup`.
     pub fn backing_up(&self) -> Run {
         backing_up(&self.archive)
@@ -69,6 +82,41 @@ impl Live {
     #[track_caller]
     pub fn restore(&self, arguments: &[&str]) -> Restored {
         restore(&self.archive, arguments)
+    }
+}
+
+/// A primary that archives, and a standby that streams from it.
+pub struct Pair {
+    pub live: Live,
+    pub standby: Cluster,
+}
+
+impl Pair {
+    /// The standby has replayed what the primary has written.
+    pub fn of(live: Live) -> Pair {
+        let scratch = Scratch::new();
+        let data = scratch.join("data");
+        live.server.base_backup(&data);
+        let standby = Cluster::over(scratch, data);
+        standby.set("primary_conninfo", &live.server.connection().replace(" dbname=postgres", ""));
+        standby.touch("standby.signal");
+        standby.start();
+        let pair = Pair { live, standby };
+        pair.catch_up();
+        pair
+    }
+
+    /// Awaits that the standby has replayed what the primary has written.
+    pub fn catch_up(&self) {
+        let lsn = self.live.server.psql("select pg_current_wal_flush_lsn()");
+        self.standby.await_sql(&format!("select pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
+    }
+
+    /// The configuration of the standby's host.
+    pub fn archive(&self, primary: bool) -> Archive {
+        let build = Archive::build(self.standby.data()).connection(self.standby.connection());
+        let build = if primary { build.primary(self.live.server.connection()) } else { build };
+        build.root(self.live.archive.root()).unregistered()
     }
 }
 
