@@ -13,7 +13,7 @@ use crate::repo::active::{Announcement, Life, Notice, Operation, Patience};
 use crate::repo::data::Data;
 use crate::repo::entry::{Entry, File};
 use crate::repo::manifest::{self, Part};
-use crate::repo::record::Record;
+use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, Put};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -172,8 +172,12 @@ impl Sync<'_> {
     fn has_all(&self, record: &Record, data: &BTreeMap<String, Data>) -> Result<bool> {
         let has =
             |(id, number): (&str, u32)| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
-        let parts = data.get(&record.id).map_or(0, |data| data.manifests.len());
-        Ok(parts >= record.manifest.len() && self.from.packs_of(record)?.iter().all(has))
+        let has_part = |part: &ManifestPart| {
+            part.place().is_some_and(|(id, number)| {
+                data.get(&id).is_some_and(|data| data.manifests.contains_key(&number))
+            })
+        };
+        Ok(record.manifest_objects().all(has_part) && self.from.packs_of(record)?.iter().all(has))
     }
 
     /// Does something with each of many things, several at once.
@@ -271,7 +275,7 @@ impl Sync<'_> {
         if report.problems.len() > problems {
             return Err(Error::new(Kind::Damage, "some of its packs could not be copied"));
         }
-        for part in &record.manifest {
+        for part in record.manifest_objects() {
             self.object(&part.key, part.size, report)?;
         }
         let mut segment = record.wal.first;

@@ -23,7 +23,7 @@ use crate::event::{Event, Observer};
 use crate::pg::page::PAGE_SIZE;
 use crate::repo::active::Announcement;
 use crate::repo::entry::{Entry, Extent, File, StoredPath};
-use crate::repo::manifest::{self, Part, Parts, StoredPack, Use};
+use crate::repo::manifest::{self, Bases, Part, Parts, StoredPack, Use, Written};
 use crate::repo::record::Record;
 use crate::repo::{Archive, ObjectName, Records};
 use crossbeam_channel::{Receiver, Sender};
@@ -46,6 +46,10 @@ pub struct Earlier {
     unfinished: Option<String>,
     /// The packs that may be named, by their keys.
     packs: HashMap<Arc<str>, StoredPack>,
+    /// Nothing of what there is may be relied upon.
+    stands_alone: bool,
+    /// The parts of the parent's manifest that have been read.
+    pub bases: Bases,
 }
 
 impl Earlier {
@@ -95,7 +99,7 @@ impl Earlier {
 
     fn add_parent(&mut self, archive: &Archive, record: Record, observer: &dyn Observer) -> Result<()> {
         let uses = manifest::uses(archive, &record)?;
-        let there = sizes(archive, &uses)?;
+        let there = sizes(archive, uses.iter().map(|used| used.pack.as_str()))?;
         let is_there = |used: &Use| there.get(&used.pack) == Some(&used.stored.size);
         let missing = uses.iter().filter(|used| !is_there(used)).count();
         if missing > 0 {
@@ -125,7 +129,7 @@ impl Earlier {
         let others = archive.announced()?;
         let is_busy = others.iter().any(|seen| seen.is_removing(&id) || seen.may_be_making(&id));
         if !is_busy && archive.record(&id)?.is_none() {
-            let there: HashMap<String, u64> = archive.pack_sizes(&id)?.into_iter().collect();
+            let there: HashMap<String, u64> = archive.stored_by(&id)?.into_iter().collect();
             let mut packs: HashMap<Arc<str>, StoredPack> = HashMap::new();
             for part in manifest::unfinished(archive, &id) {
                 let Ok(part) = part else {
@@ -159,6 +163,7 @@ impl Earlier {
     pub fn name_nothing(&mut self) {
         self.packs.clear();
         self.unfinished = None;
+        self.stands_alone = true;
     }
 
     /// Leaves the parent alone, for one who has heard what changed since then.
@@ -177,7 +182,16 @@ impl Earlier {
             self.hand_on(manifest::unfinished(archive, id), parts, observer)?;
         }
         match &self.parent {
-            Some(record) => self.hand_on(Parts::of(archive, record), parts, observer),
+            Some(record) => {
+                let stored = record.manifest.iter().map(Some).chain([None]);
+                let read = Parts::of(archive, record).zip(stored).map(|(part, stored)| {
+                    if let (Ok(part), Some(stored), false) = (&part, stored, self.stands_alone) {
+                        self.bases.add(part, stored);
+                    }
+                    part
+                });
+                self.hand_on(read, parts, observer)
+            }
             None => Ok(()),
         }
     }
@@ -215,28 +229,31 @@ impl Earlier {
     }
 }
 
-/// Fails unless all these packs are still in the repository.
-pub fn check_packs(archive: &Archive, uses: &[Use]) -> Result<()> {
-    let there = sizes(archive, uses)?;
-    match uses.iter().find(|used| there.get(&used.pack) != Some(&used.stored.size)) {
+/// Fails unless everything that a manifest relies upon is still in the repository: packs, and bases of its parts.
+pub fn check_stored(archive: &Archive, manifest: &Written) -> Result<()> {
+    let packs = manifest.uses.iter().map(|used| (used.pack.as_str(), used.stored.size));
+    let bases = manifest.parts.iter().filter_map(|part| part.base.as_deref());
+    let needed: Vec<(&str, u64)> = packs.chain(bases.map(|base| (base.key.as_str(), base.size))).collect();
+    let there = sizes(archive, needed.iter().map(|(key, _)| *key))?;
+    match needed.iter().find(|(key, size)| there.get(*key) != Some(size)) {
         None => Ok(()),
-        Some(used) => {
-            Err(Error::new(Kind::Damage, format!("{} went away while the backup was taken", used.pack))
+        Some((key, _)) => {
+            Err(Error::new(Kind::Damage, format!("{key} went away while the backup was taken"))
                 .hint("take the backup again: what is missing is stored anew"))
         }
     }
 }
 
-/// The packs that there are in the folders of the backups that stored these: key and size.
-fn sizes(archive: &Archive, uses: &[Use]) -> Result<HashMap<String, u64>> {
-    let storer = |used: &Use| match ObjectName::parse(&used.pack) {
-        Some(ObjectName::Pack(id, _)) => Some(id),
+/// Everything in the folders of the backups that stored these objects: key and size.
+fn sizes<'a>(archive: &Archive, keys: impl Iterator<Item = &'a str>) -> Result<HashMap<String, u64>> {
+    let storer = |key| match ObjectName::parse(key) {
+        Some(ObjectName::Pack(id, _) | ObjectName::Manifest(id, _)) => Some(id),
         _ => None,
     };
-    let storers: BTreeSet<String> = uses.iter().filter_map(storer).collect();
+    let storers: BTreeSet<String> = keys.filter_map(storer).collect();
     let mut found = HashMap::new();
     for id in storers {
-        found.extend(archive.pack_sizes(&id)?);
+        found.extend(archive.stored_by(&id)?);
     }
     Ok(found)
 }

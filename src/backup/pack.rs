@@ -157,7 +157,7 @@ impl<'a> Packer<'a> {
             archive,
             backup,
             earlier,
-            manifest: Writer::new(archive, backup)?,
+            manifest: Writer::new(archive, backup, &earlier.bases)?,
             packs,
             number: 0,
             key: Arc::from(""),

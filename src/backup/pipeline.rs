@@ -22,10 +22,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file up to this size has blocks of one page; a larger one has larger blocks, so that hashes take
-/// less than a two-thousandth of the data.
+/// less than a thousandth of the data.
 const SMALL_FILE: u64 = 1 << 20;
 const SMALL_BLOCK: u32 = 8 << 10;
-const LARGE_BLOCK: u32 = 32 << 10;
+const LARGE_BLOCK: u32 = 16 << 10;
 
 /// Content on its way to a compressor, which gives the memory back.
 pub struct Frame {

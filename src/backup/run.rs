@@ -4,7 +4,7 @@
 //! the record is written last, when packs, manifest and every segment of the WAL are in the repository.
 
 use super::compress::Compressor;
-use super::earlier::{Earlier, Queue, check_packs};
+use super::earlier::{Earlier, Queue, check_stored};
 use super::failure::{Failure, cancelled};
 use super::pack::{self, FinishedFile, Item, Outbox, Packed, Packer};
 use super::pages::{BadPages, Surprises};
@@ -206,7 +206,7 @@ impl Run<'_> {
         self.check_history(&archive)?;
 
         let uses = &packed.manifest.uses;
-        check_packs(&archive, uses)?;
+        check_stored(&archive, &packed.manifest)?;
         let shares = packed.manifest.packs.iter().any(|(storer, _)| storer != id);
 
         let damaged = bad.into_files(label.start, stopped.lsn);

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
-/// Pages that are told apart, as a bit of a mask: 32 KiB. A mask of 32 bits covers 1 MiB, a *piece*.
-const GROUP: u64 = 4;
+/// Pages that are told apart, as a bit of a mask: 16 KiB. A mask of 32 bits covers 512 KiB, a *piece*.
+const GROUP: u64 = 2;
 const PIECE: u64 = 32 * GROUP;
 
 /// Pieces that are remembered, 8 bytes each. A cluster of which more changed is read as a whole.
@@ -168,7 +168,7 @@ impl Server {
     }
 
     /// Reads these summaries, put together by the server: it sends one row for each relation that changed, and of
-    /// how many blocks it tells 8 bytes for a mebibyte.
+    /// how many blocks it tells 8 bytes for half a mebibyte.
     fn read_summaries(&self, timeline: TimelineId, ranges: &[(Lsn, Lsn)]) -> Result<Summaries> {
         // Named one by one: one that is removed meanwhile is an error.
         let sql = format!(

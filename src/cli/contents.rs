@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::repo::catalog::{Gap, Inventory, Reach};
-use crate::repo::data::exclusive;
+use crate::repo::data::{Data, PackSet, exclusive, manifest_bytes};
 use crate::repo::drills::Drill;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
@@ -129,17 +129,17 @@ impl Contents {
             named.push(self.archive.packs_of(record).unwrap_or_default());
         }
         let sizes = &mut self.sizes;
-        for (record, packs) in self.records.iter().zip(exclusive(&named, &data)) {
-            let parts: u64 = record.manifest.iter().map(|part| part.size).sum();
+        for (record, free) in self.records.iter().zip(exclusive(&self.records, &named, &data)) {
             let record_size = record_sizes.get(&record.id).copied().unwrap_or_default();
-            sizes.exclusive.insert(record.id.clone(), packs + parts + record_size);
-            sizes.backups += parts + record_size;
+            sizes.exclusive.insert(record.id.clone(), free + record_size);
+            sizes.backups += record_size;
         }
-        let mut all = crate::repo::data::PackSet::default();
+        sizes.backups += manifest_bytes(&self.records);
+        let mut all = PackSet::default();
         named.iter().for_each(|packs| all.extend(packs));
         let of = |(id, number): (&str, u32)| data.get(id).and_then(|data| data.packs.get(&number)).copied();
         sizes.backups += all.iter().filter_map(of).sum::<u64>();
-        let stored: u64 = data.values().map(crate::repo::data::Data::bytes).sum();
+        let stored: u64 = data.values().map(Data::bytes).sum();
         let records: u64 = self.records.iter().filter_map(|record| record_sizes.get(&record.id)).sum();
         sizes.unfinished = stored.saturating_sub(sizes.backups - records);
         sizes.wal = self.lines.as_ref().map_or(0, |lines| lines.inventory.bytes);

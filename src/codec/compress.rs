@@ -76,6 +76,33 @@ pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     zstd_safe::find_frame_compressed_size(bytes).ok()
 }
 
+/// One frame that holds all of `content` by what it has in common with `base`, as `zstd --patch-from` makes it: only who
+/// has `base` can read it.
+pub fn patch(base: &[u8], content: &[u8]) -> Result<Vec<u8>> {
+    use zstd_safe::CParameter::{CompressionLevel, EnableLongDistanceMatching, WindowLog};
+    let reach = (base.len() + content.len()).next_power_of_two().trailing_zeros();
+    let mut context = zstd_safe::CCtx::create();
+    // Matches are long and far away, as they are in two editions of one text; a higher level finds hardly more.
+    for parameter in [CompressionLevel(1), EnableLongDistanceMatching(true), WindowLog(reach.clamp(10, 27))] {
+        context.set_parameter(parameter).map_err(failed)?;
+    }
+    context.ref_prefix(base).map_err(failed)?;
+    let mut out = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
+    context.compress2(&mut out, content).map_err(failed)?;
+    Ok(out)
+}
+
+/// The content of a frame that [`patch`] made, which may not exceed `limit` bytes.
+pub fn unpatch(base: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>> {
+    let size = content_size(frame, limit)?;
+    let mut context = zstd_safe::DCtx::create();
+    context.ref_prefix(base).map_err(failed)?;
+    let mut out = Vec::with_capacity(size);
+    let got = context.decompress(&mut out, frame).map_err(failed)?;
+    check_size(got, size)?;
+    Ok(out)
+}
+
 /// A decompressor of whole frames that is used again and again.
 #[derive(Default)]
 pub struct Decompressor(zstd_safe::DCtx<'static>);

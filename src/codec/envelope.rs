@@ -1,7 +1,7 @@
 //! The header that every object of a repository begins with: a zstd skippable frame of fixed length
 //! around one JSON object, so that `zstd -dc` gives the content and `head -c 512` says what it is.
 
-use super::compress::{Compressor, Decompressor, FRAME, frame_length};
+use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,10 @@ pub struct Header {
     /// Of the content; not for packs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<ContentHash>,
+    /// The key, relative to the archive, of the object without whose content this one's cannot be told: its frame is a
+    /// [`compress::patch`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// Says that the rest is encrypted, by a later version of this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cipher: Option<serde_json::Value>,
@@ -132,12 +136,21 @@ pub fn check_format(format: u32) -> Result<()> {
 }
 
 /// Makes a whole object of a content that fits in memory; fills in size and hash.
-pub fn seal(mut header: Header, content: &[u8], compressor: &mut Compressor) -> Result<Vec<u8>> {
-    header.size = Some(content.len() as u64);
-    header.sha256 = Some(ContentHash::of(content));
+pub fn seal(header: Header, content: &[u8], compressor: &mut Compressor) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
     compressor.frame(content, &mut frame)?;
-    Ok([&header.encode()?[..], &frame].concat())
+    whole(header, content, &frame)
+}
+
+/// As [`seal`], by what the content has in common with that of the object that the header names as its base.
+pub fn seal_patch(header: Header, content: &[u8], base: &[u8]) -> Result<Vec<u8>> {
+    whole(header, content, &compress::patch(base, content)?)
+}
+
+fn whole(mut header: Header, content: &[u8], frame: &[u8]) -> Result<Vec<u8>> {
+    header.size = Some(content.len() as u64);
+    header.sha256 = Some(ContentHash::of(content));
+    Ok([&header.encode()?[..], frame].concat())
 }
 
 /// The content of an object, decompressed frame by frame. Nothing of it may be used before
@@ -185,6 +198,14 @@ impl<R: Read> Content<R> {
     /// Bytes that the content should have.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The whole content at once, checked, when it has at most `limit` bytes, told by that of the base.
+    pub fn read_patch(mut self, base: &[u8], limit: u64) -> Result<(Header, Vec<u8>)> {
+        self.source.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
+        let content = compress::unpatch(base, &self.ahead, limit as usize)?;
+        let sha256 = ContentHash::of(&content);
+        Ok((self.check(content.len() as u64, sha256)?, content))
     }
 
     /// Replaces `out` by the content of the next frame; false at the end.

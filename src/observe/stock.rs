@@ -4,7 +4,7 @@ use super::facts::{Backup, Drilled, Server, Stock, Window};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::catalog::Inventory;
-use crate::repo::data::{Data, PackSet};
+use crate::repo::data::{Data, PackSet, manifest_bytes};
 use crate::repo::drills::Outcome;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
@@ -101,8 +101,7 @@ fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) ->
     }
     let size = |(id, number): (&str, u32)| data.get(id).and_then(|data| data.packs.get(&number)).copied();
     let packs: u64 = named.iter().filter_map(size).sum();
-    let manifests: u64 = records.iter().flat_map(|record| &record.manifest).map(|part| part.size).sum();
-    Some(stored.saturating_sub(packs + manifests))
+    Some(stored.saturating_sub(packs + manifest_bytes(records)))
 }
 
 /// What drills have found. A history that cannot be understood is none: it is evidence, and the next drill begins it

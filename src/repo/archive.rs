@@ -1,8 +1,9 @@
 //! The part of a repository that belongs to one cluster under one system identifier and major version.
 //! To hold one is to have seen its identity.
 
+use super::manifest::MAX_PART;
 use super::name::ObjectName;
-use super::record::Record;
+use super::record::{ManifestPart, Record};
 use super::wal::Wal;
 use super::{Identity, Lineage, Repository, SMALL, key, misplaced, parse_json, to_json};
 use crate::codec::envelope::{Content, FORMAT, HEADER_SIZE, Header, ObjectKind};
@@ -287,11 +288,12 @@ impl Archive {
         }
     }
 
-    /// The packs that a backup stored: their keys, relative to this archive, and the sizes of the objects.
-    pub fn pack_sizes(&self, id: &str) -> Result<Vec<(String, u64)>> {
+    /// What a backup stored: the keys of packs and parts of its manifest, relative to this archive, and the sizes of
+    /// the objects.
+    pub fn stored_by(&self, id: &str) -> Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
-        self.each_named(&key::packs(id), |name, entry| {
-            if let ObjectName::Pack(..) = name {
+        self.each_named(&key::data(id), |name, entry| {
+            if let ObjectName::Pack(..) | ObjectName::Manifest(..) = name {
                 found.push((name.to_string(), entry.size));
             }
             Ok(())
@@ -329,33 +331,68 @@ impl Archive {
     }
 
     /// A part of a backup's manifest, checked against what the record says of the stored object.
-    pub fn get_manifest(&self, part: &super::record::ManifestPart, name: &str) -> Result<Vec<u8>> {
-        let key = self.base.join(&part.key)?;
+    pub fn get_manifest(&self, part: &ManifestPart, name: &str) -> Result<Vec<u8>> {
+        let base = match &part.base {
+            Some(base) => Some((&base.key[..], self.get_base(base)?)),
+            None => None,
+        };
         let read = || {
             let object = self.get_range(&part.key, 0..part.size)?;
             if ContentHash::of(&object) != part.sha256 {
                 return Err(Error::new(Kind::Damage, "its SHA-256 is not the one in the backup's record"));
             }
-            self.manifest_text(&object, name)
+            self.manifest_text(&object, name, base.as_ref().map(|(key, text)| (*key, &text[..])))
         };
-        self.in_repository("read", &key, read())
+        self.in_repository("read", &self.base.join(&part.key)?, read())
+    }
+
+    /// A part of an earlier manifest by which others are told.
+    pub fn get_base(&self, base: &ManifestPart) -> Result<Vec<u8>> {
+        match (base.place(), &base.base) {
+            (Some((id, number)), None) => self.get_manifest(base, &key::manifest(&id, number)),
+            _ => Err(Error::new(Kind::Damage, format!("`{}` cannot be a base", base.key.escape_debug()))),
+        }
     }
 
     /// A part of the manifest of a backup without a record; `None` when there is no such part.
     pub fn get_unfinished_manifest(&self, id: &str, number: u32) -> Result<Option<Vec<u8>>> {
         let name = key::manifest(id, number);
-        let relative = key::data(&name);
-        let Some(size) = self.size(&relative)?.filter(|size| *size <= super::manifest::MAX_PART) else {
+        let Some(object) = self.get_unrecorded(&key::data(&name))? else {
             return Ok(None);
         };
-        let read = || self.manifest_text(&self.get_range(&relative, 0..size)?, &name);
-        self.in_repository("read", &self.base.join(&relative)?, read()).map(Some)
+        let read = || {
+            let Some(key) = Header::decode(&object)?.base else {
+                return self.manifest_text(&object, &name, None);
+            };
+            // Whether it is the right one the hash of the text tells.
+            let gone = || Error::new(Kind::Damage, format!("its base {} is gone", key.escape_debug()));
+            let base = self.get_unrecorded(&key)?.ok_or_else(gone)?;
+            let base = self.manifest_text(&base, key.strip_prefix(&key::data("")).unwrap_or(&key), None)?;
+            self.manifest_text(&object, &name, Some((&key, &base)))
+        };
+        self.in_repository("read", &self.base.join(key::data(&name))?, read()).map(Some)
     }
 
-    fn manifest_text(&self, object: &[u8], name: &str) -> Result<Vec<u8>> {
+    /// A manifest part as it is stored, of which no record says anything.
+    fn get_unrecorded(&self, relative: &str) -> Result<Option<Vec<u8>>> {
+        match self.size(relative)?.filter(|size| *size <= MAX_PART) {
+            Some(size) => self.get_range(relative, 0..size).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// `base`: the key of the object that the text has to be told by, and the text of that.
+    fn manifest_text(&self, object: &[u8], name: &str, base: Option<(&str, &[u8])>) -> Result<Vec<u8>> {
         let content = Content::open(object)?;
         self.check_header(&content.header, ObjectKind::Manifest, name)?;
-        Ok(content.read_all(super::manifest::MAX_PART)?.1)
+        if content.header.base.as_deref() != base.map(|(key, _)| key) {
+            return Err(Error::new(Kind::Damage, "it does not have the base that the record gives it"));
+        }
+        let (_, text) = match base {
+            Some((_, base)) => content.read_patch(base, MAX_PART)?,
+            None => content.read_all(MAX_PART)?,
+        };
+        Ok(text)
     }
 
     /// The last step of a backup: from here on it is listed.
@@ -453,6 +490,7 @@ pub fn header(lineage: Lineage, kind: ObjectKind, name: impl Into<String>) -> He
         pg: lineage.major,
         size: None,
         sha256: None,
+        base: None,
         cipher: None,
     }
 }

@@ -101,22 +101,36 @@ impl Data {
     }
 }
 
-/// Bytes that would be free if a backup were removed and all others stayed, for each of them.
-pub fn exclusive(named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
-    let mut users: BTreeMap<(&str, u32), Option<usize>> = BTreeMap::new();
-    for (index, packs) in named.iter().enumerate() {
-        for pack in packs.iter() {
-            users.entry(pack).and_modify(|user| *user = None).or_insert(Some(index));
-        }
+/// Bytes of `data/` that would be free if a backup were removed and all others stayed, for each of them. `named`: the
+/// packs that each names.
+pub fn exclusive(records: &[Record], named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
+    fn add<K: Ord>(users: &mut BTreeMap<K, Option<usize>>, object: K, user: usize) {
+        let shared = |known: &mut Option<usize>| *known = known.filter(|known| *known == user);
+        users.entry(object).and_modify(shared).or_insert(Some(user));
     }
-    let mut free = vec![0; named.len()];
-    for ((id, number), user) in users {
-        let size = data.get(id).and_then(|data| data.packs.get(&number));
-        if let (Some(size), Some(free)) = (size, user.and_then(|user| free.get_mut(user))) {
+    let mut packs = BTreeMap::new();
+    let mut manifests = BTreeMap::new();
+    for (index, (record, named)) in records.iter().zip(named).enumerate() {
+        named.iter().for_each(|pack| add(&mut packs, pack, index));
+        record.manifest_objects().for_each(|part| add(&mut manifests, (part.key.as_str(), part.size), index));
+    }
+    let size = |(id, number): (&str, u32)| data.get(id)?.packs.get(&number).copied();
+    let packs = packs.into_iter().map(|(pack, user)| (size(pack).unwrap_or_default(), user));
+    let manifests = manifests.into_iter().map(|((_, size), user)| (size, user));
+    let mut free = vec![0; records.len()];
+    for (size, user) in packs.chain(manifests) {
+        if let Some(free) = user.and_then(|user| free.get_mut(user)) {
             *free += size;
         }
     }
     free
+}
+
+/// Bytes that the manifests of backups take, those included by which others are told.
+pub fn manifest_bytes<'a>(records: impl IntoIterator<Item = &'a Record>) -> u64 {
+    let objects = records.into_iter().flat_map(Record::manifest_objects);
+    let sizes: BTreeMap<&str, u64> = objects.map(|part| (part.key.as_str(), part.size)).collect();
+    sizes.values().sum()
 }
 
 impl Archive {

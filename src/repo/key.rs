@@ -59,12 +59,7 @@ pub fn pack(id: &str, number: u32) -> String {
     format!("{id}/pack/{number:06}")
 }
 
-/// The folder of a backup's packs.
-pub fn packs(id: &str) -> String {
-    format!("data/{id}/pack")
-}
-
-/// The key of what a backup stored, from its name.
+/// The key of what a backup stored, from its name; of an id, the folder of all of it.
 pub fn data(name: &str) -> String {
     format!("data/{name}")
 }

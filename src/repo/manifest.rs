@@ -1,17 +1,23 @@
 //! What a backup consists of, as lines of JSON in parts of bounded size; see `FORMAT.md`.
+//!
+//! From one backup to the next most lines stay as they are. So a part is stored as what distinguishes it from a part of
+//! an earlier manifest, its *base*, while that is less than half of it. A base has none itself: to read a part is to read
+//! two objects at most. Parts end where those of the parent end, so that each keeps to one base.
 
 use super::data::PackSet;
 use super::entry::{Dir, Entry, File, StoredPath, Tablespace};
 use super::record::{ManifestPart, Record};
 use super::{Archive, key};
 use crate::codec::compress::{Compression, Compressor, FRAME};
-use crate::codec::envelope::{self, ObjectKind};
+use crate::codec::envelope::{self, HEADER_SIZE, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 
-/// A part is closed when its text has grown to this. A backup that never comes to its end leaves those that are full.
+/// A part is closed when its text has grown to this, or twice this while the parent's part goes on. A backup that never comes to its end leaves those that are full.
 const PART_SIZE: usize = 2 << 20;
 
 /// No part is larger: one line may follow after the size is reached, and a line describes 1 GiB.
@@ -95,10 +101,39 @@ impl Totals {
     }
 }
 
-/// Writes the manifest of a backup, part by part; memory is bounded by a part.
+/// By which earlier parts those of a new manifest may be told: from which file on, and the part. Filled while the
+/// parent's manifest is read, ahead of the writer.
+#[derive(Default)]
+pub struct Bases(Mutex<VecDeque<(StoredPath, ManifestPart)>>);
+
+impl Bases {
+    /// Adds a part of the parent's manifest; they come in order.
+    pub fn add(&self, part: &Part, stored: &ManifestPart) {
+        let base = stored.base.as_deref().unwrap_or(stored);
+        if let Some(first) = part.files().next() {
+            let mut bases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            bases.push_back((first.path.clone(), base.clone()));
+        }
+    }
+
+    /// The part that holds a file, or would; `None` when it is the one that it was for the file before.
+    fn next(&self, path: &StoredPath) -> Option<ManifestPart> {
+        let mut bases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = None;
+        while bases.front().is_some_and(|(first, _)| first.order(path) != Ordering::Greater) {
+            passed = bases.pop_front();
+        }
+        passed.map(|(_, base)| base)
+    }
+}
+
+/// Writes the manifest of a backup, part by part; memory is bounded by a part and its base.
 pub struct Writer<'a> {
     archive: &'a Archive,
     backup: String,
+    bases: &'a Bases,
+    /// Of the part that is being written.
+    base: Option<ManifestPart>,
     compressor: Compressor,
     text: Vec<u8>,
     /// Packs that this part has named, by key.
@@ -123,10 +158,12 @@ pub struct Written {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(archive: &'a Archive, backup: &str) -> Result<Writer<'a>> {
+    pub fn new(archive: &'a Archive, backup: &str, bases: &'a Bases) -> Result<Writer<'a>> {
         let mut writer = Writer {
             archive,
             backup: backup.to_owned(),
+            bases,
+            base: None,
             compressor: Compressor::new(Compression::Zstd(3))?,
             text: Vec::new(),
             packs: HashMap::new(),
@@ -154,6 +191,14 @@ impl<'a> Writer<'a> {
     /// Adds an entry. Its extents number packs as `pack_keys` says: each pack's key, relative to the
     /// archive, at the place of its number.
     pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> String) -> Result<()> {
+        if let Entry::File(file) = &entry
+            && let Some(base) = self.bases.next(&file.path)
+        {
+            if self.text.len() >= PART_SIZE / 2 {
+                self.next_part()?;
+            }
+            self.base = Some(base);
+        }
         if let Entry::File(file) | Entry::Config(file) = &mut entry {
             let mut left = file.size;
             for extent in &mut file.at {
@@ -163,11 +208,13 @@ impl<'a> Writer<'a> {
         }
         self.totals.count(&entry);
         self.line(&entry.into())?;
-        if self.text.len() >= PART_SIZE {
-            self.close_part()?;
-            self.begin()?;
-        }
-        Ok(())
+        let most = if self.base.is_some() { 2 * PART_SIZE } else { PART_SIZE };
+        if self.text.len() >= most { self.next_part() } else { Ok(()) }
+    }
+
+    fn next_part(&mut self) -> Result<()> {
+        self.close_part()?;
+        self.begin()
     }
 
     /// The number of a pack in this part, and a note that these bytes of it are needed.
@@ -188,17 +235,37 @@ impl<'a> Writer<'a> {
     fn close_part(&mut self) -> Result<()> {
         let name = key::manifest(&self.backup, self.parts.len() as u32 + 1);
         let header = self.archive.header(ObjectKind::Manifest, &name);
-        let object = envelope::seal(header, &self.text, &mut self.compressor)?;
+        let (object, base) = match self.patch(header.clone())? {
+            Some((object, base)) => (object, Some(Box::new(base))),
+            None => (envelope::seal(header, &self.text, &mut self.compressor)?, None),
+        };
         self.archive.put_data(&name, &object)?;
         self.stored += object.len() as u64;
         self.parts.push(ManifestPart {
             key: key::data(&name),
             size: object.len() as u64,
             sha256: ContentHash::of(&object),
+            base,
         });
         self.text.clear();
         self.packs.clear();
         Ok(())
+    }
+
+    /// The part as what distinguishes it from its base, unless that is too much or the base cannot be read.
+    fn patch(&self, mut header: Header) -> Result<Option<(Vec<u8>, ManifestPart)>> {
+        let Some(base) = &self.base else {
+            return Ok(None);
+        };
+        let text = match self.archive.get_base(base) {
+            Err(error) if error.kind() == Kind::Damage => return Ok(None),
+            text => text?,
+        };
+        header.base = Some(base.key.clone());
+        let object = envelope::seal_patch(header, &self.text, &text)?;
+        let own = |size: u64| size.saturating_sub(HEADER_SIZE as u64);
+        let is_worth_it = own(object.len() as u64) <= own(base.size) / 2;
+        Ok(is_worth_it.then(|| (object, base.clone())))
     }
 
     /// Writes the end. Everything is durable when this returns. `stored` knows every pack that was named.
@@ -228,6 +295,14 @@ pub struct Part {
 }
 
 impl Part {
+    /// Its files in the order of their paths, and what stands behind them.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::File(file) => Some(file),
+            Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
+        })
+    }
+
     /// The packs of its extents, and bytes of blocks in them.
     pub fn named(&self) -> impl Iterator<Item = (&str, u64)> {
         let files = self.entries.iter().filter_map(|entry| match entry {

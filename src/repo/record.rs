@@ -2,6 +2,7 @@
 
 use super::data::PackSet;
 use super::entry::Tablespace;
+use super::name::ObjectName;
 use crate::codec::envelope::decimal;
 use crate::codec::hash::ContentHash;
 use crate::pg::lsn::Lsn;
@@ -69,6 +70,19 @@ pub struct ManifestPart {
     pub size: u64,
     /// Of the stored object, its header included.
     pub sha256: ContentHash,
+    /// A part of an earlier backup's manifest without whose text this one's cannot be told. It has no base itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Box<ManifestPart>>,
+}
+
+impl ManifestPart {
+    /// The backup whose manifest it is part of, and its number there; `None` when its key is none of such a part.
+    pub fn place(&self) -> Option<(String, u32)> {
+        match ObjectName::parse(&self.key) {
+            Some(ObjectName::Manifest(id, number)) => Some((id, number)),
+            _ => None,
+        }
+    }
 }
 
 /// The segments from the start of a backup to its end, both included.
@@ -116,5 +130,10 @@ pub struct DamagedFile {
 impl Record {
     pub fn is_complete(&self) -> bool {
         self.state == State::Complete
+    }
+
+    /// The objects that the manifest is told by: each part, and behind it its base. A base may come more than once.
+    pub fn manifest_objects(&self) -> impl Iterator<Item = &ManifestPart> {
+        self.manifest.iter().flat_map(|part| [part].into_iter().chain(part.base.as_deref()))
     }
 }

@@ -143,6 +143,13 @@ struct Choice<'a> {
     now: Timestamp,
 }
 
+/// What the backups that stay need of `data/`.
+#[derive(Default)]
+struct Live<'a> {
+    packs: PackSet,
+    manifests: BTreeSet<&'a (String, u32)>,
+}
+
 impl Choice<'_> {
     /// The backups that count: without damaged pages, with all of their objects and WAL, and no verification
     /// found anything wrong with them.
@@ -165,10 +172,9 @@ impl Choice<'_> {
     /// The first object that a backup needs and that is not there.
     fn missing(&self, backup: &Backup) -> Option<String> {
         let of = |id: &str| self.stock.data.get(id);
-        for (index, size) in backup.manifest.iter().enumerate() {
-            let number = index as u32 + 1;
-            if of(&backup.id).and_then(|data| data.manifests.get(&number)) != Some(size) {
-                return Some(ObjectName::Manifest(backup.id.clone(), number).to_string());
+        for ((id, number), size) in &backup.manifest {
+            if of(id).and_then(|data| data.manifests.get(number)) != Some(size) {
+                return Some(ObjectName::Manifest(id.clone(), *number).to_string());
             }
         }
         let is_missing =
@@ -272,10 +278,11 @@ impl Choice<'_> {
     fn remove(&self, reasons: &Reasons, whole: &[usize]) -> Removal {
         let stock = self.stock;
         let mut remove = Removal::default();
-        let mut live = PackSet::default();
+        let mut live = Live::default();
         for (index, backup) in stock.backups.iter().enumerate() {
             if reasons.contains_key(&index) {
-                live.extend(&backup.packs);
+                live.packs.extend(&backup.packs);
+                live.manifests.extend(backup.manifest.keys());
             } else {
                 remove.backups.push(backup.id.clone());
                 remove.records.push((ObjectName::Record(backup.id.clone()), backup.record_size));
@@ -301,7 +308,7 @@ impl Choice<'_> {
         remove
     }
 
-    fn remove_data(&self, live: &PackSet, reasons: &Reasons, remove: &mut Removal) {
+    fn remove_data(&self, live: &Live<'_>, reasons: &Reasons, remove: &mut Removal) {
         let stock = self.stock;
         let making: BTreeSet<&String> = stock.in_use.iter().filter_map(|user| user.backup.as_ref()).collect();
         let needed: BTreeSet<&String> =
@@ -318,14 +325,14 @@ impl Choice<'_> {
             if making.contains(id) || (needed.contains(id) && !listed.contains(id)) {
                 continue;
             }
-            if !kept.contains(id) {
-                let parts = data.manifests.iter();
-                remove
-                    .data
-                    .extend(parts.map(|(number, size)| (ObjectName::Manifest(id.clone(), *number), *size)));
-            }
-            let dead = data.packs.iter().filter(|(number, _)| !live.contains(id, **number));
             let before = remove.data.len();
+            if !kept.contains(id) {
+                let dead = data.manifests.iter();
+                let dead = dead.map(|(number, size)| ((id.clone(), *number), *size));
+                let dead = dead.filter(|(part, _)| !live.manifests.contains(part));
+                remove.data.extend(dead.map(|((id, number), size)| (ObjectName::Manifest(id, number), size)));
+            }
+            let dead = data.packs.iter().filter(|(number, _)| !live.packs.contains(id, **number));
             remove.data.extend(dead.map(|(number, size)| (ObjectName::Pack(id.clone(), *number), *size)));
             if !listed.contains(id) && !remove.backups.contains(id) && remove.data.len() > before {
                 remove.unfinished.push(id.clone());

@@ -26,8 +26,8 @@ pub struct Backup {
     pub wal: WalRange,
     pub segment_size: SegmentSize,
     pub packs: PackSet,
-    /// Sizes of the parts of its manifest.
-    pub manifest: Vec<u64>,
+    /// What its manifest is told by, its own parts and parts of earlier ones: by backup and number, the sizes.
+    pub manifest: BTreeMap<(String, u32), u64>,
     /// Bytes of the record itself.
     pub record_size: u64,
 }
@@ -156,7 +156,7 @@ impl Backup {
             wal: record.wal,
             segment_size: record.segment_size,
             packs,
-            manifest: record.manifest.iter().map(|part| part.size).collect(),
+            manifest: record.manifest_objects().filter_map(|part| Some((part.place()?, part.size))).collect(),
             record_size,
             id: record.id,
         }

@@ -92,17 +92,24 @@ impl<'a> Backup<'a> {
             if part.key != name.to_string() {
                 self.contradiction(format!("it names {} as part of its manifest", part.key));
             }
+            if let Some(base) = part.base.as_deref().filter(|base| base.place().is_none()) {
+                self.contradiction(format!("it names {} as base of its manifest", base.key));
+            }
         }
     }
 
-    /// Presence and size of the parts of the manifest; whether all of them can be read.
+    /// Presence and size of what the manifest is told by; whether all of it can be read.
     pub fn parts(&self) -> bool {
-        let stored = self.data.get(&self.record.id);
         let mut whole = !self.record.manifest.is_empty();
-        for (index, part) in self.record.manifest.iter().enumerate() {
-            let number = index as u32 + 1;
-            let name = ObjectName::Manifest(self.record.id.clone(), number);
-            let problem = match stored.and_then(|data| data.manifests.get(&number)) {
+        for part in self.record.manifest_objects() {
+            // What is no part of a manifest is a contradiction, and reported as such.
+            let Some((id, number)) = part.place() else {
+                whole = false;
+                continue;
+            };
+            let stored = self.data.get(&id).and_then(|data| data.manifests.get(&number));
+            let name = ObjectName::Manifest(id, number);
+            let problem = match stored {
                 None => Some((Kind::Missing, "it is missing".to_owned())),
                 Some(size) if *size != part.size => {
                     Some((Kind::Damaged, format!("it has {size} bytes, the record says {}", part.size)))

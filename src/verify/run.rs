@@ -14,7 +14,7 @@ use crate::repo::data::{Data, PackSet};
 use crate::repo::entry::{Entry, File};
 use crate::repo::manifest::{Part, Parts};
 use crate::repo::pin::Pin;
-use crate::repo::record::Record;
+use crate::repo::record::{ManifestPart, Record};
 use crate::repo::stretch::stretches;
 use crate::repo::window::Lines;
 use crate::repo::{Archive, ObjectName, Records};
@@ -239,7 +239,7 @@ impl<'a> Run<'a> {
         let mut packs = PackSet::default();
         let mut total = 0;
         for record in self.selected() {
-            total += record.manifest.iter().map(|part| part.size).sum::<u64>();
+            total += record.manifest.iter().map(bytes_of).sum::<u64>();
             record.packs.iter().for_each(|named| packs.extend(named));
         }
         let size = |(id, number): (&str, u32)| self.data.get(id)?.packs.get(&number).copied();
@@ -327,10 +327,11 @@ impl<'a> Run<'a> {
             let read = part.and_then(|part| backup.part(&part).map(|()| part));
             match (read, record.manifest.get(index)) {
                 (Ok(part), stored) => {
-                    Findings::count(&self.findings.bytes, stored.map_or(0, |stored| stored.size));
+                    Findings::count(&self.findings.bytes, stored.map_or(0, bytes_of));
                     self.hand_on(record, index as u32 + 1, part, beside, opened, send)?;
                 }
-                (Err(error), Some(_)) => {
+                (Err(error), Some(stored)) => {
+                    let name = self.to_blame(stored).unwrap_or(name);
                     let is_there = self.archive.stored_at(&name)?.is_some();
                     self.findings.error(&name, &error, is_there, [record.id.as_str()]);
                     return Ok(false);
@@ -343,6 +344,13 @@ impl<'a> Run<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// The base of a part that cannot be read, when that is why.
+    fn to_blame(&self, part: &ManifestPart) -> Option<ObjectName> {
+        let base = part.base.as_deref()?;
+        let (id, number) = base.place()?;
+        self.archive.get_base(base).is_err().then_some(ObjectName::Manifest(id, number))
     }
 
     fn is_in_scope(&self, name: WalName) -> bool {
@@ -397,4 +405,9 @@ impl<'a> Run<'a> {
         tasks(&record.id, number, &keys, &files, found).for_each(send);
         Ok(())
     }
+}
+
+/// Bytes that are read for a part of a manifest: its own and those of its base.
+fn bytes_of(part: &ManifestPart) -> u64 {
+    part.size + part.base.as_deref().map_or(0, |base| base.size)
 }

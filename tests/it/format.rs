@@ -1,7 +1,7 @@
 //! The format of the repository: bytes that were written once and are read for ever, and a real repository read
 //! with public tools alone, as `FORMAT.md` says.
 
-use crate::support::live::{self, Story, record_of};
+use crate::support::live::{self, Story, record_of, unpacked};
 use crate::support::repo::files;
 use crate::support::*;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use walkeep::repo::{Lineage, Repository};
 
 const SYSTEM: u64 = 7_300_000_000_000_000_001;
 const ID: &str = "20261121T081502Z-1f3a9c";
+/// A backup of the same content, its manifest told by that of the first.
+const SECOND: &str = "20261121T082502Z-2e4b8d";
 const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n";
 
 /// The committed objects, as a repository.
@@ -33,7 +35,7 @@ fn stored_frame(content: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Writes a repository of one backup and its WAL from a fixed input.
+/// Writes a repository of two backups and their WAL from a fixed input.
 fn write_repository(root: &Path) {
     let lineage = Lineage { system_identifier: SYSTEM, major: 15 };
     let store_of = walkeep::storage::Directory::new(root);
@@ -69,19 +71,17 @@ fn write_repository(root: &Path) {
     }
     archive.put_data(&format!("{ID}/pack/000001"), &pack).expect("store the pack");
 
+    let stored = manifest::StoredPack {
+        size: pack.len() as u64,
+        content: contents.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+    };
     let owner = Owner { owner: "postgres".into(), group: "postgres".into() };
-    let mut writer = manifest::Writer::new(&archive, ID).expect("a manifest");
-    let pack_key = |_| format!("data/{ID}/pack/000001");
-    for path in ["", "base", "base/1", "global", "pg_wal", "pg_tblspc"] {
-        let dir = Dir { path: StoredPath(path.into()), mode: 0o700, owner: owner.clone() };
-        writer.entry(Entry::Dir(dir), pack_key).expect("a directory");
-    }
-    for ((path, bytes), skip) in contents.iter().zip(skips) {
+    let file = |((path, bytes), skip): (&(&str, Vec<u8>), u32)| {
         let mut at = vec![Extent { pack: 0, offset: frames[0].0, length: frames[0].1, skip, blocks: 1 }];
         if bytes.len() > 8192 {
             at.push(Extent { pack: 0, offset: frames[1].0, length: frames[1].1, skip: 0, blocks: 2 });
         }
-        let file = File {
+        File {
             path: StoredPath(path.as_bytes().to_vec()),
             size: bytes.len() as u64,
             mode: 0o600,
@@ -91,13 +91,22 @@ fn write_repository(root: &Path) {
             block: 8192,
             hashes: bytes.chunks(8192).map(block_hash).collect(),
             at,
-        };
-        writer.entry(Entry::File(file), pack_key).expect("a file");
-    }
-    let content = contents.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    let stored = manifest::StoredPack { size: pack.len() as u64, content };
-    let written = writer.finish(|_| Some(stored)).expect("the end of the manifest");
-    let (parts, totals) = (written.parts, written.totals);
+        }
+    };
+    let bases = manifest::Bases::default();
+    let manifest_of = |id| {
+        let mut writer = manifest::Writer::new(&archive, id, &bases).expect("a manifest");
+        let pack_key = |_| format!("data/{ID}/pack/000001");
+        for path in ["", "base", "base/1", "global", "pg_wal", "pg_tblspc"] {
+            let dir = Dir { path: StoredPath(path.into()), mode: 0o700, owner: owner.clone() };
+            writer.entry(Entry::Dir(dir), pack_key).expect("a directory");
+        }
+        for file in contents.iter().zip(skips.clone()).map(file) {
+            writer.entry(Entry::File(file), pack_key).expect("a file");
+        }
+        writer.finish(|_| Some(stored)).expect("the end of the manifest")
+    };
+    let manifest::Written { parts, totals, .. } = manifest_of(ID);
     let segment = Segment::new(SYSTEM, 15).megabytes(1).at(1, 32);
     let name = segment.name().parse().expect("a segment");
     let record = Record {
@@ -133,6 +142,21 @@ fn write_repository(root: &Path) {
         damaged: Vec::new(),
     };
     archive.put_record(&record).expect("store the record");
+    manifest::read(&archive, &record, |part| {
+        bases.add(&part, &record.manifest[0]);
+        Ok(())
+    })
+    .expect("read the manifest");
+    let second = Record {
+        id: SECOND.into(),
+        start_time: time("2026-11-21T08:25:02Z"),
+        stop_time: time("2026-11-21T08:25:03.5Z"),
+        parent: Some(ID.into()),
+        manifest: manifest_of(SECOND).parts,
+        ..record
+    };
+    assert!(second.manifest[0].base.is_some());
+    archive.put_record(&second).expect("store the record");
     let check = |ok, name: &str, detail: &str| Check { name: name.into(), ok, detail: detail.into() };
     let drill = Drill {
         backup: Some(ID.into()),
@@ -194,13 +218,6 @@ fn objects(root: &Path) -> Vec<PathBuf> {
     all.map(|path| path.strip_prefix(root).expect("below").to_owned()).collect()
 }
 
-/// What `zstd -dc` makes of an object.
-fn unpacked(object: &Path) -> Vec<u8> {
-    let output = std::process::Command::new("zstd").arg("-dc").arg(object).output().expect("start zstd");
-    assert!(output.status.success(), "zstd -dc {}", object.display());
-    output.stdout
-}
-
 #[test]
 fn the_bytes_that_are_written_are_those_of_the_first_day() {
     let (_scratch, root) = written();
@@ -251,11 +268,13 @@ fn what_was_written_on_the_first_day_is_still_read() {
         skipped("the files belong to postgres, who is not here");
         return;
     }
-    let to = scratch.join("restored");
-    live::restoring(&archive, &to, &["--immediate"]).go().ok();
-    assert_eq!(read(to.join("PG_VERSION")), b"15\n");
-    assert_eq!(read(to.join("backup_label")), LABEL.as_bytes());
-    assert_eq!(read(to.join("base/1/1259")), [vec![1; 8192], vec![2; 8192], vec![3; 100]].concat());
+    for id in [ID, SECOND] {
+        let to = scratch.join(id);
+        live::restoring(&archive, &to, &[id, "--immediate"]).go().ok();
+        assert_eq!(read(to.join("PG_VERSION")), b"15\n");
+        assert_eq!(read(to.join("backup_label")), LABEL.as_bytes());
+        assert_eq!(read(to.join("base/1/1259")), [vec![1; 8192], vec![2; 8192], vec![3; 100]].concat());
+    }
 }
 
 /// Changes the header of an object, which keeps its length.
@@ -303,7 +322,7 @@ fn assert_refused(folder: &str, change: impl Fn(&mut serde_json::Value) + Copy, 
         assert!(!to.exists());
     } else {
         let to = scratch.join("restored");
-        let outcome = live::restoring(&archive, &to, &["--immediate"]).go().is(1).told();
+        let outcome = live::restoring(&archive, &to, &[ID, "--immediate"]).go().is(1).told();
         assert!(outcome.stderr.contains(reason), "{folder}: no word of {reason:?}\n{outcome}");
         assert!(!to.join("global/pg_control").exists());
     }
@@ -394,6 +413,7 @@ fn a_header_is_what_the_page_says() {
         pg: 15,
         size: Some(3),
         sha256: Some(ContentHash::of(b"abc")),
+        base: None,
         cipher: None,
     };
     let bytes = header.encode().expect("a header");
@@ -444,9 +464,8 @@ fn a_repository_is_read_with_public_tools_alone() {
             "{header} in {object:?}"
         );
         assert!(object.to_string_lossy().ends_with(fields[3]), "{header} in {object:?}");
-        let hash = shell(r#"zstd -dc < "$1" | sha256sum | cut -d' ' -f1"#, &[&path]);
         if fields[1] != "pack" {
-            assert_eq!(hash, fields[2], "{object:?}");
+            assert_eq!(sha256(&unpacked(&path)), fields[2], "{object:?}");
         }
     }
     // A backup: record, manifest, and a file of several runs of blocks.
@@ -454,14 +473,17 @@ fn a_repository_is_read_with_public_tools_alone() {
     let base = root.join(objects(root)[0].components().take(1).collect::<PathBuf>());
     let lineage = base.join(format!("{}-15", story.server.system_identifier()));
     let by_hand = r#"
-        record="$1" base="$2"
-        zstd -dc < "$record" | jq -r '.manifest[] | "\(.sha256)  '"$base"'/\(.key)"' | sha256sum --quiet -c
-        part="$base/$(zstd -dc < "$record" | jq -r '.manifest[0].key')"
-        file=$(zstd -dc < "$part" | jq -c 'select(.file) | .file | select(.path | startswith("base/5/")) | select(.path | test("^base/5/[0-9]+$"))' | jq -cs 'max_by(.size)')
+        record="$1" archive="$2"
+        cd "$3"
+        zstd -dc < "$record" | jq -r '.manifest[] | ., .base // empty | "\(.sha256)  '"$archive"'/\(.key)"' | sha256sum --quiet -c
+        part="$archive/$(zstd -dc < "$record" | jq -r '.manifest[0].key')"
+        base="$archive/$(zstd -dc < "$record" | jq -r '.manifest[0].base.key')"
+        zstd -dc < "$base" > base; zstd -dcq --patch-from=base < "$part" > part
+        file=$(cat part | jq -c 'select(.file) | .file | select(.path | startswith("base/5/")) | select(.path | test("^base/5/[0-9]+$"))' | jq -cs 'max_by(.size)')
         block=$(echo "$file" | jq .block)
         out=$(mktemp)
         echo "$file" | jq -r '.at[] | "\(.[0]) \(.[1]) \(.[2]) \(.[3]) \(.[4])"' | while read -r number offset length skip blocks; do
-            pack="$base/$(zstd -dc < "$part" | jq -r 'select(.pack) | .pack | select(.number == '"$number"') | .key')"
+            pack="$archive/$(cat part | jq -r 'select(.pack) | .pack | select(.number == '"$number"') | .key')"
             dd if="$pack" iflag=skip_bytes,count_bytes,fullblock bs=64K skip="$offset" count="$length" 2>/dev/null \
                 | zstd -dc | tail -c +$((skip + 1)) | head -c $((blocks * block))
         done > "$out"
@@ -471,7 +493,8 @@ fn a_repository_is_read_with_public_tools_alone() {
         stat -c %s "$out"
         echo "$file" | jq -r '.path'
     "#;
-    let lines = shell(by_hand, &[&record, &lineage]);
+    let scratch = Scratch::new();
+    let lines = shell(by_hand, &[&record, &lineage, &scratch.join("")]);
     let lines: Vec<&str> = lines.lines().collect();
     let bytes = std::fs::read(lines[1]).expect("what was put together by hand");
     std::fs::remove_file(lines[1]).expect("remove it");
@@ -487,7 +510,6 @@ fn a_repository_is_read_with_public_tools_alone() {
         r#"dd if="$1" bs=1 skip={} count={} 2>/dev/null | zstd -dc | tail -c +$(({}+1)) | head -c 8192 > "$2""#,
         numbers[1], numbers[2], numbers[3]
     );
-    let scratch = Scratch::new();
     let named =
         manifest.iter().filter_map(|line| line.get("pack")).find(|pack| pack["number"] == file["at"][0][0]);
     let pack = lineage.join(named.and_then(|pack| pack["key"].as_str()).expect("the pack"));

@@ -33,17 +33,21 @@ fn runs(live: &Live, id: &str, path: &str) -> Vec<(String, u64)> {
     at.iter().map(|run| (storer(key(&run[0])), run[4].as_u64().expect("blocks"))).collect()
 }
 
-/// Removes a backup as a prune does: its record, its manifest, and what no other backup names.
+/// The parts of earlier manifests by which that of a backup is told, relative to the archive.
+fn bases(live: &Live, id: &str) -> BTreeSet<String> {
+    let parts = live::parts_of(live.archive.root(), id, "manifest");
+    parts.iter().filter_map(|part| Some(live::header(part)["base"].as_str()?.to_owned())).collect()
+}
+
+/// Removes a backup as a prune does: its record, and of its manifest and packs what no other backup names.
 fn remove(live: &Live, id: &str) {
     let root = live.archive.root();
     std::fs::remove_file(live::record_of(root, id)).expect("remove the record");
-    for part in live::parts_of(root, id, "manifest") {
-        std::fs::remove_file(part).expect("remove the manifest");
-    }
-    let named: BTreeSet<String> = live.records().iter().flat_map(|id| packs(live, id)).collect();
-    for pack in live::parts_of(root, id, "pack") {
-        if !named.iter().any(|key| pack.ends_with(key)) {
-            std::fs::remove_file(pack).expect("remove a pack");
+    let named = |id: &String| packs(live, id).into_iter().chain(bases(live, id)).collect::<Vec<_>>();
+    let named: BTreeSet<String> = live.records().iter().flat_map(named).collect();
+    for object in ["manifest", "pack"].map(|kind| live::parts_of(root, id, kind)).concat() {
+        if !named.iter().any(|key| object.ends_with(key)) {
+            std::fs::remove_file(object).expect("remove an object");
         }
     }
 }
@@ -162,6 +166,69 @@ fn any_backup_may_go_and_the_others_restore() {
     // Names of removed backups are no parents.
     let next = live.backup();
     assert_eq!(next["parent"], ids[3]);
+}
+
+#[test]
+fn a_manifest_is_stored_as_what_changed_since_an_earlier_one_and_outlives_that() {
+    let live = Live::new();
+    live.server.psql("do $$ begin for i in 1..300 loop execute format('create table many_%s (i int)', i); end loop; end $$");
+    let first = live.backup_id();
+    let own = |id: &str| {
+        let parts = live::parts_of(live.archive.root(), id, "manifest");
+        parts.iter().map(|part| part.metadata().expect("look").len()).sum::<u64>()
+    };
+    let mut ids = Vec::new();
+    for round in 0..3 {
+        live.server.psql(&format!("insert into many_7 values ({round})"));
+        ids.push(live.backup_id());
+    }
+    for id in &ids {
+        // All are told by the first one, so none needs another between.
+        assert_eq!(bases(&live, id), [format!("data/{first}/manifest/000001")].into());
+        assert!(own(id) * 5 < own(&first), "{} beside {} bytes", own(id), own(&first));
+    }
+    let removed = live.archive.walkeep(&["prune", "--remove", &first]).ok();
+    assert!(removed.stdout.contains(&first), "{removed}");
+    assert!(!live.records().contains(&first));
+    assert_eq!(live::parts_of(live.archive.root(), &first, "manifest").len(), 1, "the base stays");
+    live.archive.walkeep(&["verify"]).ok();
+    for id in &ids {
+        live.restore(&[id, "--immediate"]).verified();
+    }
+    // A backup that stores everything anew relies on nothing, its manifest neither.
+    let full = live::text(&live::json(&live.backing_up().arg("--full").go().ok()), "id");
+    assert_eq!(bases(&live, &full), BTreeSet::new());
+    for id in &ids {
+        live.archive.walkeep(&["prune", "--remove", id]).ok();
+    }
+    assert_eq!(live::parts_of(live.archive.root(), &first, "manifest").len(), 0, "nobody needs the base");
+    live.restore(&[]).verified();
+}
+
+#[test]
+fn a_damaged_base_of_manifests_is_found_and_hurts_those_that_need_it() {
+    let live = Live::new();
+    let ids = [live.backup_id(), live.backup_id(), live.backup_id()];
+    let base = live::parts_of(live.archive.root(), &ids[0], "manifest").remove(0);
+    let original = read(&base);
+    for kind in [Damage::Flip(-9), Damage::Remove, Damage::Truncate(-1)] {
+        damage(&base, kind);
+        let report = live::json(&live.archive.run("walkeep").args(["verify", "--json"]).go().is(3));
+        let problems = report["problems"].as_array().expect("a list");
+        let problem = problems.iter().find(|problem| base.ends_with(live::text(problem, "object")));
+        let problem = problem.unwrap_or_else(|| panic!("{kind:?}: no word of the base in {report}"));
+        let hurt: BTreeSet<&str> =
+            problem["backups"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert_eq!(hurt, ids.iter().map(String::as_str).collect(), "{kind:?}");
+        let _ = std::fs::remove_file(&base);
+        scratch::write(&base, &original);
+        live.archive.walkeep(&["verify"]).ok();
+    }
+    // What is damaged is not relied upon.
+    damage(&base, Damage::Flip(-9));
+    let next = live.backup_id();
+    assert_eq!(bases(&live, &next), BTreeSet::new());
+    live.restore(&[&next, "--immediate"]).verified();
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn check_packs(seed: u64, world: &World, plan: &Plan, kept: &BTreeSet<String>, u
     let mut live: BTreeSet<ObjectName> = BTreeSet::new();
     for backup in world.stock.backups.iter().filter(|backup| kept.contains(&backup.id)) {
         live.extend(backup.packs.iter().map(|(id, number)| ObjectName::Pack(id.to_owned(), number)));
-        live.insert(ObjectName::Manifest(backup.id.clone(), 1));
+        live.extend(backup.manifest.keys().map(|(id, number)| ObjectName::Manifest(id.clone(), *number)));
     }
     for (id, data) in &world.stock.data {
         let making = world.stock.in_use.iter().any(|user| user.backup.as_ref() == Some(id));

@@ -139,6 +139,11 @@ impl World {
             }
         }
         data.manifests.insert(1, 500);
+        let mut manifest = BTreeMap::from([((id.clone(), 1), 500)]);
+        if !self.stock.backups.is_empty() && self.dice.one_in(2) {
+            let other = self.dice.below(self.stock.backups.len() as u64) as usize;
+            manifest.extend(self.stock.backups[other].manifest.clone());
+        }
         self.stock.data.insert(id.clone(), data);
         self.ended.insert(id.clone(), self.end);
         self.stock.backups.push(Backup {
@@ -150,7 +155,7 @@ impl World {
             wal: WalRange { first: segment(timeline, first), last: segment(timeline, *position - 1) },
             segment_size: size(),
             packs,
-            manifest: vec![500],
+            manifest,
             record_size: 700,
             id,
         });
@@ -302,11 +307,14 @@ impl World {
     pub fn whole(&self) -> BTreeSet<String> {
         let has =
             |id: &str, number| self.stock.data.get(id).is_some_and(|data| data.packs.contains_key(&number));
+        let has_part = |id: &str, number: u32| {
+            self.stock.data.get(id).is_some_and(|data| data.manifests.contains_key(&number))
+        };
         let is_whole = |backup: &&Backup| {
             backup.is_complete
                 && self.stock.remembered.get(&backup.id) != Some(&true)
                 && backup.packs.iter().all(|(id, number)| has(id, number))
-                && self.stock.data.get(&backup.id).is_some_and(|data| data.manifests.get(&1) == Some(&500))
+                && backup.manifest.keys().all(|(id, number)| has_part(id, *number))
                 && (backup.wal.first.number(size())..=backup.wal.last.number(size()))
                     .all(|number| self.has(segment(backup.wal.first.timeline.0, number)))
         };

@@ -173,12 +173,32 @@ pub fn parts_of(root: &Path, id: &str, kind: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The content of an object, by `zstd -dc`.
+/// What an object says of itself.
+#[track_caller]
+pub fn header(object: &Path) -> Value {
+    serde_json::from_slice(&super::read(object)[8..512]).expect("a header")
+}
+
+/// The bytes of an object's content, by `zstd -dc`, told by its base where it has one.
+#[track_caller]
+pub fn unpacked(object: &Path) -> Vec<u8> {
+    let scratch = super::Scratch::new();
+    let mut zstd = std::process::Command::new("zstd");
+    zstd.arg("-dc");
+    if let Some(base) = header(object)["base"].as_str() {
+        let archive = object.ancestors().nth(4).expect("data/<id>/manifest/<n> in an archive");
+        let base = scratch.write("base", unpacked(&archive.join(base)));
+        zstd.arg(format!("--patch-from={}", base.display()));
+    }
+    let output = zstd.arg(object).output().expect("start zstd");
+    assert!(output.status.success(), "zstd -dc {}", object.display());
+    output.stdout
+}
+
+/// As [`unpacked`], of what is text.
 #[track_caller]
 pub fn content(object: &Path) -> String {
-    let output = std::process::Command::new("zstd").arg("-dc").arg(object).output().expect("start zstd");
-    assert!(output.status.success(), "zstd -dc {}", object.display());
-    String::from_utf8(output.stdout).expect("text")
+    String::from_utf8(unpacked(object)).expect("text")
 }
 
 /// The lines of a backup's manifest.
