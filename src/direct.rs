@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -38,6 +39,46 @@ impl Buffer {
 
     fn begin(&self) -> usize {
         self.0.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT)
+    }
+}
+
+/// Bytes that grow, and begin at a multiple of [`ALIGNMENT`] while there are no more than was foreseen.
+#[derive(Default)]
+pub struct Aligned {
+    bytes: Vec<u8>,
+    begin: usize,
+}
+
+impl Aligned {
+    /// With room for so many bytes. What is not filled takes no memory.
+    pub fn with_capacity(size: usize) -> Aligned {
+        let mut bytes: Vec<u8> = Vec::with_capacity(size + ALIGNMENT);
+        let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        bytes.resize(begin, 0);
+        Aligned { bytes, begin }
+    }
+
+    pub fn extend_from_slice(&mut self, more: &[u8]) {
+        self.bytes.extend_from_slice(more);
+    }
+
+    /// Forgets the bytes and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(self.begin);
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(self.begin..).unwrap_or_default()
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.begin..).unwrap_or_default()
     }
 }
 

@@ -5,8 +5,10 @@
 
 use super::earlier::Earlier;
 use super::failure::cancelled;
+use crate::codec::compress::FRAME;
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
+use crate::direct::Aligned;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
 use crate::repo::manifest::{StoredPack, Writer, Written};
@@ -100,10 +102,23 @@ pub struct FinishedFile {
     pub is_config: bool,
 }
 
-/// A full pack on its way to the repository.
+/// A pack that is being filled, or is on its way to the repository.
 pub struct Pack {
     number: u32,
-    bytes: Vec<u8>,
+    /// Its memory is used again: fresh memory costs more than to fill it.
+    bytes: Aligned,
+    /// Bytes of blocks in it.
+    content: u64,
+}
+
+/// Memory of a pack: the last frame may reach beyond its size.
+const ROOM: usize = PACK_SIZE + 2 * FRAME;
+
+impl Pack {
+    fn new(number: u32, mut memory: Aligned) -> Pack {
+        memory.clear();
+        Pack { number, bytes: memory, content: 0 }
+    }
 }
 
 /// What the packer has put into the repository.
@@ -131,11 +146,10 @@ pub struct Packer<'a> {
     earlier: &'a Earlier,
     manifest: Writer<'a>,
     packs: Sender<Pack>,
-    /// The pack that is being filled: its number, its key, itself, bytes of blocks in it.
-    number: u32,
+    spare: Receiver<Aligned>,
+    /// The pack that is being filled, and its key.
+    pack: Pack,
     key: Arc<str>,
-    pack: Vec<u8>,
-    content: u64,
     building: HashMap<u64, Building>,
     /// Files that are complete, by number, and wait for one that was found before them. `None`: it was gone.
     ready: BTreeMap<u64, Option<Line>>,
@@ -146,12 +160,13 @@ pub struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// `packs` leads to [`store`].
+    /// `packs` leads to [`store`], and `spare` comes from there.
     pub fn new(
         archive: &'a Archive,
         backup: &'a str,
         earlier: &'a Earlier,
         packs: Sender<Pack>,
+        spare: Receiver<Aligned>,
     ) -> Result<Packer<'a>> {
         let mut packer = Packer {
             archive,
@@ -159,10 +174,9 @@ impl<'a> Packer<'a> {
             earlier,
             manifest: Writer::new(archive, backup, &earlier.bases)?,
             packs,
-            number: 0,
+            spare,
+            pack: Pack::new(0, Aligned::with_capacity(ROOM)),
             key: Arc::from(""),
-            pack: Vec::new(),
-            content: 0,
             building: HashMap::new(),
             ready: BTreeMap::new(),
             next: 0,
@@ -173,22 +187,21 @@ impl<'a> Packer<'a> {
     }
 
     fn begin_pack(&mut self) -> Result<()> {
-        self.number += 1;
-        let name = pack_name(self.backup, self.number);
+        self.pack.number += 1;
+        let name = pack_name(self.backup, self.pack.number);
         self.key = Arc::from(data_key(&name));
-        self.content = 0;
         let header = self.archive.header(ObjectKind::Pack, name);
-        self.pack = Vec::with_capacity(PACK_SIZE + (2 << 20));
-        self.pack.extend_from_slice(&header.encode()?);
+        self.pack.bytes.extend_from_slice(&header.encode()?);
         Ok(())
     }
 
     /// Hands the pack on; waits while the one before is being stored.
     fn close_pack(&mut self) -> Result<()> {
-        let stored = StoredPack { size: self.pack.len() as u64, content: self.content };
+        let stored = StoredPack { size: self.pack.bytes.len() as u64, content: self.pack.content };
         self.stored.insert(self.key.clone(), stored);
-        let pack = Pack { number: self.number, bytes: std::mem::take(&mut self.pack) };
-        self.packs.send(pack).map_err(|_| cancelled())
+        let memory = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(ROOM));
+        let next = Pack::new(self.pack.number, memory);
+        self.packs.send(std::mem::replace(&mut self.pack, next)).map_err(|_| cancelled())
     }
 
     pub fn add(&mut self, item: Item) -> Result<()> {
@@ -208,9 +221,9 @@ impl<'a> Packer<'a> {
     }
 
     fn frame(&mut self, bytes: &[u8], content: u64, blocks: Vec<FreshBlocks>) -> Result<()> {
-        let offset = self.pack.len() as u64;
-        self.pack.extend_from_slice(bytes);
-        self.content += content;
+        let offset = self.pack.bytes.len() as u64;
+        self.pack.bytes.extend_from_slice(bytes);
+        self.pack.content += content;
         for fresh in blocks {
             let extent = Extent {
                 pack: 0,
@@ -221,7 +234,7 @@ impl<'a> Packer<'a> {
             };
             self.blocks(fresh.file, fresh.offset, fresh.hashes, self.key.clone(), extent)?;
         }
-        if self.pack.len() >= PACK_SIZE {
+        if self.pack.bytes.len() >= PACK_SIZE {
             self.close_pack()?;
             self.begin_pack()?;
         }
@@ -297,7 +310,7 @@ impl<'a> Packer<'a> {
         if !self.building.is_empty() || !self.ready.is_empty() {
             return Err(Error::new(Kind::Failed, "a file was read and not stored"));
         }
-        if self.pack.len() > HEADER_SIZE {
+        if self.pack.bytes.len() > HEADER_SIZE {
             self.close_pack()?;
         }
         let (earlier, stored) = (self.earlier, &self.stored);
@@ -307,11 +320,12 @@ impl<'a> Packer<'a> {
     }
 }
 
-/// Stores packs as they come.
-pub fn store(archive: &Archive, backup: &str, packs: &Receiver<Pack>) -> Result<()> {
-    packs.iter().try_for_each(|pack| {
-        archive
-            .put_data(&pack_name(backup, pack.number), &pack.bytes)
-            .doing(|| format!("store pack {}", pack.number))
+/// Stores packs as they come, and gives their memory back.
+pub fn store(archive: &Archive, backup: &str, packs: &Receiver<Pack>, spare: &Sender<Aligned>) -> Result<()> {
+    packs.iter().try_for_each(|Pack { number, bytes, .. }| {
+        archive.put_data(&pack_name(backup, number), &bytes).doing(|| format!("store pack {number}"))?;
+        // When nobody wants it any more there is no other pack to come.
+        let _ = spare.send(bytes);
+        Ok(())
     })
 }

@@ -27,7 +27,7 @@ use crate::repo::lock::Lock;
 use crate::repo::manifest::Use;
 use crate::repo::record::{DamagedFile, Record, State, TablespaceSize, WalRange};
 use crate::repo::{Archive, Repository};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStrExt;
@@ -322,6 +322,7 @@ impl Run<'_> {
         let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
+        let (used, spare) = unbounded();
         let pool = Pool::default();
         let mut readers: Vec<Reader<'_>> = (0..=jobs)
             .map(|_| Reader {
@@ -349,8 +350,11 @@ impl Run<'_> {
         // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
             let (failure, pool) = (&failure, &pool);
-            let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store)));
-            let packing = scope.spawn(move || failure.note(pack_all(archive, id, earlier, packs, &to_pack)));
+            let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store, &used)));
+            let packing = scope.spawn(move || {
+                let packer = Packer::new(archive, id, earlier, packs, spare);
+                failure.note(packer.and_then(|packer| pack_all(packer, &to_pack)))
+            });
             for (frames, outbox) in compressors {
                 scope.spawn(move || {
                     let compressor = Compressor::new(outbox, pool, bad, surprises, options.compression);
@@ -514,14 +518,7 @@ impl Sink for Walker<'_> {
     }
 }
 
-fn pack_all(
-    archive: &Archive,
-    id: &str,
-    earlier: &Earlier,
-    packs: Sender<pack::Pack>,
-    items: &Receiver<Vec<Item>>,
-) -> Result<Packed> {
-    let mut packer = Packer::new(archive, id, earlier, packs)?;
+fn pack_all(mut packer: Packer<'_>, items: &Receiver<Vec<Item>>) -> Result<Packed> {
     items.iter().flatten().try_for_each(|item| packer.add(item))?;
     packer.finish()
 }

@@ -235,7 +235,7 @@ impl Archive {
     }
 
     /// Stores something under `data/`, of a backup in the making.
-    pub fn put_data(&self, name: &str, object: &Vec<u8>) -> Result<()> {
+    pub fn put_data(&self, name: &str, object: &dyn Body) -> Result<()> {
         let key = self.base.join(key::data(name))?;
         match self.put(&key, object)? {
             Put::Stored => Ok(()),
@@ -336,14 +336,12 @@ impl Archive {
             Some(base) => Some((&base.key[..], self.get_base(base)?)),
             None => None,
         };
-        let read = || {
-            let object = self.get_range(&part.key, 0..part.size)?;
-            if ContentHash::of(&object) != part.sha256 {
-                return Err(Error::new(Kind::Damage, "its SHA-256 is not the one in the backup's record"));
-            }
-            self.manifest_text(&object, name, base.as_ref().map(|(key, text)| (*key, &text[..])))
+        let object = self.get_range(&part.key, 0..part.size)?;
+        let text = match ContentHash::of(&object) == part.sha256 {
+            true => self.manifest_text(&object, name, base.as_ref().map(|(key, text)| (*key, &text[..]))),
+            false => Err(Error::new(Kind::Damage, "its SHA-256 is not the one in the backup's record")),
         };
-        self.in_repository("read", &self.base.join(&part.key)?, read())
+        self.in_repository("read", &self.base.join(&part.key)?, text)
     }
 
     /// A part of an earlier manifest by which others are told.

@@ -3,6 +3,7 @@
 //! file system) finds half of one.
 
 use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
+use crate::direct;
 use crate::durable::{self, Published};
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
@@ -27,6 +28,9 @@ const NAMING_ATTEMPTS: u32 = 8;
 
 /// Bytes moved at a time when a body is streamed.
 const CHUNK: usize = 256 << 10;
+
+/// Objects of this size are written past the page cache, where their memory allows it.
+const LARGE: usize = 1 << 20;
 
 /// A directory that holds objects as files.
 pub struct Directory {
@@ -73,6 +77,8 @@ impl Directory {
         let mut file = &temporary.file;
         let doing = || format!("write {}", temporary.path.display());
         match body.open()? {
+            // What is that large will not be read soon.
+            Bytes::Whole(bytes) if bytes.len() >= LARGE => direct::write(&temporary.path, bytes, 0)?,
             Bytes::Whole(bytes) => file.write_all(bytes).doing(doing)?,
             Bytes::Stream(mut stream) => {
                 let mut chunk = vec![0; CHUNK];

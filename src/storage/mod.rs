@@ -20,6 +20,7 @@ pub use fs::Directory;
 pub use retry::{Patience, Retry};
 pub use s3::{Checksums, S3, S3Options, Variable};
 
+use crate::direct::Aligned;
 use crate::error::{Error, Kind, Result};
 use std::fmt;
 use std::io::Read;
@@ -100,6 +101,12 @@ pub enum Bytes<'a> {
 }
 
 impl Body for Vec<u8> {
+    fn open(&self) -> Result<Bytes<'_>> {
+        Ok(Bytes::Whole(self))
+    }
+}
+
+impl Body for Aligned {
     fn open(&self) -> Result<Bytes<'_>> {
         Ok(Bytes::Whole(self))
     }

@@ -9,6 +9,7 @@ use super::spool::Stamp;
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
+use crate::direct::Aligned;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
@@ -166,7 +167,7 @@ pub struct Encoded {
     wal: WalFile,
     header: Header,
     compression: Compression,
-    whole: OnceLock<(Vec<u8>, Option<Share>)>,
+    whole: OnceLock<(Aligned, Option<Share>)>,
     /// Keeps a second store from encoding beside the first.
     making: Mutex<()>,
     /// What its memory is taken from, and how long it may wait for that.
@@ -199,7 +200,7 @@ impl Encoded {
         header.encode()
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    fn encode(&self) -> Result<Aligned> {
         let object = Mutex::new(Ordered { object: self.begin(), next: 0, early: BTreeMap::new() });
         let sha256 = self.compress(&object)?;
         let object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
@@ -207,14 +208,14 @@ impl Encoded {
     }
 
     /// An object without its header and its frames.
-    fn begin(&self) -> Vec<u8> {
-        let mut object = Vec::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
-        object.resize(HEADER_SIZE, 0);
+    fn begin(&self) -> Aligned {
+        let mut object = Aligned::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
+        object.extend_from_slice(&[0; HEADER_SIZE]);
         object
     }
 
     /// An object that has its frames gets its header.
-    fn end(&self, mut object: Vec<u8>, sha256: ContentHash) -> Result<Vec<u8>> {
+    fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
         object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
         Ok(object)
@@ -322,7 +323,7 @@ impl Encoded {
 struct Lane<'a> {
     file: &'a Encoded,
     share: Share,
-    object: Vec<u8>,
+    object: Aligned,
     hasher: Hasher,
     piece: Vec<u8>,
 }
@@ -342,7 +343,7 @@ impl<'a> Lane<'a> {
 
 /// An object in the making.
 struct Ordered {
-    object: Vec<u8>,
+    object: Aligned,
     /// The frame that comes next.
     next: usize,
     /// Frames that are done before the ones in front of them.

@@ -176,7 +176,9 @@ impl Ahead {
         let (sender, done) = mpsc::channel();
         let end = Instant::now() + patience;
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let together = left.len().div_ceil(processors).clamp(1, LANES);
+        // So many at a time that all processors have the same number of turns.
+        let each = left.len().div_ceil(processors);
+        let together = each.div_ceil(each.div_ceil(LANES).max(1)).max(1);
         let threads = left.len().div_ceil(together).min(processors);
         let work = Arc::new(Work {
             left: Mutex::new(left),
