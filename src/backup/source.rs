@@ -1,7 +1,7 @@
 //! The server that is backed up: what it is, whether it is the right one, and the session that a backup
 //! lives and dies with.
 
-use super::standby;
+use super::{pooler, standby};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{KeepAlive, Options, Session, column};
 use crate::pg::conninfo::ConnInfo;
@@ -95,14 +95,14 @@ impl Server {
             ..Options::default()
         };
         let session = Session::connect(info, &options)?;
-        check_pooler(&session)?;
+        pooler::check(&session, info, &options)?;
         check_grants(&session, &GRANTS)?;
         let found = look_around(&session)?;
         if !found.in_recovery {
             return Ok(Server { session, primary: None, found });
         }
         let session = Session::connect(info, &standby::watching(&options))?;
-        check_pooler(&session)?;
+        pooler::check_process(&session)?;
         let system = found.lineage.system_identifier;
         let primary = primary.map(|info| standby::primary(info, &options, system)).transpose()?;
         Ok(Server { session, primary, found })
@@ -281,7 +281,7 @@ impl Server {
     /// Ends the backup. Does not wait for its WAL.
     pub fn stop(&self) -> Result<Stopped> {
         let doing = || "end the backup".to_owned();
-        check_pooler(&self.session).doing(doing)?;
+        pooler::check_process(&self.session).doing(doing)?;
         // Bytes, so that a path in the database's own encoding stays what it is.
         let sql = "SELECT lsn, convert_to(labelfile, getdatabaseencoding()), \
                    convert_to(spcmapfile, getdatabaseencoding()), \
@@ -329,21 +329,6 @@ impl Server {
         };
         (files, unknown)
     }
-}
-
-/// A pooler may hand each statement to another server process, and the backup would be somebody else's.
-fn check_pooler(session: &Session) -> Result<()> {
-    for _ in 0..2 {
-        let row = session.query_one("SELECT pg_backend_pid()", &[], SOON)?;
-        if column::<i32>(&row, 0)? != session.backend_pid() {
-            return Err(Error::new(
-                Kind::Refused,
-                "there is a connection pooler between walkeep and the server",
-            )
-            .hint("let `connection` lead to the server itself: its own port or socket directory"));
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn check_grants(session: &Session, grants: &[(&str, &str)]) -> Result<()> {

@@ -4,6 +4,7 @@ mod busy;
 mod content;
 mod faults;
 mod interrupted;
+mod pooler;
 mod refused;
 mod report;
 mod shared;
