@@ -282,9 +282,10 @@ impl Server {
     pub fn stop(&self) -> Result<Stopped> {
         let doing = || "end the backup".to_owned();
         pooler::check_process(&self.session).doing(doing)?;
-        // Bytes, so that a path in the database's own encoding stays what it is.
-        let sql = "SELECT lsn, convert_to(labelfile, getdatabaseencoding()), \
-                   convert_to(spcmapfile, getdatabaseencoding()), \
+        // The bytes as they are: a path may be in an encoding that is not the database's, and no function that
+        // converts would take it. A text becomes bytes by its own characters but for backslashes.
+        let sql = "SELECT lsn, replace(labelfile, chr(92), repeat(chr(92), 2))::bytea, \
+                   replace(spcmapfile, chr(92), repeat(chr(92), 2))::bytea, \
                    extract(epoch FROM clock_timestamp())::float8 \
                    FROM pg_backup_stop(wait_for_archive => false)";
         let row = self.session.query_one(sql, &[], SOON).doing(doing)?;

@@ -10,6 +10,7 @@ mod report;
 mod shared;
 mod standby;
 mod summaries;
+mod tablespaces;
 
 use crate::support::live;
 use crate::support::repo::{self, Snapshot};
