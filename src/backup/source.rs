@@ -273,6 +273,8 @@ impl Server {
 
     /// Begins the backup. Takes as long as a checkpoint does; with `spread` that is minutes.
     pub fn start(&self, label: &str, fast: bool) -> Result<Started> {
+        // Lets the server notice that nobody waits any more; one that cannot do so goes on until its checkpoint.
+        let _ = self.session.batch("SET client_connection_check_interval = '2s'", SOON);
         let sql = "SELECT pg_backup_start($1, $2), extract(epoch FROM clock_timestamp())::float8";
         let row = self.session.query_one(sql, &[&label, &fast], None).doing(|| "begin the backup".into())?;
         Ok(Started { time: time(column(&row, 1)?), lsn: lsn(&row, 0)? })

@@ -1,6 +1,7 @@
 //! `walkeep backup` of a real server: what is in it, and what never becomes a backup.
 
 mod busy;
+mod checkpoint;
 mod content;
 mod faults;
 mod interrupted;
