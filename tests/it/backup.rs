@@ -1,10 +1,13 @@
 //! `walkeep backup` of a real server: what is in it, and what never becomes a backup.
 
 mod busy;
+mod cache;
 mod checkpoint;
+mod clock;
 mod content;
 mod faults;
 mod interrupted;
+mod many;
 mod pooler;
 mod refused;
 mod report;
