@@ -11,6 +11,7 @@ mod failure;
 mod pack;
 mod pages;
 mod pipeline;
+mod pooler;
 mod run;
 mod scan;
 mod source;

@@ -143,10 +143,12 @@ impl Run<'_> {
         let wal_from = self.first_wal(&archive)?;
         announced.update(|notice| notice.wal_from = Some(wal_from))?;
 
-        self.step(match options.fast {
-            true => "waiting for the checkpoint",
-            false => "waiting for the checkpoint, which is spread: this takes minutes",
-        });
+        self.step("waiting for the checkpoint");
+        if !options.fast {
+            self.observer.event(Event::Note(
+                "waiting for the checkpoint, which is spread: this takes minutes, `--checkpoint fast` does not",
+            ));
+        }
         let started = self.server.start("walkeep", options.fast)?;
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);

@@ -1,7 +1,7 @@
 //! The server that is backed up: what it is, whether it is the right one, and the session that a backup
 //! lives and dies with.
 
-use super::standby;
+use super::{pooler, standby};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{KeepAlive, Options, Session, column};
 use crate::pg::conninfo::ConnInfo;
@@ -95,14 +95,14 @@ impl Server {
             ..Options::default()
         };
         let session = Session::connect(info, &options)?;
-        check_pooler(&session)?;
+        pooler::check(&session, info, &options)?;
         check_grants(&session, &GRANTS)?;
         let found = look_around(&session)?;
         if !found.in_recovery {
             return Ok(Server { session, primary: None, found });
         }
         let session = Session::connect(info, &standby::watching(&options))?;
-        check_pooler(&session)?;
+        pooler::check_process(&session)?;
         let system = found.lineage.system_identifier;
         let primary = primary.map(|info| standby::primary(info, &options, system)).transpose()?;
         Ok(Server { session, primary, found })
@@ -273,6 +273,8 @@ impl Server {
 
     /// Begins the backup. Takes as long as a checkpoint does; with `spread` that is minutes.
     pub fn start(&self, label: &str, fast: bool) -> Result<Started> {
+        // Lets the server notice that nobody waits any more; one that cannot do so goes on until its checkpoint.
+        let _ = self.session.batch("SET client_connection_check_interval = '2s'", SOON);
         let sql = "SELECT pg_backup_start($1, $2), extract(epoch FROM clock_timestamp())::float8";
         let row = self.session.query_one(sql, &[&label, &fast], None).doing(|| "begin the backup".into())?;
         Ok(Started { time: time(column(&row, 1)?), lsn: lsn(&row, 0)? })
@@ -281,10 +283,11 @@ impl Server {
     /// Ends the backup. Does not wait for its WAL.
     pub fn stop(&self) -> Result<Stopped> {
         let doing = || "end the backup".to_owned();
-        check_pooler(&self.session).doing(doing)?;
-        // Bytes, so that a path in the database's own encoding stays what it is.
-        let sql = "SELECT lsn, convert_to(labelfile, getdatabaseencoding()), \
-                   convert_to(spcmapfile, getdatabaseencoding()), \
+        pooler::check_process(&self.session).doing(doing)?;
+        // The bytes as they are: a path may be in an encoding that is not the database's, and no function that
+        // converts would take it. A text becomes bytes by its own characters but for backslashes.
+        let sql = "SELECT lsn, replace(labelfile, chr(92), repeat(chr(92), 2))::bytea, \
+                   replace(spcmapfile, chr(92), repeat(chr(92), 2))::bytea, \
                    extract(epoch FROM clock_timestamp())::float8 \
                    FROM pg_backup_stop(wait_for_archive => false)";
         let row = self.session.query_one(sql, &[], SOON).doing(doing)?;
@@ -329,21 +332,6 @@ impl Server {
         };
         (files, unknown)
     }
-}
-
-/// A pooler may hand each statement to another server process, and the backup would be somebody else's.
-fn check_pooler(session: &Session) -> Result<()> {
-    for _ in 0..2 {
-        let row = session.query_one("SELECT pg_backend_pid()", &[], SOON)?;
-        if column::<i32>(&row, 0)? != session.backend_pid() {
-            return Err(Error::new(
-                Kind::Refused,
-                "there is a connection pooler between walkeep and the server",
-            )
-            .hint("let `connection` lead to the server itself: its own port or socket directory"));
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn check_grants(session: &Session, grants: &[(&str, &str)]) -> Result<()> {

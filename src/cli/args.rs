@@ -1,7 +1,10 @@
 //! The command line of `walkeep`.
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Archives the WAL of PostgreSQL, takes base backups, and restores to any moment
 #[derive(Parser)]
@@ -240,8 +243,8 @@ pub struct Restore {
     #[arg(long)]
     pub as_primary: bool,
     /// Put a tablespace elsewhere, by its OID or its old location; may be repeated
-    #[arg(long, value_name = "OLD=NEW", value_parser = parse_mapping)]
-    pub tablespace: Vec<(String, PathBuf)>,
+    #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(parse_mapping))]
+    pub tablespace: Vec<(OsString, PathBuf)>,
     /// Restore although the original has tablespaces that were created after the backup: their creation, when it
     /// is replayed, uses the original directories
     #[arg(long)]
@@ -586,11 +589,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// `OLD=NEW`; the last `=` divides, since a location may have one.
-fn parse_mapping(text: &str) -> Result<(String, PathBuf), String> {
-    let (old, new) = text.rsplit_once('=').ok_or("a tablespace mapping is OLD=NEW")?;
-    if old.is_empty() || !new.starts_with('/') {
+/// `OLD=NEW`; the last `=` divides, since a location may have one. Locations are bytes, and need not be text.
+fn parse_mapping(mapping: OsString) -> Result<(OsString, PathBuf), String> {
+    let mut parts = mapping.as_bytes().rsplitn(2, |byte| *byte == b'=');
+    let (Some(new), Some(old)) = (parts.next(), parts.next()) else {
+        return Err("a tablespace mapping is OLD=NEW".to_owned());
+    };
+    let (old, new) = (OsStr::from_bytes(old), Path::new(OsStr::from_bytes(new)));
+    if old.is_empty() || !new.is_absolute() {
         return Err("OLD is an OID or a location, NEW an absolute path".to_owned());
     }
-    Ok((old.to_owned(), PathBuf::from(new)))
+    Ok((old.to_owned(), new.to_owned()))
 }

@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
             tablespace.tablespace.location.as_ref()?;
             let oid = tablespace.tablespace.oid.to_string();
             let new = place.join("tablespaces").join(&oid);
-            Some((oid, new))
+            Some((oid.into(), new))
         });
         let options = restore::Options {
             to: place.join("data"),

@@ -9,6 +9,7 @@ use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::programs::Programs;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,9 +28,10 @@ const NO_ROLE: &str = " 28000 FATAL:  ";
 /// where it matters.
 const RECEIVER: &str = "] walreceiver ";
 
-/// What a fetch is told when the server is stopped at once, which only the drill does; a server that ends its processes
-/// for another reason says that first.
-const STOPPED: &str = "child process was terminated by signal 3";
+/// Lines of the drill in the log, around what the server says because it is told to stop: that says nothing of what was
+/// restored. A kept log tells by them which of the server's ends were wanted.
+const TOLD: &str = "walkeep drill: the server is told to stop";
+const ENDED: &str = "walkeep drill: the server has ended";
 
 /// How much of a log is shown.
 const SHOWN: usize = 5;
@@ -204,12 +206,23 @@ impl Server {
         &self.socket
     }
 
+    /// What all servers of this place wrote until they were told to stop.
     pub fn log(&self) -> Log {
-        Log(String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned())
+        Log::new(&String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()))
+    }
+
+    fn note(&self, line: &str) -> Result<()> {
+        let doing = || format!("write {}", self.log.display());
+        let mut log = File::options().append(true).open(&self.log).doing(doing)?;
+        log.write_all(format!("{line}\n").as_bytes()).doing(doing)
     }
 
     /// Stops it at once, and waits for its end.
     pub fn stop(&mut self) -> Result<()> {
+        if self.ended()?.is_some() {
+            return Ok(());
+        }
+        let noted = self.note(TOLD);
         for signal in [Signal::QUIT, Signal::KILL] {
             let told = Instant::now();
             if self.ended()?.is_none()
@@ -222,7 +235,7 @@ impl Server {
             }
         }
         match self.ended()? {
-            Some(_) => Ok(()),
+            Some(_) => noted.and(self.note(ENDED)),
             None => Err(Error::new(Kind::Failed, "the server does not end")),
         }
     }
@@ -239,6 +252,21 @@ impl Drop for Server {
 pub struct Log(String);
 
 impl Log {
+    fn new(text: &str) -> Log {
+        let mut judged = String::with_capacity(text.len());
+        let mut is_told = false;
+        for line in text.split_inclusive('\n') {
+            // The server may have been in the middle of a line.
+            let end = line.trim_end();
+            if end.ends_with(TOLD) || end.ends_with(ENDED) {
+                is_told = end.ends_with(TOLD);
+            } else if !is_told {
+                judged.push_str(line);
+            }
+        }
+        Log(judged)
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -248,8 +276,8 @@ impl Log {
         let lines = self.0.get(from..).unwrap_or_default().lines();
         let is_meant =
             |line: &&str| severities.iter().any(|severity| line.contains(&format!(" {severity}:  ")));
-        let is_ours = |line: &&str| ![NO_ROLE, RECEIVER, STOPPED].iter().any(|words| line.contains(words));
-        lines.filter(is_ours).filter(is_meant).collect()
+        let is_ours = |line: &&str| [NO_ROLE, RECEIVER].iter().any(|words| line.contains(words));
+        lines.filter(|line| is_meant(line) && !is_ours(line)).collect()
     }
 
     /// The last line with these words, without what stands before them all.

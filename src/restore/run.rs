@@ -15,7 +15,7 @@ use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::{Database, Record};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +30,7 @@ pub struct Options {
     /// The new data directory; absolute.
     pub to: PathBuf,
     /// New places of tablespaces, by OID or old location.
-    pub tablespaces: Vec<(String, PathBuf)>,
+    pub tablespaces: Vec<(OsString, PathBuf)>,
     /// Where configuration files from outside the data directory go.
     pub config_dir: Option<PathBuf>,
     pub jobs: NonZeroUsize,
@@ -261,15 +261,15 @@ fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, P
     let refused = |what: String| {
         Err(Error::new(Kind::Refused, what).hint("use --tablespace OLD=NEW, once for each tablespace"))
     };
-    let mut unused: Vec<&(String, PathBuf)> = options.tablespaces.iter().collect();
+    let mut unused: Vec<&(OsString, PathBuf)> = options.tablespaces.iter().collect();
     let mut map: BTreeMap<u32, PathBuf> = BTreeMap::new();
     for tablespace in &record.tablespaces {
         let Some(old) = &tablespace.tablespace.location else {
             continue;
         };
-        let old = PathBuf::from(std::ffi::OsString::from_vec(old.0.clone()));
+        let old = PathBuf::from(OsString::from_vec(old.0.clone()));
         let oid = tablespace.tablespace.oid;
-        let is_it = |what: &str| what == oid.to_string() || Path::new(what) == old;
+        let is_it = |what: &OsStr| what == oid.to_string().as_str() || Path::new(what) == old;
         let mut wanted = options.tablespaces.iter().filter(|(what, _)| is_it(what)).map(|(_, new)| new);
         let new = wanted.next();
         if wanted.any(|other| Some(other) != new) {
@@ -279,7 +279,7 @@ fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, P
         map.insert(oid, new.cloned().unwrap_or(old));
     }
     if let Some((what, _)) = unused.first() {
-        return refused(format!("the backup has no tablespace {what}"));
+        return refused(format!("the backup has no tablespace {}", Path::new(what).display()));
     }
     let mut places: Vec<PathBuf> = Vec::new();
     for place in std::iter::once(&options.to).chain(map.values()) {

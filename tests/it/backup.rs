@@ -1,14 +1,20 @@
 //! `walkeep backup` of a real server: what is in it, and what never becomes a backup.
 
 mod busy;
+mod cache;
+mod checkpoint;
+mod clock;
 mod content;
 mod faults;
 mod interrupted;
+mod many;
+mod pooler;
 mod refused;
 mod report;
 mod shared;
 mod standby;
 mod summaries;
+mod tablespaces;
 
 use crate::support::live;
 use crate::support::repo::{self, Snapshot};

@@ -89,6 +89,10 @@ fn server(said: &DbError) -> Error {
             error.hint("pg_hba.conf of the server decides who may log in, from where and how")
         }
         code if *code == SqlState::INSUFFICIENT_PRIVILEGE => error.hint("the role needs a GRANT for it"),
+        // Nobody else names statements in a session: this one's went to two server processes, or two sessions to one.
+        code if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) => {
+            error.hint("is there a connection pooler in between? let `connection` lead to the server itself")
+        }
         code if *code == SqlState::INVALID_CATALOG_NAME => {
             error.hint("dbname=… names the database; without it the user's name is taken")
         }

@@ -17,6 +17,7 @@
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
+//! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 

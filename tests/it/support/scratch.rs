@@ -1,7 +1,7 @@
 //! Scratch directories: below the system's directory for temporary files, owned by the account, reachable by it,
 //! removed when dropped. `WALKEEP_TEST_KEEP=1` leaves them for a look.
 
-use super::account;
+use super::{account, skipped};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,24 @@ impl Scratch {
         // A socket's path has 107 bytes, and a server's socket lies in here: no deep places.
         let temporary = std::env::temp_dir();
         let short = temporary.as_os_str().len() <= 40;
-        let base = if short { temporary } else { PathBuf::from("/tmp") };
+        Scratch::below(if short { temporary } else { PathBuf::from("/tmp") })
+    }
+
+    /// One whose files are on a disk and not in memory alone. None where there is no such place; then the test's output
+    /// says that it was skipped.
+    pub fn on_disk() -> Option<Scratch> {
+        const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6]; // tmpfs and ramfs
+        let places = [std::env::temp_dir(), PathBuf::from("/var/tmp")];
+        let is_disk =
+            |place: &PathBuf| rustix::fs::statfs(place).is_ok_and(|found| !IN_MEMORY.contains(&found.f_type));
+        let found = places.into_iter().find(is_disk);
+        if found.is_none() {
+            skipped("directories for temporary files are in memory");
+        }
+        found.map(Scratch::below)
+    }
+
+    fn below(base: PathBuf) -> Scratch {
         let mut directory =
             tempfile::Builder::new().prefix("walkeep-").tempdir_in(base).expect("make a scratch directory");
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755))
