@@ -99,14 +99,15 @@ impl<'a> Target<'a> {
         let whole = if is_aligned { bytes.len() / ALIGNMENT * ALIGNMENT } else { 0 };
         let (direct, rest) = bytes.split_at(whole);
         let open = || reopen(self.path, &self.file, File::options().read(true).write(true));
-        match (!direct.is_empty()).then(|| self.past.file(open)).flatten() {
-            Some(past) => match past.write_all_at(direct, offset) {
+        if !direct.is_empty()
+            && let Some(past) = self.past.file(open)
+        {
+            match past.write_all_at(direct, offset) {
                 Ok(()) => return self.file.write_all_at(rest, offset + whole as u64).doing(doing),
                 // This file system or disk cannot; what may have been written is written again.
                 Err(e) if is_refused(&e) => self.past = PastCache::Never,
                 Err(e) => return Err(Error::io(doing(), &e)),
-            },
-            None => {}
+            }
         }
         self.file.write_all_at(bytes, offset).doing(doing)
     }

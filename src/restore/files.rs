@@ -56,7 +56,8 @@ impl Writing<'_> {
     pub fn run(&self) -> Result<Written> {
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         let regions = layout::regions(self.targets);
-        let batches = layout::batches(&regions);
+        let together = if self.delta { layout::COMPARED } else { layout::WRITTEN };
+        let batches = layout::batches(&regions, together);
         let threads = self.jobs.get() * THREADS;
         let work = Work {
             writing: self,

@@ -10,8 +10,12 @@ use crate::repo::stretch::{GAP, Piece, READ};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Regions that are taken together hold no more than this.
-const TOGETHER: u64 = 64 << 20;
+/// Regions that are written together hold no more than this.
+pub const WRITTEN: u64 = 64 << 20;
+
+/// And those that are compared together: while a thread repairs what it has compared it reads nothing, and all end
+/// with that.
+pub const COMPARED: u64 = 16 << 20;
 
 /// A frame in its pack, by the pack's number in the part of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,14 +119,14 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
 }
 
 /// Divides regions into what one thread does at a time: those of frames that are read together, with the others that
-/// they need. So much of packs is in memory at most, by thread.
-pub fn batches(regions: &[Region]) -> Vec<Range<usize>> {
+/// they need, up to so many bytes of content. What is read of packs for one batch is bounded too: it is in memory.
+pub fn batches(regions: &[Region], together: u64) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut begin, mut packed, mut content) = (0, 0, 0);
     let mut frames: BTreeSet<Place> = BTreeSet::new();
     let mut last: Option<Place> = None;
     for (number, region) in regions.iter().enumerate() {
-        if last.is_some_and(|last| last != region.main) && (packed >= READ || content >= TOGETHER) {
+        if last.is_some_and(|last| last != region.main) && (packed >= READ || content >= together) {
             batches.push(begin..number);
             (begin, packed, content) = (number, 0, 0);
             frames.clear();
