@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Frames that lie behind each other are read at once, up to this.
-const READ: u64 = 4 << 20;
+pub const READ: u64 = 4 << 20;
 
 /// As are those with no more than this between them that is not wanted: cheaper to read than to ask again.
-const GAP: u64 = 128 << 10;
+pub const GAP: u64 = 128 << 10;
 
 /// Frames that are read at once.
 pub struct Stretch {
@@ -31,6 +31,7 @@ pub struct Frame {
 }
 
 /// Blocks of a frame that belong to one file.
+#[derive(Clone)]
 pub struct Piece {
     /// The file's place among those that were given.
     pub file: usize,
@@ -55,22 +56,22 @@ pub fn stretches<'f, W: IntoIterator<Item = Range<usize>>>(
         for extent in &file.at {
             let behind = first + extent.blocks as usize;
             for blocks in wanted(index, extent, first..behind) {
-                let bytes = file.bytes_of(&blocks);
                 let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
-                frame.1.push(Piece {
-                    file: index,
-                    offset: bytes.start,
-                    skip: extent.skip as usize + (blocks.start - first) * file.block as usize,
-                    length: (bytes.end - bytes.start) as usize,
-                    blocks,
-                });
+                frame.1.push(Piece::new(index, file, extent, first, blocks));
             }
             first = behind;
         }
     }
+    join(
+        frames.into_iter().map(|((pack, offset), (length, pieces))| (pack, Frame { offset, length, pieces })),
+    )
+}
+
+/// What to read to get at frames, which are given in the order in which they lie in their packs.
+pub fn join(frames: impl IntoIterator<Item = (u32, Frame)>) -> Vec<Stretch> {
     let mut stretches: Vec<Stretch> = Vec::new();
-    for ((pack, offset), (length, pieces)) in frames {
-        let frame = Frame { offset, length, pieces };
+    for (pack, frame) in frames {
+        let Frame { offset, length, .. } = frame;
         let end = offset.saturating_add(u64::from(length));
         match stretches.last_mut() {
             Some(last)
@@ -90,12 +91,45 @@ pub fn stretches<'f, W: IntoIterator<Item = Range<usize>>>(
 impl Stretch {
     /// The bytes of one of its frames, in those of all of it.
     pub fn frame<'b>(&self, frame: &Frame, bytes: &'b [u8]) -> &'b [u8] {
-        let begin = (frame.offset - self.begin) as usize;
-        bytes.get(begin..begin + frame.length as usize).unwrap_or_default()
+        self.bytes(frame.offset, frame.length, bytes)
+    }
+
+    /// The same for a frame that lies there in its pack.
+    pub fn bytes<'b>(&self, offset: u64, length: u32, bytes: &'b [u8]) -> &'b [u8] {
+        let begin = offset.saturating_sub(self.begin) as usize;
+        bytes.get(begin..begin + length as usize).unwrap_or_default()
     }
 }
 
 impl Piece {
+    /// These `blocks` of an extent, which begins with the block `first` of the file.
+    pub fn new(index: usize, file: &File, extent: &Extent, first: usize, blocks: Range<usize>) -> Piece {
+        let bytes = file.bytes_of(&blocks);
+        Piece {
+            file: index,
+            offset: bytes.start,
+            skip: extent.skip as usize + (blocks.start - first) * file.block as usize,
+            length: (bytes.end - bytes.start) as usize,
+            blocks,
+        }
+    }
+
+    /// Those of its blocks that are among the wanted ones.
+    pub fn cut(&self, file: &File, wanted: &Range<usize>) -> Option<Piece> {
+        let blocks = self.blocks.start.max(wanted.start)..self.blocks.end.min(wanted.end);
+        if blocks.is_empty() {
+            return None;
+        }
+        let bytes = file.bytes_of(&blocks);
+        Some(Piece {
+            file: self.file,
+            offset: bytes.start,
+            skip: self.skip + (bytes.start - self.offset) as usize,
+            length: (bytes.end - bytes.start) as usize,
+            blocks,
+        })
+    }
+
     /// Its bytes in the content of its frame.
     pub fn of<'c>(&self, content: &'c [u8]) -> Result<&'c [u8]> {
         content

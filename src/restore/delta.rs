@@ -1,12 +1,11 @@
 //! A restore over what is there: which directories may be taken for it, what in them has to go, and which blocks
 //! are in their place already. That is decided by the blocks' hashes alone: times and sizes prove nothing.
 
-use super::files::Target;
+use super::layout::Region;
 use super::run::Run;
-use super::sums::Sums;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
-use crate::direct::{self, Buffer, Source};
+use crate::direct::{self, Buffer};
 use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Event;
@@ -16,9 +15,8 @@ use crate::repo::{RESTORING, manifest};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the marker says in a directory that held a cluster before: it is not ours to empty.
 pub const OVER: &str = "over what was there";
@@ -167,54 +165,9 @@ impl Strays<'_> {
     }
 }
 
-/// Which blocks of a file are in their place; `None`: there is no such file.
-pub type There = Option<Vec<bool>>;
-
-/// Compares files with the backup, on several threads, and gives each the length that it is to have.
-pub fn compare(targets: &[Target<'_>], jobs: usize, sums: &Sums) -> Result<Vec<There>> {
-    let next = AtomicUsize::new(0);
-    let mut found: Vec<There> = Vec::new();
-    found.resize_with(targets.len(), || None);
-    std::thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, There)>> {
-            let mut buffer = Buffer::default();
-            let mut mine = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(target) = targets.get(number) else {
-                    return Ok(mine);
-                };
-                let kept = |offset, block: &[u8]| sums.add(number, offset, block);
-                mine.push((number, blocks_there(&target.path, target.stored, &mut buffer, kept)?));
-            }
-        };
-        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-        let mut result = Ok(());
-        for thread in threads {
-            let ended = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a reader panicked")));
-            match ended {
-                Ok(mine) => {
-                    for (number, there) in mine {
-                        if let Some(place) = found.get_mut(number) {
-                            *place = there;
-                        }
-                    }
-                }
-                Err(error) => result = result.and(Err(error)),
-            }
-        }
-        result
-    })?;
-    Ok(found)
-}
-
-/// `kept` is given every block that is in its place.
-fn blocks_there(
-    path: &Path,
-    stored: &Stored,
-    buffer: &mut Buffer,
-    kept: impl Fn(u64, &[u8]),
-) -> Result<There> {
+/// Opens a file that is there and gives it the length that it is to have. With the length that it had; `None`: there
+/// is no such file.
+pub fn open(path: &Path, stored: &Stored) -> Result<Option<(File, u64)>> {
     let doing = || format!("compare {}", path.display());
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -225,33 +178,31 @@ fn blocks_there(
         }
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let file = File::options().read(true).write(true).custom_flags(nofollow).open(path).doing(doing)?;
+    let file = direct::open(path).doing(doing)?;
     let length = file.metadata().doing(doing)?.len();
-    let mut same = Vec::with_capacity(stored.hashes.len());
-    let mut source = Source::new(path, &file);
-    let mut offset = 0;
-    let end = length.min(stored.size);
-    while offset < end {
-        let size = (end - offset).min(FRAME as u64) as usize;
-        let got = source.read(buffer.slice(FRAME), size, offset).doing(doing)?;
-        if got == 0 {
-            break;
-        }
-        for block in buffer.bytes(got).chunks(stored.block as usize) {
-            let is_same = stored.hashes.get(same.len()) == Some(&block_hash(block));
-            if is_same {
-                kept(same.len() as u64 * u64::from(stored.block), block);
-            }
-            same.push(is_same);
-        }
-        offset += got as u64;
-    }
-    same.resize(stored.hashes.len(), false);
     if length > stored.size {
         file.set_len(stored.size).doing(doing)?;
     } else if length < stored.size {
         direct::allocate(&file, path, stored.size)?;
     }
-    Ok(Some(same))
+    Ok(Some((file, length)))
+}
+
+/// Which blocks of a region are in their place, in a file that had this length. The region's bytes are in the buffer
+/// then.
+pub fn compare(
+    file: &mut direct::Target<'_>,
+    region: &Region,
+    stored: &Stored,
+    length: u64,
+    buffer: &mut Buffer,
+) -> std::io::Result<Vec<bool>> {
+    let begin = region.offset();
+    let size = length.saturating_sub(begin).min(region.length() as u64) as usize;
+    let got = if size == 0 { 0 } else { file.read(buffer.slice(FRAME), size, begin)? };
+    let blocks = buffer.bytes(got).chunks(stored.block.max(1) as usize);
+    let expected = stored.hashes.get(region.blocks()).unwrap_or_default();
+    let mut same: Vec<bool> = blocks.zip(expected).map(|(block, hash)| block_hash(block) == *hash).collect();
+    same.resize(expected.len(), false);
+    Ok(same)
 }

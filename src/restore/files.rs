@@ -1,22 +1,22 @@
 //! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
 //! before it is written.
 
-use super::delta::{self, There};
+use super::delta;
+use super::frames::Frames;
+use super::layout::{self, Region};
+use super::owner::Ownership;
 use super::sums::Sums;
-use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Observer;
 use crate::repo::Archive;
-use crate::repo::entry::{File as Stored, Owner};
-use crate::repo::stretch::{self, Piece, Stretch};
-use std::collections::HashMap;
+use crate::repo::entry::File as Stored;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// A file to be written.
 pub struct Target<'a> {
@@ -24,67 +24,6 @@ pub struct Target<'a> {
     pub stored: &'a Stored,
     /// Whether it goes into `backup_manifest` as it is.
     pub listed: bool,
-}
-
-/// Who owns what is restored.
-pub struct Ownership {
-    /// Only root can give files away.
-    is_root: bool,
-    known: Mutex<HashMap<Owner, (u32, u32)>>,
-}
-
-impl Ownership {
-    pub fn new() -> Ownership {
-        Ownership { is_root: nix::unistd::geteuid().is_root(), known: Mutex::default() }
-    }
-
-    /// Whether the server's user can own what is restored: root gives it to the recorded owner, anybody else
-    /// keeps it.
-    pub fn check(&self, owner: &Owner) -> Result<()> {
-        self.ids(owner).map(|_| ())
-    }
-
-    /// The user who keeps what is restored, when that is not its owner.
-    pub fn keeper(&self, owner: &Owner) -> Option<String> {
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?.name;
-        (!self.is_root && user != owner.owner).then_some(user)
-    }
-
-    fn ids(&self, owner: &Owner) -> Result<(u32, u32)> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ids) = known.get(owner) {
-            return Ok(*ids);
-        }
-        let nobody = |what: &str, name: &str| {
-            Error::new(Kind::Refused, format!("there is no {what} {name} on this machine"))
-                .hint("create it, or restore as the user that runs PostgreSQL here")
-        };
-        let user = nix::unistd::User::from_name(&owner.owner).ok().flatten().map(|user| user.uid.as_raw());
-        let group =
-            nix::unistd::Group::from_name(&owner.group).ok().flatten().map(|group| group.gid.as_raw());
-        let ids = (
-            user.or_else(|| owner.owner.parse().ok()).ok_or_else(|| nobody("user", &owner.owner))?,
-            group.or_else(|| owner.group.parse().ok()).ok_or_else(|| nobody("group", &owner.group))?,
-        );
-        known.insert(owner.clone(), ids);
-        Ok(ids)
-    }
-
-    /// Gives a file or directory, not what a link leads to, to its owner.
-    pub fn give(&self, path: &Path, owner: &Owner) -> Result<()> {
-        if !self.is_root {
-            return Ok(());
-        }
-        let (user, group) = self.ids(owner)?;
-        std::os::unix::fs::lchown(path, Some(user), Some(group))
-            .doing(|| format!("give {} to {}", path.display(), owner.owner))
-    }
-}
-
-impl std::hash::Hash for Owner {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (&self.owner, &self.group).hash(state);
-    }
 }
 
 pub struct Writing<'a> {
@@ -109,47 +48,38 @@ pub struct Written {
     pub sums: Vec<Option<u32>>,
 }
 
+/// How many threads there are for each job: half of the time one waits for the disk.
+const THREADS: usize = 2;
+
 impl Writing<'_> {
     /// Writes all targets. The first failure ends the work.
     pub fn run(&self) -> Result<Written> {
-        let sums = Sums::new(self.targets);
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
-        let there = match self.delta {
-            true => delta::compare(self.targets, self.jobs.get(), &sums)?,
-            false => Vec::new(),
+        let regions = layout::regions(self.targets);
+        let together = if self.delta { layout::COMPARED } else { layout::WRITTEN };
+        let batches = layout::batches(&regions, together);
+        let threads = self.jobs.get() * THREADS;
+        let work = Work {
+            writing: self,
+            there: self.targets.iter().map(|target| self.make_room(target)).collect::<Result<_>>()?,
+            sums: Sums::new(self.targets),
+            kept: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
         };
-        for (number, target) in self.targets.iter().enumerate() {
-            // One of several pieces is written by several threads, one of none by nobody.
-            if !matches!(there.get(number), Some(Some(_))) && !is_one_piece(target.stored) {
-                direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
-            }
-        }
-        let (stretches, kept) = self.stretches(&there);
-        self.done.fetch_add(kept, Ordering::Relaxed);
-        let shares = Shares::new(stretches.len(), self.jobs.get());
-        let stop = AtomicBool::new(false);
+        let shares = Shares::new(batches.len(), threads);
+        let next = |own: usize| {
+            let number = shares.next(own).filter(|_| !work.stop.load(Ordering::Relaxed))?;
+            regions.get(batches.get(number)?.clone())
+        };
+        let thread = |own: usize| {
+            let mut worker = Worker::new(&work);
+            let done = std::iter::from_fn(|| next(own)).try_for_each(|batch| worker.batch(batch));
+            work.stop.fetch_or(done.is_err(), Ordering::Relaxed);
+            done
+        };
         std::thread::scope(|scope| {
-            let (stretches, shares, stop) = (&stretches, &shares, &stop);
-            let (there, sums) = (&there[..], &sums);
-            let work = move |own: usize| {
-                let mut decompressor = Decompressor::default();
-                let mut buffer = Buffer::default();
-                while let Some(stretch) = shares.next(own).and_then(|number| stretches.get(number)) {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    if self.observer.is_cancelled() {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(interrupted());
-                    }
-                    if let Err(error) = self.stretch(stretch, there, sums, &mut decompressor, &mut buffer) {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(error);
-                    }
-                }
-                Ok(())
-            };
-            let threads: Vec<_> = (0..self.jobs.get()).map(|own| scope.spawn(move || work(own))).collect();
+            let thread = &thread;
+            let threads: Vec<_> = (0..threads).map(|own| scope.spawn(move || thread(own))).collect();
             let mut result = Ok(());
             for thread in threads {
                 let ended =
@@ -162,91 +92,150 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(Written { kept, sums: sums.finish(self.targets) })
+        Ok(Written { kept: work.kept.into_inner(), sums: work.sums.finish(self.targets) })
     }
 
-    /// What to read, in the order in which it lies in the packs, and how many bytes need not be read.
-    fn stretches(&self, there: &[There]) -> (Vec<Stretch>, u64) {
-        let mut kept = 0;
-        let files = self.targets.iter().map(|target| target.stored);
-        let found = stretch::stretches(files, |target, _, blocks| {
-            let (Some(Some(same)), Some(target)) = (there.get(target), self.targets.get(target)) else {
-                return vec![blocks];
-            };
-            let is_there = |block: usize| same.get(block) == Some(&true);
-            let mut wanted = Vec::new();
-            let mut block = blocks.start;
-            while block < blocks.end {
-                let begin = block;
-                let same = is_there(begin);
-                block += (begin..blocks.end).take_while(|block| is_there(*block) == same).count();
-                match same {
-                    true => {
-                        let bytes = target.stored.bytes_of(&(begin..block));
-                        kept += bytes.end - bytes.start;
-                    }
-                    false => wanted.push(begin..block),
-                }
-            }
-            wanted
-        });
-        (found, kept)
+    /// Makes a file that several threads write, and one that nobody does; the others are made by who writes them.
+    /// Says how long one is that was there.
+    fn make_room(&self, target: &Target<'_>) -> Result<Option<u64>> {
+        if layout::is_one_region(target.stored) {
+            return Ok(None);
+        }
+        if self.delta
+            && let Some((_, length)) = delta::open(&target.path, target.stored)?
+        {
+            return Ok(Some(length));
+        }
+        direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
+        Ok(None)
+    }
+}
+
+/// What the threads share.
+struct Work<'a> {
+    writing: &'a Writing<'a>,
+    /// How long each target was that several threads write; `None`: it is new.
+    there: Vec<Option<u64>>,
+    sums: Sums,
+    kept: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// One thread.
+struct Worker<'a> {
+    work: &'a Work<'a>,
+    frames: Frames<'a>,
+    /// What several frames give, or what there was.
+    buffer: Buffer,
+    /// The file that was written last, or compared.
+    open: Option<(usize, direct::Target<'a>)>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(work: &'a Work<'a>) -> Worker<'a> {
+        let frames = Frames::new(work.writing.archive, work.writing.packs);
+        Worker { work, frames, buffer: Buffer::default(), open: None }
     }
 
-    fn stretch(
-        &self,
-        stretch: &Stretch,
-        there: &[There],
-        sums: &Sums,
-        decompressor: &mut Decompressor,
-        buffer: &mut Buffer,
-    ) -> Result<()> {
-        let pack = self.packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
-        let bytes = self.archive.get_range(pack, stretch.begin..stretch.end)?;
-        for frame in &stretch.frames {
-            let doing = || format!("read {pack} of repository {}", self.archive.repository().name());
-            let stored = stretch.frame(frame, &bytes);
-            let content = buffer.slice(content_size(stored, FRAME).doing(doing)?);
-            decompressor.frame_into(stored, content).doing(doing)?;
-            for piece in &frame.pieces {
-                self.piece(piece, there, sums, content).doing(doing)?;
+    fn batch(&mut self, batch: &[Region]) -> Result<()> {
+        let mut differing = Vec::new();
+        if self.work.writing.delta {
+            for region in batch {
+                self.check_cancelled()?;
+                self.compare(region, &mut differing)?;
             }
+        }
+        let regions = if self.work.writing.delta { &differing[..] } else { batch };
+        self.frames.read(regions)?;
+        for region in regions {
+            self.check_cancelled()?;
+            self.write(region)?;
         }
         Ok(())
     }
 
-    fn piece(&self, piece: &Piece, there: &[There], sums: &Sums, content: &[u8]) -> Result<()> {
-        let Some(target) = self.targets.get(piece.file) else {
-            return Err(Error::new(Kind::Failed, "a piece without a file"));
+    fn check_cancelled(&self) -> Result<()> {
+        if self.work.writing.observer.is_cancelled() { Err(interrupted()) } else { Ok(()) }
+    }
+
+    /// Adds what of a region is not in its place.
+    fn compare(&mut self, region: &Region, differing: &mut Vec<Region>) -> Result<()> {
+        let Work { writing, there, sums, kept, .. } = self.work;
+        let target = target(writing, region)?;
+        let length = match region.is_file {
+            false => there.get(region.target).copied().flatten(),
+            true => delta::open(&target.path, target.stored)?.map(|(file, length)| {
+                let file = direct::Target::new(&target.path, file, writing.scratch);
+                self.open = Some((region.target, file));
+                length
+            }),
         };
-        let bytes = piece.checked(target.stored, content).map_err(|error| {
-            error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
-        })?;
-        let is_new = !matches!(there.get(piece.file), Some(Some(_))) && is_one_piece(target.stored);
-        let doing = || format!("write {}", target.path.display());
-        match (is_new, self.scratch) {
-            (true, _) => create(&target.path)?.write_all_at(bytes, piece.offset).doing(doing)?,
-            (false, true) => std::fs::File::options()
-                .write(true)
-                .open(&target.path)
-                .and_then(|file| file.write_all_at(bytes, piece.offset))
-                .doing(doing)?,
-            (false, false) => direct::write(&target.path, bytes, piece.offset)?,
+        let Some(length) = length else {
+            differing.push(region.clone());
+            return Ok(());
+        };
+        let file = opened(&mut self.open, writing, region)?;
+        let same = delta::compare(file, region, target.stored, length, &mut self.buffer)
+            .doing(|| format!("compare {}", target.path.display()))?;
+        let mut first = region.blocks().start;
+        for run in same.chunk_by(|one, next| one == next) {
+            let blocks = first..first + run.len();
+            first = blocks.end;
+            if run.first() == Some(&false) {
+                differing.push(region.cut(target.stored, &blocks));
+                continue;
+            }
+            let Range { start, end } = target.stored.bytes_of(&blocks);
+            let bytes = self.buffer.bytes((end - region.offset()) as usize);
+            sums.add(
+                region.target,
+                start,
+                bytes.get((start - region.offset()) as usize..).unwrap_or_default(),
+            );
+            kept.fetch_add(end - start, Ordering::Relaxed);
+            writing.done.fetch_add(end - start, Ordering::Relaxed);
         }
-        sums.add(piece.file, piece.offset, bytes);
-        self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+
+    fn write(&mut self, region: &Region) -> Result<()> {
+        let Work { writing, sums, .. } = self.work;
+        let target = target(writing, region)?;
+        let bytes = self.frames.bytes(region, target.stored, &mut self.buffer)?;
+        match region.is_file {
+            true => {
+                let doing = || format!("write {}", target.path.display());
+                create(&target.path)?.write_all_at(bytes, region.offset()).doing(doing)?;
+            }
+            false => opened(&mut self.open, writing, region)?.write(bytes, region.offset())?,
+        }
+        sums.add(region.target, region.offset(), bytes);
+        writing.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn target<'a>(writing: &'a Writing<'a>, region: &Region) -> Result<&'a Target<'a>> {
+    let target = writing.targets.get(region.target);
+    target.ok_or_else(|| Error::new(Kind::Failed, "a region without a file"))
+}
+
+/// The file of a region, which is there: the one that is open, or in its place.
+fn opened<'o, 'a>(
+    open: &'o mut Option<(usize, direct::Target<'a>)>,
+    writing: &'a Writing<'a>,
+    region: &Region,
+) -> Result<&'o mut direct::Target<'a>> {
+    let (number, file) = match open.take().filter(|(number, _)| *number == region.target) {
+        Some(open) => open,
+        None => (region.target, direct::Target::open(&target(writing, region)?.path, writing.scratch)?),
+    };
+    Ok(&mut open.insert((number, file)).1)
 }
 
 /// Somebody wants the restore to end.
 pub fn interrupted() -> Error {
     Error::new(Kind::Failed, "it was interrupted").hint("begin it again")
-}
-
-/// Whether all of a file lies in one run, so that it is written in one go.
-fn is_one_piece(stored: &Stored) -> bool {
-    stored.at.len() == 1
 }
 
 /// Divides work among threads: each begins at a place of its own, so that they seldom write to one file, and goes on

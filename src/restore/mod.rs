@@ -6,6 +6,9 @@
 
 mod delta;
 mod files;
+mod frames;
+mod layout;
+mod owner;
 mod partial;
 mod plan;
 mod recovery;

@@ -1,7 +1,7 @@
 //! A restore from beginning to end.
 
 use super::delta;
-use super::files::Ownership;
+use super::owner::Ownership;
 use super::partial::Chosen;
 use super::plan::Plan;
 use super::recovery::Recovery;

@@ -1,7 +1,8 @@
 //! Writes what the manifest names, and what a restored cluster needs besides: the settings, the signal, the WAL of
 //! the backup, `backup_manifest`. All but the control file.
 
-use super::files::{Ownership, Target as FileTarget, Writing, create, interrupted, set_mode};
+use super::files::{Target as FileTarget, Writing, create, interrupted, set_mode};
+use super::owner::Ownership;
 use super::partial::make_empty;
 use super::run::{Restored, Run};
 use crate::durable;

@@ -7,6 +7,7 @@ mod interrupted;
 mod partial;
 mod places;
 mod refused;
+mod scattered;
 mod settings;
 mod targets;
 
