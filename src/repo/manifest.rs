@@ -15,7 +15,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 /// A part is closed when its text has grown to this, or twice this while the parent's part goes on. A backup that never comes to its end leaves those that are full.
 const PART_SIZE: usize = 2 << 20;
@@ -319,10 +319,15 @@ impl Part {
     }
 }
 
-/// Reads a backup's manifest, part by part, each checked against the record. Fails when the manifest is
-/// not complete.
+/// Reads a backup's manifest, part by part, each checked against the record, the next one while `each` is busy with
+/// one. Fails when the manifest is not complete.
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
-    Parts::of(archive, record).try_for_each(|part| each(part?))
+    let (sender, parts) = mpsc::sync_channel(0);
+    std::thread::scope(|scope| {
+        // Ends when there is nobody to take the next part.
+        scope.spawn(move || Parts::of(archive, record).try_for_each(|part| sender.send(part)));
+        parts.into_iter().try_for_each(|part| each(part?))
+    })
 }
 
 /// The parts of a backup's manifest, each read when it is asked for and checked against the record. Behind the last

@@ -78,7 +78,9 @@ impl Directory {
         let doing = || format!("write {}", temporary.path.display());
         match body.open()? {
             // What is that large will not be read soon.
-            Bytes::Whole(bytes) if bytes.len() >= LARGE => direct::write(&temporary.path, bytes, 0)?,
+            Bytes::Whole(bytes) if bytes.len() >= LARGE => {
+                direct::Target::open(&temporary.path, false)?.write(bytes, 0)?;
+            }
             Bytes::Whole(bytes) => file.write_all(bytes).doing(doing)?,
             Bytes::Stream(mut stream) => {
                 let mut chunk = vec![0; CHUNK];
