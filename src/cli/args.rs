@@ -254,7 +254,7 @@ pub struct Restore {
     pub config_dir: Option<PathBuf>,
     #[command(flatten)]
     pub place: Place,
-    /// Threads [default: as configured]
+    /// Processors to keep busy; each has two threads [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
     /// Also restore a backup that is marked damaged
