@@ -103,6 +103,7 @@ pub struct FinishedFile {
 }
 
 /// A pack that is being filled, or is on its way to the repository.
+#[derive(Default)]
 pub struct Pack {
     number: u32,
     /// Its memory is used again: fresh memory costs more than to fill it.
@@ -113,13 +114,6 @@ pub struct Pack {
 
 /// Memory of a pack: the last frame may reach beyond its size.
 const ROOM: usize = PACK_SIZE + 2 * FRAME;
-
-impl Pack {
-    fn new(number: u32, mut memory: Aligned) -> Pack {
-        memory.clear();
-        Pack { number, bytes: memory, content: 0 }
-    }
-}
 
 /// What the packer has put into the repository.
 pub struct Packed {
@@ -175,7 +169,7 @@ impl<'a> Packer<'a> {
             manifest: Writer::new(archive, backup, &earlier.bases)?,
             packs,
             spare,
-            pack: Pack::new(0, Aligned::with_capacity(ROOM)),
+            pack: Pack::default(),
             key: Arc::from(""),
             building: HashMap::new(),
             ready: BTreeMap::new(),
@@ -187,7 +181,10 @@ impl<'a> Packer<'a> {
     }
 
     fn begin_pack(&mut self) -> Result<()> {
-        self.pack.number += 1;
+        // The pack before the last one has been stored when the last one was taken.
+        let memory = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(ROOM));
+        self.pack = Pack { number: self.pack.number + 1, bytes: memory, content: 0 };
+        self.pack.bytes.clear();
         let name = pack_name(self.backup, self.pack.number);
         self.key = Arc::from(data_key(&name));
         let header = self.archive.header(ObjectKind::Pack, name);
@@ -199,8 +196,7 @@ impl<'a> Packer<'a> {
     fn close_pack(&mut self) -> Result<()> {
         let stored = StoredPack { size: self.pack.bytes.len() as u64, content: self.pack.content };
         self.stored.insert(self.key.clone(), stored);
-        let memory = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(ROOM));
-        let next = Pack::new(self.pack.number, memory);
+        let next = Pack { number: self.pack.number, ..Pack::default() };
         self.packs.send(std::mem::replace(&mut self.pack, next)).map_err(|_| cancelled())
     }
 

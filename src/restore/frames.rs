@@ -80,8 +80,8 @@ impl<'a> Frames<'a> {
         Ok(())
     }
 
-    /// The bytes of a region whose frames were read, when every block of it has its hash. They are where its frame was
-    /// unpacked, or in the buffer if there are several.
+    /// The bytes of a region whose frames were read, when every block of it has its hash. They are where its main frame
+    /// was unpacked, or in the buffer if there is no place for all of them.
     pub fn bytes<'b>(
         &'b mut self,
         region: &Region,
@@ -91,6 +91,13 @@ impl<'a> Frames<'a> {
         if let [(place, piece)] = &region.parts[..] {
             let doing = self.reading(*place);
             return checked(piece, stored, self.content(*place, *place == region.main)?).doing(doing);
+        }
+        if let Some(begin) = region.place_in_main() {
+            let size = self.content(region.main, true)?.len();
+            // Where others want the same frame, it is not spoiled for the sake of a few blocks.
+            if begin + region.length() <= size && region.length() >= size / 2 {
+                return self.patched(region, stored, begin);
+            }
         }
         let memory = buffer.slice(region.length());
         let mut begin = 0;
@@ -103,6 +110,27 @@ impl<'a> Frames<'a> {
             begin += piece.length;
         }
         Ok(memory)
+    }
+
+    /// A region where its main frame was unpacked: most of it is there, and the rest is put in the place of what is not
+    /// the region's, whose frame is not that frame any more.
+    fn patched(&mut self, region: &Region, stored: &File, begin: usize) -> Result<&[u8]> {
+        let mut main = std::mem::take(&mut self.main);
+        let size = main.bytes().len();
+        main.of = None;
+        let memory = main.content.slice(size);
+        let mut at = begin;
+        for (place, piece) in &region.parts {
+            let doing = self.reading(*place);
+            if *place == region.main {
+                checked(piece, stored, memory).doing(doing)?;
+            } else if let Some(part) = memory.get_mut(at..at + piece.length) {
+                part.copy_from_slice(checked(piece, stored, self.content(*place, false)?).doing(doing)?);
+            }
+            at += piece.length;
+        }
+        self.main = main;
+        Ok(self.main.content.bytes(at).get(begin..).unwrap_or_default())
     }
 
     /// The content of one of the frames that were read.

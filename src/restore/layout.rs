@@ -5,6 +5,7 @@
 
 use super::files::Target;
 use crate::codec::compress::FRAME;
+use crate::direct::ALIGNMENT;
 use crate::repo::entry::{Extent, File as Stored};
 use crate::repo::stretch::{GAP, Piece, READ};
 use std::collections::BTreeSet;
@@ -62,6 +63,18 @@ impl Region {
     pub fn cut(&self, stored: &Stored, wanted: &Range<usize>) -> Region {
         let cut = |(place, piece): &(Place, Piece)| Some((*place, piece.cut(stored, wanted)?));
         Region { parts: self.parts.iter().filter_map(cut).collect(), is_file: false, ..*self }
+    }
+
+    /// Where all of it would begin in the content of its main frame, if what lies there has its place in it.
+    pub fn place_in_main(&self) -> Option<usize> {
+        let of_main = self.parts.iter().filter(|(place, _)| *place == self.main);
+        let mut begins = of_main.map(|(_, piece)| {
+            let before = piece.offset.checked_sub(self.offset())?;
+            piece.skip.checked_sub(before as usize)
+        });
+        let begin = begins.next()??;
+        let is_aligned = begin.is_multiple_of(ALIGNMENT);
+        (is_aligned && begins.all(|other| other == Some(begin))).then_some(begin)
     }
 
     fn find_main(&mut self) {
