@@ -309,10 +309,8 @@ impl Sync<'_> {
     /// Copies the packs that a part of the manifest names, each checked for what that part needs of it.
     fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut Report) -> Result<()> {
         let mut needs: BTreeMap<u32, Vec<Need<'_>>> = BTreeMap::new();
-        for entry in &part.entries {
-            if let Entry::File(file) | Entry::Config(file) = entry {
-                Need::of(file, &mut needs);
-            }
+        for file in part.entries.iter().filter_map(Entry::any_file) {
+            Need::of(file, &mut needs);
         }
         let packs: Vec<(&str, Vec<Need<'_>>)> = needs
             .into_iter()

@@ -183,9 +183,10 @@ impl Earlier {
         }
         match &self.parent {
             Some(record) => {
-                let stored = record.manifest.iter().map(Some).chain([None]);
-                let read = Parts::of(archive, record).zip(stored).map(|(part, stored)| {
-                    if let (Ok(part), Some(stored), false) = (&part, stored, self.stands_alone) {
+                let read = Parts::of(archive, record).enumerate().map(|(index, part)| {
+                    if !self.stands_alone
+                        && let (Ok(part), Some(stored)) = (&part, record.manifest.get(index))
+                    {
                         self.bases.add(part, stored);
                     }
                     part
@@ -220,11 +221,7 @@ impl Earlier {
     fn known(&self, part: Part) -> KnownPart {
         let packs = part.packs.iter();
         let packs = packs.map(|key| self.packs.get_key_value(key.as_str()).map(|(key, _)| key.clone()));
-        let file = |entry| match entry {
-            Entry::File(file) => Some(file),
-            Entry::Dir(_) | Entry::Tablespace(_) | Entry::Config(_) => None,
-        };
-        let files: Vec<File> = part.entries.into_iter().filter_map(file).collect();
+        let files: Vec<File> = part.entries.into_iter().filter_map(Entry::into_file).collect();
         KnownPart { packs: packs.collect(), files: files.into_iter() }
     }
 }

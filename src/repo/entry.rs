@@ -16,6 +16,32 @@ pub enum Entry {
     Config(File),
 }
 
+impl Entry {
+    /// The file that it is, of the data directory.
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Entry::File(file) => Some(file),
+            Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
+        }
+    }
+
+    /// The same, taken out of it.
+    pub fn into_file(self) -> Option<File> {
+        match self {
+            Entry::File(file) => Some(file),
+            Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
+        }
+    }
+
+    /// The file that it is, be it a configuration file from outside.
+    pub fn any_file(&self) -> Option<&File> {
+        match self {
+            Entry::File(file) | Entry::Config(file) => Some(file),
+            Entry::Dir(_) | Entry::Tablespace(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dir {
     #[serde(flatten)]

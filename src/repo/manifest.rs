@@ -17,7 +17,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-/// A part is closed when its text has grown to this, or twice this while the parent's part goes on. A backup that never comes to its end leaves those that are full.
+/// A part is closed when its text has grown to this, or twice this while the parent's part goes on. A backup that never
+/// comes to its end leaves those that are full.
 const PART_SIZE: usize = 2 << 20;
 
 /// No part is larger: one line may follow after the size is reached, and a line describes 1 GiB.
@@ -102,7 +103,8 @@ impl Totals {
 }
 
 /// By which earlier parts those of a new manifest may be told: from which file on, and the part. Filled while the
-/// parent's manifest is read, ahead of the writer.
+/// parent's manifest is read, ahead of the writer. Not with texts: how far ahead is not bounded, so the writer reads
+/// the one that it needs once more.
 #[derive(Default)]
 pub struct Bases(Mutex<VecDeque<(StoredPath, ManifestPart)>>);
 
@@ -110,7 +112,7 @@ impl Bases {
     /// Adds a part of the parent's manifest; they come in order.
     pub fn add(&self, part: &Part, stored: &ManifestPart) {
         let base = stored.base.as_deref().unwrap_or(stored);
-        if let Some(first) = part.files().next() {
+        if let Some(first) = part.entries.iter().find_map(Entry::file) {
             let mut bases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             bases.push_back((first.path.clone(), base.clone()));
         }
@@ -295,21 +297,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// Its files in the order of their paths, and what stands behind them.
-    pub fn files(&self) -> impl Iterator<Item = &File> {
-        self.entries.iter().filter_map(|entry| match entry {
-            Entry::File(file) => Some(file),
-            Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
-        })
-    }
-
     /// The packs of its extents, and bytes of blocks in them.
     pub fn named(&self) -> impl Iterator<Item = (&str, u64)> {
-        let files = self.entries.iter().filter_map(|entry| match entry {
-            Entry::File(file) | Entry::Config(file) => Some(file),
-            Entry::Dir(_) | Entry::Tablespace(_) => None,
-        });
-        files.flat_map(move |file| {
+        self.entries.iter().filter_map(Entry::any_file).flat_map(move |file| {
             let mut left = file.size;
             file.at.iter().filter_map(move |extent| {
                 let bytes = extent.take_bytes(file.block, &mut left);

@@ -65,12 +65,8 @@ impl<'a> Beside<'a> {
             self.parts = None;
             return false;
         };
-        let file = |entry| match entry {
-            Entry::File(file) => Some(file),
-            Entry::Dir(_) | Entry::Tablespace(_) | Entry::Config(_) => None,
-        };
         self.packs = part.packs;
-        self.files = part.entries.into_iter().filter_map(file).collect::<Vec<_>>().into_iter();
+        self.files = part.entries.into_iter().filter_map(Entry::into_file).collect::<Vec<_>>().into_iter();
         true
     }
 }

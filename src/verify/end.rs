@@ -156,10 +156,7 @@ impl Run<'_> {
             if places.is_empty() {
                 break;
             }
-            for entry in &part.entries {
-                let (Entry::File(file) | Entry::Config(file)) = entry else {
-                    continue;
-                };
+            for file in part.entries.iter().filter_map(Entry::any_file) {
                 let mut first = 0;
                 for extent in &file.at {
                     let behind = first + extent.blocks as usize;
