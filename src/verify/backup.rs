@@ -215,13 +215,18 @@ impl<'a> Backup<'a> {
         }
     }
 
+    /// The size of a pack that was there when this began.
+    fn stored(&self, pack: &ObjectName) -> Option<u64> {
+        match pack {
+            ObjectName::Pack(id, number) => self.data.get(id)?.packs.get(number).copied(),
+            _ => None,
+        }
+    }
+
     /// Presence and size of a pack. It has no bytes behind `end` that are needed.
     pub fn pack(&self, name: &ObjectName, expected: Option<u64>, end: u64) {
-        let ObjectName::Pack(id, number) = name else {
-            return;
-        };
         let own = [self.record.id.as_str()];
-        match self.data.get(id).and_then(|data| data.packs.get(number)).copied() {
+        match self.stored(name) {
             None => self.findings.problem(Kind::Missing, name, "it is missing", own),
             Some(size) if size < end || expected.is_some_and(|expected| size != expected) => {
                 let expected = expected.unwrap_or(end);
@@ -265,19 +270,29 @@ impl<'a> Backup<'a> {
                 continue;
             };
             missing.remove(name);
-            let content = match file.size <= LARGEST {
-                true => self.archive.read_file(packs, file),
-                false => Err(Error::new(ErrorKind::Damage, format!("it has {} bytes", file.size))),
-            };
-            match content.and_then(|content| self.content(name, &content)) {
+            if file.size > LARGEST {
+                self.contradiction(format!("{name} has {} bytes", file.size));
+                continue;
+            }
+            match self.archive.read_file(packs, file).and_then(|content| self.content(name, &content)) {
                 Ok(()) => {}
-                // The pack is bad, and is reported for itself.
                 Err(error) if error.kind() == ErrorKind::Problem => self.contradiction(error.to_string()),
-                Err(_) => {}
+                Err(error) => self.unread(packs, file, &error),
             }
         }
         for name in missing {
             self.contradiction(format!("the manifest has no {name}"));
+        }
+    }
+
+    /// Why a file could not be read. Nobody else says it of a pack that was verified not long ago.
+    fn unread(&self, packs: &[String], file: &File, error: &Error) {
+        for extent in &file.at {
+            let pack = packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));
+            if let Some(name @ ObjectName::Pack(..)) = pack {
+                let is_there = self.stored(&name).is_some();
+                self.findings.error(&name, error, is_there, [self.record.id.as_str()]);
+            }
         }
     }
 

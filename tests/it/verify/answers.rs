@@ -76,15 +76,15 @@ fn what_was_read_not_long_ago_is_not_read_again() {
     let again = verify(&archive, &["--since-last"]);
     assert!(bytes(&again) < all / 4, "{again}");
     assert!(again["trusted_bytes"].as_u64().expect("a number") > all / 2, "{again}");
-    // What is missing is seen all the same, and damage when its time has come.
+    // What is missing is seen all the same, and damage when its time has come. In front are the files that are always read.
     let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
-    repo::damage(&pack, Damage::Flip(600));
+    repo::damage(&pack, Damage::Flip(-100));
     verify(&archive, &["--since-last"]);
     let report = verify_is(&archive, 3, &["--since-last", "--every", "1ms"]);
     assert_eq!(problems(&report), [(saga::key(&archive, &pack), "damaged".to_owned())]);
     // What was found bad is read again the next time.
     verify_is(&archive, 3, &["--since-last"]);
-    repo::damage(&pack, Damage::Flip(600));
+    repo::damage(&pack, Damage::Flip(-100));
     verify(&archive, &["--since-last"]);
     verify(&archive, &["--since-last"]);
     std::fs::remove_file(&pack).expect("remove a pack");
@@ -168,18 +168,37 @@ fn what_cannot_be_read_is_neither_good_nor_bad() {
 }
 
 #[test]
-fn a_read_error_of_the_disk_is_no_damage() {
+fn a_read_error_of_the_disk_is_no_damage_and_not_passed_over() {
     let saga = Saga::get();
     let archive = saga.archive();
     let Some(strace) = Strace::new() else {
         return;
     };
     let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
-    let strace = strace.trace("read,pread64").only(&pack).inject("read,pread64:error=EIO:when=2+");
-    let traced = strace.go(&archive.run("walkeep").args(["verify", "--json"]));
-    assert!(traced.was_hit(), "{}", traced.story());
-    let report = live::json(&traced.outcome.is(1));
-    assert_eq!(report["problems"], serde_json::json!([]), "{report}");
+    let strace = strace.trace("read,pread64").only(&pack).inject("read,pread64:error=EIO:when=1+");
+    let fails = |arguments: &[&str]| {
+        let traced = strace.go(&archive.run("walkeep").args(["verify", "--json"]).args(arguments));
+        assert!(traced.was_hit(), "{}", traced.story());
+        let report = live::json(&traced.outcome.is(1));
+        assert_eq!(report["problems"], serde_json::json!([]), "{report}");
+        assert_eq!(report["unknown"][0]["object"], saga::key(&archive, &pack), "{report}");
+    };
+    fails(&[]);
+    // Of packs that are not read again, only the files are without which no server starts.
+    verify(&archive, &[]);
+    fails(&["--since-last"]);
+}
+
+#[test]
+fn the_files_without_which_no_server_starts_are_read_each_time() {
+    let saga = Saga::get();
+    let archive = saga.archive();
+    verify(&archive, &[]);
+    let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
+    repo::damage(&pack, Damage::Flip(600));
+    let report = verify_is(&archive, 3, &["--since-last"]);
+    assert_eq!(problems(&report), [(saga::key(&archive, &pack), "damaged".to_owned())]);
+    assert_eq!(hurt(&report), [saga.d.clone()].into());
 }
 
 #[test]
