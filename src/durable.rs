@@ -5,7 +5,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use rustix::fs::{self, AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether a name was free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +124,25 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Syncs everything that was written to the file system in which `path` lies.
-pub fn sync_file_system(path: &Path) -> Result<()> {
-    let doing = || format!("sync the file system of {}", path.display());
-    let directory = File::open(path).doing(doing)?;
-    fs::syncfs(&directory).map_err(std::io::Error::from).doing(doing)
+/// A file system whose failures to write are all told by [`FileSystem::sync`], from the moment on that it was opened. What
+/// was told to anybody else is not told to one who opens it later (`errseq_t` of the kernel).
+pub struct FileSystem {
+    path: PathBuf,
+    directory: File,
+}
+
+impl FileSystem {
+    /// The one in which this directory lies.
+    pub fn of(path: &Path) -> Result<FileSystem> {
+        let directory = File::open(path).doing(|| format!("open {}", path.display()))?;
+        Ok(FileSystem { path: path.to_owned(), directory })
+    }
+
+    /// Syncs everything that was written to it.
+    pub fn sync(&self) -> Result<()> {
+        let synced = fs::syncfs(&self.directory).map_err(std::io::Error::from);
+        synced.doing(|| format!("sync the file system of {}", self.path.display()))
+    }
 }
 
 /// Syncs the directory in which `path` has its name.

@@ -8,7 +8,6 @@ use super::owner::Ownership;
 use super::sums::Sums;
 use crate::direct::{self, Buffer};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::Observer;
 use crate::repo::Archive;
 use crate::repo::entry::File as Stored;
 use std::fs::File;
@@ -37,7 +36,8 @@ pub struct Writing<'a> {
     /// What is written is read at once, so it stays in the page cache.
     pub scratch: bool,
     pub done: &'a AtomicU64,
-    pub observer: &'a dyn Observer,
+    /// Asked again and again: fails when the work is to end.
+    pub check: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
 /// What was written.
@@ -141,21 +141,17 @@ impl<'a> Worker<'a> {
         let mut differing = Vec::new();
         if self.work.writing.delta {
             for region in batch {
-                self.check_cancelled()?;
+                (self.work.writing.check)()?;
                 self.compare(region, &mut differing)?;
             }
         }
         let regions = if self.work.writing.delta { &differing[..] } else { batch };
         self.frames.read(regions)?;
         for region in regions {
-            self.check_cancelled()?;
+            (self.work.writing.check)()?;
             self.write(region)?;
         }
         Ok(())
-    }
-
-    fn check_cancelled(&self) -> Result<()> {
-        if self.work.writing.observer.is_cancelled() { Err(interrupted()) } else { Ok(()) }
     }
 
     /// Adds what of a region is not in its place.
@@ -231,11 +227,6 @@ fn opened<'o, 'a>(
         None => (region.target, direct::Target::open(&target(writing, region)?.path, writing.scratch)?),
     };
     Ok(&mut open.insert((number, file)).1)
-}
-
-/// Somebody wants the restore to end.
-pub fn interrupted() -> Error {
-    Error::new(Kind::Failed, "it was interrupted").hint("begin it again")
 }
 
 /// Divides work among threads: each begins at a place of its own, so that they seldom write to one file, and goes on

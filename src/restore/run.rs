@@ -7,14 +7,16 @@ use super::plan::Plan;
 use super::recovery::Recovery;
 use super::room::Room;
 use super::write::Writer;
-use crate::durable;
+use crate::durable::{self, FileSystem};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::{Database, Record};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -113,6 +115,8 @@ pub struct Run<'a> {
     pub chosen: Chosen,
     pub ownership: Ownership,
     pub done: AtomicU64,
+    /// Whether a disk did not take what was written before.
+    disk_failed: AtomicBool,
 }
 
 impl<'a> Run<'a> {
@@ -131,7 +135,19 @@ impl<'a> Run<'a> {
             chosen: Chosen::new(&options.databases, &plan.record)?,
             ownership: Ownership::new(),
             done: AtomicU64::new(0),
+            disk_failed: AtomicBool::new(false),
         })
+    }
+
+    /// Fails when the restore is to end.
+    pub fn check(&self) -> Result<()> {
+        if self.observer.is_cancelled() {
+            return Err(Error::new(Kind::Failed, "it was interrupted").hint("begin it again"));
+        }
+        match self.disk_failed.load(Ordering::Relaxed) {
+            true => Err(Error::new(Kind::Failed, "the disk fails")),
+            false => Ok(()),
+        }
     }
 
     fn step(&self, step: &str) {
@@ -188,6 +204,8 @@ impl<'a> Run<'a> {
         if lock.is_none() {
             lock = Some(Lock::wait_for(to, self.options.wait)?);
         }
+        // Before anything is written.
+        let file_systems = self.file_systems()?;
         let over = if self.options.delta { delta::OVER } else { "" };
         for path in self.roots() {
             let text = format!("{}\n{over}\n", self.plan.record.id);
@@ -200,18 +218,24 @@ impl<'a> Run<'a> {
 
         self.step("restoring");
         let over = AtomicBool::new(false);
+        let (written, to_flush) = bounded(0);
         let restored = std::thread::scope(|scope| {
             scope.spawn(|| self.report(&over));
-            if !self.options.scratch {
-                scope.spawn(|| self.flush(&over));
-            }
+            let flushing = scope.spawn(|| self.flush(&file_systems, &to_flush));
             let restored = Writer::new(self).and_then(Writer::write);
             over.store(true, Ordering::Relaxed);
-            restored
+            drop(written);
+            let flushed = flushing.join();
+            let flushed =
+                flushed.map_err(|_| Error::new(Kind::Failed, "the thread that flushes panicked"))?;
+            // What the writers say then only follows from it.
+            flushed.and(restored)
         })?;
 
         if !self.options.scratch {
-            self.sync()?;
+            self.step("syncing");
+            file_systems.iter().try_for_each(FileSystem::sync)?;
+            self.roots().try_for_each(durable::sync_parent)?;
         }
         // From here on a server can start on it.
         restored.write_control(&self.ownership)?;
@@ -222,18 +246,15 @@ impl<'a> Run<'a> {
         Ok(restored.report)
     }
 
-    fn sync(&self) -> Result<()> {
-        self.step("syncing");
-        let mut synced = Vec::new();
-        for path in self.roots() {
-            let device = device_of(path)?;
-            if !synced.contains(&device) {
-                durable::sync_file_system(path)?;
-                synced.push(device);
+    /// Those that the directories lie in; none when nothing is to be synced.
+    fn file_systems(&self) -> Result<Vec<FileSystem>> {
+        let mut found = BTreeMap::new();
+        for path in self.roots().filter(|_| !self.options.scratch) {
+            if let Entry::Vacant(place) = found.entry(device_of(path)?) {
+                place.insert(FileSystem::of(path)?);
             }
-            durable::sync_parent(path)?;
         }
-        Ok(())
+        Ok(found.into_values().collect())
     }
 
     fn report(&self, over: &AtomicBool) {
@@ -245,14 +266,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lets the disk work while the rest is being restored. What fails here fails again at the end.
-    fn flush(&self, over: &AtomicBool) {
-        while !over.load(Ordering::Relaxed) {
-            std::thread::sleep(FLUSH_EVERY);
-            for path in self.roots() {
-                let _ = durable::sync_file_system(path);
-            }
+    /// Lets the disk work while the rest is being restored, until the channel is closed.
+    fn flush(&self, file_systems: &[FileSystem], over: &Receiver<()>) -> Result<()> {
+        while over.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let flushed = file_systems.iter().try_for_each(FileSystem::sync);
+            self.disk_failed.store(flushed.is_err(), Ordering::Relaxed);
+            flushed?;
         }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes what the manifest names, and what a restored cluster needs besides: the settings, the signal, the WAL of
 //! the backup, `backup_manifest`. All but the control file.
 
-use super::files::{Target as FileTarget, Writing, create, interrupted, set_mode};
+use super::files::{Target as FileTarget, Writing, create, set_mode};
 use super::owner::Ownership;
 use super::partial::make_empty;
 use super::run::{Restored, Run};
@@ -152,7 +152,7 @@ impl<'a> Writer<'a> {
             delta: run.options.delta,
             scratch: run.options.scratch,
             done: &run.done,
-            observer: run.observer,
+            check: &|| run.check(),
         };
         let written = writing.run()?;
         self.report.kept += written.kept;
@@ -282,9 +282,7 @@ impl<'a> Writer<'a> {
         let size = plan.record.segment_size;
         let mut name = plan.record.wal.first;
         while name <= plan.record.wal.last {
-            if self.run.observer.is_cancelled() {
-                return Err(interrupted());
-            }
+            self.run.check()?;
             let path = self.run.options.to.join("pg_wal").join(name.to_string());
             self.fetch(WalName::Segment(name), &path)?;
             name = name.next(size);

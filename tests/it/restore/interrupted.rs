@@ -122,6 +122,25 @@ fn a_disk_that_fails_while_restoring_is_reported_and_nothing_can_be_started() {
     }
 }
 
+/// The kernel tells a failure to write what it had taken once, to whoever asks first.
+#[test]
+fn a_disk_that_fails_behind_the_restore_ends_it_and_is_not_asked_until_it_says_otherwise() {
+    let story = Story::get();
+    let archive = story.archive();
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let data = scratch.join("data");
+    let strace = strace.trace("syncfs,pwrite64").inject("syncfs:error=EIO");
+    let strace = strace.inject("pwrite64:delay_enter=600000:when=1");
+    let traced = strace.go(&restoring(&archive, &data, &[]));
+    let asked = traced.calls.iter().filter(|call| call.name == "syncfs").count();
+    assert_eq!(asked, 1, "{}", traced.story());
+    traced.outcome.is(1).told().says("sync the file system");
+    assert!(!data.join("global/pg_control").exists());
+}
+
 #[test]
 fn everything_is_on_disk_before_the_control_file_and_that_before_success() {
     let story = Story::get();
