@@ -3,16 +3,13 @@
 use super::earlier::Run;
 use super::pack::{FreshBlocks, Item, KnownBlocks, Outbox};
 use super::pages::{BadPages, Surprises};
-use super::pipeline::{Frame, Pool};
+use super::pipeline::Frame;
 use crate::codec::compress::{self, Compression, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Error, Kind, Result};
-use crossbeam_channel::Receiver;
 
-/// One of several that take frames from the readers.
+/// What one worker needs to compress frames.
 pub struct Compressor<'a> {
-    outbox: Outbox,
-    pool: &'a Pool,
     bad: &'a BadPages,
     surprises: Option<&'a Surprises>,
     compressor: compress::Compressor,
@@ -25,15 +22,11 @@ pub struct Compressor<'a> {
 
 impl<'a> Compressor<'a> {
     pub fn new(
-        outbox: Outbox,
-        pool: &'a Pool,
         bad: &'a BadPages,
         surprises: Option<&'a Surprises>,
         compression: Compression,
     ) -> Result<Compressor<'a>> {
         Ok(Compressor {
-            outbox,
-            pool,
             bad,
             surprises,
             compressor: compress::Compressor::new(compression)?,
@@ -43,17 +36,7 @@ impl<'a> Compressor<'a> {
         })
     }
 
-    /// Works until there are no more frames.
-    pub fn run(mut self, frames: &Receiver<Frame>) -> Result<()> {
-        for frame in frames {
-            self.frame(&frame)?;
-            self.pool.give(frame);
-        }
-        self.flush()?;
-        self.outbox.flush()
-    }
-
-    fn frame(&mut self, frame: &Frame) -> Result<()> {
+    pub fn frame(&mut self, frame: &Frame, outbox: &mut Outbox) -> Result<()> {
         let mut known = Vec::new();
         let mut fresh = Vec::new();
         for piece in &frame.pieces {
@@ -91,41 +74,42 @@ impl<'a> Compressor<'a> {
         }
         if known.is_empty() {
             let blocks = fresh.into_iter().map(|(blocks, _)| blocks).collect();
-            return self.store(frame.content(), blocks);
+            return self.store(frame.content(), blocks, outbox);
         }
-        self.outbox.add(Item::Known(known))?;
+        outbox.add(Item::Known(known))?;
         for (blocks, length) in fresh {
             let begin = blocks.skip as usize;
-            self.gather(frame.content().get(begin..begin + length).unwrap_or_default(), blocks)?;
+            self.gather(frame.content().get(begin..begin + length).unwrap_or_default(), blocks, outbox)?;
         }
         Ok(())
     }
 
     /// Keeps blocks until there is a frame full of them.
-    fn gather(&mut self, content: &[u8], blocks: FreshBlocks) -> Result<()> {
+    fn gather(&mut self, content: &[u8], blocks: FreshBlocks, outbox: &mut Outbox) -> Result<()> {
         if self.gathered.len() + content.len() > FRAME {
-            self.flush()?;
+            self.end(outbox)?;
         }
         self.blocks.push(FreshBlocks { skip: self.gathered.len() as u32, ..blocks });
         self.gathered.extend_from_slice(content);
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Compresses what was kept.
+    pub fn end(&mut self, outbox: &mut Outbox) -> Result<()> {
         if self.blocks.is_empty() {
             return Ok(());
         }
         let gathered = std::mem::take(&mut self.gathered);
         let blocks = std::mem::take(&mut self.blocks);
-        self.store(&gathered, blocks)?;
+        self.store(&gathered, blocks, outbox)?;
         self.gathered = gathered;
         self.gathered.clear();
         Ok(())
     }
 
-    fn store(&mut self, content: &[u8], blocks: Vec<FreshBlocks>) -> Result<()> {
+    fn store(&mut self, content: &[u8], blocks: Vec<FreshBlocks>, outbox: &mut Outbox) -> Result<()> {
         self.compressor.frame(content, &mut self.scratch)?;
         let item = Item::Frame { bytes: self.scratch.clone(), content: content.len() as u64, blocks };
-        self.outbox.send(item)
+        outbox.send(item)
     }
 }

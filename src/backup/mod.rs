@@ -1,9 +1,9 @@
 //! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows
 //! nothing of the configuration, and nothing of how WAL gets into the repository: only that it has to be there.
 //!
-//! The walker finds files, readers read them, as far as WAL summaries do not promise what is in them, compressors hash their blocks, verify pages and
-//! compress what no earlier backup stored, the packer puts frames into packs and lines into the manifest, and one thread stores full
-//! packs. Every queue is bounded; memory is two packs and a few frames a thread.
+//! The walker finds files, workers read them, as far as WAL summaries do not promise what is in them, hash their blocks, verify
+//! pages and compress what no earlier backup stored, the packer puts frames into packs and lines into the manifest, and one thread
+//! stores full packs. Every queue is bounded; memory is two packs and two frames a thread.
 
 mod compress;
 mod earlier;

@@ -1,11 +1,12 @@
-//! Reads files, on as many threads as asked for.
+//! Reads files and compresses them, on as many threads as asked for.
 //!
-//! A large file goes through in pieces of a frame each, so that one reader keeps every compressor busy;
-//! small files share a frame. The checksum of a whole file is the reader's work, since it goes through it in
-//! order; all the rest is the compressors'. What the WAL summaries promise is not read, and goes to the packer as it is.
+//! A large file goes through in pieces of a frame each; small files share a frame. Who has read a frame compresses it, while
+//! it is in the cache of its processor, unless another thread has nothing to do: so one large file that is left keeps all
+//! of them busy. The checksum of a whole file is taken while it is read, in order. What the WAL summaries promise is not read,
+//! and goes to the packer as it is.
 
+use super::compress::Compressor;
 use super::earlier::{Job, KnownFile, Queue, Run};
-use super::failure::cancelled;
 use super::pack::{FinishedFile, Item, KnownBlocks, Outbox};
 use super::pages::Pages;
 use super::scan::{Owners, Task};
@@ -15,7 +16,7 @@ use crate::direct::{ALIGNMENT, Buffer, Source};
 use crate::error::{Doing, Error, Result};
 use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -108,9 +109,18 @@ fn block_of(size: u64) -> u32 {
     if size <= SMALL_FILE { SMALL_BLOCK } else { LARGE_BLOCK }
 }
 
-/// Reads files until there are no more. One of several that share their counters.
-pub struct Reader<'a> {
-    pub frames: Sender<Frame>,
+/// The way of a frame from a worker that is reading to one that has nothing to read any more.
+pub struct Help {
+    /// Of a channel without room: a frame goes through only when somebody waits for it.
+    pub give: Sender<Frame>,
+    pub take: Receiver<Frame>,
+}
+
+/// Reads files until there are no more, and then compresses what others read. One of several that share their counters.
+pub struct Worker<'a> {
+    /// `None` for one that works alone.
+    pub help: Option<Help>,
+    pub compressor: Compressor<'a>,
     pub outbox: Outbox,
     pub pool: &'a Pool,
     pub owners: &'a Owners,
@@ -129,20 +139,39 @@ pub struct Reader<'a> {
     pub frame: Frame,
 }
 
-impl Reader<'_> {
+impl Worker<'_> {
     pub fn run(mut self, queue: &Queue) -> Result<()> {
         while let Some(job) = queue.next() {
             self.file(job)?;
         }
+        self.flush()?;
+        if let Some(Help { give, take }) = self.help.take() {
+            // When the last one that reads has given up its end there are no more.
+            drop(give);
+            take.iter().try_for_each(|frame| self.compress(frame))?;
+        }
         self.end()
     }
 
-    /// Hands the frame on.
+    /// Goes on with an empty frame.
     fn flush(&mut self) -> Result<()> {
         if self.frame.pieces.is_empty() {
             return Ok(());
         }
-        self.frames.send(std::mem::replace(&mut self.frame, self.pool.frame())).map_err(|_| cancelled())
+        let frame = std::mem::replace(&mut self.frame, self.pool.frame());
+        match &self.help {
+            Some(help) => match help.give.try_send(frame) {
+                Ok(()) => Ok(()),
+                Err(error) => self.compress(error.into_inner()),
+            },
+            None => self.compress(frame),
+        }
+    }
+
+    fn compress(&mut self, frame: Frame) -> Result<()> {
+        self.compressor.frame(&frame, &mut self.outbox)?;
+        self.pool.give(frame);
+        Ok(())
     }
 
     fn file(&mut self, job: Job) -> Result<()> {
@@ -331,6 +360,7 @@ impl Reader<'_> {
     /// Hands on what is left.
     pub fn end(mut self) -> Result<()> {
         self.flush()?;
+        self.compressor.end(&mut self.outbox)?;
         self.outbox.flush()
     }
 

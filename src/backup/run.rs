@@ -8,7 +8,7 @@ use super::earlier::{Earlier, Queue, check_stored};
 use super::failure::{Failure, cancelled};
 use super::pack::{self, FinishedFile, Item, Outbox, Packed, Packer};
 use super::pages::{BadPages, Surprises};
-use super::pipeline::{Pool, Reader};
+use super::pipeline::{Help, Pool, Worker};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use super::summaries::Summaries;
@@ -320,15 +320,16 @@ impl Run<'_> {
         // One part of the parent's manifest waits while another is gone through.
         let (parts, to_compare) = bounded(0);
         let queue = Arc::new(Queue::new(to_read, to_compare, summaries));
-        let (frames, to_compress) = bounded(jobs);
+        let (give, take) = bounded(0);
         let (items, to_pack) = bounded(jobs * 2);
         // The packer fills the next pack while this one is being stored, and then waits.
         let (packs, to_store) = bounded(0);
         let (used, spare) = unbounded();
         let pool = Pool::default();
-        let mut readers: Vec<Reader<'_>> = (0..=jobs)
-            .map(|_| Reader {
-                frames: frames.clone(),
+        let worker = |help| -> Result<Worker<'_>> {
+            Ok(Worker {
+                help,
+                compressor: Compressor::new(bad, surprises, options.compression)?,
                 outbox: Outbox::new(items.clone()),
                 pool: &pool,
                 owners: &owners,
@@ -341,40 +342,34 @@ impl Run<'_> {
                 trusting: !(options.full || options.rehash),
                 frame: pool.frame(),
             })
-            .collect();
-        drop(frames);
-        let last = readers.pop();
-        let compressors: Vec<_> =
-            (0..jobs).map(|_| (to_compress.clone(), Outbox::new(items.clone()))).collect();
-        drop(to_compress);
+        };
+        // One more than are to be busy: one may be waiting for the disk.
+        let help = || Some(Help { give: give.clone(), take: take.clone() });
+        let workers = (0..=jobs).map(|_| worker(help())).collect::<Result<Vec<_>>>()?;
+        let last = worker(None)?;
+        drop((give, take));
 
         // A stage whose successor has failed finds its queue closed. Each thread owns the end that it
         // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
-            let (failure, pool) = (&failure, &pool);
+            let failure = &failure;
             let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store, &used)));
             let packing = scope.spawn(move || {
                 let packer = Packer::new(archive, id, earlier, packs, spare);
                 failure.note(packer.and_then(|packer| pack_all(packer, &to_pack)))
             });
-            for (frames, outbox) in compressors {
-                scope.spawn(move || {
-                    let compressor = Compressor::new(outbox, pool, bad, surprises, options.compression);
-                    failure.note(compressor.and_then(|compressor| compressor.run(&frames)))
-                });
-            }
             scope.spawn(move || failure.note(earlier.read(archive, &parts, self.observer)));
-            let mut reading = Vec::new();
-            for reader in readers {
+            let mut working = Vec::new();
+            for worker in workers {
                 let queue = Arc::clone(&queue);
-                reading.push(scope.spawn(move || failure.note(reader.run(&queue))));
+                working.push(scope.spawn(move || failure.note(worker.run(&queue))));
             }
             drop(queue);
             scope.spawn(|| self.report(&done, &total, &over));
 
             let outbox = Outbox::new(items);
             let walker = Walker { outbox, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
-            let copied = failure.note(self.walk(walker, &owners, reading, last));
+            let copied = failure.note(self.walk(walker, &owners, working, last));
             let packed = packing.join().ok().flatten();
             // The last pack is still being stored when the packer is done: its failure has to be known here.
             let stored = storing.join().ok().flatten();
@@ -387,27 +382,26 @@ impl Run<'_> {
         })
     }
 
-    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to come last.
+    /// Finds the files for the workers, waits for these, and reads with the `last` one what has to come last.
     fn walk(
         &self,
         mut walker: Walker<'_>,
         owners: &Owners,
-        reading: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
-        last: Option<Reader<'_>>,
+        working: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
+        mut last: Worker<'_>,
     ) -> Result<Copied> {
         let version = version_directory(&self.options.pgdata, self.server.found.lineage.major)?;
         let scan = Scan::new(&self.options.pgdata, version, &self.options.foreign, owners, self.observer);
         scan.run(&mut walker)?;
         let tablespaces = std::mem::take(&mut walker.tablespaces);
         drop(walker);
-        for reader in reading {
-            match reader.join() {
+        for worker in working {
+            match worker.join() {
                 Ok(Some(())) => {}
                 Ok(None) => return Err(cancelled()),
-                Err(_) => return Err(Error::new(Kind::Failed, "a reader panicked")),
+                Err(_) => return Err(Error::new(Kind::Failed, "a thread that reads panicked")),
             }
         }
-        let mut last = last.ok_or_else(|| Error::new(Kind::Failed, "there is no reader"))?;
         let stopped = self.finish_copy(&mut last, owners)?;
         last.end()?;
         Ok(Copied { stopped, tablespaces })
@@ -415,25 +409,25 @@ impl Run<'_> {
 
     /// The control file last, then the end of the backup and what the server says about it, and the
     /// configuration files that lie elsewhere.
-    fn finish_copy(&self, reader: &mut Reader<'_>, owners: &Owners) -> Result<Stopped> {
+    fn finish_copy(&self, worker: &mut Worker<'_>, owners: &Owners) -> Result<Stopped> {
         let pgdata = &self.options.pgdata;
-        self.add_configuration(reader, owners)?;
+        self.add_configuration(worker, owners)?;
         let meta = |path: &Path| path.metadata().doing(|| format!("look at {}", path.display()));
         let control_path = pgdata.join("global/pg_control");
         let control = Control::read(pgdata)?;
         let like =
             |path: &str, meta: &std::fs::Metadata| finished(path.as_bytes(), meta, owners.of(meta), false);
         let control_meta = meta(&control_path)?;
-        reader.bytes(like("global/pg_control", &control_meta), control.bytes())?;
+        worker.bytes(like("global/pg_control", &control_meta), control.bytes())?;
         let stopped = self.server.stop()?;
-        reader.bytes(like("backup_label", &control_meta), &stopped.label)?;
+        worker.bytes(like("backup_label", &control_meta), &stopped.label)?;
         if !stopped.tablespace_map.is_empty() {
-            reader.bytes(like("tablespace_map", &control_meta), &stopped.tablespace_map)?;
+            worker.bytes(like("tablespace_map", &control_meta), &stopped.tablespace_map)?;
         }
         Ok(stopped)
     }
 
-    fn add_configuration(&self, reader: &mut Reader<'_>, owners: &Owners) -> Result<()> {
+    fn add_configuration(&self, worker: &mut Worker<'_>, owners: &Owners) -> Result<()> {
         let inside = std::fs::canonicalize(&self.options.pgdata)
             .doing(|| format!("look at {}", self.options.pgdata.display()))?;
         let (files, unknown) = self.server.configuration_files();
@@ -452,7 +446,7 @@ impl Run<'_> {
             match read {
                 Ok((bytes, meta)) => {
                     let like = finished(path.as_os_str().as_bytes(), &meta, owners.of(&meta), true);
-                    reader.bytes(like, &bytes)?;
+                    worker.bytes(like, &bytes)?;
                 }
                 Err(e) => self.observer.event(Event::Warning(&Error::io(
                     format!("read the configuration file {file}, which is left out"),
@@ -473,7 +467,7 @@ impl Run<'_> {
     }
 }
 
-/// What the reader cannot know of a file that it gets as bytes.
+/// What a worker cannot know of a file that it gets as bytes.
 fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool) -> FinishedFile {
     FinishedFile {
         file: 0,
@@ -488,7 +482,7 @@ fn finished(path: &[u8], meta: &std::fs::Metadata, owner: Owner, is_config: bool
     }
 }
 
-/// Hands what the walk finds to the readers and the packer.
+/// Hands what the walk finds to the workers and the packer.
 struct Walker<'a> {
     outbox: Outbox,
     tasks: Sender<(u64, Task)>,

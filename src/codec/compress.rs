@@ -18,6 +18,11 @@ pub const FRAME: usize = 1 << 20;
 /// A raw block holds at most this much (RFC 8878, `Block_Maximum_Size`).
 const RAW_BLOCK: usize = 128 << 10;
 
+/// zstd looks where a block of 128 KiB had better be divided, and never in a smaller one. At level 1 that costs a tenth of the
+/// time and gains nothing with data pages; and shorter matches than its own 7 bytes, of which a smaller table is enough, save up to
+/// a quarter of the bytes in the same time: what repeats in pages, line pointers and tuple headers, is short.
+const UNSPLIT: u32 = 120 << 10;
+
 /// A compressor that is used again and again; making one costs more than a small frame.
 pub struct Compressor(Inner);
 
@@ -35,8 +40,14 @@ impl Compressor {
         let Compression::Zstd(level) = compression else {
             return Ok(Compressor(Inner::Stored));
         };
+        use zstd_safe::CParameter::{CompressionLevel, HashLog, MaxBlockSize, MinMatch};
         let mut context = zstd_safe::CCtx::create();
-        context.set_parameter(zstd_safe::CParameter::CompressionLevel(level)).map_err(failed)?;
+        context.set_parameter(CompressionLevel(level)).map_err(failed)?;
+        if level == 1 {
+            for parameter in [MinMatch(5), HashLog(13), MaxBlockSize(UNSPLIT)] {
+                context.set_parameter(parameter).map_err(failed)?;
+            }
+        }
         Ok(Compressor(Inner::Zstd(context)))
     }
 
