@@ -6,6 +6,7 @@
 #   sync   one segment at a time, nothing ahead
 #   far    all segments ahead in one call, for `noop`
 #   dN     the S3 server is N milliseconds away
+#   read   backups that do not ask the server's WAL summaries: every file is read
 #   zstd   the floor of a fetch: the same object decompressed by the public tool and checked by nobody
 has() { [[ "-$VARIANT-" == *"-$1-"* ]]; }
 has_s3() { has s3 || has http; }
@@ -51,6 +52,7 @@ T
         fi
         echo '[repository.retention]'
         echo 'keep_last = 1'
+        if has read; then printf '[backup]\nwal_summaries = false\n'; fi
     } > "$A_DIR/walkeep.toml"
     "$WALKEEP_BIN/walkeep" $CONF init
 }
