@@ -4,7 +4,7 @@ use super::others::InUse;
 use super::policy::{Policy, Reason, Reasons};
 use super::stock::{Backup, Stock};
 use crate::error::{Error, Kind, Result};
-use crate::pg::segment::{SegmentName, WalName};
+use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::repo::ObjectName;
 use crate::repo::data::PackSet;
 use jiff::{SignedDuration, Timestamp};
@@ -113,6 +113,9 @@ impl Plan {
             .collect();
         problems.extend(choice.lost().map(|id| {
             format!("backup {id} was listed when it was verified, and its record is gone, so what it needs is not known: nothing is removed. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
+        }));
+        problems.extend(choice.untold().map(|timeline| {
+            format!("{} cannot be read, so what leads to timeline {timeline} is not known: nothing is removed. Move it away and push it again from pg_wal of the primary or a standby, or bring it back from a copy", WalName::History(*timeline))
         }));
         if !problems.is_empty() {
             let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));
@@ -273,6 +276,12 @@ impl Choice<'_> {
                 && !self.wishes.discard.contains(*id)
                 && !self.stock.condemned.contains(*id)
         })
+    }
+
+    /// Timelines of which it matters what they descend from, and that is not known.
+    fn untold(&self) -> impl Iterator<Item = &TimelineId> {
+        let by_window = self.policy.keep_within.is_some() && self.wishes.discard.is_empty();
+        self.stock.unknown_histories.iter().filter(move |_| by_window)
     }
 
     fn remove(&self, reasons: &Reasons, whole: &[usize]) -> Removal {

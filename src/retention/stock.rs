@@ -47,6 +47,8 @@ pub struct Stock {
     pub wal: Vec<(WalName, u64)>,
     pub segment_size: Option<SegmentSize>,
     pub histories: BTreeMap<TimelineId, History>,
+    /// Timelines whose history is there and cannot be understood.
+    pub unknown_histories: Vec<TimelineId>,
     /// When the newest segment of each timeline was stored.
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
     pub pins: BTreeMap<String, Pin>,
@@ -116,9 +118,13 @@ impl Stock {
             Ok(())
         })?;
         for timeline in timelines {
-            // One that cannot be read leads nowhere; verify says so.
-            if let Ok(Some(history)) = archive.history(timeline) {
-                self.histories.insert(timeline, history);
+            match archive.history(timeline) {
+                Ok(history) => self.histories.extend(history.map(|history| (timeline, history))),
+                Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
+                    self.unknown_histories.push(timeline);
+                }
+                // Without it nothing would seem to lead to this timeline, and what its window needs would go.
+                Err(error) => return Err(error),
             }
         }
         if let Some(inventory) = inventory {

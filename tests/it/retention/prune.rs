@@ -216,3 +216,42 @@ fn a_backup_whose_record_is_lost_is_no_garbage() {
     prune(archive, &["--remove", &ids[0]]);
     assert!(live::parts_of(archive.root(), &ids[0], "pack").is_empty());
 }
+
+/// A repository whose newest timeline is the second, and where its history is stored.
+fn with_history() -> (Live, PathBuf) {
+    let (mut live, _) = with_backups(2);
+    live.archive.set_retention(0, &["keep_within = \"14d\""]);
+    let scratch = Scratch::new();
+    let history = scratch.write("00000002.history", "1\t0/3000000\tno recovery target specified\n");
+    live.archive.push(&history).ok();
+    let object = live.archive.object("00000002.history");
+    (live, object)
+}
+
+#[test]
+fn a_history_that_cannot_be_read_now_is_no_reason_to_remove_what_it_leads_from() {
+    let (live, history) = with_history();
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let strace = strace.only(&history).inject("openat,read,pread64:error=EIO");
+    for arguments in [&["prune"][..], &["prune", "--dry-run"]] {
+        let traced = strace.go(&live.archive.run("walkeep").args(arguments));
+        assert!(traced.was_hit(), "{}", traced.story());
+        traced.outcome.is(1).told().says("00000002.history");
+    }
+    prune(&live.archive, &[]);
+}
+
+#[test]
+fn a_history_that_is_damaged_lets_the_window_keep_everything() {
+    let (mut live, history) = with_history();
+    repo::damage(&history, repo::Damage::Flip(-3));
+    let before = objects(live.archive.root());
+    live.archive.walkeep(&["prune"]).is(3).told().says("00000002.history");
+    assert_eq!(objects(live.archive.root()), before);
+    // Rules that do not ask for it do without it.
+    live.archive.set_retention(0, &["keep_last = 1"]);
+    prune(&live.archive, &[]);
+    assert_eq!(listed(&live.archive).len(), 1);
+}
