@@ -220,7 +220,7 @@ impl<'a> Scan<'a> {
         self.enter(sink, source, b"pg_wal")?;
         for name in ["archive_status", "summaries"] {
             let path = source.join(name);
-            if path.is_dir() {
+            if is_dir(&path)? {
                 self.enter(sink, &path, format!("pg_wal/{name}").as_bytes())?;
             }
         }
@@ -249,10 +249,17 @@ impl<'a> Scan<'a> {
         below.push(b'/');
         below.extend_from_slice(self.version_directory.as_bytes());
         let version = source.join(&self.version_directory);
-        match version.is_dir() {
-            true => self.directory(sink, &version, &below, 1),
-            false => Ok(()),
+        if is_dir(&version)? {
+            return self.directory(sink, &version, &below, 1);
         }
+        // While a tablespace is dropped it has a link for a moment, and nothing behind it.
+        if found(source, std::fs::symlink_metadata(source))?.is_some() {
+            self.warn(format!(
+                "there is no {}, so nothing of tablespace {oid} is backed up",
+                version.display()
+            ));
+        }
+        Ok(())
     }
 
     fn warn(&self, message: String) {
@@ -277,6 +284,11 @@ fn found<T>(path: &Path, result: std::io::Result<T>) -> Result<Option<T>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(format!("look at {}", path.display()), &e)),
     }
+}
+
+/// Whether there is a directory: what cannot be looked at is not taken for one that is not there.
+fn is_dir(path: &Path) -> Result<bool> {
+    Ok(found(path, std::fs::metadata(path))?.is_some_and(|meta| meta.is_dir()))
 }
 
 /// Names of users and groups, each looked up once.

@@ -227,3 +227,37 @@ fn a_read_only_repository_fails_the_backup_with_the_reason() {
     tmpfs.remount("rw");
     live.backup();
 }
+
+#[test]
+fn a_tablespace_that_cannot_be_looked_at_is_not_left_out() {
+    let live = Live::new();
+    let place = live.server.scratch().mkdir("space");
+    live.server.psql(&format!("create tablespace space location '{}'", place.display()));
+    live.server.psql("create table there (i int) tablespace space");
+    let oid = live.server.psql("select oid from pg_tablespace where spcname = 'space'");
+    let space = live.server.data().join("pg_tblspc").join(oid);
+    let version = std::fs::read_dir(&space).expect("list").next().expect("a directory").expect("list");
+    let version = space.join(version.file_name());
+    for error in ["EIO", "EACCES", "ESTALE"] {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let fault = format!("statx,stat,newfstatat:error={error}:when=1");
+        let traced = strace.only(&version).inject(&fault).go(&live.backing_up());
+        assert!(traced.was_hit(), "{fault} hit nothing\n{}", traced.story());
+        let outcome = assert_failed(&live, &[], traced.outcome);
+        assert!(outcome.stderr.contains(&version.display().to_string()), "{outcome}");
+    }
+    live.backup();
+}
+
+#[test]
+fn a_tablespace_with_nothing_behind_its_link_is_told() {
+    let live = Live::new();
+    let place = live.server.scratch().mkdir("space");
+    live.server.psql(&format!("create tablespace space location '{}'", place.display()));
+    let away = place.with_extension("away");
+    std::fs::rename(&place, &away).expect("move it away");
+    live.backing_up().go().ok().says("nothing of tablespace");
+    std::fs::rename(&away, &place).expect("bring it back");
+}
