@@ -15,8 +15,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Where objects are written before they have a name.
 const TEMPORARY: &str = ".tmp";
@@ -35,13 +36,51 @@ const LARGE: usize = 1 << 20;
 /// A directory that holds objects as files.
 pub struct Directory {
     root: PathBuf,
+    /// The device on which something was found. On another one it is the directory below an unmounted file system,
+    /// and that nothing is there says nothing.
+    device: OnceLock<u64>,
 }
 
 impl Directory {
     /// The store in this directory. Nothing is touched: a directory that is not there is found out by
     /// the first operation.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
-        Directory { root: root.into() }
+        Directory { root: root.into(), device: OnceLock::new() }
+    }
+
+    fn device_of_root(&self) -> Result<Option<u64>> {
+        match std::fs::metadata(&self.root) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            meta => Ok(Some(meta.doing(|| format!("look at {}", self.root.display()))?.dev())),
+        }
+    }
+
+    /// Fails when the file system was unmounted since something was found on it.
+    fn check_mounted(&self) -> Result<()> {
+        match self.device.get() {
+            Some(device) if self.device_of_root()? != Some(*device) => Err(Error::new(
+                Kind::Unavailable,
+                format!("the file system of {} was unmounted meanwhile", self.root.display()),
+            )
+            .hint("mount it again, and see why it went away")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for something, and sees to it that what is not found could have been.
+    fn sure<T>(&self, look: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
+        let device = match self.device.get() {
+            Some(_) => None,
+            // Before it is looked for, so that what is found was found there.
+            None => self.device_of_root()?,
+        };
+        let found = look()?;
+        match (&found, device) {
+            (Some(_), Some(device)) => drop(self.device.get_or_init(|| device)),
+            (Some(_), None) => {}
+            (None, _) => self.check_mounted()?,
+        }
+        Ok(found)
     }
 
     /// Whether the directory is `place` or lies below it; links are followed as far as it exists.
@@ -69,6 +108,7 @@ impl Directory {
         let directory = self.root.join(TEMPORARY);
         let temporary = Temporary::create(&directory).or_else(|error| match error.kind() {
             Kind::Absent => {
+                self.check_mounted()?;
                 durable::create_dir(&directory, DIR_MODE)?;
                 Temporary::create(&directory)
             }
@@ -99,6 +139,7 @@ impl Directory {
     }
 
     fn give_name(&self, temporary: &Temporary, path: &Path, mode: Mode) -> Result<Published> {
+        self.check_mounted()?;
         durable::create_dirs(&self.root, path.parent().unwrap_or(&self.root), DIR_MODE)?;
         match mode {
             Mode::Create => durable::publish(&temporary.path, path),
@@ -234,9 +275,12 @@ impl Storage for Directory {
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
         let path = self.path(key);
-        let mut file = match File::open(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.doing(|| format!("open {}", path.display()))?,
+        let opened = self.sure(|| match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.doing(|| format!("open {}", path.display())).map(Some),
+        });
+        let Some(mut file) = opened? else {
+            return Ok(None);
         };
         match range {
             None => Ok(Some(Box::new(file))),
@@ -250,18 +294,21 @@ impl Storage for Directory {
 
     fn head(&self, key: &Key) -> Result<Option<Entry>> {
         let path = self.path(key);
-        let found = look_at(CWD, &path).doing(|| format!("look at {}", path.display()))?;
+        let found = self.sure(|| look_at(CWD, &path).doing(|| format!("look at {}", path.display())))?;
         Ok(found.map(|(size, modified)| Entry { key: key.clone(), size, modified }))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
-        let mut page = Page::default();
         let after = after.map_or("", Key::as_str);
         let path = self.path(folder);
-        if let Some(opened) = open_folder(CWD, &path).doing(|| format!("list {}", path.display()))? {
-            Directory::walk(&opened, &path, folder.as_str(), after, limit.min(PAGE), &mut page)?;
-        }
-        Ok(page)
+        let listed = self.sure(|| {
+            let mut page = Page::default();
+            if let Some(opened) = open_folder(CWD, &path).doing(|| format!("list {}", path.display()))? {
+                Directory::walk(&opened, &path, folder.as_str(), after, limit.min(PAGE), &mut page)?;
+            }
+            Ok(Some(page).filter(|page| !page.entries.is_empty()))
+        });
+        Ok(listed?.unwrap_or_default())
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {
@@ -286,7 +333,8 @@ impl Storage for Directory {
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        result
+        // What is gone already may be where it was, and not to be seen.
+        result.and_then(|()| self.check_mounted())
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {

@@ -3,6 +3,7 @@
 
 mod promises;
 mod stores;
+mod unmounted;
 
 /// The suite, once for each of the stores.
 macro_rules! every_store {

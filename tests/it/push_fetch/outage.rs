@@ -123,3 +123,25 @@ fn with_two_repositories_only_both_together_prove_an_end() {
     }
     site.archive.fetch_fails(&missing);
 }
+
+#[test]
+fn a_repository_that_is_unmounted_in_the_middle_is_never_the_end_of_the_archive() {
+    let Some(tmpfs) = Tmpfs::mount("20m") else {
+        return;
+    };
+    let site = Site::build(|build| build.root(tmpfs.path()));
+    let names = site.pushed(&[2, 3]);
+    let missing = site.archive.object(&names[0]);
+    std::fs::remove_file(&missing).expect("make a hole");
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    // It has shown its identity, and does not have the segment; what comes next is whether it has later ones.
+    let strace = strace.trace("openat").only(&missing).inject("openat:signal=STOP:when=1");
+    let run = site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG");
+    let child = strace.spawn(&run);
+    until("it has looked for the segment", || strace.text().contains("stopped by SIGSTOP"));
+    tmpfs.unmount();
+    run::signal(strace.await_call(), "CONT");
+    run.finish(child).fatal();
+}

@@ -33,6 +33,13 @@ impl Tmpfs {
         &self.path
     }
 
+    /// Takes it away; the directory below it stays.
+    #[track_caller]
+    pub fn unmount(&self) {
+        let status = Command::new("umount").arg("-l").arg(&self.path).status();
+        assert!(status.is_ok_and(|status| status.success()), "unmount {}", self.path.display());
+    }
+
     /// Changes it: `ro`, `rw`, `size=64m`.
     #[track_caller]
     pub fn remount(&self, options: &str) {
