@@ -13,6 +13,7 @@ use crate::wal::push::Push;
 use crate::wal::push_ahead::{self, Ahead};
 use crate::wal::spool::Spool;
 use clap::{CommandFactory, Parser, ValueEnum};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -93,13 +94,14 @@ pub fn walpush() -> ExitCode {
         Ok(args) => args,
         Err(error) => return answer_usage(&error, exit::PUSH_FAILED + 1),
     };
-    end("walpush", exit::PUSH_FAILED, move || {
+    let failed = || exit::PUSH_FAILED;
+    end("walpush", failed, move || {
         let config = setup::load_for_helper(args.config)?;
-        watch("walpush", config.wal.timeout, exit::PUSH_FAILED);
+        watch("walpush", config.wal.timeout, failed);
         let here = setup::working_directory()?;
         // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
         // somebody calls by hand.
-        let in_data_directory = is_data_directory(&here);
+        let in_data_directory = is_data_directory(&here)?;
         let cluster = match in_data_directory {
             true => config.cluster(args.cluster.as_deref(), &here)?,
             false => config.sole_cluster(args.cluster.as_deref(), &here)?,
@@ -131,23 +133,15 @@ pub fn walpush() -> ExitCode {
 }
 
 pub fn walfetch() -> ExitCode {
-    // A standby must not be shut down by a passing outage; everything else must not be opened by one.
-    let failed = || {
-        let standby = Path::new("standby.signal").exists() && !Path::new("promote").exists();
-        if standby { exit::FETCH_ABSENT } else { exit::FETCH_FAILED }
-    };
     let args = match FetchArgs::try_parse() {
         Ok(args) => args,
-        Err(error) => return answer_usage(&error, failed()),
+        Err(error) => return answer_usage(&error, fetch_failed(None)),
     };
     if let Some(size) = args.ahead {
         return be_worker(args, size);
     }
-    let failed = match args.on_error {
-        Some(OnError::Abort) => exit::FETCH_FAILED,
-        Some(OnError::Retry) => exit::FETCH_ABSENT,
-        None => failed(),
-    };
+    let on_error = args.on_error;
+    let failed = move || fetch_failed(on_error);
     end("walfetch", failed, move || {
         let waiting = Waiting::begin()?;
         let name: WalName = args.name.parse()?;
@@ -160,7 +154,11 @@ pub fn walfetch() -> ExitCode {
             config.repository(name)?;
             repositories.retain(|repository| repository.name() == name);
         }
-        let pgdata = [&here, &cluster.pgdata].into_iter().find(|path| is_data_directory(path));
+        let pgdata = match is_data_directory(&here)? {
+            true => Some(&here),
+            // Somebody calls by hand, who need not be able to look there.
+            false => Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true))),
+        };
         let fetch = Fetch {
             name,
             destination: &args.destination,
@@ -211,33 +209,47 @@ fn answer_usage(error: &clap::Error, failed: u8) -> ExitCode {
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
+/// What walfetch answers when it failed. A standby must not be shut down by a passing outage; everything else must not be
+/// opened by one, and a promotion may begin while it waits. What cannot be seen counts as what does no harm.
+fn fetch_failed(on_error: Option<OnError>) -> u8 {
+    let is_there = |name: &str| Path::new(name).try_exists();
+    match on_error {
+        Some(OnError::Abort) => exit::FETCH_FAILED,
+        Some(OnError::Retry) => exit::FETCH_ABSENT,
+        None => match (is_there("standby.signal"), is_there("promote")) {
+            (Ok(true), Ok(false)) => exit::FETCH_ABSENT,
+            _ => exit::FETCH_FAILED,
+        },
+    }
+}
+
 /// Runs a helper, and gives the right status also when it panics.
 fn end(
     program: &'static str,
-    failed: u8,
+    failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
     match std::panic::catch_unwind(run) {
         Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
             complain(program, &error);
-            ExitCode::from(failed)
+            ExitCode::from(failed())
         }
         Err(_) => {
             say(program, "error: a defect of this program stopped it (the lines above say where)");
-            ExitCode::from(failed)
+            ExitCode::from(failed())
         }
     }
 }
 
 /// Ends the process when the deadline is over, whatever it is waiting for by then.
-fn watch(program: &'static str, deadline: Duration, failed: u8) {
+fn watch(program: &'static str, deadline: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     let watcher = move || {
         std::thread::sleep(deadline);
         let error = Error::new(Kind::Timeout, format!("it was not done after {deadline:?}"))
             .hint("is the repository reachable? the limit is `timeout` in [wal]");
         complain(program, &error);
-        std::process::exit(i32::from(failed));
+        std::process::exit(i32::from(failed()));
     };
     if std::thread::Builder::new().spawn(watcher).is_err() {
         say(program, "warning: there is no thread for the deadline, so there is none");
@@ -245,6 +257,15 @@ fn watch(program: &'static str, deadline: Duration, failed: u8) {
 }
 
 /// Whether the server keeps its files here. A restored directory counts too.
-fn is_data_directory(path: &Path) -> bool {
-    path.join("PG_VERSION").is_file() && path.join("global/pg_control").is_file()
+fn is_data_directory(path: &Path) -> Result<bool> {
+    for name in ["PG_VERSION", "global/pg_control"] {
+        let path = path.join(name);
+        match path.metadata() {
+            Ok(meta) if meta.is_file() => {}
+            Ok(_) => return Ok(false),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+            Err(e) => return Err(Error::io(format!("look at {}", path.display()), &e)),
+        }
+    }
+    Ok(true)
 }

@@ -125,6 +125,27 @@ fn with_two_repositories_only_both_together_prove_an_end() {
 }
 
 #[test]
+fn a_data_directory_that_cannot_be_looked_at_is_not_taken_for_another_place() {
+    let site = Site::new();
+    let names = site.pushed(&[2]);
+    let file = site.data.write(&site.segment(3));
+    for name in ["PG_VERSION", "global/pg_control"] {
+        let path = site.data.path.join(name);
+        for run in [site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG"), site.archive.pushing(&file)] {
+            let Some(strace) = Strace::new() else {
+                return;
+            };
+            let strace = strace.only(&path).inject("statx,stat,newfstatat:error=EIO:when=1");
+            let traced = strace.go(&run);
+            assert!(traced.was_hit(), "{}", traced.story());
+            assert_ne!(traced.outcome.code(), Some(0), "{}", traced.story());
+            traced.outcome.told();
+        }
+    }
+    site.push(&site.segment(3)).ok();
+}
+
+#[test]
 fn a_repository_that_is_unmounted_in_the_middle_is_never_the_end_of_the_archive() {
     let Some(tmpfs) = Tmpfs::mount("20m") else {
         return;

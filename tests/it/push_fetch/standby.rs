@@ -1,6 +1,7 @@
 //! In a server that runs as a standby an error must not shut it down; while it is being promoted, it must.
 
 use super::*;
+use std::path::Path;
 
 /// The fetches that fail in different ways; each has to answer with this status.
 #[track_caller]
@@ -73,4 +74,41 @@ fn a_configuration_that_cannot_be_read_does_not_shut_a_standby_down() {
     site.archive.fetch("000000010000000000000002").is(1).told();
     site.touch("promote");
     site.archive.fetch("000000010000000000000002").is(200).told();
+}
+
+#[test]
+fn a_promotion_that_begins_while_a_fetch_waits_does_not_lose_the_rest_of_its_archive() {
+    let site = Site::build(|build| build.wal("timeout = \"3s\""));
+    site.touch("standby.signal");
+    let identity = site.archive.identity();
+    std::fs::remove_file(&identity).expect("remove the identity");
+    // Whoever opens it waits for a writer, as on a network file system whose server is gone.
+    Run::new("mkfifo").arg(&identity).go().ok();
+    let run = site.archive.fetching("000000010000000000000002", "pg_wal/RECOVERYXLOG");
+    run.go().is(1).told();
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let strace = strace.detached().trace("openat").only(&identity);
+    let child = strace.spawn(&run);
+    until("it waits", || strace.text().contains("identity"));
+    site.touch("promote");
+    run.finish(child).is(200).told();
+}
+
+#[test]
+fn a_promotion_that_cannot_be_looked_for_counts_as_one() {
+    let site = Site::new();
+    site.touch("standby.signal");
+    let names = site.pushed(&[2]);
+    repo::damage(&site.archive.object(&names[0]), repo::Damage::Flip(-10));
+    site.archive.fetch(&names[0]).is(1).told();
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let strace =
+        strace.only(Path::new("promote")).inject("statx,stat,newfstatat,access,faccessat2:error=EIO");
+    let traced = strace.go(&site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG"));
+    assert!(traced.was_hit(), "{}", traced.story());
+    traced.outcome.is(200).told();
 }
