@@ -330,8 +330,10 @@ fn check_empty(path: &Path) -> Result<()> {
         names.push(entry.doing(|| format!("look at {}", path.display()))?.file_name());
     }
     if names.iter().any(|name| name == RESTORING) {
-        let over = std::fs::read_to_string(path.join(RESTORING)).is_ok_and(|text| text.contains(delta::OVER));
-        return match over {
+        let marker = path.join(RESTORING);
+        // What is not known to be a restore's own is not emptied.
+        let text = std::fs::read_to_string(&marker).doing(|| format!("read {}", marker.display()))?;
+        return match text.contains(delta::OVER) {
             false => Ok(()),
             true => Err(Error::new(
                 Kind::Refused,

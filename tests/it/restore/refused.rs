@@ -185,3 +185,22 @@ fn a_second_restore_of_the_cluster_ends_with_status_4_or_waits() {
     restoring(&archive, &scratch.join("second"), &["--wait"]).go().ok();
     first.finish(child).ok();
 }
+
+#[test]
+fn what_may_have_held_a_cluster_is_not_emptied() {
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let to = scratch.mkdir("data");
+    scratch::write(&to.join("mine"), "mine");
+    // As root leaves it when a restore with --delta is broken off.
+    let marker = to.join("walkeep.restoring");
+    scratch::write(&marker, format!("{}\nover what was there\n", story.a));
+    let chmod = |mode: &str| drop(Run::new("chmod").arg(mode).arg(&marker).go().ok());
+    chmod("000");
+    restoring(&archive, &to, &[]).go().is(1).told().says("walkeep.restoring");
+    assert_eq!(read(to.join("mine")), b"mine");
+    chmod("600");
+    restoring(&archive, &to, &[]).go().is(1).told().says("--delta");
+    assert_eq!(read(to.join("mine")), b"mine");
+}
