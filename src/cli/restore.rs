@@ -10,6 +10,7 @@ use crate::pg::segment::{TimelineId, WalName};
 use crate::repo::lock::Lock;
 use crate::repo::{Archive, Repository};
 use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -123,10 +124,25 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
 fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
     let record = &plan.record;
     let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
-    for entry in std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten() {
-        let oid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        let Some((oid, location)) = oid.zip(std::fs::read_link(entry.path()).ok()) else {
+    let directory = pgdata.join("pg_tblspc");
+    let unseen = |e: std::io::Error| {
+        Error::io(format!("look for new tablespaces in {}", directory.display()), &e)
+            .hint("--allow-new-tablespaces restores without having looked")
+    };
+    let entries = match std::fs::read_dir(&directory) {
+        // Gone, or of a user whose tablespaces this one cannot write to either.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(()),
+        entries => entries.map_err(unseen)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(unseen)?;
+        let Some(oid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
+        };
+        let location = match std::fs::read_link(entry.path()) {
+            // A directory in its place, or dropped meanwhile.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => continue,
+            location => location.map_err(unseen)?,
         };
         if !known(oid) {
             return Err(Error::new(

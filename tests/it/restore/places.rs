@@ -221,3 +221,29 @@ fn a_tablespace_created_after_the_backup_keeps_a_copy_from_writing_into_the_orig
     assert!(!to.exists());
     restoring(&live.archive, &to, &["--immediate", "--allow-new-tablespaces"]).go().ok();
 }
+
+#[test]
+fn tablespaces_that_cannot_be_looked_for_are_not_taken_for_none() {
+    let live = Live::new();
+    live.backup();
+    let location = live.server.scratch().mkdir("later");
+    live.server.psql(&format!("create tablespace later location '{}'", location.display()));
+    let directory = live.server.data().join("pg_tblspc");
+    let oid = live.server.psql("select oid from pg_tablespace where spcname = 'later'");
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    let faults = [
+        (directory.clone(), "openat:error=EIO"),
+        (directory.clone(), "getdents64:error=EIO"),
+        (directory.join(oid), "readlink,readlinkat:error=EIO"),
+    ];
+    for (path, fault) in faults {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let traced = strace.only(&path).inject(fault).go(&restoring(&live.archive, &to, &[]));
+        assert!(traced.was_hit(), "{fault} hit nothing\n{}", traced.story());
+        traced.outcome.is(1).told().says("--allow-new-tablespaces");
+        assert!(!to.exists());
+    }
+}
