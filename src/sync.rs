@@ -40,6 +40,9 @@ pub struct Report {
     /// What is wrong with one of the two repositories, and was passed over.
     #[serde(serialize_with = "as_text")]
     pub problems: Vec<Error>,
+    /// How many there were, those included that are told no more.
+    #[serde(skip)]
+    pub passed_over: u64,
 }
 
 fn as_text<S: serde::Serializer>(problems: &[Error], s: S) -> std::result::Result<S::Ok, S::Error> {
@@ -128,6 +131,7 @@ impl Sync<'_> {
             return Err(error);
         }
         self.observer.event(Event::Warning(&error));
+        report.passed_over += 1;
         if report.problems.len() < TOLD {
             report.problems.push(error);
         }
@@ -269,10 +273,10 @@ impl Sync<'_> {
 
     fn backup(&self, wanted: &Wanted, writing: &Announcement, report: &mut Report) -> Result<()> {
         let Wanted { record, is_listed } = wanted;
-        let problems = report.problems.len();
+        let passed_over = report.passed_over;
         let mut copied = HashSet::new();
         manifest::read(self.from, record, |part| self.packs(&part, &mut copied, report))?;
-        if report.problems.len() > problems {
+        if report.passed_over > passed_over {
             return Err(Error::new(Kind::Damage, "some of its packs could not be copied"));
         }
         for part in record.manifest_objects() {

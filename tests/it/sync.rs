@@ -172,3 +172,21 @@ fn a_repository_of_another_cluster_is_refused() {
         site.archive.walkeep(&["sync", "--from", arguments[0], "--to", arguments[1]]).is(2);
     }
 }
+
+#[test]
+fn a_backup_that_is_not_whole_is_not_listed_however_much_else_is_wrong() {
+    let site = Site::new();
+    let (_, object) =
+        repo::stored_in(&site.first).into_iter().find(|(name, _)| name.len() == 24).expect("WAL");
+    let folder = object.parent().expect("a folder");
+    let name = object.file_name().and_then(|name| name.to_str()).expect("a name");
+    // More than are told one by one.
+    for number in 0..1100 {
+        std::fs::write(folder.join(format!("{}.{number:08X}.backup", &name[..24])), "garbage")
+            .expect("write");
+    }
+    let pack = live::parts_of(&site.first, &live::records(&site.first)[0], "pack").remove(0);
+    repo::damage(&pack, repo::Damage::Flip(700));
+    site.sync().is(3);
+    assert!(live::records(&site.second).is_empty(), "a backup is listed that cannot be restored");
+}
