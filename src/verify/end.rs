@@ -2,9 +2,9 @@
 //! and what has gone away meanwhile because nobody keeps it.
 
 use super::cost::Costs;
-use super::findings::{Kind, Problem};
+use super::findings::{Kind, Problem, Unknown};
 use super::run::{Report, Run, Scope};
-use crate::error::Result;
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::ObjectName;
@@ -21,12 +21,19 @@ type Places = BTreeSet<(u64, u32, u32)>;
 /// Problems whose cost is computed: everything is looked at again for each.
 const COSTED: usize = 200;
 
+/// Of a backup that could not be asked what it needs of what is bad. One whose manifest is bad has a problem of its own.
+fn not_asked(record: &Record, error: &Error) -> Option<Unknown> {
+    let is_known = matches!(error.kind(), ErrorKind::Damage | ErrorKind::Identity);
+    let object = ObjectName::Record(record.id.clone()).to_string();
+    (!is_known).then(|| Unknown { object, detail: error.to_string() })
+}
+
 impl Run<'_> {
     pub fn end(self, observer: &dyn Observer) -> Result<Report> {
         self.gaps();
         self.lost_tails();
-        let (mut problems, unknown, mut checked) = self.findings.take();
-        self.attribute(&mut problems);
+        let (mut problems, mut unknown, mut checked) = self.findings.take();
+        self.attribute(&mut problems, &mut unknown);
         if !problems.is_empty() {
             observer.event(Event::Step("looking at the problems again"));
             self.drop_pruned(&mut problems)?;
@@ -113,7 +120,7 @@ impl Run<'_> {
     }
 
     /// Finds the backups that need what is bad of packs.
-    fn attribute(&self, problems: &mut [Problem]) {
+    fn attribute(&self, problems: &mut [Problem], unknown: &mut Vec<Unknown>) {
         let mut bad: BTreeMap<String, &mut Problem> = problems
             .iter_mut()
             .filter(|problem| problem.hurts.all || !problem.hurts.places.is_empty())
@@ -123,9 +130,12 @@ impl Run<'_> {
             return;
         }
         for record in self.selected() {
-            // One whose manifest is bad has a problem of its own.
-            let Ok(packs) = self.archive.packs_of(record) else {
-                continue;
+            let packs = match self.archive.packs_of(record) {
+                Ok(packs) => packs,
+                Err(error) => {
+                    unknown.extend(not_asked(record, &error));
+                    continue;
+                }
             };
             let mut places = BTreeMap::new();
             for (object, problem) in &mut bad {
@@ -140,7 +150,7 @@ impl Run<'_> {
                     false => drop(places.insert(object.clone(), problem.hurts.places.clone())),
                 }
             }
-            for object in self.hurt(record, places) {
+            for object in self.hurt(record, places, unknown) {
                 if let Some(problem) = bad.get_mut(&object) {
                     problem.backups.insert(record.id.clone());
                 }
@@ -149,10 +159,25 @@ impl Run<'_> {
     }
 
     /// Those of the packs in which a backup has a block at one of these places.
-    fn hurt(&self, record: &Record, mut places: BTreeMap<String, Places>) -> BTreeSet<String> {
+    fn hurt(
+        &self,
+        record: &Record,
+        mut places: BTreeMap<String, Places>,
+        unknown: &mut Vec<Unknown>,
+    ) -> BTreeSet<String> {
         let mut hurt = BTreeSet::new();
-        // Where the manifest cannot be read to its end, what was read tells.
-        for part in Parts::of(self.archive, record).map_while(Result::ok) {
+        if places.is_empty() {
+            return hurt;
+        }
+        for part in Parts::of(self.archive, record) {
+            let part = match part {
+                Ok(part) => part,
+                // What was read until here tells.
+                Err(error) => {
+                    unknown.extend(not_asked(record, &error));
+                    break;
+                }
+            };
             if places.is_empty() {
                 break;
             }

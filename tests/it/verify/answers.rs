@@ -190,6 +190,28 @@ fn a_read_error_of_the_disk_is_no_damage_and_not_passed_over() {
 }
 
 #[test]
+fn a_backup_that_cannot_be_asked_what_it_needs_of_what_is_bad_is_told() {
+    let live = Live::new();
+    let id = live.backup_id();
+    let pack = live::parts_of(live.archive.root(), &id, "pack").remove(0);
+    // In the middle, away from the files that are looked into.
+    let middle = std::fs::metadata(&pack).expect("the pack").len() as i64 / 2;
+    repo::damage(&pack, Damage::Flip(middle));
+    let manifest = live::parts_of(live.archive.root(), &id, "manifest").remove(0);
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    // Read once to be verified, and once more to find out whom the damage hurts.
+    let strace = strace.trace("openat").only(&manifest).inject("openat:error=EIO:when=2+");
+    let traced = strace.go(&live.archive.run("walkeep").args(["verify", "--json"]));
+    assert!(traced.was_hit(), "{}", traced.story());
+    let report = live::json(&traced.outcome.is(3));
+    assert_eq!(hurt(&report), BTreeSet::new(), "{report}");
+    assert_eq!(report["unknown"][0]["object"], format!("backup/{id}"), "{report}");
+    assert_eq!(hurt(&verify_is(&live.archive, 3, &[])), [id].into());
+}
+
+#[test]
 fn the_files_without_which_no_server_starts_are_read_each_time() {
     let saga = Saga::get();
     let archive = saga.archive();
