@@ -44,7 +44,7 @@ impl Checks<'_> {
     /// Everything but recovery itself, which was looked at before. Ends early only when the server is gone, the time
     /// is over or somebody wants it to end.
     pub fn run(&self, done: &mut Vec<Check>) -> Result<()> {
-        let recovered = self.server.log();
+        let recovered = self.server.log()?;
         done.push(log_of_recovery(&recovered.problems(0, &["ERROR", "FATAL", "PANIC"])));
         let user = self.superuser()?;
         let databases = open_databases(self.server, &user, self.surroundings)?;
@@ -52,7 +52,7 @@ impl Checks<'_> {
         for assertion in self.assertions {
             done.push(self.assertion(&user, assertion)?);
         }
-        let log = self.server.log();
+        let log = self.server.log()?;
         let mut problems = log.problems(recovered.len(), &["PANIC", "FATAL"]);
         problems.extend(
             log.problems(0, &["WARNING"]).iter().filter(|line| line.contains("page verification failed")),

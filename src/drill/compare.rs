@@ -67,7 +67,7 @@ pub fn follow(
         let is_over = server.ended()?.is_some() || begun.elapsed() > primary.patience;
         if is_over || looked.elapsed() > LOOK {
             looked = Instant::now();
-            let log = server.log();
+            let log = server.log()?;
             if let Some(line) = DIVERGED.iter().find_map(|words| log.line_with(words)) {
                 return Err(Error::new(Kind::Problem, format!("the archive and the primary have diverged: {line}"))
                     .hint("which of the two holds the data that count? do not prune, and take a backup of the primary"));
@@ -91,7 +91,7 @@ pub fn follow(
     }
     // A password may stand in it, and the directory may be kept.
     recovering.configure(&[])?;
-    let told = match server.log().line_with(STREAMING).and_then(|line| line.split_once(STREAMING)) {
+    let told = match server.log()?.line_with(STREAMING).and_then(|line| line.split_once(STREAMING)) {
         Some((_, from)) => Ok(format!("streamed from {from}, caught up with the primary at {}", mark.lsn)),
         None => Err(Error::new(
             Kind::Unavailable,

@@ -105,7 +105,11 @@ pub fn why_not(error: Error, server: &Server) -> Error {
     if error.kind() != Kind::Problem {
         return error;
     }
-    let log = server.log();
+    let log = match server.log() {
+        Ok(log) => log,
+        // It would have said whose fault it is.
+        Err(unread) => return unread,
+    };
     let reason = log.reason();
     let error = Error::new(Kind::Problem, format!("{error}: {reason}"));
     if let Some(complaint) = log.complaint() {

@@ -207,8 +207,9 @@ impl Server {
     }
 
     /// What all servers of this place wrote until they were told to stop.
-    pub fn log(&self) -> Log {
-        Log::new(&String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()))
+    pub fn log(&self) -> Result<Log> {
+        let text = std::fs::read(&self.log).doing(|| format!("read {}", self.log.display()))?;
+        Ok(Log::new(&String::from_utf8_lossy(&text)))
     }
 
     fn note(&self, line: &str) -> Result<()> {

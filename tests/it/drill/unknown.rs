@@ -57,3 +57,21 @@ fn a_scratch_directory_in_the_data_directory_or_the_repository_is_refused() {
         drilling(&archive, &place.join("drills"), &[]).go().is(2).told().says("lies in");
     }
 }
+
+#[test]
+fn a_log_of_the_server_that_cannot_be_read() {
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let directory = scratch.mkdir("drills");
+    let run = drilling(&archive, &directory, &[]);
+    let child = run.spawn();
+    let log = || repo::files(&directory).into_iter().find(|path| path.ends_with("server.log"));
+    until("the server has a log", || log().is_some());
+    // It can still be written to.
+    Run::new("chmod").arg("200").arg(log().expect("the log")).go().ok();
+    let outcome = run.finish(child).is(1).told();
+    assert_eq!(json(&outcome)["outcome"], "unknown", "{outcome}");
+    assert!(outcome.stderr.contains("server.log"), "{outcome}");
+    assert_empty(&directory);
+}
