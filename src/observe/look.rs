@@ -101,7 +101,8 @@ struct Local {
 impl Local {
     fn see(pgdata: &Path, now: Timestamp) -> Local {
         Local {
-            is_running: pgdata.join("postmaster.pid").exists(),
+            // What cannot be looked at may well run.
+            is_running: pgdata.join("postmaster.pid").try_exists().unwrap_or(true),
             queue: queue::queue(pgdata, now).map_err(Trouble::from),
             disk: disk(&pgdata.join("pg_wal")).map_err(Trouble::from),
         }

@@ -41,9 +41,10 @@ pub fn queue(pgdata: &Path, now: Timestamp) -> Result<Queue> {
         let Some((name, is_ready)) = name.to_str().and_then(parse) else {
             continue;
         };
-        // It may have been renamed or removed since it was listed: the next look sees it.
-        let Ok(meta) = entry.metadata() else {
-            continue;
+        let meta = match entry.metadata() {
+            // Renamed or removed since it was listed: the next look sees it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            meta => meta.doing(|| format!("look at {}", entry.path().display()))?,
         };
         let (Some(finished), Some(changed)) =
             (time(meta.mtime(), meta.mtime_nsec()), time(meta.ctime(), meta.ctime_nsec()))

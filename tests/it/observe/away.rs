@@ -73,3 +73,16 @@ fn each_cluster_of_the_configuration_is_shown_unless_one_is_named() {
     run(&["status", "--cluster", "main"]).ok();
     run(&["status", "--cluster", "third"]).is(2);
 }
+
+#[test]
+fn what_waits_and_cannot_be_looked_at_is_not_nothing() {
+    let live = healthy();
+    live.server.stop(Stop::Fast);
+    let directory = live.server.wal().join("archive_status");
+    let chmod = |mode: &str| drop(Run::new("chmod").arg(mode).arg(&directory).go().ok());
+    // Its names can be read, and nothing else.
+    chmod("400");
+    let report = status_is(&live.archive, 3, &[]);
+    chmod("700");
+    assert!(shows(&report, "backlog", "yellow").contains("archive_status"), "{report:#}");
+}
