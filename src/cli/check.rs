@@ -154,7 +154,13 @@ fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
         Some((server, _)) => Ok(server.found.lineage),
         None => Lineage::of(&context.cluster.pgdata),
     };
-    let archives = lineage.map(|lineage| repositories(context, lineage, checks)).unwrap_or_default();
+    let archives = match lineage {
+        Ok(lineage) => repositories(context, lineage, checks),
+        Err(error) => {
+            checks.note("data directory", error.doing("find out whose repositories to look for"));
+            Vec::new()
+        }
+    };
     let size = server.as_ref().map(|(server, _)| server.found.segment_size);
     checks.note("spool", spool::look(&context.config.wal, size));
     match server {

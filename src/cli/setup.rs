@@ -176,9 +176,25 @@ pub fn chosen(context: &Context, place: &args::Place) -> Result<Vec<Repository>>
 /// The cluster's part of a repository: of the life that was asked for, of the data directory's own where there
 /// still is one, else of the newest that is registered.
 pub fn archive(context: &Context, repository: &Repository, place: &args::Place) -> Result<Archive> {
-    match place.lineage.map_or_else(|| Lineage::of(&context.cluster.pgdata), Ok) {
-        Ok(lineage) => repository.open(lineage),
-        Err(_) => repository.open_newest(),
+    match place.lineage.or_else(|| own_lineage(context)) {
+        Some(lineage) => repository.open(lineage),
+        None => repository.open_newest(),
+    }
+}
+
+/// Of the data directory, where there still is one. One that cannot be read stops nobody who needs a backup, but is told.
+pub fn own_lineage(context: &Context) -> Option<Lineage> {
+    match Lineage::of(&context.cluster.pgdata) {
+        Ok(lineage) => Some(lineage),
+        Err(error) => {
+            if error.kind() != Kind::Absent {
+                let error = error.doing("find out which life of the cluster this is").hint(
+                    "the newest that is registered in the repository is taken; --lineage names another one",
+                );
+                context.console.event(Event::Warning(&error));
+            }
+            None
+        }
     }
 }
 

@@ -70,7 +70,7 @@ fn look(
     repository: &Repository,
     done: &mut Vec<Verified>,
 ) -> Result<()> {
-    let own = args.place.lineage.map_or_else(|| Lineage::of(&context.cluster.pgdata), Ok).ok();
+    let own = args.place.lineage.or_else(|| setup::own_lineage(context));
     let Identities { good: identities, bad: problems } = repository.check_identities(own)?;
     let current = own.or(identities.last().map(|identity| identity.lineage()));
     if !problems.is_empty() {

@@ -152,3 +152,23 @@ fn forge(root: &Path, id: &str, change: impl Fn(String) -> String) {
     std::fs::remove_file(&record).expect("remove the record");
     scratch::write(&record, bytes);
 }
+
+#[test]
+fn a_data_directory_that_cannot_be_read_stops_nobody_and_is_told() {
+    let story = Story::get();
+    let mut archive = story.archive();
+    let scratch = Scratch::new();
+    let broken = DataDir::create(&scratch, "broken", 15, story.server.system_identifier(), 1);
+    archive.set_pgdata(&broken.path);
+    let control = broken.path.join("global/pg_control");
+    archive.walkeep(&["list"]).ok();
+    Run::new("chmod").arg("000").arg(&control).go().ok();
+    for verb in ["list", "verify"] {
+        archive.walkeep(&[verb]).ok().says("pg_control").says("newest");
+    }
+    restoring(&archive, &scratch.join("data"), &[]).go().ok().says("pg_control");
+    // Without one nothing is to be told.
+    std::fs::remove_file(&control).expect("remove it");
+    let outcome = archive.walkeep(&["list"]).ok();
+    assert!(!outcome.stderr.contains("pg_control"), "{outcome}");
+}
