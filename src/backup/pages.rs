@@ -126,6 +126,10 @@ impl Surprises {
                 continue;
             }
             let newest = block.chunks_exact(PAGE_SIZE).map(claimed_lsn).max().unwrap_or(Lsn(0));
+            // Explained already; it must not take the place of one that nothing explains.
+            if newest >= self.start {
+                continue;
+            }
             let page = number as u64 * u64::from(piece.block) / PAGE_SIZE as u64;
             self.blocks.add(&known.path, page as u32, newest);
         }
