@@ -261,3 +261,12 @@ fn a_tablespace_with_nothing_behind_its_link_is_told() {
     live.backing_up().go().ok().says("nothing of tablespace");
     std::fs::rename(&away, &place).expect("bring it back");
 }
+
+#[test]
+fn a_damaged_record_of_the_newest_backup_does_not_keep_the_next_from_being_taken() {
+    let live = Live::new();
+    let first = live.backup_id();
+    let newest = live.backup_id();
+    damage(&live::record_of(live.archive.root(), &newest), Damage::Flip(-20));
+    assert_eq!(live::text(&live.backup(), "parent"), first);
+}
