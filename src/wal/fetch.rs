@@ -229,8 +229,12 @@ impl Part {
                 .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
                 .open(&path)
                 .doing(doing)?;
-            file.try_lock_exclusive()
-                .map_err(|_| Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()))?;
+            file.try_lock_exclusive().map_err(|e| {
+                match e.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
+                    true => Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()),
+                    false => Error::io(format!("lock {}", path.display()), &e),
+                }
+            })?;
             // The other call may have given the file that was just opened its final name.
             let mine = file.metadata().doing(doing)?;
             let is_it = std::fs::symlink_metadata(&path)

@@ -166,3 +166,17 @@ fn a_repository_that_is_unmounted_in_the_middle_is_never_the_end_of_the_archive(
     run::signal(strace.await_call(), "CONT");
     run.finish(child).fatal();
 }
+
+#[test]
+fn a_file_system_without_locks_is_not_taken_for_another_call() {
+    let site = Site::new();
+    let names = site.pushed(&[2]);
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let strace = strace.trace("flock").inject("flock:error=ENOLCK");
+    let traced = strace.go(&site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG"));
+    assert!(traced.was_hit(), "{}", traced.story());
+    let outcome = traced.outcome.fatal();
+    assert!(!outcome.stderr.contains("another walfetch"), "{outcome}");
+}
