@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
+use crate::pg::segment::TimelineId;
 use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::data::{Data, PackSet, exclusive, manifest_bytes};
 use crate::repo::drills::Drill;
@@ -15,6 +16,8 @@ pub struct Contents {
     pub archive: Archive,
     pub records: Vec<Record>,
     pub damaged: Vec<(String, Error)>,
+    /// Timelines whose history cannot be read: nothing is known to lead to these.
+    pub bad_histories: Vec<(TimelineId, Error)>,
     pub pins: BTreeMap<String, Pin>,
     pub lines: Option<Lines>,
     /// From the oldest moment to the newest without a hole between, along the newest timeline.
@@ -53,9 +56,12 @@ impl Contents {
             None => archive.any_segment_size()?,
         };
         let inventory = size.map(|size| Inventory::read(&archive, size)).transpose()?;
-        let lines = match inventory {
-            Some(inventory) => Some(Lines::read(&archive, inventory)?.0),
-            None => None,
+        let (lines, bad_histories) = match inventory {
+            Some(inventory) => {
+                let (lines, damaged) = Lines::read(&archive, inventory)?;
+                (Some(lines), damaged)
+            }
+            None => (None, Vec::new()),
         };
         let pins = archive.pins()?.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE)));
         let pins = pins.filter(|(_, pin)| pin.holds(now)).collect();
@@ -69,6 +75,7 @@ impl Contents {
             drills,
             records,
             damaged,
+            bad_histories,
             pins,
             lines,
             window: None,

@@ -31,7 +31,8 @@ pub fn list(context: &Context, args: &args::List) -> Result<u8> {
         if !contents.gaps().is_empty() {
             status = exit::PROBLEM;
         }
-        for (_, error) in &contents.damaged {
+        let damaged = contents.damaged.iter().map(|(_, error)| error);
+        for error in damaged.chain(contents.bad_histories.iter().map(|(_, error)| error)) {
             status = exit::PROBLEM;
             output::complain("walkeep", error);
         }

@@ -126,6 +126,8 @@ pub struct Stock {
     pub backups: Vec<Backup>,
     /// Backups whose records cannot be read.
     pub unreadable: Vec<String>,
+    /// Histories of timelines that cannot be read: nothing is known to lead to these.
+    pub unreadable_histories: Vec<String>,
     pub gaps: Vec<Gap>,
     /// By timeline.
     pub windows: Vec<Window>,

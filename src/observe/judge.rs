@@ -288,6 +288,12 @@ fn damage(stock: &Stock) -> Option<Finding> {
         let detail = format!("the record of {} cannot be read", stock.unreadable.join(", "));
         return Some(finding(Light::Red, name, detail).hint("`walkeep list` says why"));
     }
+    if !stock.unreadable_histories.is_empty() {
+        let detail = format!("{} cannot be read", stock.unreadable_histories.join(", "));
+        return Some(
+            finding(Light::Red, name, detail).hint("`walkeep verify` says what it costs and what to do"),
+        );
+    }
     // Older ones tell of what was, the newest of the cluster as it is.
     let newest = stock.backups.iter().max_by_key(|backup| backup.ended)?;
     (!newest.is_complete).then(|| {

@@ -2,7 +2,7 @@
 
 use super::facts::{Backup, Drilled, Server, Stock, Window};
 use crate::error::{Error, Kind, Result};
-use crate::pg::segment::WalName;
+use crate::pg::segment::{TimelineId, WalName};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet, manifest_bytes};
 use crate::repo::drills::Outcome;
@@ -28,9 +28,11 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
     for record in &records {
         growth.add(record.stop_time, record.new_bytes);
     }
-    let lines = read_wal(archive, &records, &mut growth)?;
+    let (lines, bad_histories) = read_wal(archive, &records, &mut growth)?;
+    let history = |timeline| WalName::History(timeline).to_string();
     let mut stock = Stock {
         unreadable: damaged.into_iter().map(|(id, _)| id).collect(),
+        unreadable_histories: bad_histories.into_iter().map(history).collect(),
         growth: growth.per_second(),
         drill: last_drill(archive)?,
         ..Stock::default()
@@ -55,13 +57,18 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
     Ok(stock)
 }
 
-fn read_wal(archive: &Archive, records: &[Record], growth: &mut Growth) -> Result<Option<Lines>> {
+/// And the timelines whose history cannot be read.
+fn read_wal(
+    archive: &Archive,
+    records: &[Record],
+    growth: &mut Growth,
+) -> Result<(Option<Lines>, Vec<TimelineId>)> {
     let size = match records.last() {
         Some(record) => Some(record.segment_size),
         None => archive.any_segment_size()?,
     };
     let Some(size) = size else {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     };
     let mut inventory = Inventory::new(size);
     archive.each_wal(|name, entry| {
@@ -69,7 +76,8 @@ fn read_wal(archive: &Archive, records: &[Record], growth: &mut Growth) -> Resul
         growth.add(entry.modified, entry.size);
         Ok(())
     })?;
-    Ok(Some(Lines::read(archive, inventory)?.0))
+    let (lines, damaged) = Lines::read(archive, inventory)?;
+    Ok((Some(lines), damaged.into_iter().map(|(timeline, _)| timeline).collect()))
 }
 
 fn see_wal(stock: &mut Stock, lines: &Lines, records: &[Record], pins: &BTreeMap<String, Pin>) {

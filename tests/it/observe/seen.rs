@@ -1,6 +1,7 @@
 //! What a real server and its repositories show.
 
 use super::*;
+use crate::support::saga::Saga;
 
 #[test]
 fn a_cluster_that_is_well_is_green_and_looking_changes_nothing() {
@@ -128,6 +129,23 @@ fn what_a_verification_found_is_red_and_such_a_backup_does_not_count() {
     let report = status_is(&live.archive, 3, &[]);
     assert!(shows(&report, "damage", "red").contains(&id), "{report:#}");
     assert_eq!(shows(&report, "backup", "red"), "there is no good backup");
+}
+
+#[test]
+fn a_history_that_is_damaged_is_red_and_named() {
+    let saga = Saga::get();
+    let archive = saga.archive();
+    let history = archive.object("00000002.history");
+    let windows = |status: i32| {
+        let list = live::json(&archive.walkeep(&["list", "--json"]).is(status));
+        list["repositories"][0]["windows"].as_array().expect("windows").len()
+    };
+    let before = windows(0);
+    repo::damage(&history, repo::Damage::Flip(-3));
+    let report = status_is(&archive, 3, &[]);
+    assert!(shows(&report, "damage", "red").contains("00000002.history"), "{report:#}");
+    assert!(windows(3) <= before);
+    archive.walkeep(&["list"]).is(3).told().says("00000002.history");
 }
 
 #[test]

@@ -253,5 +253,5 @@ fn a_history_that_is_damaged_lets_the_window_keep_everything() {
     // Rules that do not ask for it do without it.
     live.archive.set_retention(0, &["keep_last = 1"]);
     prune(&live.archive, &[]);
-    assert_eq!(listed(&live.archive).len(), 1);
+    assert_eq!(live.records().len(), 1);
 }
