@@ -25,8 +25,7 @@ pub const OVER: &str = "over what was there";
 pub fn check(run: &Run<'_>) -> Result<()> {
     for root in run.roots() {
         for foreign in &run.options.foreign {
-            let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-            if real(foreign).starts_with(real(root)) {
+            if real(foreign)?.starts_with(real(root)?) {
                 return Err(Error::new(
                     Kind::Refused,
                     format!("{} lies in {}, where strays are removed", foreign.display(), root.display()),
@@ -37,6 +36,14 @@ pub fn check(run: &Run<'_>) -> Result<()> {
     }
     check_data(run)?;
     run.tablespaces.values().try_for_each(|root| check_tablespace(root))
+}
+
+/// A path without links; one that leads nowhere as it is.
+fn real(path: &Path) -> Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(path.to_owned()),
+        real => real.doing(|| format!("look at {}", path.display())),
+    }
 }
 
 fn check_data(run: &Run<'_>) -> Result<()> {

@@ -142,6 +142,28 @@ fn a_repository_inside_the_data_directory_is_no_stray() {
 }
 
 #[test]
+fn a_repository_behind_a_link_that_cannot_be_followed_is_no_stray() {
+    let story = Story::get();
+    let scratch = Scratch::new();
+    let data = old(&story, &scratch);
+    let root = data.join("repository");
+    scratch::copy_tree(story.archive().root(), &root);
+    account::give_all(&data);
+    let link = scratch.join("link");
+    std::os::unix::fs::symlink(&root, &link).expect("make a link");
+    let archive = Archive::build(story.server.data()).root(&link).unregistered();
+    let before = Snapshot::of(&data);
+    let Some(strace) = Strace::new() else {
+        return;
+    };
+    let strace = strace.trace("readlink,readlinkat").only(&link).inject("readlink,readlinkat:error=EIO");
+    let traced = strace.go(&restoring(&archive, &data, &["--delta"]));
+    assert!(traced.was_hit(), "{}", traced.story());
+    traced.outcome.is(1).told().says("link");
+    assert!(Snapshot::of(&data) == before);
+}
+
+#[test]
 fn a_killed_delta_restore_cannot_be_started_and_is_completed_by_the_next() {
     let steps = "write,pwrite64,mkdir,mkdirat,ftruncate,fallocate,fsync,fdatasync,syncfs,rename,renameat,renameat2,\
                  unlink,unlinkat,fchmod,fchmodat,chmod";
