@@ -128,7 +128,8 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration, observer: &dyn
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.doing(|| format!("look at {}", directory.display()))?,
     };
-    for entry in entries.flatten() {
+    for entry in entries {
+        let entry = entry.doing(|| format!("look at {}", directory.display()))?;
         let random =
             entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)).map(str::to_owned);
         let is_ours = random
@@ -155,7 +156,11 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration, observer: &dyn
 fn clear(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<()> {
     let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
     let own = nix::unistd::geteuid();
-    if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) || path.join(KEPT).exists() {
+    if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) {
+        return Ok(());
+    }
+    let kept = path.join(KEPT);
+    if kept.try_exists().doing(|| format!("look at {}", kept.display()))? {
         return Ok(());
     }
     let _lock = match Lock::wait_for(path, patience) {
@@ -180,7 +185,11 @@ fn clear(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<()>
 /// names *and* that runs in there as the owner of the directory; another process of that number is left alone.
 fn end_server(path: &Path, owner: u32) -> Result<()> {
     let data = path.join("data");
-    let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let lock = data.join("postmaster.pid");
+    let text = match std::fs::read_to_string(&lock) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.doing(|| format!("read {}", lock.display()))?,
+    };
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw)
     else {
         return Ok(());

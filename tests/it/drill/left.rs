@@ -101,6 +101,35 @@ fn a_foreign_process_or_directory_is_left_alone() {
 }
 
 #[test]
+fn a_directory_that_may_have_been_kept_is_not_removed() {
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let directory = scratch.mkdir("drills");
+    let place = scratch.mkdir("drills/walkeep-drill-main-aaaaaa");
+    scratch.mkdir("drills/walkeep-drill-main-aaaaaa/data");
+    scratch.write("drills/walkeep-drill-main-aaaaaa/walkeep.drill", "");
+    let kept = scratch.write("drills/walkeep-drill-main-aaaaaa/walkeep.kept", "");
+    let server = scratch.write("drills/walkeep-drill-main-aaaaaa/data/postmaster.pid", "1\n");
+    let sweep = drilling(&archive, &directory, &["--timeout", "1ms"]);
+    for (path, fault) in
+        [(kept.clone(), "statx,stat,newfstatat,access:error=EIO"), (server, "openat:error=EIO")]
+    {
+        let Some(strace) = Strace::new() else {
+            return;
+        };
+        let traced = strace.only(&path).inject(fault).go(&sweep);
+        assert!(traced.was_hit(), "{fault} hit nothing\n{}", traced.story());
+        traced.outcome.is(1).told().says("remove what an earlier drill left");
+        assert!(place.exists(), "{fault}");
+        // Nobody kept it, and a server may run in it.
+        let _ = std::fs::remove_file(&kept);
+    }
+    sweep.go().is(1);
+    assert!(!place.exists());
+}
+
+#[test]
 fn a_kept_directory_can_be_started() {
     let story = Story::get();
     let archive = story.archive();
