@@ -2,6 +2,11 @@
 //! are made of what it hears. Knows nothing of how anything is shown.
 
 use crate::error::Error;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(20);
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -31,4 +36,15 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn event(&self, _: Event<'_>) {}
+}
+
+/// Tells again and again how much is done, and of how much, until the channel is closed.
+pub fn progress(observer: &dyn Observer, over: &Receiver<()>, done: impl Fn() -> (u64, u64)) {
+    loop {
+        let (done, total) = done();
+        observer.event(Event::Progress { done: done.min(total), total });
+        if over.recv_timeout(PROGRESS) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod scan;
 mod source;
 mod standby;
 mod summaries;
+mod tablespaces;
 mod throttle;
 
 pub use run::{Options, Taken, run};

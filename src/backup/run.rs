@@ -12,10 +12,11 @@ use super::pipeline::{Help, Pool, Worker};
 use super::scan::{Owners, Scan, Sink, Task};
 use super::source::{Server, Stopped, check_checkpoint};
 use super::summaries::Summaries;
+use super::tablespaces::Tablespaces;
 use super::throttle::Throttle;
 use crate::codec::compress::Compression;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::event::{self, Event, Observer};
 use crate::pg::control::Control;
 use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
@@ -34,7 +35,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Files that are found before they are read: what the progress can know ahead.
@@ -304,7 +305,7 @@ impl Run<'_> {
         let numbers = AtomicU64::new(0);
         let done = AtomicU64::new(0);
         let total = AtomicU64::new(0);
-        let over = AtomicBool::new(false);
+        let (working_on, over) = bounded(0);
         let failure = Failure::default();
         let throttle = Throttle::new(options.rate);
         let check = || match failure.is_set() {
@@ -365,7 +366,8 @@ impl Run<'_> {
                 working.push(scope.spawn(move || failure.note(worker.run(&queue))));
             }
             drop(queue);
-            scope.spawn(|| self.report(&done, &total, &over));
+            let how_far = || (done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
+            scope.spawn(move || event::progress(self.observer, &over, how_far));
 
             let outbox = Outbox::new(items);
             let walker = Walker { outbox, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
@@ -373,7 +375,7 @@ impl Run<'_> {
             let packed = packing.join().ok().flatten();
             // The last pack is still being stored when the packer is done: its failure has to be known here.
             let stored = storing.join().ok().flatten();
-            over.store(true, Ordering::Relaxed);
+            drop(working_on);
             match (failure.take(), copied, packed, stored) {
                 (Some(error), ..) => Err(error),
                 (None, Some(copied), Some(packed), Some(())) => Ok((packed, copied)),
@@ -390,8 +392,10 @@ impl Run<'_> {
         working: Vec<std::thread::ScopedJoinHandle<'_, Option<()>>>,
         mut last: Worker<'_>,
     ) -> Result<Copied> {
-        let version = version_directory(&self.options.pgdata, self.server.found.lineage.major)?;
-        let scan = Scan::new(&self.options.pgdata, version, &self.options.foreign, owners, self.observer);
+        let pgdata = &self.options.pgdata;
+        let version = version_directory(pgdata, self.server.found.lineage.major)?;
+        let known = Tablespaces::of(self.server, pgdata, &version)?;
+        let scan = Scan::new(pgdata, version, &self.options.foreign, owners, self.observer);
         scan.run(&mut walker)?;
         let tablespaces = std::mem::take(&mut walker.tablespaces);
         drop(walker);
@@ -402,6 +406,7 @@ impl Run<'_> {
                 Err(_) => return Err(Error::new(Kind::Failed, "a thread that reads panicked")),
             }
         }
+        known.check(self.server)?;
         let stopped = self.finish_copy(&mut last, owners)?;
         last.end()?;
         Ok(Copied { stopped, tablespaces })
@@ -455,15 +460,6 @@ impl Run<'_> {
             }
         }
         Ok(())
-    }
-
-    fn report(&self, done: &AtomicU64, total: &AtomicU64, over: &AtomicBool) {
-        while !over.load(Ordering::Relaxed) {
-            let total = total.load(Ordering::Relaxed);
-            let done = done.load(Ordering::Relaxed).min(total);
-            self.observer.event(Event::Progress { done, total });
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::room::Room;
 use super::write::Writer;
 use crate::durable::{self, FileSystem};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::event::{self, Event, Observer};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Notice, Operation};
 use crate::repo::lock::Lock;
@@ -217,14 +217,14 @@ impl<'a> Run<'a> {
         }
 
         self.step("restoring");
-        let over = AtomicBool::new(false);
-        let (written, to_flush) = bounded(0);
+        let (writing, written) = bounded(0);
         let restored = std::thread::scope(|scope| {
-            scope.spawn(|| self.report(&over));
-            let flushing = scope.spawn(|| self.flush(&file_systems, &to_flush));
+            let how_far = || (self.done.load(Ordering::Relaxed), self.plan.record.size);
+            let written = &written;
+            scope.spawn(move || event::progress(self.observer, written, how_far));
+            let flushing = scope.spawn(|| self.flush(&file_systems, written));
             let restored = Writer::new(self).and_then(Writer::write);
-            over.store(true, Ordering::Relaxed);
-            drop(written);
+            drop(writing);
             let flushed = flushing.join();
             let flushed =
                 flushed.map_err(|_| Error::new(Kind::Failed, "the thread that flushes panicked"))?;
@@ -257,18 +257,9 @@ impl<'a> Run<'a> {
         Ok(found.into_values().collect())
     }
 
-    fn report(&self, over: &AtomicBool) {
-        let total = self.plan.record.size;
-        while !over.load(Ordering::Relaxed) {
-            let done = self.done.load(Ordering::Relaxed).min(total);
-            self.observer.event(Event::Progress { done, total });
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Lets the disk work while the rest is being restored, until the channel is closed.
-    fn flush(&self, file_systems: &[FileSystem], over: &Receiver<()>) -> Result<()> {
-        while over.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
+    fn flush(&self, file_systems: &[FileSystem], written: &Receiver<()>) -> Result<()> {
+        while written.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
             let flushed = file_systems.iter().try_for_each(FileSystem::sync);
             self.disk_failed.store(flushed.is_err(), Ordering::Relaxed);
             flushed?;

@@ -250,18 +250,14 @@ impl<'a> Writer<'a> {
     }
 
     /// The map with the new locations: recovery makes the links from it, so a map with the old ones would lead
-    /// into the directories of the old cluster.
+    /// into the directories of the old cluster. It was made when the backup began; a tablespace that was dropped after that
+    /// and before it was read is not in the backup, and is dropped again by the WAL.
     fn remap(&self, old: &[u8]) -> Result<Vec<u8>> {
-        let mut links: Vec<TablespaceLink> = parse_tablespace_map(old)?;
-        for link in &mut links {
-            let location = self.run.tablespaces.get(&link.oid).ok_or_else(|| {
-                Error::new(
-                    Kind::Damage,
-                    format!("tablespace_map names tablespace {}, the record does not", link.oid),
-                )
-            })?;
-            link.location = location.as_os_str().as_bytes().to_vec();
-        }
+        let there = |link: TablespaceLink| {
+            let location = self.run.tablespaces.get(&link.oid)?.as_os_str().as_bytes().to_vec();
+            Some(TablespaceLink { location, ..link })
+        };
+        let links: Vec<TablespaceLink> = parse_tablespace_map(old)?.into_iter().filter_map(there).collect();
         Ok(format_tablespace_map(&links))
     }
 

@@ -3,6 +3,7 @@
 use super::repo::{Damage, damage};
 use super::*;
 use crate::support::live::backing_up;
+use std::path::PathBuf;
 
 #[test]
 fn a_session_that_is_killed_while_copying_ends_the_backup_at_once() {
@@ -228,16 +229,20 @@ fn a_read_only_repository_fails_the_backup_with_the_reason() {
     live.backup();
 }
 
-#[test]
-fn a_tablespace_that_cannot_be_looked_at_is_not_left_out() {
-    let live = Live::new();
+/// A tablespace with a table: where it lies, and the way of the server to its files.
+fn with_tablespace(live: &Live) -> (PathBuf, PathBuf) {
     let place = live.server.scratch().mkdir("space");
     live.server.psql(&format!("create tablespace space location '{}'", place.display()));
     live.server.psql("create table there (i int) tablespace space");
     let oid = live.server.psql("select oid from pg_tablespace where spcname = 'space'");
-    let space = live.server.data().join("pg_tblspc").join(oid);
-    let version = std::fs::read_dir(&space).expect("list").next().expect("a directory").expect("list");
-    let version = space.join(version.file_name());
+    let version = std::fs::read_dir(&place).expect("list").next().expect("a directory").expect("list");
+    (place, live.server.data().join("pg_tblspc").join(oid).join(version.file_name()))
+}
+
+#[test]
+fn a_tablespace_that_cannot_be_looked_at_is_not_left_out() {
+    let live = Live::new();
+    let (_, version) = with_tablespace(&live);
     for error in ["EIO", "EACCES", "ESTALE"] {
         let Some(strace) = Strace::new() else {
             return;
@@ -252,14 +257,43 @@ fn a_tablespace_that_cannot_be_looked_at_is_not_left_out() {
 }
 
 #[test]
-fn a_tablespace_with_nothing_behind_its_link_is_told() {
+fn a_tablespace_that_the_server_has_and_that_is_not_there_fails_the_backup() {
     let live = Live::new();
-    let place = live.server.scratch().mkdir("space");
-    live.server.psql(&format!("create tablespace space location '{}'", place.display()));
+    let (place, _) = with_tablespace(&live);
     let away = place.with_extension("away");
+    // As where a file system is not mounted: before the backup, and while it reads.
     std::fs::rename(&place, &away).expect("move it away");
-    live.backing_up().go().ok().says("nothing of tablespace");
+    let outcome = assert_failed(&live, &[], live.backing_up().go());
+    assert!(outcome.stderr.contains("of tablespace"), "{outcome}");
     std::fs::rename(&away, &place).expect("bring it back");
+    let Some(slow) = Slow::begin(&live, &[]) else {
+        return;
+    };
+    std::fs::rename(&place, &away).expect("move it away");
+    assert_failed(&live, &[], slow.finish());
+    std::fs::rename(&away, &place).expect("bring it back");
+    live.backup();
+}
+
+#[test]
+fn a_tablespace_that_is_dropped_while_it_is_backed_up_is_no_failure() {
+    let live = Live::new();
+    with_tablespace(&live);
+    let Some(slow) = Slow::begin(&live, &[]) else {
+        return;
+    };
+    live.server.psql("drop table there");
+    live.server.psql("drop tablespace space");
+    slow.finish().ok();
+    live.restore(&["--immediate"]).verified();
+}
+
+#[test]
+fn a_link_of_a_tablespace_that_the_server_does_not_have_is_told_and_no_failure() {
+    let live = Live::new();
+    let link = live.server.data().join("pg_tblspc/99999");
+    std::os::unix::fs::symlink(live.server.scratch().mkdir("nothing"), &link).expect("a link that was left");
+    live.backing_up().go().ok().says("nothing of tablespace 99999");
 }
 
 #[test]
