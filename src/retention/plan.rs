@@ -115,7 +115,7 @@ impl Plan {
             format!("backup {id} was listed when it was verified, and its record is gone, so what it needs is not known: nothing is removed. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
         }));
         problems.extend(choice.untold().map(|timeline| {
-            format!("{} cannot be read, so what leads to timeline {timeline} is not known: nothing is removed. Move it away and push it again from pg_wal of the primary or a standby, or bring it back from a copy", WalName::History(*timeline))
+            format!("{} is missing or damaged, so what leads to timeline {timeline} is not known: nothing is removed. Push it again from pg_wal of the primary or a standby, after moving away what is there, or bring it back from a copy", WalName::History(*timeline))
         }));
         if !problems.is_empty() {
             let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));

@@ -47,7 +47,7 @@ pub struct Stock {
     pub wal: Vec<(WalName, u64)>,
     pub segment_size: Option<SegmentSize>,
     pub histories: BTreeMap<TimelineId, History>,
-    /// Timelines whose history is there and cannot be understood.
+    /// Timelines of which nobody can tell what they descend from: the history is missing, or damaged.
     pub unknown_histories: Vec<TimelineId>,
     /// When the newest segment of each timeline was stored.
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
@@ -130,6 +130,10 @@ impl Stock {
         if let Some(inventory) = inventory {
             let size = inventory.segment_size();
             for (timeline, runs) in inventory.runs() {
+                let is_known = timeline.0 == 1 || self.histories.contains_key(timeline);
+                if !is_known && !self.unknown_histories.contains(timeline) {
+                    self.unknown_histories.push(*timeline);
+                }
                 self.stored.extend(runs.iter().map(|run| run.stored).max().map(|stored| (*timeline, stored)));
                 let numbers = runs.iter().map(|run| (run.first.number(size), run.last.number(size)));
                 self.segments.insert(*timeline, numbers.collect());

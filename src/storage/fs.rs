@@ -216,6 +216,10 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             },
             kind => kind,
         };
+        if kind == FileType::Symlink {
+            // Followed where it is named, and not seen by those who look for what there is: prune, verify, sync.
+            return Err(std::io::Error::other(format!("{name} is a link, and a repository must have none")));
+        }
         let is_dir = kind == FileType::Directory;
         if is_dir {
             name.push('/');

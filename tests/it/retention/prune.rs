@@ -244,12 +244,20 @@ fn a_history_that_cannot_be_read_now_is_no_reason_to_remove_what_it_leads_from()
 }
 
 #[test]
-fn a_history_that_is_damaged_lets_the_window_keep_everything() {
+fn a_history_that_is_damaged_or_missing_lets_the_window_keep_everything() {
     let (mut live, history) = with_history();
+    let scratch = Scratch::new();
+    let segment = Segment::new(live.server.system_identifier(), 15).at(2, 3);
+    live.archive.push(&segment.write_into(scratch.path())).ok();
+    let keeps_everything = || {
+        let before = objects(live.archive.root());
+        live.archive.walkeep(&["prune"]).is(3).told().says("00000002.history");
+        assert_eq!(objects(live.archive.root()), before);
+    };
     repo::damage(&history, repo::Damage::Flip(-3));
-    let before = objects(live.archive.root());
-    live.archive.walkeep(&["prune"]).is(3).told().says("00000002.history");
-    assert_eq!(objects(live.archive.root()), before);
+    keeps_everything();
+    std::fs::remove_file(&history).expect("remove the history");
+    keeps_everything();
     // Rules that do not ask for it do without it.
     live.archive.set_retention(0, &["keep_last = 1"]);
     prune(&live.archive, &[]);
