@@ -28,7 +28,8 @@ const SMALL_FILE: u64 = 1 << 20;
 const SMALL_BLOCK: u32 = 8 << 10;
 const LARGE_BLOCK: u32 = 16 << 10;
 
-/// Content on its way to a compressor, which gives the memory back.
+/// Content that is compressed together.
+#[derive(Default)]
 pub struct Frame {
     /// [`FRAME`] bytes, never more or less: it stays where it is while it is filled.
     buffer: Buffer,
@@ -41,22 +42,28 @@ impl Frame {
     pub fn content(&self) -> &[u8] {
         self.buffer.bytes(self.filled)
     }
+
+    fn emptied(mut self) -> Frame {
+        self.pieces.clear();
+        self.filled = 0;
+        self
+    }
 }
 
-/// Memory of frames that are done.
+/// Frames that were handed on and are done: their memory is used again.
 #[derive(Default)]
-pub struct Pool(Mutex<Vec<Buffer>>);
+pub struct Pool(Mutex<Vec<Frame>>);
 
 impl Pool {
     /// A frame with nothing in it.
     pub fn frame(&self) -> Frame {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        buffer.slice(FRAME);
-        Frame { buffer, filled: 0, pieces: Vec::new() }
+        let mut frame = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        frame.buffer.slice(FRAME);
+        frame
     }
 
-    pub fn give(&self, frame: Frame) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(frame.buffer);
+    fn give(&self, frame: Frame) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(frame.emptied());
     }
 }
 
@@ -148,29 +155,31 @@ impl Worker<'_> {
         if let Some(Help { give, take }) = self.help.take() {
             // When the last one that reads has given up its end there are no more.
             drop(give);
-            take.iter().try_for_each(|frame| self.compress(frame))?;
+            for frame in take {
+                self.compressor.frame(&frame, &mut self.outbox)?;
+                self.pool.give(frame);
+            }
         }
         self.end()
     }
 
-    /// Goes on with an empty frame.
+    /// Goes on with an empty frame: the same one, in the same place of the processor's cache, unless it was handed on.
     fn flush(&mut self) -> Result<()> {
         if self.frame.pieces.is_empty() {
             return Ok(());
         }
-        let frame = std::mem::replace(&mut self.frame, self.pool.frame());
-        match &self.help {
-            Some(help) => match help.give.try_send(frame) {
-                Ok(()) => Ok(()),
-                Err(error) => self.compress(error.into_inner()),
-            },
-            None => self.compress(frame),
+        let mut frame = std::mem::take(&mut self.frame);
+        if let Some(help) = &self.help {
+            match help.give.try_send(frame) {
+                Ok(()) => {
+                    self.frame = self.pool.frame();
+                    return Ok(());
+                }
+                Err(error) => frame = error.into_inner(),
+            }
         }
-    }
-
-    fn compress(&mut self, frame: Frame) -> Result<()> {
         self.compressor.frame(&frame, &mut self.outbox)?;
-        self.pool.give(frame);
+        self.frame = frame.emptied();
         Ok(())
     }
 
