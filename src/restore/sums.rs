@@ -2,7 +2,7 @@
 //! where the backup does not have it because it did not read all of the file.
 
 use super::files::Target;
-use crc32c::{crc32c, crc32c_combine};
+use crc32c::{crc32c_append, crc32c_combine};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +12,12 @@ pub struct Sums(Vec<Option<Pieces>>);
 /// By where in the file they begin: their lengths and sums.
 type Pieces = Mutex<BTreeMap<u64, (usize, u32)>>;
 
+/// Takes out the piece that ends here: where it begins, its length, its sum.
+fn take_before(pieces: &mut BTreeMap<u64, (usize, u32)>, end: u64) -> Option<(u64, usize, u32)> {
+    let (&begin, &(length, sum)) = pieces.range(..end).next_back()?;
+    (begin + length as u64 == end).then(|| pieces.remove(&begin)).map(|_| (begin, length, sum))
+}
+
 impl Sums {
     pub fn new(targets: &[Target<'_>]) -> Sums {
         let needed = |target: &Target<'_>| target.stored.crc32c.is_none().then(Pieces::default);
@@ -20,10 +26,14 @@ impl Sums {
 
     /// Takes a piece of a file that is in its place.
     pub fn add(&self, target: usize, offset: u64, bytes: &[u8]) {
-        if let Some(Some(pieces)) = self.0.get(target) {
-            let sum = crc32c(bytes);
-            pieces.lock().unwrap_or_else(PoisonError::into_inner).insert(offset, (bytes.len(), sum));
-        }
+        let Some(Some(pieces)) = self.0.get(target) else {
+            return;
+        };
+        let pieces = || pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        // To go on with the piece in front costs much less than to combine two sums.
+        let (begin, length, sum) = take_before(&mut pieces(), offset).unwrap_or((offset, 0, 0));
+        let sum = crc32c_append(sum, bytes);
+        pieces().insert(begin, (length + bytes.len(), sum));
     }
 
     /// The sum of each file, in the order of the targets.
