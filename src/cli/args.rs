@@ -106,7 +106,7 @@ pub struct Backup {
     /// How the server makes the checkpoint at the start [default: as configured]
     #[arg(long, value_name = "HOW")]
     pub checkpoint: Option<Checkpoint>,
-    /// Threads [default: as configured]
+    /// Processors to keep busy; one thread more waits for the disk [default: as configured]
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,
     /// Read no more than this of the cluster in a second: 50MiB [default: as configured]

@@ -133,7 +133,7 @@ pub enum Compression {
 /// How base backups are taken.
 #[derive(Debug, Clone)]
 pub struct Backup {
-    /// Threads, at most 1024.
+    /// Processors to keep busy, at most 1024.
     pub jobs: NonZeroUsize,
     /// Of zstd, 1 to 19.
     pub level: i32,

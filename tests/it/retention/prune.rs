@@ -248,7 +248,7 @@ fn a_history_that_is_damaged_or_missing_lets_the_window_keep_everything() {
     let (mut live, history) = with_history();
     let scratch = Scratch::new();
     let segment = Segment::new(live.server.system_identifier(), 15).at(2, 3);
-    live.archive.push(&segment.write_into(scratch.path())).ok();
+    live.archive.push(segment.write_into(scratch.path())).ok();
     let keeps_everything = || {
         let before = objects(live.archive.root());
         live.archive.walkeep(&["prune"]).is(3).told().says("00000002.history");

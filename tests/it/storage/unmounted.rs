@@ -45,6 +45,6 @@ fn a_folder_that_was_moved_elsewhere_and_linked_is_told_and_not_passed_over() {
     let elsewhere = scratch.join("elsewhere");
     std::fs::rename(root.join("a/b"), &elsewhere).expect("move it");
     std::os::unix::fs::symlink(&elsewhere, root.join("a/b")).expect("link it");
-    let error = store.list(&key("a"), None, 10).err().expect("an error");
+    let error = store.list(&key("a"), None, 10).expect_err("an error");
     assert!(error.to_string().contains("is a link"), "{error}");
 }
