@@ -216,9 +216,11 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             },
             kind => kind,
         };
-        if kind == FileType::Symlink {
-            // Followed where it is named, and not seen by those who look for what there is: prune, verify, sync.
-            return Err(std::io::Error::other(format!("{name} is a link, and a repository must have none")));
+        if kind == FileType::Symlink && leads_to_directory(folder, entry.file_name()) {
+            // Followed where it is named, and unseen by those who look for what there is: prune, verify, sync.
+            return Err(std::io::Error::other(format!(
+                "{name} is a link to a directory, and a repository must have none"
+            )));
         }
         let is_dir = kind == FileType::Directory;
         if is_dir {
@@ -230,6 +232,11 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+fn leads_to_directory(folder: &OwnedFd, name: impl Arg) -> bool {
+    let target = statat(folder, name, AtFlags::empty());
+    target.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<OwnedFd>> {

@@ -76,15 +76,15 @@ fn what_was_read_not_long_ago_is_not_read_again() {
     let again = verify(&archive, &["--since-last"]);
     assert!(bytes(&again) < all / 4, "{again}");
     assert!(again["trusted_bytes"].as_u64().expect("a number") > all / 2, "{again}");
-    // What is missing is seen all the same, and damage when its time has come. In front are the files that are always read.
+    // What is missing is seen all the same, and damage when its time has come. At the end are the files that are always read.
     let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
-    repo::damage(&pack, Damage::Flip(-100));
+    repo::damage(&pack, Damage::Flip(600));
     verify(&archive, &["--since-last"]);
     let report = verify_is(&archive, 3, &["--since-last", "--every", "1ms"]);
     assert_eq!(problems(&report), [(saga::key(&archive, &pack), "damaged".to_owned())]);
     // What was found bad is read again the next time.
     verify_is(&archive, 3, &["--since-last"]);
-    repo::damage(&pack, Damage::Flip(-100));
+    repo::damage(&pack, Damage::Flip(600));
     verify(&archive, &["--since-last"]);
     verify(&archive, &["--since-last"]);
     std::fs::remove_file(&pack).expect("remove a pack");
@@ -217,7 +217,8 @@ fn the_files_without_which_no_server_starts_are_read_each_time() {
     let archive = saga.archive();
     verify(&archive, &[]);
     let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
-    repo::damage(&pack, Damage::Flip(600));
+    // They are read last.
+    repo::damage(&pack, Damage::Flip(-100));
     let report = verify_is(&archive, 3, &["--since-last"]);
     assert_eq!(problems(&report), [(saga::key(&archive, &pack), "damaged".to_owned())]);
     assert_eq!(hurt(&report), [saga.d.clone()].into());
