@@ -1,5 +1,6 @@
 //! SQL sessions against a real server: ways in, ways to be refused, and how the end of one is noticed.
 
+use crate::support::wait::until;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -219,7 +220,7 @@ fn a_statement_that_takes_too_long_is_cancelled_at_the_server() {
         let error = session.query("SELECT pg_sleep(600)", &[], Some(Duration::from_secs(1))).unwrap_err();
         assert_eq!(error.kind(), Kind::Timeout, "{error}");
         let sql = format!("SELECT state FROM pg_stat_activity WHERE pid = {}", session.backend_pid());
-        assert_eq!(text(&boss, &sql), "idle");
+        until("the statement has ended", || text(&boss, &sql) == "idle");
         for _ in 0..20 {
             assert_eq!(text(&session, "SELECT 'still here'"), "still here");
         }
