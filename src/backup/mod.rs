@@ -3,7 +3,7 @@
 //!
 //! The walker finds files, workers read them, as far as WAL summaries do not promise what is in them, hash their blocks, verify
 //! pages and compress what no earlier backup stored, the packer puts frames into packs and lines into the manifest, and one thread
-//! stores full packs. Every queue is bounded; memory is two packs and two frames a thread.
+//! stores full packs. Every queue is bounded; memory is two packs and about a frame a thread.
 
 mod compress;
 mod earlier;

@@ -278,7 +278,7 @@ fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsS
 }
 
 /// The result, or nothing when what was looked at is gone: relations are dropped while a backup runs.
-fn found<T>(path: &Path, result: std::io::Result<T>) -> Result<Option<T>> {
+pub fn found<T>(path: &Path, result: std::io::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

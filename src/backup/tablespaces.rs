@@ -2,11 +2,11 @@
 //! meanwhile, so its absence is no failure; but where a file system was unmounted, or a directory moved away, all of them are
 //! gone, and only the server knows that they should not be.
 
+use super::scan::found;
 use super::source::{SOON, Server};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,9 +74,5 @@ fn oids(server: &Server) -> Result<Vec<u32>> {
 }
 
 fn place(path: &Path) -> Result<Option<Place>> {
-    match path.metadata() {
-        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(format!("look at {}", path.display()), &e)),
-    }
+    Ok(found(path, path.metadata())?.map(|meta| (meta.dev(), meta.ino())))
 }

@@ -21,18 +21,24 @@ impl Lock {
         let file = File::open(path).doing(doing)?;
         let begun = Instant::now();
         loop {
-            match file.try_lock_exclusive() {
-                Ok(()) => return Ok(Lock(file)),
-                Err(e) if e.raw_os_error() != fs2::lock_contended_error().raw_os_error() => {
-                    return Err(Error::io(doing(), &e));
-                }
-                Err(_) if begun.elapsed() < patience => std::thread::sleep(POLL),
-                Err(_) => {
+            match try_lock(&file).doing(doing)? {
+                true => return Ok(Lock(file)),
+                false if begun.elapsed() < patience => std::thread::sleep(POLL),
+                false => {
                     return Err(Error::new(Kind::Locked, "another run holds the lock")
                         .doing(doing())
                         .hint("wait for it to end, or use --wait"));
                 }
             }
         }
+    }
+}
+
+/// Takes the lock of an open file or directory; false when somebody else holds it.
+pub fn try_lock(file: &File) -> std::io::Result<bool> {
+    match file.try_lock_exclusive() {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
+        Err(e) => Err(e),
     }
 }

@@ -166,10 +166,10 @@ impl Run<'_> {
         unknown: &mut Vec<Unknown>,
     ) -> BTreeSet<String> {
         let mut hurt = BTreeSet::new();
-        if places.is_empty() {
-            return hurt;
-        }
-        for part in Parts::of(self.archive, record) {
+        let mut parts = Parts::of(self.archive, record);
+        while !places.is_empty()
+            && let Some(part) = parts.next()
+        {
             let part = match part {
                 Ok(part) => part,
                 // What was read until here tells.
@@ -178,9 +178,6 @@ impl Run<'_> {
                     break;
                 }
             };
-            if places.is_empty() {
-                break;
-            }
             for file in part.entries.iter().filter_map(Entry::any_file) {
                 let mut first = 0;
                 for extent in &file.at {

@@ -9,8 +9,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
+use crate::repo::lock::try_lock;
 use crate::repo::{Lineage, Repository, StoredWal, Wal};
-use fs2::FileExt as _;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -229,12 +229,9 @@ impl Part {
                 .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
                 .open(&path)
                 .doing(doing)?;
-            file.try_lock_exclusive().map_err(|e| {
-                match e.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
-                    true => Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()),
-                    false => Error::io(format!("lock {}", path.display()), &e),
-                }
-            })?;
+            if !try_lock(&file).doing(|| format!("lock {}", path.display()))? {
+                return Err(Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()));
+            }
             // The other call may have given the file that was just opened its final name.
             let mine = file.metadata().doing(doing)?;
             let is_it = std::fs::symlink_metadata(&path)

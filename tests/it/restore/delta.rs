@@ -126,14 +126,20 @@ fn other_directories_are_refused_and_stay_as_they_are() {
     }
 }
 
+/// A data directory, and the repository that lies in it.
+fn with_repository(story: &Story, scratch: &Scratch) -> (PathBuf, PathBuf) {
+    let data = old(story, scratch);
+    let root = data.join("repository");
+    scratch::copy_tree(story.archive().root(), &root);
+    account::give_all(&data);
+    (data, root)
+}
+
 #[test]
 fn a_repository_inside_the_data_directory_is_no_stray() {
     let story = Story::get();
     let scratch = Scratch::new();
-    let data = old(&story, &scratch);
-    let root = data.join("repository");
-    scratch::copy_tree(story.archive().root(), &root);
-    account::give_all(&data);
+    let (data, root) = with_repository(&story, &scratch);
     let archive = Archive::build(story.server.data()).root(root).unregistered();
     let before = Snapshot::of(&data);
     let outcome = delta(&archive, &data).is(1).told();
@@ -145,10 +151,7 @@ fn a_repository_inside_the_data_directory_is_no_stray() {
 fn a_repository_behind_a_link_that_cannot_be_followed_is_no_stray() {
     let story = Story::get();
     let scratch = Scratch::new();
-    let data = old(&story, &scratch);
-    let root = data.join("repository");
-    scratch::copy_tree(story.archive().root(), &root);
-    account::give_all(&data);
+    let (data, root) = with_repository(&story, &scratch);
     let link = scratch.join("link");
     std::os::unix::fs::symlink(&root, &link).expect("make a link");
     let archive = Archive::build(story.server.data()).root(&link).unregistered();
