@@ -5,6 +5,8 @@
 //! `push 00000001000000000000002A: repository local: write /r/main/…: no space left on device (os error 28)`.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -42,6 +44,8 @@ pub enum Kind {
     Problem,
     /// Any other failure: an I/O error, a failed statement.
     Failed,
+    /// A state that this program should never reach: a defect of walkeep itself.
+    Defect,
 }
 
 impl Kind {
@@ -51,27 +55,45 @@ impl Kind {
     }
 }
 
-/// A failure with its story. Cheap to move: one pointer.
-#[derive(Debug)]
+/// A failure: its kind, the steps during which it happened, the reason, and a hint. One pointer to move.
+#[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: Kind,
-    /// What was being done, the outermost step last.
+    /// The steps during which it happened, the outermost last.
     doing: Vec<String>,
     message: String,
     hint: Option<String>,
+    /// The operating system's error, where it was the cause.
+    source: Option<Arc<std::io::Error>>,
 }
 
 impl Error {
     /// A new error; `message` is lower case and has no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, doing: Vec::new(), message: message.into(), hint: None }))
+        Error(Box::new(Inner { kind, doing: Vec::new(), message: message.into(), hint: None, source: None }))
+    }
+
+    /// An internal error: `message` names the state that should be impossible.
+    pub fn defect(message: impl Into<String>) -> Error {
+        Error::new(Kind::Defect, format!("internal error: {}", message.into()))
     }
 
     /// An error of the operating system, met while `doing` something (`"write /r/x"`).
     pub fn io(doing: impl Into<String>, error: &std::io::Error) -> Error {
+        Error::of_io(error).doing(doing)
+    }
+
+    /// The same for an error that is not needed any more: it becomes the source.
+    pub fn from_io(doing: impl Into<String>, error: std::io::Error) -> Error {
+        let mut failure = Error::of_io(&error).doing(doing);
+        failure.0.source = Some(Arc::new(error));
+        failure
+    }
+
+    fn of_io(error: &std::io::Error) -> Error {
         use std::io::ErrorKind as Io;
         let kind = match error.kind() {
             Io::NotFound => Kind::Absent,
@@ -90,7 +112,7 @@ impl Error {
             | Io::WouldBlock => Kind::Unavailable,
             _ => Kind::Failed,
         };
-        Error::new(kind, error.to_string().to_lowercase_first()).doing(doing)
+        Error::new(kind, error.to_string().to_lowercase_first())
     }
 
     /// Adds the step around it: `push 000000010000000000000001`.
@@ -129,6 +151,7 @@ impl Error {
             Kind::Unavailable => Some("try again; if it stays, look at the other side"),
             Kind::Denied => Some("look at owner and mode of the path and of the directories above it; walkeep has to run as the user that owns the cluster's files"),
             Kind::Full => Some("make room there, or raise the quota"),
+            Kind::Defect => Some("this is a defect of walkeep, not of your data; please report it with this message and `walkeep --version`"),
             Kind::Conflict | Kind::Hole | Kind::Refused | Kind::Problem | Kind::Failed => None,
         })
     }
@@ -143,23 +166,57 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
 
-/// Adds the step to a result on its way up.
+/// The description of a step: a literal, or a closure that formats one only when it is needed.
+pub trait Step {
+    fn text(self) -> String;
+}
+
+impl Step for &'static str {
+    fn text(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl<F: FnOnce() -> String> Step for F {
+    fn text(self) -> String {
+        self()
+    }
+}
+
+/// Adds the step during which a failure happened: `.doing("begin")`, `.doing(|| format!("read {key}"))`.
 pub trait Doing<T> {
-    fn doing(self, step: impl FnOnce() -> String) -> Result<T>;
+    /// Adds `step` to the error of this result.
+    fn doing(self, step: impl Step) -> Result<T>;
 }
 
 impl<T> Doing<T> for Result<T> {
-    fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| error.doing(step()))
+    fn doing(self, step: impl Step) -> Result<T> {
+        self.map_err(|error| error.doing(step.text()))
     }
 }
 
 impl<T> Doing<T> for std::io::Result<T> {
-    fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::io(step(), &error))
+    fn doing(self, step: impl Step) -> Result<T> {
+        self.map_err(|error| Error::from_io(step.text(), error))
     }
+}
+
+/// The elements of `slice` in `range`, which the caller has established to lie inside of it.
+///
+/// # Errors
+///
+/// `Defect` when `range` does not lie inside of `slice`.
+pub fn part<T>(slice: &[T], range: Range<usize>) -> Result<&[T]> {
+    let (start, end) = (range.start, range.end);
+    slice
+        .get(range)
+        .ok_or_else(|| Error::defect(format!("elements {start} to {end} of a slice of {}", slice.len())))
 }
 
 trait LowercaseFirst {

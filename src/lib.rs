@@ -2,28 +2,29 @@
 //!
 //! # The map
 //!
+//! Each room may name the rooms of its third column, and itself. `tests/it/architecture.rs` reads this table.
+//!
 //! | room | what it is | may name |
 //! |---|---|---|
-//! | [`error`], [`event`] | one error; what operations say | – |
-//! | `durable` | the only renames and syncs | error |
-//! | `direct` | large files past the page cache | error |
-//! | `tls` | which certificate of a server is proven | – |
-//! | `https` | connections to servers of HTTP | error tls |
-//! | [`pg`] | what PostgreSQL's files and protocols mean | error tls |
-//! | [`codec`] | bytes to bytes: hashes, compression, the envelope | error |
-//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error durable https tls |
-//! | [`repo`] | what a repository is; `FORMAT.md` | error pg codec storage |
-//! | [`wal`] | push and fetch of one WAL file, and of those that will be asked for next | error event durable pg codec repo |
-//! | [`backup`] | from a running server into packs and a manifest | error event direct pg codec repo |
-//! | [`restore`] | from a repository to a directory that recovers | error event durable direct pg codec repo |
-//! | [`sync`] | from one repository to another | error event pg codec repo |
-//! | [`retention`] | what stays and what goes: a plan, and its execution | error event pg repo |
-//! | [`verify`] | reads everything and proves that every kept backup restores | error event pg codec repo |
-//! | [`drill`] | restores, starts a server on it in isolation, proves, cleans up | error event pg repo restore |
-//! | [`observe`] | how a cluster is now, and what that means | error durable pg repo |
-//! | [`notify`] | tells somebody who does not look: a webhook, a command | error durable https |
-//! | [`config`] | the file, as values | error storage notify |
-//! | [`cli`] | arguments, text, JSON, progress, exit statuses | everything but durable |
+//! | [`error`] | one error type, and its kinds | – |
+//! | `fs` | durable writes, and reads and writes that bypass the page cache | error |
+//! | `net` | HTTP over TLS, and which certificate of a server is accepted | error |
+//! | [`pg`] | the formats and protocols of PostgreSQL | error net |
+//! | [`codec`] | bytes to bytes: hashes, compression, the envelope of an object | error |
+//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error fs net |
+//! | [`repo`] | the objects of a repository, and its state as a whole; `FORMAT.md` | error pg codec storage |
+//! | [`event`] | what an operation reports while it works | error |
+//! | [`wal`] | push and fetch of one WAL file, and of those that will be requested next | error event fs pg codec repo |
+//! | [`backup`] | from a running server into packs and a manifest | error event fs pg codec repo |
+//! | [`restore`] | from a repository into a data directory that recovers | error event fs pg codec repo |
+//! | [`sync`] | from one repository into another | error event pg codec repo |
+//! | [`retention`] | the plan of what is kept and what is removed, and its execution | error event pg repo |
+//! | [`verify`] | reads a repository and proves that every kept backup restores | error event pg codec repo |
+//! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error event pg repo restore verify |
+//! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
+//! | [`notify`] | notices by webhook or command | error fs net |
+//! | [`config`] | the configuration file, as values | error event pg codec storage repo wal restore backup verify sync retention drill observe notify |
+//! | [`cli`] | arguments, output, logs, exit statuses | everything |
 //!
 //! # What follows, and holds
 //!
@@ -41,12 +42,11 @@ pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod config;
-mod direct;
 pub mod drill;
-mod durable;
 pub mod error;
 pub mod event;
-mod https;
+mod fs;
+mod net;
 pub mod notify;
 pub mod observe;
 pub mod pg;
@@ -55,6 +55,5 @@ pub mod restore;
 pub mod retention;
 pub mod storage;
 pub mod sync;
-mod tls;
 pub mod verify;
 pub mod wal;

@@ -5,8 +5,8 @@
 use super::earlier::KnownFile;
 use super::pipeline::Piece;
 use crate::codec::hash::BlockHash;
-use crate::direct;
 use crate::error::{Doing, Error, Result};
+use crate::fs::direct;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{PAGE_SIZE, Verdict, claimed_lsn, verify};
 use crate::repo::entry::StoredPath;

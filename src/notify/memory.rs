@@ -2,8 +2,8 @@
 //! and its end not at all.
 
 use super::notice::Event;
-use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::durable;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 
 use super::Notice;
 use crate::error::{Error, Kind, Result};
-use crate::https::{self, Roots};
+use crate::net::https::{self, Roots};
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};

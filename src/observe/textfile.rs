@@ -1,7 +1,7 @@
 //! A file that a collector may read at any moment: all of it is there, or what was there before.
 
-use crate::durable;
 use crate::error::Result;
+use crate::fs::durable;
 use std::path::Path;
 
 /// Readable for everybody: the collector is another user.

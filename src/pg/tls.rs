@@ -9,7 +9,7 @@
 use super::conninfo::{File, RootCert, SslMode, Tls};
 use super::x509::{Certificate, Hash};
 use crate::error::{Error, Kind, Result};
-use crate::tls::{Chain, is, is_authority};
+use crate::net::tls::{Chain, is, is_authority};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};

@@ -2,8 +2,8 @@
 
 use super::layout::{Place, Region};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
-use crate::direct::Buffer;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::direct::Buffer;
 use crate::repo::Archive;
 use crate::repo::entry::File;
 use crate::repo::stretch::{self, Frame, Piece, Stretch};

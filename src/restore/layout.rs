@@ -5,7 +5,7 @@
 
 use super::files::Target;
 use crate::codec::compress::FRAME;
-use crate::direct::ALIGNMENT;
+use crate::fs::direct::ALIGNMENT;
 use crate::repo::entry::{Extent, File as Stored};
 use crate::repo::stretch::{GAP, Piece, READ};
 use std::collections::BTreeSet;

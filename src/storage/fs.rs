@@ -3,9 +3,9 @@
 //! file system) finds half of one.
 
 use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
-use crate::direct;
-use crate::durable::{self, Published};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::direct;
+use crate::fs::durable::{self, Published};
 use fs2::FileExt;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, openat, statat};
 use rustix::io::Errno;

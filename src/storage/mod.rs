@@ -20,8 +20,8 @@ pub use fs::Directory;
 pub use retry::{Patience, Retry};
 pub use s3::{Checksums, S3, S3Options, Variable};
 
-use crate::direct::Aligned;
 use crate::error::{Error, Kind, Result};
+use crate::fs::direct::Aligned;
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;

@@ -4,9 +4,9 @@
 //! and everything else. PostgreSQL takes "absent" for the end of the archive and opens the database; so
 //! an outage, damage, a wrong repository or a hole must never look like it.
 
-use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
+use crate::fs::durable;
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
 use crate::repo::lock::try_lock;

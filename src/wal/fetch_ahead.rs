@@ -16,9 +16,9 @@
 use super::fetch::{Fetch, Fetched, Part};
 use super::spool::{Spool, SpoolLock, Stamp};
 use crate::codec::hash::{BlockHash, hash_all};
-use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::Silent;
+use crate::fs::durable;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::{Lineage, Repository};

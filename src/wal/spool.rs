@@ -9,8 +9,8 @@
 //! Each data directory has a folder of its own, so servers on one machine share a spool and nothing in it.
 
 use crate::codec::hash::block_hash;
-use crate::durable;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::durable;
 use crate::repo::Lineage;
 use fs2::FileExt as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -3,7 +3,7 @@
 
 use super::http::Lost;
 use crate::error::{Error, Kind};
-use crate::https::chain;
+use crate::net::https::chain;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! HTTP for the SDK. Knows nothing of S3.
 
-use crate::https::{BoxError, CONNECT, Connect, Late, chain, client};
+use crate::net::https::{BoxError, CONNECT, Connect, Late, chain, client};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 
-pub(super) use crate::https::Roots;
+pub(super) use crate::net::https::Roots;
 
 /// A client with connections of its own.
 #[derive(Clone)]

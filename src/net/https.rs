@@ -2,7 +2,7 @@
 //! is asked over them.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::tls::Chain;
+use crate::net::tls::Chain;
 use http::Uri;
 use http_body::Body;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
