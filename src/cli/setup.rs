@@ -8,8 +8,8 @@ use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
-use crate::repo::{Archive, Lineage, Notes, Repository};
-use crate::storage::{Claims, Directory, Patience, Retry, S3, S3Options, Storage, Variable};
+use crate::repo::{Archive, Lineage, RemoteHints, Repository};
+use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Variable};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Context {
 
     fn of(config: Config, cluster: Cluster, global: &args::Global) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
-        let patience = Patience { attempts_later: 12, ..Patience::default() };
+        let patience = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, patience)?;
         let console = Console::new(global.quiet, global.verbose);
         Ok(Context { config, cluster, repositories, console, json: global.json })
@@ -72,10 +72,10 @@ pub fn working_directory() -> Result<PathBuf> {
 /// The repositories of a cluster for a helper, in the order of the configuration. PostgreSQL calls it again by
 /// itself, and has to hear what is wrong before the deadline.
 pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository>> {
-    stores(config, cluster, Patience::default())
+    stores(config, cluster, RetryPolicy::default())
 }
 
-fn stores(config: &Config, cluster: &Cluster, patience: Patience) -> Result<Vec<Repository>> {
+fn stores(config: &Config, cluster: &Cluster, patience: RetryPolicy) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
@@ -84,19 +84,18 @@ fn stores(config: &Config, cluster: &Cluster, patience: Patience) -> Result<Vec<
             let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
             Ok(match &repository.bucket {
                 None => built,
-                Some(bucket) => built.with_notes(notes(repository, bucket, &config.wal.spool)),
+                Some(bucket) => built.with_hints(hints(repository, bucket, &config.wal.spool)),
             })
         })
         .collect()
 }
 
-/// What this machine notes about a bucket. Another bucket that the configuration calls by the same name is
-/// another place.
-fn notes(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> Notes {
+/// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has hints of its own.
+fn hints(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> RemoteHints {
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
     let place: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    Notes::new(
+    RemoteHints::new(
         Arc::new(Directory::new(spool)),
         format!("{}-{place}", repository.name),
         jiff::Timestamp::now(),
@@ -104,7 +103,7 @@ fn notes(repository: &config::Repository, bucket: &config::Bucket, spool: &Path)
 }
 
 /// The store of a repository. It costs nothing before it is asked for something.
-fn store(repository: &config::Repository, patience: Patience) -> Result<Arc<dyn Storage>> {
+fn store(repository: &config::Repository, patience: RetryPolicy) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
         (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
         (Url::S3 { .. }, Some(bucket)) => bucket,

@@ -11,7 +11,7 @@ use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentSize, TimelineId, WalName};
-use crate::storage::{Body, Entry, Key, Mode, Object, PAGE, Page, Put, list_all};
+use crate::storage::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, list_all};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -136,7 +136,7 @@ impl Archive {
     pub(super) fn each_named(
         &self,
         folder: &str,
-        mut each: impl FnMut(ObjectName, &Entry) -> Result<()>,
+        mut each: impl FnMut(ObjectName, &ListedObject) -> Result<()>,
     ) -> Result<()> {
         self.each(folder, |entry| match self.name_of(&entry.key) {
             Some(name) => each(name, &entry),
@@ -203,7 +203,7 @@ impl Archive {
     }
 
     /// Every WAL file below `wal/`, in order.
-    pub fn each_wal(&self, mut each: impl FnMut(WalName, &Entry) -> Result<()>) -> Result<()> {
+    pub fn each_wal(&self, mut each: impl FnMut(WalName, &ListedObject) -> Result<()>) -> Result<()> {
         self.each_named(key::WAL, |name, entry| match name {
             ObjectName::Wal(name) => each(name, entry),
             _ => Ok(()),
@@ -223,7 +223,7 @@ impl Archive {
         Ok(None)
     }
 
-    pub(super) fn each(&self, folder: &str, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    pub(super) fn each(&self, folder: &str, each: impl FnMut(ListedObject) -> Result<()>) -> Result<()> {
         let folder = self.base.join(folder)?;
         let listed = list_all(&*self.repository.store, &folder, each);
         self.in_repository("list", &folder, listed)

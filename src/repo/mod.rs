@@ -11,12 +11,12 @@ pub mod data;
 pub mod drills;
 pub mod entry;
 pub mod evidence;
+mod hints;
 mod identity;
 mod key;
 pub mod lock;
 pub mod manifest;
 mod name;
-mod notes;
 pub mod pin;
 mod process;
 pub mod record;
@@ -26,10 +26,10 @@ pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};
+pub use hints::RemoteHints;
 pub use identity::{Identities, Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 pub use name::ObjectName;
-pub use notes::Notes;
 pub use wal::Wal;
 
 use crate::codec::compress::{Compression, Compressor};
@@ -89,7 +89,7 @@ pub struct Repository {
     cluster: String,
     required: bool,
     store: Arc<dyn Storage>,
-    notes: Option<Notes>,
+    hints: Option<RemoteHints>,
 }
 
 impl Repository {
@@ -101,16 +101,23 @@ impl Repository {
         required: bool,
         store: Arc<dyn Storage>,
     ) -> Repository {
-        Repository { name: name.into(), cluster: cluster.into(), required, store, notes: None }
+        Repository { name: name.into(), cluster: cluster.into(), required, store, hints: None }
     }
 
-    /// The same, for a distant store: what it once said is written down, so that it is not asked every time.
-    pub fn with_notes(self, notes: Notes) -> Repository {
-        Repository { notes: Some(notes), ..self }
+    /// This repository as a remote one: each request costs a round trip, and `hints` saves some of them.
+    #[must_use]
+    pub fn with_hints(self, hints: RemoteHints) -> Repository {
+        Repository { hints: Some(hints), ..self }
     }
 
-    pub fn notes(&self) -> Option<&Notes> {
-        self.notes.as_ref()
+    /// What this machine remembers about a remote store; `None` for a directory.
+    pub fn hints(&self) -> Option<&RemoteHints> {
+        self.hints.as_ref()
+    }
+
+    /// Whether each request to the store is a journey over a network.
+    pub fn is_remote(&self) -> bool {
+        self.hints.is_some()
     }
 
     pub fn name(&self) -> &str {
@@ -143,7 +150,7 @@ impl Repository {
     /// Tells this cluster's place in this store from every other, also from one that the configuration calls by the
     /// same names.
     pub fn place(&self) -> String {
-        let store = self.notes.as_ref().map_or_else(|| self.url(), |notes| notes.place().to_owned());
+        let store = self.hints.as_ref().map_or_else(|| self.url(), |hints| hints.place().to_owned());
         format!("{} in {store}", self.cluster)
     }
 

@@ -21,7 +21,9 @@
 //! `clean`. A writer that finds itself delayed for half of that between its claim and its put gives up. What is left is
 //! a put that is under way for longer and then arrives; but a signature is void after a quarter of an hour.
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
+use super::{
+    Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name,
+};
 use crate::error::{Error, Kind, Result};
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
@@ -139,7 +141,7 @@ impl<S: Storage> Storage for Claims<S> {
         self.store.get(key, range)
     }
 
-    fn head(&self, key: &Key) -> Result<Option<Entry>> {
+    fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
         self.store.head(key)
     }
 

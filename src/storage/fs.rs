@@ -2,7 +2,7 @@
 //! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
 //! file system) finds half of one.
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
+use super::{Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct;
 use crate::fs::durable::{self, Published};
@@ -188,7 +188,7 @@ impl Directory {
             } else if page.entries.len() == limit {
                 page.more = true;
             } else if let Some((size, modified)) = look_at(folder, &name).doing(doing)? {
-                page.entries.push(Entry { key: Key(full), size, modified });
+                page.entries.push(ListedObject { key: Key(full), size, modified });
             }
             if page.more {
                 return Ok(());
@@ -303,10 +303,10 @@ impl Storage for Directory {
         }
     }
 
-    fn head(&self, key: &Key) -> Result<Option<Entry>> {
+    fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
         let path = self.path(key);
         let found = self.sure(|| look_at(CWD, &path).doing(|| format!("look at {}", path.display())))?;
-        Ok(found.map(|(size, modified)| Entry { key: key.clone(), size, modified }))
+        Ok(found.map(|(size, modified)| ListedObject { key: key.clone(), size, modified }))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {

@@ -17,7 +17,7 @@ mod s3;
 
 pub use claims::Claims;
 pub use fs::Directory;
-pub use retry::{Patience, Retry};
+pub use retry::{Retry, RetryPolicy};
 pub use s3::{Checksums, S3, S3Options, Variable};
 
 use crate::error::{Error, Kind, Result};
@@ -114,7 +114,7 @@ impl Body for Aligned {
 
 /// An object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct ListedObject {
     pub key: Key,
     /// Bytes as stored.
     pub size: u64,
@@ -125,7 +125,7 @@ pub struct Entry {
 /// Part of a listing; with `more` it goes on after the last entry.
 #[derive(Debug, Default)]
 pub struct Page {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ListedObject>,
     pub more: bool,
 }
 
@@ -139,7 +139,7 @@ pub trait Storage: Send + Sync {
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>>;
 
     /// Whether there is such an object, and how large.
-    fn head(&self, key: &Key) -> Result<Option<Entry>>;
+    fn head(&self, key: &Key) -> Result<Option<ListedObject>>;
 
     /// The objects below `folder` whose keys are greater than `after`, at most `limit` (and [`PAGE`]).
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
@@ -165,7 +165,11 @@ pub trait Storage: Send + Sync {
 }
 
 /// Every object below `folder`, page by page.
-pub fn list_all(store: &dyn Storage, folder: &Key, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+pub fn list_all(
+    store: &dyn Storage,
+    folder: &Key,
+    mut each: impl FnMut(ListedObject) -> Result<()>,
+) -> Result<()> {
     let mut after: Option<Key> = None;
     loop {
         let page = store.list(folder, after.as_ref(), PAGE)?;

@@ -3,7 +3,7 @@
 //! A create whose answer was lost may have happened. So before one is sent again the key is looked at, and an
 //! object with the very same bytes is taken for the one that was sent.
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, Page, Put, Storage};
+use super::{Body, Bytes, Key, ListedObject, Mode, Object, Page, Put, Storage};
 use crate::error::{Error, Result};
 use std::io::Read;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// How often, and how long to wait between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Attempts at a request to a store that has not answered yet; at least one.
     pub attempts: u32,
     /// Attempts at a request to one that has: what worked a moment ago is worth waiting for.
@@ -23,9 +23,9 @@ pub struct Patience {
     pub longest: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
             attempts: 5,
             attempts_later: 7,
             first: Duration::from_millis(100),
@@ -34,7 +34,7 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Calls until something else than a passing failure comes of it, or patience is over. The attempts learn
     /// how many have failed before.
     pub(super) fn again<T>(
@@ -75,13 +75,13 @@ impl Patience {
 /// A store whose passing failures are tried again.
 pub struct Retry<S> {
     store: S,
-    patience: Patience,
+    patience: RetryPolicy,
     /// Whether the store has answered anything.
     answered: AtomicBool,
 }
 
 impl<S: Storage> Retry<S> {
-    pub fn new(store: S, patience: Patience) -> Retry<S> {
+    pub fn new(store: S, patience: RetryPolicy) -> Retry<S> {
         Retry { store, patience, answered: AtomicBool::new(false) }
     }
 
@@ -147,7 +147,7 @@ impl<S: Storage> Storage for Retry<S> {
         self.again(|_| self.store.get(key, range.clone()))
     }
 
-    fn head(&self, key: &Key) -> Result<Option<Entry>> {
+    fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
         self.again(|_| self.store.head(key))
     }
 

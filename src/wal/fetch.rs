@@ -163,7 +163,7 @@ fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Resu
     let found = |stored| Ok(Answer::Found(lineage, Box::new(stored)));
     // That a file is not found means nothing before the repository has shown its identity; one that is found
     // names its cluster. To a distant store each question is a journey, so there the file itself comes first.
-    let (identity, later) = if repository.notes().is_none() {
+    let (identity, later) = if !repository.is_remote() {
         prove()?;
         if let Some(stored) = wal.get(name)? {
             return found(stored);

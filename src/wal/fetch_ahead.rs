@@ -131,9 +131,9 @@ struct Source {
 
 impl Source {
     fn all(repositories: &[Repository], lineage: Lineage) -> Vec<Source> {
-        let id = |repository: &Repository| match repository.notes() {
-            Some(_) => None,
-            None => Some(repository.open(lineage).ok()?.identity().repository_id.clone()),
+        let id = |repository: &Repository| match repository.is_remote() {
+            true => None,
+            false => Some(repository.open(lineage).ok()?.identity().repository_id.clone()),
         };
         let source =
             |repository: &Repository| Source { place: repository.place(), repository_id: id(repository) };
@@ -290,7 +290,7 @@ impl Worker<'_> {
     }
 
     fn work(&self, first: Asked, sender: &mpsc::Sender<News>, news: &mpsc::Receiver<News>) -> Result<()> {
-        let is_distant = self.repositories.iter().any(|repository| repository.notes().is_some());
+        let is_distant = self.repositories.iter().any(|repository| repository.is_remote());
         let most = if is_distant { LANES } else { LANES_NEAR };
         // One more with each segment that is there: at the end of the archive only one is looked for in vain.
         let mut lanes = 1;

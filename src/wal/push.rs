@@ -7,7 +7,7 @@ use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
-use crate::repo::{Archive, Lineage, Notes, Put, Repository, StoredWal, header};
+use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -83,7 +83,7 @@ impl Push<'_> {
         let encoded = Arc::new(encoded);
         let mut pending = Vec::new();
         for (index, repository) in self.repositories.iter().enumerate() {
-            if !repository.is_required() && repository.notes().is_some_and(Notes::is_down) {
+            if !repository.is_required() && repository.hints().is_some_and(RemoteHints::is_down) {
                 let message = "it failed a moment ago and was left out";
                 observer.event(Event::Warning(&left_out(repository, Error::new(Kind::Unavailable, message))));
                 continue;
@@ -145,21 +145,21 @@ impl Push<'_> {
 /// while the file is on its way; nothing is sent to one that has not.
 fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Held> {
     let name = encoded.wal().name;
-    let (archive, put) = match repository.notes() {
-        Some(notes) if notes.is_known(lineage) => std::thread::scope(|scope| {
+    let (archive, put) = match repository.hints() {
+        Some(hints) if hints.is_known(lineage) => std::thread::scope(|scope| {
             let identity = scope.spawn(|| repository.open(lineage));
             let put = repository.wal(lineage).and_then(|wal| wal.put(name, encoded));
             let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
             let archive = identity.join().unwrap_or_else(panicked);
             if archive.is_err() {
-                notes.forget_known(lineage);
+                hints.forget_known(lineage);
             }
             Ok::<_, Error>((archive?, put?))
         })?,
-        notes => {
+        hints => {
             let archive = repository.open(lineage)?;
-            if let Some(notes) = notes {
-                notes.write_known(lineage);
+            if let Some(hints) = hints {
+                hints.write_known(lineage);
             }
             let put = archive.put_wal(name, encoded)?;
             (archive, put)
@@ -174,8 +174,8 @@ fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<H
 
 /// Goes on without an optional repository, and leaves it in peace for a while.
 fn give_up(repository: &Repository, error: Error, observer: &dyn Observer) {
-    if let Some(notes) = repository.notes() {
-        notes.write_down(&error.to_string());
+    if let Some(hints) = repository.hints() {
+        hints.write_down(&error.to_string());
     }
     observer.event(Event::Warning(&left_out(repository, error)));
 }

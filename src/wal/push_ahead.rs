@@ -100,7 +100,7 @@ impl Mark {
 
 /// Whether a repository that costs nothing to ask still has a file.
 fn is_there(repository: &Repository, lineage: Lineage, name: WalName, id: &str) -> bool {
-    repository.notes().is_some()
+    repository.is_remote()
         || repository.open(lineage).is_ok_and(|archive| {
             archive.identity().repository_id == id && archive.has_wal(name).is_ok_and(|has| has)
         })

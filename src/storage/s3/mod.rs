@@ -18,7 +18,7 @@ mod reader;
 
 pub use options::{Checksums, S3Options, Variable};
 
-use super::{Body, Bytes, Entry, Key, Mode, Object, PAGE, Page, Put, Storage, prove};
+use super::{Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, prove};
 use crate::error::{Error, Kind, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::DateTime;
@@ -157,10 +157,10 @@ impl S3 {
     }
 
     /// Not a HEAD: its answer has no body, and says of a missing bucket what it says of a missing object.
-    fn look(&self, key: &Key) -> Result<Option<Entry>> {
+    fn look(&self, key: &Key) -> Result<Option<ListedObject>> {
         let full = self.bucket.full(key);
         let entry = |size, modified: Option<DateTime>| {
-            Ok(Some(Entry { key: key.clone(), size, modified: timestamp(modified.as_ref()) }))
+            Ok(Some(ListedObject { key: key.clone(), size, modified: timestamp(modified.as_ref()) }))
         };
         match Opened::get(&self.bucket, &full, Some(&(0..1)), None) {
             Ok(opened) => {
@@ -232,7 +232,11 @@ impl S3 {
                         break;
                     }
                     let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
-                    page.entries.push(Entry { key, size, modified: timestamp(object.last_modified()) });
+                    page.entries.push(ListedObject {
+                        key,
+                        size,
+                        modified: timestamp(object.last_modified()),
+                    });
                 }
                 after = full;
             }
@@ -346,7 +350,7 @@ impl Storage for S3 {
         self.read(key, range).map_err(|error| error.doing(self.doing("get", key)))
     }
 
-    fn head(&self, key: &Key) -> Result<Option<Entry>> {
+    fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
         self.look(key).map_err(|error| error.doing(self.doing("look at", key)))
     }
 

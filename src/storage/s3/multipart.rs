@@ -5,7 +5,7 @@ use super::body::{Sum, answered, answered_within, upload};
 use super::failure::{Failure, Wish};
 use super::{Bucket, Checksums};
 use crate::error::{Error, Kind, Result};
-use crate::storage::retry::Patience;
+use crate::storage::retry::RetryPolicy;
 use crate::storage::{Mode, Put};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use std::io::Read;
@@ -77,7 +77,7 @@ impl<'a> Multipart<'a> {
         let mut part = first;
         while !part.is_empty() {
             // Tried again here, since with it all others would have to be sent again.
-            let done = Patience::default().again(|| true, |_| self.send_part(&part))?;
+            let done = RetryPolicy::default().again(|| true, |_| self.send_part(&part))?;
             self.parts.push(done);
             fill(source, &mut part)?;
         }

@@ -4,7 +4,7 @@ use super::Bucket;
 use super::body::{STALLED, answered};
 use super::failure::{Failure, Wish, innermost};
 use crate::error::{Error, Kind, Result};
-use crate::storage::retry::Patience;
+use crate::storage::retry::RetryPolicy;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use bytes::{Buf, Bytes};
@@ -158,7 +158,7 @@ impl Reader {
 
     /// Waits before the next attempt, if there is to be one.
     fn pause(&mut self, why: Error) -> Result<()> {
-        let patience = Patience::default();
+        let patience = RetryPolicy::default();
         self.failures += 1;
         self.resumes += 1;
         let is_over = self.failures >= patience.attempts || self.resumes >= MOST_RESUMES;

@@ -77,12 +77,12 @@ fn neighbours_in_one_bucket_never_meet() {
 #[test]
 fn a_list_that_breaks_off_is_no_short_list() {
     use std::time::Duration;
-    use walkeep::storage::{Key, Patience, Retry, S3, list_all};
+    use walkeep::storage::{Key, Retry, RetryPolicy, S3, list_all};
     let bucket = Bucket::new();
     let keys: Vec<String> = (0..1200).map(|number| format!("{PREFIX}/folder/{number:04}")).collect();
     bucket.fill(&keys, "x");
     let wait = Duration::from_millis(1);
-    let patience = Patience { attempts: 3, attempts_later: 3, first: wait, longest: wait };
+    let patience = RetryPolicy { attempts: 3, attempts_later: 3, first: wait, longest: wait };
     let count = || {
         let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
         let mut count = 0;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::http::Reply;
 use walkeep::error::Kind;
-use walkeep::storage::{Body, Bytes, Key, Mode, Patience, Put, Retry, S3, Storage};
+use walkeep::storage::{Body, Bytes, Key, Mode, Put, Retry, RetryPolicy, S3, Storage};
 
 #[test]
 fn a_push_whose_answer_was_lost_is_no_conflict_with_itself() {
@@ -114,7 +114,7 @@ impl Body for Large {
 fn store() -> (Bucket, Retry<S3>) {
     let bucket = Bucket::new();
     let wait = std::time::Duration::from_millis(1);
-    let patience = Patience { attempts: 3, attempts_later: 3, first: wait, longest: wait };
+    let patience = RetryPolicy { attempts: 3, attempts_later: 3, first: wait, longest: wait };
     let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
     (bucket, store)
 }

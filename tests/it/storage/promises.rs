@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use walkeep::error::{Error, Kind, Result};
-use walkeep::storage::{Body, Bytes, Entry, Key, Mode, PAGE, Page, Put, Storage, list_all};
+use walkeep::storage::{Body, Bytes, Key, ListedObject, Mode, PAGE, Page, Put, Storage, list_all};
 
 const MIB: usize = 1 << 20;
 
@@ -103,7 +103,7 @@ fn names(page: &Page) -> Vec<String> {
 }
 
 #[track_caller]
-fn listed(store: &dyn Storage, folder: &str) -> Vec<Entry> {
+fn listed(store: &dyn Storage, folder: &str) -> Vec<ListedObject> {
     let mut all = Vec::new();
     ok(list_all(store, &key(folder), |entry| {
         all.push(entry);

@@ -3,7 +3,7 @@
 use crate::support::s3::Bucket;
 use crate::support::{Rule, Scratch, scratch};
 use std::time::Duration;
-use walkeep::storage::{Claims, Directory, Patience, Retry, S3, Storage};
+use walkeep::storage::{Claims, Directory, Retry, RetryPolicy, S3, Storage};
 
 /// A place for objects, and the means to open it as another process would.
 pub struct Site {
@@ -22,9 +22,9 @@ const PLACE: &str = "place";
 const NEIGHBOUR: &str = "place2";
 
 /// Short waits and many attempts: sixteen threads share the failures, and one may meet several in a row.
-fn patience(attempts: u32) -> Patience {
+fn patience(attempts: u32) -> RetryPolicy {
     let (first, longest) = (Duration::from_millis(1), Duration::from_millis(50));
-    Patience { attempts, attempts_later: attempts, first, longest }
+    RetryPolicy { attempts, attempts_later: attempts, first, longest }
 }
 
 impl Site {
@@ -80,7 +80,7 @@ impl Site {
     pub fn s3_without_conditions() -> Site {
         let rules = [Rule::on("", "").deaf()];
         // Who meets a rival gives way and comes back: with sixteen of them the waits have to become long.
-        let patience = Patience { longest: Duration::from_secs(2), ..patience(100) };
+        let patience = RetryPolicy { longest: Duration::from_secs(2), ..patience(100) };
         Site::bucket(&rules, move |store| Box::new(Retry::new(Claims::new(store), patience)))
     }
 
