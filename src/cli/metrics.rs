@@ -3,7 +3,8 @@
 //! What is not known has no sample. node_exporter reads the older format of Prometheus, which is the same text here:
 //! its counters are untyped there, and everything else is a gauge.
 
-use super::{args, output, status};
+use super::verbs::status;
+use super::{args, output};
 use crate::error::Result;
 use crate::observe::{Facts, Health, Repository, Stock, write_textfile};
 use jiff::Timestamp;

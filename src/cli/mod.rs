@@ -2,29 +2,18 @@
 //! reads the environment and the clock, prints, and ends the process.
 
 mod args;
-mod backup;
-mod check;
 mod contents;
-mod drill;
 mod exit;
-mod follow;
-mod init;
 mod interrupt;
-mod list;
 mod metrics;
 mod moment;
 mod notice;
 mod output;
-mod pin;
-mod prune;
 mod render;
 mod report;
-mod restore;
 mod server;
 mod setup;
-mod status;
-mod sync;
-mod verify;
+mod verbs;
 mod wal;
 mod walkeep;
 mod worker;

@@ -3,10 +3,8 @@
 use super::args::{self, Verb, Walkeep};
 use super::output::{self, complain};
 use super::setup::{self, Context};
-use super::{
-    backup, check, drill, exit, init, list, metrics, notice, pin, prune, report, restore, status, sync,
-    verify, wal,
-};
+use super::verbs::{backup, check, drill, init, list, pin, prune, restore, status, sync, verify};
+use super::{exit, metrics, notice, report, wal};
 use crate::error::{Error, Result};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;

@@ -11,7 +11,8 @@ mod tables;
 
 use super::contents::Contents;
 use super::setup::{self, Context};
-use super::{args, output, status};
+use super::verbs::status;
+use super::{args, output};
 use crate::error::{Error, Kind, Result};
 use crate::observe::{Health, Stock, write_textfile};
 use crate::repo::pin::Pin;

@@ -3,7 +3,8 @@
 use super::html::Html;
 use super::{Known, count};
 use crate::cli::contents::Contents;
-use crate::cli::{list, render};
+use crate::cli::render;
+use crate::cli::verbs::list;
 use crate::observe::{Finding, Light, span};
 use crate::repo::drills::{Drill, Outcome};
 use jiff::Timestamp;

@@ -1,7 +1,8 @@
 //! `walkeep prune`.
 
-use super::setup::Context;
-use super::{args, backup, exit, output, render, setup};
+use super::backup;
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, output, render, setup};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};

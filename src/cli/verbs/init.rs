@@ -1,7 +1,7 @@
 //! `walkeep init`.
 
-use super::setup::{self, Context};
-use super::{args, output};
+use crate::cli::setup::{self, Context};
+use crate::cli::{args, output};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::{Lineage, Registered};

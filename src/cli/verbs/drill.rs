@@ -1,9 +1,10 @@
 //! `walkeep drill`.
 
-use super::contents::Contents;
-use super::interrupt::Interruptible;
-use super::setup::Context;
-use super::{args, backup, exit, moment, output, render, restore, setup};
+use super::{backup, restore};
+use crate::cli::contents::Contents;
+use crate::cli::interrupt::Interruptible;
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, moment, output, render, setup};
 use crate::drill::{self, Choice, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};

@@ -1,7 +1,7 @@
 //! `walkeep verify`.
 
-use super::setup::Context;
-use super::{args, exit, output, render, setup};
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{Archive, Identities, Lineage, Repository};
 use crate::verify::{self, Lost, Options, Problem, Report, Scope, Unknown};

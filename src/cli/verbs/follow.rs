@@ -2,7 +2,7 @@
 //! point that it reached with the one that was asked for. It looks at the server's files, so it needs no role in it;
 //! only that recovery pauses has to be asked.
 
-use super::setup::{self, Context};
+use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::client::{Options, Session, column};

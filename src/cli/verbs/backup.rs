@@ -1,8 +1,9 @@
 //! `walkeep backup`.
 
-use super::setup::Context;
-use super::{args, exit, output, prune, render, setup};
+use super::prune;
 use crate::backup::{self, Options, Server, Taken};
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, output, render, setup};
 use crate::codec::compress::Compression;
 use crate::config;
 use crate::error::{Error, Kind, Result};

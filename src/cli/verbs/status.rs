@@ -1,8 +1,8 @@
 //! `walkeep status`: how everything is, for people, programs and monitoring.
 
-use super::output::complain;
-use super::setup::{self, Context};
-use super::{args, exit, notice, output, render};
+use crate::cli::output::complain;
+use crate::cli::setup::{self, Context};
+use crate::cli::{args, exit, notice, output, render};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
 use serde_json::{Value, json};

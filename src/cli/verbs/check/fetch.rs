@@ -1,7 +1,7 @@
 //! A segment comes back as recovery would get it: by `walfetch`, as the user that runs the server.
 
-use crate::cli::restore;
 use crate::cli::setup::{self, Context};
+use crate::cli::verbs::restore;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, WalName};

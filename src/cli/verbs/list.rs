@@ -1,8 +1,8 @@
 //! `walkeep list` and `walkeep show`.
 
-use super::contents::{Contents, Window};
-use super::setup::Context;
-use super::{args, exit, output, render, setup};
+use crate::cli::contents::{Contents, Window};
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::repo::catalog::Inventory;
 use crate::repo::drills::Drill;

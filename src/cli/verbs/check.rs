@@ -9,9 +9,9 @@ mod newest;
 mod settings;
 mod spool;
 
-use super::setup::Context;
-use super::{args, exit, output, setup};
 use crate::backup::Server;
+use crate::cli::setup::Context;
+use crate::cli::{args, exit, output, setup};
 use crate::error::{Doing, Error, Result};
 use crate::pg::client::{Options, Session, column};
 use crate::pg::lsn::Lsn;

@@ -1,7 +1,8 @@
 //! `walkeep restore`.
 
-use super::setup::Context;
-use super::{args, backup, follow, moment, output, render, setup};
+use super::{backup, follow};
+use crate::cli::setup::Context;
+use crate::cli::{args, moment, output, render, setup};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};

@@ -1,7 +1,7 @@
 //! `walkeep pin` and `walkeep unpin`.
 
-use super::setup::Context;
-use super::{args, moment, output, render, setup};
+use crate::cli::setup::Context;
+use crate::cli::{args, moment, output, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::repo::Archive;
 use crate::repo::pin::Pin;

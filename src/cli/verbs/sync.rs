@@ -1,7 +1,7 @@
 //! `walkeep sync`.
 
-use super::setup::{self, Context};
-use super::{args, exit, output, render};
+use crate::cli::setup::{self, Context};
+use crate::cli::{args, exit, output, render};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Repository;
 use crate::sync::{Report, Sync};

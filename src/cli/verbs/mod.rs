@@ -1,0 +1,14 @@
+//! One file for each verb of `walkeep`: each computes a value from its arguments and reports it.
+
+pub mod backup;
+pub mod check;
+pub mod drill;
+mod follow;
+pub mod init;
+pub mod list;
+pub mod pin;
+pub mod prune;
+pub mod restore;
+pub mod status;
+pub mod sync;
+pub mod verify;
