@@ -119,7 +119,7 @@ fn notice(
         reason: outcome.reason,
         details: outcome.details,
         since,
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: crate::repo::process::host(),
         time: now,
     }
 }

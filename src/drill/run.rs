@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
                 chosen: choice.chosen,
                 target: describe(&choice.target),
                 outcome: Outcome::Unknown,
-                host: crate::repo::active::Notice::new(crate::repo::active::Operation::Restore).host,
+                host: crate::repo::process::host(),
                 begun: options.now,
                 ended: options.now,
                 bytes: 0,

@@ -9,7 +9,7 @@
 //! that nothing moves while somebody watches.
 
 use super::name::ObjectName;
-use super::process::Process;
+use super::process::{Process, host};
 use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Error, Kind, Result};
@@ -97,7 +97,7 @@ impl Notice {
     pub fn new(operation: Operation) -> Notice {
         Notice {
             operation,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host(),
             process: Process::this(),
             beat: 0,
             backup: None,

@@ -18,7 +18,7 @@ pub mod lock;
 pub mod manifest;
 mod name;
 pub mod pin;
-mod process;
+pub mod process;
 pub mod record;
 pub mod stretch;
 mod wal;
