@@ -7,11 +7,11 @@ use super::{exit, setup, worker};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::Lineage;
+use crate::wal::ahead::push::{self, Ahead};
+use crate::wal::ahead::spool::Spool;
+use crate::wal::ahead::{self, Asked};
 use crate::wal::fetch::{Fetch, Fetched};
-use crate::wal::fetch_ahead::{self, Asked};
 use crate::wal::push::Push;
-use crate::wal::push_ahead::{self, Ahead};
-use crate::wal::spool::Spool;
 use clap::{CommandFactory, Parser, ValueEnum};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ pub fn walpush() -> ExitCode {
         let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
         let now = SystemTime::now();
         let warnings = Warnings("walpush");
-        if spool.as_ref().is_some_and(|spool| push_ahead::is_done(&push, spool, now, &warnings)) {
+        if spool.as_ref().is_some_and(|spool| push::is_done(&push, spool, now, &warnings)) {
             return Ok(0);
         }
         // The file's own push has to be heard of before the deadline, whatever the others do.
@@ -171,9 +171,8 @@ pub fn walfetch() -> ExitCode {
         let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
         let server =
             server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
-        let kept = server
-            .as_ref()
-            .is_some_and(|(_, spool)| fetch_ahead::hand_over(&fetch, spool, SystemTime::now()));
+        let kept =
+            server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
         if !kept && fetch.run(&Warnings("walfetch"))? == Fetched::Absent {
             return Ok(exit::FETCH_ABSENT);
         }

@@ -4,8 +4,8 @@
 //! takes some side by side, which is less work in all ([`Encoded::encode_together`]). Files above [`WHOLE`] are read
 //! twice instead, so that memory stays bounded: once for the hash, which stands in front, and once while they are stored.
 
+use super::ahead::spool::Stamp;
 use super::budget::{Budget, Share};
-use super::spool::Stamp;
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};

@@ -2,10 +2,8 @@
 //! with a spool between the calls. Knows nothing of base backups, of the configuration, and of how PostgreSQL is
 //! told.
 
+pub mod ahead;
 mod budget;
 mod encode;
 pub mod fetch;
-pub mod fetch_ahead;
 pub mod push;
-pub mod push_ahead;
-pub mod spool;

@@ -1,7 +1,7 @@
 //! Stores one WAL file in every repository.
 
+use super::ahead::spool::Stamp;
 use super::encode::{Encoded, WalFile};
-use super::spool::Stamp;
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};

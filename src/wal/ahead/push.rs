@@ -20,9 +20,6 @@
 //! segment is nothing that the call fails with: it comes again when PostgreSQL asks for that segment.
 //! `archive_status` is only read.
 
-use super::budget::Budget;
-use super::encode::{Encoded, STEP};
-use super::push::{Push, Stored, left_out};
 use super::spool::{Spool, SpoolLock, Stamp};
 use crate::codec::compress::Compression;
 use crate::codec::hash::LANES;
@@ -30,6 +27,9 @@ use crate::error::{Error, Kind};
 use crate::event::{Event, Observer, Silent};
 use crate::pg::segment::WalName;
 use crate::repo::{Lineage, Repository};
+use crate::wal::budget::Budget;
+use crate::wal::encode::{Encoded, STEP};
+use crate::wal::push::{Push, Stored, left_out};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
