@@ -10,6 +10,8 @@ mod files;
 mod resolve;
 mod text;
 
+pub use text::{Pair, mask, pairs_with_spans};
+
 use crate::error::{Error, Kind, Result};
 use std::fmt;
 use std::net::IpAddr;

@@ -77,7 +77,7 @@ impl Settings {
     pub(super) fn collect(text: &str, environment: &Environment<'_>) -> Result<Settings> {
         let mut settings = Settings(BTreeMap::new());
         let mut after_password = false;
-        for (keyword, value) in text::pairs(text)? {
+        for text::Pair { keyword, value, .. } in text::pairs_with_spans(text)? {
             let known = known(&keyword, after_password)?;
             after_password = known == "password";
             settings.0.insert(known, value); // the last one wins, as in libpq
