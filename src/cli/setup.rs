@@ -94,7 +94,7 @@ fn stores(config: &Config, cluster: &Cluster, patience: RetryPolicy) -> Result<V
 fn hints(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> RemoteHints {
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
-    let place: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let place = hex::encode(hash);
     RemoteHints::new(
         Arc::new(Directory::new(spool)),
         format!("{}-{place}", repository.name),
@@ -159,7 +159,7 @@ fn connection_info(context: &Context, key: &str, text: &str) -> Result<ConnInfo>
 pub fn random_hex<const N: usize>() -> Result<String> {
     let mut random = [0; N];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 /// The repositories to look at: all, or the one that was named.

@@ -126,7 +126,7 @@ fn hash(body: &dyn Body) -> Result<String> {
             }
         }
     }
-    Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(sum.finalize()))
 }
 
 impl<S: Storage> Storage for Claims<S> {

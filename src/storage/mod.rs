@@ -214,5 +214,5 @@ fn prove(store: &dyn Storage) -> Result<()> {
 fn random_name() -> Result<String> {
     let mut random = [0; 12];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }

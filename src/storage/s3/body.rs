@@ -120,7 +120,7 @@ impl Sum {
     pub(super) fn of(bytes: &[u8], checksums: Checksums) -> Sum {
         let sum = Sha256::digest(bytes);
         Sum {
-            hex: sum.iter().map(|byte| format!("{byte:02x}")).collect(),
+            hex: hex::encode(sum),
             header: (checksums == Checksums::Header).then(|| BASE64_STANDARD.encode(sum)),
         }
     }

@@ -81,8 +81,7 @@ impl Spool {
         let meta = std::fs::metadata(&path).doing(doing)?;
         let instance =
             [&meta.dev().to_le_bytes()[..], &meta.ino().to_le_bytes(), path.as_os_str().as_bytes()];
-        let hash: String =
-            block_hash(&instance.concat())[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&block_hash(&instance.concat())[..8]);
         Ok(Spool { folder: root.join(format!("{lineage}-{hash}")).join(purpose) })
     }
 
