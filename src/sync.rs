@@ -9,9 +9,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
-use crate::repo::active::{Announcement, Life, Notice, Operation, Patience};
+use crate::repo::active::{Announcement, Heartbeat, Life, Operation, Staleness};
 use crate::repo::data::Data;
-use crate::repo::entry::{Entry, File};
+use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, Put};
@@ -89,10 +89,10 @@ impl Sync<'_> {
 
     fn announce(&self, archive: &Archive) -> Result<Announcement> {
         let doing = || format!("announce it in repository {}", archive.repository().name());
-        let own = Announcement::begin(archive, Notice::new(Operation::Sync), &self.random).doing(doing)?;
+        let own = Announcement::begin(archive, Heartbeat::new(Operation::Sync), &self.random).doing(doing)?;
         // One that has looked already may be about to remove what is relied upon here.
         let now = own.time()?;
-        let patience = Patience::default();
+        let patience = Staleness::default();
         for seen in archive.announced()? {
             let is_prune = seen.notice.as_ref().is_none_or(|notice| notice.operation == Operation::Prune);
             if is_prune && seen.name != own.name() && seen.life(now, &patience) != Life::Over {
@@ -397,7 +397,7 @@ struct Need<'a> {
 }
 
 impl<'a> Need<'a> {
-    fn of(file: &'a File, needs: &mut BTreeMap<u32, Vec<Need<'a>>>) {
+    fn of(file: &'a FileEntry, needs: &mut BTreeMap<u32, Vec<Need<'a>>>) {
         let (mut block, mut offset) = (0, 0);
         for extent in &file.at {
             let end = block + extent.blocks as usize;

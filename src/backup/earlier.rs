@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::page::PAGE_SIZE;
 use crate::repo::active::Announcement;
-use crate::repo::entry::{Entry, Extent, File, StoredPath};
+use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
 use crate::repo::manifest::{self, Bases, Part, Parts, StoredPack, Use, Written};
 use crate::repo::record::Record;
 use crate::repo::{Archive, ObjectName, Records};
@@ -224,7 +224,7 @@ impl Earlier {
     fn known(&self, part: Part) -> KnownPart {
         let packs = part.packs.iter();
         let packs = packs.map(|key| self.packs.get_key_value(key.as_str()).map(|(key, _)| key.clone()));
-        let files: Vec<File> = part.entries.into_iter().filter_map(Entry::into_file).collect();
+        let files: Vec<FileEntry> = part.entries.into_iter().filter_map(Entry::into_file).collect();
         KnownPart { packs: packs.collect(), files: files.into_iter() }
     }
 }
@@ -261,7 +261,7 @@ fn sizes<'a>(archive: &Archive, keys: impl Iterator<Item = &'a str>) -> Result<H
 /// Files of the parent, and the packs that their extents number. A pack that is not to be named is `None`.
 pub struct KnownPart {
     packs: Vec<Option<Arc<str>>>,
-    files: std::vec::IntoIter<File>,
+    files: std::vec::IntoIter<FileEntry>,
 }
 
 /// A file to be read.
@@ -283,7 +283,7 @@ struct Ends {
     parts: Receiver<KnownPart>,
     part: KnownPart,
     /// The first file of the parent that has not been passed.
-    next: Option<File>,
+    next: Option<FileEntry>,
 }
 
 impl Queue {
@@ -333,7 +333,7 @@ impl Ends {
         }
     }
 
-    fn advance(&mut self) -> Option<File> {
+    fn advance(&mut self) -> Option<FileEntry> {
         loop {
             if let Some(file) = self.part.files.next() {
                 return Some(file);
@@ -369,7 +369,7 @@ pub struct Run {
 }
 
 impl KnownFile {
-    fn new(file: File, packs: &[Option<Arc<str>>]) -> KnownFile {
+    fn new(file: FileEntry, packs: &[Option<Arc<str>>]) -> KnownFile {
         let mut first = 0;
         let mut places = Vec::with_capacity(file.at.len());
         for extent in file.at {

@@ -10,7 +10,7 @@ use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct::Aligned;
-use crate::repo::entry::{Entry, Extent, File, Owner, StoredPath};
+use crate::repo::entry::{Entry, Extent, FileEntry, Owner, StoredPath};
 use crate::repo::manifest::{StoredPack, Writer, Written};
 use crate::repo::{Archive, data_key, pack_name};
 use crossbeam_channel::{Receiver, Sender};
@@ -263,7 +263,7 @@ impl<'a> Packer<'a> {
         let Some(Building { runs, finished: Some(finished), .. }) = self.building.remove(&file) else {
             return Ok(());
         };
-        let mut line = File {
+        let mut line = FileEntry {
             path: finished.path,
             size: finished.size,
             mode: finished.mode,

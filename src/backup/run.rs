@@ -22,7 +22,7 @@ use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
-use crate::repo::active::{Announcement, Notice, Operation};
+use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
 use crate::repo::manifest::Use;
@@ -129,7 +129,7 @@ impl Run<'_> {
         self.check_settings()?;
         let archive = repository.open(self.server.found.lineage)?;
         // From here on a prune of any host respects what follows.
-        let announced = Announcement::begin(&archive, Notice::new(Operation::Backup), &options.random)
+        let announced = Announcement::begin(&archive, Heartbeat::new(Operation::Backup), &options.random)
             .doing(|| "announce the backup".to_owned())?;
         repository.clean(options.garbage_before)?;
         self.check_history(&archive)?;

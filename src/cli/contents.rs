@@ -6,9 +6,9 @@ use crate::pg::segment::TimelineId;
 use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::data::{Data, PackSet, exclusive, manifest_bytes};
 use crate::repo::drills::Drill;
+use crate::repo::history::{Span, WalHistory};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
-use crate::repo::window::{Lines, Span};
 use crate::repo::{Archive, Records};
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub struct Contents {
     /// Timelines whose history cannot be read: nothing is known to lead to these.
     pub bad_histories: Vec<(TimelineId, Error)>,
     pub pins: BTreeMap<String, Pin>,
-    pub lines: Option<Lines>,
+    pub lines: Option<WalHistory>,
     /// From the oldest moment to the newest without a hole between, along the newest timeline.
     pub window: Option<Window>,
     /// All that can be restored, by timeline.
@@ -58,7 +58,7 @@ impl Contents {
         let inventory = size.map(|size| Inventory::read(&archive, size)).transpose()?;
         let (lines, bad_histories) = match inventory {
             Some(inventory) => {
-                let (lines, damaged) = Lines::read(&archive, inventory)?;
+                let (lines, damaged) = WalHistory::read(&archive, inventory)?;
                 (Some(lines), damaged)
             }
             None => (None, Vec::new()),
@@ -100,7 +100,7 @@ impl Contents {
             return Ok(());
         };
         let complete: Vec<&Record> = self.records.iter().filter(|record| record.is_complete()).collect();
-        let spans = lines.windows(&complete);
+        let spans = lines.spans(&complete);
         let newest = lines.timelines().last().copied();
         let last = newest.and_then(|newest| lines.along(newest, &complete).pop());
         let windows =
@@ -111,7 +111,7 @@ impl Contents {
     }
 
     /// Recovery to a time stops at the first transaction that ended later, so there has to be one.
-    fn window(&self, lines: &Lines, span: Span, records: &[&Record]) -> Result<Window> {
+    fn window(&self, lines: &WalHistory, span: Span, records: &[&Record]) -> Result<Window> {
         let tail = span.reach.tail(&self.archive, lines.inventory.segment_size())?.last_transaction_end;
         let last = tail.and_then(|last| last.checked_sub(jiff::SignedDuration::from_micros(1)).ok());
         // A backup's end is a moment too.
@@ -155,7 +155,7 @@ impl Contents {
 
     /// Along the newest timeline that a backup leads to: how far its WAL goes.
     pub fn reach(&self, record: &Record) -> Result<Option<Reach>> {
-        let Some(Lines { inventory, .. }) = &self.lines else {
+        let Some(WalHistory { inventory, .. }) = &self.lines else {
             return Ok(None);
         };
         let newest = inventory.newest_from(record.timeline);

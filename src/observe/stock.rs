@@ -6,9 +6,9 @@ use crate::pg::segment::{TimelineId, WalName};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet, manifest_bytes};
 use crate::repo::drills::Outcome;
+use crate::repo::history::{Span, WalHistory};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
-use crate::repo::window::{Lines, Span};
 use crate::repo::{Archive, Records};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ fn read_wal(
     archive: &Archive,
     records: &[Record],
     growth: &mut Growth,
-) -> Result<(Option<Lines>, Vec<TimelineId>)> {
+) -> Result<(Option<WalHistory>, Vec<TimelineId>)> {
     let size = match records.last() {
         Some(record) => Some(record.segment_size),
         None => archive.any_segment_size()?,
@@ -76,22 +76,22 @@ fn read_wal(
         growth.add(entry.modified, entry.size);
         Ok(())
     })?;
-    let (lines, damaged) = Lines::read(archive, inventory)?;
+    let (lines, damaged) = WalHistory::read(archive, inventory)?;
     Ok((Some(lines), damaged.into_iter().map(|(timeline, _)| timeline).collect()))
 }
 
-fn see_wal(stock: &mut Stock, lines: &Lines, records: &[Record], pins: &BTreeMap<String, Pin>) {
+fn see_wal(stock: &mut Stock, lines: &WalHistory, records: &[Record], pins: &BTreeMap<String, Pin>) {
     let complete: Vec<&Record> = records.iter().filter(|record| record.is_complete()).collect();
     let is_standalone = |record: &Record| pins.get(&record.id).is_some_and(|pin| pin.standalone);
     let leading: Vec<&Record> = complete.iter().copied().filter(|record| !is_standalone(record)).collect();
     stock.gaps = lines.gaps(&leading);
-    stock.windows = lines.windows(&complete).iter().map(|span| window(lines, span, &complete)).collect();
+    stock.windows = lines.spans(&complete).iter().map(|span| window(lines, span, &complete)).collect();
     let last = lines.inventory.runs().values().next_back().and_then(|runs| runs.last());
     stock.newest = last.map(|run| (run.last, run.stored));
     stock.wal_bytes = lines.inventory.bytes;
 }
 
-fn window(lines: &Lines, span: &Span, records: &[&Record]) -> Window {
+fn window(lines: &WalHistory, span: &Span, records: &[&Record]) -> Window {
     let from = match span.backup.and_then(|index| records.get(index)) {
         Some(record) => record.stop_time,
         None => lines.inventory.begun(span.timeline).unwrap_or(span.reach.stored),

@@ -29,7 +29,7 @@ const UNHEARD: Duration = Duration::from_secs(15 * 60);
 
 /// When somebody else's announcement counts as left behind.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Staleness {
     /// Younger than this by the clock of the store: alive.
     pub fresh: Duration,
     /// An older one is watched for this long, by a clock that only counts on: when it moves it is alive.
@@ -38,9 +38,9 @@ pub struct Patience {
     pub lease: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { fresh: Duration::from_secs(3600), watch: 8 * BEAT, lease: Duration::from_secs(24 * 3600) }
+impl Default for Staleness {
+    fn default() -> Staleness {
+        Staleness { fresh: Duration::from_secs(3600), watch: 8 * BEAT, lease: Duration::from_secs(24 * 3600) }
     }
 }
 
@@ -66,7 +66,7 @@ impl std::fmt::Display for Operation {
 
 /// What an operation says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
+pub struct Heartbeat {
     pub operation: Operation,
     pub host: String,
     /// Who it is on that host, where the kernel says so.
@@ -93,9 +93,9 @@ pub struct Notice {
     pub left: bool,
 }
 
-impl Notice {
-    pub fn new(operation: Operation) -> Notice {
-        Notice {
+impl Heartbeat {
+    pub fn new(operation: Operation) -> Heartbeat {
+        Heartbeat {
             operation,
             host: host(),
             process: Process::this(),
@@ -118,7 +118,7 @@ pub struct Seen {
     /// When it was last written, by the clock of the store.
     pub at: jiff::Timestamp,
     /// `None`: it cannot be read, so it may need everything.
-    pub notice: Option<Notice>,
+    pub notice: Option<Heartbeat>,
 }
 
 /// What can be said of the one who announced.
@@ -150,7 +150,7 @@ impl Seen {
     }
 
     /// `now` is the time at which something was stored just now, by the same clock.
-    pub fn life(&self, now: jiff::Timestamp, patience: &Patience) -> Life {
+    pub fn life(&self, now: jiff::Timestamp, patience: &Staleness) -> Life {
         let age = now.duration_since(self.at).unsigned_abs();
         let left = self.notice.as_ref().is_some_and(|notice| notice.left);
         if left {
@@ -200,7 +200,7 @@ impl Archive {
     }
 
     /// Watches announcements of which nothing was heard: the names of those that did not move all the time.
-    pub fn watch(&self, silent: &[Seen], patience: &Patience) -> Result<BTreeSet<String>> {
+    pub fn watch(&self, silent: &[Seen], patience: &Staleness) -> Result<BTreeSet<String>> {
         let begun = Instant::now();
         let mut still: Vec<&Seen> = silent.iter().collect();
         while !still.is_empty() && begun.elapsed() < patience.watch {
@@ -236,7 +236,7 @@ struct Shared {
     archive: Archive,
     name: ObjectName,
     /// Held while it is written; the state never is, so that nobody waits for the repository to ask for it.
-    notice: Mutex<Notice>,
+    notice: Mutex<Heartbeat>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -251,7 +251,7 @@ struct State {
 
 impl Announcement {
     /// Announces, durably. `random` makes the name one of its own.
-    pub fn begin(archive: &Archive, notice: Notice, random: &str) -> Result<Announcement> {
+    pub fn begin(archive: &Archive, notice: Heartbeat, random: &str) -> Result<Announcement> {
         let name = ObjectName::Active(format!("{}-{random}", notice.operation));
         if archive.put_small(&name, ObjectKind::Active, &notice, Mode::Create)? == Put::Exists {
             return Err(Error::new(Kind::Conflict, format!("{name} is there already")));
@@ -286,7 +286,7 @@ impl Announcement {
     }
 
     /// Says something else. Everybody sees it when this has returned.
-    pub fn update(&self, change: impl FnOnce(&mut Notice)) -> Result<()> {
+    pub fn update(&self, change: impl FnOnce(&mut Heartbeat)) -> Result<()> {
         let mut notice = self.shared.notice.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut notice);
         self.shared.write(&mut notice)
@@ -374,7 +374,7 @@ impl Shared {
         }
     }
 
-    fn write(&self, notice: &mut Notice) -> Result<()> {
+    fn write(&self, notice: &mut Heartbeat) -> Result<()> {
         if self.state().buried || self.archive.stored_at(&self.name)?.is_none() {
             self.state().buried = true;
             return Err(taken_for_dead());

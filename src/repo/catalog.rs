@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Segments of one timeline that follow each other without a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct SegmentRun {
     pub first: SegmentName,
     pub last: SegmentName,
     /// When the last one was stored.
@@ -30,7 +30,7 @@ pub struct Gap {
 #[derive(Debug, Clone)]
 pub struct Inventory {
     size: SegmentSize,
-    runs: BTreeMap<TimelineId, Vec<Run>>,
+    runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
     pub histories: Vec<TimelineId>,
     /// When the history of a timeline was stored: soon after the timeline began.
     begun: BTreeMap<TimelineId, jiff::Timestamp>,
@@ -104,7 +104,7 @@ impl Inventory {
                         run.last = name;
                         run.stored = stored;
                     }
-                    _ => runs.push(Run { first: name, last: name, stored }),
+                    _ => runs.push(SegmentRun { first: name, last: name, stored }),
                 }
             }
             WalName::History(timeline) => {
@@ -116,7 +116,7 @@ impl Inventory {
     }
 
     /// The runs of segments without a hole, by timeline.
-    pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<Run>> {
+    pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<SegmentRun>> {
         &self.runs
     }
 
@@ -129,11 +129,11 @@ impl Inventory {
         {
             let run = runs.remove(place);
             if name < run.last {
-                runs.insert(place, Run { first: name.next(size), ..run });
+                runs.insert(place, SegmentRun { first: name.next(size), ..run });
             }
             if run.first < name {
                 let last = SegmentName::of_number(name.timeline, number - 1, size);
-                runs.insert(place, Run { last, ..run });
+                runs.insert(place, SegmentRun { last, ..run });
             }
         }
         other
@@ -144,9 +144,9 @@ impl Inventory {
         let mut other = self.clone();
         let stored = self.runs.values().flatten().map(|run| run.stored).max().unwrap_or_default();
         let runs = other.runs.entry(gap.timeline).or_default();
-        runs.push(Run { first: gap.first, last: gap.last, stored });
+        runs.push(SegmentRun { first: gap.first, last: gap.last, stored });
         runs.sort_by_key(|run| run.first);
-        let mut joined: Vec<Run> = Vec::with_capacity(runs.len());
+        let mut joined: Vec<SegmentRun> = Vec::with_capacity(runs.len());
         for run in runs.drain(..) {
             match joined.last_mut() {
                 Some(last) if run.first <= last.last.next(self.size) => {
@@ -178,7 +178,7 @@ impl Inventory {
 
     /// Holes within timelines.
     pub fn gaps(&self) -> Vec<Gap> {
-        let between = |pair: &[Run]| match pair {
+        let between = |pair: &[SegmentRun]| match pair {
             [before, after] => Some(self.gap(before.last.next(self.size), after.first)),
             _ => None,
         };
@@ -191,7 +191,7 @@ impl Inventory {
         Gap { timeline: first.timeline, first, last }
     }
 
-    fn run_with(&self, name: SegmentName) -> Option<&Run> {
+    fn run_with(&self, name: SegmentName) -> Option<&SegmentRun> {
         self.runs.get(&name.timeline)?.iter().find(|run| run.first <= name && name <= run.last)
     }
 
@@ -253,7 +253,7 @@ impl Inventory {
     /// The run that a server reads this segment from: of the newest timeline that reaches back so far. When that has
     /// neither this segment nor a later one, the one in which it began may still be there on its parent alone; else
     /// it is a hole.
-    fn run_at(&self, number: u64, history: &History) -> Option<&Run> {
+    fn run_at(&self, number: u64, history: &History) -> Option<&SegmentRun> {
         for (timeline, begin) in self.line(history).filter(|(_, begin)| *begin <= number) {
             let found = self.run_with(SegmentName::of_number(timeline, number, self.size));
             let last = self.runs.get(&timeline).and_then(|runs| runs.last());

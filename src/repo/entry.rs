@@ -11,14 +11,14 @@ use std::ops::Range;
 pub enum Entry {
     Dir(Dir),
     Tablespace(Tablespace),
-    File(File),
+    File(FileEntry),
     /// A configuration file from outside the data directory; its path is absolute.
-    Config(File),
+    Config(FileEntry),
 }
 
 impl Entry {
     /// The file that it is, of the data directory.
-    pub fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) => Some(file),
             Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
@@ -26,7 +26,7 @@ impl Entry {
     }
 
     /// The same, taken out of it.
-    pub fn into_file(self) -> Option<File> {
+    pub fn into_file(self) -> Option<FileEntry> {
         match self {
             Entry::File(file) => Some(file),
             Entry::Config(_) | Entry::Dir(_) | Entry::Tablespace(_) => None,
@@ -34,7 +34,7 @@ impl Entry {
     }
 
     /// The file that it is, be it a configuration file from outside.
-    pub fn any_file(&self) -> Option<&File> {
+    pub fn any_file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) | Entry::Config(file) => Some(file),
             Entry::Dir(_) | Entry::Tablespace(_) => None,
@@ -97,7 +97,7 @@ pub struct Owner {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct File {
+pub struct FileEntry {
     #[serde(flatten)]
     pub path: StoredPath,
     pub size: u64,
@@ -117,11 +117,21 @@ pub struct File {
     pub at: Vec<Extent>,
 }
 
-impl File {
+impl FileEntry {
     /// Where in the file these blocks lie; the last block of all may be short.
     pub fn bytes_of(&self, blocks: &Range<usize>) -> Range<u64> {
         let at = |block: usize| (block as u64).saturating_mul(u64::from(self.block)).min(self.size);
         at(blocks.start)..at(blocks.end)
+    }
+
+    /// The extents in order, each with the numbers of its blocks in the file.
+    pub fn extents(&self) -> impl Iterator<Item = (Range<usize>, &Extent)> {
+        let mut end = 0;
+        self.at.iter().map(move |extent| {
+            let first = end;
+            end += extent.blocks as usize;
+            (first..end, extent)
+        })
     }
 
     /// Says where the next blocks are; those that follow the last ones in the same frame lengthen that extent.

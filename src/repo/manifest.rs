@@ -5,7 +5,7 @@
 //! two objects at most. Parts end where those of the parent end, so that each keeps to one base.
 
 use super::data::PackSet;
-use super::entry::{Dir, Entry, File, StoredPath, Tablespace};
+use super::entry::{Dir, Entry, FileEntry, StoredPath, Tablespace};
 use super::record::{ManifestPart, Record};
 use super::{Archive, key};
 use crate::codec::compress::{Compression, Compressor, FRAME};
@@ -34,8 +34,8 @@ enum Line {
     Pack { number: u32, key: String },
     Dir(Dir),
     Tablespace(Tablespace),
-    File(File),
-    Config(File),
+    File(FileEntry),
+    Config(FileEntry),
     Use(Use),
     End(Totals),
 }

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::fs::direct::{self, Buffer};
 use crate::fs::durable;
 use crate::pg::control::Control;
-use crate::repo::entry::{Entry, File as Stored};
+use crate::repo::entry::{Entry, FileEntry as Stored};
 use crate::repo::{RESTORING, manifest};
 use std::collections::HashMap;
 use std::fs::File;

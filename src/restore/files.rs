@@ -9,7 +9,7 @@ use super::sums::Sums;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct::{self, Buffer};
 use crate::repo::Archive;
-use crate::repo::entry::File as Stored;
+use crate::repo::entry::FileEntry as Stored;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;

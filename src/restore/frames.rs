@@ -5,8 +5,8 @@ use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct::Buffer;
 use crate::repo::Archive;
-use crate::repo::entry::File;
-use crate::repo::stretch::{self, Frame, Piece, Stretch};
+use crate::repo::entry::FileEntry;
+use crate::repo::ranges::{self, StoredFrame, StoredRange, WantedBlocks};
 use std::collections::BTreeSet;
 
 /// Frames that are kept unpacked beside the main one. Blocks of neighbouring regions that were stored anew lie in one
@@ -17,7 +17,7 @@ pub struct Frames<'a> {
     archive: &'a Archive,
     packs: &'a [String],
     /// What was read last.
-    read: Vec<(Stretch, Vec<u8>)>,
+    read: Vec<(StoredRange, Vec<u8>)>,
     decompressor: Decompressor,
     main: Unpacked,
     /// The one that was used last stands last.
@@ -72,8 +72,9 @@ impl<'a> Frames<'a> {
         self.others.iter_mut().for_each(|other| other.of = None);
         let frames: BTreeSet<Place> =
             regions.iter().flat_map(|region| &region.parts).map(|(place, _)| *place).collect();
-        let frame = |place: Place| Frame { offset: place.offset, length: place.length, pieces: Vec::new() };
-        for stretch in stretch::join(frames.into_iter().map(|place| (place.pack, frame(place)))) {
+        let frame =
+            |place: Place| StoredFrame { offset: place.offset, length: place.length, pieces: Vec::new() };
+        for stretch in ranges::join(frames.into_iter().map(|place| (place.pack, frame(place)))) {
             let bytes = self.archive.get_range(self.pack(stretch.pack), stretch.begin..stretch.end)?;
             self.read.push((stretch, bytes));
         }
@@ -85,7 +86,7 @@ impl<'a> Frames<'a> {
     pub fn bytes<'b>(
         &'b mut self,
         region: &Region,
-        stored: &File,
+        stored: &FileEntry,
         buffer: &'b mut Buffer,
     ) -> Result<&'b [u8]> {
         if let [(place, piece)] = &region.parts[..] {
@@ -114,7 +115,7 @@ impl<'a> Frames<'a> {
 
     /// A region where its main frame was unpacked: most of it is there, and the rest is put in the place of what is not
     /// the region's, whose frame is not that frame any more.
-    fn patched(&mut self, region: &Region, stored: &File, begin: usize) -> Result<&[u8]> {
+    fn patched(&mut self, region: &Region, stored: &FileEntry, begin: usize) -> Result<&[u8]> {
         let mut main = std::mem::take(&mut self.main);
         let size = main.bytes().len();
         main.of = None;
@@ -159,7 +160,7 @@ impl<'a> Frames<'a> {
 
     fn unpack(&mut self, frame: Place, into: &mut Unpacked) -> Result<()> {
         let doing = self.reading(frame);
-        let is_in = |stretch: &Stretch| {
+        let is_in = |stretch: &StoredRange| {
             stretch.pack == frame.pack && (stretch.begin..stretch.end).contains(&frame.offset)
         };
         let (stretch, bytes) = self
@@ -176,7 +177,7 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn checked<'c>(piece: &Piece, stored: &File, content: &'c [u8]) -> Result<&'c [u8]> {
+fn checked<'c>(piece: &WantedBlocks, stored: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
     piece.checked(stored, content).map_err(|error| {
         error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
     })

@@ -6,8 +6,8 @@
 use super::files::Target;
 use crate::codec::compress::FRAME;
 use crate::fs::direct::ALIGNMENT;
-use crate::repo::entry::{Extent, File as Stored};
-use crate::repo::stretch::{GAP, Piece, READ};
+use crate::repo::entry::{Extent, FileEntry as Stored};
+use crate::repo::ranges::{GAP, READ, WantedBlocks};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ pub struct Region {
     /// Whether that is all of the file, which is made when it is written.
     pub is_file: bool,
     /// In their order in the file, without a hole.
-    pub parts: Vec<(Place, Piece)>,
+    pub parts: Vec<(Place, WantedBlocks)>,
 }
 
 impl Place {
@@ -61,7 +61,7 @@ impl Region {
 
     /// These of its blocks, to be written into the file that is there.
     pub fn cut(&self, stored: &Stored, wanted: &Range<usize>) -> Region {
-        let cut = |(place, piece): &(Place, Piece)| Some((*place, piece.cut(stored, wanted)?));
+        let cut = |(place, piece): &(Place, WantedBlocks)| Some((*place, piece.cut(stored, wanted)?));
         Region { parts: self.parts.iter().filter_map(cut).collect(), is_file: false, ..*self }
     }
 
@@ -113,7 +113,7 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
             let mut begin = first;
             while begin < behind {
                 let end = behind.min((begin / whole + 1) * whole);
-                let part = (Place::of(extent), Piece::new(number, stored, extent, first, begin..end));
+                let part = (Place::of(extent), WantedBlocks::new(number, stored, extent, first, begin..end));
                 match regions.last_mut().filter(|_| !begin.is_multiple_of(whole)) {
                     Some(region) => region.parts.push(part),
                     None => {

@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{self, Event, Observer};
 use crate::fs::durable::{self, FileSystem};
 use crate::repo::RESTORING;
-use crate::repo::active::{Announcement, Notice, Operation};
+use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::{Database, Record};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -81,10 +81,10 @@ pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn O
 /// restored all the same: what is missing is found out.
 fn announce(plan: &Plan, random: &str, observer: &dyn Observer) -> Result<Option<Announcement>> {
     let id = &plan.record.id;
-    let notice = Notice {
+    let notice = Heartbeat {
         needs: vec![id.clone()],
         wal_from: Some(plan.record.start_lsn),
-        ..Notice::new(Operation::Restore)
+        ..Heartbeat::new(Operation::Restore)
     };
     let announced = match Announcement::begin(&plan.archive, notice, random) {
         Ok(announced) => announced,

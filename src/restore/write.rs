@@ -12,7 +12,7 @@ use crate::pg::control::Control;
 use crate::pg::label::{TablespaceLink, format_tablespace_map, parse_tablespace_map};
 use crate::pg::manifest::{ManifestFile, ManifestWriter};
 use crate::pg::segment::{TimelineId, WalName};
-use crate::repo::entry::{Dir, Entry, File};
+use crate::repo::entry::{Dir, Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -29,8 +29,8 @@ pub struct Writer<'a> {
     /// Directories whose mode would be in the way of writing into them.
     modes: Vec<(PathBuf, u32)>,
     /// Lines for `backup_manifest` of files that are not restored as they were.
-    control: Option<File>,
-    map: Option<File>,
+    control: Option<FileEntry>,
+    map: Option<FileEntry>,
     root: Option<Dir>,
     report: Restored,
 }
@@ -39,7 +39,7 @@ pub struct Writer<'a> {
 pub struct Finished {
     path: PathBuf,
     control: Control,
-    file: File,
+    file: FileEntry,
     pub report: Restored,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The configuration keeps its layout: relative to the directory of `postgresql.conf` where it lay there.
-    fn config_place(&self, file: &File) -> Result<Option<PathBuf>> {
+    fn config_place(&self, file: &FileEntry) -> Result<Option<PathBuf>> {
         let Some(directory) = &self.run.options.config_dir else {
             return Ok(None);
         };
@@ -212,14 +212,14 @@ impl<'a> Writer<'a> {
     }
 
     /// A line of `backup_manifest`.
-    fn line(&mut self, file: &File, size: u64, crc32c: Option<u32>) -> Result<()> {
+    fn line(&mut self, file: &FileEntry, size: u64, crc32c: Option<u32>) -> Result<()> {
         let line = ManifestFile { path: &file.path.0, size, modified: file.modified, crc32c };
         self.manifest.file(&line).doing(|| "write backup_manifest".to_owned())
     }
 
     /// Takes the control file away from under its temporary name. The restored one has no checkpoint, so that a
     /// server finds its start in the backup label or nowhere.
-    fn take_control(&mut self) -> Result<(Control, File)> {
+    fn take_control(&mut self) -> Result<(Control, FileEntry)> {
         let missing = || Error::new(Kind::Damage, "the backup has no global/pg_control");
         let file = self.control.take().ok_or_else(missing)?;
         let mut path = self.run.place(CONTROL);

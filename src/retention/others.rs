@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::repo::Archive;
-use crate::repo::active::{Announcement, Life, Notice, Operation, Patience, Seen};
+use crate::repo::active::{Announcement, Heartbeat, Life, Operation, Seen, Staleness};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ impl InUse {
 
     fn of(seen: &Seen) -> Option<InUse> {
         let everything = InUse { who: seen.describe(), ..InUse::default() };
-        let Some(Notice { operation, backup, needs, wal_from, .. }) = seen.notice.clone() else {
+        let Some(Heartbeat { operation, backup, needs, wal_from, .. }) = seen.notice.clone() else {
             return Some(everything);
         };
         // It brings packs of many backups, whose records come later.
@@ -62,7 +62,7 @@ impl InUse {
 
 /// Looks at the others, and remembers whom it has watched.
 pub struct Others<'a> {
-    patience: &'a Patience,
+    patience: &'a Staleness,
     /// The announcement of the one who looks: its time is the store's. Without one nothing is touched.
     own: Option<&'a Announcement>,
     /// The time in place of the store's, for one who announces nothing.
@@ -72,7 +72,7 @@ pub struct Others<'a> {
 }
 
 impl<'a> Others<'a> {
-    pub fn new(patience: &'a Patience, own: Option<&'a Announcement>, now: jiff::Timestamp) -> Others<'a> {
+    pub fn new(patience: &'a Staleness, own: Option<&'a Announcement>, now: jiff::Timestamp) -> Others<'a> {
         Others { patience, own, now, still: BTreeMap::new() }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Others<'a> {
     }
 
     /// Other prunes that live.
-    fn prunes(&mut self, archive: &Archive) -> Result<Vec<(String, Notice)>> {
+    fn prunes(&mut self, archive: &Archive) -> Result<Vec<(String, Heartbeat)>> {
         let judged = self.judge(archive)?.into_iter().filter(|(_, life)| *life == Life::Alive);
         let notices = judged.filter_map(|(seen, _)| Some((seen.name, seen.notice?)));
         Ok(notices.filter(|(_, notice)| notice.operation == Operation::Prune).collect())
@@ -145,10 +145,10 @@ impl<'a> Others<'a> {
 }
 
 /// Announces a prune that is the only one, waiting at most this long for others to end.
-pub fn alone(archive: &Archive, patience: &Patience, random: &str, wait: Duration) -> Result<Announcement> {
+pub fn alone(archive: &Archive, patience: &Staleness, random: &str, wait: Duration) -> Result<Announcement> {
     let begun = Instant::now();
     loop {
-        let own = Announcement::begin(archive, Notice::new(Operation::Prune), random)?;
+        let own = Announcement::begin(archive, Heartbeat::new(Operation::Prune), random)?;
         let Some(other) = rival(archive, &own, patience)? else {
             own.update(|notice| notice.decided = true)?;
             return Ok(own);
@@ -164,7 +164,7 @@ pub fn alone(archive: &Archive, patience: &Patience, random: &str, wait: Duratio
 
 /// The host of a prune that goes first: one that has decided, or one that began at the same moment and has the
 /// smaller name.
-fn rival(archive: &Archive, own: &Announcement, patience: &Patience) -> Result<Option<String>> {
+fn rival(archive: &Archive, own: &Announcement, patience: &Staleness) -> Result<Option<String>> {
     let begun = Instant::now();
     let mut others = Others::new(patience, Some(own), jiff::Timestamp::UNIX_EPOCH);
     loop {

@@ -7,7 +7,7 @@ use super::policy::Policy;
 use super::stock::Stock;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
-use crate::repo::active::{Announcement, Patience};
+use crate::repo::active::{Announcement, Staleness};
 use crate::repo::{Archive, ObjectName};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Options {
     pub now: jiff::Timestamp,
     /// For how long to wait for another prune.
     pub wait: Duration,
-    pub patience: Patience,
+    pub patience: Staleness,
     /// Twelve random hexadecimal digits.
     pub random: String,
     /// Files that crashed writers left in the repository before this are removed.

@@ -6,7 +6,7 @@ use crate::pg::control::Control;
 use crate::pg::label::{Label, parse_tablespace_map};
 use crate::pg::segment::SegmentName;
 use crate::repo::data::{Data, PackSet};
-use crate::repo::entry::{Entry, File};
+use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part, Use};
 use crate::repo::record::Record;
 use crate::repo::{Archive, ObjectName};
@@ -33,7 +33,7 @@ pub struct Backup<'a> {
     parents: BTreeSet<Vec<u8>>,
     tablespaces: BTreeSet<u32>,
     /// Files that are looked into, with the packs of their part.
-    looked_into: Vec<(Vec<String>, File)>,
+    looked_into: Vec<(Vec<String>, FileEntry)>,
 }
 
 #[derive(Default)]
@@ -140,7 +140,7 @@ impl<'a> Backup<'a> {
         Ok(())
     }
 
-    fn file(&mut self, part: &Part, file: &File, is_inside: bool) {
+    fn file(&mut self, part: &Part, file: &FileEntry, is_inside: bool) {
         let mut first = 0;
         for extent in &file.at {
             let behind = first + extent.blocks as usize;
@@ -286,7 +286,7 @@ impl<'a> Backup<'a> {
     }
 
     /// Why a file could not be read. Nobody else says it of a pack that was verified not long ago.
-    fn unread(&self, packs: &[String], file: &File, error: &Error) {
+    fn unread(&self, packs: &[String], file: &FileEntry, error: &Error) {
         for extent in &file.at {
             let pack = packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));
             if let Some(name @ ObjectName::Pack(..)) = pack {

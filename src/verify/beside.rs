@@ -5,7 +5,7 @@
 //! earlier one cannot be read to its end nothing is lost but time: what is not found in it is read.
 
 use crate::repo::Archive;
-use crate::repo::entry::{Entry, Extent, File, StoredPath};
+use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
 use crate::repo::manifest::Parts;
 use crate::repo::record::Record;
 use std::cmp::Ordering;
@@ -14,9 +14,9 @@ use std::ops::Range;
 pub struct Beside<'a> {
     parts: Option<Parts<'a>>,
     packs: Vec<String>,
-    files: std::vec::IntoIter<File>,
+    files: std::vec::IntoIter<FileEntry>,
     /// The first file that has not been passed.
-    next: Option<File>,
+    next: Option<FileEntry>,
 }
 
 impl<'a> Beside<'a> {
@@ -31,7 +31,7 @@ impl<'a> Beside<'a> {
     }
 
     /// Which blocks of a file were not there before, extent by extent. Files are asked for in their order.
-    pub fn new_blocks(&mut self, file: &File, packs: &[String]) -> Vec<Vec<Range<usize>>> {
+    pub fn new_blocks(&mut self, file: &FileEntry, packs: &[String]) -> Vec<Vec<Range<usize>>> {
         self.advance_to(&file.path);
         let known = self.next.as_ref().filter(|known| known.path == file.path && known.block == file.block);
         let mut first = 0;
@@ -73,11 +73,11 @@ impl<'a> Beside<'a> {
 
 /// The blocks of an extent that the known file does not have at the same place with the same hash.
 fn differing(
-    file: &File,
+    file: &FileEntry,
     extent: &Extent,
     blocks: &Range<usize>,
     packs: &[String],
-    known: &File,
+    known: &FileEntry,
     known_packs: &[String],
 ) -> Vec<Range<usize>> {
     let pack = packs.get(extent.pack as usize);

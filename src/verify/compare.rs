@@ -5,8 +5,8 @@ use super::run::{Run, Scope};
 use crate::codec::envelope::HEADER_SIZE;
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::repo::ObjectName;
+use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
-use crate::repo::window::Lines;
 use std::collections::BTreeSet;
 
 /// Segments of one backup that are looked for: 16 TiB written while it was taken.
@@ -70,7 +70,7 @@ impl Run<'_> {
 
     /// The WAL that makes each backup consistent, also of those that need no more.
     fn own_wal(&self) {
-        let Some(Lines { inventory, .. }) = &self.lines else {
+        let Some(WalHistory { inventory, .. }) = &self.lines else {
             return;
         };
         let size = inventory.segment_size();

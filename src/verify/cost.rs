@@ -4,8 +4,8 @@
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::catalog::Inventory;
+use crate::repo::history::{Span, WalHistory};
 use crate::repo::record::Record;
-use crate::repo::window::{Lines, Span};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ pub struct Lost {
 }
 
 pub struct Costs<'a> {
-    pub lines: &'a Lines,
+    pub lines: &'a WalHistory,
     pub records: &'a [Record],
     /// When each segment was stored.
     pub stored: &'a BTreeMap<SegmentName, Timestamp>,
@@ -36,19 +36,20 @@ impl Costs<'_> {
     pub fn of_backups(&self, bad: &BTreeSet<String>) -> Vec<Lost> {
         let all = self.complete();
         let good: Vec<&Record> = all.iter().filter(|record| !bad.contains(&record.id)).copied().collect();
-        self.difference(&self.lines.windows(&all), &self.lines.windows(&good))
+        self.difference(&self.lines.spans(&all), &self.lines.spans(&good))
     }
 
     /// When the WAL is what it is in the second inventory instead of in the first.
     pub fn of_wal(&self, before: Inventory, after: Inventory) -> (Vec<Lost>, BTreeSet<String>) {
         let (before, after) = (self.lines.with(before), self.lines.with(after));
         let all = self.complete();
-        let lost = self.difference(&before.windows(&all), &after.windows(&all));
+        let lost = self.difference(&before.spans(&all), &after.spans(&all));
         let mut affected = BTreeSet::new();
         for timeline in self.lines.timelines() {
             let history = self.lines.history(timeline);
             for record in self.records {
-                let reach = |lines: &Lines| lines.inventory.reach(record, &history).map(|reach| reach.last);
+                let reach =
+                    |lines: &WalHistory| lines.inventory.reach(record, &history).map(|reach| reach.last);
                 if history.contains(record.timeline, record.stop_lsn) && reach(&before) != reach(&after) {
                     affected.insert(record.id.clone());
                 }

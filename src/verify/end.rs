@@ -10,9 +10,9 @@ use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::ObjectName;
 use crate::repo::catalog::{Gap, Inventory};
 use crate::repo::entry::Entry;
+use crate::repo::history::WalHistory;
 use crate::repo::manifest::Parts;
 use crate::repo::record::Record;
-use crate::repo::window::Lines;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where frames begin, and bad bytes of their content.
@@ -99,7 +99,7 @@ impl Run<'_> {
 
     /// Segments at the end of a timeline that were there when they were verified: nothing else tells.
     fn lost_tails(&self) {
-        let Some(Lines { inventory, .. }) = &self.lines else {
+        let Some(WalHistory { inventory, .. }) = &self.lines else {
             return;
         };
         let size = inventory.segment_size();

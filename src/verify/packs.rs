@@ -7,8 +7,8 @@ use crate::codec::envelope::HEADER_SIZE;
 use crate::codec::hash::BlockHash;
 use crate::error::{Error, Kind};
 use crate::pg::segment::WalName;
-use crate::repo::entry::File;
-use crate::repo::stretch::{Frame, Piece, Stretch, wrong};
+use crate::repo::entry::FileEntry;
+use crate::repo::ranges::{StoredFrame, StoredRange, WantedBlocks, wrong};
 use crate::repo::{Archive, ObjectName};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ pub enum Task {
     /// Whether an object is the pack that its key promises.
     Pack(Arc<str>),
     /// Its pieces number the blocks that come with it.
-    Stretch(Arc<str>, Stretch, Vec<Blocks>),
+    StoredRange(Arc<str>, StoredRange, Vec<Blocks>),
     /// WAL files and their sizes.
     Wal(Vec<(WalName, u64)>),
 }
@@ -49,8 +49,8 @@ pub fn tasks(
     id: &str,
     number: u32,
     packs: &[Arc<str>],
-    files: &[File],
-    stretches: Vec<Stretch>,
+    files: &[FileEntry],
+    stretches: Vec<StoredRange>,
 ) -> impl Iterator<Item = Task> {
     let mut read = vec![(0, 0); files.len()];
     for piece in stretches.iter().flat_map(|stretch| &stretch.frames).flat_map(|frame| &frame.pieces) {
@@ -59,7 +59,7 @@ pub fn tasks(
             *blocks += piece.blocks.len();
         }
     }
-    let known = |(file, (pieces, blocks)): (&File, (usize, usize))| {
+    let known = |(file, (pieces, blocks)): (&FileEntry, (usize, usize))| {
         let whole = |crc32c| {
             Arc::new(Whole {
                 manifest: ObjectName::Manifest(id.to_owned(), number),
@@ -87,7 +87,7 @@ pub fn tasks(
             });
         }
         let pack = packs.get(stretch.pack as usize)?.clone();
-        Some(Task::Stretch(pack, stretch, blocks))
+        Some(Task::StoredRange(pack, stretch, blocks))
     })
 }
 
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     pub fn read(&mut self, task: &Task) {
         match task {
             Task::Pack(key) => self.pack(key),
-            Task::Stretch(pack, stretch, blocks) => self.stretch(pack, stretch, blocks),
+            Task::StoredRange(pack, stretch, blocks) => self.stretch(pack, stretch, blocks),
             Task::Wal(files) => self.wal(files),
         }
     }
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Notes why a pack, or a stretch of it, cannot be read.
-    fn pack_error(&self, key: &str, error: &Error, stretch: Option<&Stretch>) {
+    fn pack_error(&self, key: &str, error: &Error, stretch: Option<&StoredRange>) {
         let Some(name) = ObjectName::parse(key) else {
             return;
         };
@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn stretch(&mut self, key: &str, stretch: &Stretch, blocks: &[Blocks]) {
+    fn stretch(&mut self, key: &str, stretch: &StoredRange, blocks: &[Blocks]) {
         let bytes = match self.archive.get_range(key, stretch.begin..stretch.end) {
             Ok(bytes) => bytes,
             Err(error) => return self.pack_error(key, &error, Some(stretch)),
@@ -159,8 +159,8 @@ impl<'a> Reader<'a> {
     /// When something is wrong, also which bytes of the frame's content are.
     fn frame(
         &mut self,
-        stretch: &Stretch,
-        frame: &Frame,
+        stretch: &StoredRange,
+        frame: &StoredFrame,
         blocks: &[Blocks],
         bytes: &[u8],
     ) -> std::result::Result<(), (Range<usize>, Error)> {
@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
         result
     }
 
-    fn piece(&self, piece: &Piece, blocks: &Blocks) -> std::result::Result<(), (Range<usize>, Error)> {
+    fn piece(&self, piece: &WantedBlocks, blocks: &Blocks) -> std::result::Result<(), (Range<usize>, Error)> {
         let all = piece.skip..piece.skip + piece.length;
         let bytes = piece.of(&self.content).map_err(|error| (all, error))?;
         if let Some(bad) = wrong(bytes, blocks.block, &blocks.hashes) {

@@ -11,12 +11,12 @@ use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet};
-use crate::repo::entry::{Entry, File};
+use crate::repo::entry::{Entry, FileEntry};
+use crate::repo::history::WalHistory;
 use crate::repo::manifest::{Part, Parts};
 use crate::repo::pin::Pin;
+use crate::repo::ranges::stored_ranges;
 use crate::repo::record::{ManifestPart, Record};
-use crate::repo::stretch::stretches;
-use crate::repo::window::Lines;
 use crate::repo::{Archive, ObjectName, Records};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
@@ -88,7 +88,7 @@ pub struct Run<'a> {
     pub wal: Vec<(WalName, u64)>,
     /// When each segment was stored.
     pub stored: BTreeMap<SegmentName, Timestamp>,
-    pub lines: Option<Lines>,
+    pub lines: Option<WalHistory>,
     pub memory: Memory,
     /// Backups whose manifests were read to their end, so that all that they name was looked at.
     pub gone_through: BTreeSet<String>,
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
             Ok(())
         })?;
         if let Some(inventory) = inventory {
-            let (lines, damaged) = Lines::read(self.archive, inventory)?;
+            let (lines, damaged) = WalHistory::read(self.archive, inventory)?;
             for (timeline, error) in damaged {
                 let name = ObjectName::Wal(WalName::History(timeline));
                 self.findings.error(&name, &error, true, self.led_by(timeline));
@@ -391,9 +391,9 @@ impl<'a> Run<'a> {
             Entry::File(file) | Entry::Config(file) => Some(file),
             Entry::Dir(_) | Entry::Tablespace(_) => None,
         };
-        let files: Vec<File> = part.entries.into_iter().filter_map(file).collect();
+        let files: Vec<FileEntry> = part.entries.into_iter().filter_map(file).collect();
         let mut new = (usize::MAX, Vec::new().into_iter());
-        let found = stretches(&files, |index, extent, _| {
+        let found = stored_ranges(&files, |index, extent, _| {
             if new.0 != index {
                 let blocks = files.get(index).map(|file| beside.new_blocks(file, &part.packs));
                 new = (index, blocks.unwrap_or_default().into_iter());

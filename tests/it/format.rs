@@ -11,7 +11,7 @@ use walkeep::codec::envelope::{Header, ObjectKind};
 use walkeep::codec::hash::{ContentHash, Hasher, LANES, block_hash};
 use walkeep::pg::segment::{SegmentSize, TimelineId};
 use walkeep::repo::drills::{Check, Chosen, Drill, Outcome};
-use walkeep::repo::entry::{Dir, Entry, Extent, File, Owner, StoredPath};
+use walkeep::repo::entry::{Dir, Entry, Extent, FileEntry, Owner, StoredPath};
 use walkeep::repo::manifest;
 use walkeep::repo::record::{Record, Settings, State, WalRange};
 use walkeep::repo::{Lineage, Repository};
@@ -81,7 +81,7 @@ fn write_repository(root: &Path) {
         if bytes.len() > 8192 {
             at.push(Extent { pack: 0, offset: frames[1].0, length: frames[1].1, skip: 0, blocks: 2 });
         }
-        File {
+        FileEntry {
             path: StoredPath(path.as_bytes().to_vec()),
             size: bytes.len() as u64,
             mode: 0o600,

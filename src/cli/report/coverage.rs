@@ -7,7 +7,7 @@ use crate::cli::contents::Contents;
 use crate::cli::render;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
 use crate::repo::catalog::Gap;
-use crate::repo::window::Lines;
+use crate::repo::history::WalHistory;
 
 const ROW: f64 = 26.0;
 /// Timelines that have a row, the newest.
@@ -124,7 +124,7 @@ fn said(contents: &Contents, size: SegmentSize, timelines: usize, unseen: usize,
 }
 
 /// All stretches by timeline and place.
-fn stretches(lines: &Lines, gaps: &[Gap]) -> Vec<Stretch> {
+fn stretches(lines: &WalHistory, gaps: &[Gap]) -> Vec<Stretch> {
     let runs = lines.inventory.runs().values().flatten();
     let there = runs.map(|run| Stretch {
         timeline: run.first.timeline,

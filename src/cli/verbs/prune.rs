@@ -6,7 +6,7 @@ use crate::cli::{args, exit, output, render, setup};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
-use crate::repo::active::Patience;
+use crate::repo::active::Staleness;
 use crate::repo::{Archive, ObjectName, Repository};
 use crate::retention::{self, Options, Plan, Policy, Pruned};
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ fn options(context: &Context, archive: &Archive, args: &args::Prune) -> Result<O
         dry_run: args.dry_run,
         now,
         wait: backup::patience(&args.wait),
-        patience: Patience::default(),
+        patience: Staleness::default(),
         random: setup::random_hex::<6>()?,
         garbage_before: backup::garbage_before(now)?,
     })

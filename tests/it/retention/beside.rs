@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use walkeep::event::Silent;
-use walkeep::repo::active::{Announcement, Notice, Operation, Patience};
+use walkeep::repo::active::{Announcement, Heartbeat, Operation, Staleness};
 use walkeep::repo::{Archive as Opened, Lineage, ObjectName, Repository};
 use walkeep::retention::{Options, Policy, Pruned};
 
@@ -177,8 +177,8 @@ impl Elsewhere {
     }
 
     /// Announces an operation of a host that nothing is known of.
-    fn announce(&self, change: impl FnOnce(&mut Notice), operation: Operation) -> Announcement {
-        let mut notice = Notice { host: "elsewhere".into(), process: None, ..Notice::new(operation) };
+    fn announce(&self, change: impl FnOnce(&mut Heartbeat), operation: Operation) -> Announcement {
+        let mut notice = Heartbeat { host: "elsewhere".into(), process: None, ..Heartbeat::new(operation) };
         change(&mut notice);
         Announcement::begin(&self.archive, notice, "0123456789ab").expect("announce")
     }
@@ -190,7 +190,7 @@ impl Elsewhere {
             dry_run: false,
             now: jiff::Timestamp::now(),
             wait: Duration::ZERO,
-            patience: Patience { watch, ..Patience::default() },
+            patience: Staleness { watch, ..Staleness::default() },
             random: "fedcba987654".into(),
             garbage_before: jiff::Timestamp::UNIX_EPOCH,
         };

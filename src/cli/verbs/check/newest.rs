@@ -4,7 +4,7 @@
 use super::Finding;
 use crate::cli::render;
 use crate::error::{Error, Result};
-use crate::repo::entry::{Entry, File};
+use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Parts};
 use crate::repo::record::Record;
 use crate::repo::{Archive, Records};
@@ -68,7 +68,7 @@ fn try_out(archive: &Archive, record: &Record) -> Result<Finding> {
 }
 
 /// A file with content that is no trouble to read.
-fn small(entry: &Entry) -> Option<&File> {
+fn small(entry: &Entry) -> Option<&FileEntry> {
     match entry {
         Entry::File(file) if file.size <= SMALL && !file.at.is_empty() => Some(file),
         _ => None,

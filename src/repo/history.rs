@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The WAL of an archive and how its timelines descend from each other.
 #[derive(Debug, Clone)]
-pub struct Lines {
+pub struct WalHistory {
     pub inventory: Inventory,
     histories: BTreeMap<TimelineId, History>,
 }
@@ -28,9 +28,9 @@ pub struct Span {
     pub reach: Reach,
 }
 
-impl Lines {
+impl WalHistory {
     /// Reads the histories. Those that are damaged lead nowhere; why is in the second value.
-    pub fn read(archive: &Archive, inventory: Inventory) -> Result<(Lines, Vec<(TimelineId, Error)>)> {
+    pub fn read(archive: &Archive, inventory: Inventory) -> Result<(WalHistory, Vec<(TimelineId, Error)>)> {
         let mut histories = BTreeMap::new();
         let mut damaged = Vec::new();
         for timeline in &inventory.histories {
@@ -42,12 +42,12 @@ impl Lines {
                 Err(error) => return Err(error),
             }
         }
-        Ok((Lines { inventory, histories }, damaged))
+        Ok((WalHistory { inventory, histories }, damaged))
     }
 
     /// The same with other WAL.
-    pub fn with(&self, inventory: Inventory) -> Lines {
-        Lines { inventory, histories: self.histories.clone() }
+    pub fn with(&self, inventory: Inventory) -> WalHistory {
+        WalHistory { inventory, histories: self.histories.clone() }
     }
 
     /// Every timeline of which there is anything.
@@ -94,7 +94,7 @@ impl Lines {
     }
 
     /// What can be restored of every timeline, each without what belongs to its ancestors.
-    pub fn windows(&self, records: &[&Record]) -> Vec<Span> {
+    pub fn spans(&self, records: &[&Record]) -> Vec<Span> {
         let mut windows = Vec::new();
         for timeline in self.timelines() {
             let begin = self.history(timeline).parents.last().map_or(Lsn(0), |(_, end)| *end);

@@ -1,7 +1,7 @@
 //! What has to be read of packs to get at the blocks of files, in the order in which it lies there.
 
 use super::Archive;
-use super::entry::{Extent, File};
+use super::entry::{Extent, FileEntry};
 use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Error, Kind, Result};
@@ -15,24 +15,24 @@ pub const READ: u64 = 4 << 20;
 pub const GAP: u64 = 128 << 10;
 
 /// Frames that are read at once.
-pub struct Stretch {
+pub struct StoredRange {
     /// Its number in the part of the manifest.
     pub pack: u32,
     pub begin: u64,
     pub end: u64,
-    pub frames: Vec<Frame>,
+    pub frames: Vec<StoredFrame>,
 }
 
-pub struct Frame {
+pub struct StoredFrame {
     /// In the pack.
     pub offset: u64,
     pub length: u32,
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<WantedBlocks>,
 }
 
 /// Blocks of a frame that belong to one file.
 #[derive(Clone)]
-pub struct Piece {
+pub struct WantedBlocks {
     /// The file's place among those that were given.
     pub file: usize,
     /// In the file.
@@ -46,32 +46,34 @@ pub struct Piece {
 
 /// Finds out what to read of files that are in one part of a manifest. Which blocks of an extent are `wanted` is
 /// asked with the file's place, the extent, and the numbers of its blocks in the file.
-pub fn stretches<'f, W: IntoIterator<Item = Range<usize>>>(
-    files: impl IntoIterator<Item = &'f File>,
+pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
+    files: impl IntoIterator<Item = &'f FileEntry>,
     mut wanted: impl FnMut(usize, &Extent, Range<usize>) -> W,
-) -> Vec<Stretch> {
-    let mut frames: BTreeMap<(u32, u64), (u32, Vec<Piece>)> = BTreeMap::new();
+) -> Vec<StoredRange> {
+    let mut frames: BTreeMap<(u32, u64), (u32, Vec<WantedBlocks>)> = BTreeMap::new();
     for (index, file) in files.into_iter().enumerate() {
         let mut first = 0;
         for extent in &file.at {
             let behind = first + extent.blocks as usize;
             for blocks in wanted(index, extent, first..behind) {
                 let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
-                frame.1.push(Piece::new(index, file, extent, first, blocks));
+                frame.1.push(WantedBlocks::new(index, file, extent, first, blocks));
             }
             first = behind;
         }
     }
     join(
-        frames.into_iter().map(|((pack, offset), (length, pieces))| (pack, Frame { offset, length, pieces })),
+        frames
+            .into_iter()
+            .map(|((pack, offset), (length, pieces))| (pack, StoredFrame { offset, length, pieces })),
     )
 }
 
 /// What to read to get at frames, which are given in the order in which they lie in their packs.
-pub fn join(frames: impl IntoIterator<Item = (u32, Frame)>) -> Vec<Stretch> {
-    let mut stretches: Vec<Stretch> = Vec::new();
+pub fn join(frames: impl IntoIterator<Item = (u32, StoredFrame)>) -> Vec<StoredRange> {
+    let mut stretches: Vec<StoredRange> = Vec::new();
     for (pack, frame) in frames {
-        let Frame { offset, length, .. } = frame;
+        let StoredFrame { offset, length, .. } = frame;
         let end = offset.saturating_add(u64::from(length));
         match stretches.last_mut() {
             Some(last)
@@ -82,15 +84,15 @@ pub fn join(frames: impl IntoIterator<Item = (u32, Frame)>) -> Vec<Stretch> {
                 last.end = end;
                 last.frames.push(frame);
             }
-            _ => stretches.push(Stretch { pack, begin: offset, end, frames: vec![frame] }),
+            _ => stretches.push(StoredRange { pack, begin: offset, end, frames: vec![frame] }),
         }
     }
     stretches
 }
 
-impl Stretch {
+impl StoredRange {
     /// The bytes of one of its frames, in those of all of it.
-    pub fn frame<'b>(&self, frame: &Frame, bytes: &'b [u8]) -> &'b [u8] {
+    pub fn frame<'b>(&self, frame: &StoredFrame, bytes: &'b [u8]) -> &'b [u8] {
         self.bytes(frame.offset, frame.length, bytes)
     }
 
@@ -101,11 +103,17 @@ impl Stretch {
     }
 }
 
-impl Piece {
+impl WantedBlocks {
     /// These `blocks` of an extent, which begins with the block `first` of the file.
-    pub fn new(index: usize, file: &File, extent: &Extent, first: usize, blocks: Range<usize>) -> Piece {
+    pub fn new(
+        index: usize,
+        file: &FileEntry,
+        extent: &Extent,
+        first: usize,
+        blocks: Range<usize>,
+    ) -> WantedBlocks {
         let bytes = file.bytes_of(&blocks);
-        Piece {
+        WantedBlocks {
             file: index,
             offset: bytes.start,
             skip: extent.skip as usize + (blocks.start - first) * file.block as usize,
@@ -115,13 +123,13 @@ impl Piece {
     }
 
     /// Those of its blocks that are among the wanted ones.
-    pub fn cut(&self, file: &File, wanted: &Range<usize>) -> Option<Piece> {
+    pub fn cut(&self, file: &FileEntry, wanted: &Range<usize>) -> Option<WantedBlocks> {
         let blocks = self.blocks.start.max(wanted.start)..self.blocks.end.min(wanted.end);
         if blocks.is_empty() {
             return None;
         }
         let bytes = file.bytes_of(&blocks);
-        Some(Piece {
+        Some(WantedBlocks {
             file: self.file,
             offset: bytes.start,
             skip: self.skip + (bytes.start - self.offset) as usize,
@@ -138,7 +146,7 @@ impl Piece {
     }
 
     /// The same when every block of them has the hash that the manifest gives it.
-    pub fn checked<'c>(&self, file: &File, content: &'c [u8]) -> Result<&'c [u8]> {
+    pub fn checked<'c>(&self, file: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
         let bytes = self.of(content)?;
         let expected = file.hashes.get(self.blocks.clone()).unwrap_or_default();
         match wrong(bytes, file.block, expected) {
@@ -166,11 +174,11 @@ pub fn wrong(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<u
 
 impl Archive {
     /// The content of a small file, checked block by block. `packs` are those of its part of the manifest.
-    pub fn read_file(&self, packs: &[String], file: &File) -> Result<Vec<u8>> {
+    pub fn read_file(&self, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
         let mut content = vec![0; file.size as usize];
         let mut decompressor = Decompressor::default();
         let mut unpacked = Vec::new();
-        for stretch in stretches([file], |_, _, blocks| Some(blocks)) {
+        for stretch in stored_ranges([file], |_, _, blocks| Some(blocks)) {
             let pack = packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
             let bytes = self.get_range(pack, stretch.begin..stretch.end)?;
             for frame in &stretch.frames {
