@@ -1,101 +1,65 @@
-//! The shape of the house, read from the sources: which room may name which, what only one room may do, and which
-//! files there may be. Every violation is shown with its file and line.
+//! The structure of the sources: which room may name which, import circles, unique type names, openings of doc comments,
+//! and the files that may exist. What clippy can check stands in `.clippy.toml` and in `[lints]` of `Cargo.toml`.
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms of the table in `src/lib.rs`, each with the rooms that it may name.
-fn rooms() -> Vec<(String, Vec<String>)> {
-    let map = std::fs::read_to_string(root().join("src/lib.rs")).expect("read src/lib.rs");
-    let words = |cell: &str| -> Vec<String> {
-        let letters = |c: char| c.is_ascii_lowercase() || c == '_';
-        cell.split(|c| !letters(c)).filter(|word| !word.is_empty()).map(str::to_owned).collect()
-    };
-    let mut rooms = Vec::new();
-    for line in map.lines().filter(|line| line.starts_with("//! | ") && line.contains('`')) {
-        let cells: Vec<&str> = line.split('|').collect();
-        let [_, room, _, named, _] = cells[..] else { panic!("not three columns: {line}") };
-        let [room] = &words(room)[..] else { panic!("not one room: {line}") };
-        rooms.push((room.clone(), words(named)));
-    }
-    assert!(rooms.len() > 10, "the table of src/lib.rs was not found");
-    rooms
-}
-
-/// What stands at the top of the repository; dot-files are free, `target` is cargo's.
+/// Entries of the top level; dot-files are free, `target` is cargo's.
 const TOP: &[&str] = &[
-    "Cargo.toml",
-    "Cargo.lock",
-    "src",
-    "bin",
-    "postgresql-conf-examples",
-    "tests",
-    "README.md",
-    "Makefile",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
     "LICENSE",
+    "Makefile",
+    "README.md",
+    "SECURITY.md",
+    "bin",
+    "docs",
+    "packaging",
+    "postgresql-conf-examples",
+    "src",
     "target",
+    "tests",
 ];
 
 /// Names that say nothing.
 const NAMELESS: &[&str] = &["utils", "util", "common", "types", "helpers", "helper", "core"];
 
-/// What only `cli` does: it talks, reads the environment and the clock, and ends the program.
-const ONLY_CLI: &[&str] = &[
-    "clap::",
-    "clap_complete::",
-    "clap_mangen::",
-    "print!",
-    "println!",
-    "eprint!",
-    "eprintln!",
-    "io::stdout",
-    "io::stderr",
-    "std::env",
-    "env::var",
-    "env::args",
-    "env::current_dir",
-    "SystemTime::now",
-    "Timestamp::now",
-    "Zoned::now",
-    "process::exit",
+/// Type names that several rooms use for one idea.
+const SHARED_NAMES: &[&str] = &[
+    "Options", // what an operation is asked to do
+    "Run",     // the private state of one operation under way
 ];
 
-/// What only `durable.rs` does: the renames and syncs of the program.
-const ONLY_DURABLE: &[&str] = &[
-    "fs::rename",
-    "rename(",
-    "renameat",
-    "hard_link",
-    "linkat",
-    "sync_all",
-    "sync_data",
-    "fsync(",
-    "fdatasync(",
-    "syncfs(",
+/// Words with which no doc comment of a public item begins: a subject or a verb is missing.
+const NO_SUBJECT: &[&str] = &[
+    "also", "as", "behind", "by", "for", "from", "how", "in", "it", "nobody", "of", "so", "somebody", "that",
+    "those", "through", "what", "when", "where", "which", "who", "whoever", "with", "without",
 ];
 
 #[test]
 fn rooms_name_only_the_rooms_below_them() {
-    let mut wrong = Vec::new();
     let rooms = rooms();
-    for source in sources("src") {
-        let Some(room) = source.room() else {
+    let mut wrong = Vec::new();
+    for source in sources(&["src"]) {
+        let Some(room) = source.module.first() else { continue };
+        let Some((_, allowed)) = rooms.iter().find(|(name, _)| name == room) else {
+            wrong.push(format!("{}: no room of the table in src/lib.rs is called {room}", source.name));
             continue;
         };
-        let Some((_, allowed)) = rooms.iter().find(|(name, _)| *name == room) else {
-            wrong.push(format!("{}: no room of the table is called {room}", source.name));
-            continue;
-        };
-        for (line, named) in source.rooms_named() {
-            if named != room && *allowed != ["everything"] && !allowed.contains(&named) {
+        for (line, path) in source.paths() {
+            let Some(named) = path.first() else { continue };
+            if named != room && *allowed != ["everything"] && !allowed.contains(named) {
                 wrong.push(format!("{}:{line}: {room} must not name {named}", source.name));
             }
         }
     }
-    for source in sources("bin") {
-        for (line, named) in source.after("walkeep::") {
-            if named != "cli" {
-                wrong.push(format!("{}:{line}: an entry point must not name {named}", source.name));
+    for source in sources(&["bin"]) {
+        for (line, path) in paths_after(&source.tokens, &["walkeep"]) {
+            if path.first().is_some_and(|named| named != "cli") {
+                wrong.push(format!("{}:{line}: an entry point must name cli alone", source.name));
             }
         }
     }
@@ -104,51 +68,93 @@ fn rooms_name_only_the_rooms_below_them() {
 
 #[test]
 fn the_map_declares_only_rooms() {
-    let map = Source::read(&root().join("src/lib.rs"));
-    let rooms = rooms();
+    let rooms: BTreeSet<String> = rooms().into_iter().map(|(room, _)| room).collect();
+    let map = source(&root().join("src/lib.rs"));
+    let mut declared = BTreeSet::new();
+    for item in &map.file.items {
+        let syn::Item::Mod(module) = item else { panic!("src/lib.rs: an item that is not a module") };
+        declared.insert(module.ident.to_string());
+    }
+    assert_eq!(declared, rooms, "the modules of src/lib.rs, and the rooms of its table");
+}
+
+/// Imports of a parent module by its children are free: it holds what they share. So are its imports of them.
+#[test]
+fn no_files_of_a_room_import_each_other_in_a_circle() {
+    let sources = sources(&["src"]);
+    let names: BTreeMap<&[String], &str> =
+        sources.iter().map(|source| (&source.module[..], &source.name[..])).collect();
+    let exports: BTreeMap<&[String], BTreeMap<String, Vec<String>>> =
+        sources.iter().map(|source| (&source.module[..], source.exports())).collect();
+    let mut imports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for source in &sources {
+        let is_parent = names
+            .keys()
+            .any(|module| module.len() > source.module.len() && module.starts_with(&source.module));
+        if is_parent {
+            continue;
+        }
+        for (_, path) in source.paths() {
+            let target = defining(&path, &names, &exports);
+            if source.module.starts_with(target) || names.get(target).is_none() {
+                continue;
+            }
+            imports.entry(&source.name).or_default().insert(names[target]);
+        }
+    }
     let mut wrong = Vec::new();
-    for (number, line) in map.code.lines().enumerate() {
-        let line = line.trim();
-        let room = line
-            .strip_prefix("pub mod ")
-            .or_else(|| line.strip_prefix("mod "))
-            .and_then(|rest| rest.strip_suffix(';'));
-        let is_room = room.is_some_and(|room| rooms.iter().any(|(name, _)| name == room));
-        if !line.is_empty() && !line.starts_with('#') && !is_room {
-            wrong.push(format!("src/lib.rs:{}: not the declaration of a room: {line}", number + 1));
+    for file in imports.keys() {
+        if let Some(circle) = circle(file, &imports) {
+            wrong.push(circle.join(" -> "));
         }
     }
     report(wrong);
 }
 
 #[test]
-fn only_cli_talks_and_asks_the_environment_and_the_clock() {
-    let mut wrong = Vec::new();
-    for source in sources("src") {
-        if source.room().as_deref() != Some("cli") {
-            wrong.extend(source.uses(ONLY_CLI, "only cli may use"));
+fn every_type_has_a_name_of_its_own() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources(&["src"]) {
+        for item in &source.file.items {
+            let name = match item {
+                syn::Item::Struct(item) => &item.ident,
+                syn::Item::Enum(item) => &item.ident,
+                syn::Item::Trait(item) => &item.ident,
+                syn::Item::Type(item) => &item.ident,
+                _ => continue,
+            };
+            let place = format!("{}:{}", source.name, name.span().start().line);
+            places.entry(name.to_string()).or_default().push(place);
         }
-        wrong.extend(source.uses(&["dbg!", "todo!", "unimplemented!"], "nobody may leave behind"));
+    }
+    let twice =
+        |(name, places): &(String, Vec<String>)| places.len() > 1 && !SHARED_NAMES.contains(&&name[..]);
+    let wrong = places.into_iter().filter(twice);
+    report(wrong.map(|(name, places)| format!("{name}: {}", places.join(", "))).collect());
+}
+
+#[test]
+fn doc_comments_of_public_items_open_with_a_subject_or_a_verb() {
+    let mut wrong = Vec::new();
+    for source in sources(&["src"]) {
+        let mut visitor = Documented { source: &source, wrong: &mut wrong };
+        syn::visit::Visit::visit_file(&mut visitor, &source.file);
     }
     report(wrong);
 }
 
 #[test]
-fn only_durable_renames_links_and_syncs() {
+fn only_cli_names_the_argument_parser() {
     let mut wrong = Vec::new();
-    for source in sources("src") {
-        if source.name != "src/fs/durable.rs" {
-            wrong.extend(source.uses(ONLY_DURABLE, "only fs/durable.rs may use"));
+    for source in sources(&["src"]) {
+        if source.module.first().is_some_and(|room| room == "cli") {
+            continue;
         }
-    }
-    report(wrong);
-}
-
-#[test]
-fn nothing_panics_on_purpose_outside_tests() {
-    let mut wrong = Vec::new();
-    for source in sources("src").into_iter().chain(sources("bin")) {
-        wrong.extend(source.uses(&[".unwrap()", ".expect(", ".unwrap_err()"], "not outside tests:"));
+        for parser in ["clap", "clap_complete", "clap_mangen", "tracing_subscriber", "indicatif"] {
+            for (line, _) in paths_after(&source.tokens, &[parser]) {
+                wrong.push(format!("{}:{line}: only cli may name {parser}", source.name));
+            }
+        }
     }
     report(wrong);
 }
@@ -156,7 +162,7 @@ fn nothing_panics_on_purpose_outside_tests() {
 #[test]
 fn every_file_says_first_what_it_is() {
     let mut wrong = Vec::new();
-    for source in sources("src").into_iter().chain(sources("bin")).chain(sources("tests")) {
+    for source in sources(&["src", "bin", "tests"]) {
         if !source.text.starts_with("//! ") {
             wrong.push(format!("{}:1: does not begin with a `//! ` line", source.name));
         }
@@ -167,25 +173,18 @@ fn every_file_says_first_what_it_is() {
 #[test]
 fn names_say_something() {
     let mut wrong = Vec::new();
-    for source in sources("src").into_iter().chain(sources("bin")).chain(sources("tests")) {
+    for source in sources(&["src", "bin", "tests"]) {
         for part in Path::new(&source.name).with_extension("").components() {
             let part = part.as_os_str().to_string_lossy().into_owned();
             if NAMELESS.contains(&part.as_str()) {
                 wrong.push(format!("{}:1: nothing may be called {part}", source.name));
             }
         }
-        for (number, line) in source.code.lines().enumerate() {
-            for word in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
-                if word.ends_with("Manager") || word.ends_with("Handler") {
-                    wrong.push(format!("{}:{}: nothing may be called {word}", source.name, number + 1));
-                }
+        each_identifier(&source.tokens, &mut |word, line| {
+            if word.ends_with("Manager") || word.ends_with("Handler") {
+                wrong.push(format!("{}:{line}: nothing may be called {word}", source.name));
             }
-        }
-        for (line, module) in source.after("mod ") {
-            if NAMELESS.contains(&module.as_str()) {
-                wrong.push(format!("{}:{line}: nothing may be called {module}", source.name));
-            }
-        }
+        });
     }
     report(wrong);
 }
@@ -212,21 +211,43 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// One source file: as written, and as code alone.
-struct Source {
-    /// Relative to the repository: `src/wal/push.rs`.
-    name: String,
-    text: String,
-    /// The text with comments, literals and what is compiled for tests alone turned into spaces; lines stay.
-    code: String,
+/// The rooms of the table in `src/lib.rs`, each with the rooms that it may name.
+fn rooms() -> Vec<(String, Vec<String>)> {
+    let map = std::fs::read_to_string(root().join("src/lib.rs")).expect("read src/lib.rs");
+    let words = |cell: &str| -> Vec<String> {
+        let letters = |c: char| c.is_ascii_lowercase() || c == '_';
+        cell.split(|c| !letters(c)).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let mut rooms = Vec::new();
+    for line in map.lines().filter(|line| line.starts_with("//! | ") && line.contains('`')) {
+        let cells: Vec<&str> = line.split('|').collect();
+        let [_, room, _, named, _] = cells[..] else { panic!("not three columns: {line}") };
+        let [room] = &words(room)[..] else { panic!("not one room: {line}") };
+        rooms.push((room.clone(), words(named)));
+    }
+    assert!(rooms.len() > 10, "the table of src/lib.rs was not found");
+    rooms
 }
 
-/// Every Rust file below a directory of the repository.
-fn sources(directory: &str) -> Vec<Source> {
+/// One source file.
+struct Source {
+    /// Path in the repository: `src/wal/push.rs`.
+    name: String,
+    /// Place among the modules of the crate: `["wal", "push"]`.
+    module: Vec<String>,
+    text: String,
+    tokens: TokenStream,
+    file: syn::File,
+}
+
+/// Every Rust file below some directories of the repository.
+fn sources(directories: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
-    collect(&root().join(directory), &mut found);
+    for directory in directories {
+        collect(&root().join(directory), &mut found);
+    }
     found.sort();
-    found.iter().map(|path| Source::read(path)).collect()
+    found.iter().map(|path| source(path)).collect()
 }
 
 fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -240,240 +261,281 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+fn source(path: &Path) -> Source {
+    let text = std::fs::read_to_string(path).expect("read a source file");
+    let name = path.strip_prefix(root()).unwrap_or(path).to_string_lossy().into_owned();
+    let stem = Path::new(&name).with_extension("");
+    let parts = stem.components().skip(1).map(|part| part.as_os_str().to_string_lossy().into_owned());
+    Source {
+        module: parts.filter(|part| part != "mod" && part != "lib").collect(),
+        tokens: text.parse().unwrap_or_else(|error| panic!("{name}: {error}")),
+        file: syn::parse_file(&text).unwrap_or_else(|error| panic!("{name}: {error}")),
+        name,
+        text,
+    }
+}
+
 impl Source {
-    fn read(path: &Path) -> Source {
-        let text = std::fs::read_to_string(path).expect("read a source file");
-        let name = path.strip_prefix(root()).unwrap_or(path);
-        Source {
-            name: name.to_string_lossy().into_owned(),
-            code: without_tests(&without_literals(&text)),
-            text,
+    /// The paths of this crate that the file names, from the crate's root, with their lines.
+    fn paths(&self) -> Vec<(usize, Vec<String>)> {
+        let mut found = paths_after(&self.tokens, &["crate", "super", "self"]);
+        for (_, path) in &mut found {
+            let from_here = matches!(path.first().map(String::as_str), Some("super" | "self"));
+            if from_here {
+                let up = path.iter().take_while(|part| *part == "super").count();
+                let rest = path.iter().skip_while(|part| matches!(part.as_str(), "super" | "self")).cloned();
+                let base = &self.module[..self.module.len().saturating_sub(up)];
+                *path = base.iter().cloned().chain(rest).collect();
+            }
         }
+        found.retain(|(_, path)| !path.is_empty());
+        found
     }
 
-    /// Where it stands among the modules: `["wal", "push"]`.
-    fn module(&self) -> Vec<String> {
-        let path = Path::new(&self.name).with_extension("");
-        let parts = path.components().skip(1);
-        let mut parts: Vec<String> =
-            parts.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
-        parts.retain(|part| part != "mod");
-        parts
-    }
-
-    /// The room it belongs to; none for the map.
-    fn room(&self) -> Option<String> {
-        self.module().into_iter().next().filter(|room| room != "lib")
-    }
-
-    /// The rooms it names, with their lines.
-    fn rooms_named(&self) -> Vec<(usize, String)> {
-        let mut named = self.after("crate::");
-        let up = "super::".repeat(self.module().len());
-        named.extend(self.after(&up));
-        named.retain(|(_, name)| !matches!(name.as_str(), "super" | "self"));
-        named
-    }
-
-    /// The names that follow a path prefix, alone or in the first level of a `{…}` group, with their lines.
-    fn after(&self, prefix: &str) -> Vec<(usize, String)> {
-        let mut found = Vec::new();
-        for (at, _) in self.code.match_indices(prefix) {
-            let before = self.code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+    /// The names that a module hands on (`pub use archive::Archive`), with the paths that they stand for.
+    fn exports(&self) -> BTreeMap<String, Vec<String>> {
+        let mut found = BTreeMap::new();
+        for item in &self.file.items {
+            let syn::Item::Use(item) = item else { continue };
+            if matches!(item.vis, syn::Visibility::Inherited) {
                 continue;
             }
-            let line = self.code[..at].matches('\n').count() + 1;
-            let rest = self.code[at + prefix.len()..].trim_start();
-            match rest.strip_prefix('{') {
-                None => found.extend(identifier(rest).map(|name| (line, name))),
-                Some(group) => {
-                    for (offset, member) in first_level(group) {
-                        let line = line + group[..offset].matches('\n').count();
-                        found.extend(identifier(member).map(|name| (line, name)));
+            each_use(&item.tree, &mut Vec::new(), &mut |path, name| {
+                let path = path.iter().filter(|part| *part != "self").cloned();
+                found.insert(name, self.module.iter().cloned().chain(path).collect());
+            });
+        }
+        found
+    }
+}
+
+fn each_use(tree: &syn::UseTree, before: &mut Vec<String>, found: &mut impl FnMut(&[String], String)) {
+    match tree {
+        syn::UseTree::Path(path) => {
+            before.push(path.ident.to_string());
+            each_use(&path.tree, before, found);
+            before.pop();
+        }
+        syn::UseTree::Name(name) => {
+            before.push(name.ident.to_string());
+            found(before, name.ident.to_string());
+            before.pop();
+        }
+        syn::UseTree::Rename(name) => {
+            before.push(name.ident.to_string());
+            found(before, name.rename.to_string());
+            before.pop();
+        }
+        syn::UseTree::Group(group) => group.items.iter().for_each(|tree| each_use(tree, before, found)),
+        syn::UseTree::Glob(_) => {}
+    }
+}
+
+/// The paths behind any of these first words, with their lines; `crate` itself is left out, `super` stays. Groups
+/// (`crate::{a, b::c}`) are taken apart. Macros are read like everything else.
+fn paths_after(tokens: &TokenStream, first: &[&str]) -> Vec<(usize, Vec<String>)> {
+    let mut found = Vec::new();
+    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
+    let mut at = 0;
+    while at < tokens.len() {
+        match &tokens[at] {
+            TokenTree::Group(group) => found.extend(paths_after(&group.stream(), first)),
+            TokenTree::Ident(word)
+                if first.iter().any(|first| word == first) && !follows_path(&tokens, at) =>
+            {
+                let begin =
+                    if word == "super" || word == "self" { vec![word.to_string()] } else { Vec::new() };
+                at = walk(&tokens, at + 1, begin, word.span().start().line, &mut found);
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+fn is_colons(tokens: &[TokenTree], at: usize) -> bool {
+    let is_colon =
+        |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
+    is_colon(at) && is_colon(at + 1)
+}
+
+fn follows_path(tokens: &[TokenTree], at: usize) -> bool {
+    at >= 2 && is_colons(tokens, at - 2)
+}
+
+/// Reads `::a::b` or `::{…}` from `at` on; returns the place behind it.
+fn walk(
+    tokens: &[TokenTree],
+    mut at: usize,
+    mut path: Vec<String>,
+    line: usize,
+    found: &mut Vec<(usize, Vec<String>)>,
+) -> usize {
+    while is_colons(tokens, at) {
+        match tokens.get(at + 2) {
+            Some(TokenTree::Ident(word)) => path.push(word.to_string()),
+            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                let members: Vec<TokenTree> = group.stream().into_iter().collect();
+                for member in
+                    members.split(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ','))
+                {
+                    if let Some(TokenTree::Ident(word)) = member.first() {
+                        let mut path = path.clone();
+                        path.push(word.to_string());
+                        walk(member, 1, path, word.span().start().line, found);
                     }
                 }
+                return at + 3;
             }
+            _ => break,
         }
-        found
+        at += 3;
     }
+    if !path.iter().all(|part| part == "self") {
+        found.push((line, path));
+    }
+    at
+}
 
-    /// The uses of some pieces of code, as violations.
-    fn uses(&self, pieces: &[&str], why: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        for (number, line) in self.code.lines().enumerate() {
-            for piece in pieces {
-                let used = line.match_indices(piece).any(|(at, _)| {
-                    let before = line[..at].chars().next_back();
-                    piece.starts_with('.') || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
-                });
-                if used {
-                    found.push(format!("{}:{}: {why} {piece}", self.name, number + 1));
+fn each_identifier(tokens: &TokenStream, found: &mut impl FnMut(String, usize)) {
+    for token in tokens.clone() {
+        match token {
+            TokenTree::Group(group) => each_identifier(&group.stream(), found),
+            TokenTree::Ident(word) => found(word.to_string(), word.span().start().line),
+            _ => {}
+        }
+    }
+}
+
+/// The module that defines what a path names, through the names that modules hand on.
+fn defining<'a>(
+    path: &[String],
+    names: &BTreeMap<&'a [String], &str>,
+    exports: &BTreeMap<&'a [String], BTreeMap<String, Vec<String>>>,
+) -> &'a [String] {
+    let deepest = names.keys().filter(|module| path.starts_with(module)).max_by_key(|module| module.len());
+    let module: &'a [String] = deepest.copied().unwrap_or_default();
+    let handed_on = path.get(module.len()).and_then(|name| exports.get(module)?.get(name));
+    match handed_on {
+        Some(real) if real[..] != *path => defining(real, names, exports),
+        _ => module,
+    }
+}
+
+/// The shortest way from a file back to itself.
+fn circle(file: &str, imports: &BTreeMap<&str, BTreeSet<&str>>) -> Option<Vec<String>> {
+    let mut ways: Vec<Vec<&str>> = vec![vec![file]];
+    let mut seen = BTreeSet::new();
+    while !ways.is_empty() {
+        let mut longer = Vec::new();
+        for way in ways {
+            for next in imports.get(way[way.len() - 1]).into_iter().flatten() {
+                if *next == file {
+                    return Some(way.iter().chain([next]).map(|name| (*name).to_owned()).collect());
+                }
+                if seen.insert(*next) {
+                    longer.push(way.iter().chain([next]).copied().collect());
                 }
             }
         }
-        found
+        ways = longer;
     }
+    None
 }
 
-fn identifier(text: &str) -> Option<String> {
-    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    (!name.is_empty()).then_some(name)
+/// Finds public items whose doc comments open without a subject.
+struct Documented<'a> {
+    source: &'a Source,
+    wrong: &'a mut Vec<String>,
 }
 
-/// The members of a `{…}` group whose opening brace was just read, with their offsets.
-fn first_level(group: &str) -> Vec<(usize, &str)> {
-    let (mut depth, mut begin, mut members) = (0, 0, Vec::new());
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => {
-                members.push((begin, &group[begin..at]));
-                break;
+impl Documented<'_> {
+    fn check(&mut self, attributes: &[syn::Attribute]) {
+        for attribute in attributes {
+            let syn::Meta::NameValue(pair) = &attribute.meta else { continue };
+            let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else { continue };
+            if !pair.path.is_ident("doc") {
+                continue;
             }
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                members.push((begin, &group[begin..at]));
-                begin = at + 1;
+            let text = text.value();
+            let first = text.split_whitespace().next().unwrap_or_default().trim_matches(',').to_lowercase();
+            if NO_SUBJECT.contains(&&first[..]) || text.trim().to_lowercase().starts_with("the same") {
+                let line = text_line(attribute);
+                self.wrong.push(format!("{}:{line}: opens without a subject:{text}", self.source.name));
             }
-            _ => {}
+            return;
         }
     }
-    members
-        .into_iter()
-        .map(|(begin, member)| {
-            let trimmed = member.trim_start();
-            (begin + member.len() - trimmed.len(), trimmed)
-        })
-        .collect()
 }
 
-/// The same text with comments, strings and characters turned into spaces.
-fn without_literals(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let length = literal(rest, code.chars().next_back());
-        if length == 0 {
-            code.push(c);
-            rest = &rest[c.len_utf8()..];
-        } else {
-            blank(&rest[..length], &mut code);
-            rest = &rest[length..];
+fn text_line(attribute: &syn::Attribute) -> usize {
+    attribute.pound_token.span.start().line
+}
+
+fn is_public(visibility: &syn::Visibility) -> bool {
+    !matches!(visibility, syn::Visibility::Inherited)
+}
+
+impl<'ast> syn::visit::Visit<'ast> for Documented<'_> {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        let (visibility, attributes) = match item {
+            syn::Item::Struct(item) => (&item.vis, &item.attrs),
+            syn::Item::Enum(item) => (&item.vis, &item.attrs),
+            syn::Item::Trait(item) => (&item.vis, &item.attrs),
+            syn::Item::Type(item) => (&item.vis, &item.attrs),
+            syn::Item::Fn(item) => (&item.vis, &item.attrs),
+            syn::Item::Const(item) => (&item.vis, &item.attrs),
+            syn::Item::Static(item) => (&item.vis, &item.attrs),
+            _ => return syn::visit::visit_item(self, item),
+        };
+        if is_public(visibility) {
+            self.check(attributes);
+            syn::visit::visit_item(self, item);
         }
     }
-    code
-}
 
-fn blank(text: &str, into: &mut String) {
-    into.extend(text.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-}
-
-/// How long the comment, string or character is that begins here; 0 when none does.
-fn literal(rest: &str, before: Option<char>) -> usize {
-    let until = |from: usize, end: &str| {
-        let found = rest[from..].find(end);
-        found.map(|at| from + at + end.len()).unwrap_or(rest.len())
-    };
-    if rest.starts_with("//") {
-        return rest.find('\n').unwrap_or(rest.len());
-    }
-    if rest.starts_with("/*") {
-        return until(2, "*/");
-    }
-    let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    if !in_word && (rest.starts_with("r\"") || rest.starts_with("r#") || rest.starts_with("br")) {
-        let after = rest.trim_start_matches('b').trim_start_matches('r');
-        let hashes = after.len() - after.trim_start_matches('#').len();
-        let begin = rest.len() - after.len() + hashes;
-        if rest[begin..].starts_with('"') {
-            return until(begin + 1, &format!("\"{}", "#".repeat(hashes)));
-        }
-        return 0;
-    }
-    if rest.starts_with('"') {
-        return string(rest);
-    }
-    if rest.starts_with('\'') {
-        return character(rest);
-    }
-    0
-}
-
-fn string(rest: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
+    fn visit_field(&mut self, field: &'ast syn::Field) {
+        if is_public(&field.vis) {
+            self.check(&field.attrs);
         }
     }
-    rest.len()
-}
 
-/// The length of a character literal; a lifetime is none.
-fn character(rest: &str) -> usize {
-    let mut inside = rest.char_indices().skip(1);
-    match inside.next() {
-        Some((_, '\\')) => rest[3..].find('\'').map(|at| at + 4).unwrap_or(0),
-        Some(_) => match inside.next() {
-            Some((at, '\'')) => at + 1,
-            _ => 0,
-        },
-        None => 0,
+    fn visit_variant(&mut self, variant: &'ast syn::Variant) {
+        self.check(&variant.attrs);
+        syn::visit::visit_variant(self, variant);
     }
-}
 
-/// The same code with every item behind `#[cfg(test)]` turned into spaces.
-fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
-    let mut kept = String::with_capacity(code.len());
-    let mut rest = code;
-    while let Some(at) = rest.find(MARK) {
-        kept.push_str(&rest[..at]);
-        let length = item(&rest[at + MARK.len()..]) + MARK.len();
-        blank(&rest[at..at + length], &mut kept);
-        rest = &rest[at + length..];
-    }
-    kept.push_str(rest);
-    kept
-}
-
-/// How long the item is: up to its `;`, or to the brace that closes it.
-fn item(code: &str) -> usize {
-    let mut depth = 0;
-    for (at, c) in code.char_indices() {
-        match c {
-            ';' if depth == 0 => return at + 1,
-            '{' => depth += 1,
-            '}' => {
-                depth -= 1;
-                if depth == 0 {
-                    return at + 1;
-                }
-            }
-            _ => {}
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        if is_public(&function.vis) {
+            self.check(&function.attrs);
         }
     }
-    code.len()
+
+    fn visit_trait_item_fn(&mut self, function: &'ast syn::TraitItemFn) {
+        self.check(&function.attrs);
+    }
 }
 
 #[test]
 fn the_reader_of_sources_sees_what_matters() {
-    let code = without_literals(
-        "use crate::{error::{Kind, Error}, pg};\nlet s = \"crate::cli\"; // crate::cli\nlet c = '\"'; 'a: loop {}\n\
-         let r = r#\"a\"crate::cli\"#; x::<'static>();\n#[cfg(test)]\nmod tests {\n use crate::cli; }\nfn f() { crate::wal::g() }",
-    );
-    let source = Source { name: "src/repo/key.rs".into(), text: String::new(), code: without_tests(&code) };
-    let expected = [(1, "error"), (1, "pg"), (8, "wal")].map(|(line, name)| (line, name.to_owned()));
-    assert_eq!(source.rooms_named(), expected);
-    assert_eq!(source.room().as_deref(), Some("repo"));
-    let upward = Source {
-        name: "src/repo/key.rs".into(),
-        text: String::new(),
-        code: "use super::super::cli;\nuse super::identity;".into(),
-    };
-    assert_eq!(upward.rooms_named(), [(1, "cli".to_owned())]);
+    let tokens: TokenStream =
+        "use crate::{error::{Kind, Error}, pg};\nlet s = \"crate::cli\"; // crate::cli\n\
+         fn f() { crate::wal::g(); format!(\"{}\", crate::repo::h()) }\nuse super::super::notify;"
+            .parse()
+            .expect("tokens");
+    let file = syn::parse_file("").expect("an empty file");
+    let module = vec!["repo".to_owned(), "key".to_owned()];
+    let source = Source { name: "src/repo/key.rs".into(), module, text: String::new(), tokens, file };
+    let named: Vec<(usize, String)> =
+        source.paths().into_iter().map(|(line, path)| (line, path[0].clone())).collect();
+    let expected = [(1, "error"), (1, "error"), (1, "pg"), (3, "wal"), (3, "repo"), (4, "notify")];
+    assert_eq!(named, expected.map(|(line, name)| (line, name.to_owned())));
+    let imports = BTreeMap::from([
+        ("a", BTreeSet::from(["b"])),
+        ("b", BTreeSet::from(["c"])),
+        ("c", BTreeSet::from(["a"])),
+    ]);
+    assert_eq!(circle("a", &imports).expect("a circle"), ["a", "b", "c", "a"]);
 }
