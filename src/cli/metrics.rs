@@ -10,8 +10,8 @@ use crate::observe::{Facts, Health, Repository, Stock, write_textfile};
 use jiff::Timestamp;
 use std::fmt::Write;
 
-pub fn run(global: &args::Global, args: &args::Metrics) -> Result<u8> {
-    let text = text(&status::gather(global, &args.patience)?);
+pub fn run(global: &args::GlobalArgs, args: &args::MetricsArgs) -> Result<u8> {
+    let text = text(&status::gather(global, &args.limit)?);
     match &args.output {
         Some(path) => write_textfile(path, &text)?,
         None => output::print(&text)?,

@@ -21,7 +21,7 @@ struct Outcome {
 /// Runs a verb, and tells how it ended when that is news. `parts` are what it was asked to work on, so that one thing
 /// that works is not taken for the end of another that fails.
 pub fn watched(
-    global: &args::Global,
+    global: &args::GlobalArgs,
     verb: &'static str,
     parts: &[Option<&str>],
     work: impl FnOnce(&Context) -> Result<u8>,
@@ -45,7 +45,7 @@ pub fn watched(
 }
 
 /// Tells of clusters that have become red, and that are not any more.
-pub fn of_status(global: &args::Global, all: &[Health]) -> Result<()> {
+pub fn of_status(global: &args::GlobalArgs, all: &[Health]) -> Result<()> {
     for (context, health) in Context::all(global)?.iter().zip(all) {
         let red = health.findings.iter().filter(|finding| finding.light == Light::Red);
         let details: Vec<String> = red
@@ -152,7 +152,7 @@ fn warn(context: &Context, error: Error) {
 }
 
 /// `walkeep notify --test`.
-pub fn test(global: &args::Global) -> Result<u8> {
+pub fn test(global: &args::GlobalArgs) -> Result<u8> {
     let context = Context::all(global)?.into_iter().next();
     let context = context.ok_or_else(|| Error::new(Kind::Config, "there is no cluster"))?;
     let ways = ways(&context);

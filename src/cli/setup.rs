@@ -10,9 +10,11 @@ use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::repo::{Archive, Lineage, RemoteHints, Repository};
 use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Variable};
+use jiff::SignedDuration;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What every verb needs.
 pub struct Context {
@@ -24,14 +26,14 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(global: &args::Global) -> Result<Context> {
+    pub fn new(global: &args::GlobalArgs) -> Result<Context> {
         let config = load(global.config.clone())?;
         let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
         Context::of(config, cluster, global)
     }
 
     /// Of the cluster that was named, or of each that is configured.
-    pub fn all(global: &args::Global) -> Result<Vec<Context>> {
+    pub fn all(global: &args::GlobalArgs) -> Result<Vec<Context>> {
         let config = load(global.config.clone())?;
         let clusters = match global.cluster.as_deref() {
             Some(name) => vec![config.cluster(Some(name), Path::new(""))?.clone()],
@@ -40,10 +42,10 @@ impl Context {
         clusters.into_iter().map(|cluster| Context::of(config.clone(), cluster, global)).collect()
     }
 
-    fn of(config: Config, cluster: Cluster, global: &args::Global) -> Result<Context> {
+    fn of(config: Config, cluster: Cluster, global: &args::GlobalArgs) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
-        let patience = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
-        let repositories = stores(&config, &cluster, patience)?;
+        let policy = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
+        let repositories = stores(&config, &cluster, policy)?;
         let console = Console::new(global.quiet, global.verbose);
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
@@ -75,12 +77,12 @@ pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository
     stores(config, cluster, RetryPolicy::default())
 }
 
-fn stores(config: &Config, cluster: &Cluster, patience: RetryPolicy) -> Result<Vec<Repository>> {
+fn stores(config: &Config, cluster: &Cluster, policy: RetryPolicy) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
         .map(|repository| {
-            let store = store(repository, patience)?;
+            let store = store(repository, policy)?;
             let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
             Ok(match &repository.bucket {
                 None => built,
@@ -103,7 +105,7 @@ fn hints(repository: &config::Repository, bucket: &config::Bucket, spool: &Path)
 }
 
 /// The store of a repository. It costs nothing before it is asked for something.
-fn store(repository: &config::Repository, patience: RetryPolicy) -> Result<Arc<dyn Storage>> {
+fn store(repository: &config::Repository, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
         (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
         (Url::S3 { .. }, Some(bucket)) => bucket,
@@ -115,8 +117,8 @@ fn store(repository: &config::Repository, patience: RetryPolicy) -> Result<Arc<d
     let variable: Variable = Arc::new(|name| std::env::var(name).ok());
     let s3 = S3::new(S3Options { variable, ..bucket.options.clone() });
     Ok(match bucket.conditional_create {
-        true => Arc::new(Retry::new(s3, patience)),
-        false => Arc::new(Retry::new(Claims::new(s3), patience)),
+        true => Arc::new(Retry::new(s3, policy)),
+        false => Arc::new(Retry::new(Claims::new(s3), policy)),
     })
 }
 
@@ -162,8 +164,25 @@ pub fn random_hex<const N: usize>() -> Result<String> {
     Ok(hex::encode(random))
 }
 
+/// Age after which a file that a crashed writer left behind is removed.
+const GARBAGE_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// Returns the time before which files of crashed writers were written, if they are garbage.
+pub fn garbage_before(now: jiff::Timestamp) -> Result<jiff::Timestamp> {
+    now.checked_sub(GARBAGE_AGE)
+        .map_err(|e| Error::new(Kind::Failed, format!("compute the age of unfinished files at {now}: {e}")))
+}
+
+/// Duration of `--wait` without a bound: ten years.
+const UNBOUNDED_WAIT: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Returns the maximum time to wait for a lock; zero without `--wait`.
+pub fn lock_timeout(args: &args::WaitArgs) -> Duration {
+    args.wait.map_or(Duration::ZERO, |bound| bound.unwrap_or(UNBOUNDED_WAIT))
+}
+
 /// The repositories to look at: all, or the one that was named.
-pub fn chosen(context: &Context, place: &args::Place) -> Result<Vec<Repository>> {
+pub fn chosen(context: &Context, place: &args::SelectionArgs) -> Result<Vec<Repository>> {
     let name = place.repository.as_deref();
     if let Some(name) = name {
         context.config.repository(name)?;
@@ -174,7 +193,7 @@ pub fn chosen(context: &Context, place: &args::Place) -> Result<Vec<Repository>>
 
 /// The cluster's part of a repository: of the life that was asked for, of the data directory's own where there
 /// still is one, else of the newest that is registered.
-pub fn archive(context: &Context, repository: &Repository, place: &args::Place) -> Result<Archive> {
+pub fn archive(context: &Context, repository: &Repository, place: &args::SelectionArgs) -> Result<Archive> {
     match place.lineage.or_else(|| own_lineage(context)) {
         Some(lineage) => repository.open(lineage),
         None => repository.open_newest(),

@@ -59,7 +59,7 @@ fn run(args: Walkeep) -> Result<u8> {
         }
         Verb::Prune(prune_args) => {
             let parts = [
-                prune_args.place.repository.as_deref(),
+                prune_args.selection.repository.as_deref(),
                 prune_args.dry_run.then_some("dry-run"),
                 (!prune_args.remove.is_empty()).then_some("remove"),
             ];
@@ -67,7 +67,7 @@ fn run(args: Walkeep) -> Result<u8> {
         }
         Verb::Verify(verify_args) => {
             let parts = [
-                verify_args.place.repository.as_deref(),
+                verify_args.selection.repository.as_deref(),
                 verify_args.quick.then_some("quick"),
                 verify_args.wal.then_some("wal"),
                 verify_args.backup.as_deref(),
@@ -81,14 +81,14 @@ fn run(args: Walkeep) -> Result<u8> {
         Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
         Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
         Verb::Drill(drill_args) => {
-            let parts = [drill_args.place.repository.as_deref()];
+            let parts = [drill_args.selection.repository.as_deref()];
             notice::watched(&args.global, "drill", &parts, |context| drill::run(context, &drill_args))
         }
         Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
     }
 }
 
-fn man(args: &args::Man) -> Result<u8> {
+fn man(args: &args::ManArgs) -> Result<u8> {
     let failed = |e: &std::io::Error| Error::io("write the manual page", e);
     match &args.dir {
         Some(dir) => {

@@ -29,15 +29,14 @@ struct Cluster {
     contents: Vec<Option<Result<Contents>>>,
 }
 
-pub fn run(global: &args::Global, args: &args::Report) -> Result<u8> {
+pub fn run(global: &args::GlobalArgs, args: &args::ReportArgs) -> Result<u8> {
     let to_stdout = args.html.as_os_str() == STDOUT;
     if to_stdout && global.json {
         return Err(Error::new(Kind::Usage, "standard output cannot be both JSON and HTML")
             .hint("write the page to a file, or leave `--json` out"));
     }
     let contexts = Context::all(global)?;
-    let clusters: Vec<Cluster> =
-        contexts.iter().map(|context| Cluster::see(context, &args.patience)).collect();
+    let clusters: Vec<Cluster> = contexts.iter().map(|context| Cluster::see(context, &args.limit)).collect();
     let page = page::page(&clusters, jiff::Timestamp::now());
     if to_stdout {
         output::print(&page)?;
@@ -52,13 +51,13 @@ pub fn run(global: &args::Global, args: &args::Report) -> Result<u8> {
 }
 
 impl Cluster {
-    fn see(context: &Context, patience: &args::Patience) -> Cluster {
-        let health = status::see(context, patience);
+    fn see(context: &Context, limit: &args::TimeoutArgs) -> Cluster {
+        let health = status::see(context, limit);
         let places = context.repositories.iter().zip(&health.facts.repositories);
         let contents = places.map(|(repository, seen)| {
             // One that did not answer is not asked again.
             seen.stock.is_ok().then(|| {
-                let archive = setup::archive(context, repository, &args::Place::default())?;
+                let archive = setup::archive(context, repository, &args::SelectionArgs::default())?;
                 Contents::read(archive, health.facts.now)
             })
         });

@@ -5,15 +5,12 @@ use crate::backup::{self, Options, Server, Taken};
 use crate::cli::setup::Context;
 use crate::cli::{args, exit, output, render, setup};
 use crate::codec::compress::Compression;
-use crate::config;
+use crate::config::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Observer};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A file that a crashed writer left is garbage after this.
-const GARBAGE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-
-pub fn run(context: &Context, args: &args::Backup) -> Result<u8> {
+pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
     // Before there are other threads, which inherit it.
     be_nice(args.nice.unwrap_or(context.config.backup.nice))?;
     let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
@@ -99,7 +96,7 @@ fn summary(taken: &Taken, repository: &str, seconds: f64) -> String {
     )
 }
 
-fn options(context: &Context, args: &args::Backup) -> Result<Options> {
+fn options(context: &Context, args: &args::BackupArgs) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
     Ok(Options {
@@ -107,10 +104,7 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         jobs: args.jobs.unwrap_or(config.backup.jobs),
         rate: args.rate.or(config.backup.rate),
         compression: Compression::Zstd(config.backup.level),
-        fast: match args.checkpoint {
-            Some(how) => matches!(how, args::Checkpoint::Fast),
-            None => config.backup.checkpoint == config::Checkpoint::Fast,
-        },
+        fast: args.checkpoint.unwrap_or(config.backup.checkpoint) == Checkpoint::Fast,
         verify_pages: config.backup.verify_pages,
         full: args.full,
         rehash: args.rehash,
@@ -119,8 +113,8 @@ fn options(context: &Context, args: &args::Backup) -> Result<Options> {
         archive_timeout: args.archive_timeout,
         foreign: setup::foreign(context),
         random,
-        garbage_before: garbage_before(jiff::Timestamp::now())?,
-        wait: patience(&args.wait),
+        garbage_before: setup::garbage_before(jiff::Timestamp::now())?,
+        wait: setup::lock_timeout(&args.wait),
     })
 }
 
@@ -132,17 +126,4 @@ fn be_nice(nice: i32) -> Result<()> {
     rustix::process::nice(nice)
         .map(|_| ())
         .map_err(|errno| Error::io(format!("raise the niceness by {nice}"), &errno.into()))
-}
-
-/// When files that crashed writers left behind have to be older than.
-pub fn garbage_before(now: jiff::Timestamp) -> Result<jiff::Timestamp> {
-    now.checked_sub(GARBAGE_AGE).map_err(|e| Error::new(Kind::Failed, format!("the clock says {now}: {e}")))
-}
-
-/// How long to wait for a lock; without a bound that is ten years.
-pub fn patience(args: &args::Wait) -> Duration {
-    match args.wait {
-        None => Duration::ZERO,
-        Some(bound) => bound.unwrap_or(Duration::from_secs(10 * 365 * 86_400)),
-    }
 }

@@ -133,7 +133,7 @@ impl Checks<'_> {
     }
 }
 
-pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
+pub fn run(context: &Context, args: &args::CheckArgs) -> Result<u8> {
     let mut checks = Checks { context, done: Vec::new(), worst: Level::Ok, blind: false };
     look(context, args, &mut checks);
     context.console.finish();
@@ -148,7 +148,7 @@ pub fn run(context: &Context, args: &args::Check) -> Result<u8> {
     })
 }
 
-fn look(context: &Context, args: &args::Check, checks: &mut Checks<'_>) {
+fn look(context: &Context, args: &args::CheckArgs, checks: &mut Checks<'_>) {
     let server = server(context, checks);
     let lineage = match &server {
         Some((server, _)) => Ok(server.found.lineage),
@@ -243,7 +243,7 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
 /// A fresh segment into every repository and back.
 fn archiving(
     context: &Context,
-    args: &args::Check,
+    args: &args::CheckArgs,
     server: &Server,
     archives: &[Archive],
     checks: &mut Checks<'_>,

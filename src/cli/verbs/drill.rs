@@ -1,6 +1,6 @@
 //! `walkeep drill`.
 
-use super::{backup, restore};
+use super::restore;
 use crate::cli::contents::Contents;
 use crate::cli::interrupt::Interruptible;
 use crate::cli::setup::Context;
@@ -16,14 +16,14 @@ use std::time::Duration;
 /// For how long the primary is followed.
 const COMPARISON: Duration = Duration::from_secs(300);
 
-pub fn run(context: &Context, args: &args::Drill) -> Result<u8> {
+pub fn run(context: &Context, args: &args::DrillArgs) -> Result<u8> {
     let now = jiff::Timestamp::now();
     // One repository: what another one has proves nothing about it.
-    let repository = setup::chosen(context, &args.place)?
+    let repository = setup::chosen(context, &args.selection)?
         .into_iter()
         .next()
         .ok_or_else(|| Error::new(Kind::Config, "there is no repository"))?;
-    let archive = setup::archive(context, &repository, &args.place)?;
+    let archive = setup::archive(context, &repository, &args.selection)?;
     let options = options(context, args, repository.name(), now)?;
     let observer = Interruptible::new(&context.console)?;
     let choice = choice(context, args, &archive, now)?;
@@ -62,7 +62,7 @@ pub fn run(context: &Context, args: &args::Drill) -> Result<u8> {
 
 fn options(
     context: &Context,
-    args: &args::Drill,
+    args: &args::DrillArgs,
     repository: &str,
     now: jiff::Timestamp,
 ) -> Result<drill::Options> {
@@ -103,7 +103,7 @@ fn options(
         compare: args.compare.map(|patience| primary(context, patience)).transpose()?,
         keep: args.keep,
         timeout: args.timeout.unwrap_or(config.timeout),
-        wait: backup::patience(&args.wait),
+        wait: setup::lock_timeout(&args.wait),
         forgotten: std::env::vars_os()
             .filter_map(|(name, _)| name.into_string().ok())
             .filter(|name| name.starts_with("PG"))
@@ -126,7 +126,7 @@ fn primary(context: &Context, patience: Option<Duration>) -> Result<drill::Prima
 
 fn choice(
     context: &Context,
-    args: &args::Drill,
+    args: &args::DrillArgs,
     archive: &crate::repo::Archive,
     now: jiff::Timestamp,
 ) -> Result<Choice> {

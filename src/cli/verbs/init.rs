@@ -8,7 +8,7 @@ use crate::repo::{Lineage, Registered};
 use crate::storage::Directory;
 use std::path::Path;
 
-pub fn run(context: &Context, args: &args::Init) -> Result<u8> {
+pub fn run(context: &Context, args: &args::InitArgs) -> Result<u8> {
     let lineage = Lineage::of(&context.cluster.pgdata)
         .doing(|| format!("look at the data directory of cluster {}", context.cluster.name))
         .map_err(|error| error.hint("is `pgdata` the data directory, and may this user read it?"))?;

@@ -11,10 +11,10 @@ use crate::repo::record::Record;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-pub fn list(context: &Context, args: &args::List) -> Result<u8> {
+pub fn list(context: &Context, args: &args::ListArgs) -> Result<u8> {
     let mut contents = Vec::new();
-    for repository in setup::chosen(context, &args.place)? {
-        let archive = setup::archive(context, &repository, &args.place)?;
+    for repository in setup::chosen(context, &args.selection)? {
+        let archive = setup::archive(context, &repository, &args.selection)?;
         contents.push(Contents::read(archive, jiff::Timestamp::now())?);
     }
     if context.json {
@@ -153,9 +153,9 @@ pub fn describe(pin: &Pin) -> String {
     format!("{until}{}", if pin.standalone { ", standalone" } else { "" })
 }
 
-pub fn show(context: &Context, args: &args::Show) -> Result<u8> {
-    for repository in setup::chosen(context, &args.place)? {
-        let archive = setup::archive(context, &repository, &args.place)?;
+pub fn show(context: &Context, args: &args::ShowArgs) -> Result<u8> {
+    for repository in setup::chosen(context, &args.selection)? {
+        let archive = setup::archive(context, &repository, &args.selection)?;
         let contents = Contents::read(archive, jiff::Timestamp::now())?;
         let wanted = match args.backup.as_str() {
             "latest" => contents.records.last(),

@@ -8,9 +8,9 @@ use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use serde_json::json;
 
-pub fn pin(context: &Context, args: &args::Pin) -> Result<u8> {
+pub fn pin(context: &Context, args: &args::PinArgs) -> Result<u8> {
     let mut pinned = Vec::new();
-    for (archive, record) in find(context, &args.backup, &args.place)? {
+    for (archive, record) in find(context, &args.backup, &args.selection)? {
         let zone = Some(record.settings.time_zone.as_str());
         let until = args.until.as_deref().map(|text| moment::parse_day(text, zone)).transpose()?;
         if until.is_some_and(|until| until <= jiff::Timestamp::now()) {
@@ -42,9 +42,9 @@ pub fn pin(context: &Context, args: &args::Pin) -> Result<u8> {
     Ok(0)
 }
 
-pub fn unpin(context: &Context, args: &args::Unpin) -> Result<u8> {
+pub fn unpin(context: &Context, args: &args::UnpinArgs) -> Result<u8> {
     let mut unpinned = Vec::new();
-    for (archive, record) in find(context, &args.backup, &args.place)? {
+    for (archive, record) in find(context, &args.backup, &args.selection)? {
         let was = match archive.unpin(&record.id)? {
             true => "is no longer pinned",
             false => "was not pinned",
@@ -62,7 +62,7 @@ pub fn unpin(context: &Context, args: &args::Unpin) -> Result<u8> {
 }
 
 /// The backup of this name, in every repository that has it.
-fn find(context: &Context, wanted: &str, place: &args::Place) -> Result<Vec<(Archive, Record)>> {
+fn find(context: &Context, wanted: &str, place: &args::SelectionArgs) -> Result<Vec<(Archive, Record)>> {
     let mut found = Vec::new();
     for repository in setup::chosen(context, place)? {
         let archive = setup::archive(context, &repository, place)?;

@@ -1,6 +1,5 @@
 //! `walkeep prune`.
 
-use super::backup;
 use crate::cli::setup::Context;
 use crate::cli::{args, exit, output, render, setup};
 use crate::config;
@@ -16,9 +15,9 @@ use std::fmt::Write;
 /// Objects that are named when they could not be removed.
 const NAMED: usize = 20;
 
-pub fn run(context: &Context, args: &args::Prune) -> Result<u8> {
+pub fn run(context: &Context, args: &args::PruneArgs) -> Result<u8> {
     let mut results = Vec::new();
-    for repository in setup::chosen(context, &args.place)? {
+    for repository in setup::chosen(context, &args.selection)? {
         match archives(context, &repository, args) {
             Ok(archives) => {
                 for archive in archives {
@@ -59,8 +58,8 @@ pub fn run(context: &Context, args: &args::Prune) -> Result<u8> {
 
 /// Applies the retention of a repository after a backup. Another prune does as well.
 pub fn after_backup(context: &Context, repository: &Repository) -> Result<u8> {
-    let args = args::Prune::default();
-    let archive = setup::archive(context, repository, &args.place)?;
+    let args = args::PruneArgs::default();
+    let archive = setup::archive(context, repository, &args.selection)?;
     let options = options(context, &archive, &args)?;
     match retention::prune(&archive, &options, &context.console) {
         Ok(pruned) => {
@@ -78,16 +77,16 @@ pub fn after_backup(context: &Context, repository: &Repository) -> Result<u8> {
 }
 
 /// The parts of a repository to be pruned: of every life of the cluster, each for itself.
-fn archives(context: &Context, repository: &Repository, args: &args::Prune) -> Result<Vec<Archive>> {
+fn archives(context: &Context, repository: &Repository, args: &args::PruneArgs) -> Result<Vec<Archive>> {
     // Also refuses the repository of somebody else.
-    let archive = setup::archive(context, repository, &args.place)?;
-    if args.place.lineage.is_some() || !args.remove.is_empty() {
+    let archive = setup::archive(context, repository, &args.selection)?;
+    if args.selection.lineage.is_some() || !args.remove.is_empty() {
         return Ok(vec![archive]);
     }
     repository.identities()?.iter().map(|identity| repository.open(identity.lineage())).collect()
 }
 
-fn options(context: &Context, archive: &Archive, args: &args::Prune) -> Result<Options> {
+fn options(context: &Context, archive: &Archive, args: &args::PruneArgs) -> Result<Options> {
     let config = context.config.repository(archive.repository().name())?;
     let now = jiff::Timestamp::now();
     Ok(Options {
@@ -95,10 +94,10 @@ fn options(context: &Context, archive: &Archive, args: &args::Prune) -> Result<O
         discard: args.remove.iter().cloned().collect(),
         dry_run: args.dry_run,
         now,
-        wait: backup::patience(&args.wait),
+        wait: setup::lock_timeout(&args.wait),
         patience: Staleness::default(),
         random: setup::random_hex::<6>()?,
-        garbage_before: backup::garbage_before(now)?,
+        garbage_before: setup::garbage_before(now)?,
     })
 }
 

@@ -1,21 +1,21 @@
 //! `walkeep restore`.
 
-use super::{backup, follow};
+use super::follow;
 use crate::cli::setup::Context;
 use crate::cli::{args, moment, output, render, setup};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::programs::Programs;
-use crate::pg::segment::{TimelineId, WalName};
+use crate::pg::segment::WalName;
 use crate::repo::lock::Lock;
 use crate::repo::{Archive, Repository};
-use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
+use crate::restore::{self, Plan, Recovery, Target, Wish};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
+pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
     let to = std::path::absolute(&args.to).map_err(|e| Error::io("find the working directory", &e))?;
     if to != context.cluster.pgdata && to.starts_with(&context.cluster.pgdata) {
         return Err(Error::new(
@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: &args::Restore) -> Result<u8> {
         databases: args.database.clone(),
         scratch: false,
         foreign: setup::foreign(context),
-        wait: backup::patience(&args.wait),
+        wait: setup::lock_timeout(&args.wait),
         random: setup::random_hex::<6>()?,
     };
     describe(context, &plan)?;
@@ -162,10 +162,10 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
 }
 
 /// The first repository from which the wish can be fulfilled.
-fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
+fn plan(context: &Context, args: &args::RestoreArgs) -> Result<Plan> {
     let mut failure: Option<Error> = None;
-    for repository in setup::chosen(context, &args.place)? {
-        let plan = setup::archive(context, &repository, &args.place)
+    for repository in setup::chosen(context, &args.selection)? {
+        let plan = setup::archive(context, &repository, &args.selection)
             .and_then(|archive| wish(context, args, &archive).map(|wish| (archive, wish)))
             .and_then(|(archive, wish)| Plan::make(archive, wish, &context.console));
         match plan {
@@ -180,7 +180,7 @@ fn plan(context: &Context, args: &args::Restore) -> Result<Plan> {
     Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "there is no repository")))
 }
 
-fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wish> {
+fn wish(context: &Context, args: &args::RestoreArgs, archive: &Archive) -> Result<Wish> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
         Target::Time(moment::of_archive(text, archive, &context.console)?)
@@ -199,11 +199,7 @@ fn wish(context: &Context, args: &args::Restore, archive: &Archive) -> Result<Wi
     Ok(Wish {
         backup: args.backup.clone(),
         target,
-        timeline: args.timeline.map(|timeline| match timeline {
-            args::Timeline::Latest => TargetTimeline::Latest,
-            args::Timeline::Current => TargetTimeline::Current,
-            args::Timeline::Number(number) => TargetTimeline::Number(TimelineId(number)),
-        }),
+        timeline: args.timeline,
         allow_damaged: args.allow_damaged,
     })
 }
@@ -233,14 +229,10 @@ pub fn command(context: &Context, more: &[&str]) -> Result<String> {
     Ok(restore::restore_command(&words))
 }
 
-fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
+fn recovery(context: &Context, args: &args::RestoreArgs) -> Result<Recovery> {
     Ok(Recovery {
         restore_command: command(context, &[])?,
-        action: match args.action {
-            args::Action::Pause => Action::Pause,
-            args::Action::Promote => Action::Promote,
-            args::Action::Shutdown => Action::Shutdown,
-        },
+        action: args.action,
         exclusive: args.exclusive,
         standby: args.standby,
         as_primary: args.as_primary,
@@ -248,11 +240,13 @@ fn recovery(context: &Context, args: &args::Restore) -> Result<Recovery> {
 }
 
 /// Two restores of one cluster at once are a mistake; the lock is the cluster's folder in the repository.
-fn lock(context: &Context, repository: &Repository, wait: &args::Wait) -> Result<Option<Lock>> {
+fn lock(context: &Context, repository: &Repository, wait: &args::WaitArgs) -> Result<Option<Lock>> {
     match &context.config.repository(repository.name())?.url {
         Url::File(root) => {
             let folder = root.join(repository.cluster());
-            Lock::wait_for(&folder, backup::patience(wait)).doing(|| "begin the restore".to_owned()).map(Some)
+            Lock::wait_for(&folder, setup::lock_timeout(wait))
+                .doing(|| "begin the restore".to_owned())
+                .map(Some)
         }
         Url::S3 { .. } => Ok(None),
     }

@@ -11,8 +11,8 @@ use std::fmt::Write;
 /// The exit statuses of a plugin, whose worst is not its highest.
 const UNKNOWN: u8 = 3;
 
-pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
-    let all = match (gather(global, &args.patience), args.nagios) {
+pub fn run(global: &args::GlobalArgs, args: &args::StatusArgs) -> Result<u8> {
+    let all = match (gather(global, &args.limit), args.nagios) {
         (Err(error), true) => {
             complain("walkeep", &error);
             output::print(&format!("WALKEEP UNKNOWN - {}\n", one_line(&error.to_string())))?;
@@ -38,12 +38,12 @@ pub fn run(global: &args::Global, args: &args::Status) -> Result<u8> {
 }
 
 /// Looks at each cluster, one after the other.
-pub fn gather(global: &args::Global, patience: &args::Patience) -> Result<Vec<Health>> {
-    Ok(Context::all(global)?.iter().map(|context| see(context, patience)).collect())
+pub fn gather(global: &args::GlobalArgs, limit: &args::TimeoutArgs) -> Result<Vec<Health>> {
+    Ok(Context::all(global)?.iter().map(|context| see(context, limit)).collect())
 }
 
 /// Looks at one cluster.
-pub fn see(context: &Context, patience: &args::Patience) -> Health {
+pub fn see(context: &Context, limit: &args::TimeoutArgs) -> Health {
     let status = &context.config.status;
     let limits = Limits {
         backup_age: status.max_backup_age,
@@ -58,7 +58,7 @@ pub fn see(context: &Context, patience: &args::Patience) -> Health {
         server: setup::connection(context),
         repositories: context.repositories.clone(),
         now: jiff::Timestamp::now(),
-        limit: patience.timeout,
+        limit: limit.timeout,
     });
     Health::of(facts, &limits)
 }

@@ -7,7 +7,7 @@ use crate::repo::Repository;
 use crate::sync::{Report, Sync};
 use std::sync::atomic::AtomicU64;
 
-pub fn run(context: &Context, args: &args::Sync) -> Result<u8> {
+pub fn run(context: &Context, args: &args::SyncArgs) -> Result<u8> {
     let (from, to) = (named(context, &args.from)?, named(context, &args.to)?);
     if from.name() == to.name() {
         return Err(Error::new(Kind::Usage, "a repository cannot be brought up to itself")

@@ -27,10 +27,10 @@ impl Verified {
     }
 }
 
-pub fn run(context: &Context, args: &args::Verify) -> Result<u8> {
+pub fn run(context: &Context, args: &args::VerifyArgs) -> Result<u8> {
     let mut done = Vec::new();
     let mut failure: Option<Error> = None;
-    for repository in setup::chosen(context, &args.place)? {
+    for repository in setup::chosen(context, &args.selection)? {
         if let Err(error) = look(context, args, &repository, &mut done)
             && let Some(earlier) = failure.replace(error)
         {
@@ -66,11 +66,11 @@ pub fn run(context: &Context, args: &args::Verify) -> Result<u8> {
 /// Verifies every life of the cluster in a repository, and who the repository says it is.
 fn look(
     context: &Context,
-    args: &args::Verify,
+    args: &args::VerifyArgs,
     repository: &Repository,
     done: &mut Vec<Verified>,
 ) -> Result<()> {
-    let own = args.place.lineage.or_else(|| setup::own_lineage(context));
+    let own = args.selection.lineage.or_else(|| setup::own_lineage(context));
     let Identities { good: identities, bad: problems } = repository.check_identities(own)?;
     let current = own.or(identities.last().map(|identity| identity.lineage()));
     if !problems.is_empty() {
@@ -91,7 +91,7 @@ fn look(
     }
     for identity in identities {
         let lineage = identity.lineage();
-        if args.place.lineage.is_some_and(|wanted| wanted != lineage) {
+        if args.selection.lineage.is_some_and(|wanted| wanted != lineage) {
             continue;
         }
         let archive = repository.open(lineage)?;
@@ -112,7 +112,7 @@ fn look(
 }
 
 /// What to look at in this life of the cluster; `None`: it does not have the backup.
-fn scope(args: &args::Verify, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
+fn scope(args: &args::VerifyArgs, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
     let Some(wanted) = &args.backup else {
         return Ok(Some(if args.wal { Scope::Wal } else { Scope::All }));
     };
@@ -126,7 +126,7 @@ fn scope(args: &args::Verify, archive: &Archive, is_current: bool) -> Result<Opt
     Ok(found.cloned().map(Scope::Backup))
 }
 
-fn options(context: &Context, args: &args::Verify, scope: Scope, is_current: bool) -> Options {
+fn options(context: &Context, args: &args::VerifyArgs, scope: Scope, is_current: bool) -> Options {
     let now = jiff::Timestamp::now();
     // A clock that cannot go back so far trusts everything of the past.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
@@ -190,7 +190,7 @@ fn window(lost: &Lost) -> Value {
     })
 }
 
-fn text(args: &args::Verify, verified: &Verified) -> String {
+fn text(args: &args::VerifyArgs, verified: &Verified) -> String {
     let Verified { repository, lineage, report, seconds } = verified;
     let mut text = format!("repository {} at {}", repository.name(), repository.url());
     if let Some(lineage) = lineage {
