@@ -24,7 +24,7 @@
 //! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
 //! | [`notify`] | notices by webhook or command | error fs net |
 //! | [`config`] | the configuration file, as values | error event pg codec storage repo wal restore backup verify sync retention drill observe notify |
-//! | [`cli`] | arguments, output, logs, exit statuses | everything |
+//! | [`cli`] | arguments, output, logs, exit statuses | everything but fs |
 //!
 //! # What follows, and holds
 //!

@@ -1,6 +1,8 @@
 //! The only renames and syncs of the program: what is written here survives a power cut once the
 //! function has returned Ok, and nothing that was there is ever replaced unless the name says so.
 
+#![allow(clippy::disallowed_methods, reason = "the only file that renames and syncs")]
+
 use crate::error::{Doing, Error, Kind, Result};
 use rustix::fs::{self, AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;

@@ -1,5 +1,18 @@
 //! The one integration binary: a module per feature, each through the binaries or public types.
 
+// A test may fail by a panic, and does what only cli or fs may do in the programs.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::match_bool,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::unwrap_used
+)]
+
 mod ahead;
 mod architecture;
 mod backup;
