@@ -7,9 +7,11 @@
 #   far    all segments ahead in one call, for `noop`
 #   dN     the S3 server is N milliseconds away
 #   read   backups that do not ask the server's WAL summaries: every file is read
+#   base   the programs in $WALKEEP_BASE (under $PEERS too) instead: another build, to compare with
 #   zstd   the floor of a fetch: the same object decompressed by the public tool and checked by nobody
 has() { [[ "-$VARIANT-" == *"-$1-"* ]]; }
 has_s3() { has s3 || has http; }
+if has base; then WALKEEP_BIN=${WALKEEP_BASE:?names the directory of the other build}; fi
 CONF="--config $A_DIR/walkeep.toml"
 caps() { echo "push fetch drain replay backup incr restore delta$(has far && echo " async" || true)"; }
 ahead() {
