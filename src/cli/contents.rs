@@ -1,14 +1,15 @@
-//! What one repository has, computed for `list` and `show`.
+//! The contents of one repository, as `list`, `show` and `report` present them.
 
-use crate::error::{Error, Kind, Result};
-use crate::pg::history::History;
-use crate::pg::segment::TimelineId;
-use crate::repo::catalog::{Gap, Inventory, Reach};
+use crate::error::{Error, Result};
+use crate::pg::segment::{SegmentName, TimelineId};
+use crate::repo::catalog::{Gap, Reach};
 use crate::repo::data::{Data, PackSet, exclusive, manifest_bytes};
 use crate::repo::drills::Drill;
-use crate::repo::history::{Span, WalHistory};
+use crate::repo::history::WalHistory;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
+use crate::repo::survey::{Survey, Want};
+use crate::repo::window::Window;
 use crate::repo::{Archive, Records};
 use std::collections::BTreeMap;
 
@@ -16,169 +17,101 @@ pub struct Contents {
     pub archive: Archive,
     pub records: Vec<Record>,
     pub damaged: Vec<(String, Error)>,
-    /// Timelines whose history cannot be read: nothing is known to lead to these.
+    /// Timelines whose history is damaged: nothing is known to lead to these.
     pub bad_histories: Vec<(TimelineId, Error)>,
+    /// Pins that hold now.
     pub pins: BTreeMap<String, Pin>,
-    pub lines: Option<WalHistory>,
-    /// From the oldest moment to the newest without a hole between, along the newest timeline.
+    pub wal: Option<WalHistory>,
+    /// Segments that at least one backup misses.
+    pub gaps: Vec<Gap>,
+    /// Along the newest timeline that a backup leads to.
     pub window: Option<Window>,
-    /// All that can be restored, by timeline.
+    /// By timeline.
     pub windows: Vec<Window>,
+    /// Segments at the end of a window that are damaged.
+    pub bad_segments: Vec<(SegmentName, Error)>,
     pub sizes: Sizes,
     /// Oldest first.
     pub drills: Vec<Drill>,
 }
 
-/// Bytes in the repository; together these are all of them but a few small objects.
-#[derive(Default)]
+/// Bytes in the repository; their sum is all of it but a few small objects.
 pub struct Sizes {
-    /// Of each backup, what would be free without it.
+    /// By backup, what removing it alone would free.
     pub exclusive: BTreeMap<String, u64>,
     /// Packs, manifests and records of all backups, each counted once.
     pub backups: u64,
-    /// What belongs to no backup: it is being made, or was given up.
+    /// Data that no record names: of backups that are being made or were abandoned.
     pub unfinished: u64,
     pub wal: u64,
 }
 
-/// Any moment of it can be restored.
-pub struct Window {
-    pub span: Span,
-    pub from: jiff::Timestamp,
-    pub to: jiff::Timestamp,
-}
-
 impl Contents {
     pub fn read(archive: Archive, now: jiff::Timestamp) -> Result<Contents> {
-        let Records { good: records, damaged, sizes: record_sizes, .. } = archive.records()?;
-        let size = match records.last() {
-            Some(record) => Some(record.segment_size),
-            None => archive.any_segment_size()?,
-        };
-        let inventory = size.map(|size| Inventory::read(&archive, size)).transpose()?;
-        let (lines, bad_histories) = match inventory {
-            Some(inventory) => {
-                let (lines, damaged) = WalHistory::read(&archive, inventory)?;
-                (Some(lines), damaged)
-            }
-            None => (None, Vec::new()),
-        };
-        let pins = archive.pins()?.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE)));
-        let pins = pins.filter(|(_, pin)| pin.holds(now)).collect();
-        // What cannot be understood of the past says nothing about what there is.
-        let drills = match archive.drills() {
-            Err(error) if error.kind() == Kind::Damage => Vec::new(),
-            drills => drills?,
-        };
-        let mut contents = Contents {
+        let want = Want { data: true, pins: true, drills: true, ..Want::default() };
+        let survey = Survey::read(&archive, want)?;
+        let windows = survey.windows(&archive)?;
+        let pins = survey.pins_at(now).into_iter().map(|(id, pin)| (id.to_owned(), pin)).collect();
+        let sizes = Sizes::of(&archive, &survey);
+        Ok(Contents {
             archive,
-            drills,
-            records,
-            damaged,
-            bad_histories,
+            gaps: survey.gaps(now),
             pins,
-            lines,
-            window: None,
-            windows: Vec::new(),
-            sizes: Sizes::default(),
-        };
-        contents.find_windows()?;
-        contents.measure(&record_sizes)?;
-        Ok(contents)
+            sizes,
+            records: survey.records.good,
+            damaged: survey.records.damaged,
+            bad_histories: survey.damaged_histories,
+            wal: survey.wal,
+            window: windows.newest,
+            windows: windows.by_timeline,
+            bad_segments: windows.damaged,
+            drills: survey.drills,
+        })
     }
 
-    /// The backups that lead further than to their own end.
-    fn leading(&self) -> Vec<&Record> {
-        let is_leading = |record: &&Record| {
-            record.is_complete() && !self.pins.get(&record.id).is_some_and(|pin| pin.standalone)
+    /// Returns how far the WAL of a backup leads, along the newest timeline that the backup leads to.
+    pub fn reach(&self, record: &Record) -> Option<Reach> {
+        let wal = self.wal.as_ref()?;
+        let newest = wal.history(wal.inventory.newest_from(record.timeline));
+        let history = if newest.contains(record.timeline, record.stop_lsn) {
+            newest
+        } else {
+            wal.history(record.timeline)
         };
-        self.records.iter().filter(is_leading).collect()
+        wal.inventory.reach(record, &history)
     }
 
-    fn find_windows(&mut self) -> Result<()> {
-        let Some(lines) = &self.lines else {
-            return Ok(());
-        };
-        let complete: Vec<&Record> = self.records.iter().filter(|record| record.is_complete()).collect();
-        let spans = lines.spans(&complete);
-        let newest = lines.timelines().last().copied();
-        let last = newest.and_then(|newest| lines.along(newest, &complete).pop());
-        let windows =
-            spans.into_iter().map(|span| self.window(lines, span, &complete)).collect::<Result<_>>()?;
-        let window = last.map(|span| self.window(lines, span, &complete)).transpose()?;
-        (self.windows, self.window) = (windows, window);
-        Ok(())
-    }
-
-    /// Recovery to a time stops at the first transaction that ended later, so there has to be one.
-    fn window(&self, lines: &WalHistory, span: Span, records: &[&Record]) -> Result<Window> {
-        let tail = span.reach.tail(&self.archive, lines.inventory.segment_size())?.last_transaction_end;
-        let last = tail.and_then(|last| last.checked_sub(jiff::SignedDuration::from_micros(1)).ok());
-        // A backup's end is a moment too.
-        let ended = records.iter().filter(|record| {
-            record.stop_lsn <= span.to
-                && lines.history(span.timeline).contains(record.timeline, record.stop_lsn)
-        });
-        let ended = ended.map(|record| record.stop_time).max();
-        let to = last.max(ended).unwrap_or(span.reach.stored);
-        let from = match span.backup.and_then(|index| records.get(index)) {
-            Some(record) => record.stop_time,
-            None => lines.inventory.begun(span.timeline).unwrap_or(to),
-        };
-        Ok(Window { span, from: from.min(to), to })
-    }
-
-    fn measure(&mut self, record_sizes: &BTreeMap<String, u64>) -> Result<()> {
-        let data = self.archive.data()?;
-        let mut named = Vec::with_capacity(self.records.len());
-        for record in &self.records {
-            // What cannot be read shares nothing that is known of; verify tells.
-            named.push(self.archive.packs_of(record).unwrap_or_default());
-        }
-        let sizes = &mut self.sizes;
-        for (record, free) in self.records.iter().zip(exclusive(&self.records, &named, &data)) {
-            let record_size = record_sizes.get(&record.id).copied().unwrap_or_default();
-            sizes.exclusive.insert(record.id.clone(), free + record_size);
-            sizes.backups += record_size;
-        }
-        sizes.backups += manifest_bytes(&self.records);
-        let mut all = PackSet::default();
-        named.iter().for_each(|packs| all.extend(packs));
-        let of = |(id, number): (&str, u32)| data.get(id).and_then(|data| data.packs.get(&number)).copied();
-        sizes.backups += all.iter().filter_map(of).sum::<u64>();
-        let stored: u64 = data.values().map(Data::bytes).sum();
-        let records: u64 = self.records.iter().filter_map(|record| record_sizes.get(&record.id)).sum();
-        sizes.unfinished = stored.saturating_sub(sizes.backups - records);
-        sizes.wal = self.lines.as_ref().map_or(0, |lines| lines.inventory.bytes);
-        Ok(())
-    }
-
-    /// Along the newest timeline that a backup leads to: how far its WAL goes.
-    pub fn reach(&self, record: &Record) -> Result<Option<Reach>> {
-        let Some(WalHistory { inventory, .. }) = &self.lines else {
-            return Ok(None);
-        };
-        let newest = inventory.newest_from(record.timeline);
-        let history = match self.archive.history(newest)? {
-            Some(history) if history.contains(record.timeline, record.stop_lsn) => history,
-            _ => self.archive.history(record.timeline)?.unwrap_or_else(|| History::root(record.timeline)),
-        };
-        Ok(inventory.reach(record, &history))
-    }
-
-    /// The last drill of a backup.
+    /// Returns the last drill of a backup.
     pub fn drill(&self, id: &str) -> Option<&Drill> {
         self.drills.iter().rev().find(|drill| drill.backup.as_deref() == Some(id))
     }
 
-    /// WAL that some backup misses.
-    pub fn gaps(&self) -> Vec<Gap> {
-        self.lines.as_ref().map(|lines| lines.gaps(&self.leading())).unwrap_or_default()
-    }
-
-    /// The lives of the cluster before this one.
+    /// Returns the system identifiers and versions that the cluster had before its upgrades.
     pub fn earlier(&self) -> impl Iterator<Item = String> {
         let ancestors = &self.archive.identity().lineage;
         ancestors.iter().map(|ancestor| format!("{}-{}", ancestor.system_identifier, ancestor.pg))
+    }
+}
+
+impl Sizes {
+    fn of(archive: &Archive, survey: &Survey) -> Sizes {
+        let Records { good: records, sizes: record_sizes, .. } = &survey.records;
+        // The packs of a backup whose manifest is damaged are unknown here; `verify` reports it.
+        let named = records.iter().map(|record| archive.packs_of(record).unwrap_or_default());
+        let named: Vec<PackSet> = named.collect();
+        let size_of = |record: &Record| record_sizes.get(&record.id).copied().unwrap_or(0);
+        let free = records.iter().zip(exclusive(records, &named, &survey.data));
+        let exclusive = free.map(|(record, free)| (record.id.clone(), free + size_of(record))).collect();
+        let mut packs = PackSet::default();
+        named.iter().for_each(|named| packs.extend(named));
+        let pack = |(id, number): (&str, u32)| survey.data.get(id)?.packs.get(&number).copied();
+        let data = packs.iter().filter_map(pack).sum::<u64>() + manifest_bytes(records);
+        let stored: u64 = survey.data.values().map(Data::bytes).sum();
+        Sizes {
+            exclusive,
+            backups: data + records.iter().map(size_of).sum::<u64>(),
+            unfinished: stored.saturating_sub(data),
+            wal: survey.wal.as_ref().map_or(0, |wal| wal.inventory.bytes),
+        }
     }
 }

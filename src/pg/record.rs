@@ -47,20 +47,33 @@ const EPOCH: i64 = 946_684_800_000_000;
 pub struct Tail {
     /// Where the last record begins that lies wholly in this segment.
     pub last_record: Option<Lsn>,
-    /// The time of the last commit or abort: what a recovery target time is compared with.
-    pub last_transaction_end: Option<jiff::Timestamp>,
+    /// The last commit or abort: a recovery target time is compared with its time.
+    pub last_transaction: Option<TransactionEnd>,
+}
+
+/// A commit or abort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// Where its record begins.
+    pub lsn: Lsn,
+    pub time: jiff::Timestamp,
 }
 
 impl Tail {
-    pub fn of(segment: &[u8]) -> Tail {
+    /// The tail of all records of a segment that begin before `limit`.
+    pub fn before(segment: &[u8], limit: Lsn) -> Tail {
         let mut tail = Tail::default();
         let mut last = None;
         let mut reader = Reader::new(segment);
-        while let Some((at, record)) = reader.as_mut().and_then(Reader::next) {
-            tail.last_record = Some(at);
-            last = transaction_end(&record).or(last);
+        while let Some((lsn, record)) = reader.as_mut().and_then(Reader::next) {
+            if lsn >= limit {
+                break;
+            }
+            tail.last_record = Some(lsn);
+            last = transaction_end(&record).map(|ended| (lsn, ended)).or(last);
         }
-        tail.last_transaction_end = last.and_then(timestamp);
+        tail.last_transaction =
+            last.and_then(|(lsn, ended)| Some(TransactionEnd { lsn, time: timestamp(ended)? }));
         tail
     }
 }

@@ -4,7 +4,6 @@ use super::Archive;
 use super::record::Record;
 use crate::error::Result;
 use crate::pg::history::History;
-use crate::pg::record::Tail;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -48,33 +47,6 @@ pub struct Reach {
     pub stored: jiff::Timestamp,
     /// What is missing behind it, when there is more behind that.
     pub gap: Option<Gap>,
-}
-
-/// Segments that are searched for the last commit: a server that does nothing switches segments too.
-pub const SEARCHED: u64 = 16;
-
-impl Reach {
-    /// The last record that can be reached and when the last transaction ended, each as far as it is among
-    /// the last segments. A recovery target time has to lie before that: recovery stops at the first record
-    /// behind its target.
-    pub fn tail(&self, archive: &Archive, size: SegmentSize) -> Result<Tail> {
-        let last = self.last.number(size);
-        let mut tail = Tail::default();
-        for back in 0..self.segments.min(SEARCHED) {
-            let name = SegmentName::of_number(self.last.timeline, last - back, size);
-            let Some(stored) = archive.get_wal(WalName::Segment(name))? else {
-                break;
-            };
-            let (_, segment) = stored.read_all(size.bytes())?;
-            let found = Tail::of(&segment);
-            tail.last_record = tail.last_record.or(found.last_record);
-            tail.last_transaction_end = found.last_transaction_end;
-            if tail.last_transaction_end.is_some() {
-                break;
-            }
-        }
-        Ok(tail)
-    }
 }
 
 impl Inventory {
@@ -248,6 +220,12 @@ impl Inventory {
         let mut line: Vec<_> = timelines.zip(begins).collect();
         line.reverse();
         line.into_iter()
+    }
+
+    /// Returns the segment that a server reads for this number along a history; `None` for a hole.
+    pub(super) fn segment_at(&self, number: u64, history: &History) -> Option<SegmentName> {
+        let run = self.run_at(number, history)?;
+        Some(SegmentName::of_number(run.first.timeline, number, self.size))
     }
 
     /// The run that a server reads this segment from: of the newest timeline that reaches back so far. When that has

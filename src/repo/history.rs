@@ -29,11 +29,25 @@ pub struct Span {
 }
 
 impl WalHistory {
-    /// Reads the histories. Those that are damaged lead nowhere; why is in the second value.
+    pub fn new(inventory: Inventory, histories: BTreeMap<TimelineId, History>) -> WalHistory {
+        WalHistory { inventory, histories }
+    }
+
+    /// Reads the histories of an inventory; see [`super::survey::Survey`].
     pub fn read(archive: &Archive, inventory: Inventory) -> Result<(WalHistory, Vec<(TimelineId, Error)>)> {
+        let (histories, damaged) = WalHistory::read_histories(archive, &inventory.histories)?;
+        Ok((WalHistory { inventory, histories }, damaged))
+    }
+
+    /// Reads the histories of timelines. The second value has those that are damaged, and why: nothing is known to
+    /// lead to these.
+    pub(super) fn read_histories(
+        archive: &Archive,
+        timelines: &[TimelineId],
+    ) -> Result<(BTreeMap<TimelineId, History>, Vec<(TimelineId, Error)>)> {
         let mut histories = BTreeMap::new();
         let mut damaged = Vec::new();
-        for timeline in &inventory.histories {
+        for timeline in timelines {
             match archive.history(*timeline) {
                 Ok(history) => histories.extend(history.map(|history| (*timeline, history))),
                 Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
@@ -42,10 +56,10 @@ impl WalHistory {
                 Err(error) => return Err(error),
             }
         }
-        Ok((WalHistory { inventory, histories }, damaged))
+        Ok((histories, damaged))
     }
 
-    /// The same with other WAL.
+    /// Returns the same histories over other WAL.
     pub fn with(&self, inventory: Inventory) -> WalHistory {
         WalHistory { inventory, histories: self.histories.clone() }
     }

@@ -22,7 +22,9 @@ pub mod pin;
 pub mod process;
 pub mod ranges;
 pub mod record;
+pub mod survey;
 mod wal;
+pub mod window;
 
 pub use crate::storage::{Body, Bytes, Put};
 pub use archive::{Archive, Records, StoredWal, header};

@@ -4,10 +4,14 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::event::{Event, Observer};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
+use crate::pg::record::Tail;
 use crate::pg::segment::{SegmentName, TimelineId};
-use crate::repo::catalog::{Gap, Inventory, Reach, SEARCHED};
+use crate::repo::Archive;
+use crate::repo::catalog::{Gap, Inventory, Reach};
+use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
-use crate::repo::{Archive, Records};
+use crate::repo::survey::{Survey, Want};
+use crate::repo::window::{MAX_SEARCHED, Window};
 
 /// Where recovery is to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Plan {
     pub history: History,
     /// The WAL that the target may need, as far as the archive has it.
     pub reach: Reach,
+    /// What the archive held when the plan was made.
+    survey: Survey,
 }
 
 impl Plan {
@@ -59,20 +65,19 @@ impl Plan {
     pub fn make(archive: Archive, wish: Wish, observer: &dyn Observer) -> Result<Plan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
-        let Records { good: records, damaged, .. } = archive.records().doing(doing)?;
-        damaged.iter().for_each(|(_, error)| observer.event(Event::Warning(error)));
-        let Some(newest) = records.last() else {
+        let survey = Survey::read(&archive, Want::default()).doing(doing)?;
+        survey.records.damaged.iter().for_each(|(_, error)| observer.event(Event::Warning(error)));
+        let (Some(WalHistory { inventory, .. }), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
             return Err(Error::new(Kind::Refused, "it has no backup of this cluster")
                 .doing(doing())
                 .hint("`walkeep backup` makes one"));
         };
-        let inventory = Inventory::read(&archive, newest.segment_size).doing(doing)?;
         let timeline = wish.timeline.unwrap_or(match wish.target {
             Target::Immediate => TargetTimeline::Current,
             _ => TargetTimeline::Latest,
         });
-        let chooser = Chooser { archive: &archive, inventory: &inventory, wish: &wish, timeline };
-        let (record, history) = chooser.choose(&records).doing(doing)?;
+        let chooser = Chooser { archive: &archive, inventory, wish: &wish, timeline };
+        let (record, history) = chooser.choose(&survey.records.good).doing(doing)?;
         let record = record.clone();
         let reach = inventory.reach(&record, &history).ok_or_else(|| {
             Error::new(
@@ -81,7 +86,7 @@ impl Plan {
             )
             .hint("run `walkeep list` to see what is there, and take another backup")
         })?;
-        let plan = Plan { record, target: wish.target, timeline, history, reach, archive };
+        let plan = Plan { record, target: wish.target, timeline, history, reach, archive, survey };
         plan.check_reach().doing(doing)?;
         Ok(plan)
     }
@@ -117,7 +122,7 @@ impl Plan {
             Some(gap) => format!("{} to {} are missing", gap.first, gap.last),
             None => format!("the archive ends with {}", self.reach.last),
         };
-        let last = self.reach.tail(&self.archive, size)?.last_record.unwrap_or(self.reach.last.start(size));
+        let last = self.tail()?.last_record.unwrap_or(self.reach.last.start(size));
         Err(Error::new(
             Kind::Hole,
             format!("{missing}, so the WAL leads from backup {} only to {last}", record.id),
@@ -132,12 +137,12 @@ impl Plan {
         let Target::Time(time) = self.target else {
             return Ok(());
         };
-        let last = self.reach.tail(&self.archive, self.record.segment_size)?.last_transaction_end;
+        let last = self.tail()?.last_transaction.map(|last| last.time);
         let ended = match last {
             Some(last) if time >= last => {
                 format!("lies behind the last transaction in the archive, which ended at {last}")
             }
-            None if self.reach.segments <= SEARCHED => {
+            None if self.reach.segments <= MAX_SEARCHED => {
                 format!(
                     "cannot be told: no transaction ended in the archived WAL since backup {}",
                     self.record.id
@@ -148,6 +153,25 @@ impl Plan {
         Err(Error::new(Kind::Refused, format!("the target {time} {ended}")).hint(
             "without a target everything is recovered; a later one needs WAL that is not archived yet (select pg_switch_wal() on the primary)",
         ))
+    }
+
+    /// Returns the last record and transaction that can be reached; see [`WalHistory::tail`].
+    pub fn tail(&self) -> Result<Tail> {
+        self.wal()?.tail(&self.archive, &self.reach, &self.history)
+    }
+
+    /// Returns the moments that can be restored along the timeline of the plan, from the oldest backup on that leads to
+    /// this one without a hole.
+    pub fn window(&self) -> Result<Option<Window>> {
+        let mut records = self.survey.complete();
+        if !self.record.is_complete() {
+            records.push(&self.record);
+        }
+        self.wal()?.window_behind(&self.archive, self.history.timeline, &self.record, &records)
+    }
+
+    fn wal(&self) -> Result<&WalHistory> {
+        self.survey.wal.as_ref().ok_or_else(|| Error::defect("a plan without a survey of the WAL"))
     }
 
     pub fn first_segment(&self) -> SegmentName {

@@ -29,12 +29,12 @@ struct Stretch {
 }
 
 pub fn draw(html: &mut Html, id: &str, contents: &Contents) {
-    let (Some(lines), gaps) = (&contents.lines, contents.gaps()) else {
+    let (Some(lines), gaps) = (&contents.wal, &contents.gaps) else {
         html.leaf("p", &[], "There is no WAL.");
         return;
     };
     let size = lines.inventory.segment_size();
-    let all = stretches(lines, &gaps);
+    let all = stretches(lines, gaps);
     let (Some(first), Some(last)) = (
         all.iter().map(|stretch| stretch.first.number(size)).min(),
         all.iter().map(|stretch| stretch.last.number(size)).max(),
@@ -49,7 +49,7 @@ pub fn draw(html: &mut Html, id: &str, contents: &Contents) {
     let figure = Figure {
         id: format!("{id}-wal"),
         title: "Archived WAL",
-        said: said(contents, size, shown.len() + unseen, unseen, &gaps),
+        said: said(contents, size, shown.len() + unseen, unseen, gaps),
         height: ROW * shown.len() as f64 + 12.0,
         legend: LEGEND,
     };

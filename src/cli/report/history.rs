@@ -32,7 +32,7 @@ pub fn draw(html: &mut Html, id: &str, contents: &Contents, backups: &[Known<'_>
         return;
     };
     let drills: Vec<&Drill> = contents.drills.iter().filter(|drill| drill.ended >= from).collect();
-    let mut timelines: Vec<u32> = contents.windows.iter().map(|window| window.span.timeline.0).collect();
+    let mut timelines: Vec<u32> = contents.windows.iter().map(|window| window.timeline.0).collect();
     timelines.dedup();
     let unseen = timelines.len().saturating_sub(TIMELINES);
     let timelines = timelines.split_off(unseen);
@@ -55,7 +55,7 @@ pub fn draw(html: &mut Html, id: &str, contents: &Contents, backups: &[Known<'_>
         for timeline in timelines {
             y += ROW;
             chart::row(html, y, &format!("timeline {timeline}"));
-            for window in contents.windows.iter().filter(|window| window.span.timeline.0 == timeline) {
+            for window in contents.windows.iter().filter(|window| window.timeline.0 == timeline) {
                 let said = format!("restorable from {} to {}", minute(window.from), minute(window.to));
                 chart::stretch(html, Mark::Covered, (times.at(window.from), times.at(window.to)), y, &said);
             }

@@ -111,7 +111,7 @@ pub fn windows(html: &mut Html, contents: &Contents) {
     let columns = ["timeline", "from", "to", "length"];
     let newest = contents.windows.iter().rev().take(WINDOWS);
     table(html, "Moments that can be restored, newest first", &columns, newest, |html, window| {
-        cell(html, window.span.timeline);
+        cell(html, window.timeline);
         moment(html, window.from);
         moment(html, window.to);
         number(html, span(window.to.duration_since(window.from).as_secs_f64()));

@@ -109,7 +109,7 @@ pub fn follow(
 /// them.
 fn expected(plan: &Plan) -> Result<Option<Lsn>> {
     Ok(match plan.target {
-        Target::End => plan.reach.tail(&plan.archive, plan.record.segment_size)?.last_record,
+        Target::End => plan.tail()?.last_record,
         Target::Lsn(lsn) => Some(lsn),
         Target::Time(_) | Target::Xid(_) | Target::Name(_) | Target::Immediate => Some(plan.record.stop_lsn),
     })

@@ -1,6 +1,6 @@
 //! `walkeep list` and `walkeep show`.
 
-use crate::cli::contents::{Contents, Window};
+use crate::cli::contents::Contents;
 use crate::cli::setup::Context;
 use crate::cli::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
@@ -8,6 +8,7 @@ use crate::repo::catalog::Inventory;
 use crate::repo::drills::Drill;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
+use crate::repo::window::Window;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -28,11 +29,12 @@ pub fn list(context: &Context, args: &args::ListArgs) -> Result<u8> {
     }
     let mut status = 0;
     for contents in &contents {
-        if !contents.gaps().is_empty() {
+        if !contents.gaps.is_empty() {
             status = exit::PROBLEM;
         }
         let damaged = contents.damaged.iter().map(|(_, error)| error);
-        for error in damaged.chain(contents.bad_histories.iter().map(|(_, error)| error)) {
+        let damaged = damaged.chain(contents.bad_histories.iter().map(|(_, error)| error));
+        for error in damaged.chain(contents.bad_segments.iter().map(|(_, error)| error)) {
             status = exit::PROBLEM;
             output::complain("walkeep", error);
         }
@@ -49,12 +51,12 @@ fn backup(contents: &Contents, record: &Record) -> Value {
 }
 
 fn report(contents: &Contents) -> Value {
-    let bounds = contents.lines.as_ref().map(|lines| &lines.inventory).and_then(Inventory::bounds);
+    let bounds = contents.wal.as_ref().map(|wal| &wal.inventory).and_then(Inventory::bounds);
     let window = |window: &Window| {
         json!({
-            "timeline": window.span.timeline,
-            "from_lsn": window.span.from,
-            "to_lsn": window.span.to,
+            "timeline": window.timeline,
+            "from_lsn": window.from_lsn,
+            "to_lsn": window.to_lsn,
             "from": render::time(window.from),
             "to": render::time(window.to),
         })
@@ -68,7 +70,7 @@ fn report(contents: &Contents) -> Value {
         "wal": {
             "first": bounds.map(|(first, _)| first),
             "last": bounds.map(|(_, last)| last),
-            "gaps": contents.gaps(),
+            "gaps": contents.gaps,
         },
         "window": {
             "from": contents.window.as_ref().map(|window| render::time(window.from)),
@@ -116,20 +118,20 @@ fn text(contents: &Contents) -> String {
             labels.join(" "),
         );
     }
-    match contents.lines.as_ref().map(|lines| &lines.inventory).and_then(Inventory::bounds) {
+    match contents.wal.as_ref().map(|wal| &wal.inventory).and_then(Inventory::bounds) {
         Some((first, last)) => {
             let _ = writeln!(text, "  WAL from {first} to {last}");
         }
         None => text.push_str("  no WAL\n"),
     }
-    for gap in contents.gaps() {
+    for gap in &contents.gaps {
         let _ = writeln!(text, "  missing: {} to {}", gap.first, gap.last);
     }
     for window in &contents.windows {
         let (from, to) = (render::time(window.from), render::time(window.to));
         let _ = match contents.windows.len() {
             1 => writeln!(text, "  restorable: from {from} to {to}"),
-            _ => writeln!(text, "  restorable: from {from} to {to} on timeline {}", window.span.timeline),
+            _ => writeln!(text, "  restorable: from {from} to {to} on timeline {}", window.timeline),
         };
     }
     let sizes = &contents.sizes;
@@ -170,7 +172,7 @@ pub fn show(context: &Context, args: &args::ShowArgs) -> Result<u8> {
 }
 
 fn show_record(context: &Context, contents: &Contents, record: &Record) -> Result<u8> {
-    let reach = contents.reach(record)?;
+    let reach = contents.reach(record);
     if context.json {
         let mut report = backup(contents, record);
         report["repository"] = contents.archive.repository().name().into();

@@ -273,11 +273,12 @@ fn describe(context: &Context, plan: &Plan) -> Result<()> {
 
 fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery: &Recovery) -> Result<u8> {
     let say = |line: &str| context.console.say(line);
-    let tail = plan.reach.tail(&plan.archive, plan.record.segment_size)?;
+    let tail = plan.tail()?;
+    let window = plan.window()?;
     let last = tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size));
-    let ended = tail.last_transaction_end;
-    let ended = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
-    say(&format!("the WAL leads without a hole from {} to {last}{ended}", plan.record.stop_lsn));
+    let ended = tail.last_transaction.map(|last| last.time);
+    let text = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
+    say(&format!("the WAL leads without a hole from {} to {last}{text}", plan.record.stop_lsn));
     let rooms = restore::rooms(options, plan, recovery)?;
     for room in &rooms {
         let (needed, free) = (render::size(room.needed), render::size(room.free));
@@ -312,7 +313,11 @@ fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery:
             "gaps": plan.gaps(),
             "bytes": plan.record.size,
             "estimate": estimate,
-            "reaches": {"lsn": last, "time": tail.last_transaction_end.map(render::time)},
+            "reaches": {"lsn": last, "time": ended.map(render::time)},
+            "window": {
+                "from": window.as_ref().map(|window| render::time(window.from)),
+                "to": window.as_ref().map(|window| render::time(window.to)),
+            },
             "space": rooms.iter().map(|room| serde_json::json!({
                 "path": room.path,
                 "needed": room.needed,

@@ -1,0 +1,124 @@
+//! What an archive holds, read in one pass. Retention, observation, verification and the command line begin with it and
+//! add what only they need; it judges nothing.
+//!
+//! The order is that of `FORMAT.md`: records before what they name. So whatever a record names was stored before it was
+//! listed, and what is not listed was removed since, or is missing.
+
+use super::catalog::{Gap, Inventory};
+use super::data::Data;
+use super::drills::Drill;
+use super::history::WalHistory;
+use super::pin::Pin;
+use super::record::Record;
+use super::window::Windows;
+use super::{Archive, Records};
+use crate::error::{Error, Kind, Result};
+use crate::pg::segment::{SegmentSize, TimelineId, WalName};
+use crate::storage::ListedObject;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// What to read besides the records of backups and the names of WAL files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Want {
+    /// The names and sizes of packs and manifests.
+    pub data: bool,
+    pub pins: bool,
+    pub drills: bool,
+    /// What verifications remember of backups.
+    pub verified: bool,
+}
+
+/// The state of an archive. What was not wanted is empty.
+#[derive(Debug)]
+pub struct Survey {
+    pub records: Records,
+    /// Of the newest backup, or of any segment; `None` without either.
+    pub segment_size: Option<SegmentSize>,
+    /// `None` when there is neither a backup nor a segment.
+    pub wal: Option<WalHistory>,
+    /// Timelines whose history is damaged: nothing is known to lead to these.
+    pub damaged_histories: Vec<(TimelineId, Error)>,
+    /// By backup. A pin that cannot be read still pins.
+    pub pins: BTreeMap<String, Result<Pin>>,
+    /// Oldest first. A history of drills that is damaged counts as none: the next drill begins it anew.
+    pub drills: Vec<Drill>,
+    /// Packs and manifests by backup.
+    pub data: BTreeMap<String, Data>,
+    /// Backups that a verification has seen; true when it found damage.
+    pub verified: BTreeMap<String, bool>,
+}
+
+impl Survey {
+    /// Reads what is wanted.
+    ///
+    /// # Errors
+    ///
+    /// When the repository cannot be read. A damaged object fails nothing; its error is in the survey.
+    pub fn read(archive: &Archive, want: Want) -> Result<Survey> {
+        Survey::read_each(archive, want, |_, _| {})
+    }
+
+    /// Like [`Survey::read`], and calls `each` with every WAL file, in order.
+    pub fn read_each(
+        archive: &Archive,
+        want: Want,
+        mut each: impl FnMut(WalName, &ListedObject),
+    ) -> Result<Survey> {
+        let records = archive.records()?;
+        let data = if want.data { archive.data()? } else { BTreeMap::new() };
+        let pins = if want.pins { archive.pins()? } else { BTreeMap::new() };
+        let verified = if want.verified { archive.remembered()? } else { BTreeMap::new() };
+        let drills = match want.drills.then(|| archive.drills()) {
+            None => Vec::new(),
+            Some(Err(error)) if error.kind() == Kind::Damage => Vec::new(),
+            Some(drills) => drills?,
+        };
+        let segment_size = match records.good.last() {
+            Some(record) => Some(record.segment_size),
+            None => archive.any_segment_size()?,
+        };
+        let mut inventory = segment_size.map(Inventory::new);
+        let mut timelines = Vec::new();
+        archive.each_wal(|name, listed| {
+            each(name, listed);
+            if let WalName::History(timeline) = name {
+                timelines.push(timeline);
+            }
+            if let Some(inventory) = &mut inventory {
+                inventory.add(name, listed.modified, listed.size);
+            }
+            Ok(())
+        })?;
+        let (histories, damaged_histories) = WalHistory::read_histories(archive, &timelines)?;
+        let wal = inventory.map(|inventory| WalHistory::new(inventory, histories));
+        Ok(Survey { records, segment_size, wal, damaged_histories, pins, drills, data, verified })
+    }
+
+    /// Returns the backups without damaged pages.
+    pub fn complete(&self) -> Vec<&Record> {
+        self.records.good.iter().filter(|record| record.is_complete()).collect()
+    }
+
+    /// Returns the pins that hold at `now`.
+    pub fn pins_at(&self, now: Timestamp) -> BTreeMap<&str, Pin> {
+        let pins = self.pins.iter().map(|(id, pin)| (id.as_str(), pin.as_ref().unwrap_or(&Pin::UNREADABLE)));
+        pins.filter(|(_, pin)| pin.holds(now)).map(|(id, pin)| (id, pin.clone())).collect()
+    }
+
+    /// Returns the segments that complete backups miss. A backup with a standalone pin misses none behind its end.
+    pub fn gaps(&self, now: Timestamp) -> Vec<Gap> {
+        let pins = self.pins_at(now);
+        let mut leading = self.complete();
+        leading.retain(|record| !pins.get(record.id.as_str()).is_some_and(|pin| pin.standalone));
+        self.wal.as_ref().map_or_else(Vec::new, |wal| wal.gaps(&leading))
+    }
+
+    /// Returns the moments that can be restored. Reads a bounded number of segments for each window.
+    pub fn windows(&self, archive: &Archive) -> Result<Windows> {
+        match &self.wal {
+            Some(wal) => wal.windows(archive, &self.complete()),
+            None => Ok(Windows::default()),
+        }
+    }
+}

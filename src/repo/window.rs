@@ -1,0 +1,172 @@
+//! The moments that can be restored, and the search for the transactions that bound them.
+//!
+//! A recovery to a time stops at the first transaction that ended later. So a window ends right before the last
+//! transaction in its WAL, which the last segments have to be read for; the end of a backup is a moment too. Nothing
+//! here depends on when the store received a segment, unless no transaction is found.
+
+use super::Archive;
+use super::catalog::Reach;
+use super::history::{Span, WalHistory};
+use super::record::Record;
+use crate::error::{Error, Kind, Result};
+use crate::pg::history::History;
+use crate::pg::lsn::Lsn;
+use crate::pg::record::Tail;
+use crate::pg::segment::{SegmentName, TimelineId, WalName};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Number of segments that are searched for the last transaction: an idle server switches segments too.
+pub const MAX_SEARCHED: u64 = 16;
+
+/// WAL without a hole behind a backup, with the moments that it restores: all from `from` to `to`, both included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub timeline: TimelineId,
+    pub from_lsn: Lsn,
+    /// Behind the last byte.
+    pub to_lsn: Lsn,
+    pub from: Timestamp,
+    /// Never earlier than `from`.
+    pub to: Timestamp,
+}
+
+/// All windows of an archive.
+#[derive(Debug, Default)]
+pub struct Windows {
+    /// The last window along the newest timeline that a backup leads to, with what it shares with its ancestors.
+    pub newest: Option<Window>,
+    /// By timeline and position, each without what it shares with its ancestors. A timeline on which no transaction
+    /// ended and no backup was taken has none.
+    pub by_timeline: Vec<Window>,
+    /// Segments that had to be read and are damaged. The windows end before them.
+    pub damaged: Vec<(SegmentName, Error)>,
+}
+
+impl WalHistory {
+    /// Returns the windows that these backups open. Reads a bounded number of segments for each.
+    pub fn windows(&self, archive: &Archive, records: &[&Record]) -> Result<Windows> {
+        let mut reader = TailReader::new(archive, self);
+        let mut windows = Windows::default();
+        for span in self.spans(records) {
+            windows.by_timeline.extend(reader.window(&span, records)?);
+        }
+        let last =
+            self.timelines().into_iter().rev().find_map(|timeline| self.along(timeline, records).pop());
+        windows.newest = last.map(|span| reader.window(&span, records)).transpose()?.flatten();
+        windows.damaged = reader.damaged;
+        Ok(windows)
+    }
+
+    /// Returns the window along a timeline and its ancestors that holds the end of a backup.
+    pub fn window_behind(
+        &self,
+        archive: &Archive,
+        timeline: TimelineId,
+        record: &Record,
+        records: &[&Record],
+    ) -> Result<Option<Window>> {
+        let holds = |span: &Span| (span.from..=span.to).contains(&record.stop_lsn);
+        match self.along(timeline, records).into_iter().find(holds) {
+            Some(span) => TailReader::new(archive, self).window(&span, records),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the last record that can be reached along a history, and the last transaction, each as far as it is in
+    /// the last [`MAX_SEARCHED`] segments. Fails when one of these is damaged.
+    pub fn tail(&self, archive: &Archive, reach: &Reach, history: &History) -> Result<Tail> {
+        let size = self.inventory.segment_size();
+        let end = reach.last.number(size) + 1;
+        let lsns = Lsn((end - reach.segments) * size.bytes())..Lsn(end * size.bytes());
+        let mut reader = TailReader::new(archive, self);
+        let tail = reader.tail(history, lsns)?;
+        match reader.damaged.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(tail),
+        }
+    }
+}
+
+/// Reads the ends of WAL, each segment once.
+struct TailReader<'a> {
+    archive: &'a Archive,
+    wal: &'a WalHistory,
+    /// By segment and the position before which its tail was looked for.
+    read: BTreeMap<(SegmentName, Lsn), Tail>,
+    damaged: Vec<(SegmentName, Error)>,
+}
+
+impl<'a> TailReader<'a> {
+    fn new(archive: &'a Archive, wal: &'a WalHistory) -> TailReader<'a> {
+        TailReader { archive, wal, read: BTreeMap::new(), damaged: Vec::new() }
+    }
+
+    /// Returns the moments of a span; `None` when no transaction ended and no backup was taken in it.
+    fn window(&mut self, span: &Span, records: &[&Record]) -> Result<Option<Window>> {
+        let history = self.wal.history(span.timeline);
+        let last = self.tail(&history, span.from..span.to)?.last_transaction;
+        let last = last.filter(|last| last.lsn >= span.from);
+        let last = last.and_then(|last| last.time.checked_sub(SignedDuration::from_micros(1)).ok());
+        let ended = records.iter().filter(|record| {
+            (span.from..=span.to).contains(&record.stop_lsn)
+                && history.contains(record.timeline, record.stop_lsn)
+        });
+        let Some(to) = last.max(ended.map(|record| record.stop_time).max()) else {
+            return Ok(None);
+        };
+        let from = match span.backup.and_then(|index| records.get(index)) {
+            Some(record) => record.stop_time,
+            None => self.begin_of(&history, span.from)?.unwrap_or(to),
+        };
+        let Span { timeline, from: from_lsn, to: to_lsn, .. } = *span;
+        // The clock of a promoted server may be behind that of the one before.
+        Ok(Some(Window { timeline, from_lsn, to_lsn, from: from.min(to), to }))
+    }
+
+    /// Returns since when a recovery to a time may end on a timeline: the end of the last transaction before it.
+    fn begin_of(&mut self, history: &History, begin: Lsn) -> Result<Option<Timestamp>> {
+        let last = self.tail(history, Lsn(0)..begin)?.last_transaction.map(|last| last.time);
+        Ok(last.or_else(|| self.wal.inventory.begun(history.timeline)))
+    }
+
+    /// Searches the segments that hold `lsns` from the last one back, at most [`MAX_SEARCHED`] of them, to a hole.
+    fn tail(&mut self, history: &History, lsns: Range<Lsn>) -> Result<Tail> {
+        let inventory = &self.wal.inventory;
+        let size = inventory.segment_size().bytes();
+        let mut tail = Tail::default();
+        let last = lsns.end.0.saturating_sub(1) / size;
+        let first = (lsns.start.0 / size).max((last + 1).saturating_sub(MAX_SEARCHED));
+        for number in (first..=last).rev() {
+            let Some(name) = inventory.segment_at(number, history) else {
+                break;
+            };
+            let found = self.segment(name, lsns.end.min(Lsn((number + 1) * size)))?;
+            tail.last_record = tail.last_record.or(found.last_record);
+            tail.last_transaction = found.last_transaction;
+            if tail.last_transaction.is_some() {
+                break;
+            }
+        }
+        Ok(tail)
+    }
+
+    fn segment(&mut self, name: SegmentName, limit: Lsn) -> Result<Tail> {
+        if let Some(tail) = self.read.get(&(name, limit)) {
+            return Ok(*tail);
+        }
+        let stored = self.archive.get_wal(WalName::Segment(name));
+        let size = self.wal.inventory.segment_size().bytes();
+        let tail = match stored.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose()) {
+            Ok(read) => read.map(|(_, segment)| Tail::before(&segment, limit)).unwrap_or_default(),
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
+                self.damaged.push((name, error));
+                Tail::default()
+            }
+            Err(error) => return Err(error),
+        };
+        self.read.insert((name, limit), tail);
+        Ok(tail)
+    }
+}
