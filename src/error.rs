@@ -53,6 +53,28 @@ impl Kind {
     pub fn is_transient(self) -> bool {
         matches!(self, Kind::Unavailable | Kind::Timeout)
     }
+
+    /// The kind as one word of a log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Usage => "usage",
+            Kind::Config => "config",
+            Kind::Absent => "absent",
+            Kind::Conflict => "conflict",
+            Kind::Damage => "damage",
+            Kind::Identity => "identity",
+            Kind::Hole => "hole",
+            Kind::Locked => "locked",
+            Kind::Timeout => "timeout",
+            Kind::Unavailable => "unavailable",
+            Kind::Denied => "denied",
+            Kind::Full => "full",
+            Kind::Refused => "refused",
+            Kind::Problem => "problem",
+            Kind::Failed => "failed",
+            Kind::Defect => "defect",
+        }
+    }
 }
 
 /// A failure: its kind, the steps during which it happened, the reason, and a hint. One pointer to move.

@@ -13,17 +13,17 @@
 //! | [`codec`] | bytes to bytes: hashes, compression, the envelope of an object | error |
 //! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error fs net |
 //! | [`repo`] | the objects of a repository, and its state as a whole; `FORMAT.md` | error pg codec storage |
-//! | [`event`] | what an operation reports while it works | error |
-//! | [`wal`] | push and fetch of one WAL file, and of those that will be requested next | error event fs pg codec repo |
-//! | [`backup`] | from a running server into packs and a manifest | error event fs pg codec repo |
-//! | [`restore`] | from a repository into a data directory that recovers | error event fs pg codec repo |
-//! | [`sync`] | from one repository into another | error event pg codec repo |
-//! | [`retention`] | the plan of what is kept and what is removed, and its execution | error event pg repo |
-//! | [`verify`] | reads a repository and proves that every kept backup restores | error event pg codec repo |
-//! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error event pg repo restore verify |
+//! | [`progress`] | progress, cancellation and reports of an operation; everything else that is logged is `tracing` | error |
+//! | [`wal`] | push and fetch of one WAL file, and of those that will be requested next | error progress fs pg codec repo |
+//! | [`backup`] | from a running server into packs and a manifest | error progress fs pg codec repo |
+//! | [`restore`] | from a repository into a data directory that recovers | error progress fs pg codec repo |
+//! | [`sync`] | from one repository into another | error progress pg codec repo |
+//! | [`retention`] | the plan of what is kept and what is removed, and its execution | error progress pg repo |
+//! | [`verify`] | reads a repository and proves that every kept backup restores | error progress pg codec repo |
+//! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error progress pg repo restore verify |
 //! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
 //! | [`notify`] | notices by webhook or command | error fs net |
-//! | [`config`] | the configuration file, as values | error event pg codec storage repo wal restore backup verify sync retention drill observe notify |
+//! | [`config`] | the configuration file, as values | error progress pg codec storage repo wal restore backup verify sync retention drill observe notify |
 //! | [`cli`] | arguments, output, logs, exit statuses | everything but fs |
 //!
 //! # What follows, and holds
@@ -44,12 +44,12 @@ pub mod codec;
 pub mod config;
 pub mod drill;
 pub mod error;
-pub mod event;
 mod fs;
 mod net;
 pub mod notify;
 pub mod observe;
 pub mod pg;
+pub mod progress;
 pub mod repo;
 pub mod restore;
 pub mod retention;

@@ -6,7 +6,8 @@ use crate::codec::compress::Decompressor;
 use crate::codec::envelope::Content;
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress::{self, Progress};
+
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::active::{Announcement, Heartbeat, Life, Operation, Staleness};
@@ -19,7 +20,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The largest object that is copied, 1 GiB of WAL that cannot be compressed and a little more.
 const LARGEST: u64 = (1 << 30) + (64 << 20);
@@ -55,9 +56,7 @@ pub struct Sync<'a> {
     pub jobs: NonZeroUsize,
     /// Random digits, for the name of the announcement.
     pub random: String,
-    pub observer: &'a (dyn Observer + 'a),
-    pub total: AtomicU64,
-    pub done: AtomicU64,
+    pub progress: Progress,
 }
 
 /// WAL files with their stored sizes, and backups.
@@ -106,13 +105,13 @@ impl Sync<'_> {
 
     fn copy(&self, reading: &Announcement, writing: &Announcement) -> Result<Report> {
         let mut report = Report::default();
-        self.observer.event(Event::Step("comparing what the two repositories hold"));
+        progress::step("comparing what the two repositories hold");
         let (wal, records) = self.missing(&mut report)?;
         let stored: u64 = records.iter().map(|wanted| wanted.record.stored).sum();
-        self.total.store(wal.iter().map(|(_, size)| size).sum::<u64>() + stored, Ordering::Relaxed);
-        self.observer.event(Event::Step("copying WAL"));
+        self.progress.set(0, wal.iter().map(|(_, size)| size).sum::<u64>() + stored);
+        progress::step("copying WAL");
         self.wal(&wal, &mut report)?;
-        self.observer.event(Event::Step("copying backups"));
+        progress::step("copying backups");
         for wanted in &records {
             reading.check()?;
             writing.check()?;
@@ -130,7 +129,7 @@ impl Sync<'_> {
         if !matches!(error.kind(), Kind::Damage | Kind::Conflict | Kind::Hole | Kind::Identity) {
             return Err(error);
         }
-        self.observer.event(Event::Warning(&error));
+        progress::warn(&error);
         report.passed_over += 1;
         if report.problems.len() < TOLD {
             report.problems.push(error);
@@ -222,16 +221,10 @@ impl Sync<'_> {
         end.map(|()| new)
     }
 
-    fn progress(&self, bytes: u64) {
-        let total = self.total.load(Ordering::Relaxed);
-        let done = (self.done.fetch_add(bytes, Ordering::Relaxed) + bytes).min(total);
-        self.observer.event(Event::Progress { done, total });
-    }
-
     fn wal(&self, missing: &[(WalName, u64)], report: &mut Report) -> Result<()> {
         let copy = |(name, size): &(WalName, u64)| {
             let copied = self.wal_file(*name).doing(|| format!("copy {name}"));
-            self.progress(*size);
+            self.progress.add_done(*size);
             copied
         };
         report.segments += self.each(missing, copy, report)?;
@@ -324,7 +317,7 @@ impl Sync<'_> {
             &packs,
             |(key, needs)| {
                 let done = self.pack(key, needs, copied.contains(*key)).doing(|| format!("copy {key}"));
-                self.progress(needs.iter().map(|need| u64::from(need.length)).sum());
+                self.progress.add_done(needs.iter().map(|need| u64::from(need.length)).sum());
                 done
             },
             report,

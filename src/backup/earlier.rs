@@ -19,8 +19,8 @@ use super::scan::Task;
 use super::summaries::{Changed, Summaries};
 use crate::codec::hash::BlockHash;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::page::PAGE_SIZE;
+use crate::progress;
 use crate::repo::active::Announcement;
 use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
 use crate::repo::manifest::{self, Bases, Part, Parts, StoredPack, Use, Written};
@@ -56,12 +56,12 @@ impl Earlier {
     /// The newest backup whose manifest can be read, and that no verification found damaged. A damaged cluster is
     /// no reason against it: what is compared is content. And what one that began later left behind. It is announced
     /// that their packs have to stay.
-    pub fn choose(archive: &Archive, announced: &Announcement, observer: &dyn Observer) -> Result<Earlier> {
+    pub fn choose(archive: &Archive, announced: &Announcement) -> Result<Earlier> {
         let mut earlier = Earlier::default();
         let verified = archive.remembered()?;
         let Records { good, damaged, given_up, .. } = archive.records()?;
         let newest = good.iter().map(|record| record.id.clone()).max();
-        earlier.choose_parent(good, &verified, archive, announced, observer)?;
+        earlier.choose_parent(good, &verified, archive, announced)?;
         let left = archive.data_after(newest.as_deref(), MOST_UNFINISHED)?;
         let was_listed = |id: &String| {
             verified.contains_key(id)
@@ -69,7 +69,7 @@ impl Earlier {
                 || damaged.iter().any(|(other, _)| other == id)
         };
         if let Some(id) = left.into_iter().rfind(|id| !was_listed(id)) {
-            earlier.add_unfinished(id, archive, announced, observer)?;
+            earlier.add_unfinished(id, archive, announced)?;
         }
         Ok(earlier)
     }
@@ -80,7 +80,6 @@ impl Earlier {
         verified: &BTreeMap<String, bool>,
         archive: &Archive,
         announced: &Announcement,
-        observer: &dyn Observer,
     ) -> Result<()> {
         for record in records.into_iter().rev() {
             if verified.get(&record.id) == Some(&true) {
@@ -92,24 +91,26 @@ impl Earlier {
             if goes || archive.record(&record.id)?.is_none() {
                 continue;
             }
-            match self.add_parent(archive, record, observer) {
-                Err(error) if error.kind() == Kind::Damage => observer.event(Event::Warning(&error)),
+            match self.add_parent(archive, record) {
+                Err(error) if error.kind() == Kind::Damage => progress::warn(&error),
                 added => return added,
             }
         }
         announced.update(|notice| notice.needs.clear())
     }
 
-    fn add_parent(&mut self, archive: &Archive, record: Record, observer: &dyn Observer) -> Result<()> {
+    fn add_parent(&mut self, archive: &Archive, record: Record) -> Result<()> {
         let uses = manifest::uses(archive, &record)?;
         let there = sizes(archive, uses.iter().map(|used| used.pack.as_str()))?;
         let is_there = |used: &Use| there.get(&used.pack) == Some(&used.stored.size);
         let missing = uses.iter().filter(|used| !is_there(used)).count();
         if missing > 0 {
             let what = format!("{missing} packs of backup {} are missing or cut off", record.id);
-            observer.event(Event::Warning(&Error::new(Kind::Damage, what).hint(
-                "their blocks are stored anew; run `walkeep verify` to see which backups are damaged",
-            )));
+            progress::warn(
+                &Error::new(Kind::Damage, what).hint(
+                    "their blocks are stored anew; run `walkeep verify` to see which backups are damaged",
+                ),
+            );
         }
         let worth = |used: &Use| used.live >= used.stored.content / 2;
         let packs = uses.iter().filter(|used| worth(used) && is_there(used));
@@ -119,13 +120,7 @@ impl Earlier {
     }
 
     /// Adds what a backup left behind that is over and was never listed.
-    fn add_unfinished(
-        &mut self,
-        id: String,
-        archive: &Archive,
-        announced: &Announcement,
-        observer: &dyn Observer,
-    ) -> Result<()> {
+    fn add_unfinished(&mut self, id: String, archive: &Archive, announced: &Announcement) -> Result<()> {
         announced.update(|notice| notice.needs.push(id.clone()))?;
         // It may be under way elsewhere, or have been completed; and a prune that began before looks for this
         // announcement after it has said what it removes.
@@ -153,7 +148,7 @@ impl Earlier {
                     "going on from backup {id}, which never came to its end: it has left {} packs",
                     packs.len()
                 );
-                observer.event(Event::Note(&what));
+                tracing::info!("{what}");
                 self.packs.extend(packs);
                 self.unfinished = Some(id);
                 return Ok(());
@@ -180,9 +175,9 @@ impl Earlier {
 
     /// Reads the manifests, part by part, for as long as somebody takes them. One that turns out to be damaged
     /// ends early: what it would have named is stored anew.
-    pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>, observer: &dyn Observer) -> Result<()> {
+    pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>) -> Result<()> {
         if let Some(id) = &self.unfinished {
-            self.hand_on(manifest::unfinished(archive, id), parts, observer)?;
+            self.hand_on(manifest::unfinished(archive, id), parts)?;
         }
         match &self.parent {
             Some(record) => {
@@ -194,25 +189,20 @@ impl Earlier {
                     }
                     part
                 });
-                self.hand_on(read, parts, observer)
+                self.hand_on(read, parts)
             }
             None => Ok(()),
         }
     }
 
-    fn hand_on(
-        &self,
-        read: impl Iterator<Item = Result<Part>>,
-        parts: &Sender<KnownPart>,
-        observer: &dyn Observer,
-    ) -> Result<()> {
+    fn hand_on(&self, read: impl Iterator<Item = Result<Part>>, parts: &Sender<KnownPart>) -> Result<()> {
         for part in read {
             match part.map(|part| parts.send(self.known(part))) {
                 Ok(Ok(())) => {}
                 // Nobody wants any more.
                 Ok(Err(_)) => break,
                 Err(error) if error.kind() == Kind::Damage => {
-                    observer.event(Event::Warning(&error));
+                    progress::warn(&error);
                     break;
                 }
                 Err(error) => return Err(error),

@@ -14,6 +14,7 @@ use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result};
 use crate::fs::direct::{ALIGNMENT, Buffer, Source};
+use crate::progress::Progress;
 use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
 use crossbeam_channel::{Receiver, Sender};
@@ -133,7 +134,7 @@ pub struct Worker<'a> {
     pub owners: &'a Owners,
     /// Gives files that were not found by the walk a number.
     pub numbers: &'a AtomicU64,
-    pub done: &'a AtomicU64,
+    pub progress: &'a Progress,
     /// Asked now and then: fails when the server has ended the backup.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
     pub throttle: &'a Throttle,
@@ -260,7 +261,7 @@ impl Worker<'_> {
                 (Some((pack, extent)), _) => {
                     let hashes = known.hashes(first + blocks.start..first + blocks.end).to_vec();
                     kept.push(KnownBlocks { file: number, offset: begin, pack, extent, hashes });
-                    self.done.fetch_add(end - begin, Ordering::Relaxed);
+                    self.progress.add_done(end - begin);
                 }
                 (None, Some(part)) => {
                     let want = (end - begin) as usize;
@@ -310,7 +311,7 @@ impl Worker<'_> {
             pages: part.pages.clone(),
             known: part.known.clone(),
         });
-        self.done.fetch_add(got as u64, Ordering::Relaxed);
+        self.progress.add_done(got as u64);
         self.read.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }

@@ -16,12 +16,12 @@ use super::tablespaces::Tablespaces;
 use super::throttle::Throttle;
 use crate::codec::compress::Compression;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{self, Event, Observer};
 use crate::pg::control::Control;
 use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
+use crate::progress::{self, Progress};
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
@@ -45,6 +45,8 @@ const AHEAD: usize = 100_000;
 const FIRST_SEGMENT: Duration = Duration::from_secs(90);
 
 pub struct Options {
+    /// Bytes of files that were read, of those that were found.
+    pub progress: Progress,
     pub pgdata: PathBuf,
     pub jobs: NonZeroUsize,
     /// Bytes of files that are read in a second, at most.
@@ -82,15 +84,8 @@ pub struct Taken {
 }
 
 /// Takes a backup of the server into one repository.
-pub fn run(
-    options: &Options,
-    server: &Server,
-    repository: &Repository,
-    observer: &dyn Observer,
-) -> Result<Taken> {
-    Run { options, server, observer }
-        .run(repository)
-        .doing(|| format!("back up into repository {}", repository.name()))
+pub fn run(options: &Options, server: &Server, repository: &Repository) -> Result<Taken> {
+    Run { options, server }.run(repository).doing(|| format!("back up into repository {}", repository.name()))
 }
 
 /// What came of reading the cluster.
@@ -114,12 +109,11 @@ struct Plan<'a> {
 struct Run<'a> {
     options: &'a Options,
     server: &'a Server,
-    observer: &'a dyn Observer,
 }
 
 impl Run<'_> {
     fn step(&self, step: &str) {
-        self.observer.event(Event::Step(step));
+        progress::step(step);
     }
 
     fn run(&self, repository: &Repository) -> Result<Taken> {
@@ -136,7 +130,7 @@ impl Run<'_> {
         let summarizes = options.wal_summaries && self.server.found.summarizes;
         let mut earlier = match options.full && !summarizes {
             true => Earlier::default(),
-            false => Earlier::choose(&archive, &announced, self.observer)?,
+            false => Earlier::choose(&archive, &announced)?,
         };
         if options.full {
             earlier.name_nothing();
@@ -146,9 +140,9 @@ impl Run<'_> {
 
         self.step("waiting for the checkpoint");
         if !options.fast {
-            self.observer.event(Event::Note(
+            tracing::info!(
                 "waiting for the checkpoint, which is spread: this takes minutes, `--checkpoint fast` does not",
-            ));
+            );
         }
         let started = self.server.start("walkeep", options.fast)?;
         check_checkpoint(&options.pgdata, started.lsn)?;
@@ -157,7 +151,7 @@ impl Run<'_> {
         let summaries = match earlier.parent.as_ref().filter(|_| summarizes) {
             Some(parent) => {
                 self.step("asking the WAL summaries what changed");
-                self.server.summaries(parent, self.server.found.timeline, started.lsn, self.observer)?
+                self.server.summaries(parent, self.server.found.timeline, started.lsn)?
             }
             None => None,
         };
@@ -199,10 +193,10 @@ impl Run<'_> {
         if found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
             match self.server.can_switch() {
                 true => drop(self.server.switch_segment()?),
-                false => self.observer.event(Event::Note(&format!(
+                false => tracing::info!(
                     "waiting until the primary has finished and archived {}: without `primary` it is not asked to",
                     wal.last
-                ))),
+                ),
             }
         }
         self.await_wal(&archive, wal)?;
@@ -303,9 +297,6 @@ impl Run<'_> {
         let jobs = options.jobs.get();
         let owners = Owners::default();
         let numbers = AtomicU64::new(0);
-        let done = AtomicU64::new(0);
-        let total = AtomicU64::new(0);
-        let (working_on, over) = bounded(0);
         let failure = Failure::default();
         let throttle = Throttle::new(options.rate);
         let check = || match failure.is_set() {
@@ -335,7 +326,7 @@ impl Run<'_> {
                 pool: &pool,
                 owners: &owners,
                 numbers: &numbers,
-                done: &done,
+                progress: &options.progress,
                 check: &check,
                 throttle: &throttle,
                 read,
@@ -359,23 +350,25 @@ impl Run<'_> {
                 let packer = Packer::new(archive, id, earlier, packs, spare);
                 failure.note(packer.and_then(|packer| pack_all(packer, &to_pack)))
             });
-            scope.spawn(move || failure.note(earlier.read(archive, &parts, self.observer)));
+            scope.spawn(move || failure.note(earlier.read(archive, &parts)));
             let mut working = Vec::new();
             for worker in workers {
                 let queue = Arc::clone(&queue);
                 working.push(scope.spawn(move || failure.note(worker.run(&queue))));
             }
             drop(queue);
-            let how_far = || (done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
-            scope.spawn(move || event::progress(self.observer, &over, how_far));
-
             let outbox = Outbox::new(items);
-            let walker = Walker { outbox, tasks, numbers: &numbers, total: &total, tablespaces: Vec::new() };
+            let walker = Walker {
+                outbox,
+                tasks,
+                numbers: &numbers,
+                progress: &options.progress,
+                tablespaces: Vec::new(),
+            };
             let copied = failure.note(self.walk(walker, &owners, working, last));
             let packed = packing.join().ok().flatten();
             // The last pack is still being stored when the packer is done: its failure has to be known here.
             let stored = storing.join().ok().flatten();
-            drop(working_on);
             match (failure.take(), copied, packed, stored) {
                 (Some(error), ..) => Err(error),
                 (None, Some(copied), Some(packed), Some(())) => Ok((packed, copied)),
@@ -395,7 +388,7 @@ impl Run<'_> {
         let pgdata = &self.options.pgdata;
         let version = version_directory(pgdata, self.server.found.lineage.major)?;
         let known = Tablespaces::of(self.server, pgdata, &version)?;
-        let scan = Scan::new(pgdata, version, &self.options.foreign, owners, self.observer);
+        let scan = Scan::new(pgdata, version, &self.options.foreign, owners);
         scan.run(&mut walker)?;
         let tablespaces = std::mem::take(&mut walker.tablespaces);
         drop(walker);
@@ -440,7 +433,7 @@ impl Run<'_> {
         if let Some(unknown) = &unknown
             && is_outside(Path::new(&self.server.found.settings.config_file))
         {
-            self.observer.event(Event::Warning(unknown));
+            progress::warn(unknown);
         }
         for file in files {
             let path = Path::new(&file);
@@ -453,10 +446,10 @@ impl Run<'_> {
                     let like = finished(path.as_os_str().as_bytes(), &meta, owners.of(&meta), true);
                     worker.bytes(like, &bytes)?;
                 }
-                Err(e) => self.observer.event(Event::Warning(&Error::io(
+                Err(e) => progress::warn(&Error::io(
                     format!("read the configuration file {file}, which is left out"),
                     &e,
-                ))),
+                )),
             }
         }
         Ok(())
@@ -484,7 +477,7 @@ struct Walker<'a> {
     tasks: Sender<(u64, Task)>,
     /// Gives each file a number.
     numbers: &'a AtomicU64,
-    total: &'a AtomicU64,
+    progress: &'a Progress,
     tablespaces: Vec<TablespaceSize>,
 }
 
@@ -498,7 +491,7 @@ impl Sink for Walker<'_> {
     }
 
     fn file(&mut self, task: Task) -> Result<()> {
-        self.total.fetch_add(task.size, Ordering::Relaxed);
+        self.progress.add_total(task.size);
         // The walk goes through one tablespace after the other.
         if let (true, Some(tablespace)) =
             (task.path.0.starts_with(b"pg_tblspc/"), self.tablespaces.last_mut())

@@ -1,8 +1,8 @@
 //! Which files belong to a backup. The rules are those of PostgreSQL's `basebackup.c`.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::relation::{Fork, Place, RelationFile, is_temporary_relation};
+use crate::progress;
 use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -63,7 +63,6 @@ pub struct Scan<'a> {
     /// `PG_17_202406281`: a tablespace's location may be shared by two versions.
     version_directory: String,
     owners: &'a Owners,
-    observer: &'a dyn Observer,
 }
 
 impl<'a> Scan<'a> {
@@ -72,13 +71,12 @@ impl<'a> Scan<'a> {
         version_directory: String,
         foreign: &[PathBuf],
         owners: &'a Owners,
-        observer: &'a dyn Observer,
     ) -> Scan<'a> {
         let tablespaces = std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
         let links = tablespaces.map(|link| link.path()).filter(|path| path.is_symlink());
         let foreign = links.chain(foreign.iter().cloned()).filter_map(|path| path.metadata().ok());
         let foreign = foreign.map(|meta| (meta.dev(), meta.ino())).collect();
-        Scan { pgdata, foreign, version_directory, owners, observer }
+        Scan { pgdata, foreign, version_directory, owners }
     }
 
     /// Walks the data directory and its tablespaces. `global/pg_control` is not given: it is read last.
@@ -263,7 +261,7 @@ impl<'a> Scan<'a> {
     }
 
     fn warn(&self, message: String) {
-        self.observer.event(Event::Warning(&Error::new(Kind::Problem, message)));
+        progress::warn(&Error::new(Kind::Problem, message));
     }
 }
 

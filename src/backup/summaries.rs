@@ -16,7 +16,7 @@
 
 use super::source::{SOON, Server, lsn};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
@@ -89,13 +89,7 @@ impl Changed {
 impl Server {
     /// Asks for everything that changed between the parent's start and this one. `None`, with a word about the
     /// reason, when that cannot be known: then everything is read.
-    pub fn summaries(
-        &self,
-        parent: &Record,
-        timeline: TimelineId,
-        start: Lsn,
-        observer: &dyn Observer,
-    ) -> Result<Option<Summaries>> {
+    pub fn summaries(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Result<Option<Summaries>> {
         if !self.found.summarizes {
             return Ok(None);
         }
@@ -111,7 +105,7 @@ impl Server {
                 self.check()?;
                 let what =
                     format!("all files are read: since backup {} the WAL summaries {error}", parent.id);
-                observer.event(Event::Note(&what));
+                tracing::info!("{what}");
                 Ok(None)
             }
         }

@@ -1,6 +1,7 @@
 //! The command line of `walkeep`, as one struct of arguments for each verb. Checks the form of each
 //! value; what a value means is decided by the verb.
 
+use super::log::Verbosity;
 use crate::config::{Checkpoint, parse_duration, parse_size};
 use crate::error::{Error, Kind};
 use crate::pg::lsn::Lsn;
@@ -48,9 +49,20 @@ pub struct GlobalArgs {
     /// Print errors only
     #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "For every verb")]
     pub quiet: bool,
-    /// Print every step
-    #[arg(long, short, global = true, help_heading = "For every verb")]
-    pub verbose: bool,
+    /// Print every step; twice: every request to a repository too
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "For every verb")]
+    pub verbose: u8,
+}
+
+impl GlobalArgs {
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, 1) => Verbosity::Steps,
+            (false, _) => Verbosity::Requests,
+        }
+    }
 }
 
 #[derive(Subcommand)]

@@ -11,6 +11,7 @@ mod args;
 mod contents;
 mod exit;
 mod interrupt;
+mod log;
 mod metrics;
 mod moment;
 mod notice;

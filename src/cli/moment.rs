@@ -1,6 +1,5 @@
 //! Times as people type them.
 
-use super::output::Console;
 use crate::error::{Error, Kind, Result};
 use crate::repo::Archive;
 use jiff::civil::DateTime;
@@ -17,13 +16,13 @@ pub fn has_offset(text: &str) -> bool {
 }
 
 /// A time on the command line; one without an offset is read in the time zone that the newest backup has.
-pub fn of_archive(text: &str, archive: &Archive, console: &Console) -> Result<Timestamp> {
+pub fn of_archive(text: &str, archive: &Archive) -> Result<Timestamp> {
     let zone = match has_offset(text) {
         true => None,
         false => archive.records()?.good.pop().map(|record| record.settings.time_zone),
     };
     let time = parse(text, zone.as_deref())?;
-    console.say(&format!("recovering to {}", describe(time, zone.as_deref())));
+    tracing::info!("recovering to {}", describe(time, zone.as_deref()));
     Ok(time)
 }
 

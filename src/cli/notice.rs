@@ -1,12 +1,13 @@
 //! Notices: what verbs that cron starts tell somebody who does not look. Whatever becomes of a notice, the verb ends as
 //! it would without.
 
+use super::log::Lines;
 use super::setup::Context;
 use super::{args, exit, output};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::notify::{self, Due, Memory, Notice, Way};
 use crate::observe::{Health, Light};
+use crate::progress;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
@@ -28,7 +29,7 @@ pub fn watched(
 ) -> Result<u8> {
     let context = Context::new(global)?;
     let result = work(&context);
-    let output::Said { mut wrong, printed } = output::said();
+    let Lines { mut wrong, printed } = context.console.lines();
     let status = match &result {
         Ok(status) => *status,
         Err(error) => {
@@ -75,7 +76,7 @@ fn tell(context: &Context, verb: &str, about: &str, outcome: Outcome) {
     let now = Timestamp::now();
     let memory = Memory::new(&context.config.wal.spool, &context.cluster.name, about);
     let before = memory.read().unwrap_or_else(|error| {
-        warn(context, error);
+        progress::warn(&error);
         None
     });
     let repeat = SignedDuration::try_from(config.repeat).unwrap_or(SignedDuration::MAX);
@@ -99,7 +100,7 @@ fn tell(context: &Context, verb: &str, about: &str, outcome: Outcome) {
         && let Err(error) = memory.write(failing)
     {
         let spool = context.config.wal.spool.display();
-        warn(context, error.hint(format!("make {spool}, for the user that runs the server: without it a failure is told every time, and its end never")));
+        progress::warn(&error.hint(format!("make {spool}, for the user that runs the server: without it a failure is told every time, and its end never")));
     }
 }
 
@@ -133,22 +134,17 @@ fn send(context: &Context, way: &Way, notice: &Notice) -> bool {
             "the notice goes to {} unencrypted, and so does the secret in its address",
             webhook.host()
         );
-        warn(
-            context,
-            Error::new(Kind::Config, message).hint("`webhook` in [notify] should begin with https://"),
+        progress::warn(
+            &Error::new(Kind::Config, message).hint("`webhook` in [notify] should begin with https://"),
         );
     }
     match way.send(notice, context.config.notify.timeout) {
         Ok(()) => true,
         Err(error) => {
-            warn(context, error.doing(format!("send a notice by {}", way.name())));
+            progress::warn(&error.doing(format!("send a notice by {}", way.name())));
             false
         }
     }
-}
-
-fn warn(context: &Context, error: Error) {
-    context.console.event(Event::Warning(&error));
 }
 
 /// `walkeep notify --test`.

@@ -1,79 +1,22 @@
-//! Words for people: standard error for messages, standard output for what was asked for.
+//! Standard output, and the results and progress of a verb on standard error.
 
+use super::log::{self, Lines, Memory, Verbosity};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// What this program has said, for a notice.
-#[derive(Default, Clone)]
-pub struct Said {
-    pub wrong: Vec<String>,
-    /// Whatever it was asked for.
-    pub printed: Vec<String>,
-}
+/// How often the progress bar is drawn.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-static SAID: Mutex<Said> = Mutex::new(Said { wrong: Vec::new(), printed: Vec::new() });
-
-/// Lines of each that are kept, the first: what follows a failure is mostly its consequence.
-const KEPT: usize = 20;
-
-fn keep(lines: &mut Vec<String>, text: &str) {
-    let left = KEPT.saturating_sub(lines.len());
-    let more = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.extend(more.take(left).map(str::to_owned));
-}
-
-fn complained(text: &str) {
-    keep(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner).wrong, text);
-}
-
-/// Words that belong into a notice, whether they are shown or not.
+/// Keeps text for a notice, whether it is shown or not.
 pub fn remember(text: &str) {
-    keep(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner).printed, text);
+    tracing::info!(target: log::PRINTED, "{text}");
 }
 
-/// The first lines of what was said until now.
-pub fn said() -> Said {
-    SAID.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// A message on standard error. That nobody reads it is no reason to fail.
-pub fn say(program: &str, message: &str) {
-    let _ = writeln!(std::io::stderr(), "{program}: {message}");
-}
-
-/// An error with its hint.
-pub fn complain(program: &str, error: &Error) {
-    tell(program, "error", error);
-}
-
-fn tell(program: &str, severity: &str, error: &Error) {
-    // One write, so that lines of processes which share a log are not mixed.
-    let mut text = format!("{program}: {severity}: {error}\n");
-    if let Some(hint) = error.advice() {
-        text.push_str(&format!("{program}: hint: {hint}\n"));
-    }
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    complained(&error.to_string());
-    if let Some(hint) = error.advice() {
-        complained(&format!("hint: {hint}"));
-    }
-}
-
-/// Passes warnings on to standard error and nothing else: for the helpers, whose words go into the
-/// server's log.
-pub struct Warnings(pub &'static str);
-
-impl Observer for Warnings {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Warning(error) = event {
-            tell(self.0, "warning", error);
-        }
-    }
-}
-
-/// Text on standard output. A reader that went away (`| head`) is no failure.
+/// Prints text on standard output. A reader that went away (`| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
     remember(text);
     write(text)
@@ -89,81 +32,91 @@ fn write(text: &str) -> Result<()> {
     }
 }
 
-/// One JSON document on standard output.
+/// Prints one JSON document on standard output.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
     write(&(text + "\n"))
 }
 
-/// Where `walkeep` tells people what it does: standard error, with a progress bar on a terminal.
+/// Standard error of `walkeep`: messages, and a progress bar on a terminal.
 pub struct Console {
-    quiet: bool,
-    verbose: bool,
-    bar: indicatif::ProgressBar,
+    verbosity: Verbosity,
+    memory: Memory,
+    bar: ProgressBar,
+    /// Progress of the present operation.
+    progress: Arc<Mutex<Option<Progress>>>,
 }
 
 impl Console {
-    pub fn new(quiet: bool, verbose: bool) -> Console {
+    /// Installs the log of `walkeep` with its console.
+    pub fn install(verbosity: Verbosity) -> Console {
         // Hidden unless standard error is a terminal: indicatif looks itself.
-        let bar = if quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::no_length() };
-        Console { quiet, verbose, bar }
+        let is_quiet = verbosity == Verbosity::Quiet;
+        let bar = if is_quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+        let memory = log::install(verbosity, bar.clone());
+        Console { verbosity, memory, bar, progress: Arc::default() }
     }
 
     pub fn is_quiet(&self) -> bool {
-        self.quiet
+        self.verbosity == Verbosity::Quiet
     }
 
     pub fn is_verbose(&self) -> bool {
-        self.verbose
+        self.verbosity >= Verbosity::Steps
     }
 
-    /// A line, unless `--quiet`.
+    /// First lines of the warnings, errors and results until now.
+    pub fn lines(&self) -> Lines {
+        self.memory.lines()
+    }
+
+    /// Shows a line, unless `--quiet`.
     pub fn say(&self, message: &str) {
-        if !self.quiet {
-            self.show(message);
-        }
+        tracing::info!("{message}");
     }
 
-    /// A line, also with `--quiet`: something went wrong.
+    /// Shows a line that reports a finding, also with `--quiet`.
     pub fn insist(&self, message: &str) {
-        complained(message);
-        self.show(message);
+        tracing::warn!(target: log::FINDING, "{message}");
     }
 
-    fn show(&self, message: &str) {
-        self.bar.suspend(|| {
-            let _ = writeln!(std::io::stderr(), "{message}");
-        });
+    /// Returns new counters for an operation; the progress bar shows them until [`Console::finish`].
+    pub fn progress(&self) -> Progress {
+        let progress = Progress::default();
+        let before = self.progress.lock().unwrap_or_else(PoisonError::into_inner).replace(progress.clone());
+        if before.is_none() && !self.bar.is_hidden() {
+            let (bar, shown) = (self.bar.clone(), Arc::clone(&self.progress));
+            // Without a thread there is no bar, and nothing else is missing.
+            let _ = std::thread::Builder::new().name("progress".into()).spawn(move || draw(&bar, &shown));
+        }
+        progress
     }
 
     /// Takes the progress bar away.
     pub fn finish(&self) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.bar.finish_and_clear();
     }
 }
 
-impl Observer for Console {
-    fn event(&self, event: Event<'_>) {
-        match event {
-            Event::Step(step) => {
-                self.bar.set_message(step.to_owned());
-                if self.verbose {
-                    self.say(step);
-                }
-            }
-            Event::Progress { done, total } => {
-                if self.bar.length() != Some(total) {
-                    let template = "{wide_bar} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left";
-                    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
-                        self.bar.set_style(style);
-                    }
-                    self.bar.set_length(total);
-                }
-                self.bar.set_position(done);
-            }
-            Event::Note(note) => self.say(note),
-            Event::Warning(error) => self.bar.suspend(|| tell("walkeep", "warning", error)),
+/// Draws the bar of the present operation until there is none.
+fn draw(bar: &ProgressBar, progress: &Mutex<Option<Progress>>) {
+    let template = "{wide_bar} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.reset();
+    loop {
+        std::thread::sleep(DRAW_INTERVAL);
+        // The lock is held while the bar is drawn: nothing is drawn after it was taken away.
+        let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(progress) = &*progress else {
+            return;
+        };
+        if progress.total() > 0 {
+            bar.set_length(progress.total());
+            bar.set_position(progress.done());
         }
     }
 }

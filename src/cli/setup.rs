@@ -6,8 +6,8 @@ use crate::codec::compress::Compression;
 use crate::codec::hash::block_hash;
 use crate::config::{self, Cluster, Config, Url};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::conninfo::{ConnInfo, Environment};
+use crate::progress;
 use crate::repo::{Archive, Lineage, RemoteHints, Repository};
 use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Variable};
 use jiff::SignedDuration;
@@ -46,7 +46,7 @@ impl Context {
         // For about a minute: a backup of hours must not end over less.
         let policy = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, policy)?;
-        let console = Console::new(global.quiet, global.verbose);
+        let console = Console::install(global.verbosity());
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
 }
@@ -152,7 +152,7 @@ fn connection_info(context: &Context, key: &str, text: &str) -> Result<ConnInfo>
     let info = ConnInfo::parse(text, &environment)
         .doing(|| format!("read `{key}` of cluster {}", context.cluster.name))?;
     for warning in &info.warnings {
-        context.console.event(Event::Warning(&Error::new(Kind::Config, warning.as_str())));
+        progress::warn(&Error::new(Kind::Config, warning.as_str()));
     }
     Ok(info)
 }
@@ -209,7 +209,7 @@ pub fn own_lineage(context: &Context) -> Option<Lineage> {
                 let error = error.doing("find out which life of the cluster this is").hint(
                     "the newest that is registered in the repository is taken; --lineage names another one",
                 );
-                context.console.event(Event::Warning(&error));
+                progress::warn(&error);
             }
             None
         }

@@ -1,11 +1,11 @@
 //! `walpush` and `walfetch`, which PostgreSQL starts for every WAL file. What they do before the first
 //! byte is read is paid sixteen megabytes of WAL by sixteen megabytes.
 
-use super::output::{Warnings, complain, say};
 use super::server::Waiting;
-use super::{exit, setup, worker};
+use super::{exit, log, setup, worker};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
+use crate::progress;
 use crate::repo::Lineage;
 use crate::wal::ahead::push::{self, Ahead};
 use crate::wal::ahead::spool::Spool;
@@ -97,7 +97,7 @@ pub fn walpush() -> ExitCode {
     let failed = || exit::PUSH_FAILED;
     end("walpush", failed, move || {
         let config = setup::load_for_helper(args.config)?;
-        watch("walpush", config.wal.timeout, failed);
+        watch(config.wal.timeout, failed);
         let here = setup::working_directory()?;
         // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
         // somebody calls by hand.
@@ -112,19 +112,19 @@ pub fn walpush() -> ExitCode {
             lineage: Lineage::of(pgdata)?,
             compression: setup::compression(&config),
             repositories: &setup::repositories(&config, cluster)?,
+            report: progress::warn,
         };
         let count = config.wal.push_ahead as usize;
         // What cannot be done in the spool is done without it.
         let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
         let now = SystemTime::now();
-        let warnings = Warnings("walpush");
-        if spool.as_ref().is_some_and(|spool| push::is_done(&push, spool, now, &warnings)) {
+        if spool.as_ref().is_some_and(|spool| push::is_done(&push, spool, now)) {
             return Ok(0);
         }
         // The file's own push has to be heard of before the deadline, whatever the others do.
         let patience = config.wal.timeout / 2;
         let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, patience, now));
-        let pushed = push.run(&warnings);
+        let pushed = push.run();
         if let Some(ahead) = ahead {
             ahead.finish(pushed.is_ok());
         }
@@ -146,7 +146,7 @@ pub fn walfetch() -> ExitCode {
         let waiting = Waiting::begin()?;
         let name: WalName = args.name.parse()?;
         let config = setup::load_for_helper(args.config)?;
-        watch("walfetch", config.wal.timeout, failed);
+        watch(config.wal.timeout, failed);
         let here = setup::working_directory()?;
         let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
         let mut repositories = setup::repositories(&config, cluster)?;
@@ -173,7 +173,7 @@ pub fn walfetch() -> ExitCode {
             server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
         let kept =
             server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
-        if !kept && fetch.run(&Warnings("walfetch"))? == Fetched::Absent {
+        if !kept && fetch.run()? == Fetched::Absent {
             return Ok(exit::FETCH_ABSENT);
         }
         if let Some((pgdata, spool)) = server
@@ -228,30 +228,31 @@ fn end(
     failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
+    log::install_helper(program);
     match std::panic::catch_unwind(run) {
         Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
-            complain(program, &error);
+            progress::error(&error);
             ExitCode::from(failed())
         }
         Err(_) => {
-            say(program, "error: a defect of this program stopped it (the lines above say where)");
+            tracing::error!("error: a defect of this program stopped it (the lines above say where)");
             ExitCode::from(failed())
         }
     }
 }
 
 /// Ends the process when the deadline is over, whatever it is waiting for by then.
-fn watch(program: &'static str, deadline: Duration, failed: impl Fn() -> u8 + Send + 'static) {
+fn watch(deadline: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     let watcher = move || {
         std::thread::sleep(deadline);
         let error = Error::new(Kind::Timeout, format!("it was not done after {deadline:?}"))
             .hint("is the repository reachable? the limit is `timeout` in [wal]");
-        complain(program, &error);
+        progress::error(&error);
         std::process::exit(i32::from(failed()));
     };
     if std::thread::Builder::new().spawn(watcher).is_err() {
-        say(program, "warning: there is no thread for the deadline, so there is none");
+        tracing::warn!("warning: there is no thread for the deadline, so there is none");
     }
 }
 

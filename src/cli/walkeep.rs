@@ -1,11 +1,12 @@
 //! `walkeep`: one function a verb.
 
 use super::args::{self, Verb, Walkeep};
-use super::output::{self, complain};
+use super::output;
 use super::setup::{self, Context};
 use super::verbs::{backup, check, drill, init, list, pin, prune, restore, status, sync, verify};
 use super::{exit, metrics, notice, report, wal};
 use crate::error::{Error, Result};
+use crate::progress;
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ pub fn walkeep() -> ExitCode {
     match run(args) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            complain("walkeep", &error);
+            progress::error(&error);
             ExitCode::from(exit::of(&error))
         }
     }

@@ -2,7 +2,7 @@
 //! a drill holds on it is let go by the kernel when the drill dies, so what is not locked was left behind.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress;
 use crate::repo::lock::Lock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
@@ -121,7 +121,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Stops and removes what drills of this cluster left that were killed; [`Kind::Locked`] when one runs for longer
 /// than `patience`.
-pub fn sweep(directory: &Path, cluster: &str, patience: Duration, observer: &dyn Observer) -> Result<()> {
+pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let prefix = prefix(cluster);
     let entries = match std::fs::read_dir(directory) {
@@ -138,14 +138,14 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration, observer: &dyn
             continue;
         }
         let path = entry.path();
-        if let Err(error) = clear(&path, patience.saturating_sub(begun.elapsed()), observer) {
+        if let Err(error) = clear(&path, patience.saturating_sub(begun.elapsed())) {
             match error.kind() {
                 Kind::Locked => {
                     return Err(Error::new(Kind::Locked, "another drill of this cluster runs")
                         .doing(format!("look at {}", path.display()))
                         .hint("wait for it to end, or use --wait"));
                 }
-                _ => observer.event(Event::Warning(&error.doing("remove what an earlier drill left"))),
+                _ => progress::warn(&error.doing("remove what an earlier drill left")),
             }
         }
     }
@@ -153,7 +153,7 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration, observer: &dyn
 }
 
 /// One directory that has the name of a drill's.
-fn clear(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<()> {
+fn clear(path: &Path, patience: Duration) -> Result<()> {
     let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
     let own = nix::unistd::geteuid();
     if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) {
@@ -177,7 +177,7 @@ fn clear(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<()>
     }
     end_server(path, meta.uid())?;
     remove(path)?;
-    observer.event(Event::Note(&format!("removed {}, which an earlier drill left", path.display())));
+    tracing::info!("removed {}, which an earlier drill left", path.display());
     Ok(())
 }
 

@@ -8,10 +8,10 @@ use super::place::{self, Place};
 use super::recover::{Recovering, why_not};
 use super::server::{Server, Surroundings};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
+use crate::progress::{self, Cancel, Progress};
 use crate::repo::Archive;
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
@@ -39,6 +39,9 @@ pub struct Assertion {
 }
 
 pub struct Options {
+    /// Progress of the restore.
+    pub progress: Progress,
+    pub cancel: Cancel,
     /// Where the scratch directory is made; absolute.
     pub directory: PathBuf,
     /// A part of its name.
@@ -71,7 +74,6 @@ pub struct Options {
 /// A drill under way: what is found goes into `drill`.
 pub struct Run<'a> {
     options: &'a Options,
-    observer: &'a dyn Observer,
     begun: Instant,
     pub drill: Drill,
     /// Why it could not be found out, or what is wrong besides the checks.
@@ -82,16 +84,10 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Does all of it. Fails, without an outcome, when another drill runs, or when it was interrupted.
-    pub fn new(
-        archive: Archive,
-        choice: &Choice,
-        options: &'a Options,
-        observer: &'a dyn Observer,
-    ) -> Result<Run<'a>> {
-        place::sweep(&options.directory, &options.cluster, options.wait, observer)?;
+    pub fn new(archive: Archive, choice: &Choice, options: &'a Options) -> Result<Run<'a>> {
+        place::sweep(&options.directory, &options.cluster, options.wait)?;
         let mut run = Run {
             options,
-            observer,
             begun: Instant::now(),
             drill: Drill {
                 backup: choice.backup.clone(),
@@ -114,7 +110,7 @@ impl<'a> Run<'a> {
             kept: None,
         };
         let result = run.drill(archive, choice);
-        if observer.is_cancelled() {
+        if options.cancel.is_cancelled() {
             return Err(Error::new(Kind::Failed, "it was interrupted").hint("nothing was left behind"));
         }
         run.drill.outcome = match &result {
@@ -130,7 +126,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&self, step: &str) {
-        self.observer.event(Event::Step(step));
+        progress::step(step);
     }
 
     fn drill(&mut self, archive: Archive, choice: &Choice) -> Result<()> {
@@ -140,7 +136,7 @@ impl<'a> Run<'a> {
             timeline: None,
             allow_damaged: false,
         };
-        let mut plan = Plan::make(archive, wish, self.observer)?;
+        let mut plan = Plan::make(archive, wish)?;
         let record = plan.record.clone();
         self.drill.backup = Some(record.id.clone());
         self.drill.bytes = record.size;
@@ -154,7 +150,7 @@ impl<'a> Run<'a> {
         self.check_socket()?;
         let mut place = Place::make(&self.options.directory, &self.options.cluster, &self.options.random)?;
         let drilled = self.drill_in(&place, &plan, &programs);
-        if self.options.keep && !self.observer.is_cancelled() {
+        if self.options.keep && !self.options.cancel.is_cancelled() {
             place.keep()?;
             self.kept = Some(place.path().to_owned());
         }
@@ -190,7 +186,7 @@ impl<'a> Run<'a> {
             programs,
             user: nix::unistd::geteuid().is_root().then_some((owner.uid(), owner.gid())),
             forgotten: &self.options.forgotten,
-            observer: self.observer,
+            cancel: &self.options.cancel,
             until: self.begun + self.options.timeout,
         };
         let recovering = Recovering {
@@ -203,7 +199,7 @@ impl<'a> Run<'a> {
         self.step("verifying, and reading the WAL");
         let (expected, verified) = std::thread::scope(|scope| {
             let verified = scope.spawn(|| verify(place, &surroundings));
-            let expected = expect(plan, &|| self.observer.is_cancelled());
+            let expected = expect(plan, &|| self.options.cancel.is_cancelled());
             (expected, verified.join())
         });
         let expected = expected?;
@@ -281,6 +277,8 @@ impl<'a> Run<'a> {
             Some((oid.into(), new))
         });
         let options = restore::Options {
+            progress: self.options.progress.clone(),
+            cancel: self.options.cancel.clone(),
             to: place.join("data"),
             tablespaces: moved.collect(),
             config_dir: None,
@@ -292,7 +290,7 @@ impl<'a> Run<'a> {
             wait: Duration::ZERO,
             random: self.options.random.clone(),
         };
-        let restored = restore::run(&options, plan, recovery, self.observer)?;
+        let restored = restore::run(&options, plan, recovery)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.drill.restore_seconds = Some(seconds);
         self.drill.bytes = restored.bytes;

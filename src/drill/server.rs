@@ -3,7 +3,8 @@
 
 use super::place::Place;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::Observer;
+use crate::progress::Cancel;
+
 use crate::pg::client::{Options, Session};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::programs::Programs;
@@ -39,19 +40,19 @@ const SHOWN: usize = 5;
 /// How programs are started here.
 #[derive(Clone)]
 pub struct Surroundings<'a> {
+    pub cancel: &'a Cancel,
     pub programs: &'a Programs,
     /// The user and group of the files, when that is not who runs this.
     pub user: Option<(u32, u32)>,
     /// Variables of the environment that would steer PostgreSQL's programs.
     pub forgotten: &'a [String],
-    pub observer: &'a dyn Observer,
     pub until: Instant,
 }
 
 impl Surroundings<'_> {
     /// Whether it has to end: somebody wants that, or its time is over.
     pub fn check(&self) -> Result<()> {
-        if self.observer.is_cancelled() {
+        if self.cancel.is_cancelled() {
             return Err(Error::new(Kind::Failed, "it was interrupted"));
         }
         if Instant::now() > self.until {

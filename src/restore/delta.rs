@@ -6,7 +6,7 @@ use super::run::Run;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::Event;
+
 use crate::fs::direct::{self, Buffer};
 use crate::fs::durable;
 use crate::pg::control::Control;
@@ -162,7 +162,7 @@ impl Strays<'_> {
                 _ => {
                     if meta.is_symlink() && expected.is_some() {
                         let what = format!("{} was a link; what it leads to stays as it is", path.display());
-                        self.run.observer.event(Event::Note(&what));
+                        tracing::info!("{what}");
                     }
                     std::fs::remove_file(&path).doing(doing)?;
                 }

@@ -8,6 +8,7 @@ use super::owner::Ownership;
 use super::sums::Sums;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct::{self, Buffer};
+use crate::progress::Progress;
 use crate::repo::Archive;
 use crate::repo::entry::FileEntry as Stored;
 use std::fs::File;
@@ -35,7 +36,7 @@ pub struct Writing<'a> {
     pub delta: bool,
     /// What is written is read at once, so it stays in the page cache.
     pub scratch: bool,
-    pub done: &'a AtomicU64,
+    pub progress: &'a Progress,
     /// Asked again and again: fails when the work is to end.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
 }
@@ -189,7 +190,7 @@ impl<'a> Worker<'a> {
                 bytes.get((start - region.offset()) as usize..).unwrap_or_default(),
             );
             kept.fetch_add(end - start, Ordering::Relaxed);
-            writing.done.fetch_add(end - start, Ordering::Relaxed);
+            writing.progress.add_done(end - start);
         }
         Ok(())
     }
@@ -206,7 +207,7 @@ impl<'a> Worker<'a> {
             false => opened(&mut self.open, writing, region)?.write(bytes, region.offset())?,
         }
         sums.add(region.target, region.offset(), bytes);
-        writing.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        writing.progress.add_done(bytes.len() as u64);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Which backup, along which timeline, and whether the WAL leads there.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::Tail;
 use crate::pg::segment::{SegmentName, TimelineId};
+use crate::progress;
 use crate::repo::Archive;
 use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
@@ -62,11 +62,11 @@ pub struct Plan {
 impl Plan {
     /// Chooses the backup. Refuses, and says what is possible instead, when there is none from which the
     /// target can be reached.
-    pub fn make(archive: Archive, wish: Wish, observer: &dyn Observer) -> Result<Plan> {
+    pub fn make(archive: Archive, wish: Wish) -> Result<Plan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
         let survey = Survey::read(&archive, Want::default()).doing(doing)?;
-        survey.records.damaged.iter().for_each(|(_, error)| observer.event(Event::Warning(error)));
+        survey.records.damaged.iter().for_each(|(_, error)| progress::warn(error));
         let (Some(WalHistory { inventory, .. }), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
             return Err(Error::new(Kind::Refused, "it has no backup of this cluster")
                 .doing(doing())

@@ -5,7 +5,7 @@ use super::plan::Plan;
 use super::recovery::Recovery;
 use super::run::{Options, Run, device_of, existing};
 use crate::error::{Error, Kind, Result};
-use crate::event::Silent;
+
 use crate::repo::entry::Entry;
 use crate::repo::manifest;
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +33,7 @@ impl Room {
 
 /// What the restore of the plan's backup needs. Writes nothing.
 pub fn rooms(options: &Options, plan: &Plan, recovery: &Recovery) -> Result<Vec<Room>> {
-    Run::new(options, plan, recovery, &Silent)?.rooms()
+    Run::new(options, plan, recovery)?.rooms()
 }
 
 impl Run<'_> {

@@ -8,8 +8,8 @@ use super::recovery::Recovery;
 use super::room::Room;
 use super::write::Writer;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{self, Event, Observer};
 use crate::fs::durable::{self, FileSystem};
+use crate::progress::{self, Cancel, Progress};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
@@ -22,13 +22,16 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often what was written is sent to the disk, so that the sync at the end has little left to do.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
 pub struct Options {
+    /// Bytes that were written, of the size of the backup.
+    pub progress: Progress,
+    pub cancel: Cancel,
     /// The new data directory; absolute.
     pub to: PathBuf,
     /// New places of tablespaces, by OID or old location.
@@ -68,10 +71,10 @@ pub struct Restored {
 }
 
 /// Restores the backup of the plan.
-pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn Observer) -> Result<Restored> {
+pub fn run(options: &Options, plan: &Plan, recovery: &Recovery) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
-    let run = Run::new(options, plan, recovery, observer).doing(doing)?;
-    let announced = announce(plan, &options.random, observer).doing(doing)?;
+    let run = Run::new(options, plan, recovery).doing(doing)?;
+    let announced = announce(plan, &options.random).doing(doing)?;
     let mut restored = run.run().doing(doing)?;
     restored.announced = announced;
     Ok(restored)
@@ -79,7 +82,7 @@ pub fn run(options: &Options, plan: &Plan, recovery: &Recovery, observer: &dyn O
 
 /// Sees to it that no prune takes away what is being restored. From a repository that cannot be written it is
 /// restored all the same: what is missing is found out.
-fn announce(plan: &Plan, random: &str, observer: &dyn Observer) -> Result<Option<Announcement>> {
+fn announce(plan: &Plan, random: &str) -> Result<Option<Announcement>> {
     let id = &plan.record.id;
     let notice = Heartbeat {
         needs: vec![id.clone()],
@@ -89,9 +92,9 @@ fn announce(plan: &Plan, random: &str, observer: &dyn Observer) -> Result<Option
     let announced = match Announcement::begin(&plan.archive, notice, random) {
         Ok(announced) => announced,
         Err(error) => {
-            observer.event(Event::Note(&format!(
+            tracing::info!(
                 "no prune is kept from removing the backup meanwhile, since the repository cannot be written: {error}"
-            )));
+            );
             return Ok(None);
         }
     };
@@ -109,39 +112,30 @@ pub struct Run<'a> {
     pub options: &'a Options,
     pub plan: &'a Plan,
     pub recovery: &'a Recovery,
-    pub observer: &'a dyn Observer,
     /// Where each tablespace with a location goes.
     pub tablespaces: BTreeMap<u32, PathBuf>,
     pub chosen: Chosen,
     pub ownership: Ownership,
-    pub done: AtomicU64,
     /// Whether a disk did not take what was written before.
     disk_failed: AtomicBool,
 }
 
 impl<'a> Run<'a> {
-    pub fn new(
-        options: &'a Options,
-        plan: &'a Plan,
-        recovery: &'a Recovery,
-        observer: &'a dyn Observer,
-    ) -> Result<Run<'a>> {
+    pub fn new(options: &'a Options, plan: &'a Plan, recovery: &'a Recovery) -> Result<Run<'a>> {
         Ok(Run {
             options,
             plan,
             recovery,
-            observer,
             tablespaces: map_tablespaces(options, &plan.record)?,
             chosen: Chosen::new(&options.databases, &plan.record)?,
             ownership: Ownership::new(),
-            done: AtomicU64::new(0),
             disk_failed: AtomicBool::new(false),
         })
     }
 
     /// Fails when the restore is to end.
     pub fn check(&self) -> Result<()> {
-        if self.observer.is_cancelled() {
+        if self.options.cancel.is_cancelled() {
             return Err(Error::new(Kind::Failed, "it was interrupted").hint("begin it again"));
         }
         match self.disk_failed.load(Ordering::Relaxed) {
@@ -151,7 +145,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&self, step: &str) {
-        self.observer.event(Event::Step(step));
+        progress::step(step);
     }
 
     /// The directories that are made: the data directory first.
@@ -217,12 +211,10 @@ impl<'a> Run<'a> {
         }
 
         self.step("restoring");
+        self.options.progress.set(0, self.plan.record.size);
         let (writing, written) = bounded(0);
         let restored = std::thread::scope(|scope| {
-            let how_far = || (self.done.load(Ordering::Relaxed), self.plan.record.size);
-            let written = &written;
-            scope.spawn(move || event::progress(self.observer, written, how_far));
-            let flushing = scope.spawn(|| self.flush(&file_systems, written));
+            let flushing = scope.spawn(|| self.flush(&file_systems, &written));
             let restored = Writer::new(self).and_then(Writer::write);
             drop(writing);
             let flushed = flushing.join();

@@ -6,12 +6,12 @@ use super::owner::Ownership;
 use super::partial::make_empty;
 use super::run::{Restored, Run};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::Event;
 use crate::fs::durable;
 use crate::pg::control::Control;
 use crate::pg::label::{TablespaceLink, format_tablespace_map, parse_tablespace_map};
 use crate::pg::manifest::{ManifestFile, ManifestWriter};
 use crate::pg::segment::{TimelineId, WalName};
+use crate::progress;
 use crate::repo::entry::{Dir, Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -151,7 +151,7 @@ impl<'a> Writer<'a> {
             jobs: run.options.jobs,
             delta: run.options.delta,
             scratch: run.options.scratch,
-            done: &run.done,
+            progress: &run.options.progress,
             check: &|| run.check(),
         };
         let written = writing.run()?;
@@ -169,7 +169,7 @@ impl<'a> Writer<'a> {
         if dir.path.0.is_empty() {
             self.run.ownership.check(&dir.owner)?;
             if let Some(user) = self.run.ownership.keeper(&dir.owner) {
-                self.run.observer.event(Event::Warning(
+                progress::warn(
                     &Error::new(
                         Kind::Problem,
                         format!(
@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
                         ),
                     )
                     .hint("the server has to run as the owner of its files: restore as root or as that user"),
-                ));
+                );
             }
             self.root = Some(dir.clone());
         }

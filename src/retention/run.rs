@@ -6,7 +6,7 @@ use super::plan::{Plan, Wishes};
 use super::policy::Policy;
 use super::stock::Stock;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress;
 use crate::repo::active::{Announcement, Staleness};
 use crate::repo::{Archive, ObjectName};
 use std::collections::BTreeSet;
@@ -55,22 +55,16 @@ pub struct Left {
 }
 
 /// Removes from one archive what its policy does not keep.
-pub fn prune(archive: &Archive, options: &Options, observer: &dyn Observer) -> Result<Pruned> {
+pub fn prune(archive: &Archive, options: &Options) -> Result<Pruned> {
     let repository = archive.repository();
-    Run {
-        archive,
-        options,
-        observer,
-        wishes: Wishes { discard: options.discard.clone(), ..Wishes::default() },
-    }
-    .run()
-    .doing(|| format!("prune repository {}", repository.name()))
+    Run { archive, options, wishes: Wishes { discard: options.discard.clone(), ..Wishes::default() } }
+        .run()
+        .doing(|| format!("prune repository {}", repository.name()))
 }
 
 struct Run<'a> {
     archive: &'a Archive,
     options: &'a Options,
-    observer: &'a dyn Observer,
     wishes: Wishes,
 }
 
@@ -93,7 +87,7 @@ impl Run<'_> {
     }
 
     fn stock(&self, others: &mut Others<'_>) -> Result<Stock> {
-        self.observer.event(Event::Step("looking at what is there"));
+        progress::step("looking at what is there");
         let stock = Stock::read(self.archive, others)?;
         let known = |id: &String| {
             stock.data.contains_key(id)
@@ -115,7 +109,7 @@ impl Run<'_> {
     fn now(&self, own: &Announcement) -> Result<jiff::Timestamp> {
         let (here, there) = (self.options.now, own.time()?);
         if here.duration_since(there).abs() > APART {
-            self.observer.event(Event::Warning(
+            progress::warn(
                 &Error::new(
                     Kind::Problem,
                     format!(
@@ -123,7 +117,7 @@ impl Run<'_> {
                     ),
                 )
                 .hint("set the clock that is wrong"),
-            ));
+            );
         }
         Ok(here.min(there))
     }
@@ -161,7 +155,7 @@ impl Run<'_> {
     ) -> Result<Pruned> {
         let mut left = Vec::new();
         if !plan.remove.is_empty() {
-            self.observer.event(Event::Step("removing"));
+            progress::step("removing");
         }
         // A verification may be remembering what it found at this moment: so once before, once behind.
         self.remove(own, &plan.remove.memories, &mut left)?;

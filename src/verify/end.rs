@@ -5,8 +5,8 @@ use super::cost::Costs;
 use super::findings::{Kind, Problem, Unknown};
 use super::run::{Report, Run, Scope};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::progress;
 use crate::repo::ObjectName;
 use crate::repo::catalog::{Gap, Inventory};
 use crate::repo::entry::Entry;
@@ -29,17 +29,17 @@ fn not_asked(record: &Record, error: &Error) -> Option<Unknown> {
 }
 
 impl Run<'_> {
-    pub fn end(self, observer: &dyn Observer) -> Result<Report> {
+    pub fn end(self) -> Result<Report> {
         self.gaps();
         self.lost_tails();
         let (mut problems, mut unknown, mut checked) = self.findings.take();
         self.attribute(&mut problems, &mut unknown);
         if !problems.is_empty() {
-            observer.event(Event::Step("looking at the problems again"));
+            progress::step("looking at the problems again");
             self.drop_pruned(&mut problems)?;
             problems.iter_mut().take(COSTED).for_each(|problem| self.cost(problem));
         }
-        self.remember(&problems, !unknown.is_empty(), observer);
+        self.remember(&problems, !unknown.is_empty());
         checked.backups = self.selected.len() as u64;
         let bad_pages = self.selected().filter(|record| !record.is_complete());
         let bad_pages = bad_pages.map(|record| record.id.clone()).collect();

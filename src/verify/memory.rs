@@ -3,7 +3,7 @@
 use super::findings::{Findings, Problem};
 use super::run::{Run, Scope};
 use crate::error::{Kind, Result};
-use crate::event::{Event, Observer};
+
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::data::PackSet;
 use crate::repo::evidence::{VerifiedBackup, VerifiedPacks, VerifiedWal};
@@ -89,9 +89,9 @@ fn recall<T: serde::de::DeserializeOwned>(
 
 impl Run<'_> {
     /// Writes down what was found out. A repository that cannot be written is verified all the same.
-    pub fn remember(&self, problems: &[Problem], unknown: bool, observer: &dyn Observer) {
+    pub fn remember(&self, problems: &[Problem], unknown: bool) {
         if let Err(error) = self.write_down(problems, unknown) {
-            observer.event(Event::Note(&format!("what was verified cannot be remembered: {error}")));
+            tracing::info!("what was verified cannot be remembered: {error}");
         }
     }
 

@@ -7,8 +7,8 @@ use super::memory::Memory;
 use super::packs::{Reader, Task, tasks};
 use crate::codec::hash::LANES;
 use crate::error::{Doing, Error, Kind as ErrorKind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::progress::{self, Progress};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet};
 use crate::repo::entry::{Entry, FileEntry};
@@ -36,6 +36,8 @@ pub enum Scope {
 }
 
 pub struct Options {
+    /// Stored bytes that were read, of those to read.
+    pub progress: Progress,
     pub scope: Scope,
     /// Presence and size alone.
     pub quick: bool,
@@ -61,17 +63,17 @@ pub struct Report {
 }
 
 /// Verifies one archive.
-pub fn verify(archive: &Archive, options: &Options, observer: &dyn Observer) -> Result<Report> {
+pub fn verify(archive: &Archive, options: &Options) -> Result<Report> {
     let doing = || format!("verify repository {}", archive.repository().name());
-    observer.event(Event::Step("looking at what is there"));
+    progress::step("looking at what is there");
     let findings = Findings::default();
     let mut run = Run::begin(archive, options, &findings).doing(doing)?;
     run.compare();
     match options.quick {
         true => run.look().doing(doing)?,
-        false => run.gone_through = run.read(observer).doing(doing)?,
+        false => run.gone_through = run.read().doing(doing)?,
     }
-    run.end(observer).doing(doing)
+    run.end().doing(doing)
 }
 
 pub struct Run<'a> {
@@ -193,10 +195,10 @@ impl<'a> Run<'a> {
     }
 
     /// Reads everything on several threads. Gives the backups whose manifests were read to their end.
-    fn read(&self, observer: &dyn Observer) -> Result<BTreeSet<String>> {
+    fn read(&self) -> Result<BTreeSet<String>> {
         let jobs = self.options.jobs.get();
         let total = self.total();
-        observer.event(Event::Step("reading"));
+        progress::step("reading");
         let (send, to_read) = bounded::<Task>(jobs * 4);
         std::thread::scope(|scope| {
             let read = |to_read: Receiver<Task>| {
@@ -205,8 +207,7 @@ impl<'a> Run<'a> {
                     // What is left is taken and dropped, so that nobody waits for room.
                     if !self.findings.is_hopeless() {
                         reader.read(&task);
-                        let done = self.findings.bytes.load(Ordering::Relaxed).min(total);
-                        observer.event(Event::Progress { done, total });
+                        self.options.progress.set(self.findings.bytes.load(Ordering::Relaxed), total);
                     }
                 }
             };

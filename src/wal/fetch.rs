@@ -5,10 +5,10 @@
 //! an outage, damage, a wrong repository or a hole must never look like it.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::fs::durable;
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
+use crate::progress;
 use crate::repo::lock::try_lock;
 use crate::repo::{Lineage, Repository, StoredWal, Wal};
 use std::fs::File;
@@ -44,10 +44,10 @@ pub enum Fetched {
 }
 
 impl Fetch<'_> {
-    pub fn run(&self, observer: &dyn Observer) -> Result<Fetched> {
+    pub fn run(&self) -> Result<Fetched> {
         let mut look = 1;
         loop {
-            match self.look(observer).doing(|| format!("fetch {}", self.name)) {
+            match self.look().doing(|| format!("fetch {}", self.name)) {
                 Err(error) if look < LOOKS && (error.kind() == Kind::Hole || error.kind().is_transient()) => {
                     std::thread::sleep(BETWEEN_LOOKS);
                     look += 1;
@@ -57,15 +57,15 @@ impl Fetch<'_> {
         }
     }
 
-    fn look(&self, observer: &dyn Observer) -> Result<Fetched> {
-        let mut failures = Failures { observer, last: None };
+    fn look(&self) -> Result<Fetched> {
+        let mut failures = Failures { last: None };
         let delivered = match self.repositories {
             [] => return Err(Error::new(Kind::Config, "there is no repository to fetch from")),
             [only] => self.take(ask(only, self.lineage, self.name), only.name(), &mut failures),
             several => self.take_first(several, &mut failures),
         };
         match failures.last {
-            Some(error) if delivered => observer.event(Event::Warning(&error)),
+            Some(error) if delivered => progress::warn(&error),
             Some(error) => return Err(error),
             None => {}
         }
@@ -73,7 +73,7 @@ impl Fetch<'_> {
     }
 
     /// Asks the repositories in turn until one delivers; the next one also when one is silent.
-    fn take_first(&self, repositories: &[Repository], failures: &mut Failures<'_>) -> bool {
+    fn take_first(&self, repositories: &[Repository], failures: &mut Failures) -> bool {
         let (sender, answers) = mpsc::channel();
         let mut turn = repositories.iter();
         let mut waiting = 0;
@@ -107,7 +107,7 @@ impl Fetch<'_> {
     }
 
     /// Whether an answer brought the file, and it is delivered.
-    fn take(&self, answer: Result<Answer>, repository: &str, failures: &mut Failures<'_>) -> bool {
+    fn take(&self, answer: Result<Answer>, repository: &str, failures: &mut Failures) -> bool {
         let delivered = match answer {
             Ok(Answer::Absent) => return false,
             Ok(Answer::Found(lineage, stored)) => {
@@ -132,15 +132,14 @@ impl Fetch<'_> {
 }
 
 /// What went wrong on the way to an answer.
-struct Failures<'a> {
-    observer: &'a dyn Observer,
+struct Failures {
     last: Option<Error>,
 }
 
-impl Failures<'_> {
+impl Failures {
     fn add(&mut self, error: Error) {
         if let Some(earlier) = self.last.replace(error) {
-            self.observer.event(Event::Warning(&earlier));
+            progress::warn(&earlier);
         }
     }
 }

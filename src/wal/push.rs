@@ -5,7 +5,6 @@ use super::encode::{Encoded, WalFile};
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::segment::WalName;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::path::Path;
@@ -24,6 +23,8 @@ pub struct Push<'a> {
     pub lineage: Lineage,
     pub compression: Compression,
     pub repositories: &'a [Repository],
+    /// Reports a failure that the push goes on after.
+    pub report: fn(&Error),
 }
 
 /// What a repository answered.
@@ -51,8 +52,8 @@ impl Push<'_> {
     /// Ok when the file is durable in every required repository. All of them are tried, at once, whatever happens
     /// to the others; the failure of an optional one is a warning. The file is read and compressed once (one of
     /// more than 64 MiB once for each).
-    pub fn run(&self, observer: &dyn Observer) -> Result<Pushed> {
-        let stored = self.store(self.open()?, observer)?;
+    pub fn run(&self) -> Result<Pushed> {
+        let stored = self.store(self.open()?)?;
         let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
         Ok(if is_new { Pushed::Stored } else { Pushed::Already })
     }
@@ -69,23 +70,23 @@ impl Push<'_> {
         Ok(Encoded::new(wal, header, self.compression))
     }
 
-    pub(super) fn store(&self, encoded: Encoded, observer: &dyn Observer) -> Result<Stored> {
+    pub(super) fn store(&self, encoded: Encoded) -> Result<Stored> {
         let (name, stamp) = (encoded.wal().name, encoded.wal().stamp());
         let copies = match self.repositories {
             [only] => put(only, self.lineage, &encoded).map(|copy| vec![Some(copy)]),
-            _ => self.store_in_all(encoded, observer),
+            _ => self.store_in_all(encoded),
         };
         Ok(Stored { stamp, copies: copies.doing(|| format!("push {name}"))? })
     }
 
-    fn store_in_all(&self, encoded: Encoded, observer: &dyn Observer) -> Result<Vec<Option<Held>>> {
+    fn store_in_all(&self, encoded: Encoded) -> Result<Vec<Option<Held>>> {
         let (sender, answers) = mpsc::channel();
         let encoded = Arc::new(encoded);
         let mut pending = Vec::new();
         for (index, repository) in self.repositories.iter().enumerate() {
             if !repository.is_required() && repository.hints().is_some_and(RemoteHints::is_down) {
                 let message = "it failed a moment ago and was left out";
-                observer.event(Event::Warning(&left_out(repository, Error::new(Kind::Unavailable, message))));
+                (self.report)(&left_out(repository, Error::new(Kind::Unavailable, message)));
                 continue;
             }
             pending.push(index);
@@ -96,7 +97,7 @@ impl Push<'_> {
                 let _ = sender.send((index, put(&repository, lineage, &encoded)));
             });
         }
-        self.collect(pending, &answers, observer)
+        self.collect(pending, &answers)
     }
 
     /// Waits for all repositories that are required, and a while longer for the others.
@@ -104,7 +105,6 @@ impl Push<'_> {
         &self,
         mut pending: Vec<usize>,
         answers: &mpsc::Receiver<(usize, Result<Held>)>,
-        observer: &dyn Observer,
     ) -> Result<Vec<Option<Held>>> {
         let mut failure: Option<Error> = None;
         let mut copies: Vec<Option<Held>> = self.repositories.iter().map(|_| None).collect();
@@ -120,10 +120,10 @@ impl Push<'_> {
                 Ok(copy) => copies[index] = Some(copy),
                 Err(error) if repository.is_required() => {
                     if let Some(earlier) = failure.replace(error) {
-                        observer.event(Event::Warning(&earlier));
+                        (self.report)(&earlier);
                     }
                 }
-                Err(error) => give_up(repository, error, observer),
+                Err(error) => self.give_up(repository, error),
             }
         }
         for index in pending {
@@ -131,7 +131,7 @@ impl Push<'_> {
             let error = Error::new(Kind::Timeout, format!("it was not done {GRACE:?} after the others"));
             match repository.is_required() {
                 true => failure = Some(error.doing(format!("repository {}", repository.name()))),
-                false => give_up(repository, error, observer),
+                false => self.give_up(repository, error),
             }
         }
         match failure {
@@ -172,12 +172,14 @@ fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<H
     Ok(Held { pushed, repository_id: archive.identity().repository_id.clone() })
 }
 
-/// Goes on without an optional repository, and leaves it in peace for a while.
-fn give_up(repository: &Repository, error: Error, observer: &dyn Observer) {
-    if let Some(hints) = repository.hints() {
-        hints.write_down(&error.to_string());
+impl Push<'_> {
+    /// Goes on without an optional repository, and leaves it in peace for a while.
+    fn give_up(&self, repository: &Repository, error: Error) {
+        if let Some(hints) = repository.hints() {
+            hints.write_down(&error.to_string());
+        }
+        (self.report)(&left_out(repository, error));
     }
-    observer.event(Event::Warning(&left_out(repository, error)));
 }
 
 pub(super) fn left_out(repository: &Repository, error: Error) -> Error {

@@ -7,7 +7,7 @@ use crate::cli::{args, exit, output, render, setup};
 use crate::codec::compress::Compression;
 use crate::config::Checkpoint;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress;
 use std::time::Instant;
 
 pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
@@ -19,7 +19,7 @@ pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
     let mut failure: Option<Error> = None;
     for repository in &context.repositories {
         let begun = Instant::now();
-        match backup::run(&options(context, args)?, &server, repository, &context.console) {
+        match backup::run(&options(context, args)?, &server, repository) {
             Ok(taken) => {
                 context.console.finish();
                 let seconds = begun.elapsed().as_secs_f64();
@@ -28,8 +28,7 @@ pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
                 for (what, files) in [("has bad pages", &record.damaged), (UNPROMISED, &taken.surprises)] {
                     for file in files {
                         status = exit::PROBLEM;
-                        let line = format!("damaged: {} {what}: {:?}", file.path, file.blocks);
-                        output::say("walkeep", &line);
+                        tracing::warn!("damaged: {} {what}: {:?}", file.path, file.blocks);
                     }
                 }
                 let mut report = render::backup(record, None);
@@ -42,7 +41,7 @@ pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
                     match prune::after_backup(context, repository) {
                         Ok(pruned) => status = status.max(pruned),
                         Err(error) => {
-                            output::complain("walkeep", &error);
+                            progress::error(&error);
                             status = exit::of(&error);
                         }
                     }
@@ -53,12 +52,12 @@ pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
                 let error = error
                     .doing(format!("optional repository {}", repository.name()))
                     .hint("`walkeep sync` brings the backups of another repository there");
-                context.console.event(Event::Warning(&error));
+                progress::warn(&error);
             }
             Err(error) => {
                 context.console.finish();
                 if let Some(earlier) = failure.replace(error) {
-                    output::complain("walkeep", &earlier);
+                    progress::error(&earlier);
                 }
             }
         }
@@ -100,6 +99,7 @@ fn options(context: &Context, args: &args::BackupArgs) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
     Ok(Options {
+        progress: context.console.progress(),
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
         rate: args.rate.or(config.backup.rate),

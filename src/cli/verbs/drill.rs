@@ -2,12 +2,11 @@
 
 use super::restore;
 use crate::cli::contents::Contents;
-use crate::cli::interrupt::Interruptible;
 use crate::cli::setup::Context;
-use crate::cli::{args, exit, moment, output, render, setup};
+use crate::cli::{args, exit, interrupt, moment, output, render, setup};
 use crate::drill::{self, Choice, Wanted};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Observer};
+use crate::progress;
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::Target;
 use serde_json::{Value, json};
@@ -25,17 +24,16 @@ pub fn run(context: &Context, args: &args::DrillArgs) -> Result<u8> {
         .ok_or_else(|| Error::new(Kind::Config, "there is no repository"))?;
     let archive = setup::archive(context, &repository, &args.selection)?;
     let options = options(context, args, repository.name(), now)?;
-    let observer = Interruptible::new(&context.console)?;
-    let choice = choice(context, args, &archive, now)?;
-    let run = drill::Run::new(archive.clone(), &choice, &options, &observer)?;
+    let choice = choice(args, &archive, now)?;
+    let run = drill::Run::new(archive.clone(), &choice, &options)?;
     context.console.finish();
     let drill = run.drill;
     if let Err(error) = archive.remember_drill(&drill) {
-        context.console.event(Event::Warning(
+        progress::warn(
             &error
                 .doing(format!("repository {}", repository.name()))
                 .hint("`list` and estimates do without it"),
-        ));
+        );
     }
     tell(context, &drill, repository.name());
     if let Some(kept) = &run.kept {
@@ -45,7 +43,7 @@ pub fn run(context: &Context, args: &args::DrillArgs) -> Result<u8> {
         ));
     }
     if let Some(error) = &run.error {
-        output::complain("walkeep", error);
+        progress::error(error);
     }
     if context.json {
         let mut report = report(&drill);
@@ -91,6 +89,8 @@ fn options(
             expected: assertion.expected.clone(),
         });
     Ok(drill::Options {
+        progress: context.console.progress(),
+        cancel: interrupt::cancel_on_signal()?,
         directory,
         cluster: context.cluster.name.clone(),
         bin: config.bin.clone(),
@@ -124,14 +124,9 @@ fn primary(context: &Context, patience: Option<Duration>) -> Result<drill::Prima
     Ok(drill::Primary { info, conninfo, patience: patience.unwrap_or(COMPARISON) })
 }
 
-fn choice(
-    context: &Context,
-    args: &args::DrillArgs,
-    archive: &crate::repo::Archive,
-    now: jiff::Timestamp,
-) -> Result<Choice> {
+fn choice(args: &args::DrillArgs, archive: &crate::repo::Archive, now: jiff::Timestamp) -> Result<Choice> {
     let target = match (&args.time, args.lsn) {
-        (Some(text), _) => Target::Time(moment::of_archive(text, archive, &context.console)?),
+        (Some(text), _) => Target::Time(moment::of_archive(text, archive)?),
         (None, Some(lsn)) => Target::Lsn(lsn),
         (None, None) if args.immediate => Target::Immediate,
         (None, None) => Target::End,

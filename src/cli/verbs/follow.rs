@@ -4,7 +4,6 @@
 
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::client::{Options, Session, column};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::control::Control;
@@ -12,6 +11,7 @@ use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::TimelineId;
+use crate::progress;
 use crate::restore::{Action, Plan, Recovery, Target};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -57,7 +57,7 @@ pub fn follow(
         let at = control.min_recovery_point();
         if at > last {
             last = at;
-            context.console.event(Event::Step(&format!("recovered to {at}")));
+            progress::step(&format!("recovered to {at}"));
         }
         // A backup's own control file says the same; the signal file goes when recovery ends.
         if control.is_in_production() && !to.join(recovery.signal()).exists() {

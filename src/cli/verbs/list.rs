@@ -4,6 +4,7 @@ use crate::cli::contents::Contents;
 use crate::cli::setup::Context;
 use crate::cli::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
+use crate::progress;
 use crate::repo::catalog::Inventory;
 use crate::repo::drills::Drill;
 use crate::repo::pin::Pin;
@@ -36,7 +37,7 @@ pub fn list(context: &Context, args: &args::ListArgs) -> Result<u8> {
         let damaged = damaged.chain(contents.bad_histories.iter().map(|(_, error)| error));
         for error in damaged.chain(contents.bad_segments.iter().map(|(_, error)| error)) {
             status = exit::PROBLEM;
-            output::complain("walkeep", error);
+            progress::error(error);
         }
     }
     Ok(status)

@@ -5,6 +5,7 @@ use crate::cli::{args, exit, output, render, setup};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
+use crate::progress;
 use crate::repo::active::Staleness;
 use crate::repo::{Archive, ObjectName, Repository};
 use crate::retention::{self, Options, Plan, Policy, Pruned};
@@ -22,7 +23,7 @@ pub fn run(context: &Context, args: &args::PruneArgs) -> Result<u8> {
             Ok(archives) => {
                 for archive in archives {
                     let pruned = options(context, &archive, args)
-                        .and_then(|options| retention::prune(&archive, &options, &context.console));
+                        .and_then(|options| retention::prune(&archive, &options));
                     results.push((repository.clone(), Some(archive), pruned));
                 }
             }
@@ -43,7 +44,7 @@ pub fn run(context: &Context, args: &args::PruneArgs) -> Result<u8> {
                 tell(pruned)
             }
             Err(error) => {
-                output::complain("walkeep", error);
+                progress::error(error);
                 exit::of(error)
             }
         };
@@ -61,7 +62,7 @@ pub fn after_backup(context: &Context, repository: &Repository) -> Result<u8> {
     let args = args::PruneArgs::default();
     let archive = setup::archive(context, repository, &args.selection)?;
     let options = options(context, &archive, &args)?;
-    match retention::prune(&archive, &options, &context.console) {
+    match retention::prune(&archive, &options) {
         Ok(pruned) => {
             for line in text(context, repository, Some(&archive), &pruned).lines() {
                 context.console.say(line);
@@ -110,13 +111,13 @@ fn policy(retention: &config::Retention) -> Policy {
 /// What a person has to hear beside the list, and the status that follows.
 fn tell(pruned: &Pruned) -> u8 {
     for problem in &pruned.plan.problems {
-        output::complain("walkeep", &Error::new(Kind::Problem, problem.as_str()));
+        progress::error(&Error::new(Kind::Problem, problem.as_str()));
     }
     for left in pruned.left.iter().take(NAMED) {
         match &left.why {
-            Some(error) => output::complain("walkeep", error),
+            Some(error) => progress::error(error),
             None => {
-                output::say("walkeep", &format!("error: {} was not tried after so many others", left.name))
+                tracing::error!("error: {} was not tried after so many others", left.name)
             }
         }
     }
@@ -124,8 +125,7 @@ fn tell(pruned: &Pruned) -> u8 {
         0 => {}
         count => {
             let message = format!("{count} objects could not be removed and are still there");
-            output::complain(
-                "walkeep",
+            progress::error(
                 &Error::new(Kind::Failed, message)
                     .hint("what is listed is whole; the next prune tries again"),
             );

@@ -5,9 +5,9 @@ use crate::cli::setup::Context;
 use crate::cli::{args, moment, output, render, setup};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::{Event, Observer};
 use crate::pg::programs::Programs;
 use crate::pg::segment::WalName;
+use crate::progress::{self, Cancel};
 use crate::repo::lock::Lock;
 use crate::repo::{Archive, Repository};
 use crate::restore::{self, Plan, Recovery, Target, Wish};
@@ -37,6 +37,8 @@ pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
         ));
     }
     let options = restore::Options {
+        progress: context.console.progress(),
+        cancel: Cancel::default(),
         to: to.clone(),
         tablespaces: args.tablespace.clone(),
         config_dir,
@@ -58,14 +60,14 @@ pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
         false => None,
     };
     let _alone = lock(context, plan.archive.repository(), &args.wait)?;
-    let restored = restore::run(&options, &plan, &recovery, &context.console)?;
+    let restored = restore::run(&options, &plan, &recovery)?;
     context.console.finish();
     try_restore_command(&plan, &recovery, &to)?;
     // Recovery, which is still to come, needs the WAL.
     if let Some(announced) = restored.announced
         && let Err(error) = announced.leave()
     {
-        context.console.event(Event::Warning(&error));
+        progress::warn(&error);
     }
     let say = |line: &str| context.console.say(line);
     say(&format!(
@@ -166,13 +168,13 @@ fn plan(context: &Context, args: &args::RestoreArgs) -> Result<Plan> {
     let mut failure: Option<Error> = None;
     for repository in setup::chosen(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
-            .and_then(|archive| wish(context, args, &archive).map(|wish| (archive, wish)))
-            .and_then(|(archive, wish)| Plan::make(archive, wish, &context.console));
+            .and_then(|archive| wish(args, &archive).map(|wish| (archive, wish)))
+            .and_then(|(archive, wish)| Plan::make(archive, wish));
         match plan {
             Ok(plan) => return Ok(plan),
             Err(error) => {
                 if let Some(earlier) = failure.replace(error) {
-                    context.console.event(Event::Warning(&earlier));
+                    progress::warn(&earlier);
                 }
             }
         }
@@ -180,10 +182,10 @@ fn plan(context: &Context, args: &args::RestoreArgs) -> Result<Plan> {
     Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "there is no repository")))
 }
 
-fn wish(context: &Context, args: &args::RestoreArgs, archive: &Archive) -> Result<Wish> {
+fn wish(args: &args::RestoreArgs, archive: &Archive) -> Result<Wish> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
-        Target::Time(moment::of_archive(text, archive, &context.console)?)
+        Target::Time(moment::of_archive(text, archive)?)
     } else if let Some(lsn) = target.lsn {
         Target::Lsn(lsn)
     } else if let Some(xid) = target.xid {

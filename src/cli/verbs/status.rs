@@ -1,10 +1,10 @@
 //! `walkeep status`: how everything is, for people, programs and monitoring.
 
-use crate::cli::output::complain;
 use crate::cli::setup::{self, Context};
 use crate::cli::{args, exit, notice, output, render};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
+use crate::progress;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ const UNKNOWN: u8 = 3;
 pub fn run(global: &args::GlobalArgs, args: &args::StatusArgs) -> Result<u8> {
     let all = match (gather(global, &args.limit), args.nagios) {
         (Err(error), true) => {
-            complain("walkeep", &error);
+            progress::error(&error);
             output::print(&format!("WALKEEP UNKNOWN - {}\n", one_line(&error.to_string())))?;
             return Ok(UNKNOWN);
         }

@@ -5,7 +5,6 @@ use crate::cli::{args, exit, output, render};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::Repository;
 use crate::sync::{Report, Sync};
-use std::sync::atomic::AtomicU64;
 
 pub fn run(context: &Context, args: &args::SyncArgs) -> Result<u8> {
     let (from, to) = (named(context, &args.from)?, named(context, &args.to)?);
@@ -21,9 +20,7 @@ pub fn run(context: &Context, args: &args::SyncArgs) -> Result<u8> {
             to: &register(context, to, &archive)?,
             jobs: args.jobs.unwrap_or(context.config.backup.jobs),
             random: setup::random_hex::<6>()?,
-            observer: &context.console,
-            total: AtomicU64::new(0),
-            done: AtomicU64::new(0),
+            progress: context.console.progress(),
         };
         let report = sync.run();
         context.console.finish();

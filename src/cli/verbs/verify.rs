@@ -3,6 +3,7 @@
 use crate::cli::setup::Context;
 use crate::cli::{args, exit, output, render, setup};
 use crate::error::{Error, Kind, Result};
+use crate::progress;
 use crate::repo::{Archive, Identities, Lineage, Repository};
 use crate::verify::{self, Lost, Options, Problem, Report, Scope, Unknown};
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ pub fn run(context: &Context, args: &args::VerifyArgs) -> Result<u8> {
         if let Err(error) = look(context, args, &repository, &mut done)
             && let Some(earlier) = failure.replace(error)
         {
-            output::complain("walkeep", &earlier);
+            progress::error(&earlier);
         }
     }
     context.console.finish();
@@ -51,7 +52,7 @@ pub fn run(context: &Context, args: &args::VerifyArgs) -> Result<u8> {
         output::print(&texts.join("\n"))?;
     }
     if let Some(error) = &failure {
-        output::complain("walkeep", error);
+        progress::error(error);
     }
     let is_bad = done.iter().any(|verified| !verified.report.problems.is_empty());
     let is_unknown = failure.is_some() || done.iter().any(|verified| !verified.report.unknown.is_empty());
@@ -100,7 +101,7 @@ fn look(
             continue;
         };
         let begun = Instant::now();
-        let report = verify::verify(&archive, &options(context, args, scope, is_current), &context.console)?;
+        let report = verify::verify(&archive, &options(context, args, scope, is_current))?;
         done.push(Verified {
             repository: repository.clone(),
             lineage: Some(lineage),
@@ -131,6 +132,7 @@ fn options(context: &Context, args: &args::VerifyArgs, scope: Scope, is_current:
     // A clock that cannot go back so far trusts everything of the past.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
     Options {
+        progress: context.console.progress(),
         scope,
         quick: args.quick,
         since: args.since_last.then(since),

@@ -24,8 +24,8 @@ use super::spool::{Spool, SpoolLock, Stamp};
 use crate::codec::compress::Compression;
 use crate::codec::hash::LANES;
 use crate::error::{Error, Kind};
-use crate::event::{Event, Observer, Silent};
 use crate::pg::segment::WalName;
+use crate::progress;
 use crate::repo::{Lineage, Repository};
 use crate::wal::budget::Budget;
 use crate::wal::encode::{Encoded, STEP};
@@ -107,7 +107,7 @@ fn is_there(repository: &Repository, lineage: Lineage, name: WalName, id: &str) 
 }
 
 /// Whether the file of this push is archived already, so that the call can end at once.
-pub fn is_done(push: &Push<'_>, spool: &Spool, now: SystemTime, observer: &dyn Observer) -> bool {
+pub fn is_done(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
     let Ok(name) = push.name() else {
         return false;
     };
@@ -117,7 +117,7 @@ pub fn is_done(push: &Push<'_>, spool: &Spool, now: SystemTime, observer: &dyn O
     for repository in push.repositories {
         if mark.of(repository).is_some_and(|copy| copy.repository_id.is_none()) {
             let error = Error::new(Kind::Unavailable, format!("it failed when {name} was pushed ahead"));
-            observer.event(Event::Warning(&left_out(repository, error)));
+            progress::warn(&left_out(repository, error));
         }
     }
     // PostgreSQL asks again only when it has not heard the answer, and then the repositories are asked.
@@ -309,12 +309,18 @@ impl Work {
     }
 
     fn push<'a>(&'a self, path: &'a Path) -> Push<'a> {
-        Push { path, lineage: self.lineage, compression: self.compression, repositories: &self.repositories }
+        Push {
+            path,
+            lineage: self.lineage,
+            compression: self.compression,
+            repositories: &self.repositories,
+            report: progress::debug,
+        }
     }
 
     fn store(&self, file: Encoded) {
         let (name, path) = (file.wal().name, file.wal().path().to_owned());
-        match self.push(&path).store(file, &Silent) {
+        match self.push(&path).store(file) {
             // Without a mark its own call compares it with what is stored.
             Ok(stored) if is_settled(stored.stamp, self.began) => {
                 let mark = Mark::new(self.lineage, &self.repositories, stored);

@@ -3,7 +3,6 @@
 use super::kept::{ASKED, Asked, Mark, busy_of, hash_of, mark_of};
 use super::spool::{Spool, SpoolLock, Stamp};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::event::Silent;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::{Lineage, Repository};
 use crate::wal::fetch::{Fetch, Fetched};
@@ -176,7 +175,7 @@ impl Worker<'_> {
             repositories: self.repositories,
             still_wanted: self.still_wanted,
         };
-        let fetched = fetch.run(&Silent)?;
+        let fetched = fetch.run()?;
         if fetched == Fetched::Delivered {
             let doing = || format!("read {}", path.display());
             let gone = || Error::new(Kind::Absent, "it is gone").doing(doing());

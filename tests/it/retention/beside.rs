@@ -6,7 +6,6 @@ use crate::support::run::signal;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use walkeep::event::Silent;
 use walkeep::repo::active::{Announcement, Heartbeat, Operation, Staleness};
 use walkeep::repo::{Archive as Opened, Lineage, ObjectName, Repository};
 use walkeep::retention::{Options, Policy, Pruned};
@@ -194,7 +193,7 @@ impl Elsewhere {
             random: "fedcba987654".into(),
             garbage_before: jiff::Timestamp::UNIX_EPOCH,
         };
-        walkeep::retention::prune(&self.archive, &options, &Silent)
+        walkeep::retention::prune(&self.archive, &options)
     }
 }
 

@@ -1,0 +1,86 @@
+//! Progress, cancellation and reports of an operation: two counters, a flag, and the events of `tracing` that have
+//! fixed fields. Knows nothing of terminals, files and formats.
+
+use crate::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tracing::{Span, debug, error, info, warn};
+
+/// Target of the events that name the steps of an operation.
+pub const STEP: &str = "walkeep::step";
+
+/// Counters of the work of one operation, in bytes. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes that are done, never more than [`Progress::total`].
+    pub fn done(&self) -> u64 {
+        self.0.done.load(Ordering::Relaxed).min(self.total())
+    }
+
+    /// Bytes to do, as far as they are known; 0 before anything is known.
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    pub fn add_done(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_total(&self, bytes: u64) {
+        self.0.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Replaces both counters.
+    pub fn set(&self, done: u64, total: u64) {
+        self.0.total.store(total, Ordering::Relaxed);
+        self.0.done.store(done, Ordering::Relaxed);
+    }
+}
+
+/// A request to end an operation early. Clones share it; operations that leave nothing behind look at it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Reports the begin of a step: `waiting for the checkpoint`.
+pub fn step(text: &str) {
+    info!(target: STEP, "{text}");
+}
+
+/// Reports an error that does not end the operation.
+pub fn warn(error: &Error) {
+    warn!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
+}
+
+/// Reports an error that nobody has to act on, since the work is done again in another way.
+pub fn debug(error: &Error) {
+    debug!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
+}
+
+/// Reports an error that ends the operation, or a part of it.
+pub fn error(error: &Error) {
+    error!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
+}
+
+/// Returns `work` as a function that runs inside the present span, for a thread of its own: threads inherit none.
+pub fn in_span<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let span = Span::current();
+    move || span.in_scope(work)
+}
