@@ -23,7 +23,8 @@
 //! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error progress pg repo restore verify |
 //! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
 //! | [`notify`] | notices by webhook or command | error fs net |
-//! | [`config`] | the configuration file, as values | error progress pg codec storage repo wal restore backup verify sync retention drill observe notify |
+//! | `report` | one HTML page about clusters and their repositories, built from values | error observe pg repo |
+//! | [`config`] | the configuration file, as values | error pg codec storage retention drill notify |
 //! | [`cli`] | arguments, output, logs, exit statuses | everything but fs |
 //!
 //! # What follows, and holds
@@ -51,6 +52,7 @@ pub mod observe;
 pub mod pg;
 pub mod progress;
 pub mod repo;
+mod report;
 pub mod restore;
 pub mod retention;
 pub mod storage;

@@ -17,7 +17,6 @@ mod moment;
 mod notice;
 mod output;
 mod render;
-mod report;
 mod server;
 mod setup;
 mod verbs;

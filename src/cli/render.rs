@@ -56,5 +56,5 @@ pub fn drill(drill: &Drill) -> Value {
 
 /// Bytes as people read them: `1.4 GiB`.
 pub fn size(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
+    crate::observe::size_text(bytes)
 }

@@ -3,8 +3,8 @@
 use super::args::{self, Verb, Walkeep};
 use super::output;
 use super::setup::{self, Context};
-use super::verbs::{backup, check, drill, init, list, pin, prune, restore, status, sync, verify};
-use super::{exit, metrics, notice, report, wal};
+use super::verbs::{backup, check, drill, init, list, pin, prune, report, restore, status, sync, verify};
+use super::{exit, metrics, notice, wal};
 use crate::error::{Error, Result};
 use crate::progress;
 use clap::{CommandFactory, Parser};

@@ -402,7 +402,11 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
-/// `16.00 MiB`.
 fn bytes(bytes: f64) -> String {
-    indicatif::BinaryBytes(bytes as u64).to_string()
+    size_text(bytes as u64)
+}
+
+/// A number of bytes as text: `16.00 MiB`.
+pub fn size_text(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
 }

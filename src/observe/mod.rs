@@ -15,7 +15,7 @@ pub use facts::{
     Archiver, Backup, Disk, Drilled, Facts, Gathered, Queue, Rates, Ready, Repository, Server, Stock,
     Trouble, Window,
 };
-pub use judge::{Finding, Health, Light, Limits, judge, span};
+pub use judge::{Finding, Health, Light, Limits, judge, size_text, span};
 pub use look::{Look, look};
 pub use queue::queue;
 pub use textfile::write as write_textfile;

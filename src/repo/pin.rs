@@ -7,6 +7,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Keeps a backup. It lies beside the backup's record, which is never written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,17 @@ impl Pin {
 
     pub fn holds(&self, now: jiff::Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
+    }
+}
+
+impl fmt::Display for Pin {
+    /// `for ever`, or `until 2027-12-31T00:00:00.000000Z, standalone`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.until {
+            Some(until) => write!(f, "until {until:.6}")?,
+            None => f.write_str("for ever")?,
+        }
+        f.write_str(if self.standalone { ", standalone" } else { "" })
     }
 }
 

@@ -7,7 +7,6 @@ use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::catalog::Inventory;
 use crate::repo::drills::Drill;
-use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use crate::repo::window::Window;
 use serde_json::{Value, json};
@@ -102,7 +101,7 @@ fn text(contents: &Contents) -> String {
         );
     }
     for record in &contents.records {
-        let pin = contents.pins.get(&record.id).map(|pin| format!("(pinned {})", describe(pin)));
+        let pin = contents.pins.get(&record.id).map(|pin| format!("(pinned {pin})"));
         let labels = record.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let drill = contents.drill(&record.id).map(|drill| format!("({})", tried(drill)));
         let labels: Vec<String> = pin.into_iter().chain(drill).chain(labels).collect();
@@ -148,12 +147,6 @@ fn text(contents: &Contents) -> String {
 /// The last drill of a backup.
 fn tried(drill: &Drill) -> String {
     format!("drill of {}: {}", drill.ended.strftime("%Y-%m-%d %H:%M"), drill.outcome.as_str())
-}
-
-pub fn describe(pin: &Pin) -> String {
-    let until =
-        pin.until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", render::time(until)));
-    format!("{until}{}", if pin.standalone { ", standalone" } else { "" })
 }
 
 pub fn show(context: &Context, args: &args::ShowArgs) -> Result<u8> {
@@ -202,7 +195,7 @@ fn show_record(context: &Context, contents: &Contents, record: &Record) -> Resul
     let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
     line("its own", format!("{}, free without it", render::size(own)));
     if let Some(pin) = contents.pins.get(&record.id) {
-        line("pinned", describe(pin));
+        line("pinned", pin.to_string());
     }
     if let Some(drill) = contents.drill(&record.id) {
         let seconds = [("restore", drill.restore_seconds), ("recovery", drill.recovery_seconds)];

@@ -8,6 +8,7 @@ pub mod init;
 pub mod list;
 pub mod pin;
 pub mod prune;
+pub mod report;
 pub mod restore;
 pub mod status;
 pub mod sync;

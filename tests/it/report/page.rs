@@ -29,7 +29,7 @@ fn a_cluster_that_is_well_is_shown_with_its_backup_and_what_would_be_lost() {
         "no finished WAL waits, so only what",
         "1 backup: 1 full, 0 incremental",
         "nothing is missing",
-        "None was ever done",
+        "There are no drills yet",
     ] {
         assert!(page.contains(words), "no {words:?} in\n{page}");
     }
@@ -146,7 +146,7 @@ fn a_thousand_backups_make_a_page_that_can_be_read() {
     ] {
         assert!(page.contains(words), "no {words:?} in the page");
     }
-    let (_, chart) = page.split_once("-history-said\">").expect("the chart");
+    let (_, chart) = page.split_once("-history-caption\">").expect("the chart");
     let (chart, _) = chart.split_once("</svg>").expect("its end");
     let marks =
         times(chart, "class=\"mark\"") + times(chart, "class=\"cross\"") + times(chart, "class=\"tick\"");

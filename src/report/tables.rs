@@ -1,23 +1,20 @@
-//! The tables: all that the charts show, in words, and bounded as they are.
+//! Tables: everything that the charts show, as text, with a bound on the rows.
 
 use super::html::Html;
-use super::{Known, count};
-use crate::cli::contents::Contents;
-use crate::cli::render;
-use crate::cli::verbs::list;
-use crate::observe::{Finding, Light, span};
+use super::{Holdings, Known, count};
+use crate::observe::{Finding, Light, size_text, span};
 use crate::repo::drills::{Drill, Outcome};
 use jiff::Timestamp;
 use std::fmt::Display;
 
-/// Rows of each, the newest.
-const BACKUPS: usize = 100;
-const DRILLS: usize = 40;
-const WINDOWS: usize = 40;
-/// Labels of a backup.
-const LABELS: usize = 8;
+/// Rows of each table, the newest ones.
+const MAX_BACKUPS: usize = 100;
+const MAX_DRILLS: usize = 40;
+const MAX_WINDOWS: usize = 40;
+/// Labels shown of one backup.
+const MAX_LABELS: usize = 8;
 
-/// A table that can be moved sideways where it is too wide.
+/// Writes a table that scrolls sideways where it is too wide.
 pub fn table<T>(
     html: &mut Html,
     name: &str,
@@ -49,7 +46,7 @@ pub fn cell(html: &mut Html, text: impl Display) {
     html.leaf("td", &[], text);
 }
 
-/// A cell for a text that may be long, or one word without end.
+/// Writes a cell for text that may be long or hard to wrap.
 pub fn wide(html: &mut Html, text: impl Display) {
     html.leaf("td", &[("class", &"wide")], text);
 }
@@ -66,20 +63,20 @@ pub fn moment(html: &mut Html, at: Timestamp) {
     html.element("td", &[("class", &"moment")], |html| time(html, at));
 }
 
-/// A moment, for people and for programs.
+/// Writes a moment, readable for people and for programs.
 pub fn time(html: &mut Html, at: Timestamp) {
-    html.leaf("time", &[("datetime", &render::time(at))], at.strftime("%Y-%m-%d %H:%M:%SZ"));
+    html.leaf("time", &[("datetime", &format_args!("{at:.6}"))], at.strftime("%Y-%m-%d %H:%M:%SZ"));
 }
 
-/// That a table does not have all.
-pub fn rest(html: &mut Html, all: usize, shown: usize, one: &str, where_else: &str) {
+/// Writes a note about the rows that a table leaves out.
+pub fn rest(html: &mut Html, all: usize, shown: usize, singular: &str, elsewhere: &str) {
     if all > shown {
-        let others = count(all - shown, one);
-        html.leaf("p", &[("class", &"note")], format!("And {others}: {where_else}."));
+        let others = count(all - shown, singular);
+        html.leaf("p", &[("class", &"note")], format!("And {others}: {elsewhere}."));
     }
 }
 
-/// Green, yellow or red, by shape and word too.
+/// Writes green, yellow or red, distinguishable by shape and word too.
 pub fn light(html: &mut Html, light: Light) {
     let shape = match light {
         Light::Green => "M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z",
@@ -95,31 +92,33 @@ pub fn light(html: &mut Html, light: Light) {
 }
 
 pub fn findings<'f>(html: &mut Html, name: &str, findings: impl Iterator<Item = &'f Finding>) {
-    table(html, name, &["state", "check", "what was seen"], findings, |html, finding| {
+    table(html, name, &["state", "check", "result"], findings, |html, finding| {
         html.element("td", &[], |html| light(html, finding.light));
         cell(html, finding.name);
         html.element("td", &[("class", &"wide")], |html| {
             html.text(&finding.detail);
-            if let (Some(hint), true) = (&finding.hint, finding.light > Light::Green) {
+            if let Some(hint) = &finding.hint
+                && finding.light > Light::Green
+            {
                 html.leaf("p", &[("class", &"note")], format!("hint: {hint}"));
             }
         });
     });
 }
 
-pub fn windows(html: &mut Html, contents: &Contents) {
+pub fn windows(html: &mut Html, holdings: &Holdings) {
     let columns = ["timeline", "from", "to", "length"];
-    let newest = contents.windows.iter().rev().take(WINDOWS);
+    let newest = holdings.windows.iter().rev().take(MAX_WINDOWS);
     table(html, "Moments that can be restored, newest first", &columns, newest, |html, window| {
         cell(html, window.timeline);
         moment(html, window.from);
         moment(html, window.to);
         number(html, span(window.to.duration_since(window.from).as_secs_f64()));
     });
-    rest(html, contents.windows.len(), WINDOWS, "older window", "`walkeep list` has all");
+    rest(html, holdings.windows.len(), MAX_WINDOWS, "older window", "`walkeep list` shows all");
 }
 
-pub fn backups(html: &mut Html, contents: &Contents, backups: &[Known<'_>]) {
+pub fn backups(html: &mut Html, holdings: &Holdings, backups: &[Known<'_>]) {
     let columns = [
         "backup",
         "kind",
@@ -133,38 +132,44 @@ pub fn backups(html: &mut Html, contents: &Contents, backups: &[Known<'_>]) {
         "last drill",
         "labels",
     ];
-    let newest = backups.iter().rev().take(BACKUPS);
+    let newest = backups.iter().rev().take(MAX_BACKUPS);
     table(html, "Backups, newest first", &columns, newest, |html, known| {
         let record = known.record;
         html.leaf("th", &[("scope", &"row")], &record.id);
         cell(html, known.kind());
-        match known.is_good() {
-            true => cell(html, known.state()),
-            false => bad(html, known.state()),
+        if known.is_good() {
+            cell(html, known.state());
+        } else {
+            bad(html, known.state());
         }
         moment(html, record.stop_time);
-        let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
-        for bytes in [record.size, record.stored, record.new_bytes, own] {
-            number(html, render::size(bytes));
+        for bytes in [record.size, record.stored, record.new_bytes] {
+            number(html, size_text(bytes));
         }
-        cell(html, known.pin.map(list::describe).unwrap_or_default());
-        match contents.drill(&record.id) {
+        number(html, optional(holdings.exclusive.get(&record.id).copied().map(size_text)));
+        cell(html, optional(known.pin));
+        match holdings.drill(&record.id) {
             Some(drill) if drill.outcome == Outcome::Refuted => bad(html, outcome(drill)),
-            drill => cell(html, drill.map(outcome).unwrap_or_default()),
+            drill => cell(html, optional(drill.map(outcome))),
         }
         wide(html, labels(known));
     });
-    rest(html, backups.len(), BACKUPS, "older backup", "`walkeep list` has all");
+    rest(html, backups.len(), MAX_BACKUPS, "older backup", "`walkeep list` shows all");
 }
 
 fn labels(known: &Known<'_>) -> String {
     let labels = &known.record.labels;
     let mut shown: Vec<String> =
-        labels.iter().take(LABELS).map(|(key, value)| format!("{key}={value}")).collect();
-    if labels.len() > LABELS {
-        shown.push(format!("and {} more", labels.len() - LABELS));
+        labels.iter().take(MAX_LABELS).map(|(key, value)| format!("{key}={value}")).collect();
+    if labels.len() > MAX_LABELS {
+        shown.push(format!("and {} more", labels.len() - MAX_LABELS));
     }
     shown.join(" ")
+}
+
+/// A value as text; an absent one leaves its cell empty.
+fn optional(value: Option<impl Display>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 fn outcome(drill: &Drill) -> &'static str {
@@ -175,7 +180,7 @@ fn outcome(drill: &Drill) -> &'static str {
     }
 }
 
-pub fn drills(html: &mut Html, contents: &Contents) {
+pub fn drills(html: &mut Html, holdings: &Holdings) {
     let columns = [
         "ended",
         "outcome",
@@ -186,9 +191,9 @@ pub fn drills(html: &mut Html, contents: &Contents) {
         "checks",
         "reached",
         "host",
-        "what was wrong",
+        "failed checks",
     ];
-    let newest = contents.drills.iter().rev().take(DRILLS);
+    let newest = holdings.drills.iter().rev().take(MAX_DRILLS);
     table(html, "Drills, newest first", &columns, newest, |html, drill| {
         moment(html, drill.ended);
         match drill.outcome {
@@ -198,9 +203,9 @@ pub fn drills(html: &mut Html, contents: &Contents) {
         cell(html, drill.backup.as_deref().unwrap_or("none"));
         cell(html, &drill.target);
         for seconds in [drill.restore_seconds, drill.recovery_seconds, drill.check_seconds] {
-            number(html, seconds.map(span).unwrap_or_default());
+            number(html, optional(seconds.map(span)));
         }
-        cell(html, drill.reached_lsn.map(|lsn| lsn.to_string()).unwrap_or_default());
+        cell(html, optional(drill.reached_lsn));
         wide(html, &drill.host);
         html.element("td", &[("class", &"wide")], |html| {
             for check in drill.checks.iter().filter(|check| check.ok == Some(false)) {
@@ -210,9 +215,9 @@ pub fn drills(html: &mut Html, contents: &Contents) {
     });
     rest(
         html,
-        contents.drills.len(),
-        DRILLS,
+        holdings.drills.len(),
+        MAX_DRILLS,
         "older drill",
-        "`walkeep show BACKUP` has the last of each backup",
+        "`walkeep show BACKUP` shows the last one of a backup",
     );
 }

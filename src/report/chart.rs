@@ -1,38 +1,38 @@
-//! What charts are made of: a frame that says in words what it shows, axes, marks, bars. Nothing is told by colour
-//! alone, and every chart has a bound on what it draws.
+//! Parts of charts: a frame with a caption in words, axes, marks and bars. No fact is shown by colour alone, and
+//! every chart has a bound on what it draws.
 
 use super::html::{Attribute, Html};
-use crate::cli::render;
-use crate::observe::span;
+use crate::observe::{size_text, span};
 use jiff::{SignedDuration, Timestamp};
 
-/// Units of the drawing, whatever its size on the screen.
+/// Width in units of the drawing, whatever its size on the screen.
 const WIDTH: f64 = 760.0;
-/// Where the plot begins: names of rows and values stand to the left.
+/// Left edge of the plot; names of rows and values are to the left of it.
 const LEFT: f64 = 116.0;
 const RIGHT: f64 = 744.0;
-/// For what stands below the plot.
+/// Height of the area below the plot.
 const FOOT: f64 = 24.0;
 
-/// A chart, and what it says.
+/// A chart with its title and caption.
 pub struct Figure<'a> {
-    /// Of the document's own.
+    /// Unique in the document.
     pub id: String,
     pub title: &'a str,
-    pub said: String,
-    /// Of the plot.
+    /// The content of the chart in words.
+    pub caption: String,
+    /// Height of the plot.
     pub height: f64,
     pub legend: &'a [(Mark, &'static str)],
 }
 
 impl Figure<'_> {
     pub fn draw(&self, html: &mut Html, plot: impl FnOnce(&mut Html)) {
-        let (title, said) = (format!("{}-title", self.id), format!("{}-said", self.id));
-        let names = format!("{title} {said}");
+        let (title, caption) = (format!("{}-title", self.id), format!("{}-caption", self.id));
+        let names = format!("{title} {caption}");
         html.element("figure", &[], |html| {
             html.element("figcaption", &[], |html| {
                 html.leaf("h4", &[], self.title);
-                html.leaf("p", &[], &self.said);
+                html.leaf("p", &[], &self.caption);
             });
             html.scroll(self.title, |html| {
                 let size = format!("0 0 {WIDTH} {}", self.height + FOOT);
@@ -40,7 +40,7 @@ impl Figure<'_> {
                     [("viewBox", &size), ("role", &"img"), ("aria-labelledby", &names)];
                 html.element("svg", &frame, |html| {
                     html.leaf("title", &[("id", &title)], self.title);
-                    html.leaf("desc", &[("id", &said)], &self.said);
+                    html.leaf("desc", &[("id", &caption)], &self.caption);
                     plot(html);
                 });
             });
@@ -62,7 +62,7 @@ impl Figure<'_> {
     }
 }
 
-/// What stands at one place of a chart. No two have the same shape.
+/// A mark of a chart. Marks that mean different things in one chart differ in shape or pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     Full,
@@ -74,14 +74,14 @@ pub enum Mark {
     Unknown,
     Covered,
     Missing,
-    /// The parts of a bar.
+    /// The parts of a bar, from the bottom up.
     First,
     Second,
     Third,
 }
 
 impl Mark {
-    /// Around the middle of nowhere.
+    /// Draws the mark around the origin.
     fn shape(self, html: &mut Html) {
         let class = self.class();
         let path = match self {
@@ -110,16 +110,16 @@ impl Mark {
         }
     }
 
-    pub fn draw(self, html: &mut Html, x: f64, y: f64, said: &str) {
+    pub fn draw(self, html: &mut Html, x: f64, y: f64, label: &str) {
         let place = format!("translate({x} {y})");
         html.element("g", &[("transform", &place)], |html| {
-            html.leaf("title", &[], said);
+            html.leaf("title", &[], label);
             self.shape(html);
         });
     }
 }
 
-/// From values to places, rounded to a tenth.
+/// Maps values to positions, rounded to a tenth of a unit.
 pub struct Scale {
     from: f64,
     to: f64,
@@ -128,15 +128,16 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Along the width of the plot.
+    /// A scale along the width of the plot.
     pub fn across(from: f64, to: f64) -> Scale {
         Scale { from, to, begin: LEFT, end: RIGHT }
     }
 
     pub fn at(&self, value: f64) -> f64 {
-        let share = match self.to > self.from {
-            true => ((value - self.from) / (self.to - self.from)).clamp(0.0, 1.0),
-            false => 0.5,
+        let share = if self.to > self.from {
+            ((value - self.from) / (self.to - self.from)).clamp(0.0, 1.0)
+        } else {
+            0.5
         };
         tenth(self.begin + share * (self.end - self.begin))
     }
@@ -146,25 +147,25 @@ fn tenth(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// The name of a row, to the left of the plot.
+/// Writes the name of a row to the left of the plot.
 pub fn row(html: &mut Html, y: f64, name: &str) {
     html.leaf("text", &[("x", &(LEFT - 12.0)), ("y", &(y + 4.0)), ("class", &"end")], name);
 }
 
-/// A stretch of a row; one that is too short to be seen is drawn longer.
-pub fn stretch(html: &mut Html, mark: Mark, (begin, end): (f64, f64), y: f64, said: &str) {
+/// Draws a horizontal bar in a row. One that is too short to be seen is drawn longer.
+pub fn bar_in_row(html: &mut Html, mark: Mark, (begin, end): (f64, f64), y: f64, label: &str) {
     let least = if mark == Mark::Missing { 4.0 } else { 2.0 };
     let width = tenth((end - begin).max(least));
     let begin = begin.min(RIGHT - width);
     let place: [Attribute<'_>; 5] =
         [("class", &mark.class()), ("x", &begin), ("y", &(y - 6.0)), ("width", &width), ("height", &12)];
-    html.element("rect", &place, |html| html.leaf("title", &[], said));
+    html.element("rect", &place, |html| html.leaf("title", &[], label));
 }
 
-/// A line down the plot with its label below it.
+/// Draws a vertical line through the plot, with its label below.
 pub fn tick(html: &mut Html, x: f64, height: f64, label: &str) {
     html.empty("path", &[("class", &"grid"), ("d", &format!("M{x} 4V{height}"))]);
-    // The first and the last would not fit in the middle.
+    // Centred labels at the edges would be cut off.
     let class = match x {
         x if x < LEFT + 40.0 => "start",
         x if x > RIGHT - 40.0 => "end",
@@ -174,7 +175,7 @@ pub fn tick(html: &mut Html, x: f64, height: f64, label: &str) {
 }
 
 /// Seconds between the lines of a time axis.
-const STEPS: &[i64] = &[
+const TIME_STEPS: &[i64] = &[
     1,
     5,
     15,
@@ -195,10 +196,14 @@ const STEPS: &[i64] = &[
     1826 * DAY,
 ];
 const DAY: i64 = 86_400;
-/// More labels do not fit beside each other.
-const MOST_TICKS: i64 = 5;
+/// Intervals of a time axis; more labels do not fit beside each other.
+const MAX_INTERVALS: i64 = 5;
+/// Labels below bars.
+const MAX_BAR_LABELS: usize = 5;
+/// Intervals of a vertical axis.
+const MAX_LEVELS: u32 = 4;
 
-/// The axis of a time, from the one to the other.
+/// A time axis.
 pub struct Times {
     pub from: Timestamp,
     pub to: Timestamp,
@@ -216,13 +221,12 @@ impl Times {
 
     pub fn draw(&self, html: &mut Html, height: f64) {
         let (from, to) = (self.from.as_second(), self.to.as_second());
-        let step = STEPS.iter().copied().find(|step| (to - from) / step <= MOST_TICKS);
-        let step = step.unwrap_or_else(|| (to - from) / MOST_TICKS);
+        let step = TIME_STEPS.iter().copied().find(|step| (to - from) / step <= MAX_INTERVALS);
+        let step = step.unwrap_or_else(|| (to - from) / MAX_INTERVALS);
         let first = from.div_euclid(step) + i64::from(from.rem_euclid(step) > 0);
-        for second in (first * step..=to).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
-            if let Ok(time) = Timestamp::from_second(second) {
-                tick(html, self.at(time), height, &label(time, step));
-            }
+        let seconds = (first..).map(|number| number * step).take_while(|second| *second <= to);
+        for time in seconds.filter_map(|second| Timestamp::from_second(second).ok()) {
+            tick(html, self.at(time), height, &label(time, step));
         }
     }
 }
@@ -231,7 +235,7 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_microsecond() as f64 / 1e6
 }
 
-/// A time as finely as steps of so many seconds need it.
+/// A time as text, with the precision that steps of this many seconds need.
 fn label(time: Timestamp, step: i64) -> String {
     let form = match step {
         step if step < 60 => "%H:%M:%S",
@@ -242,7 +246,7 @@ fn label(time: Timestamp, step: i64) -> String {
     time.strftime(form).to_string()
 }
 
-/// What a bar's height is.
+/// The quantity that the height of a bar shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
     Bytes,
@@ -250,9 +254,9 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// The distance between the lines: no more than five of them.
+    /// The distance between the lines of the axis, so that there are at most `MAX_LEVELS` intervals.
     fn step(self, most: f64) -> f64 {
-        let least = (most / 4.0).max(f64::MIN_POSITIVE);
+        let least = (most / f64::from(MAX_LEVELS)).max(f64::MIN_POSITIVE);
         match self {
             Measure::Bytes => least.log2().ceil().exp2().max(1.0),
             Measure::Seconds => {
@@ -267,30 +271,30 @@ impl Measure {
 
     pub fn text(self, value: f64) -> String {
         match self {
-            Measure::Bytes => render::size(value as u64).replace(".00 ", " "),
+            Measure::Bytes => size_text(value as u64).replace(".00 ", " "),
             Measure::Seconds if value > 0.0 && value < 10.0 => format!("{value:.1} s"),
             Measure::Seconds => span(value),
         }
     }
 }
 
-/// One bar, of parts that stand on each other.
+/// A bar made of parts on top of each other.
 pub struct Bar {
     pub time: Timestamp,
     pub parts: Vec<(Mark, f64)>,
-    pub said: String,
+    pub label: String,
 }
 
-/// Bars beside each other, oldest first.
+/// Draws bars beside each other, oldest first.
 pub fn bars(html: &mut Html, figure: &Figure<'_>, measure: Measure, bars: &[Bar]) {
     let sum = |bar: &Bar| bar.parts.iter().map(|(_, value)| value).sum::<f64>();
     let most = bars.iter().map(sum).fold(0.0, f64::max);
     let step = measure.step(most);
-    let lines = (most / step).ceil().max(1.0);
-    let up = Scale { from: 0.0, to: step * lines, begin: figure.height, end: 8.0 };
+    let levels = (most / step).ceil().max(1.0);
+    let up = Scale { from: 0.0, to: step * levels, begin: figure.height, end: 8.0 };
     figure.draw(html, |html| {
-        for line in 0..=lines as u32 {
-            let value = f64::from(line) * step;
+        for level in (0..=MAX_LEVELS).map(f64::from).take_while(|level| *level <= levels) {
+            let value = level * step;
             let y = up.at(value);
             html.empty("path", &[("class", &"grid"), ("d", &format!("M{LEFT} {y}H{RIGHT}"))]);
             row(html, y, &measure.text(value));
@@ -300,7 +304,7 @@ pub fn bars(html: &mut Html, figure: &Figure<'_>, measure: Measure, bars: &[Bar]
         for (number, bar) in bars.iter().enumerate() {
             let x = tenth(LEFT + slot * (number as f64 + 0.5) - width / 2.0);
             html.element("g", &[], |html| {
-                html.leaf("title", &[], &bar.said);
+                html.leaf("title", &[], &bar.label);
                 let mut below = 0.0;
                 for (mark, value) in &bar.parts {
                     let (y, height) = (up.at(below + value), tenth(up.at(below) - up.at(below + value)));
@@ -316,18 +320,18 @@ pub fn bars(html: &mut Html, figure: &Figure<'_>, measure: Measure, bars: &[Bar]
                 }
             });
         }
-        names(html, figure.height, slot, bars);
+        bar_labels(html, figure.height, slot, bars);
     });
 }
 
-/// The times of some bars, as many as fit below them.
-fn names(html: &mut Html, height: f64, slot: f64, bars: &[Bar]) {
+/// Writes the times of some bars below them, as many as fit.
+fn bar_labels(html: &mut Html, height: f64, slot: f64, bars: &[Bar]) {
     let (Some(first), Some(last)) = (bars.first(), bars.last()) else {
         return;
     };
     let is_short = last.time.duration_since(first.time) < SignedDuration::from_hours(48);
     let form = if is_short { "%H:%M" } else { "%Y-%m-%d" };
-    let every = bars.len().div_ceil(MOST_TICKS as usize).max(1);
+    let every = bars.len().div_ceil(MAX_BAR_LABELS).max(1);
     for (number, bar) in bars.iter().enumerate().step_by(every) {
         let x = tenth(LEFT + slot * (number as f64 + 0.5));
         let label = bar.time.strftime(form).to_string();

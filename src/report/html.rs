@@ -1,26 +1,27 @@
-//! HTML, written piece by piece. Markup is what stands in the program, as a literal; whatever else comes in is text, and
-//! is escaped on its way: there is no way to write a value without.
+//! Writer of HTML. Markup comes only from literals of the program; every other value is written as text or
+//! as the value of an attribute, and is escaped. There is no way to write a value unescaped.
 
 use std::fmt::{self, Display, Write};
 
-/// The name of an attribute and its value.
+/// Name and value of an attribute.
 pub type Attribute<'a> = (&'static str, &'a dyn Display);
 
 #[derive(Default)]
 pub struct Html(String);
 
 impl Html {
-    /// Markup of the program's own.
+    /// Appends literal markup.
     pub fn markup(&mut self, markup: &'static str) {
         self.0.push_str(markup);
     }
 
+    /// Appends escaped text.
     pub fn text(&mut self, text: impl Display) {
         // Writing to a string does not fail.
         let _ = write!(Escaped(&mut self.0), "{text}");
     }
 
-    /// An element with what is written into it.
+    /// Appends an element around what `content` appends.
     pub fn element(
         &mut self,
         name: &'static str,
@@ -33,18 +34,18 @@ impl Html {
         let _ = write!(self.0, "</{name}>");
     }
 
-    /// An element with nothing but a text in it.
+    /// Appends an element that contains only text.
     pub fn leaf(&mut self, name: &'static str, attributes: &[Attribute<'_>], text: impl Display) {
         self.element(name, attributes, |html| html.text(text));
     }
 
-    /// An element that has no content: a `meta`, a shape of SVG.
+    /// Appends an element without content: a `meta`, an SVG shape.
     pub fn empty(&mut self, name: &'static str, attributes: &[Attribute<'_>]) {
         self.open(name, attributes);
         self.0.push_str("/>");
     }
 
-    /// What can be moved sideways where it is too wide, with the keys too.
+    /// Appends a region that scrolls sideways where its content is too wide, by keyboard too.
     pub fn scroll(&mut self, name: &str, content: impl FnOnce(&mut Html)) {
         let attributes: [Attribute<'_>; 4] =
             [("class", &"scroll"), ("tabindex", &0), ("role", &"region"), ("aria-label", &name)];
@@ -77,7 +78,7 @@ impl fmt::Write for Escaped<'_> {
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
                 '\n' | '\t' => self.0.push(c),
-                // No HTML has these, and those that turn the direction of reading hide what follows.
+                // HTML forbids control characters, and those that change the writing direction could hide text.
                 c if c.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
                 '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                     self.0.push(char::REPLACEMENT_CHARACTER);

@@ -1,11 +1,9 @@
-//! The page: for each cluster how it is and what would be lost now, for each of its repositories what it has.
+//! The page: the state of each cluster and what would be lost now, then the content of each of its repositories.
 
 use super::html::Html;
-use super::{Cluster, Known, count, coverage, history, sizes, tables};
-use crate::cli::contents::Contents;
-use crate::cli::render;
+use super::{ClusterView, Holdings, Known, count, coverage, history, sizes, tables};
 use crate::error::{Error, Result};
-use crate::observe::{Facts, Finding, Light, Repository, Stock, span};
+use crate::observe::{Facts, Finding, Light, Repository, Stock, size_text, span};
 use base64::Engine;
 use jiff::Timestamp;
 use sha2::Digest;
@@ -17,7 +15,7 @@ const HEAD: &str = "<meta name=\"viewport\" content=\"width=device-width, initia
     <meta name=\"referrer\" content=\"no-referrer\">\n\
     <meta name=\"robots\" content=\"noindex\">\n";
 
-/// Fillings of bars that differ without colour too.
+/// Fill patterns of bars, so that they differ without colour too.
 const PATTERNS: &str = "<svg class=\"patterns\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\
     <pattern id=\"stripes\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\">\
     <rect width=\"6\" height=\"6\"/><path d=\"M0 0V6\"/></pattern>\
@@ -26,12 +24,13 @@ const PATTERNS: &str = "<svg class=\"patterns\" width=\"0\" height=\"0\" aria-hi
     <pattern id=\"bars\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(-45)\">\
     <rect width=\"5\" height=\"5\"/><path d=\"M0 0V5\"/></pattern></defs></svg>\n";
 
-/// The worst of all clusters.
-pub fn light(clusters: &[Cluster]) -> Light {
+/// The worst light of all clusters; green when there are none.
+pub fn light(clusters: &[ClusterView]) -> Light {
     clusters.iter().map(|cluster| cluster.health.light()).max().unwrap_or(Light::Green)
 }
 
-pub fn page(clusters: &[Cluster], now: Timestamp) -> String {
+/// Builds the page; `now` is the time that it shows as its own.
+pub fn page(clusters: &[ClusterView], now: Timestamp) -> String {
     let mut html = Html::default();
     html.markup("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     html.empty("meta", &[("http-equiv", &"Content-Security-Policy"), ("content", &policy())]);
@@ -44,7 +43,7 @@ pub fn page(clusters: &[Cluster], now: Timestamp) -> String {
     html.element("header", &[], |html| {
         html.leaf("h1", &[], "Backups and WAL");
         html.element("p", &[], |html| {
-            html.text("Seen ");
+            html.text("Collected ");
             tables::time(html, now);
             html.text(format!(" by walkeep {}. Times are in UTC.", env!("CARGO_PKG_VERSION")));
         });
@@ -72,13 +71,13 @@ pub fn page(clusters: &[Cluster], now: Timestamp) -> String {
     html.into_string()
 }
 
-/// Nothing may be loaded, and no style but the one of the page.
+/// The content security policy: nothing may be loaded, and only the style of the page applies.
 fn policy() -> String {
     let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(STYLE));
     format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'")
 }
 
-fn draw_cluster(html: &mut Html, number: usize, cluster: &Cluster) {
+fn draw_cluster(html: &mut Html, number: usize, cluster: &ClusterView) {
     let health = &cluster.health;
     let facts = &health.facts;
     html.element("h2", &[], |html| {
@@ -98,9 +97,9 @@ fn draw_cluster(html: &mut Html, number: usize, cluster: &Cluster) {
     html.leaf("h3", &[], "What would be lost now");
     lost(html, cluster);
     html.leaf("h3", &[], "The server");
-    let about = |finding: &&Finding| finding.repository.is_none();
-    tables::findings(html, "Checks of the server", health.findings.iter().filter(about));
-    for (place, (repository, contents)) in facts.repositories.iter().zip(&cluster.contents).enumerate() {
+    let of_server = health.findings.iter().filter(|finding| finding.repository.is_none());
+    tables::findings(html, "Checks of the server", of_server);
+    for (place, (repository, holdings)) in facts.repositories.iter().zip(&cluster.holdings).enumerate() {
         let id = format!("c{number}r{place}");
         html.element("section", &[("id", &id)], |html| {
             html.element("h3", &[], |html| {
@@ -117,8 +116,8 @@ fn draw_cluster(html: &mut Html, number: usize, cluster: &Cluster) {
             html.leaf("p", &[("class", &"note")], format!("{}{optional}", repository.url));
             let name = format!("Checks of repository {}", repository.name);
             tables::findings(html, &name, of_repository(&health.findings, repository));
-            match (&repository.stock, contents) {
-                (Ok(stock), Some(Ok(contents))) => draw_repository(html, &id, facts, stock, contents),
+            match (&repository.stock, holdings) {
+                (Ok(stock), Some(Ok(holdings))) => draw_repository(html, &id, facts, stock, holdings),
                 (_, Some(Err(error))) => unread(html, error),
                 _ => {}
             }
@@ -146,7 +145,7 @@ fn reason(html: &mut Html, found: &Finding) {
 
 fn unread(html: &mut Html, error: &Error) {
     html.element("p", &[], |html| {
-        html.leaf("strong", &[("class", &"bad")], "What it has could not be read: ");
+        html.leaf("strong", &[("class", &"bad")], "The repository could not be read: ");
         html.text(error);
     });
     if let Some(hint) = error.advice() {
@@ -154,49 +153,50 @@ fn unread(html: &mut Html, error: &Error) {
     }
 }
 
-/// Up to when a repository brings everything back: along a window that a good backup leads through.
-fn brought_back(repository: &Repository, contents: &Option<Result<Contents>>) -> Option<Timestamp> {
-    let (stock, contents) = (repository.stock.as_ref().ok()?, contents.as_ref()?.as_ref().ok()?);
-    let window = contents.window.as_ref()?;
-    let leads = |at: Timestamp| window.from <= at && at <= window.to;
-    stock.backups.iter().any(|backup| backup.is_good() && leads(backup.ended)).then_some(window.to)
+/// The time up to which a repository restores everything: the end of its newest window, if a good backup lies in
+/// that window.
+fn restorable_until(repository: &Repository, holdings: &Option<Result<Holdings>>) -> Option<Timestamp> {
+    let (stock, holdings) = (repository.stock.as_ref().ok()?, holdings.as_ref()?.as_ref().ok()?);
+    let window = holdings.window.as_ref()?;
+    let is_inside = |at: Timestamp| window.from <= at && at <= window.to;
+    stock.backups.iter().any(|backup| backup.is_good() && is_inside(backup.ended)).then_some(window.to)
 }
 
-/// The newest moment that each repository brings back, and what is not in any of them yet.
-fn lost(html: &mut Html, cluster: &Cluster) {
+/// Writes the newest moment that each repository can restore, and what is not in any of them yet.
+fn lost(html: &mut Html, cluster: &ClusterView) {
     let facts = &cluster.health.facts;
-    let known = || facts.repositories.iter().zip(&cluster.contents);
-    let newest = known().filter_map(|(repository, contents)| brought_back(repository, contents)).max();
+    let known = || facts.repositories.iter().zip(&cluster.holdings);
+    let newest = known().filter_map(|(repository, holdings)| restorable_until(repository, holdings)).max();
     html.element("p", &[], |html| match newest {
         Some(newest) => {
-            html.text("Were server and disks lost now, every transaction that had ended by ");
+            html.text("If server and disks were lost now, every transaction that had ended by ");
             tables::time(html, newest);
-            html.text(format!(" would come back: {} before this was looked at. ", ago(facts, newest)));
+            html.text(format!(" could be restored: {} before this page was made. ", ago(facts, newest)));
             html.text(waiting(facts));
         }
         None => html.leaf(
             "strong",
             &[("class", &"bad")],
-            "No repository that answers has a good backup that leads to its newest WAL: what was written since the last \
-             good one would be lost, and everything if there is none.",
+            "No repository that answers has a good backup from which WAL leads to its newest moment: what was written \
+             since the last good backup would be lost, and everything if there is none.",
         ),
     });
-    if cluster.contents.len() > 1 {
-        let columns = ["repository", "brings back all until", "before now", "segments behind the server"];
+    if cluster.holdings.len() > 1 {
+        let columns = ["repository", "restores everything until", "before now", "segments behind the server"];
         tables::table(
             html,
-            "What each repository brings back",
+            "What each repository restores",
             &columns,
             known(),
-            |html, (repository, contents)| {
+            |html, (repository, holdings)| {
                 html.leaf("th", &[("scope", &"row")], &repository.name);
-                match brought_back(repository, contents) {
+                match restorable_until(repository, holdings) {
                     Some(to) => {
                         tables::moment(html, to);
                         tables::number(html, ago(facts, to));
                     }
                     None => {
-                        tables::bad(html, if contents.is_some() { "nothing" } else { "not known" });
+                        tables::bad(html, if holdings.is_some() { "nothing" } else { "not known" });
                         tables::cell(html, "");
                     }
                 }
@@ -210,7 +210,7 @@ fn lost(html: &mut Html, cluster: &Cluster) {
     }
 }
 
-/// WAL that only the server has.
+/// A sentence about the WAL that only the server has.
 fn waiting(facts: &Facts) -> String {
     let current = facts.server.as_ref().ok().and_then(|server| server.current);
     let current = current
@@ -218,8 +218,8 @@ fn waiting(facts: &Facts) -> String {
     match &facts.queue {
         Ok(queue) if queue.ready > 0 => format!(
             "What was committed later would be lost: {} of {} that wait to be archived{current}.",
-            count(usize::try_from(queue.ready).unwrap_or(usize::MAX), "WAL file"),
-            render::size(queue.bytes)
+            count(queue.ready, "WAL file"),
+            size_text(queue.bytes)
         ),
         Ok(_) if current.is_empty() => "No finished WAL waits to be archived.".to_owned(),
         Ok(_) => format!(
@@ -237,11 +237,11 @@ fn ago(facts: &Facts, then: Timestamp) -> String {
     span(facts.now.duration_since(then).as_secs_f64().max(0.0))
 }
 
-fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &Stock, contents: &Contents) {
-    let backups = Known::all(contents, stock);
-    figures(html, facts, stock, contents);
+fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &Stock, holdings: &Holdings) {
+    let backups = Known::all(holdings, stock);
+    figures(html, facts, stock, holdings);
     html.leaf("h4", &[], "Backups");
-    for (name, error) in &contents.damaged {
+    for (name, error) in &holdings.damaged {
         html.element("p", &[], |html| {
             html.leaf("strong", &[("class", &"bad")], format!("The record of {name} cannot be read: "));
             html.text(error);
@@ -250,46 +250,45 @@ fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &Stock, cont
     if backups.is_empty() {
         html.leaf("p", &[], "There are no backups.");
     } else {
-        history::draw(html, id, contents, &backups, facts.now);
-        tables::backups(html, contents, &backups);
-        if !contents.windows.is_empty() {
-            tables::windows(html, contents);
+        history::draw(html, id, holdings, &backups, facts.now);
+        tables::backups(html, holdings, &backups);
+        if !holdings.windows.is_empty() {
+            tables::windows(html, holdings);
         }
     }
     html.leaf("h4", &[], "WAL");
-    coverage::draw(html, id, contents);
+    coverage::draw(html, id, holdings);
     if !backups.is_empty() {
         html.leaf("h4", &[], "Sizes");
         sizes::backups(html, id, &backups);
     }
     html.leaf("h4", &[], "Drills");
-    if contents.drills.is_empty() {
-        html.leaf("p", &[], "None was ever done: `walkeep drill` proves that a backup restores.");
+    if holdings.drills.is_empty() {
+        html.leaf("p", &[], "There are no drills yet: `walkeep drill` proves that a backup restores.");
     } else {
-        sizes::drills(html, id, contents);
-        tables::drills(html, contents);
+        sizes::drills(html, id, holdings);
+        tables::drills(html, holdings);
     }
 }
 
-/// What is asked first.
-fn figures(html: &mut Html, facts: &Facts, stock: &Stock, contents: &Contents) {
+/// Writes the key figures of a repository.
+fn figures(html: &mut Html, facts: &Facts, stock: &Stock, holdings: &Holdings) {
     let good = stock.last_good().map(|backup| format!("{} ago", ago(facts, backup.ended)));
     let window =
-        contents.window.as_ref().map(|window| span(window.to.duration_since(window.from).as_secs_f64()));
+        holdings.window.as_ref().map(|window| span(window.to.duration_since(window.from).as_secs_f64()));
     let proved = stock.drill.as_ref().and_then(|drill| drill.last_proved);
     let none = || "none".to_owned();
     let all = [
-        ("backups", contents.records.len().to_string()),
+        ("backups", holdings.records.len().to_string()),
         ("last good backup", good.unwrap_or_else(none)),
         ("restorable window", window.unwrap_or_else(none)),
-        ("backups take", render::size(contents.sizes.backups)),
-        ("WAL takes", render::size(contents.sizes.wal)),
+        ("backups take", size_text(holdings.backup_bytes)),
+        ("WAL takes", size_text(holdings.wal_bytes)),
         (
             "added in a day",
-            stock.growth.map_or_else(
-                || "not known yet".to_owned(),
-                |growth| render::size((growth * 86_400.0) as u64),
-            ),
+            stock
+                .growth
+                .map_or_else(|| "not known yet".to_owned(), |growth| size_text((growth * 86_400.0) as u64)),
         ),
         ("last proved by a drill", proved.map_or_else(none, |at| format!("{} ago", ago(facts, at)))),
     ];

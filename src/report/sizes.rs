@@ -1,26 +1,32 @@
-//! The charts of backups' sizes and of drills' times.
+//! Charts of the sizes of backups and the durations of drills.
 
 use super::chart::{Bar, Figure, Mark, Measure, bars};
 use super::html::Html;
-use super::{Known, count};
-use crate::cli::contents::Contents;
+use super::{Holdings, Known, count};
 use crate::observe::span;
 use crate::repo::drills::Drill;
 use crate::repo::record::Record;
 
 /// Bars that fit beside each other.
-const MOST: usize = 60;
+const MAX_BARS: usize = 60;
 const HEIGHT: f64 = 120.0;
 
-/// What of a backup a bar shows.
-type Bytes = fn(&Record) -> u64;
+/// The number of bytes of a backup that a bar shows.
+type SizeOf = fn(&Record) -> u64;
 
-/// What each backup takes, and what it added.
+/// Draws what each backup takes, and what each one added.
 pub fn backups(html: &mut Html, id: &str, backups: &[Known<'_>]) {
-    let each = backups.len().div_ceil(MOST).max(1);
-    let kinds: [(_, _, _, Bytes); 2] = [
-        ("stored", "Stored", "All blocks of a backup, whoever stored them first", |record| record.stored),
-        ("added", "Added", "What a backup wrote that no earlier one had", |record| record.new_bytes),
+    let each = backups.len().div_ceil(MAX_BARS).max(1);
+    let kinds: [(_, _, _, SizeOf); 2] = [
+        (
+            "stored",
+            "Stored",
+            "All blocks of a backup, including those that earlier backups stored",
+            |record| record.stored,
+        ),
+        ("added", "Added", "Blocks that a backup wrote because no earlier one had them", |record| {
+            record.new_bytes
+        }),
     ];
     for (name, title, what, of) in kinds {
         let all: Vec<Bar> = backups.chunks(each).filter_map(|group| bar(group, of)).collect();
@@ -32,39 +38,40 @@ pub fn backups(html: &mut Html, id: &str, backups: &[Known<'_>]) {
             continue;
         };
         let text = |bytes: u64| Measure::Bytes.text(bytes as f64);
-        let mut said = format!("{what}: {} to {}, {} for the newest.", text(least), text(most), text(last));
+        let mut caption =
+            format!("{what}: {} to {}, {} for the newest.", text(least), text(most), text(last));
         if each > 1 {
-            said += &format!(" A bar is the mean of {each} backups in a row.");
+            caption += &format!(" A bar is the mean of {each} backups in a row.");
         }
-        let figure = Figure { id: format!("{id}-{name}"), title, said, height: HEIGHT, legend: &[] };
+        let figure = Figure { id: format!("{id}-{name}"), title, caption, height: HEIGHT, legend: &[] };
         bars(html, &figure, Measure::Bytes, &all);
     }
 }
 
-fn bar(group: &[Known<'_>], of: Bytes) -> Option<Bar> {
+fn bar(group: &[Known<'_>], of: SizeOf) -> Option<Bar> {
     let (first, last) = (group.first()?.record, group.last()?.record);
     let mean = group.iter().map(|backup| of(backup.record) as f64).sum::<f64>() / group.len() as f64;
     let text = Measure::Bytes.text(mean);
-    let said = match group.len() {
+    let label = match group.len() {
         1 => format!("{}: {text}", first.id),
         number => format!("{number} backups from {} to {}: {text} each", first.id, last.id),
     };
-    Some(Bar { time: last.stop_time, parts: vec![(Mark::First, mean)], said })
+    Some(Bar { time: last.stop_time, parts: vec![(Mark::First, mean)], label })
 }
 
-/// A part of a drill that takes time.
-type Part = (Mark, &'static str, fn(&Drill) -> Option<f64>);
+/// A phase of a drill: its mark, its name and its duration in seconds.
+type Phase = (Mark, &'static str, fn(&Drill) -> Option<f64>);
 
-const PARTS: [Part; 3] = [
+const PHASES: [Phase; 3] = [
     (Mark::First, "restore", |drill| drill.restore_seconds),
     (Mark::Second, "recovery", |drill| drill.recovery_seconds),
     (Mark::Third, "checks", |drill| drill.check_seconds),
 ];
 
-/// How long drills took.
-pub fn drills(html: &mut Html, id: &str, contents: &Contents) {
-    let newest = contents.drills.len().saturating_sub(MOST);
-    let shown = contents.drills.get(newest..).unwrap_or_default();
+/// Draws the durations of drills.
+pub fn drills(html: &mut Html, id: &str, holdings: &Holdings) {
+    let hidden = holdings.drills.len().saturating_sub(MAX_BARS);
+    let (_, shown) = holdings.drills.split_at(hidden);
     let all: Vec<Bar> = shown.iter().map(drilled).collect();
     let Some(last) = shown.last() else {
         return;
@@ -72,7 +79,7 @@ pub fn drills(html: &mut Html, id: &str, contents: &Contents) {
     let of = |drill: &Drill| drill.restore_seconds.zip(drill.recovery_seconds);
     let total = |drill: &Drill| of(drill).map(|(restore, recovery)| restore + recovery);
     let slowest = shown.iter().filter_map(total).reduce(f64::max);
-    let mut said = match (of(last), slowest) {
+    let mut caption = match (of(last), slowest) {
         (Some((restore, recovery)), Some(slowest)) => format!(
             "The last one restored in {} and recovered in {}; the slowest took {} for both.",
             span(restore),
@@ -81,33 +88,33 @@ pub fn drills(html: &mut Html, id: &str, contents: &Contents) {
         ),
         (None, Some(slowest)) => {
             format!(
-                "The last one did not get that far; the slowest took {} to restore and recover.",
+                "The last one did not reach the end of recovery; the slowest took {} to restore and recover.",
                 span(slowest)
             )
         }
-        _ => "None of them got that far.".to_owned(),
+        _ => "None of them reached the end of recovery.".to_owned(),
     };
-    if newest > 0 {
-        said += &format!(" The newest {MOST} of {}.", count(contents.drills.len(), "drill"));
+    if hidden > 0 {
+        caption += &format!(" The newest {MAX_BARS} of {}.", count(holdings.drills.len(), "drill"));
     }
     let figure = Figure {
         id: format!("{id}-drills"),
         title: "Time of drills",
-        said,
+        caption,
         height: HEIGHT,
-        legend: &PARTS.map(|(mark, name, _)| (mark, name)),
+        legend: &PHASES.map(|(mark, name, _)| (mark, name)),
     };
     bars(html, &figure, Measure::Seconds, &all);
 }
 
 fn drilled(drill: &Drill) -> Bar {
     let parts: Vec<_> =
-        PARTS.iter().filter_map(|(mark, name, of)| Some((*mark, *name, of(drill)?))).collect();
+        PHASES.iter().filter_map(|(mark, name, of)| Some((*mark, *name, of(drill)?))).collect();
     let words: Vec<String> = parts
         .iter()
         .map(|(_, name, seconds)| format!("{name} {}", Measure::Seconds.text(*seconds)))
         .collect();
-    let said = format!(
+    let label = format!(
         "{}: {} {}",
         drill.ended.strftime("%Y-%m-%d %H:%M"),
         drill.outcome.as_str(),
@@ -116,6 +123,6 @@ fn drilled(drill: &Drill) -> Bar {
     Bar {
         time: drill.ended,
         parts: parts.into_iter().map(|(mark, _, seconds)| (mark, seconds)).collect(),
-        said,
+        label,
     }
 }

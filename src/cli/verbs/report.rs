@@ -1,0 +1,64 @@
+//! `walkeep report`: collects what the page shows, and writes the page.
+
+use super::status;
+use crate::cli::contents::Contents;
+use crate::cli::setup::{self, Context};
+use crate::cli::{args, output};
+use crate::error::{Error, Kind, Result};
+use crate::observe::write_textfile;
+use crate::report::{self, ClusterView, Holdings};
+use serde_json::json;
+
+/// The argument of `--html` that means standard output.
+const STDOUT: &str = "-";
+
+pub fn run(global: &args::GlobalArgs, args: &args::ReportArgs) -> Result<u8> {
+    let to_stdout = args.html.as_os_str() == STDOUT;
+    if to_stdout && global.json {
+        return Err(Error::new(Kind::Usage, "standard output cannot be both JSON and HTML")
+            .hint("write the page to a file, or leave `--json` out"));
+    }
+    let contexts = Context::all(global)?;
+    let clusters: Vec<ClusterView> = contexts.iter().map(|context| view(context, &args.limit)).collect();
+    let page = report::page(&clusters, jiff::Timestamp::now());
+    if to_stdout {
+        output::print(&page)?;
+        return Ok(0);
+    }
+    write_textfile(&args.html, &page)?;
+    if global.json {
+        let light = report::light(&clusters);
+        output::print_json(&json!({"html": args.html, "bytes": page.len(), "light": light.as_str()}))?;
+    }
+    Ok(0)
+}
+
+/// Collects the state of a cluster and the content of its repositories. A repository that did not answer
+/// `status` is not read again.
+fn view(context: &Context, limit: &args::TimeoutArgs) -> ClusterView {
+    let health = status::see(context, limit);
+    let seen = context.repositories.iter().zip(&health.facts.repositories);
+    let holdings = seen.map(|(repository, seen)| {
+        seen.stock.is_ok().then(|| {
+            let archive = setup::archive(context, repository, &args::SelectionArgs::default())?;
+            Contents::read(archive, health.facts.now).map(holdings)
+        })
+    });
+    ClusterView { holdings: holdings.collect(), health }
+}
+
+fn holdings(contents: Contents) -> Holdings {
+    Holdings {
+        records: contents.records,
+        damaged: contents.damaged,
+        pins: contents.pins,
+        drills: contents.drills,
+        wal: contents.wal,
+        gaps: contents.gaps,
+        window: contents.window,
+        windows: contents.windows,
+        exclusive: contents.sizes.exclusive,
+        backup_bytes: contents.sizes.backups,
+        wal_bytes: contents.sizes.wal,
+    }
+}
