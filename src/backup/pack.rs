@@ -9,7 +9,7 @@ use crate::codec::compress::FRAME;
 use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::direct::Aligned;
+use crate::fs::aligned::Aligned;
 use crate::repo::entry::{Entry, Extent, FileEntry, Owner, StoredPath};
 use crate::repo::manifest::{StoredPack, Writer, Written};
 use crate::repo::{Archive, data_key, pack_name};

@@ -13,7 +13,8 @@ use super::scan::{Owners, Task};
 use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result};
-use crate::fs::direct::{ALIGNMENT, Buffer, Source};
+use crate::fs::aligned::{ALIGNMENT, Aligned};
+use crate::fs::direct::Source;
 use crate::progress::Progress;
 use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
@@ -33,7 +34,7 @@ const LARGE_BLOCK: u32 = 16 << 10;
 #[derive(Default)]
 pub struct Frame {
     /// [`FRAME`] bytes, never more or less: it stays where it is while it is filled.
-    buffer: Buffer,
+    buffer: Aligned,
     /// Bytes of content.
     filled: usize,
     pub pieces: Vec<Piece>,

@@ -2,12 +2,11 @@
 //! around one JSON object, so that `zstd -dc` gives the content and `head -c 512` says what it is.
 
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
-use super::hash::{ContentHash, Hasher};
+use super::hash::ContentHash;
+use super::pair::{Piece, hash_on_two_threads, hash_side_by_side};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -169,7 +168,7 @@ pub struct Content<R: Read> {
 /// Bytes read from the source at a time.
 const READ: usize = 256 << 10;
 
-/// Frames on their way to the hash.
+/// Number of decompressed frames that wait for the hash.
 const QUEUE: usize = 2;
 
 impl<R: Read> Content<R> {
@@ -233,88 +232,50 @@ impl<R: Read> Content<R> {
     }
 
     /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it. `each` gets the
-    /// pieces with their offsets, each from whichever of two threads has time for it, in any order: what it makes
-    /// of them is worth nothing unless this ends with Ok.
+    /// pieces with their offsets, on two threads and in any order: what it makes of them is worth nothing unless
+    /// this returns Ok.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when the content is not that of the header; errors of the source and of `each`.
     pub fn read(mut self, each: impl Fn(&[u8], u64) -> Result<()> + Sync) -> Result<Header> {
-        let (pieces, to_hash) = mpsc::sync_channel::<(Arc<Vec<u8>>, Option<u64>)>(QUEUE);
-        // Pieces that the other thread has and has not finished.
-        let backlog = AtomicUsize::new(0);
         let mut size = 0;
-        let sha256 = std::thread::scope(|scope| {
-            let (each, backlog) = (&each, &backlog);
-            let hashing = scope.spawn(move || {
-                let mut hasher = Hasher::default();
-                for (piece, offset) in to_hash {
-                    hasher.update(&piece);
-                    if let Some(offset) = offset {
-                        each(&piece, offset)?;
-                    }
-                    drop(piece);
-                    backlog.fetch_sub(1, Ordering::Release);
-                }
-                Ok::<_, Error>(hasher.finish())
-            });
-            // The buffers that are not with the other thread are filled again.
-            let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
-            loop {
-                let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
-                let mut piece = free.map_or_else(Arc::default, |free| buffers.swap_remove(free));
-                if !self.next_frame(FRAME, Arc::make_mut(&mut piece))? {
-                    break;
-                }
-                let offset = size;
-                size += piece.len() as u64;
-                if size > self.size {
-                    break;
-                }
-                let is_idle = backlog.fetch_add(1, Ordering::AcqRel) == 0;
-                // When it is gone the join below tells why.
-                let gone = pieces.send((Arc::clone(&piece), is_idle.then_some(offset))).is_err();
-                if gone {
-                    break;
-                }
-                if !is_idle {
-                    each(&piece, offset)?;
-                }
-                buffers.push(piece);
+        let next = |piece: &mut Vec<u8>| {
+            if !self.next_frame(FRAME, piece)? {
+                return Ok(false);
             }
-            drop(pieces);
-            hashing.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?
-        })?;
+            size += piece.len() as u64;
+            Ok(size <= self.size)
+        };
+        let each = |piece: Piece<'_>| each(piece.bytes, piece.offset);
+        let sha256 = hash_on_two_threads(QUEUE, next, each, each)?;
         self.check(size, sha256)
     }
 
-    /// As [`Content::read`], of several objects side by side and each in order, on this thread alone: for those who
-    /// have many to read. `each` gets the place of the object first.
+    /// Reads several objects side by side, each in order, on this thread alone: less work in all than
+    /// [`Content::read`] when there are many. `each` gets the index of the object first. The results are in the
+    /// order of `contents`.
     pub fn read_together(
         contents: Vec<Content<R>>,
         mut each: impl FnMut(usize, &[u8], u64) -> Result<()>,
     ) -> Vec<Result<Header>> {
-        let mut results = Vec::with_capacity(contents.len());
-        let mut lanes = Vec::with_capacity(contents.len());
-        for content in contents {
-            results.push(Err(damage("it was not read")));
-            lanes.push(Some(Lane { content, hasher: Hasher::default(), piece: Vec::new(), size: 0 }));
-        }
-        loop {
-            for (at, (slot, result)) in lanes.iter_mut().zip(&mut results).enumerate() {
-                let Some(lane) = slot else {
-                    continue;
-                };
-                let ended = match lane.next(|piece, offset| each(at, piece, offset)) {
-                    Ok(true) => continue,
-                    ended => ended,
-                };
-                if let Some(Lane { content, hasher, size, .. }) = slot.take() {
-                    *result = ended.and_then(|_| content.check(size, hasher.finish()));
+        let unread = |_: &Content<R>| Err(Error::defect("an object was not read"));
+        let mut results: Vec<Result<Header>> = contents.iter().map(unread).collect();
+        let lanes = contents.into_iter().zip(&mut results).enumerate();
+        hash_side_by_side(
+            lanes.map(|(index, (content, result))| Lane { index, content, result, size: 0 }),
+            |lane, piece| {
+                if lane.size > lane.content.size || !lane.content.next_frame(FRAME, piece)? {
+                    return Ok(false);
                 }
-            }
-            let mut live = lanes.iter_mut().flatten().peekable();
-            if live.peek().is_none() {
-                return results;
-            }
-            Hasher::update_together(live.map(|lane| (&mut lane.hasher, &lane.piece[..])));
-        }
+                each(lane.index, piece, lane.size)?;
+                lane.size += piece.len() as u64;
+                Ok(true)
+            },
+            |_, _| Ok(()),
+            |lane, sha256| *lane.result = sha256.and_then(|sha256| lane.content.check(lane.size, sha256)),
+        );
+        results
     }
 
     /// The whole content at once, checked, when it has at most `limit` bytes.
@@ -352,25 +313,13 @@ impl<R: Read> Content<R> {
     }
 }
 
-/// One of several that are read side by side.
-struct Lane<R: Read> {
+/// One of several objects that are read side by side.
+struct Lane<'r, R: Read> {
+    index: usize,
     content: Content<R>,
-    hasher: Hasher,
-    piece: Vec<u8>,
-    /// Bytes so far.
+    result: &'r mut Result<Header>,
+    /// Bytes of content so far.
     size: u64,
-}
-
-impl<R: Read> Lane<R> {
-    /// Goes on to the next piece; false when there is none, or more content than there should be.
-    fn next(&mut self, each: impl FnOnce(&[u8], u64) -> Result<()>) -> Result<bool> {
-        if self.size > self.content.size || !self.content.next_frame(FRAME, &mut self.piece)? {
-            return Ok(false);
-        }
-        each(&self.piece, self.size)?;
-        self.size += self.piece.len() as u64;
-        Ok(true)
-    }
 }
 
 /// Reads until the buffer is full or the source ends.

@@ -4,4 +4,5 @@
 pub mod compress;
 pub mod envelope;
 pub mod hash;
+pub(crate) mod pair;
 mod sha256;

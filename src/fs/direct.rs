@@ -2,85 +2,17 @@
 //! out what the server needs, and on its way through the cache it costs more than the disk does. Where a file
 //! system cannot do it, or a piece does not fit, the ordinary way is taken; both give the same bytes.
 
+use super::aligned::ALIGNMENT;
+use super::plain::{open_plain, open_plain_with};
 use crate::error::{Doing, Error, Result};
 use rustix::fs::{Advice, FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-
-/// What memory, offset and length have to be a multiple of: no disk in use asks for more.
-pub const ALIGNMENT: usize = 4096;
-
-/// A buffer that begins at a multiple of [`ALIGNMENT`]. Worth keeping: fresh memory costs more than to fill it.
-#[derive(Default)]
-pub struct Buffer(Vec<u8>);
-
-impl Buffer {
-    /// The first `size` bytes, with whatever they held before.
-    pub fn slice(&mut self, size: usize) -> &mut [u8] {
-        if self.0.len() < size + ALIGNMENT {
-            self.0.resize(size + ALIGNMENT, 0);
-        }
-        // Never more than the alignment itself for bytes.
-        let begin = self.begin();
-        &mut self.0[begin..begin + size]
-    }
-
-    /// The same bytes, to be read: as many of them as there are.
-    pub fn bytes(&self, size: usize) -> &[u8] {
-        let begin = self.begin().min(self.0.len());
-        &self.0[begin..self.0.len().min(begin + size)]
-    }
-
-    fn begin(&self) -> usize {
-        self.0.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT)
-    }
-}
-
-/// Bytes that grow, and begin at a multiple of [`ALIGNMENT`] while there are no more than was foreseen.
-#[derive(Default)]
-pub struct Aligned {
-    bytes: Vec<u8>,
-    begin: usize,
-}
-
-impl Aligned {
-    /// With room for so many bytes. What is not filled takes no memory.
-    pub fn with_capacity(size: usize) -> Aligned {
-        let mut bytes: Vec<u8> = Vec::with_capacity(size + ALIGNMENT);
-        let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        bytes.resize(begin, 0);
-        Aligned { bytes, begin }
-    }
-
-    pub fn extend_from_slice(&mut self, more: &[u8]) {
-        self.bytes.extend_from_slice(more);
-    }
-
-    /// Forgets the bytes and keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.truncate(self.begin);
-    }
-}
-
-impl Deref for Aligned {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.get(self.begin..).unwrap_or_default()
-    }
-}
-
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.begin..).unwrap_or_default()
-    }
-}
 
 /// A file that is read once.
 pub struct Source<'a> {
@@ -122,7 +54,8 @@ impl<'a> Target<'a> {
     }
 
     pub fn open(path: &'a Path, cached: bool) -> Result<Target<'a>> {
-        let file = open(path).doing(|| format!("open {}", path.display()))?;
+        let file = open_plain(path, File::options().read(true).write(true));
+        let file = file.doing(|| format!("open {}", path.display()))?;
         Ok(Target::new(path, file, cached))
     }
 
@@ -229,19 +162,9 @@ fn cached(file: &File, size: usize, offset: u64) -> Option<u64> {
 
 /// The file at `path` past the cache, if it is still this one.
 fn reopen(path: &Path, file: &File, access: &mut OpenOptions) -> Option<File> {
-    let direct = options(access, OFlags::DIRECT).open(path).ok()?;
+    let direct = open_plain_with(path, access, OFlags::DIRECT).ok()?;
     let (mine, other) = (file.metadata().ok()?, direct.metadata().ok()?);
     ((mine.dev(), mine.ino()) == (other.dev(), other.ino())).then_some(direct)
-}
-
-/// No link is followed.
-fn options(access: &mut OpenOptions, flags: OFlags) -> &mut OpenOptions {
-    access.custom_flags((OFlags::NOFOLLOW | flags).bits() as i32)
-}
-
-/// Opens a file to read and write it.
-pub fn open(path: &Path) -> std::io::Result<File> {
-    options(File::options().read(true).write(true), OFlags::empty()).open(path)
 }
 
 /// Reads until the buffer is full or the file ends.

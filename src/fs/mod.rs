@@ -1,4 +1,8 @@
 //! Files: durable writes, and reads and writes that bypass the page cache. Knows nothing of what the files mean.
 
+pub mod aligned;
 pub mod direct;
 pub mod durable;
+mod plain;
+
+pub use plain::open_plain;

@@ -103,9 +103,9 @@ impl SegmentName {
         SegmentName { timeline, ..self }
     }
 
-    /// The folder below `wal/` in which the repository keeps it: `00000001/00000000`.
-    pub fn folder(self) -> String {
-        format!("{:08X}/{:08X}", self.timeline.0, self.log)
+    /// The middle 8 digits of the name: the upper half of the WAL position.
+    pub fn log(self) -> u32 {
+        self.log
     }
 }
 

@@ -22,7 +22,7 @@ pub fn lineage(cluster: &str, lineage: Lineage) -> Result<Key> {
 pub fn wal(name: WalName) -> String {
     match name {
         WalName::Segment(segment) | WalName::Partial(segment) | WalName::Backup(segment, _) => {
-            format!("wal/{}/{name}", segment.folder())
+            format!("{}/{:08X}/{name}", wal_of(segment.timeline), segment.log())
         }
         WalName::History(_) => format!("wal/history/{name}"),
     }

@@ -6,9 +6,8 @@ use super::run::Run;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Kind, Result};
-
-use crate::fs::direct::{self, Buffer};
-use crate::fs::durable;
+use crate::fs::aligned::Aligned;
+use crate::fs::{direct, durable, open_plain};
 use crate::pg::control::Control;
 use crate::repo::entry::{Entry, FileEntry as Stored};
 use crate::repo::{RESTORING, manifest};
@@ -185,7 +184,7 @@ pub fn open(path: &Path, stored: &Stored) -> Result<Option<(File, u64)>> {
         }
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
-    let file = direct::open(path).doing(doing)?;
+    let file = open_plain(path, File::options().read(true).write(true)).doing(doing)?;
     let length = file.metadata().doing(doing)?.len();
     if length > stored.size {
         file.set_len(stored.size).doing(doing)?;
@@ -202,7 +201,7 @@ pub fn compare(
     region: &Region,
     stored: &Stored,
     length: u64,
-    buffer: &mut Buffer,
+    buffer: &mut Aligned,
 ) -> std::io::Result<Vec<bool>> {
     let begin = region.offset();
     let size = length.saturating_sub(begin).min(region.length() as u64) as usize;

@@ -7,7 +7,8 @@ use super::layout::{self, Region};
 use super::owner::Ownership;
 use super::sums::Sums;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::direct::{self, Buffer};
+use crate::fs::aligned::Aligned;
+use crate::fs::direct;
 use crate::progress::Progress;
 use crate::repo::Archive;
 use crate::repo::entry::FileEntry as Stored;
@@ -127,7 +128,7 @@ struct Worker<'a> {
     work: &'a Work<'a>,
     frames: Frames<'a>,
     /// What several frames give, or what there was.
-    buffer: Buffer,
+    buffer: Aligned,
     /// The file that was written last, or compared.
     open: Option<(usize, direct::Target<'a>)>,
 }
@@ -135,7 +136,7 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(work: &'a Work<'a>) -> Worker<'a> {
         let frames = Frames::new(work.writing.archive, work.writing.packs);
-        Worker { work, frames, buffer: Buffer::default(), open: None }
+        Worker { work, frames, buffer: Aligned::default(), open: None }
     }
 
     fn batch(&mut self, batch: &[Region]) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::layout::{Place, Region};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::direct::Buffer;
+use crate::fs::aligned::Aligned;
 use crate::repo::Archive;
 use crate::repo::entry::FileEntry;
 use crate::repo::ranges::{self, StoredFrame, StoredRange, WantedBlocks};
@@ -28,7 +28,7 @@ pub struct Frames<'a> {
 struct Unpacked {
     /// Which frame it is, and bytes of its content.
     of: Option<(Place, usize)>,
-    content: Buffer,
+    content: Aligned,
 }
 
 impl Unpacked {
@@ -87,7 +87,7 @@ impl<'a> Frames<'a> {
         &'b mut self,
         region: &Region,
         stored: &FileEntry,
-        buffer: &'b mut Buffer,
+        buffer: &'b mut Aligned,
     ) -> Result<&'b [u8]> {
         if let [(place, piece)] = &region.parts[..] {
             let doing = self.reading(*place);

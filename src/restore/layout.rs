@@ -5,7 +5,7 @@
 
 use super::files::Target;
 use crate::codec::compress::FRAME;
-use crate::fs::direct::ALIGNMENT;
+use crate::fs::aligned::ALIGNMENT;
 use crate::repo::entry::{Extent, FileEntry as Stored};
 use crate::repo::ranges::{GAP, READ, WantedBlocks};
 use std::collections::BTreeSet;

@@ -21,7 +21,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use s3::{Checksums, S3, S3Options, Variable};
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::direct::Aligned;
+use crate::fs::aligned::Aligned;
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;

@@ -9,8 +9,10 @@ use super::budget::{Budget, Share};
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
+use crate::codec::pair::{hash_on_two_threads, hash_side_by_side};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::direct::Aligned;
+use crate::fs::aligned::Aligned;
+use crate::fs::open_plain;
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
@@ -18,10 +20,9 @@ use crate::repo::{Body, Bytes, Lineage};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The largest file that is compressed into memory as a whole, 64 MiB.
@@ -63,8 +64,7 @@ impl WalFile {
     /// PostgreSQL cannot have written.
     pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
         let doing = || format!("read {}", path.display());
-        let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits() as i32;
-        let file = File::options().read(true).custom_flags(flags).open(path).map_err(|e| {
+        let file = open_plain(path, File::options().read(true)).map_err(|e| {
             Error::io(doing(), &e).hint("walpush takes the path that PostgreSQL puts in the place of %p")
         })?;
         let meta = file.metadata().doing(doing)?;
@@ -221,49 +221,30 @@ impl Encoded {
         Ok(object)
     }
 
-    /// Encodes several files side by side, on this thread alone. A file that it does not work for, be it for want of
+    /// Encodes several files side by side, on this thread alone. A file for which that fails, also for want of
     /// memory, is left to the store that asks for it first. `shares` have [`STEP`] bytes each.
     pub fn encode_together(files: &[Encoded], shares: Vec<Share>) {
         let Some(Ok(mut compressor)) = files.first().map(|file| Compressor::new(file.compression)) else {
             return;
         };
         let mut frame = Vec::new();
-        let small = files.iter().filter(|file| file.wal.size <= WHOLE);
-        let lane = |(file, share)| Some(Lane::new(file, share));
-        let mut lanes: Vec<Option<Lane<'_>>> = small.zip(shares).map(lane).collect();
-        for number in 0.. {
-            for slot in &mut lanes {
-                match slot.as_mut().map(|lane| lane.file.wal.read_piece(number, &mut lane.piece)) {
-                    None | Some(Ok(true)) => {}
-                    Some(Ok(false)) => slot.take().into_iter().for_each(Lane::end),
-                    Some(Err(_)) => *slot = None,
+        let small = files.iter().filter(|file| file.wal.size <= WHOLE).zip(shares);
+        hash_side_by_side(
+            small.map(|(file, share)| Lane { file, share, object: file.begin(), pieces: 0 }),
+            |lane, piece| lane.file.wal.read_piece(lane.pieces, piece),
+            |lane, piece| {
+                compressor.frame(piece, &mut frame)?;
+                lane.add(&frame)
+            },
+            |lane, sha256| {
+                if let Ok(sha256) = sha256 {
+                    lane.end(sha256);
                 }
-            }
-            let mut live = lanes.iter_mut().flatten().peekable();
-            if live.peek().is_none() {
-                return;
-            }
-            Hasher::update_together(live.map(|lane| (&mut lane.hasher, &lane.piece[..])));
-            for slot in &mut lanes {
-                let Some(lane) = slot else {
-                    continue;
-                };
-                let compressed = compressor.frame(&lane.piece, &mut frame);
-                lane.object.extend_from_slice(&frame);
-                let mut size = lane.object.len() as u64;
-                // As it will be if it goes on as it began: what will find no room is better given up early.
-                if number == PROBE {
-                    let read = (number as u64 + 1) * FRAME as u64;
-                    size = size.max(size * lane.file.wal.size / read);
-                }
-                if compressed.is_err() || !lane.share.hold(size, STEP) {
-                    *slot = None;
-                }
-            }
-        }
+            },
+        );
     }
 
-    /// Appends the frames, and gives the hash of the content.
+    /// Appends the frames, and returns the hash of the content.
     fn compress(&self, object: &Mutex<Ordered>) -> Result<ContentHash> {
         let mut own = Frames::new(self.compression, object)?;
         if self.wal.size <= FRAME as u64 {
@@ -272,50 +253,14 @@ impl Encoded {
             own.add(0, &piece)?;
             return Ok(ContentHash::of(&piece));
         }
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Arc<Vec<u8>>, bool)>(QUEUE);
-        // Pieces that the other thread has and has not finished.
-        let backlog = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            let backlog = &backlog;
-            let other = scope.spawn(move || {
-                let mut frames = Frames::new(self.compression, object)?;
-                let mut hasher = Hasher::default();
-                for (number, piece, compress) in receiver {
-                    hasher.update(&piece);
-                    if compress {
-                        frames.add(number, &piece)?;
-                    }
-                    drop(piece);
-                    backlog.fetch_sub(1, Ordering::Release);
-                }
-                Ok::<_, Error>(hasher.finish())
-            });
-            // The buffers that are not with the other thread are filled again.
-            let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
-            let mut number = 0;
-            let mut read = || -> Result<()> {
-                loop {
-                    let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
-                    let mut buffer = free.map_or_else(Arc::default, |free| buffers.swap_remove(free));
-                    if !self.wal.read_piece(number, Arc::make_mut(&mut buffer))? {
-                        return Ok(());
-                    }
-                    let is_idle = backlog.fetch_add(1, Ordering::AcqRel) == 0;
-                    // When it is gone the join below tells why.
-                    let _ = sender.send((number, Arc::clone(&buffer), is_idle));
-                    if !is_idle {
-                        own.add(number, &buffer)?;
-                    }
-                    buffers.push(buffer);
-                    number += 1;
-                }
-            };
-            let read = read();
-            drop(sender);
-            let theirs = other.join().map_err(|_| Error::new(Kind::Failed, "the hasher panicked"))?;
-            read?;
-            theirs
-        })
+        let mut other = Frames::new(self.compression, object)?;
+        let mut pieces = 0..;
+        hash_on_two_threads(
+            QUEUE,
+            |piece| pieces.next().map_or(Ok(false), |number| self.wal.read_piece(number, piece)),
+            |piece| own.add(piece.number, piece.bytes),
+            |piece| other.add(piece.number, piece.bytes),
+        )
     }
 }
 
@@ -324,17 +269,29 @@ struct Lane<'a> {
     file: &'a Encoded,
     share: Share,
     object: Aligned,
-    hasher: Hasher,
-    piece: Vec<u8>,
+    /// Number of pieces that are in the object.
+    pieces: usize,
 }
 
-impl<'a> Lane<'a> {
-    fn new(file: &'a Encoded, share: Share) -> Lane<'a> {
-        Lane { file, share, object: file.begin(), hasher: Hasher::default(), piece: Vec::new() }
+impl Lane<'_> {
+    /// Appends the frame of the next piece.
+    fn add(&mut self, frame: &[u8]) -> Result<()> {
+        self.object.extend_from_slice(frame);
+        let mut size = self.object.len() as u64;
+        // The size of the whole object at this rate: what will not fit is better given up early.
+        if self.pieces == PROBE {
+            let read = (self.pieces as u64 + 1) * FRAME as u64;
+            size = size.max(size * self.file.wal.size / read);
+        }
+        self.pieces += 1;
+        if self.share.hold(size, STEP) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Full, "no memory for the object of this file"))
     }
 
-    fn end(mut self) {
-        if let Ok(object) = self.file.end(self.object, self.hasher.finish()) {
+    fn end(mut self, sha256: ContentHash) {
+        if let Ok(object) = self.file.end(self.object, sha256) {
             self.share.shrink(object.len() as u64);
             let _ = self.file.whole.set((object, Some(self.share)));
         }

@@ -5,7 +5,7 @@
 //! an outage, damage, a wrong repository or a hole must never look like it.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::durable;
+use crate::fs::{durable, open_plain};
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
 use crate::progress;
@@ -219,15 +219,9 @@ impl Part {
         let doing = || format!("create {}", path.display());
         // Bounded: each round means that another call has just finished.
         for _ in 0..16 {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-                .open(&path)
-                .doing(doing)?;
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = open_plain(&path, &mut options).doing(doing)?;
             if !try_lock(&file).doing(|| format!("lock {}", path.display()))? {
                 return Err(Error::new(Kind::Locked, "another walfetch is writing it").doing(doing()));
             }

@@ -4,12 +4,13 @@
 use super::spool::{Spool, Stamp};
 use crate::codec::hash::{BlockHash, hash_all};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::open_plain;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::{Lineage, Repository};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -38,8 +39,7 @@ impl Asked {
 
     /// Tells the worker; false when there is none.
     pub fn tell(self, spool: &Spool) -> bool {
-        let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits() as i32;
-        let fifo = File::options().write(true).custom_flags(flags).open(spool.path(ASKED));
+        let fifo = open_plain(&spool.path(ASKED), File::options().write(true));
         let is_fifo = |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_fifo());
         let Some(mut fifo) = fifo.ok().filter(is_fifo) else {
             return false;

@@ -10,7 +10,7 @@
 
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::durable;
+use crate::fs::{durable, open_plain};
 use crate::repo::Lineage;
 use fs2::FileExt as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -131,8 +131,7 @@ impl Spool {
 
     fn open(&self, options: &mut std::fs::OpenOptions, name: &str) -> Result<File> {
         let path = self.path(name);
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
-        options.mode(FILE_MODE).custom_flags(flags).open(&path).doing(|| format!("open {}", path.display()))
+        open_plain(&path, options.mode(FILE_MODE)).doing(|| format!("open {}", path.display()))
     }
 
     /// A regular file of the spool that this user has made.

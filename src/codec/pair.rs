@@ -1,0 +1,119 @@
+//! Reads contents piece by piece and hashes them: one content on two threads, or several contents side by side on one
+//! thread. Knows nothing of where pieces come from and what else is done with them.
+//!
+//! Of one content, the calling thread reads and a second thread hashes. What else is done with a piece (compress it,
+//! write it) is done by the second thread when it has nothing else to do at that moment, else by the calling thread:
+//! neither waits for the other as long as there is work.
+
+use super::hash::{ContentHash, Hasher};
+use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+/// A piece of a content.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    /// Number of pieces in front of it.
+    pub number: usize,
+    /// Bytes in front of it.
+    pub offset: u64,
+    pub bytes: &'a [u8],
+}
+
+/// Reads and hashes one content. `read` replaces its argument by the next piece, and returns false at the end. Each
+/// piece is given to `here`, on this thread, or to `there`, on the second thread, in any order; up to `queue` pieces
+/// wait for the second thread.
+///
+/// # Errors
+///
+/// The first error of `read` and `here`, else that of `there`.
+pub fn hash_on_two_threads(
+    queue: usize,
+    mut read: impl FnMut(&mut Vec<u8>) -> Result<bool>,
+    mut here: impl FnMut(Piece<'_>) -> Result<()>,
+    mut there: impl FnMut(Piece<'_>) -> Result<()> + Send,
+) -> Result<ContentHash> {
+    let (sender, receiver) = mpsc::sync_channel::<(usize, u64, Arc<Vec<u8>>, bool)>(queue);
+    // Pieces that the second thread has and has not finished.
+    let backlog = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let backlog = &backlog;
+        let second = std::thread::Builder::new().name("hash".to_owned());
+        let second = second.spawn_scoped(scope, move || {
+            let mut hasher = Hasher::default();
+            for (number, offset, buffer, is_taken) in receiver {
+                hasher.update(&buffer);
+                if is_taken {
+                    there(Piece { number, offset, bytes: &buffer })?;
+                }
+                drop(buffer);
+                backlog.fetch_sub(1, Ordering::Release);
+            }
+            Ok::<_, Error>(hasher.finish())
+        });
+        let second = second.map_err(|error| Error::from_io("start a thread", error))?;
+        let mut send_all = || -> Result<()> {
+            // Buffers that the second thread does not hold are filled again.
+            let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
+            let (mut number, mut offset) = (0, 0);
+            loop {
+                let free = buffers.iter().position(|buffer| Arc::strong_count(buffer) == 1);
+                let mut buffer = free.map_or_else(Arc::default, |free| buffers.swap_remove(free));
+                if !read(Arc::make_mut(&mut buffer))? {
+                    return Ok(());
+                }
+                let is_idle = backlog.fetch_add(1, Ordering::AcqRel) == 0;
+                if sender.send((number, offset, Arc::clone(&buffer), is_idle)).is_err() {
+                    return Ok(()); // `there` failed, and its error is returned below
+                }
+                if !is_idle {
+                    here(Piece { number, offset, bytes: &buffer })?;
+                }
+                number += 1;
+                offset += buffer.len() as u64;
+                buffers.push(buffer);
+            }
+        };
+        let sent = send_all();
+        drop(sender);
+        let hashed = second.join().map_err(|_| Error::defect("the thread that hashes panicked"))?;
+        sent?;
+        hashed
+    })
+}
+
+/// Reads and hashes several contents side by side on this thread, which takes less time in all than one after the
+/// other. Each round takes a piece of every content: `read` as above, then `hashed` with the piece when it is in the
+/// hash. `end` gets each content with its hash, or with the error that `read` or `hashed` returned for it.
+pub fn hash_side_by_side<S>(
+    contents: impl IntoIterator<Item = S>,
+    mut read: impl FnMut(&mut S, &mut Vec<u8>) -> Result<bool>,
+    mut hashed: impl FnMut(&mut S, &[u8]) -> Result<()>,
+    mut end: impl FnMut(S, Result<ContentHash>),
+) {
+    let lane = |content| Some((content, Hasher::default(), Vec::new()));
+    let mut lanes: Vec<Option<(S, Hasher, Vec<u8>)>> = contents.into_iter().map(lane).collect();
+    loop {
+        for lane in &mut lanes {
+            let read = lane.as_mut().map(|(content, _, piece)| read(content, piece));
+            if let Some(Ok(false) | Err(_)) = read
+                && let Some((content, hasher, _)) = lane.take()
+            {
+                end(content, read.transpose().map(|_| hasher.finish()));
+            }
+        }
+        if lanes.iter().all(Option::is_none) {
+            return;
+        }
+        let pieces = lanes.iter_mut().flatten();
+        Hasher::update_together(pieces.map(|(_, hasher, piece)| (hasher, &piece[..])));
+        for lane in &mut lanes {
+            let result = lane.as_mut().map(|(content, _, piece)| hashed(content, piece));
+            if let Some(Err(error)) = result
+                && let Some((content, ..)) = lane.take()
+            {
+                end(content, Err(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Opens files of directories in which another user may have put something else under a name.
+
+use rustix::fs::OFlags;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Opens a file without following a link at the end of `path`, and without waiting for the other end of a FIFO.
+/// Does not check that it is a regular file.
+pub fn open_plain(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    open_plain_with(path, options, OFlags::empty())
+}
+
+/// As [`open_plain`], with more flags.
+pub(super) fn open_plain_with(
+    path: &Path,
+    options: &mut OpenOptions,
+    flags: OFlags,
+) -> std::io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | flags;
+    options.custom_flags(flags.bits().cast_signed()).open(path)
+}
