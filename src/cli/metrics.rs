@@ -137,11 +137,13 @@ const STOCK: &[OfStock] = &[
     ("walkeep_wal_last_stored_timestamp_seconds", "When the last segment was stored.", |stock| {
         stock.newest.map(|(_, at)| seconds(at))
     }),
-    ("walkeep_window_begin_timestamp_seconds", "The oldest moment of the newest window.", |stock| {
-        stock.windows.last().map(|window| seconds(window.from))
-    }),
-    ("walkeep_window_end_timestamp_seconds", "When the last WAL of it was stored.", |stock| {
-        stock.windows.last().map(|window| seconds(window.to))
+    (
+        "walkeep_window_begin_timestamp_seconds",
+        "The oldest moment that can be restored along the newest timeline.",
+        |stock| stock.window.as_ref().map(|window| seconds(window.from)),
+    ),
+    ("walkeep_window_end_timestamp_seconds", "The newest moment of the same window.", |stock| {
+        stock.window.as_ref().map(|window| seconds(window.to))
     }),
     ("walkeep_repository_backup_bytes", "What backups take.", |stock| Some(stock.backup_bytes as f64)),
     ("walkeep_repository_wal_bytes", "What WAL takes.", |stock| Some(stock.wal_bytes as f64)),

@@ -3,6 +3,7 @@
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
+use crate::repo::window::Window;
 use serde_json::{Value, json};
 
 /// RFC 3339 in UTC with microseconds.
@@ -52,6 +53,25 @@ pub fn drill(drill: &Drill) -> Value {
         "recovery_seconds": drill.recovery_seconds,
         "check_seconds": drill.check_seconds,
     })
+}
+
+/// The moments of a window; both are null without one.
+pub fn moments(window: Option<&Window>) -> Value {
+    json!({"from": window.map(|window| time(window.from)), "to": window.map(|window| time(window.to))})
+}
+
+/// Windows with their timelines and positions.
+pub fn windows(windows: &[Window]) -> Value {
+    let window = |window: &Window| {
+        json!({
+            "timeline": window.timeline,
+            "from_lsn": window.from_lsn,
+            "to_lsn": window.to_lsn,
+            "from": time(window.from),
+            "to": time(window.to),
+        })
+    };
+    windows.iter().map(window).collect()
 }
 
 /// Bytes as people read them: `1.4 GiB`.

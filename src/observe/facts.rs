@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::pg::segment::SegmentName;
 use crate::repo::catalog::Gap;
+use crate::repo::window::Window;
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -126,9 +127,11 @@ pub struct Stock {
     pub backups: Vec<Backup>,
     /// Backups whose records cannot be read.
     pub unreadable: Vec<String>,
-    /// Histories of timelines that cannot be read: nothing is known to lead to these.
-    pub unreadable_histories: Vec<String>,
+    /// History files that are damaged, and segments at the end of a window.
+    pub unreadable_wal: Vec<String>,
     pub gaps: Vec<Gap>,
+    /// Along the newest timeline that a backup leads to.
+    pub window: Option<Window>,
     /// By timeline.
     pub windows: Vec<Window>,
     /// The last segment of the newest timeline, and when it was stored.
@@ -171,15 +174,6 @@ pub struct Drilled {
     pub outcome: String,
     pub is_refuted: bool,
     pub last_proved: Option<Timestamp>,
-}
-
-/// Any moment of it can be restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    pub timeline: u32,
-    pub from: Timestamp,
-    /// When the last WAL of it was stored.
-    pub to: Timestamp,
 }
 
 impl Stock {

@@ -264,7 +264,7 @@ fn backup(now: Timestamp, stock: &Stock, limits: &Limits) -> Finding {
     };
     let age = seconds(now, good.ended);
     let light = against(age, limits.backup_age.as_secs_f64());
-    let window = stock.windows.last().map_or_else(
+    let window = stock.window.as_ref().map_or_else(
         || "no moment behind it can be restored".to_owned(),
         |window| format!("restorable from {} to {}", moment(window.from), moment(window.to)),
     );
@@ -288,8 +288,8 @@ fn damage(stock: &Stock) -> Option<Finding> {
         let detail = format!("the record of {} cannot be read", stock.unreadable.join(", "));
         return Some(finding(Light::Red, name, detail).hint("`walkeep list` says why"));
     }
-    if !stock.unreadable_histories.is_empty() {
-        let detail = format!("{} cannot be read", stock.unreadable_histories.join(", "));
+    if !stock.unreadable_wal.is_empty() {
+        let detail = format!("{} cannot be read", stock.unreadable_wal.join(", "));
         return Some(
             finding(Light::Red, name, detail).hint("`walkeep verify` says what it costs and what to do"),
         );

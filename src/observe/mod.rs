@@ -12,8 +12,7 @@ mod stock;
 mod textfile;
 
 pub use facts::{
-    Archiver, Backup, Disk, Drilled, Facts, Gathered, Queue, Rates, Ready, Repository, Server, Stock,
-    Trouble, Window,
+    Archiver, Backup, Disk, Drilled, Facts, Gathered, Queue, Rates, Ready, Repository, Server, Stock, Trouble,
 };
 pub use judge::{Finding, Health, Light, Limits, judge, size_text, span};
 pub use look::{Look, look};

@@ -1,104 +1,60 @@
-//! What a repository has, by listing it once: neither WAL nor blocks are read.
+//! The state of a repository as `status` and `metrics` report it: listed once, without reading packs, and with the few
+//! segments of WAL that say where the windows end.
 
-use super::facts::{Backup, Drilled, Server, Stock, Window};
+use super::facts::{Backup, Drilled, Server, Stock};
 use crate::error::{Error, Kind, Result};
-use crate::pg::segment::{TimelineId, WalName};
-use crate::repo::catalog::Inventory;
+use crate::pg::segment::{SegmentSize, WalName};
+use crate::repo::Archive;
 use crate::repo::data::{Data, PackSet, manifest_bytes};
-use crate::repo::drills::Outcome;
-use crate::repo::history::{Span, WalHistory};
-use crate::repo::pin::Pin;
+use crate::repo::drills::{Drill, Outcome};
 use crate::repo::record::Record;
-use crate::repo::{Archive, Records};
+use crate::repo::survey::{Survey, Want};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
-/// Growth tells of the last days.
+/// Growth is measured over this.
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Over less a single backup would decide.
+/// Growth over less than this is unknown: a single backup would decide it.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
-    let data = archive.data()?;
-    let Records { good: records, damaged, sizes, .. } = archive.records()?;
-    let found_bad = archive.remembered()?;
-    let pins = archive.pins()?.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE)));
-    let pins: BTreeMap<String, Pin> = pins.filter(|(_, pin)| pin.holds(now)).collect();
     let mut growth = Growth::new(now);
-    for record in &records {
+    let want = Want { data: true, pins: true, drills: true, verified: true };
+    let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
+    let windows = survey.windows(archive)?;
+    let gaps = survey.gaps(now);
+    let Survey { records, wal, damaged_histories, drills, data, verified, .. } = survey;
+    for record in &records.good {
         growth.add(record.stop_time, record.new_bytes);
     }
-    let (lines, bad_histories) = read_wal(archive, &records, &mut growth)?;
-    let history = |timeline| WalName::History(timeline).to_string();
-    let mut stock = Stock {
-        unreadable: damaged.into_iter().map(|(id, _)| id).collect(),
-        unreadable_histories: bad_histories.into_iter().map(history).collect(),
-        growth: growth.per_second(),
-        drill: last_drill(archive)?,
-        ..Stock::default()
-    };
-    if let Some(lines) = &lines {
-        see_wal(&mut stock, lines, &records, &pins);
-    }
+    let histories = damaged_histories.into_iter().map(|(timeline, _)| WalName::History(timeline).to_string());
+    let segments = windows.damaged.into_iter().map(|(segment, _)| segment.to_string());
+    let inventory = wal.as_ref().map(|wal| &wal.inventory);
+    let last = inventory.and_then(|inventory| inventory.runs().values().next_back()?.last());
     let stored: u64 = data.values().map(Data::bytes).sum();
-    stock.backup_bytes = stored + sizes.values().sum::<u64>();
-    stock.unfinished_bytes = unfinished(&records, &data, stored);
-    stock.backups = records
-        .into_iter()
-        .map(|record| Backup {
-            is_complete: record.is_complete(),
-            is_found_bad: found_bad.get(&record.id) == Some(&true),
-            ended: record.stop_time,
-            size: record.size,
-            stored: record.stored,
-            id: record.id,
-        })
-        .collect();
-    Ok(stock)
-}
-
-/// And the timelines whose history cannot be read.
-fn read_wal(
-    archive: &Archive,
-    records: &[Record],
-    growth: &mut Growth,
-) -> Result<(Option<WalHistory>, Vec<TimelineId>)> {
-    let size = match records.last() {
-        Some(record) => Some(record.segment_size),
-        None => archive.any_segment_size()?,
+    let backup = |record: Record| Backup {
+        is_complete: record.is_complete(),
+        is_found_bad: verified.get(&record.id) == Some(&true),
+        ended: record.stop_time,
+        size: record.size,
+        stored: record.stored,
+        id: record.id,
     };
-    let Some(size) = size else {
-        return Ok((None, Vec::new()));
-    };
-    let mut inventory = Inventory::new(size);
-    archive.each_wal(|name, entry| {
-        inventory.add(name, entry.modified, entry.size);
-        growth.add(entry.modified, entry.size);
-        Ok(())
-    })?;
-    let (lines, damaged) = WalHistory::read(archive, inventory)?;
-    Ok((Some(lines), damaged.into_iter().map(|(timeline, _)| timeline).collect()))
-}
-
-fn see_wal(stock: &mut Stock, lines: &WalHistory, records: &[Record], pins: &BTreeMap<String, Pin>) {
-    let complete: Vec<&Record> = records.iter().filter(|record| record.is_complete()).collect();
-    let is_standalone = |record: &Record| pins.get(&record.id).is_some_and(|pin| pin.standalone);
-    let leading: Vec<&Record> = complete.iter().copied().filter(|record| !is_standalone(record)).collect();
-    stock.gaps = lines.gaps(&leading);
-    stock.windows = lines.spans(&complete).iter().map(|span| window(lines, span, &complete)).collect();
-    let last = lines.inventory.runs().values().next_back().and_then(|runs| runs.last());
-    stock.newest = last.map(|run| (run.last, run.stored));
-    stock.wal_bytes = lines.inventory.bytes;
-}
-
-fn window(lines: &WalHistory, span: &Span, records: &[&Record]) -> Window {
-    let from = match span.backup.and_then(|index| records.get(index)) {
-        Some(record) => record.stop_time,
-        None => lines.inventory.begun(span.timeline).unwrap_or(span.reach.stored),
-    };
-    // A backup is recorded after its WAL was stored, and its end is a moment that can be restored too.
-    let to = span.reach.stored.max(from);
-    Window { timeline: span.timeline.0, from, to }
+    Ok(Stock {
+        unreadable: records.damaged.into_iter().map(|(id, _)| id).collect(),
+        unreadable_wal: histories.chain(segments).collect(),
+        gaps,
+        window: windows.newest,
+        windows: windows.by_timeline,
+        newest: last.map(|run| (run.last, run.stored)),
+        backup_bytes: stored + records.sizes.values().sum::<u64>(),
+        unfinished_bytes: unfinished(&records.good, &data, stored),
+        wal_bytes: inventory.map_or(0, |inventory| inventory.bytes),
+        growth: growth.per_second(),
+        drill: last_drill(&drills),
+        backups: records.good.into_iter().map(backup).collect(),
+        ..Stock::default()
+    })
 }
 
 /// What lies under `data/` and no record names.
@@ -112,22 +68,16 @@ fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) ->
     Some(stored.saturating_sub(packs + manifest_bytes(records)))
 }
 
-/// What drills have found. A history that cannot be understood is none: it is evidence, and the next drill begins it
-/// anew.
-fn last_drill(archive: &Archive) -> Result<Option<Drilled>> {
-    let drills = match archive.drills() {
-        Err(error) if error.kind() == Kind::Damage => Vec::new(),
-        drills => drills?,
-    };
-    // One that could not tell takes nothing from what the one before it has found.
-    let told = drills.iter().rev().find(|drill| drill.outcome != Outcome::Unknown);
+/// Returns the newest drill that proved or refuted a backup, else the newest of all.
+fn last_drill(drills: &[Drill]) -> Option<Drilled> {
+    let certain = drills.iter().rev().find(|drill| drill.outcome != Outcome::Unknown);
     let proved = drills.iter().rev().find(|drill| drill.outcome == Outcome::Proved);
-    Ok(told.or(drills.last()).map(|drill| Drilled {
+    certain.or(drills.last()).map(|drill| Drilled {
         ended: drill.ended,
         outcome: drill.outcome.as_str().to_owned(),
         is_refuted: drill.outcome == Outcome::Refuted,
         last_proved: proved.map(|drill| drill.ended),
-    }))
+    })
 }
 
 /// What was added lately.
@@ -158,7 +108,7 @@ impl Growth {
 /// Compares a repository with the server, which was asked before the repository was listed: what it counted as
 /// archived has to be there.
 pub(super) fn compare(stock: &mut Stock, server: &Server) {
-    let size = server.segment_size.and_then(|size| crate::pg::segment::SegmentSize::try_from(size).ok());
+    let size = server.segment_size.and_then(|size| SegmentSize::try_from(size).ok());
     let newest = stock.newest.map(|(name, _)| name);
     if let (Some(size), Some(current)) = (size, server.current) {
         // Without a segment of its own everything that the server has finished is missing, as far back as it knows.

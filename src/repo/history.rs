@@ -39,6 +39,11 @@ impl WalHistory {
         Ok((WalHistory { inventory, histories }, damaged))
     }
 
+    /// The histories that are known, by timeline; timeline 1 has none.
+    pub fn histories(&self) -> &BTreeMap<TimelineId, History> {
+        &self.histories
+    }
+
     /// Reads the histories of timelines. The second value has those that are damaged, and why: nothing is known to
     /// lead to these.
     pub(super) fn read_histories(

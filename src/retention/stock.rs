@@ -1,14 +1,15 @@
 //! What a repository has, as far as it matters for what stays.
 
 use super::others::{InUse, Others};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repo::catalog::Inventory;
 use crate::repo::data::{Data, PackSet};
+use crate::repo::history::WalHistory;
 use crate::repo::pin::Pin;
 use crate::repo::record::{Record, WalRange};
+use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, Records};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,19 +63,36 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Reads a repository. The order matters, see `FORMAT.md`: `data/`, then who is active, then records.
+    /// Reads a repository in the order that `FORMAT.md` asks for: `data/`, then heartbeats, then records.
     pub fn read(archive: &Archive, others: &mut Others<'_>) -> Result<Stock> {
         let mut stock = Stock { data: archive.data()?, ..Stock::default() };
-        stock.read_changing(archive, others)?;
-        stock.remembered = archive.remembered()?;
-        stock.read_wal(archive)?;
+        (stock.in_use, stock.condemned) = others.look(archive)?;
+        let want = Want { pins: true, verified: true, ..Want::default() };
+        let survey = Survey::read_each(archive, want, |name, listed| stock.wal.push((name, listed.size)))?;
+        let Survey { records, segment_size, wal, damaged_histories, pins, verified, .. } = survey;
+        stock.take(archive, records, pins)?;
+        stock.segment_size = segment_size;
+        stock.remembered = verified;
+        stock.unknown_histories = damaged_histories.into_iter().map(|(timeline, _)| timeline).collect();
+        if let Some(wal) = &wal {
+            stock.take_wal(wal);
+        }
         Ok(stock)
     }
 
-    /// Reads again what others change without asking: announcements, records, pins.
+    /// Reads again what other operations change at any time: heartbeats, records, pins.
     pub fn read_changing(&mut self, archive: &Archive, others: &mut Others<'_>) -> Result<()> {
         (self.in_use, self.condemned) = others.look(archive)?;
-        let Records { good, damaged, sizes, given_up } = archive.records()?;
+        self.take(archive, archive.records()?, archive.pins()?)
+    }
+
+    fn take(
+        &mut self,
+        archive: &Archive,
+        records: Records,
+        pins: BTreeMap<String, Result<Pin>>,
+    ) -> Result<()> {
+        let Records { good, damaged, sizes, given_up } = records;
         self.unreadable = damaged.into_iter().map(|(id, _)| id).collect();
         self.given_up = given_up;
         let known: BTreeMap<String, Backup> =
@@ -86,60 +104,32 @@ impl Stock {
             }
             match archive.packs_of(&record) {
                 Ok(packs) => {
-                    let size = sizes.get(&record.id).copied().unwrap_or_default();
+                    let size = sizes.get(&record.id).copied();
+                    let size = size.ok_or_else(|| Error::defect("a record without its size"))?;
                     self.backups.push(Backup::of(record, packs, size));
                 }
-                // What it needs is not known.
+                // What it needs is unknown, so nothing may be removed.
                 Err(error) if error.kind() == Kind::Damage => self.unreadable.push(record.id),
                 Err(error) => return Err(error),
             }
         }
         self.backups.sort_by(|a, b| a.order().cmp(&b.order()));
-        self.segment_size = self.backups.last().map(|backup| backup.segment_size);
-        let pins = archive.pins()?;
         self.pins = pins.into_iter().map(|(id, pin)| (id, pin.unwrap_or(Pin::UNREADABLE))).collect();
         Ok(())
     }
 
-    fn read_wal(&mut self, archive: &Archive) -> Result<()> {
-        if self.segment_size.is_none() {
-            self.segment_size = archive.any_segment_size()?;
+    fn take_wal(&mut self, wal: &WalHistory) {
+        let size = wal.inventory.segment_size();
+        self.histories = wal.histories().clone();
+        for (timeline, runs) in wal.inventory.runs() {
+            let is_known = timeline.0 == 1 || self.histories.contains_key(timeline);
+            if !is_known && !self.unknown_histories.contains(timeline) {
+                self.unknown_histories.push(*timeline);
+            }
+            self.stored.extend(runs.iter().map(|run| run.stored).max().map(|stored| (*timeline, stored)));
+            let numbers = runs.iter().map(|run| (run.first.number(size), run.last.number(size)));
+            self.segments.insert(*timeline, numbers.collect());
         }
-        let mut timelines = Vec::new();
-        let mut inventory = self.segment_size.map(Inventory::new);
-        archive.each_wal(|name, entry| {
-            if let WalName::History(timeline) = name {
-                timelines.push(timeline);
-            }
-            if let Some(inventory) = &mut inventory {
-                inventory.add(name, entry.modified, entry.size);
-            }
-            self.wal.push((name, entry.size));
-            Ok(())
-        })?;
-        for timeline in timelines {
-            match archive.history(timeline) {
-                Ok(history) => self.histories.extend(history.map(|history| (timeline, history))),
-                Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
-                    self.unknown_histories.push(timeline);
-                }
-                // Without it nothing would seem to lead to this timeline, and what its window needs would go.
-                Err(error) => return Err(error),
-            }
-        }
-        if let Some(inventory) = inventory {
-            let size = inventory.segment_size();
-            for (timeline, runs) in inventory.runs() {
-                let is_known = timeline.0 == 1 || self.histories.contains_key(timeline);
-                if !is_known && !self.unknown_histories.contains(timeline) {
-                    self.unknown_histories.push(*timeline);
-                }
-                self.stored.extend(runs.iter().map(|run| run.stored).max().map(|stored| (*timeline, stored)));
-                let numbers = runs.iter().map(|run| (run.first.number(size), run.last.number(size)));
-                self.segments.insert(*timeline, numbers.collect());
-            }
-        }
-        Ok(())
     }
 
     /// Whether all segments of a range are there.

@@ -8,7 +8,6 @@ use crate::progress;
 use crate::repo::catalog::Inventory;
 use crate::repo::drills::Drill;
 use crate::repo::record::Record;
-use crate::repo::window::Window;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -52,15 +51,6 @@ fn backup(contents: &Contents, record: &Record) -> Value {
 
 fn report(contents: &Contents) -> Value {
     let bounds = contents.wal.as_ref().map(|wal| &wal.inventory).and_then(Inventory::bounds);
-    let window = |window: &Window| {
-        json!({
-            "timeline": window.timeline,
-            "from_lsn": window.from_lsn,
-            "to_lsn": window.to_lsn,
-            "from": render::time(window.from),
-            "to": render::time(window.to),
-        })
-    };
     json!({
         "name": contents.archive.repository().name(),
         "url": contents.archive.repository().url(),
@@ -72,11 +62,8 @@ fn report(contents: &Contents) -> Value {
             "last": bounds.map(|(_, last)| last),
             "gaps": contents.gaps,
         },
-        "window": {
-            "from": contents.window.as_ref().map(|window| render::time(window.from)),
-            "to": contents.window.as_ref().map(|window| render::time(window.to)),
-        },
-        "windows": contents.windows.iter().map(window).collect::<Vec<_>>(),
+        "window": render::moments(contents.window.as_ref()),
+        "windows": render::windows(&contents.windows),
         "stored": {
             "backups": contents.sizes.backups,
             "unfinished": contents.sizes.unfinished,

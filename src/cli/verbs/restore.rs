@@ -316,10 +316,7 @@ fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery:
             "bytes": plan.record.size,
             "estimate": estimate,
             "reaches": {"lsn": last, "time": ended.map(render::time)},
-            "window": {
-                "from": window.as_ref().map(|window| render::time(window.from)),
-                "to": window.as_ref().map(|window| render::time(window.to)),
-            },
+            "window": render::moments(window.as_ref()),
             "space": rooms.iter().map(|room| serde_json::json!({
                 "path": room.path,
                 "needed": room.needed,

@@ -159,14 +159,8 @@ fn repository(repository: &Repository) -> Value {
         report["newest_stored"] = json!(stock.newest.map(|(_, at)| render::time(at)));
         report["behind"] = json!(stock.behind);
         report["gaps"] = json!(stock.gaps);
-        report["windows"] = stock
-            .windows
-            .iter()
-            .map(|window| {
-                let (from, to) = (render::time(window.from), render::time(window.to));
-                json!({"timeline": window.timeline, "from": from, "to": to})
-            })
-            .collect();
+        report["window"] = render::moments(stock.window.as_ref());
+        report["windows"] = render::windows(&stock.windows);
         report["last_drill"] = json!(stock.drill.as_ref().map(|drill| json!({
             "outcome": drill.outcome,
             "ended": render::time(drill.ended),

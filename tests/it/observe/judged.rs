@@ -4,8 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use walkeep::observe::{
     Archiver, Backup, Disk, Drilled, Facts, Finding, Health, Light, Limits, Queue, Rates, Ready, Repository,
-    Server, Stock, Trouble, Window,
+    Server, Stock, Trouble,
 };
+use walkeep::pg::lsn::Lsn;
+use walkeep::pg::segment::TimelineId;
+use walkeep::repo::window::Window;
 
 const HOUR: i64 = 3600;
 
@@ -33,9 +36,17 @@ fn backup(ended: Timestamp) -> Backup {
 
 fn stock() -> Stock {
     let newest = "00000001000000000000000A".parse().expect("a segment");
+    let window = Window {
+        timeline: TimelineId(1),
+        from_lsn: Lsn(2 << 20),
+        to_lsn: Lsn(11 << 20),
+        from: ago(9 * HOUR),
+        to: ago(60),
+    };
     Stock {
         backups: vec![backup(ago(9 * HOUR))],
-        windows: vec![Window { timeline: 1, from: ago(9 * HOUR), to: ago(60) }],
+        window: Some(window.clone()),
+        windows: vec![window],
         newest: Some((newest, ago(60))),
         behind: Some(0),
         ..Stock::default()
