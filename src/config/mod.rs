@@ -55,6 +55,7 @@ pub struct Config {
     pub drill: Drill,
     pub status: Status,
     pub notify: Notify,
+    pub log: LogOptions,
     sections: Vec<shown::Section>,
 }
 
@@ -121,6 +122,32 @@ pub struct Wal {
     pub timeout: Duration,
     /// Absolute.
     pub spool: PathBuf,
+}
+
+/// The log file of all three programs.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Absolute; `None`: no log file.
+    pub file: Option<PathBuf>,
+    /// Least severe level that the file receives.
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// Level of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Format of a log: lines for people, or one JSON object on each line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 /// How WAL is compressed.
@@ -366,6 +393,28 @@ impl Compression {
         match self {
             Compression::Zstd => "zstd",
             Compression::None => "none",
+        }
+    }
+}
+
+impl LogLevel {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
+
+impl LogFormat {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
         }
     }
 }

@@ -28,6 +28,7 @@ const ROOT: &[Key] = &[
     ("drill", Shape::Table(DRILL)),
     ("status", Shape::Table(STATUS)),
     ("notify", Shape::Table(NOTIFY)),
+    ("log", Shape::Table(LOG)),
 ];
 const CLUSTER: &[Key] = &[("pgdata", Shape::Value), ("connection", Shape::Value), ("primary", Shape::Value)];
 const REPOSITORY: &[Key] = &[
@@ -108,6 +109,8 @@ const NOTIFY: &[Key] = &[
     ("repeat", Shape::Value),
 ];
 
+const LOG: &[Key] = &[("file", Shape::Value), ("level", Shape::Value), ("format", Shape::Value)];
+
 /// Where a key may belong that stands in the wrong table.
 const TABLES: &[(&str, &[Key])] = &[
     ("at the top", ROOT),
@@ -120,6 +123,7 @@ const TABLES: &[(&str, &[Key])] = &[
     ("in `[[drill.assert]]`", ASSERT),
     ("in `[status]`", STATUS),
     ("in `[notify]`", NOTIFY),
+    ("in `[log]`", LOG),
 ];
 
 /// A whole file, in which every key is known and stands where it belongs.

@@ -7,8 +7,8 @@ use super::read::{
 };
 use super::shown::Section;
 use super::{
-    Assertion, Backup, Bucket, Checkpoint, Cluster, Compression, Config, Drill, MOST_JOBS, Notify,
-    Repository, Retention, Status, Url, Wal, checksums_text,
+    Assertion, Backup, Bucket, Checkpoint, Cluster, Compression, Config, Drill, LogFormat, LogLevel,
+    LogOptions, MOST_JOBS, Notify, Repository, Retention, Status, Url, Wal, checksums_text,
 };
 use crate::error::Result;
 use crate::notify::{Event, Format};
@@ -57,7 +57,19 @@ pub(super) fn resolve(file: &Path, document: &Document<'_>, cpus: NonZeroUsize) 
     let drill = drill(root.table("drill"), backup.jobs, &clusters, &mut sections)?;
     let status = status(root.table("status"), &mut sections)?;
     let notify = notify(root.table("notify"), &mut sections)?;
-    Ok(Config { path: file.into(), clusters, repositories, wal, backup, drill, status, notify, sections })
+    let log = log(root.table("log"), &mut sections)?;
+    Ok(Config {
+        path: file.into(),
+        clusters,
+        repositories,
+        wal,
+        backup,
+        drill,
+        status,
+        notify,
+        log,
+        sections,
+    })
 }
 
 fn cluster(
@@ -285,4 +297,17 @@ fn notify(table: Table<'_>, sections: &mut Vec<Section>) -> Result<Notify> {
     };
     sections.push(reader.section());
     Ok(notify)
+}
+
+fn log(table: Table<'_>, sections: &mut Vec<Section>) -> Result<LogOptions> {
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug];
+    let formats = [LogFormat::Text, LogFormat::Json];
+    let mut reader = Reader::new(table);
+    let log = LogOptions {
+        file: reader.optional("file", path)?,
+        level: reader.or("level", LogLevel::Info, |value| choice(value, &levels, LogLevel::as_str))?,
+        format: reader.or("format", LogFormat::Json, |value| choice(value, &formats, LogFormat::as_str))?,
+    };
+    sections.push(reader.section());
+    Ok(log)
 }

@@ -1,6 +1,6 @@
 //! The configuration in force, and where each of its values came from, for people and for programs.
 
-use super::{Checkpoint, Compression, MASK, Url, checksums_text, value::duration_text};
+use super::{Checkpoint, Compression, LogFormat, LogLevel, MASK, Url, checksums_text, value::duration_text};
 use crate::notify::{Format, Webhook};
 use crate::storage::Checksums;
 use serde::{Serialize, Serializer};
@@ -145,6 +145,18 @@ impl From<&Url> for Shown {
 impl From<&Compression> for Shown {
     fn from(compression: &Compression) -> Shown {
         Shown::Text(compression.as_str().into())
+    }
+}
+
+impl From<&LogFormat> for Shown {
+    fn from(value: &LogFormat) -> Shown {
+        Shown::Text(value.as_str().to_owned())
+    }
+}
+
+impl From<&LogLevel> for Shown {
+    fn from(value: &LogLevel) -> Shown {
+        Shown::Text(value.as_str().to_owned())
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use walkeep::config::{
-    Checkpoint, Compression, Config, Retention, Url, duration_text, locate, parse_duration, parse_size,
+    Checkpoint, Compression, Config, LogFormat, LogLevel, Retention, Url, duration_text, locate,
+    parse_duration, parse_size,
 };
 use walkeep::error::{Error, Kind, Result};
 use walkeep::notify::{Event, Format};
@@ -110,6 +111,11 @@ command = ["/usr/local/bin/tell", "-x", "a b", ""]
 on = ["drill", "failure"]
 timeout = "3s"
 repeat = "1d"
+
+[log]
+file = "/var/log/walkeep.log"
+level = "debug"
+format = "text"
 "#;
 
 fn parse(text: &str) -> Result<Config> {
@@ -228,6 +234,9 @@ fn every_documented_key_is_understood() {
     assert_eq!(notify.on, [Event::Drill, Event::Failure]);
     assert_eq!(notify.timeout, Duration::from_secs(3));
     assert_eq!(notify.repeat, Duration::from_secs(86_400));
+    let log = &config.log;
+    assert_eq!(log.file.as_deref(), Some(Path::new("/var/log/walkeep.log")));
+    assert_eq!((log.level, log.format), (LogLevel::Debug, LogFormat::Text));
 }
 
 #[test]
@@ -290,6 +299,10 @@ format = "json"  # default
 on = ["failure","recovery","drill"]  # default
 timeout = "10s"  # default
 repeat = "1h"  # default
+
+[log]  # default
+level = "info"  # default
+format = "json"  # default
 "#;
     assert_eq!(shown, expected);
 }
