@@ -567,6 +567,36 @@ pub struct ManArgs {
     pub dir: Option<PathBuf>,
 }
 
+impl SyncArgs {
+    /// Returns the parts of a repository that the run works on: notices of different parts are independent.
+    pub fn parts(&self) -> [Option<&str>; 2] {
+        [Some(&self.from), Some(&self.to)]
+    }
+}
+
+impl PruneArgs {
+    /// See [`SyncArgs::parts`].
+    pub fn parts(&self) -> [Option<&str>; 3] {
+        let remove = (!self.remove.is_empty()).then_some("remove");
+        [self.selection.repository.as_deref(), self.dry_run.then_some("dry-run"), remove]
+    }
+}
+
+impl VerifyArgs {
+    /// See [`SyncArgs::parts`].
+    pub fn parts(&self) -> [Option<&str>; 4] {
+        let (quick, wal) = (self.quick.then_some("quick"), self.wal.then_some("wal"));
+        [self.selection.repository.as_deref(), quick, wal, self.backup.as_deref()]
+    }
+}
+
+impl DrillArgs {
+    /// See [`SyncArgs::parts`].
+    pub fn parts(&self) -> [Option<&str>; 1] {
+        [self.selection.repository.as_deref()]
+    }
+}
+
 /// A word of the command line, its value, and its help text.
 type Choice<T> = (&'static str, T, &'static str);
 

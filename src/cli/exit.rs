@@ -1,23 +1,65 @@
-//! Which status a program ends with.
+//! Exit statuses of the three programs.
 
 use crate::error::{Error, Kind};
+use std::process::ExitCode;
 
-/// PostgreSQL counts a failure of `archive_command` only up to 125, and tries again.
+/// Failure of `walpush`: PostgreSQL counts a failure of `archive_command` only up to 125, and tries again.
 pub const PUSH_FAILED: u8 = 1;
-/// PostgreSQL takes up to 125 for the end of the archive, so this means: stop, and do not open the database.
+/// Failure of `walfetch`: PostgreSQL takes a status up to 125 for the end of the archive, and stops recovery at a
+/// higher one without opening the database.
 pub const FETCH_FAILED: u8 = 200;
-/// Proven absent; in a standby also "try again".
+/// Proven absence of a file; in a standby also a failure, after which PostgreSQL tries again.
 pub const FETCH_ABSENT: u8 = 1;
 
-/// `walkeep` did its work and found something wrong.
-pub const PROBLEM: u8 = 3;
+/// Result of a run of `walkeep`, the least severe first: work that could not be done outweighs a problem that was
+/// found, and that outweighs a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    Done,
+    /// Another run holds the lock.
+    Locked,
+    /// The work was done and found a problem.
+    Problem,
+    /// Wrong usage or configuration.
+    Usage,
+    Failed,
+}
 
-/// The status of `walkeep` for a failure.
-pub fn of(error: &Error) -> u8 {
-    match error.kind() {
-        Kind::Usage | Kind::Config => 2,
-        Kind::Problem => PROBLEM,
-        Kind::Locked => 4,
-        _ => 1,
+impl Exit {
+    /// Returns the exit for a failure.
+    pub fn of(error: &Error) -> Exit {
+        match error.kind() {
+            Kind::Usage | Kind::Config => Exit::Usage,
+            Kind::Problem => Exit::Problem,
+            Kind::Locked => Exit::Locked,
+            _ => Exit::Failed,
+        }
     }
+
+    #[must_use]
+    pub fn worst(self, other: Exit) -> Exit {
+        self.max(other)
+    }
+
+    /// Returns the exit status by the contract.
+    pub fn status(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Problem => 3,
+            Exit::Locked => 4,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.status())
+    }
+}
+
+/// Returns the error for a panic that was caught; its message and place are on standard error already.
+pub fn panicked() -> Error {
+    Error::new(Kind::Defect, "internal error (see the panic above)")
 }

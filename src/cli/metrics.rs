@@ -1,45 +1,167 @@
-//! `walkeep metrics`: what `walkeep status` looks at, as OpenMetrics text.
+//! `walkeep metrics`: the state that `walkeep status` shows, as OpenMetrics text.
 //!
-//! What is not known has no sample. node_exporter reads the older format of Prometheus, which is the same text here:
-//! its counters are untyped there, and everything else is a gauge.
+//! Unknown values have no sample. node_exporter reads the older format of Prometheus, for which this text is valid too:
+//! counters are untyped there, everything else is a gauge.
 
+use super::args::{GlobalArgs, MetricsArgs};
+use super::exit::Exit;
+use super::output;
 use super::verbs::status;
-use super::{args, output};
 use crate::error::Result;
 use crate::observe::{Facts, Health, Repository, Stock, write_textfile};
 use jiff::Timestamp;
 use std::fmt::Write;
 
-pub fn run(global: &args::GlobalArgs, args: &args::MetricsArgs) -> Result<u8> {
+pub fn run(global: &GlobalArgs, args: &MetricsArgs) -> Result<Exit> {
     let text = text(&status::gather(global, &args.limit)?);
     match &args.output {
         Some(path) => write_textfile(path, &text)?,
-        None => output::print(&text)?,
+        None => output::print_text(&text)?,
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
-/// One metric of all clusters.
-struct Family {
+/// Type of a metric.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MetricKind {
+    Gauge,
+    /// Its samples have the suffix `_total`.
+    Counter,
+}
+
+/// Metric of a `T`, such as a cluster or a repository.
+struct Metric<T: ?Sized> {
     name: &'static str,
-    kind: &'static str,
+    kind: MetricKind,
     help: &'static str,
-    samples: String,
+    /// Returns the value, or `None` when it is unknown.
+    value: fn(&T) -> Option<f64>,
 }
 
-impl Family {
-    /// Adds a sample: of a counter under its name with `_total`.
-    fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
-        let total = if self.kind == "counter" { "_total" } else { "" };
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-        let _ = writeln!(self.samples, "{}{total}{{{}}} {value}", self.name, labels.join(","));
-    }
+const fn gauge<T: ?Sized>(name: &'static str, help: &'static str, value: fn(&T) -> Option<f64>) -> Metric<T> {
+    Metric { name, kind: MetricKind::Gauge, help, value }
 }
 
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+const fn counter<T: ?Sized>(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&T) -> Option<f64>,
+) -> Metric<T> {
+    Metric { name, kind: MetricKind::Counter, help, value }
 }
+
+const STATUS: Metric<Health> =
+    gauge("walkeep_status", "The worst of all checks: 0 green, 1 yellow, 2 red.", |health| {
+        Some(f64::from(health.light() as u8))
+    });
+
+const CHECK: Metric<crate::observe::Finding> =
+    gauge("walkeep_check", "One check of walkeep status: 0 green, 1 yellow, 2 red.", |finding| {
+        Some(f64::from(finding.light as u8))
+    });
+
+const CLUSTER: &[Metric<Facts>] = &[
+    gauge("walkeep_collected_timestamp_seconds", "Time of this collection.", |facts| {
+        Some(seconds(facts.now))
+    }),
+    gauge("walkeep_server_up", "Whether the server answers.", |facts| Some(flag(facts.server.is_ok()))),
+    gauge("walkeep_ready_files", "Number of files in pg_wal that wait to be archived.", |facts| {
+        Some(facts.queue.as_ref().ok()?.ready as f64)
+    }),
+    gauge("walkeep_ready_bytes", "Bytes of the files that wait to be archived.", |facts| {
+        Some(facts.queue.as_ref().ok()?.bytes as f64)
+    }),
+    gauge("walkeep_ready_oldest_timestamp_seconds", "Time since which the oldest file waits.", |facts| {
+        Some(seconds(facts.queue.as_ref().ok()?.oldest.as_ref()?.since))
+    }),
+    gauge(
+        "walkeep_wal_written_bytes_per_second",
+        "WAL written by the server, averaged over at most one hour.",
+        |facts| Some(facts.queue.as_ref().ok()?.rates?.written),
+    ),
+    gauge(
+        "walkeep_wal_archived_bytes_per_second",
+        "WAL archived, averaged over at most one hour.",
+        |facts| Some(facts.queue.as_ref().ok()?.rates?.archived),
+    ),
+    gauge("walkeep_pg_wal_size_bytes", "Size of the file system of pg_wal.", |facts| {
+        Some(facts.disk.as_ref().ok()?.size as f64)
+    }),
+    gauge("walkeep_pg_wal_free_bytes", "Free space of the file system of pg_wal.", |facts| {
+        Some(facts.disk.as_ref().ok()?.free as f64)
+    }),
+    gauge(
+        "walkeep_pg_wal_full_seconds",
+        "Time until the file system of pg_wal is full, while it fills.",
+        |facts| facts.full_in(),
+    ),
+    counter("walkeep_archiver_archived", "Files that the server counts as archived.", |facts| {
+        Some(facts.server.as_ref().ok()?.archiver.archived as f64)
+    }),
+    counter("walkeep_archiver_failed", "Failures of archive_command that the server counts.", |facts| {
+        Some(facts.server.as_ref().ok()?.archiver.failed as f64)
+    }),
+    gauge("walkeep_archiver_last_archived_timestamp_seconds", "Last success of archive_command.", |facts| {
+        Some(seconds(facts.server.as_ref().ok()?.archiver.last_archived.as_ref()?.1))
+    }),
+    gauge("walkeep_archiver_last_failed_timestamp_seconds", "Last failure of archive_command.", |facts| {
+        Some(seconds(facts.server.as_ref().ok()?.archiver.last_failed.as_ref()?.1))
+    }),
+];
+
+const REPOSITORY: Metric<Repository> = gauge(
+    "walkeep_repository_up",
+    "Whether the repository answers and belongs to this cluster.",
+    |repository| Some(flag(repository.stock.is_ok())),
+);
+
+const STOCK: &[Metric<Stock>] = &[
+    gauge("walkeep_backups", "Number of listed backups.", |stock| Some(stock.backups.len() as f64)),
+    gauge("walkeep_backups_damaged", "Number of backups that are damaged or unreadable.", |stock| {
+        let bad = stock.backups.iter().filter(|backup| !backup.is_good()).count();
+        Some((bad + stock.unreadable.len()) as f64)
+    }),
+    gauge("walkeep_backup_last_success_timestamp_seconds", "End of the last good backup.", |stock| {
+        Some(seconds(stock.last_good()?.ended))
+    }),
+    gauge("walkeep_backup_last_size_bytes", "Restored size of the last good backup.", |stock| {
+        Some(stock.last_good()?.size as f64)
+    }),
+    gauge("walkeep_backup_last_stored_bytes", "Stored size of the last good backup.", |stock| {
+        Some(stock.last_good()?.stored as f64)
+    }),
+    gauge(
+        "walkeep_drill_last_success_timestamp_seconds",
+        "End of the last drill that proved a backup.",
+        |stock| stock.drill.as_ref()?.last_proved.map(seconds),
+    ),
+    gauge("walkeep_wal_gaps", "Number of gaps in the WAL.", |stock| Some(stock.gaps.len() as f64)),
+    gauge(
+        "walkeep_wal_behind_segments",
+        "Number of finished segments of the server that are not stored.",
+        |stock| Some(stock.behind? as f64),
+    ),
+    gauge("walkeep_wal_last_stored_timestamp_seconds", "Time when the last segment was stored.", |stock| {
+        stock.newest.map(|(_, at)| seconds(at))
+    }),
+    gauge(
+        "walkeep_window_begin_timestamp_seconds",
+        "Oldest restorable time along the newest timeline.",
+        |stock| Some(seconds(stock.window.as_ref()?.from)),
+    ),
+    gauge("walkeep_window_end_timestamp_seconds", "Newest time of the same window.", |stock| {
+        Some(seconds(stock.window.as_ref()?.to))
+    }),
+    gauge("walkeep_repository_backup_bytes", "Stored size of all backups.", |stock| {
+        Some(stock.backup_bytes as f64)
+    }),
+    gauge("walkeep_repository_wal_bytes", "Stored size of all WAL.", |stock| Some(stock.wal_bytes as f64)),
+    gauge(
+        "walkeep_repository_growth_bytes_per_second",
+        "Bytes added per second, averaged over the last week.",
+        |stock| stock.growth,
+    ),
+];
 
 fn seconds(time: Timestamp) -> f64 {
     time.as_microsecond() as f64 / 1e6
@@ -49,174 +171,75 @@ fn flag(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-/// A figure about a cluster, when it is known.
-type OfCluster = (&'static str, &'static str, &'static str, fn(&Facts) -> Option<f64>);
+/// Names and values of the labels of a sample.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-const CLUSTER: &[OfCluster] = &[
-    ("walkeep_collected_timestamp_seconds", "gauge", "When this was looked at.", |facts| {
-        Some(seconds(facts.now))
-    }),
-    ("walkeep_server_up", "gauge", "Whether the server answers.", |facts| Some(flag(facts.server.is_ok()))),
-    ("walkeep_ready_files", "gauge", "Files in pg_wal that wait to be archived.", |facts| {
-        Some(facts.queue.as_ref().ok()?.ready as f64)
-    }),
-    ("walkeep_ready_bytes", "gauge", "Bytes of the files that wait.", |facts| {
-        Some(facts.queue.as_ref().ok()?.bytes as f64)
-    }),
-    ("walkeep_ready_oldest_timestamp_seconds", "gauge", "Since when the oldest of them waits.", |facts| {
-        Some(seconds(facts.queue.as_ref().ok()?.oldest.as_ref()?.since))
-    }),
-    (
-        "walkeep_wal_written_bytes_per_second",
-        "gauge",
-        "WAL that the server writes, of the last hour at most.",
-        |facts| Some(facts.queue.as_ref().ok()?.rates?.written),
-    ),
-    (
-        "walkeep_wal_archived_bytes_per_second",
-        "gauge",
-        "WAL that is archived, of the last hour at most.",
-        |facts| Some(facts.queue.as_ref().ok()?.rates?.archived),
-    ),
-    ("walkeep_pg_wal_size_bytes", "gauge", "Size of the file system of pg_wal.", |facts| {
-        Some(facts.disk.as_ref().ok()?.size as f64)
-    }),
-    ("walkeep_pg_wal_free_bytes", "gauge", "What is free there.", |facts| {
-        Some(facts.disk.as_ref().ok()?.free as f64)
-    }),
-    ("walkeep_pg_wal_full_seconds", "gauge", "Time until it is full, while it fills.", |facts| {
-        facts.full_in()
-    }),
-    ("walkeep_archiver_archived", "counter", "Files that the server counts as archived.", |facts| {
-        Some(facts.server.as_ref().ok()?.archiver.archived as f64)
-    }),
-    ("walkeep_archiver_failed", "counter", "Failures of archive_command that the server counts.", |facts| {
-        Some(facts.server.as_ref().ok()?.archiver.failed as f64)
-    }),
-    (
-        "walkeep_archiver_last_archived_timestamp_seconds",
-        "gauge",
-        "Last success of archive_command.",
-        |facts| facts.server.as_ref().ok()?.archiver.last_archived.as_ref().map(|(_, at)| seconds(*at)),
-    ),
-    (
-        "walkeep_archiver_last_failed_timestamp_seconds",
-        "gauge",
-        "Last failure of archive_command.",
-        |facts| facts.server.as_ref().ok()?.archiver.last_failed.as_ref().map(|(_, at)| seconds(*at)),
-    ),
-];
+fn of_cluster(health: &Health) -> Labels<'_> {
+    vec![("cluster", &health.facts.cluster)]
+}
 
-/// A figure about what a repository has, when it is known.
-type OfStock = (&'static str, &'static str, fn(&Stock) -> Option<f64>);
-
-const STOCK: &[OfStock] = &[
-    ("walkeep_backups", "Backups that are listed.", |stock| Some(stock.backups.len() as f64)),
-    ("walkeep_backups_damaged", "Those that are damaged, or cannot be read.", |stock| {
-        let bad = stock.backups.iter().filter(|backup| !backup.is_good()).count();
-        Some((bad + stock.unreadable.len()) as f64)
-    }),
-    ("walkeep_backup_last_success_timestamp_seconds", "End of the last good backup.", |stock| {
-        stock.last_good().map(|backup| seconds(backup.ended))
-    }),
-    ("walkeep_backup_last_size_bytes", "What it restores to.", |stock| {
-        stock.last_good().map(|backup| backup.size as f64)
-    }),
-    ("walkeep_backup_last_stored_bytes", "What its blocks take in the repository.", |stock| {
-        stock.last_good().map(|backup| backup.stored as f64)
-    }),
-    (
-        "walkeep_drill_last_success_timestamp_seconds",
-        "End of the last drill that proved a backup.",
-        |stock| stock.drill.as_ref()?.last_proved.map(seconds),
-    ),
-    ("walkeep_wal_gaps", "Holes in the WAL.", |stock| Some(stock.gaps.len() as f64)),
-    ("walkeep_wal_behind_segments", "Finished segments of the server that are not there.", |stock| {
-        stock.behind.map(|behind| behind as f64)
-    }),
-    ("walkeep_wal_last_stored_timestamp_seconds", "When the last segment was stored.", |stock| {
-        stock.newest.map(|(_, at)| seconds(at))
-    }),
-    (
-        "walkeep_window_begin_timestamp_seconds",
-        "The oldest moment that can be restored along the newest timeline.",
-        |stock| stock.window.as_ref().map(|window| seconds(window.from)),
-    ),
-    ("walkeep_window_end_timestamp_seconds", "The newest moment of the same window.", |stock| {
-        stock.window.as_ref().map(|window| seconds(window.to))
-    }),
-    ("walkeep_repository_backup_bytes", "What backups take.", |stock| Some(stock.backup_bytes as f64)),
-    ("walkeep_repository_wal_bytes", "What WAL takes.", |stock| Some(stock.wal_bytes as f64)),
-    ("walkeep_repository_growth_bytes_per_second", "What was added in the last week.", |stock| stock.growth),
-];
+fn of_repository<'a>(health: &'a Health, repository: &'a Repository) -> Labels<'a> {
+    vec![("cluster", &health.facts.cluster), ("repository", &repository.name)]
+}
 
 fn text(all: &[Health]) -> String {
-    let mut families = vec![light(all), checks(all)];
-    for (name, kind, help, figure) in CLUSTER {
-        let mut family = Family { name, kind, help, samples: String::new() };
-        for health in all {
-            if let Some(value) = figure(&health.facts) {
-                family.sample(&[("cluster", &health.facts.cluster)], value);
-            }
-        }
-        families.push(family);
-    }
-    let (name, help) = ("walkeep_repository_up", "Whether the repository answers and is this cluster's.");
-    families.push(of_repositories(all, name, help, |repository| Some(flag(repository.stock.is_ok()))));
-    for (name, help, figure) in STOCK {
-        let of = |repository: &Repository| figure(repository.stock.as_ref().ok()?);
-        families.push(of_repositories(all, name, help, of));
-    }
     let mut text = String::new();
-    for family in families.iter().filter(|family| !family.samples.is_empty()) {
-        let Family { name, kind, help, samples } = family;
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+    let clusters = || all.iter().map(|health| (of_cluster(health), health));
+    write(&mut text, &STATUS, clusters());
+    let checks = all.iter().flat_map(|health| {
+        health.findings.iter().map(move |finding| {
+            let mut labels = of_cluster(health);
+            // Empty for a check of the cluster itself.
+            labels.push(("repository", finding.repository.as_deref().unwrap_or("")));
+            labels.push(("check", finding.name));
+            (labels, finding)
+        })
+    });
+    write(&mut text, &CHECK, checks);
+    for metric in CLUSTER {
+        write(&mut text, metric, clusters().map(|(labels, health)| (labels, &health.facts)));
+    }
+    let repositories = || {
+        all.iter().flat_map(|health| {
+            let repositories = health.facts.repositories.iter();
+            repositories.map(move |repository| (of_repository(health, repository), repository))
+        })
+    };
+    write(&mut text, &REPOSITORY, repositories());
+    for metric in STOCK {
+        let stocks = repositories();
+        let stocks =
+            stocks.filter_map(|(labels, repository)| Some((labels, repository.stock.as_ref().ok()?)));
+        write(&mut text, metric, stocks);
     }
     text.push_str("# EOF\n");
     text
 }
 
-fn light(all: &[Health]) -> Family {
-    let help = "The worst of all checks: 0 green, 1 yellow, 2 red.";
-    let mut family = Family { name: "walkeep_status", kind: "gauge", help, samples: String::new() };
-    for health in all {
-        family.sample(&[("cluster", &health.facts.cluster)], f64::from(health.light() as u8));
-    }
-    family
-}
-
-fn checks(all: &[Health]) -> Family {
-    let help = "One check of walkeep status: 0 green, 1 yellow, 2 red.";
-    let mut family = Family { name: "walkeep_check", kind: "gauge", help, samples: String::new() };
-    for health in all {
-        for finding in &health.findings {
-            let repository = finding.repository.as_deref().unwrap_or_default();
-            let labels = [
-                ("cluster", health.facts.cluster.as_str()),
-                ("repository", repository),
-                ("check", finding.name),
-            ];
-            family.sample(&labels, f64::from(finding.light as u8));
+/// Appends a metric with a sample for each of the things that have a value; nothing when none has.
+fn write<'a, T: 'a>(
+    text: &mut String,
+    metric: &Metric<T>,
+    things: impl Iterator<Item = (Labels<'a>, &'a T)>,
+) {
+    let (kind, suffix) = match metric.kind {
+        MetricKind::Gauge => ("gauge", ""),
+        MetricKind::Counter => ("counter", "_total"),
+    };
+    let mut samples = String::new();
+    for (labels, thing) in things {
+        if let Some(value) = (metric.value)(thing) {
+            let labels: Vec<String> =
+                labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+            let _ = writeln!(samples, "{}{suffix}{{{}}} {value}", metric.name, labels.join(","));
         }
     }
-    family
+    if !samples.is_empty() {
+        let Metric { name, help, .. } = metric;
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+    }
 }
 
-fn of_repositories(
-    all: &[Health],
-    name: &'static str,
-    help: &'static str,
-    figure: impl Fn(&Repository) -> Option<f64>,
-) -> Family {
-    let mut family = Family { name, kind: "gauge", help, samples: String::new() };
-    for health in all {
-        for repository in &health.facts.repositories {
-            if let Some(value) = figure(repository) {
-                let labels =
-                    [("cluster", health.facts.cluster.as_str()), ("repository", repository.name.as_str())];
-                family.sample(&labels, value);
-            }
-        }
-    }
-    family
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

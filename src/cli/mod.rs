@@ -17,6 +17,7 @@ mod moment;
 mod notice;
 mod output;
 mod render;
+mod restore_command;
 mod server;
 mod setup;
 mod verbs;

@@ -1,9 +1,11 @@
 //! Notices: what verbs that cron starts tell somebody who does not look. Whatever becomes of a notice, the verb ends as
 //! it would without.
 
+use super::args;
+use super::exit::Exit;
 use super::log::Lines;
+use super::render::Report;
 use super::setup::Context;
-use super::{args, exit, output};
 use crate::error::{Error, Kind, Result};
 use crate::notify::{self, Due, Memory, Notice, Way};
 use crate::observe::{Health, Light};
@@ -25,18 +27,18 @@ pub fn watched(
     global: &args::GlobalArgs,
     verb: &'static str,
     parts: &[Option<&str>],
-    work: impl FnOnce(&Context) -> Result<u8>,
-) -> Result<u8> {
+    work: impl FnOnce(&Context) -> Result<Exit>,
+) -> Result<Exit> {
     let context = Context::new(global)?;
     let result = work(&context);
     let Lines { mut wrong, printed } = context.console.lines();
     let status = match &result {
-        Ok(status) => *status,
+        Ok(exit) => exit.status(),
         Err(error) => {
             let hint = error.advice().map(|hint| format!("hint: {hint}"));
             // Nothing was said of it yet.
             wrong.splice(0..0, std::iter::once(error.to_string()).chain(hint));
-            exit::of(error)
+            Exit::of(error).status()
         }
     };
     let outcome = Outcome { status, reason: wrong.first().cloned(), details: [wrong, printed].concat() };
@@ -55,7 +57,7 @@ pub fn of_status(global: &args::GlobalArgs, all: &[Health]) -> Result<()> {
                 None => format!("{}: {}", finding.name, finding.detail),
             })
             .collect();
-        let status = if details.is_empty() { 0 } else { exit::PROBLEM };
+        let status = if details.is_empty() { Exit::Done } else { Exit::Problem }.status();
         tell(context, "status", "status", Outcome { status, reason: details.first().cloned(), details });
     }
     Ok(())
@@ -148,7 +150,7 @@ fn send(context: &Context, way: &Way, notice: &Notice) -> bool {
 }
 
 /// `walkeep notify --test`.
-pub fn test(global: &args::GlobalArgs) -> Result<u8> {
+pub fn test(global: &args::GlobalArgs) -> Result<Exit> {
     let context = Context::all(global)?.into_iter().next();
     let context = context.ok_or_else(|| Error::new(Kind::Config, "there is no cluster"))?;
     let ways = ways(&context);
@@ -167,8 +169,18 @@ pub fn test(global: &args::GlobalArgs) -> Result<u8> {
         is_ok &= is_taken;
         report.push(json!({"name": way.name(), "ok": is_taken}));
     }
-    if context.json {
-        output::print_json(&json!({"ok": is_ok, "ways": report}))?;
+    context.print(&Tested { is_ok, ways: report })?;
+    Ok(if is_ok { Exit::Done } else { Exit::Failed })
+}
+
+/// Result of `walkeep notify --test`.
+struct Tested {
+    is_ok: bool,
+    ways: Vec<serde_json::Value>,
+}
+
+impl Report for Tested {
+    fn json(&self) -> impl serde::Serialize {
+        json!({"ok": self.is_ok, "ways": self.ways})
     }
-    Ok(if is_ok { 0 } else { 1 })
 }

@@ -1,6 +1,7 @@
 //! Standard output, and the results and progress of a verb on standard error.
 
 use super::log::{self, Lines, Memory, Verbosity};
+use super::render::Report;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,8 +17,13 @@ pub fn remember(text: &str) {
     tracing::info!(target: log::PRINTED, "{text}");
 }
 
-/// Prints text on standard output. A reader that went away (`| head`) is no failure.
-pub fn print(text: &str) -> Result<()> {
+/// Prints the result of a verb on standard output, as JSON or as text.
+pub fn print(json: bool, report: &impl Report) -> Result<()> {
+    if json { print_json(&report.json()) } else { print_text(&report.text()) }
+}
+
+/// Prints text on standard output. A reader that closes the pipe (`| head`) is not an error.
+pub fn print_text(text: &str) -> Result<()> {
     remember(text);
     write(text)
 }
@@ -33,7 +39,7 @@ fn write(text: &str) -> Result<()> {
 }
 
 /// Prints one JSON document on standard output.
-pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
     write(&(text + "\n"))

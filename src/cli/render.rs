@@ -1,17 +1,30 @@
-//! Reports as JSON by the contract, and as text for people.
+//! Results of verbs, as JSON by the contract and as text for people. Prints nothing.
 
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use crate::repo::window::Window;
+use serde::Serialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 
-/// RFC 3339 in UTC with microseconds.
+/// The result of a verb.
+pub trait Report {
+    /// Returns the text for standard output; empty for verbs that show their results on standard error as they go.
+    fn text(&self) -> String {
+        String::new()
+    }
+
+    /// Returns the JSON document for standard output, with the fields of the contract.
+    fn json(&self) -> impl Serialize;
+}
+
+/// Formats a time as RFC 3339 in UTC with microseconds.
 pub fn time(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// The fields of a BACKUP.
+/// Returns the fields of a BACKUP of the contract.
 pub fn backup(record: &Record, pin: Option<&Pin>) -> Value {
     json!({
         "id": record.id,
@@ -34,7 +47,7 @@ pub fn backup(record: &Record, pin: Option<&Pin>) -> Value {
     })
 }
 
-/// A drill, without its checks.
+/// Returns the fields of a drill, without its checks.
 pub fn drill(drill: &Drill) -> Value {
     json!({
         "backup": drill.backup,
@@ -55,12 +68,12 @@ pub fn drill(drill: &Drill) -> Value {
     })
 }
 
-/// The moments of a window; both are null without one.
+/// Returns the times of a window; both are null without one.
 pub fn moments(window: Option<&Window>) -> Value {
     json!({"from": window.map(|window| time(window.from)), "to": window.map(|window| time(window.to))})
 }
 
-/// Windows with their timelines and positions.
+/// Returns windows with their timelines and positions.
 pub fn windows(windows: &[Window]) -> Value {
     let window = |window: &Window| {
         json!({
@@ -74,7 +87,13 @@ pub fn windows(windows: &[Window]) -> Value {
     windows.iter().map(window).collect()
 }
 
-/// Bytes as people read them: `1.4 GiB`.
+/// Formats a number of bytes for people: `1.4 GiB`.
 pub fn size(bytes: u64) -> String {
     crate::observe::size_text(bytes)
+}
+
+/// Formats a throughput for people: `120.5 MiB/s`.
+pub fn rate(bytes: u64, took: Duration) -> String {
+    let per_second = u128::from(bytes) * 1000 / took.as_millis().max(1);
+    format!("{}/s", size(u64::try_from(per_second).unwrap_or(u64::MAX)))
 }

@@ -1,7 +1,8 @@
 //! From a configuration file to the values that operations take.
 
 use super::args;
-use super::output::Console;
+use super::output::{self, Console};
+use super::render::Report;
 use crate::codec::compress::Compression;
 use crate::codec::hash::block_hash;
 use crate::config::{self, Cluster, Config, Url};
@@ -29,7 +30,7 @@ impl Context {
     pub fn new(global: &args::GlobalArgs) -> Result<Context> {
         let config = load(global.config.clone())?;
         let cluster = config.sole_cluster(global.cluster.as_deref(), &working_directory()?)?.clone();
-        Context::of(config, cluster, global)
+        Context::build(config, cluster, global)
     }
 
     /// Of the cluster that was named, or of each that is configured.
@@ -39,10 +40,15 @@ impl Context {
             Some(name) => vec![config.cluster(Some(name), Path::new(""))?.clone()],
             None => config.clusters.clone(),
         };
-        clusters.into_iter().map(|cluster| Context::of(config.clone(), cluster, global)).collect()
+        clusters.into_iter().map(|cluster| Context::build(config.clone(), cluster, global)).collect()
     }
 
-    fn of(config: Config, cluster: Cluster, global: &args::GlobalArgs) -> Result<Context> {
+    /// Prints the result of a verb on standard output, in the form that was asked for.
+    pub fn print(&self, report: &impl Report) -> Result<()> {
+        output::print(self.json, report)
+    }
+
+    fn build(config: Config, cluster: Cluster, global: &args::GlobalArgs) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
         let policy = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, policy)?;
@@ -157,11 +163,21 @@ fn connection_info(context: &Context, key: &str, text: &str) -> Result<ConnInfo>
     Ok(info)
 }
 
-/// Twice `N` random hexadecimal digits.
-pub fn random_hex<const N: usize>() -> Result<String> {
+/// Returns a path from the root; links are not resolved.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("read the working directory", &e))
+}
+
+/// Returns `N` random bytes.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut random = [0; N];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    Ok(hex::encode(random))
+    Ok(random)
+}
+
+/// Returns `N` random bytes as hexadecimal digits.
+pub fn random_hex<const N: usize>() -> Result<String> {
+    Ok(hex::encode(random::<N>()?))
 }
 
 /// Age after which a file that a crashed writer left behind is removed.
@@ -181,9 +197,14 @@ pub fn lock_timeout(args: &args::WaitArgs) -> Duration {
     args.wait.map_or(Duration::ZERO, |bound| bound.unwrap_or(UNBOUNDED_WAIT))
 }
 
-/// The repositories to look at: all, or the one that was named.
-pub fn chosen(context: &Context, place: &args::SelectionArgs) -> Result<Vec<Repository>> {
-    let name = place.repository.as_deref();
+/// Returns the error for a backup that no selected repository has.
+pub fn no_backup(id: &str) -> Error {
+    Error::new(Kind::Absent, format!("backup {id} does not exist")).hint("`walkeep list` shows the backups")
+}
+
+/// Returns the selected repositories: all, or the one that is named.
+pub fn selected(context: &Context, selection: &args::SelectionArgs) -> Result<Vec<Repository>> {
+    let name = selection.repository.as_deref();
     if let Some(name) = name {
         context.config.repository(name)?;
     }
@@ -193,8 +214,12 @@ pub fn chosen(context: &Context, place: &args::SelectionArgs) -> Result<Vec<Repo
 
 /// The cluster's part of a repository: of the life that was asked for, of the data directory's own where there
 /// still is one, else of the newest that is registered.
-pub fn archive(context: &Context, repository: &Repository, place: &args::SelectionArgs) -> Result<Archive> {
-    match place.lineage.or_else(|| own_lineage(context)) {
+pub fn archive(
+    context: &Context,
+    repository: &Repository,
+    selection: &args::SelectionArgs,
+) -> Result<Archive> {
+    match selection.lineage.or_else(|| own_lineage(context)) {
         Some(lineage) => repository.open(lineage),
         None => repository.open_newest(),
     }

@@ -1,95 +1,91 @@
-//! `walkeep`: one function a verb.
+//! `walkeep`: dispatches to the verbs.
 
-use super::args::{self, Verb, Walkeep};
+use super::args::{ManArgs, Verb, Walkeep};
+use super::exit::{self, Exit};
 use super::output;
+use super::render::Report;
 use super::setup::{self, Context};
 use super::verbs::{backup, check, drill, init, list, pin, prune, report, restore, status, sync, verify};
-use super::{exit, metrics, notice, wal};
+use super::{metrics, notice, wal};
+use crate::config::ShownConfig;
 use crate::error::{Error, Result};
 use crate::progress;
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
+/// Runs `walkeep`, and returns its exit status.
 pub fn walkeep() -> ExitCode {
     let args = match Walkeep::try_parse() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::from(if error.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
-    match run(args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            progress::error(&error);
-            ExitCode::from(exit::of(&error))
-        }
+    let failed = |error: &Error| {
+        progress::error(error);
+        Exit::of(error).into()
+    };
+    match std::panic::catch_unwind(|| run(args)) {
+        Ok(ended) => ended.unwrap_or_else(|error| failed(&error)),
+        Err(_) => failed(&exit::panicked()),
     }
 }
 
-fn run(args: Walkeep) -> Result<u8> {
-    match args.verb {
+fn run(args: Walkeep) -> Result<ExitCode> {
+    let Walkeep { global, verb } = args;
+    let exit = match verb {
         Verb::Completions(args) => {
             let mut text = Vec::new();
             clap_complete::generate(args.shell, &mut Walkeep::command(), "walkeep", &mut text);
-            output::print(&String::from_utf8_lossy(&text))?;
-            Ok(0)
+            output::print_text(&String::from_utf8_lossy(&text))?;
+            Exit::Done
         }
-        Verb::Man(args) => man(&args),
+        Verb::Man(args) => man(&args)?,
         Verb::Config => {
-            let config = setup::load(args.global.config)?;
-            let shown = config.shown();
-            match args.global.json {
-                true => output::print_json(&shown)?,
-                false => output::print(&shown.to_string())?,
-            }
-            Ok(0)
+            output::print(global.json, &setup::load(global.config)?.shown())?;
+            Exit::Done
         }
-        Verb::Init(init_args) => init::run(&Context::new(&args.global)?, &init_args),
-        Verb::Backup(backup_args) => {
-            notice::watched(&args.global, "backup", &[], |context| backup::run(context, &backup_args))
+        Verb::Init(args) => init::run(&Context::new(&global)?, &args)?,
+        Verb::List(args) => list::list(&Context::new(&global)?, &args)?,
+        Verb::Show(args) => list::show(&Context::new(&global)?, &args)?,
+        Verb::Pin(args) => pin::pin(&Context::new(&global)?, &args)?,
+        Verb::Unpin(args) => pin::unpin(&Context::new(&global)?, &args)?,
+        Verb::Restore(args) => restore::run(&Context::new(&global)?, &args)?,
+        Verb::Status(args) if args.nagios => return status::plugin(&global, &args),
+        Verb::Status(args) => status::run(&global, &args)?,
+        Verb::Metrics(args) => metrics::run(&global, &args)?,
+        Verb::Report(args) => report::run(&global, &args)?,
+        Verb::Notify(_) => notice::test(&global)?,
+        Verb::Backup(args) => notice::watched(&global, "backup", &[], |context| backup::run(context, &args))?,
+        Verb::Check(args) => notice::watched(&global, "check", &[], |context| check::run(context, &args))?,
+        Verb::Sync(args) => {
+            notice::watched(&global, "sync", &args.parts(), |context| sync::run(context, &args))?
         }
-        Verb::Check(check_args) => {
-            notice::watched(&args.global, "check", &[], |context| check::run(context, &check_args))
+        Verb::Prune(args) => {
+            notice::watched(&global, "prune", &args.parts(), |context| prune::run(context, &args))?
         }
-        Verb::List(list_args) => list::list(&Context::new(&args.global)?, &list_args),
-        Verb::Show(show_args) => list::show(&Context::new(&args.global)?, &show_args),
-        Verb::Sync(sync_args) => {
-            let parts = [Some(sync_args.from.as_str()), Some(sync_args.to.as_str())];
-            notice::watched(&args.global, "sync", &parts, |context| sync::run(context, &sync_args))
+        Verb::Verify(args) => {
+            notice::watched(&global, "verify", &args.parts(), |context| verify::run(context, &args))?
         }
-        Verb::Prune(prune_args) => {
-            let parts = [
-                prune_args.selection.repository.as_deref(),
-                prune_args.dry_run.then_some("dry-run"),
-                (!prune_args.remove.is_empty()).then_some("remove"),
-            ];
-            notice::watched(&args.global, "prune", &parts, |context| prune::run(context, &prune_args))
+        Verb::Drill(args) => {
+            notice::watched(&global, "drill", &args.parts(), |context| drill::run(context, &args))?
         }
-        Verb::Verify(verify_args) => {
-            let parts = [
-                verify_args.selection.repository.as_deref(),
-                verify_args.quick.then_some("quick"),
-                verify_args.wal.then_some("wal"),
-                verify_args.backup.as_deref(),
-            ];
-            notice::watched(&args.global, "verify", &parts, |context| verify::run(context, &verify_args))
-        }
-        Verb::Status(status_args) => status::run(&args.global, &status_args),
-        Verb::Metrics(metrics_args) => metrics::run(&args.global, &metrics_args),
-        Verb::Report(report_args) => report::run(&args.global, &report_args),
-        Verb::Notify(_) => notice::test(&args.global),
-        Verb::Pin(pin_args) => pin::pin(&Context::new(&args.global)?, &pin_args),
-        Verb::Unpin(unpin_args) => pin::unpin(&Context::new(&args.global)?, &unpin_args),
-        Verb::Drill(drill_args) => {
-            let parts = [drill_args.selection.repository.as_deref()];
-            notice::watched(&args.global, "drill", &parts, |context| drill::run(context, &drill_args))
-        }
-        Verb::Restore(restore_args) => restore::run(&Context::new(&args.global)?, &restore_args),
+    };
+    Ok(exit.into())
+}
+
+impl Report for ShownConfig<'_> {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+
+    fn json(&self) -> impl serde::Serialize {
+        *self
     }
 }
 
-fn man(args: &args::ManArgs) -> Result<u8> {
+fn man(args: &ManArgs) -> Result<Exit> {
     let failed = |e: &std::io::Error| Error::io("write the manual page", e);
     match &args.dir {
         Some(dir) => {
@@ -101,8 +97,8 @@ fn man(args: &args::ManArgs) -> Result<u8> {
         None => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Walkeep::command()).render(&mut text).map_err(|e| failed(&e))?;
-            output::print(&String::from_utf8_lossy(&text))?;
+            output::print_text(&String::from_utf8_lossy(&text))?;
         }
     }
-    Ok(0)
+    Ok(Exit::Done)
 }

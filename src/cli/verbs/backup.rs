@@ -1,101 +1,132 @@
-//! `walkeep backup`.
+//! `walkeep backup`: takes a base backup into every repository.
 
 use super::prune;
 use crate::backup::{self, Options, Server, Taken};
-use crate::cli::setup::Context;
-use crate::cli::{args, exit, output, render, setup};
+use crate::cli::args::BackupArgs;
+use crate::cli::exit::Exit;
+use crate::cli::render::{self, Report};
+use crate::cli::setup::{self, Context};
 use crate::codec::compress::Compression;
 use crate::config::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::progress;
-use std::time::Instant;
+use crate::repo::Repository;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
-pub fn run(context: &Context, args: &args::BackupArgs) -> Result<u8> {
-    // Before there are other threads, which inherit it.
-    be_nice(args.nice.unwrap_or(context.config.backup.nice))?;
+/// A backup that was taken, and in which repository.
+struct Finished<'a> {
+    taken: Taken,
+    repository: &'a Repository,
+    duration: Duration,
+}
+
+impl Finished<'_> {
+    fn json(&self) -> Value {
+        let mut report = render::backup(&self.taken.record, None);
+        report["duration"] = self.duration.as_secs_f64().into();
+        report["repository"] = self.repository.name().into();
+        report["read_bytes"] = self.taken.read.into();
+        report["unpromised"] = json!(self.taken.surprises);
+        report
+    }
+
+    /// Returns the line for standard error.
+    fn summary(&self) -> String {
+        let record = &self.taken.record;
+        let since = record.parent.as_ref().map_or_else(String::new, |parent| format!(" since {parent}"));
+        format!(
+            "backup {} in repository {}: {} in {} files, {} read, {} new{since}, {:.1} s",
+            record.id,
+            self.repository.name(),
+            render::size(record.size),
+            record.files,
+            render::size(self.taken.read),
+            render::size(record.new_bytes),
+            self.duration.as_secs_f64(),
+        )
+    }
+
+    /// Prints the blocks that are damaged or were changed without WAL, and returns the exit that follows from them.
+    fn complain(&self) -> Exit {
+        let bad = self.taken.record.damaged.iter().map(|file| (file, "has bad pages"));
+        let unpromised = self.taken.surprises.iter();
+        let unpromised = unpromised
+            .map(|file| (file, "was changed without WAL, in the blocks that begin with these pages"));
+        let mut exit = Exit::Done;
+        for (file, what) in bad.chain(unpromised) {
+            exit = Exit::Problem;
+            tracing::warn!("damaged: {} {what}: {:?}", file.path, file.blocks);
+        }
+        exit
+    }
+}
+
+/// Backups of one run: JSON has the first one, and the others below it.
+struct BackupReport<'a>(Vec<Finished<'a>>);
+
+impl Report for BackupReport<'_> {
+    fn json(&self) -> impl Serialize {
+        let mut reports = self.0.iter().map(Finished::json);
+        // `null` when every repository is optional and failed.
+        reports.next().map(|mut first| {
+            let others: Vec<Value> = reports.collect();
+            if !others.is_empty() {
+                first["others"] = others.into();
+            }
+            first
+        })
+    }
+}
+
+pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
+    // Before other threads exist: they inherit the niceness.
+    raise_niceness(args.nice.unwrap_or(context.config.backup.nice))?;
     let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
-    let mut reports = Vec::new();
-    let mut status = 0;
+    let mut finished = Vec::new();
+    let mut exit = Exit::Done;
     let mut failure: Option<Error> = None;
     for repository in &context.repositories {
         let begun = Instant::now();
-        match backup::run(&options(context, args)?, &server, repository) {
+        let taken = options(context, args).and_then(|options| backup::run(&options, &server, repository));
+        context.console.finish();
+        match taken {
             Ok(taken) => {
-                context.console.finish();
-                let seconds = begun.elapsed().as_secs_f64();
-                context.console.say(&summary(&taken, repository.name(), seconds));
-                let record = &taken.record;
-                for (what, files) in [("has bad pages", &record.damaged), (UNPROMISED, &taken.surprises)] {
-                    for file in files {
-                        status = exit::PROBLEM;
-                        tracing::warn!("damaged: {} {what}: {:?}", file.path, file.blocks);
-                    }
+                let backup = Finished { taken, repository, duration: begun.elapsed() };
+                context.console.say(&backup.summary());
+                exit = exit.worst(backup.complain());
+                if args.prune && backup.taken.record.is_complete() {
+                    exit = exit.worst(prune::after_backup(context, repository).unwrap_or_else(|error| {
+                        progress::error(&error);
+                        Exit::of(&error)
+                    }));
                 }
-                let mut report = render::backup(record, None);
-                report["duration"] = seconds.into();
-                report["repository"] = repository.name().into();
-                report["read_bytes"] = taken.read.into();
-                report["unpromised"] = serde_json::json!(taken.surprises);
-                reports.push(report);
-                if args.prune && record.is_complete() {
-                    match prune::after_backup(context, repository) {
-                        Ok(pruned) => status = status.max(pruned),
-                        Err(error) => {
-                            progress::error(&error);
-                            status = exit::of(&error);
-                        }
-                    }
-                }
+                finished.push(backup);
             }
             Err(error) if !repository.is_required() && error.kind() != Kind::Locked => {
-                context.console.finish();
                 let error = error
                     .doing(format!("optional repository {}", repository.name()))
-                    .hint("`walkeep sync` brings the backups of another repository there");
+                    .hint("`walkeep sync` copies the backups of another repository there");
                 progress::warn(&error);
             }
             Err(error) => {
-                context.console.finish();
                 if let Some(earlier) = failure.replace(error) {
                     progress::error(&earlier);
                 }
             }
         }
     }
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    if context.json {
-        // One repository, one backup; more are named behind the first.
-        let mut reports = reports.into_iter();
-        let mut first = reports.next().unwrap_or_default();
-        let others: Vec<_> = reports.collect();
-        if !others.is_empty() {
-            first["others"] = others.into();
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            context.print(&BackupReport(finished))?;
+            Ok(exit)
         }
-        output::print_json(&first)?;
     }
-    Ok(status)
 }
 
-/// What happened to blocks that the WAL summaries promised to be as they were.
-const UNPROMISED: &str = "was changed without WAL, in the blocks that begin with these pages";
-
-/// A backup in one line.
-fn summary(taken: &Taken, repository: &str, seconds: f64) -> String {
-    let record = &taken.record;
-    let since = record.parent.as_ref().map_or_else(String::new, |parent| format!(" since {parent}"));
-    format!(
-        "backup {} in repository {repository}: {} in {} files, {} read, {} new{since}, {seconds:.1} s",
-        record.id,
-        render::size(record.size),
-        record.files,
-        render::size(taken.read),
-        render::size(record.new_bytes),
-    )
-}
-
-fn options(context: &Context, args: &args::BackupArgs) -> Result<Options> {
+fn options(context: &Context, args: &BackupArgs) -> Result<Options> {
     let config = &context.config;
     let random = setup::random_hex::<3>()?;
     Ok(Options {
@@ -118,8 +149,8 @@ fn options(context: &Context, args: &args::BackupArgs) -> Result<Options> {
     })
 }
 
-/// Leaves processor and disk to others: the kernel takes the priority of I/O from this, unless it was set.
-fn be_nice(nice: i32) -> Result<()> {
+/// Raises the niceness of this process; the kernel derives the priority of I/O from it unless that was set.
+fn raise_niceness(nice: i32) -> Result<()> {
     if nice == 0 {
         return Ok(());
     }

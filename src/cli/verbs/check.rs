@@ -10,145 +10,151 @@ mod settings;
 mod spool;
 
 use crate::backup::Server;
-use crate::cli::setup::Context;
-use crate::cli::{args, exit, output, setup};
+use crate::cli::args::CheckArgs;
+use crate::cli::exit::Exit;
+use crate::cli::render::Report;
+use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Result};
 use crate::pg::client::{Options, Session, column};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::{Archive, Lineage, Repository};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The bound of every statement.
-const SOON: Duration = Duration::from_secs(60);
+/// Maximum time of each statement.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+enum Severity {
     Ok,
     Warning,
     Failed,
 }
 
-impl Level {
+impl Severity {
     fn as_str(self) -> &'static str {
         match self {
-            Level::Ok => "ok",
-            Level::Warning => "warning",
-            Level::Failed => "failed",
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Failed => "failed",
         }
     }
 
-    /// How bad something can be in a repository.
-    fn worst_in(repository: &Repository) -> Level {
-        if repository.is_required() { Level::Failed } else { Level::Warning }
+    /// Returns the worst severity that a result about this repository can have.
+    fn worst_in(repository: &Repository) -> Severity {
+        if repository.is_required() { Severity::Failed } else { Severity::Warning }
     }
 }
 
-/// What was found out about one thing.
-struct Finding {
-    level: Level,
+/// Result of one check.
+struct CheckResult {
+    level: Severity,
     detail: String,
     hint: Option<String>,
 }
 
-impl Finding {
-    fn ok(detail: impl Into<String>) -> Finding {
-        Finding { level: Level::Ok, detail: detail.into(), hint: None }
+impl CheckResult {
+    fn ok(detail: impl Into<String>) -> CheckResult {
+        CheckResult { level: Severity::Ok, detail: detail.into(), hint: None }
     }
 
-    /// Nothing is wrong, and it could be better.
-    fn advice(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
-        Finding { hint: Some(hint.into()), ..Finding::ok(detail) }
+    /// Returns a result that is ok, with advice for an improvement.
+    fn advice(detail: impl Into<String>, hint: impl Into<String>) -> CheckResult {
+        CheckResult { hint: Some(hint.into()), ..CheckResult::ok(detail) }
     }
 
-    fn warning(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
-        Finding { level: Level::Warning, ..Finding::advice(detail, hint) }
+    fn warning(detail: impl Into<String>, hint: impl Into<String>) -> CheckResult {
+        CheckResult { level: Severity::Warning, ..CheckResult::advice(detail, hint) }
     }
 
-    fn failed(detail: impl Into<String>, hint: impl Into<String>) -> Finding {
-        Finding { level: Level::Failed, ..Finding::advice(detail, hint) }
+    fn failed(detail: impl Into<String>, hint: impl Into<String>) -> CheckResult {
+        CheckResult { level: Severity::Failed, ..CheckResult::advice(detail, hint) }
     }
 
-    fn at_most(self, level: Level) -> Finding {
-        Finding { level: self.level.min(level), ..self }
+    fn at_most(self, level: Severity) -> CheckResult {
+        CheckResult { level: self.level.min(level), ..self }
     }
 }
 
-impl From<Error> for Finding {
-    fn from(error: Error) -> Finding {
+impl From<Error> for CheckResult {
+    fn from(error: Error) -> CheckResult {
         let hint = error.advice().map(str::to_owned);
-        Finding { level: Level::Failed, detail: error.to_string(), hint }
+        CheckResult { level: Severity::Failed, detail: error.to_string(), hint }
     }
 }
 
-impl From<Result<Finding>> for Finding {
-    fn from(found: Result<Finding>) -> Finding {
-        found.unwrap_or_else(Finding::from)
+impl From<Result<CheckResult>> for CheckResult {
+    fn from(found: Result<CheckResult>) -> CheckResult {
+        found.unwrap_or_else(CheckResult::from)
     }
 }
 
-/// What was looked at.
+/// Results so far, and the worst of them.
 struct Checks<'a> {
     context: &'a Context,
     done: Vec<Value>,
-    worst: Level,
-    /// The server could not be asked, so nothing is known of it.
+    worst: Severity,
+    /// Whether the server was unreachable, so that its state is unknown.
     blind: bool,
 }
 
+impl Report for Checks<'_> {
+    fn json(&self) -> impl Serialize {
+        json!({"ok": self.worst < Severity::Failed, "checks": self.done})
+    }
+}
+
 impl Checks<'_> {
-    fn note(&mut self, name: &str, finding: impl Into<Finding>) {
-        let Finding { level, detail, hint } = finding.into();
+    fn note(&mut self, name: &str, finding: impl Into<CheckResult>) {
+        let CheckResult { level, detail, hint } = finding.into();
         self.worst = self.worst.max(level);
         let word = match level {
-            Level::Ok => "ok",
-            Level::Warning => "warning",
-            Level::Failed => "FAILED",
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Failed => "FAILED",
         };
         let hint_line = hint.as_ref().map(|hint| format!("\n        hint: {hint}")).unwrap_or_default();
         let line = format!("{word:<7} {name}: {detail}{hint_line}");
         match level {
-            Level::Ok => self.context.console.say(&line),
+            Severity::Ok => self.context.console.say(&line),
             _ => self.context.console.insist(&line),
         }
         self.done.push(json!({
-            "name": name, "ok": level < Level::Failed, "result": level.as_str(), "detail": detail, "hint": hint,
+            "name": name, "ok": level < Severity::Failed, "result": level.as_str(), "detail": detail, "hint": hint,
         }));
     }
 
-    /// Notes what was tried; the value when it succeeded.
-    fn tried<T>(&mut self, name: &str, worst: Level, result: Result<(T, String)>) -> Option<T> {
+    /// Notes a result, at most as severe as `worst`, and returns the value of a success.
+    fn tried<T>(&mut self, name: &str, worst: Severity, result: Result<(T, String)>) -> Option<T> {
         match result {
             Ok((value, detail)) => {
-                self.note(name, Finding::ok(detail));
+                self.note(name, CheckResult::ok(detail));
                 Some(value)
             }
             Err(error) => {
-                self.note(name, Finding::from(error).at_most(worst));
+                self.note(name, CheckResult::from(error).at_most(worst));
                 None
             }
         }
     }
 }
 
-pub fn run(context: &Context, args: &args::CheckArgs) -> Result<u8> {
-    let mut checks = Checks { context, done: Vec::new(), worst: Level::Ok, blind: false };
+pub fn run(context: &Context, args: &CheckArgs) -> Result<Exit> {
+    let mut checks = Checks { context, done: Vec::new(), worst: Severity::Ok, blind: false };
     look(context, args, &mut checks);
     context.console.finish();
-    let is_ok = checks.worst < Level::Failed;
-    if context.json {
-        output::print_json(&json!({"ok": is_ok, "checks": checks.done}))?;
-    }
-    Ok(match (is_ok, checks.blind) {
-        (true, _) => 0,
-        (false, true) => 1,
-        (false, false) => exit::PROBLEM,
+    context.print(&checks)?;
+    Ok(match (checks.worst, checks.blind) {
+        (Severity::Ok | Severity::Warning, _) => Exit::Done,
+        (Severity::Failed, true) => Exit::Failed,
+        (Severity::Failed, false) => Exit::Problem,
     })
 }
 
-fn look(context: &Context, args: &args::CheckArgs, checks: &mut Checks<'_>) {
+fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
     let server = server(context, checks);
     let lineage = match &server {
         Some((server, _)) => Ok(server.found.lineage),
@@ -174,7 +180,7 @@ fn look(context: &Context, args: &args::CheckArgs, checks: &mut Checks<'_>) {
     }
 }
 
-/// The server, its settings and its clock.
+/// Checks the server, its settings and its clock.
 fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session)> {
     let connected = setup::connection(context).and_then(|info| {
         let server = Server::connect(&info, setup::primary(context)?.as_ref())?;
@@ -185,15 +191,17 @@ fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session
         let detail = format!("PostgreSQL {}, with all grants that are needed", server.found.version);
         ((server, session), detail)
     });
-    let (server, session) = checks.tried("server", Level::Failed, connected)?;
+    let (server, session) = checks.tried("server", Severity::Failed, connected)?;
     let pgdata = &context.cluster.pgdata;
     let is_the_one = server.check_runs_on(pgdata).and_then(|()| readable(pgdata));
     let detail = format!("{} is the server's, and can be read", pgdata.display());
-    checks.tried("data directory", Level::Failed, is_the_one.map(|()| ((), detail)));
+    checks.tried("data directory", Severity::Failed, is_the_one.map(|()| ((), detail)));
     let problems = server.archiving_problems();
     if problems.is_empty() && !server.found.in_recovery {
-        checks
-            .note("settings", Finding::ok(format!("archive_command is `{}`", server.found.archive_command)));
+        checks.note(
+            "settings",
+            CheckResult::ok(format!("archive_command is `{}`", server.found.archive_command)),
+        );
     }
     for problem in problems {
         checks.note("settings", problem);
@@ -206,7 +214,7 @@ fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session
     Some((server, session))
 }
 
-/// A backup reads everything; one file that is readable for the owner alone tells.
+/// Checks that a file is readable that only its owner may read: a backup reads every file.
 fn readable(pgdata: &Path) -> Result<()> {
     let path = pgdata.join("global/pg_control");
     std::fs::read(&path)
@@ -215,11 +223,11 @@ fn readable(pgdata: &Path) -> Result<()> {
         .map_err(|error| error.hint("run walkeep as the user that runs the server, usually postgres"))
 }
 
-/// The repositories that are there, each with its newest backup.
+/// Checks each repository and its newest backup, and returns those that can be used.
 fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) -> Vec<Archive> {
     let mut archives = Vec::new();
     for repository in &context.repositories {
-        let worst = Level::worst_in(repository);
+        let worst = Severity::worst_in(repository);
         let opened = repository.open(lineage).and_then(|archive| {
             let proved = repository.prove().doing(|| format!("try out repository {}", repository.name()));
             proved.map(|()| archive)
@@ -240,10 +248,10 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
     archives
 }
 
-/// A fresh segment into every repository and back.
+/// Has the server archive a fresh segment, and fetches it back from every repository.
 fn archiving(
     context: &Context,
-    args: &args::CheckArgs,
+    args: &CheckArgs,
     server: &Server,
     archives: &[Archive],
     checks: &mut Checks<'_>,
@@ -251,25 +259,26 @@ fn archiving(
     let pgdata = &context.cluster.pgdata;
     let (begun, at) = (Instant::now(), jiff::Timestamp::now());
     let switched = server.switch_segment().map(|name| (name, format!("{name} was ended for the test")));
-    let Some(name) = checks.tried("fresh segment", Level::Failed, switched) else {
+    let Some(name) = checks.tried("fresh segment", Severity::Failed, switched) else {
         return;
     };
     // Before it is archived the server does not use the file for another segment. A standby may not have all of it.
     let own = if server.found.in_recovery { None } else { fetch::own(pgdata, name) };
     for archive in archives {
         let repository = archive.repository();
-        let (title, worst) = (format!("archiving into {}", repository.name()), Level::worst_in(repository));
+        let (title, worst) =
+            (format!("archiving into {}", repository.name()), Severity::worst_in(repository));
         // In whole seconds, as people read them.
         let left = args.timeout.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
         if let Err(error) = server.await_segment(pgdata, archive, name, left) {
-            checks.note(&title, Finding::from(error).at_most(worst));
+            checks.note(&title, CheckResult::from(error).at_most(worst));
             continue;
         }
         let (arrived, seconds) = (jiff::Timestamp::now(), begun.elapsed().as_secs_f64());
         let back = fetch::back(context, repository, name, own).map(|how| {
-            Finding::ok(format!("{name} arrived after {seconds:.2} s, was fetched back and {how}"))
+            CheckResult::ok(format!("{name} arrived after {seconds:.2} s, was fetched back and {how}"))
         });
-        checks.note(&title, Finding::from(back).at_most(worst));
+        checks.note(&title, CheckResult::from(back).at_most(worst));
         checks.note(
             &format!("clock of {}", repository.name()),
             clock::of_repository(archive, name, at, arrived),
@@ -277,7 +286,7 @@ fn archiving(
     }
 }
 
-/// A standby whose primary cannot be asked for a fresh segment: the last one that it has replayed to its end.
+/// Fetches the last segment that a standby has replayed to its end, when its primary cannot switch to a fresh one.
 fn replayed(
     context: &Context,
     server: &Server,
@@ -287,7 +296,7 @@ fn replayed(
 ) {
     let size = server.found.segment_size;
     let asked = session
-        .query_one("SELECT pg_last_wal_replay_lsn()::text", &[], Some(SOON))
+        .query_one("SELECT pg_last_wal_replay_lsn()::text", &[], Some(STATEMENT_TIMEOUT))
         .and_then(|row| column::<String>(&row, 0)?.parse::<Lsn>());
     let name = match asked {
         Ok(lsn) if lsn.0 >= 2 * size.bytes() => {
@@ -301,18 +310,18 @@ fn replayed(
         let repository = archive.repository();
         let back = match archive.has_wal(WalName::Segment(name)) {
             Ok(true) => fetch::back(context, repository, name, None).map(|how| {
-                Finding::warning(
+                CheckResult::warning(
                     format!("{name}, which the standby has replayed, was fetched back and {how}; nothing fresh was tried"),
                     "only the primary can end a segment: run check there, or give `primary = \"host=…\"` beside `connection`",
                 )
             }),
-            Ok(false) => Ok(Finding::warning(
+            Ok(false) => Ok(CheckResult::warning(
                 format!("{name} is not there, and the standby has replayed it"),
                 "the primary archives it: run check there",
             )),
             Err(error) => Err(error),
         };
-        let finding = Finding::from(back).at_most(Level::worst_in(repository));
+        let finding = CheckResult::from(back).at_most(Severity::worst_in(repository));
         checks.note(&format!("archiving into {}", repository.name()), finding);
     }
 }

@@ -1,83 +1,87 @@
-//! `walkeep drill`.
+//! `walkeep drill`: proves that a backup restores, and reports how far it got.
 
-use super::restore;
+use crate::cli::args::DrillArgs;
 use crate::cli::contents::Contents;
-use crate::cli::setup::Context;
-use crate::cli::{args, exit, interrupt, moment, output, render, setup};
+use crate::cli::exit::Exit;
+use crate::cli::render::{self, Report};
+use crate::cli::setup::{self, Context};
+use crate::cli::{interrupt, moment, output, restore_command};
 use crate::drill::{self, Choice, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::progress;
+use crate::repo::Archive;
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::Target;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// For how long the primary is followed.
-const COMPARISON: Duration = Duration::from_secs(300);
+/// Default of `--compare`: maximum time to follow the primary.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(300);
 
-pub fn run(context: &Context, args: &args::DrillArgs) -> Result<u8> {
+struct DrillReport<'a> {
+    drill: &'a Drill,
+    repository: &'a str,
+    error: Option<&'a Error>,
+}
+
+impl Report for DrillReport<'_> {
+    fn json(&self) -> impl Serialize {
+        let mut report = render::drill(self.drill);
+        report["checks"] = json!(self.drill.checks);
+        report["repository"] = self.repository.into();
+        report["error"] = json!(self.error.map(Error::to_string));
+        report
+    }
+}
+
+pub fn run(context: &Context, args: &DrillArgs) -> Result<Exit> {
     let now = jiff::Timestamp::now();
-    // One repository: what another one has proves nothing about it.
-    let repository = setup::chosen(context, &args.selection)?
+    // Only one: a drill proves nothing about what another repository has.
+    let repository = setup::selected(context, &args.selection)?
         .into_iter()
         .next()
-        .ok_or_else(|| Error::new(Kind::Config, "there is no repository"))?;
+        .ok_or_else(|| Error::new(Kind::Config, "no repository is configured"))?;
     let archive = setup::archive(context, &repository, &args.selection)?;
     let options = options(context, args, repository.name(), now)?;
     let choice = choice(args, &archive, now)?;
     let run = drill::Run::new(archive.clone(), &choice, &options)?;
     context.console.finish();
-    let drill = run.drill;
-    if let Err(error) = archive.remember_drill(&drill) {
+    let (drill, error) = (&run.drill, run.error.as_ref());
+    if let Err(error) = archive.remember_drill(drill) {
         progress::warn(
             &error
                 .doing(format!("repository {}", repository.name()))
-                .hint("`list` and estimates do without it"),
+                .hint("`list` and estimates do not know of this drill"),
         );
     }
-    tell(context, &drill, repository.name());
+    describe(context, drill, repository.name());
     if let Some(kept) = &run.kept {
         context.console.say(&format!(
             "kept: {}, with the server's log and its configuration in etc; remove the directory when you are done",
             kept.display()
         ));
     }
-    if let Some(error) = &run.error {
+    if let Some(error) = error {
         progress::error(error);
     }
-    if context.json {
-        let mut report = report(&drill);
-        report["repository"] = repository.name().into();
-        report["error"] = json!(run.error.as_ref().map(Error::to_string));
-        output::print_json(&report)?;
-    }
+    context.print(&DrillReport { drill, repository: repository.name(), error })?;
     Ok(match drill.outcome {
-        Outcome::Proved => 0,
-        Outcome::Refuted => exit::PROBLEM,
-        Outcome::Unknown => run.error.as_ref().map_or(1, |error| exit::of(error).max(1)),
+        Outcome::Proved => Exit::Done,
+        Outcome::Refuted => Exit::Problem,
+        Outcome::Unknown => error.map_or(Exit::Failed, Exit::of),
     })
 }
 
 fn options(
     context: &Context,
-    args: &args::DrillArgs,
+    args: &DrillArgs,
     repository: &str,
     now: jiff::Timestamp,
 ) -> Result<drill::Options> {
     let config = &context.config.drill;
-    let directory = args.directory.as_ref().unwrap_or(&config.directory);
-    let directory =
-        std::path::absolute(directory).map_err(|e| Error::io("find the working directory", &e))?;
-    let ours = setup::foreign(context);
-    for place in std::iter::once(&context.cluster.pgdata).chain(&ours) {
-        if directory.starts_with(place) {
-            return Err(Error::new(
-                Kind::Config,
-                format!("{} lies in {}", directory.display(), place.display()),
-            )
-            .hint("a drill needs a directory of its own: `directory` in [drill] of the configuration"));
-        }
-    }
+    let directory = scratch_parent(context, args)?;
     let assertions = config
         .assertions
         .iter()
@@ -94,13 +98,13 @@ fn options(
         directory,
         cluster: context.cluster.name.clone(),
         bin: config.bin.clone(),
-        restore_command: restore::command(context, &["--repository", repository])?,
+        restore_command: restore_command::build(context, &["--repository", repository])?,
         preload: config.preload.clone().unwrap_or_default(),
         users: setup::roles(context),
         jobs: args.jobs.unwrap_or(config.jobs),
         amcheck: config.amcheck,
         assertions: assertions.collect(),
-        compare: args.compare.map(|patience| primary(context, patience)).transpose()?,
+        compare: args.compare.map(|timeout| primary(context, timeout)).transpose()?,
         keep: args.keep,
         timeout: args.timeout.unwrap_or(config.timeout),
         wait: setup::lock_timeout(&args.wait),
@@ -113,18 +117,35 @@ fn options(
     })
 }
 
-/// The server to compare with, and for how long to follow it.
-fn primary(context: &Context, patience: Option<Duration>) -> Result<drill::Primary> {
+/// Returns the parent of the scratch directory.
+fn scratch_parent(context: &Context, args: &DrillArgs) -> Result<PathBuf> {
+    let directory = args.directory.as_ref().unwrap_or(&context.config.drill.directory);
+    let directory = setup::absolute(directory)?;
+    let ours = setup::foreign(context);
+    for taken in std::iter::once(&context.cluster.pgdata).chain(&ours) {
+        if directory.starts_with(taken) {
+            return Err(Error::new(
+                Kind::Config,
+                format!("{} lies in {}", directory.display(), taken.display()),
+            )
+            .hint("a drill needs a directory of its own: `directory` in [drill] of the configuration"));
+        }
+    }
+    Ok(directory)
+}
+
+/// Returns the server to compare with, and the maximum time to follow it.
+fn primary(context: &Context, timeout: Option<Duration>) -> Result<drill::Primary> {
     let cluster = &context.cluster;
     let info = match setup::primary(context)? {
         Some(info) => info,
         None => setup::connection(context)?,
     };
     let conninfo = cluster.primary.as_ref().or(cluster.connection.as_ref()).cloned().unwrap_or_default();
-    Ok(drill::Primary { info, conninfo, patience: patience.unwrap_or(COMPARISON) })
+    Ok(drill::Primary { info, conninfo, patience: timeout.unwrap_or(COMPARE_TIMEOUT) })
 }
 
-fn choice(args: &args::DrillArgs, archive: &crate::repo::Archive, now: jiff::Timestamp) -> Result<Choice> {
+fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<Choice> {
     let target = match (&args.time, args.lsn) {
         (Some(text), _) => Target::Time(moment::of_archive(text, archive)?),
         (None, Some(lsn)) => Target::Lsn(lsn),
@@ -145,20 +166,19 @@ fn choice(args: &args::DrillArgs, archive: &crate::repo::Archive, now: jiff::Tim
     Ok(drill::choose(Wanted::Rotate, &contents.records, &contents.pins, &contents.drills, moment))
 }
 
-/// A random moment behind the one and before the other.
+/// Returns a random time between two others, or `None` when there is none between them.
 fn random_moment(from: jiff::Timestamp, to: jiff::Timestamp) -> Result<Option<jiff::Timestamp>> {
     let (from, to) = (from.as_microsecond() + 1, to.as_microsecond());
     let Some(length) = u64::try_from(to - from).ok().filter(|length| *length > 0) else {
         return Ok(None);
     };
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    let step = i64::try_from(u64::from_le_bytes(random) % length).unwrap_or(0);
-    let moment = jiff::Timestamp::from_microsecond(from + step);
-    moment.map(Some).map_err(|e| Error::new(Kind::Failed, format!("choose a moment: {e}")))
+    let step = u64::from_le_bytes(setup::random()?) % length;
+    let moment = jiff::Timestamp::from_microsecond(from.saturating_add_unsigned(step));
+    moment.map(Some).map_err(|e| Error::new(Kind::Failed, format!("choose a time: {e}")))
 }
 
-fn tell(context: &Context, drill: &Drill, repository: &str) {
+/// Prints the checks and the result on standard error.
+fn describe(context: &Context, drill: &Drill, repository: &str) {
     let console = &context.console;
     let is_good = drill.outcome == Outcome::Proved;
     for Check { name, ok, detail } in &drill.checks {
@@ -195,11 +215,4 @@ fn tell(context: &Context, drill: &Drill, repository: &str) {
     } else {
         console.insist(&line);
     }
-}
-
-/// A drill as `drill` reports it.
-fn report(drill: &Drill) -> Value {
-    let mut report = render::drill(drill);
-    report["checks"] = json!(drill.checks);
-    report
 }

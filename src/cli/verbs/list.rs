@@ -1,47 +1,62 @@
 //! `walkeep list` and `walkeep show`.
 
+use crate::cli::args::{ListArgs, ShowArgs};
 use crate::cli::contents::Contents;
-use crate::cli::setup::Context;
-use crate::cli::{args, exit, output, render, setup};
-use crate::error::{Error, Kind, Result};
+use crate::cli::exit::Exit;
+use crate::cli::render::{self, Report};
+use crate::cli::setup::{self, Context};
+use crate::error::Result;
 use crate::progress;
-use crate::repo::catalog::Inventory;
+use crate::repo::catalog::{Inventory, Reach};
 use crate::repo::drills::Drill;
 use crate::repo::record::Record;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-pub fn list(context: &Context, args: &args::ListArgs) -> Result<u8> {
-    let mut contents = Vec::new();
-    for repository in setup::chosen(context, &args.selection)? {
+struct Listing<'a> {
+    cluster: &'a str,
+    repositories: Vec<Contents>,
+}
+
+impl Report for Listing<'_> {
+    fn text(&self) -> String {
+        let text: Vec<String> = self.repositories.iter().map(text).collect();
+        text.join("\n")
+    }
+
+    fn json(&self) -> impl Serialize {
+        json!({
+            "cluster": self.cluster,
+            "repositories": self.repositories.iter().map(report).collect::<Vec<_>>(),
+        })
+    }
+}
+
+pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
+    let mut repositories = Vec::new();
+    for repository in setup::selected(context, &args.selection)? {
         let archive = setup::archive(context, &repository, &args.selection)?;
-        contents.push(Contents::read(archive, jiff::Timestamp::now())?);
+        repositories.push(Contents::read(archive, jiff::Timestamp::now())?);
     }
-    if context.json {
-        output::print_json(&json!({
-            "cluster": context.cluster.name,
-            "repositories": contents.iter().map(report).collect::<Vec<_>>(),
-        }))?;
-    } else {
-        let text: Vec<String> = contents.iter().map(text).collect();
-        output::print(&text.join("\n"))?;
-    }
-    let mut status = 0;
-    for contents in &contents {
+    let listing = Listing { cluster: &context.cluster.name, repositories };
+    context.print(&listing)?;
+    let mut exit = Exit::Done;
+    for contents in &listing.repositories {
         if !contents.gaps.is_empty() {
-            status = exit::PROBLEM;
+            exit = Exit::Problem;
         }
         let damaged = contents.damaged.iter().map(|(_, error)| error);
         let damaged = damaged.chain(contents.bad_histories.iter().map(|(_, error)| error));
         for error in damaged.chain(contents.bad_segments.iter().map(|(_, error)| error)) {
-            status = exit::PROBLEM;
+            exit = Exit::Problem;
             progress::error(error);
         }
     }
-    Ok(status)
+    Ok(exit)
 }
 
-/// A backup as `list` and `show` report it.
+/// Returns a backup as in the JSON of `list` and `show`.
 fn backup(contents: &Contents, record: &Record) -> Value {
     let mut report = render::backup(record, contents.pins.get(&record.id));
     report["exclusive"] = json!(contents.sizes.exclusive.get(&record.id));
@@ -92,7 +107,6 @@ fn text(contents: &Contents) -> String {
         let labels = record.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let drill = contents.drill(&record.id).map(|drill| format!("({})", tried(drill)));
         let labels: Vec<String> = pin.into_iter().chain(drill).chain(labels).collect();
-        let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
         let _ = writeln!(
             text,
             "  {:<24} {:<9} {:<20} {:>11} {:>11} {:>11}  {}",
@@ -101,7 +115,7 @@ fn text(contents: &Contents) -> String {
             record.stop_time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             render::size(record.size),
             render::size(record.stored),
-            render::size(own),
+            own_size(contents, record),
             labels.join(" "),
         );
     }
@@ -131,13 +145,24 @@ fn text(contents: &Contents) -> String {
     text
 }
 
-/// The last drill of a backup.
+/// Formats the last drill of a backup.
 fn tried(drill: &Drill) -> String {
     format!("drill of {}: {}", drill.ended.strftime("%Y-%m-%d %H:%M"), drill.outcome.as_str())
 }
 
-pub fn show(context: &Context, args: &args::ShowArgs) -> Result<u8> {
-    for repository in setup::chosen(context, &args.selection)? {
+/// Formats the bytes that removing a backup alone would free.
+fn own_size(contents: &Contents, record: &Record) -> String {
+    contents.sizes.exclusive.get(&record.id).map_or_else(|| "?".to_owned(), |own| render::size(*own))
+}
+
+struct Shown<'a> {
+    contents: &'a Contents,
+    record: &'a Record,
+    reach: Option<Reach>,
+}
+
+pub fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
+    for repository in setup::selected(context, &args.selection)? {
         let archive = setup::archive(context, &repository, &args.selection)?;
         let contents = Contents::read(archive, jiff::Timestamp::now())?;
         let wanted = match args.backup.as_str() {
@@ -145,70 +170,69 @@ pub fn show(context: &Context, args: &args::ShowArgs) -> Result<u8> {
             id => contents.records.iter().find(|record| record.id == id),
         };
         if let Some(record) = wanted {
-            return show_record(context, &contents, record);
+            context.print(&Shown { contents: &contents, record, reach: contents.reach(record) })?;
+            return Ok(Exit::Done);
         }
     }
-    Err(Error::new(Kind::Absent, format!("there is no backup {}", args.backup))
-        .hint("`walkeep list` names the backups there are"))
+    Err(setup::no_backup(&args.backup))
 }
 
-fn show_record(context: &Context, contents: &Contents, record: &Record) -> Result<u8> {
-    let reach = contents.reach(record);
-    if context.json {
+impl Report for Shown<'_> {
+    fn text(&self) -> String {
+        let Shown { contents, record, reach } = self;
+        let repository = contents.archive.repository().name();
+        let mut lines = vec![
+            ("backup", record.id.clone()),
+            ("repository", repository.to_owned()),
+            ("state", if record.is_complete() { "complete" } else { "damaged" }.to_owned()),
+            ("started", format!("{} at {}", render::time(record.start_time), record.start_lsn)),
+            ("ended", format!("{} at {}", render::time(record.stop_time), record.stop_lsn)),
+            ("timeline", record.timeline.to_string()),
+            ("system identifier", record.system_identifier.to_string()),
+            ("PostgreSQL", record.pg_version.clone()),
+            ("size", format!("{} in {} files", render::size(record.size), record.files)),
+            (
+                "stored",
+                format!("{}, {} of it new", render::size(record.stored), render::size(record.new_bytes)),
+            ),
+            ("its own", format!("{}, free without it", own_size(contents, record))),
+        ];
+        lines.extend(contents.pins.get(&record.id).map(|pin| ("pinned", pin.to_string())));
+        lines.extend(contents.drill(&record.id).map(|drill| ("last drill", drill_text(drill))));
+        lines.push(("needs WAL", format!("{} to {}", record.wal.first, record.wal.last)));
+        if let Some(reach) = reach {
+            lines.push(("leads to", format!("{} ({} segments)", reach.last, reach.segments)));
+        }
+        lines.push(("server time zone", record.settings.time_zone.clone()));
+        let checksums = if record.settings.data_checksums { "on" } else { "off" };
+        lines.push(("data checksums", checksums.to_owned()));
+        for known in &record.tablespaces {
+            let location = known.tablespace.location.as_ref();
+            let location = location.map_or("in place".into(), |location| location.display());
+            let size = render::size(known.size);
+            lines.push(("tablespace", format!("{} {location}, {size}", known.tablespace.oid)));
+        }
+        lines.extend(record.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
+        let damaged = record.damaged.iter();
+        lines.extend(damaged.map(|file| ("damaged", format!("{} pages {:?}", file.path, file.blocks))));
+        lines.iter().map(|(name, value)| format!("{name:<20} {value}\n")).collect()
+    }
+
+    fn json(&self) -> impl Serialize {
+        let Shown { contents, record, reach } = self;
         let mut report = backup(contents, record);
         report["repository"] = contents.archive.repository().name().into();
         report["wal"] = json!({"first": record.wal.first, "last": record.wal.last});
-        report["reaches"] = json!(reach.map(|reach| reach.last));
+        report["reaches"] = json!(reach.as_ref().map(|reach| reach.last));
         report["settings"] = json!(record.settings);
         report["tablespaces"] = json!(record.tablespaces);
         report["damaged"] = json!(record.damaged);
-        output::print_json(&report)?;
-        return Ok(0);
+        report
     }
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<20} {value}");
-    };
-    line("backup", record.id.clone());
-    line("repository", contents.archive.repository().name().to_owned());
-    line("state", if record.is_complete() { "complete" } else { "damaged" }.to_owned());
-    line("started", format!("{} at {}", render::time(record.start_time), record.start_lsn));
-    line("ended", format!("{} at {}", render::time(record.stop_time), record.stop_lsn));
-    line("timeline", record.timeline.to_string());
-    line("system identifier", record.system_identifier.to_string());
-    line("PostgreSQL", record.pg_version.clone());
-    line("size", format!("{} in {} files", render::size(record.size), record.files));
-    line("stored", format!("{}, {} of it new", render::size(record.stored), render::size(record.new_bytes)));
-    let own = contents.sizes.exclusive.get(&record.id).copied().unwrap_or_default();
-    line("its own", format!("{}, free without it", render::size(own)));
-    if let Some(pin) = contents.pins.get(&record.id) {
-        line("pinned", pin.to_string());
-    }
-    if let Some(drill) = contents.drill(&record.id) {
-        let seconds = [("restore", drill.restore_seconds), ("recovery", drill.recovery_seconds)];
-        let seconds = seconds.into_iter().filter_map(|(name, took)| Some(format!(", {name} {:.1} s", took?)));
-        line("last drill", format!("{}{}", tried(drill), seconds.collect::<String>()));
-    }
-    line("needs WAL", format!("{} to {}", record.wal.first, record.wal.last));
-    if let Some(reach) = reach {
-        line("leads to", format!("{} ({} segments)", reach.last, reach.segments));
-    }
-    line("server time zone", record.settings.time_zone.clone());
-    line("data checksums", if record.settings.data_checksums { "on" } else { "off" }.to_owned());
-    for tablespace in &record.tablespaces {
-        let location = tablespace.tablespace.location.as_ref();
-        let location = location.map_or("in place".into(), |location| location.display());
-        line(
-            "tablespace",
-            format!("{} {location}, {}", tablespace.tablespace.oid, render::size(tablespace.size)),
-        );
-    }
-    for (key, value) in &record.labels {
-        line("label", format!("{key}={value}"));
-    }
-    for file in &record.damaged {
-        line("damaged", format!("{} pages {:?}", file.path, file.blocks));
-    }
-    output::print(&text)?;
-    Ok(0)
+}
+
+fn drill_text(drill: &Drill) -> String {
+    let seconds = [("restore", drill.restore_seconds), ("recovery", drill.recovery_seconds)];
+    let seconds = seconds.into_iter().filter_map(|(name, took)| Some(format!(", {name} {:.1} s", took?)));
+    format!("{}{}", tried(drill), seconds.collect::<String>())
 }

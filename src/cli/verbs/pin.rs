@@ -1,15 +1,31 @@
 //! `walkeep pin` and `walkeep unpin`.
 
+use crate::cli::args::{PinArgs, SelectionArgs, UnpinArgs};
+use crate::cli::exit::Exit;
+use crate::cli::render::Report;
 use crate::cli::setup::Context;
-use crate::cli::{args, moment, output, render, setup};
+use crate::cli::{moment, render, setup};
 use crate::error::{Error, Kind, Result};
 use crate::repo::Archive;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-pub fn pin(context: &Context, args: &args::PinArgs) -> Result<u8> {
-    let mut pinned = Vec::new();
+/// Backups that were pinned or unpinned, under the name of their list in JSON.
+struct Pins {
+    list: &'static str,
+    backups: Vec<Value>,
+}
+
+impl Report for Pins {
+    fn json(&self) -> impl Serialize {
+        Map::from_iter([(self.list.to_owned(), self.backups.clone().into())])
+    }
+}
+
+pub fn pin(context: &Context, args: &PinArgs) -> Result<Exit> {
+    let mut backups = Vec::new();
     for (archive, record) in find(context, &args.backup, &args.selection)? {
         let zone = Some(record.settings.time_zone.as_str());
         let until = args.until.as_deref().map(|text| moment::parse_day(text, zone)).transpose()?;
@@ -20,61 +36,53 @@ pub fn pin(context: &Context, args: &args::PinArgs) -> Result<u8> {
         archive.pin(&record.id, &pin)?;
         let until =
             until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", render::time(until)));
-        let wal = match args.standalone {
-            true => format!("with its WAL from {} to {} alone", record.wal.first, record.wal.last),
-            false => format!("with all WAL from {} on", record.wal.first),
-        };
-        context.console.say(&format!(
-            "backup {} in repository {} is kept {until}, {wal}",
-            record.id,
-            archive.repository().name()
-        ));
-        pinned.push((archive, record, pin));
-    }
-    if context.json {
-        let report = pinned.iter().map(|(archive, record, pin)| {
-            let mut report = render::backup(record, Some(pin));
-            report["repository"] = archive.repository().name().into();
-            report
-        });
-        output::print_json(&json!({"pinned": report.collect::<Vec<_>>()}))?;
-    }
-    Ok(0)
-}
-
-pub fn unpin(context: &Context, args: &args::UnpinArgs) -> Result<u8> {
-    let mut unpinned = Vec::new();
-    for (archive, record) in find(context, &args.backup, &args.selection)? {
-        let was = match archive.unpin(&record.id)? {
-            true => "is no longer pinned",
-            false => "was not pinned",
+        let wal = if args.standalone {
+            format!("with its WAL from {} to {} alone", record.wal.first, record.wal.last)
+        } else {
+            format!("with all WAL from {} on", record.wal.first)
         };
         let repository = archive.repository().name();
-        context.console.say(&format!("backup {} in repository {repository} {was}", record.id));
-        let mut report = render::backup(&record, None);
-        report["repository"] = repository.into();
-        unpinned.push(report);
+        context
+            .console
+            .say(&format!("backup {} in repository {repository} is kept {until}, {wal}", record.id));
+        backups.push(json(&archive, &record, Some(&pin)));
     }
-    if context.json {
-        output::print_json(&json!({"unpinned": unpinned}))?;
-    }
-    Ok(0)
+    context.print(&Pins { list: "pinned", backups })?;
+    Ok(Exit::Done)
 }
 
-/// The backup of this name, in every repository that has it.
-fn find(context: &Context, wanted: &str, place: &args::SelectionArgs) -> Result<Vec<(Archive, Record)>> {
+pub fn unpin(context: &Context, args: &UnpinArgs) -> Result<Exit> {
+    let mut backups = Vec::new();
+    for (archive, record) in find(context, &args.backup, &args.selection)? {
+        let was = if archive.unpin(&record.id)? { "is no longer pinned" } else { "was not pinned" };
+        let repository = archive.repository().name();
+        context.console.say(&format!("backup {} in repository {repository} {was}", record.id));
+        backups.push(json(&archive, &record, None));
+    }
+    context.print(&Pins { list: "unpinned", backups })?;
+    Ok(Exit::Done)
+}
+
+fn json(archive: &Archive, record: &Record, pin: Option<&Pin>) -> Value {
+    let mut report = render::backup(record, pin);
+    report["repository"] = archive.repository().name().into();
+    report
+}
+
+/// Returns the backup `wanted` of every repository that has it.
+fn find(context: &Context, wanted: &str, selection: &SelectionArgs) -> Result<Vec<(Archive, Record)>> {
     let mut found = Vec::new();
-    for repository in setup::chosen(context, place)? {
-        let archive = setup::archive(context, &repository, place)?;
+    for repository in setup::selected(context, selection)? {
+        let archive = setup::archive(context, &repository, selection)?;
+        let mut records = archive.records()?.good;
         let record = match wanted {
-            "latest" => archive.records()?.good.pop(),
-            id => archive.records()?.good.into_iter().find(|record| record.id == id),
+            "latest" => records.pop(),
+            id => records.into_iter().find(|record| record.id == id),
         };
         found.extend(record.map(|record| (archive, record)));
     }
     if found.is_empty() {
-        return Err(Error::new(Kind::Absent, format!("there is no backup {wanted}"))
-            .hint("`walkeep list` names the backups there are"));
+        return Err(setup::no_backup(wanted));
     }
     Ok(found)
 }

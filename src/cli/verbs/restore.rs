@@ -1,23 +1,32 @@
-//! `walkeep restore`.
+//! `walkeep restore`: plans a restore, shows the plan, and carries it out.
 
 use super::follow;
-use crate::cli::setup::Context;
-use crate::cli::{args, moment, output, render, setup};
+use crate::cli::args::{RestoreArgs, WaitArgs};
+use crate::cli::exit::Exit;
+use crate::cli::moment;
+use crate::cli::render::{self, Report};
+use crate::cli::restore_command;
+use crate::cli::setup::{self, Context};
 use crate::config::Url;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::WalName;
 use crate::progress::{self, Cancel};
 use crate::repo::lock::Lock;
+use crate::repo::window::Window;
 use crate::repo::{Archive, Repository};
-use crate::restore::{self, Plan, Recovery, Target, Wish};
+use crate::restore::{self, Plan, Recovery, Restored, Room, Target, Wish};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
-    let to = std::path::absolute(&args.to).map_err(|e| Error::io("find the working directory", &e))?;
-    if to != context.cluster.pgdata && to.starts_with(&context.cluster.pgdata) {
+pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
+    let to = setup::absolute(&args.to)?;
+    let pgdata = &context.cluster.pgdata;
+    if to != *pgdata && to.starts_with(pgdata) {
         return Err(Error::new(
             Kind::Refused,
             format!("{} lies in the data directory of the cluster", to.display()),
@@ -25,21 +34,36 @@ pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
         .hint("restore into a directory of its own"));
     }
     let plan = plan(context, args)?;
-    if !args.allow_new_tablespaces && to != context.cluster.pgdata {
-        refuse_new_tablespaces(&context.cluster.pgdata, &plan)?;
+    if !args.allow_new_tablespaces && to != *pgdata {
+        refuse_new_tablespaces(pgdata, &plan)?;
     }
-    let recovery = recovery(context, args)?;
-    let config_dir = args.config_dir.as_ref().map(std::path::absolute).transpose();
-    let config_dir = config_dir.map_err(|e| Error::io("find the working directory", &e))?;
+    let recovery = Recovery {
+        restore_command: restore_command::build(context, &[])?,
+        action: args.action,
+        exclusive: args.exclusive,
+        standby: args.standby,
+        as_primary: args.as_primary,
+    };
+    let options = options(context, args, to)?;
+    describe(context, &plan);
+    if args.dry_run {
+        context.print(&DryRun::make(context, &plan, &options, &recovery)?)?;
+        return Ok(Exit::Done);
+    }
+    execute(context, args, &plan, &options, &recovery)
+}
+
+fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore::Options> {
+    let config_dir = args.config_dir.as_deref().map(setup::absolute).transpose()?;
     if config_dir.as_ref().is_some_and(|directory| directory.starts_with(&to)) {
         return Err(Error::new(Kind::Refused, "--config-dir lies in the new data directory").hint(
             "the old configuration names the old data directory: a server that finds it in the new one would start on the old",
         ));
     }
-    let options = restore::Options {
+    Ok(restore::Options {
         progress: context.console.progress(),
         cancel: Cancel::default(),
-        to: to.clone(),
+        to,
         tablespaces: args.tablespace.clone(),
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
@@ -49,35 +73,56 @@ pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
         foreign: setup::foreign(context),
         wait: setup::lock_timeout(&args.wait),
         random: setup::random_hex::<6>()?,
-    };
-    describe(context, &plan)?;
-    if args.dry_run {
-        return dry_run(context, &plan, &options, &recovery);
-    }
-    // Before anything is written: with --follow there have to be programs to start.
-    let programs = match args.follow {
-        true => Some(Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref())?),
-        false => None,
-    };
-    let _alone = lock(context, plan.archive.repository(), &args.wait)?;
-    let restored = restore::run(&options, &plan, &recovery)?;
+    })
+}
+
+fn execute(
+    context: &Context,
+    args: &RestoreArgs,
+    plan: &Plan,
+    options: &restore::Options,
+    recovery: &Recovery,
+) -> Result<Exit> {
+    let to = &options.to;
+    // Before anything is written: --follow needs the server's programs.
+    let find = || Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref());
+    let programs = args.follow.then(find).transpose()?;
+    let _lock = lock(context, plan.archive.repository(), &args.wait)?;
+    let mut restored = restore::run(options, plan, recovery)?;
     context.console.finish();
-    try_restore_command(&plan, &recovery, &to)?;
-    // Recovery, which is still to come, needs the WAL.
-    if let Some(announced) = restored.announced
+    try_restore_command(plan, recovery, to)?;
+    // The lease continues: recovery, which is still to come, needs the WAL.
+    if let Some(announced) = restored.announced.take()
         && let Err(error) = announced.leave()
     {
         progress::warn(&error);
     }
+    summarize(context, args, &restored, to);
+    let start = start_options(plan, to, options.config_dir.as_deref());
+    let mut report = RestoreReport { plan, to, restored: &restored, end: None };
+    let Some(programs) = programs else {
+        let with = start.map_or_else(String::new, |options| format!(" -o '{options}'"));
+        context.console.say(&format!("start it with: pg_ctl -D {}{with} start", to.display()));
+        context.print(&report)?;
+        return Ok(Exit::Done);
+    };
+    let followed = follow::follow(context, plan, recovery, to, &programs, start.as_deref());
+    context.console.finish();
+    if let Ok(end) = &followed {
+        context.console.say(&end.words);
+        report.end = Some(end);
+    }
+    context.print(&report)?;
+    followed.map(|_| Exit::Done)
+}
+
+/// Shows what was restored and what the restored server will not do.
+fn summarize(context: &Context, args: &RestoreArgs, restored: &Restored, to: &Path) {
     let say = |line: &str| context.console.say(line);
-    say(&format!(
-        "restored {} in {} files into {}",
-        render::size(restored.bytes),
-        restored.files,
-        to.display()
-    ));
+    let (bytes, files) = (render::size(restored.bytes), restored.files);
+    say(&format!("restored {bytes} in {files} files into {}", to.display()));
     if args.delta {
-        say(&format!("{} of it were in their place already", render::size(restored.kept)));
+        say(&format!("{} of it were already in place", render::size(restored.kept)));
     }
     for database in &restored.left_out {
         say(&format!("database {} ({}) was left out: it can only be dropped", database.name, database.oid));
@@ -86,44 +131,41 @@ pub fn run(context: &Context, args: &args::RestoreArgs) -> Result<u8> {
         say(&format!("tablespace {oid} is in {}", location.display()));
     }
     for file in &restored.config_left {
-        say(&format!("{file} lies outside of the data directory and was not written: --config-dir does"));
+        say(&format!("{file} lies outside of the data directory and was not written; use --config-dir"));
     }
-    let changed = "it archives nowhere, runs no logical replication workers and waits for no synchronous standby \
-                   (postgresql.auto.conf; --as-primary leaves these as they were)";
     if !args.as_primary {
-        say(changed);
+        say("it archives nowhere, runs no logical replication workers and waits for no synchronous standby \
+             (postgresql.auto.conf; --as-primary leaves these as they were)");
     }
-    let start = start_options(&plan, &to, options.config_dir.as_deref());
-    let mut report = serde_json::json!({
-        "backup": plan.record.id,
-        "to": to,
-        "bytes": restored.bytes,
-        "files": restored.files,
-        "kept": restored.kept,
-    });
-    let Some(programs) = programs else {
-        let with = start.map_or_else(String::new, |options| format!(" -o '{options}'"));
-        say(&format!("start it with: pg_ctl -D {}{with} start", to.display()));
-        if context.json {
-            output::print_json(&report)?;
-        }
-        return Ok(0);
-    };
-    let followed = follow::follow(context, &plan, &recovery, &to, &programs, start.as_deref());
-    context.console.finish();
-    if let Ok(end) = &followed {
-        report["reached_lsn"] = serde_json::json!(end.reached);
-        report["expected_lsn"] = serde_json::json!(end.expected);
-        say(&end.words);
-    }
-    if context.json {
-        output::print_json(&report)?;
-    }
-    followed.map(|_| 0)
 }
 
-/// A tablespace that was created after the backup comes back by WAL alone: recovery makes its link to the original
-/// directory and writes there. Beside the original on one machine that would be into its files.
+struct RestoreReport<'a> {
+    plan: &'a Plan,
+    to: &'a Path,
+    restored: &'a Restored,
+    /// End of recovery; `None` without `--follow`.
+    end: Option<&'a follow::End>,
+}
+
+impl Report for RestoreReport<'_> {
+    fn json(&self) -> impl Serialize {
+        let mut report = json!({
+            "backup": self.plan.record.id,
+            "to": self.to,
+            "bytes": self.restored.bytes,
+            "files": self.restored.files,
+            "kept": self.restored.kept,
+        });
+        if let Some(end) = self.end {
+            report["reached_lsn"] = json!(end.reached);
+            report["expected_lsn"] = json!(end.expected);
+        }
+        report
+    }
+}
+
+/// Refuses a plan when the original has tablespaces that were created after the backup: recovery replays their
+/// creation, links to the original directories, and would write into the files of the original.
 fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
     let record = &plan.record;
     let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
@@ -133,7 +175,7 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
             .hint("--allow-new-tablespaces restores without having looked")
     };
     let entries = match std::fs::read_dir(&directory) {
-        // Gone, or of a user whose tablespaces this one cannot write to either.
+        // Missing, or owned by a user whose tablespaces this one cannot write to either.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(()),
         entries => entries.map_err(unseen)?,
     };
@@ -163,10 +205,10 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The first repository from which the wish can be fulfilled.
-fn plan(context: &Context, args: &args::RestoreArgs) -> Result<Plan> {
+/// Returns the plan of the first repository that can fulfil the wish.
+fn plan(context: &Context, args: &RestoreArgs) -> Result<Plan> {
     let mut failure: Option<Error> = None;
-    for repository in setup::chosen(context, &args.selection)? {
+    for repository in setup::selected(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
             .and_then(|archive| wish(args, &archive).map(|wish| (archive, wish)))
             .and_then(|(archive, wish)| Plan::make(archive, wish));
@@ -179,10 +221,10 @@ fn plan(context: &Context, args: &args::RestoreArgs) -> Result<Plan> {
             }
         }
     }
-    Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "there is no repository")))
+    Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
 }
 
-fn wish(args: &args::RestoreArgs, archive: &Archive) -> Result<Wish> {
+fn wish(args: &RestoreArgs, archive: &Archive) -> Result<Wish> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
         Target::Time(moment::of_archive(text, archive)?)
@@ -206,56 +248,19 @@ fn wish(args: &args::RestoreArgs, archive: &Archive) -> Result<Wish> {
     })
 }
 
-/// A `restore_command` for the cluster, with more arguments for `walfetch`.
-pub fn command(context: &Context, more: &[&str]) -> Result<String> {
-    let absolute = |path: &Path| std::path::absolute(path).doing(|| format!("find {}", path.display()));
-    let walfetch = std::env::current_exe()
-        .map(|path| path.with_file_name("walfetch"))
-        .doing(|| "find walfetch".to_owned())?;
-    if !walfetch.is_file() {
-        return Err(Error::new(Kind::Config, format!("there is no {}", walfetch.display()))
-            .hint("install walpush, walfetch and walkeep in one directory"));
-    }
-    let config = absolute(&context.config.path)?;
-    let word = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| {
-            Error::new(
-                Kind::Config,
-                format!("{} is not UTF-8 and cannot stand in restore_command", path.display()),
-            )
-        })
-    };
-    let (walfetch, config) = (word(&walfetch)?, word(&config)?);
-    let words = [&walfetch, "--config", &config, "--cluster", &context.cluster.name];
-    let words: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
-    Ok(restore::restore_command(&words))
-}
-
-fn recovery(context: &Context, args: &args::RestoreArgs) -> Result<Recovery> {
-    Ok(Recovery {
-        restore_command: command(context, &[])?,
-        action: args.action,
-        exclusive: args.exclusive,
-        standby: args.standby,
-        as_primary: args.as_primary,
-    })
-}
-
-/// Two restores of one cluster at once are a mistake; the lock is the cluster's folder in the repository.
-fn lock(context: &Context, repository: &Repository, wait: &args::WaitArgs) -> Result<Option<Lock>> {
+/// Locks the cluster's folder in the repository: two restores of one cluster at once are a mistake.
+fn lock(context: &Context, repository: &Repository, wait: &WaitArgs) -> Result<Option<Lock>> {
     match &context.config.repository(repository.name())?.url {
         Url::File(root) => {
             let folder = root.join(repository.cluster());
-            Lock::wait_for(&folder, setup::lock_timeout(wait))
-                .doing(|| "begin the restore".to_owned())
-                .map(Some)
+            Lock::wait_for(&folder, setup::lock_timeout(wait)).doing("begin the restore").map(Some)
         }
         Url::S3 { .. } => Ok(None),
     }
 }
 
-/// What will be done, and how far it leads.
-fn describe(context: &Context, plan: &Plan) -> Result<()> {
+/// Shows what will be restored, and the timelines that recovery follows.
+fn describe(context: &Context, plan: &Plan) {
     context.console.say(&format!(
         "backup {} of {} ({}), WAL from {} to {} ({} segments), repository {}",
         plan.record.id,
@@ -270,42 +275,70 @@ fn describe(context: &Context, plan: &Plan) -> Result<()> {
     let timelines = timelines.map(|(timeline, end)| format!("{timeline} to {end}, then "));
     let timelines: String = timelines.collect();
     context.console.say(&format!("along timeline {timelines}{}", plan.history.timeline));
-    Ok(())
 }
 
-fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery: &Recovery) -> Result<u8> {
-    let say = |line: &str| context.console.say(line);
-    let tail = plan.tail()?;
-    let window = plan.window()?;
-    let last = tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size));
-    let ended = tail.last_transaction.map(|last| last.time);
-    let text = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
-    say(&format!("the WAL leads without a hole from {} to {last}{text}", plan.record.stop_lsn));
-    let rooms = restore::rooms(options, plan, recovery)?;
-    for room in &rooms {
-        let (needed, free) = (render::size(room.needed), render::size(room.free));
-        say(&format!("space: {needed} needed in {}, {free} free there", room.path.display()));
-    }
-    let estimate = estimate(plan);
-    say(&match estimate {
-        Some(seconds) => format!("about {seconds:.0} s with recovery, by the last drill"),
-        None => "how long it takes is known after a `walkeep drill`".to_owned(),
-    });
-    say(&format!("nothing was written to {}", options.to.display()));
-    rooms.iter().try_for_each(restore::Room::check)?;
-    if context.json {
-        let target = match &plan.target {
-            Target::End => serde_json::json!({"type": "end"}),
-            Target::Time(time) => serde_json::json!({"type": "time", "time": render::time(*time)}),
-            Target::Lsn(lsn) => serde_json::json!({"type": "lsn", "lsn": lsn}),
-            Target::Xid(xid) => serde_json::json!({"type": "xid", "xid": xid}),
-            Target::Name(name) => serde_json::json!({"type": "name", "name": name}),
-            Target::Immediate => serde_json::json!({"type": "immediate"}),
+/// Result of `--dry-run`.
+struct DryRun<'a> {
+    plan: &'a Plan,
+    /// Position of the last record of the WAL.
+    last: Lsn,
+    /// End of the last transaction in the WAL, if there is one.
+    last_transaction: Option<Timestamp>,
+    window: Option<Window>,
+    rooms: Vec<Room>,
+    /// Estimated duration in seconds; `None` without a drill to compare with.
+    estimate: Option<f64>,
+}
+
+impl<'a> DryRun<'a> {
+    /// Computes and shows what a restore would do, and fails when there is not enough space for it.
+    fn make(
+        context: &Context,
+        plan: &'a Plan,
+        options: &restore::Options,
+        recovery: &Recovery,
+    ) -> Result<DryRun<'a>> {
+        let tail = plan.tail()?;
+        let dry_run = DryRun {
+            plan,
+            last: tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size)),
+            last_transaction: tail.last_transaction.map(|last| last.time),
+            window: plan.window()?,
+            rooms: restore::rooms(options, plan, recovery)?,
+            estimate: estimate(plan),
         };
-        output::print_json(&serde_json::json!({
+        dry_run.lines().iter().for_each(|line| context.console.say(line));
+        context.console.say(&format!("nothing was written to {}", options.to.display()));
+        dry_run.rooms.iter().try_for_each(Room::check)?;
+        Ok(dry_run)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let ended = self.last_transaction;
+        let ended = ended.map_or_else(String::new, |time| format!(", the last transaction ended at {time}"));
+        let (from, last) = (self.plan.record.stop_lsn, self.last);
+        let mut lines = vec![format!("the WAL leads without a hole from {from} to {last}{ended}")];
+        for room in &self.rooms {
+            let (needed, free) = (render::size(room.needed), render::size(room.free));
+            lines.push(format!("space: {needed} needed in {}, {free} free there", room.path.display()));
+        }
+        lines.push(match self.estimate {
+            Some(seconds) => format!("about {seconds:.0} s with recovery, by the last drill"),
+            None => "the duration is unknown before a `walkeep drill`".to_owned(),
+        });
+        lines
+    }
+}
+
+impl Report for DryRun<'_> {
+    fn json(&self) -> impl Serialize {
+        let DryRun { plan, last, last_transaction, window, rooms, estimate } = self;
+        let rooms =
+            rooms.iter().map(|room| json!({"path": room.path, "needed": room.needed, "free": room.free}));
+        json!({
             "backup": plan.record.id,
             "repository": plan.archive.repository().name(),
-            "target": target,
+            "target": target_json(&plan.target),
             "timeline": plan.history.timeline,
             "wal": {
                 "first": plan.first_segment(),
@@ -315,19 +348,25 @@ fn dry_run(context: &Context, plan: &Plan, options: &restore::Options, recovery:
             "gaps": plan.gaps(),
             "bytes": plan.record.size,
             "estimate": estimate,
-            "reaches": {"lsn": last, "time": ended.map(render::time)},
+            "reaches": {"lsn": last, "time": last_transaction.map(render::time)},
             "window": render::moments(window.as_ref()),
-            "space": rooms.iter().map(|room| serde_json::json!({
-                "path": room.path,
-                "needed": room.needed,
-                "free": room.free,
-            })).collect::<Vec<_>>(),
-        }))?;
+            "space": rooms.collect::<Vec<_>>(),
+        })
     }
-    Ok(0)
 }
 
-/// How many seconds it takes, by the last drill that did as much: restore by bytes, recovery by WAL.
+fn target_json(target: &Target) -> Value {
+    match target {
+        Target::End => json!({"type": "end"}),
+        Target::Time(time) => json!({"type": "time", "time": render::time(*time)}),
+        Target::Lsn(lsn) => json!({"type": "lsn", "lsn": lsn}),
+        Target::Xid(xid) => json!({"type": "xid", "xid": xid}),
+        Target::Name(name) => json!({"type": "name", "name": name}),
+        Target::Immediate => json!({"type": "immediate"}),
+    }
+}
+
+/// Returns the estimated duration in seconds by the last complete drill: restore scaled by bytes, recovery by WAL.
 fn estimate(plan: &Plan) -> Option<f64> {
     let drills = plan.archive.drills().ok()?;
     drills.iter().rev().find_map(|drill| {
@@ -338,8 +377,8 @@ fn estimate(plan: &Plan) -> Option<f64> {
     })
 }
 
-/// What the restored server has to be told when it is started. A configuration from outside of the data directory names
-/// the old one and its files, so these are overridden.
+/// Returns the options that `pg_ctl` has to pass to the restored server, if any: a configuration from outside of the
+/// data directory names the old directory and its files, so these are overridden.
 fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
@@ -355,58 +394,18 @@ fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<St
     ))
 }
 
-/// Runs the restore command once as the server will: in the new directory, through a shell, as the user that
-/// owns it. An archive that cannot be read is found out now and not when the server starts.
+/// Runs the restore command once as the server will, so that an unreadable archive is found now and not when the
+/// server starts.
 fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()> {
     let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
-    let tried = call(&recovery.restore_command, WalName::Segment(plan.first_segment()), to, &destination);
+    let tried = restore_command::call(
+        &recovery.restore_command,
+        WalName::Segment(plan.first_segment()),
+        to,
+        &destination,
+    );
     let _ = std::fs::remove_file(to.join(&destination));
     tried.map_err(|error| error.doing("the restored server could not read the archive").hint(
         "the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started",
     ))
-}
-
-/// Runs a `restore_command` as a server does: by the shell, in a directory, as the owner of that.
-pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    use std::os::unix::process::CommandExt;
-    let command = fill_in(command, &name.to_string(), destination);
-    let owner = directory.metadata().doing(|| format!("look at {}", directory.display()))?;
-    let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(&command).current_dir(directory);
-    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        shell.uid(owner.uid()).gid(owner.gid());
-    }
-    let output = shell.output().doing(|| "try the restore_command".to_owned())?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Error::new(Kind::Failed, format!("`{command}`: {}: {said}", output.status)))
-        }
-    }
-}
-
-/// A `restore_command` as PostgreSQL passes it to the shell.
-fn fill_in(command: &str, name: &str, destination: &Path) -> String {
-    let mut filled = String::new();
-    let mut parts = command.split('%');
-    filled.push_str(parts.next().unwrap_or_default());
-    let mut doubled = false;
-    for part in parts {
-        match part.chars().next() {
-            _ if doubled => {
-                filled.push_str(part);
-                doubled = false;
-            }
-            None => {
-                filled.push('%');
-                doubled = true;
-            }
-            Some('f') => filled.push_str(&format!("{name}{}", &part[1..])),
-            Some('p') => filled.push_str(&format!("{}{}", destination.display(), &part[1..])),
-            Some(_) => filled.push_str(part),
-        }
-    }
-    filled
 }

@@ -1,49 +1,100 @@
-//! `walkeep status`: how everything is, for people, programs and monitoring.
+//! `walkeep status`: the health of each cluster and repository, for people, programs and monitoring.
 
+use crate::cli::args::{GlobalArgs, StatusArgs, TimeoutArgs};
+use crate::cli::exit::Exit;
+use crate::cli::notice;
+use crate::cli::output;
+use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::cli::{args, exit, notice, output, render};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
 use crate::progress;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::process::ExitCode;
 
-/// The exit statuses of a plugin, whose worst is not its highest.
-const UNKNOWN: u8 = 3;
+/// Exit status UNKNOWN of a monitoring plugin; those of the other states are the numbers of [`Light`].
+const PLUGIN_UNKNOWN: u8 = 3;
 
-pub fn run(global: &args::GlobalArgs, args: &args::StatusArgs) -> Result<u8> {
-    let all = match (gather(global, &args.limit), args.nagios) {
-        (Err(error), true) => {
-            progress::error(&error);
-            output::print(&format!("WALKEEP UNKNOWN - {}\n", one_line(&error.to_string())))?;
-            return Ok(UNKNOWN);
+struct Status {
+    all: Vec<Health>,
+    light: Light,
+    quiet: bool,
+}
+
+impl Status {
+    fn gather(global: &GlobalArgs, args: &StatusArgs) -> Result<Status> {
+        let all = gather(global, &args.limit)?;
+        if args.notify {
+            notice::of_status(global, &all)?;
         }
-        (all, _) => all?,
-    };
-    let light = all.iter().map(Health::light).max().unwrap_or(Light::Green);
-    if args.notify {
-        notice::of_status(global, &all)?;
+        let light = all.iter().map(Health::light).max().unwrap_or(Light::Green);
+        Ok(Status { all, light, quiet: global.quiet })
     }
-    if args.nagios {
-        output::print(&plugin(&all, light))?;
-        return Ok(light as u8);
+}
+
+impl Report for Status {
+    fn text(&self) -> String {
+        if self.quiet && self.light == Light::Green {
+            return String::new();
+        }
+        let text: Vec<String> = self.all.iter().map(|health| text(health, self.quiet)).collect();
+        text.join("\n")
     }
-    if global.json {
-        output::print_json(&report(&all, light))?;
-    } else if !global.quiet || light > Light::Green {
-        let text: Vec<String> = all.iter().map(|health| text(health, global.quiet)).collect();
-        output::print(&text.join("\n"))?;
+
+    fn json(&self) -> impl Serialize {
+        let checks = self.all.iter().flat_map(|health| {
+            health.findings.iter().map(|finding| {
+                json!({
+                    "cluster": health.facts.cluster,
+                    "repository": finding.repository,
+                    "name": finding.name,
+                    "ok": finding.light < Light::Red,
+                    "light": finding.light.as_str(),
+                    "detail": finding.detail,
+                    "hint": finding.hint,
+                })
+            })
+        });
+        let clusters = self.all.iter().map(|health| cluster(&health.facts, health.light()));
+        json!({
+            "ok": self.light < Light::Red,
+            "light": self.light.as_str(),
+            "checks": checks.collect::<Vec<_>>(),
+            "clusters": clusters.collect::<Vec<_>>(),
+        })
     }
-    Ok(if light == Light::Red { exit::PROBLEM } else { 0 })
+}
+
+pub fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<Exit> {
+    let status = Status::gather(global, args)?;
+    output::print(global.json, &status)?;
+    Ok(if status.light == Light::Red { Exit::Problem } else { Exit::Done })
+}
+
+/// Prints one line as a plugin of Nagios does, and returns the exit status of a plugin.
+pub fn plugin(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
+    match Status::gather(global, args) {
+        Ok(Status { all, light, .. }) => {
+            output::print_text(&plugin_line(&all, light))?;
+            Ok(ExitCode::from(light as u8))
+        }
+        Err(error) => {
+            progress::error(&error);
+            output::print_text(&format!("WALKEEP UNKNOWN - {}\n", one_line(&error.to_string())))?;
+            Ok(ExitCode::from(PLUGIN_UNKNOWN))
+        }
+    }
 }
 
 /// Looks at each cluster, one after the other.
-pub fn gather(global: &args::GlobalArgs, limit: &args::TimeoutArgs) -> Result<Vec<Health>> {
+pub fn gather(global: &GlobalArgs, limit: &TimeoutArgs) -> Result<Vec<Health>> {
     Ok(Context::all(global)?.iter().map(|context| see(context, limit)).collect())
 }
 
 /// Looks at one cluster.
-pub fn see(context: &Context, limit: &args::TimeoutArgs) -> Health {
+pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
     let status = &context.config.status;
     let limits = Limits {
         backup_age: status.max_backup_age,
@@ -63,7 +114,7 @@ pub fn see(context: &Context, limit: &args::TimeoutArgs) -> Health {
     Health::of(facts, &limits)
 }
 
-/// A screen; `briefly` leaves out what is green.
+/// Returns the text about one cluster; `briefly` leaves out green findings.
 fn text(health: &Health, briefly: bool) -> String {
     let mut text = format!("cluster {}: {}\n", health.facts.cluster, health.light().as_str());
     let mut lines = |repository: Option<&Repository>| {
@@ -86,28 +137,6 @@ fn text(health: &Health, briefly: bool) -> String {
     lines(None);
     health.facts.repositories.iter().for_each(|repository| lines(Some(repository)));
     text
-}
-
-fn report(all: &[Health], light: Light) -> Value {
-    let checks = all.iter().flat_map(|health| {
-        health.findings.iter().map(|finding| {
-            json!({
-                "cluster": health.facts.cluster,
-                "repository": finding.repository,
-                "name": finding.name,
-                "ok": finding.light < Light::Red,
-                "light": finding.light.as_str(),
-                "detail": finding.detail,
-                "hint": finding.hint,
-            })
-        })
-    });
-    json!({
-        "ok": light < Light::Red,
-        "light": light.as_str(),
-        "checks": checks.collect::<Vec<_>>(),
-        "clusters": all.iter().map(|health| cluster(&health.facts, health.light())).collect::<Vec<_>>(),
-    })
 }
 
 fn cluster(facts: &Facts, light: Light) -> Value {
@@ -174,8 +203,8 @@ fn repository(repository: &Repository) -> Value {
     report
 }
 
-/// The line of a plugin: what is worst comes first.
-fn plugin(all: &[Health], light: Light) -> String {
+/// Returns the line of a plugin, the worst findings first.
+fn plugin_line(all: &[Health], light: Light) -> String {
     let word = match light {
         Light::Green => "OK",
         Light::Yellow => "WARNING",
@@ -192,20 +221,21 @@ fn plugin(all: &[Health], light: Light) -> String {
             format!("{} {}: {}", place.join("/"), finding.name, one_line(&finding.detail))
         })
         .collect();
-    let said = match wrong.is_empty() {
-        true => "archiving and backups are as they should be".to_owned(),
-        false => wrong.join("; "),
+    let summary = if wrong.is_empty() {
+        "archiving and backups are as they should be".to_owned()
+    } else {
+        wrong.join("; ")
     };
     let figures: Vec<String> = all.iter().flat_map(|health| figures(&health.facts)).collect();
-    format!("WALKEEP {word} - {said} | {}\n", figures.join(" "))
+    format!("WALKEEP {word} - {summary} | {}\n", figures.join(" "))
 }
 
-/// What a bar would end, and a line break too.
+/// Replaces `|` and line breaks, which would end the text of a plugin.
 fn one_line(text: &str) -> String {
     text.replace('|', "/").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Performance data: `'label'=value[unit]`.
+/// Returns the performance data of a cluster: `'label'=value[unit]`.
 fn figures(facts: &Facts) -> Vec<String> {
     let mut all = Vec::new();
     let cluster = &facts.cluster;

@@ -1,15 +1,68 @@
-//! `walkeep sync`.
+//! `walkeep sync`: copies to one repository what another one holds.
 
+use crate::cli::args::SyncArgs;
+use crate::cli::exit::Exit;
+use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::cli::{args, exit, output, render};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::repo::Repository;
-use crate::sync::{Report, Sync};
+use crate::repo::{Archive, Repository};
+use crate::sync::{self, Sync};
+use serde::Serialize;
+use serde_json::json;
 
-pub fn run(context: &Context, args: &args::SyncArgs) -> Result<u8> {
+/// What was copied, by lineage.
+struct Synced<'a> {
+    from: &'a Repository,
+    to: &'a Repository,
+    reports: Vec<sync::Report>,
+}
+
+impl Synced<'_> {
+    fn sum(&self, count: impl Fn(&sync::Report) -> u64) -> u64 {
+        self.reports.iter().map(count).sum()
+    }
+
+    fn problems(&self) -> impl Iterator<Item = &Error> {
+        self.reports.iter().flat_map(|report| &report.problems)
+    }
+
+    /// Returns the line for standard error.
+    fn summary(&self) -> String {
+        let problems = match self.problems().count() {
+            0 => String::new(),
+            problems => format!("; {problems} problems, nothing was replaced"),
+        };
+        format!(
+            "repository {} now has what {} has: {} WAL files and {} backups were copied, {}{problems}",
+            self.to.name(),
+            self.from.name(),
+            self.sum(|report| report.segments),
+            self.sum(|report| report.backups.len() as u64),
+            render::size(self.sum(|report| report.bytes)),
+        )
+    }
+}
+
+impl Report for Synced<'_> {
+    fn json(&self) -> impl Serialize {
+        json!({
+            "from": self.from.name(),
+            "to": self.to.name(),
+            "copied": {
+                "segments": self.sum(|report| report.segments),
+                "backups": self.reports.iter().flat_map(|report| &report.backups).collect::<Vec<_>>(),
+                "objects": self.sum(|report| report.objects),
+                "bytes": self.sum(|report| report.bytes),
+            },
+            "problems": self.problems().map(Error::to_string).collect::<Vec<_>>(),
+        })
+    }
+}
+
+pub fn run(context: &Context, args: &SyncArgs) -> Result<Exit> {
     let (from, to) = (named(context, &args.from)?, named(context, &args.to)?);
     if from.name() == to.name() {
-        return Err(Error::new(Kind::Usage, "a repository cannot be brought up to itself")
+        return Err(Error::new(Kind::Usage, "--from and --to are the same repository")
             .hint("name two of the configured repositories"));
     }
     let mut reports = Vec::new();
@@ -24,68 +77,33 @@ pub fn run(context: &Context, args: &args::SyncArgs) -> Result<u8> {
         };
         let report = sync.run();
         context.console.finish();
-        reports.push(report.doing(|| format!("bring {lineage} from {} to {}", from.name(), to.name()))?);
+        reports.push(report.doing(|| format!("copy {lineage} from {} to {}", from.name(), to.name()))?);
     }
-    let problems = reports.iter().map(|report| report.problems.len()).sum::<usize>();
-    if context.json {
-        output::print_json(&json(from, to, &reports))?;
-    } else {
-        let sum = |each: fn(&Report) -> u64| reports.iter().map(each).sum::<u64>();
-        context.console.say(&format!(
-            "repository {} now has what {} has: {} WAL files and {} backups were copied, {}{}",
-            to.name(),
-            from.name(),
-            sum(|report| report.segments),
-            sum(|report| report.backups.len() as u64),
-            render::size(sum(|report| report.bytes)),
-            if problems == 0 {
-                String::new()
-            } else {
-                format!("; {problems} problems, nothing was replaced")
-            },
-        ));
-    }
-    Ok(if problems == 0 { 0 } else { exit::PROBLEM })
-}
-
-fn json(from: &Repository, to: &Repository, reports: &[Report]) -> serde_json::Value {
-    let all = |list: fn(&Report) -> Vec<String>| reports.iter().flat_map(list).collect::<Vec<_>>();
-    serde_json::json!({
-        "from": from.name(),
-        "to": to.name(),
-        "copied": {
-            "segments": reports.iter().map(|report| report.segments).sum::<u64>(),
-            "backups": all(|report| report.backups.clone()),
-            "objects": reports.iter().map(|report| report.objects).sum::<u64>(),
-            "bytes": reports.iter().map(|report| report.bytes).sum::<u64>(),
-        },
-        "problems": all(|report| report.problems.iter().map(Error::to_string).collect()),
-    })
+    let synced = Synced { from, to, reports };
+    context.console.say(&synced.summary());
+    context.print(&synced)?;
+    Ok(if synced.problems().next().is_none() { Exit::Done } else { Exit::Problem })
 }
 
 fn named<'c>(context: &'c Context, name: &str) -> Result<&'c Repository> {
     context.config.repository(name)?;
     let found = context.repositories.iter().find(|repository| repository.name() == name);
-    found.ok_or_else(|| Error::new(Kind::Config, format!("there is no repository {name}")))
+    found.ok_or_else(|| Error::new(Kind::Config, format!("repository {name} does not exist")))
 }
 
-/// Every life of the cluster that a repository knows, oldest first.
-fn sources(from: &Repository) -> Result<Vec<crate::repo::Archive>> {
+/// Returns every lineage of the cluster in a repository, oldest first.
+fn sources(from: &Repository) -> Result<Vec<Archive>> {
     let known = from.identities().doing(|| format!("open repository {}", from.name()))?;
     if known.is_empty() {
-        // Says why.
+        // Fails, with the reason.
         return Ok(vec![from.open_newest()?]);
     }
     known.iter().map(|identity| from.open(identity.lineage())).collect()
 }
 
-/// The same life of the cluster in the other repository, registered there if it is not known yet. A repository that
-/// knows only other lives belongs to another cluster of this name.
-fn register(
-    context: &Context,
-    to: &Repository,
-    archive: &crate::repo::Archive,
-) -> Result<crate::repo::Archive> {
+/// Opens the lineage of `archive` in the other repository, and registers it there if necessary. A repository that has
+/// only unrelated lineages belongs to another cluster of the same name and is refused.
+fn register(context: &Context, to: &Repository, archive: &Archive) -> Result<Archive> {
     let lineage = archive.lineage();
     let doing = || format!("register the cluster in repository {}", to.name());
     let known = to.identities().or_else(|error| match error.kind() {

@@ -1,25 +1,29 @@
-//! `walkeep verify`.
+//! `walkeep verify`: reads the repositories and reports what is damaged or missing.
 
-use crate::cli::setup::Context;
-use crate::cli::{args, exit, output, render, setup};
+use crate::cli::args::VerifyArgs;
+use crate::cli::exit::Exit;
+use crate::cli::render::{self, Report};
+use crate::cli::setup::{self, Context};
 use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::{Archive, Identities, Lineage, Repository};
-use crate::verify::{self, Lost, Options, Problem, Report, Scope, Unknown};
+use crate::verify::{self, Lost, Options, Problem, Scope, Unknown};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Problems that are shown; the rest is in the JSON document.
-const SHOWN: usize = 50;
+/// Maximum number of problems in the text; JSON has all.
+const MAX_SHOWN: usize = 50;
 
-/// One part of a repository, and what was found out about it.
+/// Result for one lineage of a repository.
 struct Verified {
     repository: Repository,
+    /// `None` for the identities of the repository.
     lineage: Option<Lineage>,
-    report: Report,
-    seconds: f64,
+    report: verify::Report,
+    took: Duration,
 }
 
 impl Verified {
@@ -28,10 +32,84 @@ impl Verified {
     }
 }
 
-pub fn run(context: &Context, args: &args::VerifyArgs) -> Result<u8> {
+struct Verification<'a> {
+    args: &'a VerifyArgs,
+    quiet: bool,
+    done: Vec<Verified>,
+    /// The last error that ended the verification of a repository.
+    failure: Option<Error>,
+}
+
+impl Verification<'_> {
+    fn sum(&self, count: fn(&verify::Report) -> u64) -> u64 {
+        self.done.iter().map(|verified| count(&verified.report)).sum()
+    }
+
+    /// Damage that was found outweighs whatever could not be read.
+    fn exit(&self) -> Exit {
+        let is_bad = self.done.iter().any(|verified| !verified.report.problems.is_empty());
+        let is_unknown = self.done.iter().any(|verified| !verified.report.unknown.is_empty());
+        match &self.failure {
+            _ if is_bad => Exit::Problem,
+            Some(error) if Exit::of(error) == Exit::Usage => Exit::Usage,
+            Some(_) => Exit::Failed,
+            None if is_unknown => Exit::Failed,
+            None => Exit::Done,
+        }
+    }
+}
+
+impl Report for Verification<'_> {
+    fn text(&self) -> String {
+        let shown = self.done.iter().filter(|verified| !self.quiet || !verified.is_good());
+        let texts: Vec<String> = shown.map(|verified| text(self.args, verified)).collect();
+        texts.join("\n")
+    }
+
+    fn json(&self) -> impl Serialize {
+        let problems = self.done.iter().flat_map(|verified| {
+            verified.report.problems.iter().map(|problem| {
+                json!({
+                    "repository": verified.repository.name(),
+                    "lineage": verified.lineage.map(|lineage| lineage.to_string()),
+                    "kind": problem.kind.as_str(),
+                    "object": problem.object,
+                    "detail": problem.detail,
+                    "hint": problem.hint(),
+                    "backups": problem.backups,
+                    "window": problem.window.as_ref().map(|lost| lost.iter().map(window).collect::<Vec<_>>()),
+                })
+            })
+        });
+        let unknown = self.done.iter().flat_map(|verified| {
+            verified.report.unknown.iter().map(|unknown| {
+                json!({
+                    "repository": verified.repository.name(),
+                    "object": unknown.object,
+                    "detail": unknown.detail,
+                })
+            })
+        });
+        json!({
+            "checked": {
+                "backups": self.sum(|report| report.checked.backups),
+                "objects": self.sum(|report| report.checked.objects),
+                "bytes": self.sum(|report| report.checked.bytes),
+                "segments": self.sum(|report| report.checked.segments),
+            },
+            "trusted_bytes": self.sum(|report| report.trusted),
+            "seconds": self.done.iter().map(|verified| verified.took.as_secs_f64()).sum::<f64>(),
+            "problems": problems.collect::<Vec<_>>(),
+            "unknown": unknown.collect::<Vec<_>>(),
+            "error": self.failure.as_ref().map(ToString::to_string),
+        })
+    }
+}
+
+pub fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let mut done = Vec::new();
     let mut failure: Option<Error> = None;
-    for repository in setup::chosen(context, &args.selection)? {
+    for repository in setup::selected(context, &args.selection)? {
         if let Err(error) = look(context, args, &repository, &mut done)
             && let Some(earlier) = failure.replace(error)
         {
@@ -40,34 +118,20 @@ pub fn run(context: &Context, args: &args::VerifyArgs) -> Result<u8> {
     }
     context.console.finish();
     if let (Some(id), true, None) = (&args.backup, done.is_empty(), &failure) {
-        return Err(Error::new(Kind::Absent, format!("there is no backup {id}"))
-            .hint("`walkeep list` names the backups there are"));
+        return Err(setup::no_backup(id));
     }
-    if context.json {
-        output::print_json(&report(&done, failure.as_ref()))?;
-    } else {
-        // With --quiet only what went wrong.
-        let shown = done.iter().filter(|verified| !context.console.is_quiet() || !verified.is_good());
-        let texts: Vec<String> = shown.map(|verified| text(args, verified)).collect();
-        output::print(&texts.join("\n"))?;
-    }
-    if let Some(error) = &failure {
+    let verification = Verification { args, quiet: context.console.is_quiet(), done, failure };
+    context.print(&verification)?;
+    if let Some(error) = &verification.failure {
         progress::error(error);
     }
-    let is_bad = done.iter().any(|verified| !verified.report.problems.is_empty());
-    let is_unknown = failure.is_some() || done.iter().any(|verified| !verified.report.unknown.is_empty());
-    Ok(match (is_bad, is_unknown, failure) {
-        (true, ..) => exit::PROBLEM,
-        (false, true, Some(error)) if exit::of(&error) == 2 => 2,
-        (false, true, _) => 1,
-        (false, false, _) => 0,
-    })
+    Ok(verification.exit())
 }
 
-/// Verifies every life of the cluster in a repository, and who the repository says it is.
+/// Verifies the identities of a repository, and every lineage of the cluster in it.
 fn look(
     context: &Context,
-    args: &args::VerifyArgs,
+    args: &VerifyArgs,
     repository: &Repository,
     done: &mut Vec<Verified>,
 ) -> Result<()> {
@@ -75,7 +139,7 @@ fn look(
     let Identities { good: identities, bad: problems } = repository.check_identities(own)?;
     let current = own.or(identities.last().map(|identity| identity.lineage()));
     if !problems.is_empty() {
-        let mut report = Report::default();
+        let mut report = verify::Report::default();
         for (lineage, error) in problems {
             let object = format!("identity/{lineage}");
             match error.kind() {
@@ -83,9 +147,9 @@ fn look(
                 _ => report.unknown.push(Unknown { object, detail: error.to_string() }),
             }
         }
-        done.push(Verified { repository: repository.clone(), lineage: None, report, seconds: 0.0 });
+        done.push(Verified { repository: repository.clone(), lineage: None, report, took: Duration::ZERO });
     } else if let Some(own) = own {
-        // Also refuses the repository of somebody else.
+        // Refuses the repository of another cluster too.
         repository.open(own)?;
     } else if identities.is_empty() {
         repository.open_newest()?;
@@ -106,14 +170,14 @@ fn look(
             repository: repository.clone(),
             lineage: Some(lineage),
             report,
-            seconds: begun.elapsed().as_secs_f64(),
+            took: begun.elapsed(),
         });
     }
     Ok(())
 }
 
-/// What to look at in this life of the cluster; `None`: it does not have the backup.
-fn scope(args: &args::VerifyArgs, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
+/// Returns what to verify of this lineage, or `None` when it does not have the backup.
+fn scope(args: &VerifyArgs, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
     let Some(wanted) = &args.backup else {
         return Ok(Some(if args.wal { Scope::Wal } else { Scope::All }));
     };
@@ -127,9 +191,9 @@ fn scope(args: &args::VerifyArgs, archive: &Archive, is_current: bool) -> Result
     Ok(found.cloned().map(Scope::Backup))
 }
 
-fn options(context: &Context, args: &args::VerifyArgs, scope: Scope, is_current: bool) -> Options {
+fn options(context: &Context, args: &VerifyArgs, scope: Scope, is_current: bool) -> Options {
     let now = jiff::Timestamp::now();
-    // A clock that cannot go back so far trusts everything of the past.
+    // An interval before the range of times trusts every earlier read.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
     Options {
         progress: context.console.progress(),
@@ -142,46 +206,6 @@ fn options(context: &Context, args: &args::VerifyArgs, scope: Scope, is_current:
     }
 }
 
-fn report(done: &[Verified], failure: Option<&Error>) -> Value {
-    let sum = |of: fn(&Report) -> u64| done.iter().map(|verified| of(&verified.report)).sum::<u64>();
-    let problems = done.iter().flat_map(|verified| {
-        verified.report.problems.iter().map(|problem| {
-            json!({
-                "repository": verified.repository.name(),
-                "lineage": verified.lineage.map(|lineage| lineage.to_string()),
-                "kind": problem.kind.as_str(),
-                "object": problem.object,
-                "detail": problem.detail,
-                "hint": problem.hint(),
-                "backups": problem.backups,
-                "window": problem.window.as_ref().map(|lost| lost.iter().map(window).collect::<Vec<_>>()),
-            })
-        })
-    });
-    let unknown = done.iter().flat_map(|verified| {
-        verified.report.unknown.iter().map(|unknown| {
-            json!({
-                "repository": verified.repository.name(),
-                "object": unknown.object,
-                "detail": unknown.detail,
-            })
-        })
-    });
-    json!({
-        "checked": {
-            "backups": sum(|report| report.checked.backups),
-            "objects": sum(|report| report.checked.objects),
-            "bytes": sum(|report| report.checked.bytes),
-            "segments": sum(|report| report.checked.segments),
-        },
-        "trusted_bytes": sum(|report| report.trusted),
-        "seconds": done.iter().map(|verified| verified.seconds).sum::<f64>(),
-        "problems": problems.collect::<Vec<_>>(),
-        "unknown": unknown.collect::<Vec<_>>(),
-        "error": failure.map(ToString::to_string),
-    })
-}
-
 fn window(lost: &Lost) -> Value {
     json!({
         "timeline": lost.timeline,
@@ -192,8 +216,8 @@ fn window(lost: &Lost) -> Value {
     })
 }
 
-fn text(args: &args::VerifyArgs, verified: &Verified) -> String {
-    let Verified { repository, lineage, report, seconds } = verified;
+fn text(args: &VerifyArgs, verified: &Verified) -> String {
+    let Verified { repository, lineage, report, took } = verified;
     let mut text = format!("repository {} at {}", repository.name(), repository.url());
     if let Some(lineage) = lineage {
         let _ = write!(text, " ({lineage})");
@@ -202,30 +226,31 @@ fn text(args: &args::VerifyArgs, verified: &Verified) -> String {
     let checked = &report.checked;
     let _ = writeln!(
         text,
-        "  {} backups, {} objects, {} segments: {} read in {seconds:.1} s ({}/s)",
+        "  {} backups, {} objects, {} segments: {} read in {:.1} s ({})",
         checked.backups,
         checked.objects,
         checked.segments,
         render::size(checked.bytes),
-        render::size((checked.bytes as f64 / seconds.max(0.001)) as u64),
+        took.as_secs_f64(),
+        render::rate(checked.bytes, *took),
     );
     if report.trusted > 0 {
-        let _ = writeln!(text, "  {} were read not long ago and not again", render::size(report.trusted));
+        let _ = writeln!(text, "  {} were read recently and skipped", render::size(report.trusted));
     }
     for id in &report.bad_pages {
-        let _ = writeln!(text, "  note    backup {id} has pages that were bad in the cluster already");
+        let _ = writeln!(text, "  note    backup {id} has pages that were already damaged in the cluster");
     }
-    for problem in report.problems.iter().take(SHOWN) {
+    for problem in report.problems.iter().take(MAX_SHOWN) {
         problem_text(&mut text, problem);
     }
-    let hints: BTreeSet<&str> = report.problems.iter().take(SHOWN).map(Problem::hint).collect();
+    let hints: BTreeSet<&str> = report.problems.iter().take(MAX_SHOWN).map(Problem::hint).collect();
     for hint in hints {
         let _ = writeln!(text, "  hint    {hint}");
     }
-    if let Some(more) = report.problems.len().checked_sub(SHOWN + 1) {
+    if let Some(more) = report.problems.len().checked_sub(MAX_SHOWN + 1) {
         let _ = writeln!(text, "  … and {} more problems; --json has all", more + 1);
     }
-    for unknown in report.unknown.iter().take(SHOWN) {
+    for unknown in report.unknown.iter().take(MAX_SHOWN) {
         let _ = writeln!(text, "  UNKNOWN {}: {}", unknown.object, unknown.detail);
     }
     let _ = match (report.problems.len(), report.unknown.len()) {
@@ -237,7 +262,7 @@ fn text(args: &args::VerifyArgs, verified: &Verified) -> String {
         (0, 0) => {
             writeln!(text, "  good: every backup restores, and the WAL leads to the end of the archive")
         }
-        (0, unknown) => writeln!(text, "  could not tell: {unknown} objects could not be read"),
+        (0, unknown) => writeln!(text, "  unknown: {unknown} objects could not be read"),
         (problems, 0) => writeln!(text, "  BAD: {problems} problems"),
         (problems, unknown) => {
             writeln!(text, "  BAD: {problems} problems, and {unknown} objects could not be read")

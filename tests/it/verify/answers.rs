@@ -106,7 +106,7 @@ fn one_backup_or_the_wal_alone() {
     let wal = verify(&archive, &["--wal"]);
     assert!(wal["checked"]["segments"].as_u64().expect("a number") > 5, "{wal}");
     verify_is(&archive, 1, &["--wal", "--lineage", "1-15"]);
-    archive.walkeep(&["verify", "--backup", "20200101T000000Z-abcdef"]).is(1).says("there is no backup");
+    archive.walkeep(&["verify", "--backup", "20200101T000000Z-abcdef"]).is(1).says("does not exist");
 }
 
 #[test]

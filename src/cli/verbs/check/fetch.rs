@@ -1,7 +1,7 @@
 //! A segment comes back as recovery would get it: by `walfetch`, as the user that runs the server.
 
+use crate::cli::restore_command;
 use crate::cli::setup::{self, Context};
-use crate::cli::verbs::restore;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, WalName};
@@ -24,9 +24,9 @@ pub fn back(
     own: Option<ContentHash>,
 ) -> Result<&'static str> {
     let place = Scratch::make(&context.cluster.pgdata)?;
-    let command = restore::command(context, &["--repository", repository.name()])?;
+    let command = restore_command::build(context, &["--repository", repository.name()])?;
     let destination = place.0.join("segment");
-    restore::call(&command, WalName::Segment(name), &place.0, &destination).map_err(|error| {
+    restore_command::call(&command, WalName::Segment(name), &place.0, &destination).map_err(|error| {
         error
             .doing(format!("fetch {name} as the server would"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")

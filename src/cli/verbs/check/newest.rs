@@ -1,7 +1,7 @@
 //! Whether the newest backup of a repository can be read: its record, its manifest, and the first of its blocks. All of
 //! it is read by `verify`.
 
-use super::Finding;
+use super::CheckResult;
 use crate::cli::render;
 use crate::error::{Error, Result};
 use crate::repo::entry::{Entry, FileEntry};
@@ -15,22 +15,22 @@ const SMALL: u64 = 1 << 20;
 /// As many of them are read.
 const FILES: usize = 5;
 
-pub fn look(archive: &Archive) -> Vec<Finding> {
+pub fn look(archive: &Archive) -> Vec<CheckResult> {
     let Records { good, damaged, .. } = match archive.records() {
         Ok(records) => records,
         Err(error) => return vec![error.into()],
     };
     let unreadable = |(id, error): (String, Error)| {
         let error = error.doing(format!("read the record of backup {id}"));
-        Finding::from(
+        CheckResult::from(
             error.hint("run `walkeep verify`, and bring it back from another repository: `walkeep sync`"),
         )
     };
-    let mut findings: Vec<Finding> = damaged.into_iter().map(unreadable).collect();
+    let mut findings: Vec<CheckResult> = damaged.into_iter().map(unreadable).collect();
     let newest = good.iter().filter(|record| record.is_complete()).max_by_key(|record| record.stop_time);
     match newest {
         Some(record) => findings.push(try_out(archive, record).into()),
-        None if findings.is_empty() => findings.push(Finding::warning(
+        None if findings.is_empty() => findings.push(CheckResult::warning(
             "there is no backup, so the WAL leads nowhere",
             "take one: `walkeep backup`",
         )),
@@ -39,7 +39,7 @@ pub fn look(archive: &Archive) -> Vec<Finding> {
     findings
 }
 
-fn try_out(archive: &Archive, record: &Record) -> Result<Finding> {
+fn try_out(archive: &Archive, record: &Record) -> Result<CheckResult> {
     let read = || {
         // Its last line tells that it is complete.
         manifest::uses(archive, record)?;
@@ -60,7 +60,7 @@ fn try_out(archive: &Archive, record: &Record) -> Result<Finding> {
             .doing(format!("read backup {}", record.id))
             .hint("run `walkeep verify`: it says what else is bad")
     })?;
-    Ok(Finding::ok(format!(
+    Ok(CheckResult::ok(format!(
         "{} of {} can be read: record, manifest, and {bytes} bytes of its first files",
         record.id,
         render::time(record.stop_time)

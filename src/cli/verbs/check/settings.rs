@@ -1,6 +1,6 @@
 //! Settings of the server that cost something, besides those without which nothing is archived.
 
-use super::{Finding, SOON};
+use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};
 use crate::pg::client::{Session, column};
 use std::collections::BTreeMap;
@@ -23,13 +23,15 @@ impl Settings {
 }
 
 /// What could be better, each with the line to type.
-pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<Finding>> {
+pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
     let mut settings = Settings(BTreeMap::new());
     let mut findings = Vec::new();
-    for row in session.query(SETTINGS, &[], Some(SOON)).doing(|| "ask for settings".to_owned())? {
+    for row in
+        session.query(SETTINGS, &[], Some(STATEMENT_TIMEOUT)).doing(|| "ask for settings".to_owned())?
+    {
         let name: String = column(&row, 0)?;
         if column(&row, 2)? {
-            findings.push(Finding::warning(
+            findings.push(CheckResult::warning(
                 format!("{name} was changed in the configuration and does not count yet"),
                 "restart the server",
             ));
@@ -43,50 +45,50 @@ pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn of_primary(settings: &Settings, findings: &mut Vec<Finding>) {
+fn of_primary(settings: &Settings, findings: &mut Vec<CheckResult>) {
     if settings.get("archive_timeout") == "0" {
-        findings.push(Finding::warning(
+        findings.push(CheckResult::warning(
             "archive_timeout is 0: where little happens the last changes may wait for days to be archived",
             "set `archive_timeout = '1min'` and reload the server",
         ));
     }
     if settings.get("full_page_writes") == "off" {
-        findings.push(Finding::warning(
+        findings.push(CheckResult::warning(
             "full_page_writes is off: after a crash pages may be half written, and no backup of a standby can be taken",
             "set `full_page_writes = on` and reload the server, unless the file system never tears a page",
         ));
     }
     if settings.get("summarize_wal") == "off" && settings.get("wal_level") != "minimal" {
-        findings.push(Finding::advice(
+        findings.push(CheckResult::advice(
             "summarize_wal is off, so backups read every file",
             "set `summarize_wal = on` and reload the server: then they read what can have changed",
         ));
     }
 }
 
-fn of_standby(settings: &Settings, findings: &mut Vec<Finding>) {
+fn of_standby(settings: &Settings, findings: &mut Vec<CheckResult>) {
     const LINE: &str = "set `restore_command = 'walfetch %f %p'` and reload the server";
     let command = settings.get("restore_command");
     findings.push(match command {
-        _ if command.trim().is_empty() => Finding::warning(
+        _ if command.trim().is_empty() => CheckResult::warning(
             "restore_command is empty: a standby that falls too far behind its primary cannot catch up from the archive",
             LINE,
         ),
         _ if !command.contains("walfetch") => {
-            Finding::warning(format!("restore_command is `{command}`, which is not walfetch"), LINE)
+            CheckResult::warning(format!("restore_command is `{command}`, which is not walfetch"), LINE)
         }
-        _ if CHAINS.iter().any(|sign| command.contains(sign)) => Finding::failed(
+        _ if CHAINS.iter().any(|sign| command.contains(sign)) => CheckResult::failed(
             format!("restore_command is `{command}`: the shell may hide the exit status of walfetch, and an outage would look like the end of the archive"),
             "let restore_command be walfetch alone, without pipes and further commands",
         ),
         _ if !command.contains("%f") || !command.contains("%p") => {
-            Finding::failed(format!("restore_command is `{command}`, without %f or %p"), LINE)
+            CheckResult::failed(format!("restore_command is `{command}`, without %f or %p"), LINE)
         }
-        _ => Finding::ok(format!("restore_command is `{command}`")),
+        _ => CheckResult::ok(format!("restore_command is `{command}`")),
     });
     let cleanup = settings.get("archive_cleanup_command");
     if !cleanup.is_empty() {
-        findings.push(Finding::warning(
+        findings.push(CheckResult::warning(
             format!("archive_cleanup_command is `{cleanup}`: it removes WAL that backups need if it looks into a repository"),
             "set `archive_cleanup_command = ''` and reload the server: `walkeep prune` removes what nobody needs",
         ));

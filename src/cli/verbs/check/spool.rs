@@ -1,17 +1,17 @@
 //! What the spool is good for. Nothing depends on it, so nothing of it is a failure; nor is it made here, where it
 //! could get another owner than the server.
 
-use super::Finding;
+use super::CheckResult;
 use crate::cli::render;
 use crate::config::Wal;
 use crate::pg::segment::SegmentSize;
 use rustix::fs::Access;
 use std::path::Path;
 
-pub fn look(wal: &Wal, size: Option<SegmentSize>) -> Finding {
+pub fn look(wal: &Wal, size: Option<SegmentSize>) -> CheckResult {
     let place = wal.spool.display();
     if wal.push_ahead == 0 && wal.fetch_ahead == 0 {
-        return Finding::ok("nothing is pushed or fetched ahead");
+        return CheckResult::ok("nothing is pushed or fetched ahead");
     }
     let there = wal.spool.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let usable = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK);
@@ -19,7 +19,7 @@ pub fn look(wal: &Wal, size: Option<SegmentSize>) -> Finding {
     let free = match room {
         Ok(room) => room.f_bavail.saturating_mul(room.f_frsize),
         Err(error) => {
-            return Finding::warning(
+            return CheckResult::warning(
                 format!(
                     "{place} cannot be used, so nothing is pushed or fetched ahead: {}: {}",
                     there.display(),
@@ -35,7 +35,7 @@ pub fn look(wal: &Wal, size: Option<SegmentSize>) -> Finding {
     let needed = size.map_or(0, |size| size.bytes() * (u64::from(wal.fetch_ahead) + 1));
     let free_there = format!("{} are free", render::size(free));
     if free < needed {
-        return Finding::warning(
+        return CheckResult::warning(
             format!(
                 "{place} has too little room: {free_there}, fetching ahead takes up to {}",
                 render::size(needed)
@@ -44,7 +44,7 @@ pub fn look(wal: &Wal, size: Option<SegmentSize>) -> Finding {
         );
     }
     match there == wal.spool {
-        true => Finding::ok(format!("{place} can be written to, {free_there}")),
-        false => Finding::ok(format!("{place} will be made when it is needed, {free_there}")),
+        true => CheckResult::ok(format!("{place} can be written to, {free_there}")),
+        false => CheckResult::ok(format!("{place} will be made when it is needed, {free_there}")),
     }
 }

@@ -1,0 +1,67 @@
+//! The `restore_command` of a cluster: how it is built, and how a server runs it.
+
+use super::setup::{self, Context};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::segment::WalName;
+use crate::restore;
+use std::path::Path;
+use std::process::Command;
+
+/// Returns the `restore_command` of a cluster, with more arguments for `walfetch`.
+pub fn build(context: &Context, more: &[&str]) -> Result<String> {
+    let walfetch =
+        std::env::current_exe().map(|path| path.with_file_name("walfetch")).doing("find walfetch")?;
+    if !walfetch.is_file() {
+        return Err(Error::new(Kind::Config, format!("{} does not exist", walfetch.display()))
+            .hint("install walpush, walfetch and walkeep in one directory"));
+    }
+    let config = setup::absolute(&context.config.path)?;
+    let word = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| {
+            Error::new(
+                Kind::Config,
+                format!("{} is not UTF-8, so it cannot be part of restore_command", path.display()),
+            )
+        })
+    };
+    let (walfetch, config) = (word(&walfetch)?, word(&config)?);
+    let words = [&walfetch, "--config", &config, "--cluster", &context.cluster.name];
+    let words: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
+    Ok(restore::restore_command(&words))
+}
+
+/// Runs a `restore_command` as a server does: through a shell, in a directory, as the owner of that directory.
+pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    let command = fill_in(command, &name.to_string(), destination);
+    let owner = directory.metadata().doing(|| format!("read the owner of {}", directory.display()))?;
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(&command).current_dir(directory);
+    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
+        shell.uid(owner.uid()).gid(owner.gid());
+    }
+    let output = shell.output().doing("try the restore_command")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(Kind::Failed, format!("`{command}`: {}: {}", output.status, stderr.trim())))
+}
+
+/// Replaces `%f`, `%p` and `%%` as a server does (`BuildRestoreCommand` of PostgreSQL 15, src/common/archive.c).
+fn fill_in(command: &str, name: &str, destination: &Path) -> String {
+    let destination = destination.display().to_string();
+    let mut filled = String::new();
+    let mut rest = command;
+    while let Some((before, after)) = rest.split_once('%') {
+        filled.push_str(before);
+        let placeholders = [("f", name), ("p", &destination), ("%", "%")];
+        let found =
+            placeholders.iter().find_map(|(letter, value)| Some((after.strip_prefix(letter)?, value)));
+        let (left, value) = found.unwrap_or((after, &"%"));
+        filled.push_str(value);
+        rest = left;
+    }
+    filled + rest
+}
