@@ -1,15 +1,15 @@
 //! The command line of `walkeep`, as one struct of arguments for each verb. Checks the form of each
 //! value; what a value means is decided by the verb.
 
-use super::log::Verbosity;
-use crate::config::{Checkpoint, parse_duration, parse_size};
+use super::log::{StandardError, Verbosity};
+use crate::config::{Checkpoint, LogFormat, parse_duration, parse_size};
 use crate::error::{Error, Kind};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::TimelineId;
 use crate::repo::Lineage;
 use crate::restore::{Action, TargetTimeline};
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStrExt;
@@ -49,19 +49,41 @@ pub struct GlobalArgs {
     /// Print errors only
     #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "For every verb")]
     pub quiet: bool,
-    /// Print every step; twice: every request to a repository too
-    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "For every verb")]
-    pub verbose: u8,
+    #[command(flatten, next_help_heading = "For every verb")]
+    pub log: LogArgs,
 }
 
 impl GlobalArgs {
-    pub fn verbosity(&self) -> Verbosity {
-        match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (false, 0) => Verbosity::Normal,
-            (false, 1) => Verbosity::Steps,
-            (false, _) => Verbosity::Requests,
-        }
+    /// Returns what standard error shows, and how.
+    pub fn standard_error(&self) -> StandardError {
+        let least = if self.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+        self.log.standard_error("walkeep", least)
+    }
+}
+
+/// Options of standard error, in all three programs
+#[derive(Args)]
+pub struct LogArgs {
+    /// Print every step; -vv: every request to a repository too
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Format of standard error [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = choice(LOG_FORMATS))]
+    pub log_format: Option<LogFormat>,
+}
+
+const LOG_FORMATS: &[Choice<LogFormat>] =
+    &[("text", LogFormat::Text, "Lines for people"), ("json", LogFormat::Json, "One object on each line")];
+
+impl LogArgs {
+    /// Returns what standard error shows, and how; `least` is shown without `-v`.
+    pub fn standard_error(&self, program: &'static str, least: Verbosity) -> StandardError {
+        let verbosity = match self.verbose {
+            0 => least,
+            1 => Verbosity::Steps,
+            _ => Verbosity::Requests,
+        };
+        StandardError { program, verbosity, format: self.log_format.unwrap_or(LogFormat::Text) }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Standard output, and the results and progress of a verb on standard error.
 
-use super::log::{self, Lines, Memory, Verbosity};
+use super::log::{self, Lines, Memory, StandardError, Verbosity};
 use super::render::Report;
+use crate::config::LogOptions;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the progress bar is drawn.
@@ -55,12 +57,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// Installs the log of `walkeep` with its console.
-    pub fn install(verbosity: Verbosity) -> Console {
+    /// Installs the log of `walkeep` with its console; see [`log::install`].
+    pub fn install(error: &StandardError, file: Option<&LogOptions>) -> Console {
+        let verbosity = error.verbosity;
         // Hidden unless standard error is a terminal: indicatif looks itself.
         let is_quiet = verbosity == Verbosity::Quiet;
         let bar = if is_quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
-        let memory = log::install(verbosity, bar.clone());
+        let memory = log::install(error, file, bar.clone());
         Console { verbosity, memory, bar, progress: Arc::default() }
     }
 
@@ -90,7 +93,7 @@ impl Console {
     /// Returns new counters for an operation; the progress bar shows them until [`Console::finish`].
     pub fn progress(&self) -> Progress {
         let progress = Progress::default();
-        let before = self.progress.lock().unwrap_or_else(PoisonError::into_inner).replace(progress.clone());
+        let before = self.progress.lock().replace(progress.clone());
         if before.is_none() && !self.bar.is_hidden() {
             let (bar, shown) = (self.bar.clone(), Arc::clone(&self.progress));
             // Without a thread there is no bar, and nothing else is missing.
@@ -101,7 +104,7 @@ impl Console {
 
     /// Takes the progress bar away.
     pub fn finish(&self) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.progress.lock() = None;
         self.bar.finish_and_clear();
     }
 }
@@ -116,7 +119,7 @@ fn draw(bar: &ProgressBar, progress: &Mutex<Option<Progress>>) {
     loop {
         std::thread::sleep(DRAW_INTERVAL);
         // The lock is held while the bar is drawn: nothing is drawn after it was taken away.
-        let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = progress.lock();
         let Some(progress) = &*progress else {
             return;
         };

@@ -1,8 +1,10 @@
 //! `walpush` and `walfetch`, which PostgreSQL starts for every WAL file. What they do before the first
 //! byte is read is paid sixteen megabytes of WAL by sixteen megabytes.
 
+use super::args::LogArgs;
+use super::log::{self, StandardError, Verbosity};
 use super::server::Waiting;
-use super::{exit, log, setup, worker};
+use super::{exit, setup, worker};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress;
@@ -28,6 +30,8 @@ struct PushArgs {
     /// Cluster in the configuration [default: the one whose pgdata is the working directory]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    #[command(flatten)]
+    log: LogArgs,
     /// Path of the WAL file, as PostgreSQL gives it: %p
     #[arg(value_name = "PATH")]
     path: PathBuf,
@@ -52,6 +56,8 @@ struct FetchArgs {
     /// Cluster in the configuration [default: the one whose pgdata is the working directory]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    #[command(flatten)]
+    log: LogArgs,
     /// Ask this repository alone, and fetch nothing ahead, as a drill of it does
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
@@ -95,8 +101,10 @@ pub fn walpush() -> ExitCode {
         Err(error) => return answer_usage(&error, exit::PUSH_FAILED + 1),
     };
     let failed = || exit::PUSH_FAILED;
-    end("walpush", failed, move || {
+    let error = args.log.standard_error("walpush", Verbosity::Quiet);
+    end(&error.clone(), failed, move || {
         let config = setup::load_for_helper(args.config)?;
+        log::install_helper(&error, Some(&config.log));
         watch(config.wal.timeout, failed);
         let here = setup::working_directory()?;
         // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
@@ -142,10 +150,12 @@ pub fn walfetch() -> ExitCode {
     }
     let on_error = args.on_error;
     let failed = move || fetch_failed(on_error);
-    end("walfetch", failed, move || {
+    let error = args.log.standard_error("walfetch", Verbosity::Quiet);
+    end(&error.clone(), failed, move || {
         let waiting = Waiting::begin()?;
         let name: WalName = args.name.parse()?;
         let config = setup::load_for_helper(args.config)?;
+        log::install_helper(&error, Some(&config.log));
         watch(config.wal.timeout, failed);
         let here = setup::working_directory()?;
         let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
@@ -224,12 +234,14 @@ fn fetch_failed(on_error: Option<OnError>) -> u8 {
 
 /// Runs a helper, and gives the right status also when it panics.
 fn end(
-    program: &'static str,
+    standard_error: &StandardError,
     failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
-    log::install_helper(program);
-    match std::panic::catch_unwind(run) {
+    let result = std::panic::catch_unwind(run);
+    // Does nothing where the configuration was read: then there is a log.
+    log::install_helper(standard_error, None);
+    match result {
         Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(error)) => {
             progress::error(&error);

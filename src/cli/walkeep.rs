@@ -6,7 +6,7 @@ use super::output;
 use super::render::Report;
 use super::setup::{self, Context};
 use super::verbs::{backup, check, drill, init, list, pin, prune, report, restore, status, sync, verify};
-use super::{metrics, notice, wal};
+use super::{log, metrics, notice, wal};
 use crate::config::ShownConfig;
 use crate::error::{Error, Result};
 use crate::progress;
@@ -22,7 +22,10 @@ pub fn walkeep() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
+    let standard_error = args.global.standard_error();
     let failed = |error: &Error| {
+        // Does nothing where the configuration was read: then there is a log.
+        log::install(&standard_error, None, indicatif::ProgressBar::hidden());
         progress::error(error);
         Exit::of(error).into()
     };

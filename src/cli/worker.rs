@@ -6,9 +6,10 @@
 //! process 1 (in a container), it inherits the worker when the call that started it has ended, and takes any
 //! other end of an unknown process for the crash of one of its own.
 
+use super::log::{self, StandardError, Verbosity};
 use super::server::Recovery;
 use super::setup;
-use crate::config::{Cluster, Config};
+use crate::config::{Cluster, Config, LogFormat};
 use crate::error::{Doing, Error, Result};
 use crate::pg::segment::SegmentName;
 use crate::repo::Lineage;
@@ -60,6 +61,9 @@ pub struct Start {
 pub fn run(start: Start) -> Result<()> {
     cut_off()?;
     let config = setup::load_for_helper(start.config)?;
+    // Standard error leads nowhere; the log file may be there.
+    let error = StandardError { program: "walfetch", verbosity: Verbosity::Quiet, format: LogFormat::Text };
+    log::install_helper(&error, Some(&config.log));
     let cluster = config.sole_cluster(start.cluster.as_deref(), &setup::working_directory()?)?;
     let lineage = Lineage::of(&start.pgdata)?;
     let recovery = Recovery::of(&start.pgdata);

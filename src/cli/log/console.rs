@@ -1,0 +1,82 @@
+//! Standard error: lines for people, or one JSON object on each line.
+
+use super::FINDING;
+use super::record::{Fields, Record};
+use crate::config::LogFormat;
+use indicatif::ProgressBar;
+use std::fmt::Write as _;
+use std::io::Write;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
+pub(super) struct Console {
+    program: &'static str,
+    format: LogFormat,
+    /// Bar that must not stand on the line while something is written.
+    bar: Option<ProgressBar>,
+}
+
+impl Console {
+    pub(super) fn new(program: &'static str, format: LogFormat, bar: Option<ProgressBar>) -> Console {
+        Console { program, format, bar }
+    }
+
+    /// Writes a record. A failure to write changes nothing.
+    pub(super) fn show(&self, record: &Record) {
+        let text = match self.format {
+            LogFormat::Text => self.text(record),
+            LogFormat::Json => record.json(self.program),
+        };
+        // One write, so that lines of processes which share a log are not mixed.
+        let write = || {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn text(&self, record: &Record) -> String {
+        let (program, message) = (self.program, &record.fields.message);
+        if record.level >= Level::INFO || record.target == FINDING {
+            return format!("{message}\n");
+        }
+        let severity = match (record.fields.kind.is_some(), record.level == Level::ERROR) {
+            (false, _) => "",
+            (true, true) => "error: ",
+            (true, false) => "warning: ",
+        };
+        let mut text = format!("{program}: {severity}{message}\n");
+        if let Some(hint) = &record.fields.hint {
+            let _ = writeln!(text, "{program}: hint: {hint}");
+        }
+        text
+    }
+}
+
+/// The whole log of a helper.
+impl Subscriber for Console {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN && metadata.target().starts_with("walkeep")
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::WARN)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let metadata = event.metadata();
+        let fields = Fields::of(metadata, |visitor| event.record(visitor));
+        self.show(&Record::new(*metadata.level(), metadata.target(), fields));
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}

@@ -1,0 +1,86 @@
+//! The log file: opened to append, one write for each line, opened again after it was moved away.
+
+use super::record::Record;
+use crate::config::LogFormat;
+use crate::error::{Error, Result};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often the path is compared with the open file.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Mode of a new file; the umask may take more away.
+const MODE: u32 = 0o640;
+
+pub(super) struct LogFile {
+    path: PathBuf,
+    program: &'static str,
+    format: LogFormat,
+    /// `None` before the first line, and after a failure.
+    open: Mutex<Option<OpenFile>>,
+}
+
+struct OpenFile {
+    file: File,
+    device: u64,
+    inode: u64,
+    checked: Instant,
+}
+
+impl LogFile {
+    pub(super) fn new(path: PathBuf, program: &'static str, format: LogFormat) -> LogFile {
+        LogFile { path, program, format, open: Mutex::new(None) }
+    }
+
+    /// Appends a record.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; the next record opens the file again.
+    pub(super) fn write(&self, record: &Record) -> Result<()> {
+        let line = match self.format {
+            LogFormat::Text => record.text(self.program),
+            LogFormat::Json => record.json(self.program),
+        };
+        let mut open = self.open.lock();
+        let mut kept = open.take().filter(|open| self.is_current(open));
+        let file = match &mut kept {
+            Some(file) => file,
+            None => kept.insert(self.open()?),
+        };
+        if file.checked.elapsed() >= CHECK_INTERVAL {
+            file.checked = Instant::now();
+        }
+        file.file.write_all(line.as_bytes()).map_err(|error| self.error("write", &error))?;
+        *open = kept;
+        Ok(())
+    }
+
+    /// Whether the path still names the open file, as far as it was time to look.
+    fn is_current(&self, open: &OpenFile) -> bool {
+        open.checked.elapsed() < CHECK_INTERVAL
+            || self.path.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (open.device, open.inode))
+    }
+
+    fn open(&self) -> Result<OpenFile> {
+        // Without NONBLOCK a pipe that nothing reads would hold the program up.
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let opened =
+            File::options().append(true).create(true).mode(MODE).custom_flags(flags).open(&self.path);
+        let file = opened.map_err(|error| self.error("open", &error))?;
+        let meta = file.metadata().map_err(|error| self.error("look at", &error))?;
+        Ok(OpenFile { file, device: meta.dev(), inode: meta.ino(), checked: Instant::now() })
+    }
+
+    fn error(&self, doing: &str, error: &std::io::Error) -> Error {
+        let message = format!("{doing} the log file {}", self.path.display());
+        Error::io(message, error).hint(
+            "`file` in [log] of the configuration names it; what is logged is lost until it can be written",
+        )
+    }
+}
