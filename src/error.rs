@@ -1,55 +1,55 @@
-//! One error for the whole program: what kind it is, what was being done, with what, why it failed,
-//! and what to do about it. Knows nothing of terminals and exit statuses; `cli` turns kinds into those.
+//! The error type of the whole program: kind, steps, reason and hint of a failure. Does not know terminals and exit
+//! statuses; `cli` maps kinds to those.
 //!
-//! Read as text an error is one line, from the outside in:
+//! As text, an error is one line with the outermost step first:
 //! `push 00000001000000000000002A: repository local: write /r/main/…: no space left on device (os error 28)`.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Result of everything that can fail with an [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What sort of failure it is. The kind alone decides whether an operation is tried again and with
-/// which status a program ends.
+/// Kind of a failure. It alone decides whether an operation is retried, and the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The command line is wrong.
     Usage,
     /// The configuration is wrong or cannot be read.
     Config,
-    /// What was asked for does not exist, and that is certain.
+    /// The requested object does not exist, for certain.
     Absent,
-    /// The name is taken by other bytes.
+    /// The name exists already, with different content.
     Conflict,
-    /// Bytes are not what they were when they were stored.
+    /// Stored bytes have changed or cannot be decoded.
     Damage,
-    /// The repository, or the cluster, is not the one that was meant.
+    /// The repository, the cluster or the server is not the intended one.
     Identity,
     /// A file of the archive is missing although later ones are there.
     Hole,
-    /// Another run holds the lock.
+    /// Another process holds the lock.
     Locked,
-    /// The deadline is over.
+    /// The time limit has passed.
     Timeout,
-    /// It may work when tried again: a lost connection, a busy server.
+    /// A failure that may go away: a lost connection, a busy server.
     Unavailable,
     /// Permission, ownership or grants are missing.
     Denied,
-    /// No space, no quota, no descriptors.
+    /// No space, quota or file descriptors left.
     Full,
-    /// What was asked for would lose data or could not be carried out as asked; nothing was changed.
+    /// The request would lose data or cannot be carried out as given; nothing was changed.
     Refused,
-    /// The work was done and it found a problem in what it looked at.
+    /// The operation completed and found a problem in what it examined.
     Problem,
     /// Any other failure: an I/O error, a failed statement.
     Failed,
-    /// A state that this program should never reach: a defect of walkeep itself.
+    /// A state that should be impossible: a defect of walkeep itself.
     Defect,
 }
 
 impl Kind {
-    /// Whether the same attempt may succeed a moment later.
+    /// Whether a retry may succeed.
     pub fn is_transient(self) -> bool {
         matches!(self, Kind::Unavailable | Kind::Timeout)
     }
@@ -77,38 +77,38 @@ impl Kind {
     }
 }
 
-/// A failure: its kind, the steps during which it happened, the reason, and a hint. One pointer to move.
+/// A failure: kind, steps during which it happened, reason and hint. Has the size of a pointer.
 #[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug, Clone)]
 struct Inner {
     kind: Kind,
-    /// The steps during which it happened, the outermost last.
+    /// Steps during which it happened, outermost last.
     doing: Vec<String>,
     message: String,
     hint: Option<String>,
-    /// The operating system's error, where it was the cause.
+    /// Error of the operating system that caused it, if one did and was kept.
     source: Option<Arc<std::io::Error>>,
 }
 
 impl Error {
-    /// A new error; `message` is lower case and has no full stop.
+    /// Creates an error; `message` is lower case and has no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error(Box::new(Inner { kind, doing: Vec::new(), message: message.into(), hint: None, source: None }))
     }
 
-    /// An internal error: `message` names the state that should be impossible.
+    /// Creates an internal error; `message` describes the state that should be impossible.
     pub fn defect(message: impl Into<String>) -> Error {
         Error::new(Kind::Defect, format!("internal error: {}", message.into()))
     }
 
-    /// An error of the operating system, met while `doing` something (`"write /r/x"`).
+    /// Converts an error of the operating system that happened while `doing` something (`"write /r/x"`).
     pub fn io(doing: impl Into<String>, error: &std::io::Error) -> Error {
         Error::of_io(error).doing(doing)
     }
 
-    /// The same for an error that is not needed any more: it becomes the source.
+    /// Converts an error of the operating system and keeps it as the source.
     pub fn from_io(doing: impl Into<String>, error: std::io::Error) -> Error {
         let mut failure = Error::of_io(&error).doing(doing);
         failure.0.source = Some(Arc::new(error));
@@ -137,42 +137,42 @@ impl Error {
         Error::new(kind, error.to_string().to_lowercase_first())
     }
 
-    /// Adds the step around it: `push 000000010000000000000001`.
+    /// Adds an outer step: `push 000000010000000000000001`.
     pub fn doing(mut self, step: impl Into<String>) -> Error {
         self.0.doing.push(step.into());
         self
     }
 
-    /// Says what the reader can do about it. The innermost hint stays: it knows most.
+    /// Adds a hint for the user. The first (innermost) hint stays, since it is the most specific.
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint.get_or_insert_with(|| hint.into());
         self
     }
 
-    /// The same story under another kind, where an outer step knows better what the failure means.
+    /// Replaces the kind, where an outer step knows better what the failure means.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
         self
     }
 
+    /// The kind of this error.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// What to do about it, without the word `hint:`: what was said where it happened, else what mostly helps
-    /// with errors of this kind.
+    /// The hint without the word `hint:`: the one that was added, else the general one for this kind, if any.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref().or(match self.0.kind {
-            Kind::Usage => Some("`--help` shows how it is meant"),
+            Kind::Usage => Some("`--help` shows the usage"),
             Kind::Config => Some("`walkeep config` shows the configuration in force"),
-            Kind::Absent => Some("look at the path: is it right, is its disk mounted?"),
-            Kind::Damage => Some("the bytes are not what was once written: nothing was taken from it. Look for another copy, and at the disk"),
-            Kind::Identity => Some("check that configuration, data directory and repository are of the same cluster"),
-            Kind::Locked => Some("wait for the other run to end"),
-            Kind::Timeout => Some("is the other side reachable, and how busy is it?"),
-            Kind::Unavailable => Some("try again; if it stays, look at the other side"),
-            Kind::Denied => Some("look at owner and mode of the path and of the directories above it; walkeep has to run as the user that owns the cluster's files"),
-            Kind::Full => Some("make room there, or raise the quota"),
+            Kind::Absent => Some("check that the path is right and its file system is mounted"),
+            Kind::Damage => Some("the damaged bytes were not used; look for another copy, and check the disk"),
+            Kind::Identity => Some("check that configuration, data directory and repository belong to the same cluster"),
+            Kind::Locked => Some("wait until the other process has ended"),
+            Kind::Timeout => Some("check whether the server or disk is reachable, and how busy it is"),
+            Kind::Unavailable => Some("retry; if the error persists, check the server or disk"),
+            Kind::Denied => Some("check owner and mode of the path and of its parent directories; walkeep has to run as the owner of the cluster's files"),
+            Kind::Full => Some("free some space there, or raise the quota"),
             Kind::Defect => Some("this is a defect of walkeep, not of your data; please report it with this message and `walkeep --version`"),
             Kind::Conflict | Kind::Hole | Kind::Refused | Kind::Problem | Kind::Failed => None,
         })
@@ -194,8 +194,9 @@ impl std::error::Error for Error {
     }
 }
 
-/// The description of a step: a literal, or a closure that formats one only when it is needed.
+/// Description of a step: a literal, or a closure that formats one only when it is needed.
 pub trait Step {
+    /// Returns the description.
     fn text(self) -> String;
 }
 
@@ -211,7 +212,7 @@ impl<F: FnOnce() -> String> Step for F {
     }
 }
 
-/// Adds the step during which a failure happened: `.doing("begin")`, `.doing(|| format!("read {key}"))`.
+/// Adds a step to the error of a result: `.doing("begin")`, `.doing(|| format!("read {key}"))`.
 pub trait Doing<T> {
     /// Adds `step` to the error of this result.
     fn doing(self, step: impl Step) -> Result<T>;
@@ -229,7 +230,7 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
-/// The elements of `slice` in `range`, which the caller has established to lie inside of it.
+/// Returns the elements of `slice` in `range`, for callers that have established that `range` lies inside of it.
 ///
 /// # Errors
 ///
@@ -246,7 +247,7 @@ trait LowercaseFirst {
 }
 
 impl LowercaseFirst for String {
-    /// The operating system's texts start with a capital; ours are part of a line.
+    /// Makes a text of the operating system, which starts with a capital, fit for the middle of a line.
     fn to_lowercase_first(mut self) -> String {
         if let Some(first) = self.get_mut(0..1) {
             first.make_ascii_lowercase();

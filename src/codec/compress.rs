@@ -1,29 +1,40 @@
-//! zstd frames.
+//! Compression into zstd frames (RFC 8878).
 
 use crate::error::{Error, Kind, Result};
 use zstd::zstd_safe;
 
-/// How content is compressed. Every variant gives valid zstd frames.
+/// Method of compression. Each variant produces valid zstd frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// zstd at this level, negative levels included.
+    /// zstd at this level, which may be negative.
     Zstd(i32),
-    /// Frames of raw blocks: no work, no gain, and still `zstd -dc` reads them.
+    /// Frames of raw, uncompressed blocks, which `zstd -dc` can read as well.
     Stored,
 }
 
-/// Bytes of content in a frame of something large.
+/// Maximum number of bytes of content in a frame; large contents are divided into frames.
 pub const FRAME: usize = 1 << 20;
 
-/// A raw block holds at most this much (RFC 8878, `Block_Maximum_Size`).
-const RAW_BLOCK: usize = 128 << 10;
+/// Maximum size of a raw block, in bytes (RFC 8878, `Block_Maximum_Size`).
+const MAX_RAW_BLOCK: usize = 128 << 10;
 
-/// zstd looks where a block of 128 KiB had better be divided, and never in a smaller one. At level 1 that costs a tenth of the
-/// time and gains nothing with data pages; and shorter matches than its own 7 bytes, of which a smaller table is enough, save up to
-/// a quarter of the bytes in the same time: what repeats in pages, line pointers and tuple headers, is short.
-const UNSPLIT: u32 = 120 << 10;
+/// Maximum block size at level 1, in bytes. zstd searches full blocks of 128 KiB for a better place to divide them, and
+/// never smaller ones; at level 1 the search costs a tenth of the time and gains nothing with data pages.
+const MAX_UNSPLIT_BLOCK: u32 = 120 << 10;
 
-/// A compressor that is used again and again; making one costs more than a small frame.
+/// Minimum length of a match at level 1, in bytes, where zstd's own is 7. What repeats in data pages (line pointers,
+/// tuple headers) is short: shorter matches save up to a quarter of the bytes in the same time.
+const MIN_MATCH: u32 = 5;
+
+/// Logarithm of the size of the hash table at level 1: matches that short need no larger one.
+const HASH_LOG: u32 = 13;
+
+/// Maximum reach of a patch into its base, as a power of two: 128 MiB.
+const MAX_PATCH_WINDOW_LOG: u32 = 27;
+/// Minimum reach that zstd accepts.
+const MIN_PATCH_WINDOW_LOG: u32 = 10;
+
+/// Reusable compressor; to create one costs more than to compress a small frame.
 pub struct Compressor(Inner);
 
 enum Inner {
@@ -36,6 +47,11 @@ fn failed(code: usize) -> Error {
 }
 
 impl Compressor {
+    /// Creates a compressor.
+    ///
+    /// # Errors
+    ///
+    /// Those of zstd, for a level that it does not know.
     pub fn new(compression: Compression) -> Result<Compressor> {
         let Compression::Zstd(level) = compression else {
             return Ok(Compressor(Inner::Stored));
@@ -44,20 +60,24 @@ impl Compressor {
         let mut context = zstd_safe::CCtx::create();
         context.set_parameter(CompressionLevel(level)).map_err(failed)?;
         if level == 1 {
-            for parameter in [MinMatch(5), HashLog(13), MaxBlockSize(UNSPLIT)] {
+            for parameter in [MinMatch(MIN_MATCH), HashLog(HASH_LOG), MaxBlockSize(MAX_UNSPLIT_BLOCK)] {
                 context.set_parameter(parameter).map_err(failed)?;
             }
         }
         Ok(Compressor(Inner::Zstd(context)))
     }
 
-    /// Replaces `out` by one frame that holds all of `content`.
+    /// Compresses all of `content` into one frame, which replaces what `out` held.
+    ///
+    /// # Errors
+    ///
+    /// Those of zstd, which has none for valid parameters.
     pub fn frame(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<()> {
         out.clear();
         match &mut self.0 {
-            Inner::Stored => store(content, out),
+            Inner::Stored => store(content, out)?,
             Inner::Zstd(context) => {
-                // Into spare capacity, which nobody has to fill with zeros first.
+                // Into spare capacity, which does not have to be zeroed first.
                 out.reserve(zstd_safe::compress_bound(content.len()));
                 context.compress2(out, content).map_err(failed)?;
             }
@@ -67,34 +87,41 @@ impl Compressor {
 }
 
 /// Appends one frame of raw blocks to `out`: a frame header with the content's size and no window, then blocks.
-fn store(content: &[u8], out: &mut Vec<u8>) {
+fn store(content: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.extend_from_slice(&0xFD2F_B528u32.to_le_bytes());
     out.push(0b1110_0000); // eight bytes of content size, single segment, no checksum
     out.extend_from_slice(&(content.len() as u64).to_le_bytes());
-    let mut blocks = content.chunks(RAW_BLOCK).peekable();
+    let mut blocks = content.chunks(MAX_RAW_BLOCK).peekable();
     if blocks.peek().is_none() {
         out.extend_from_slice(&[1, 0, 0]); // one last block with nothing in it
     }
     while let Some(block) = blocks.next() {
         let last = u32::from(blocks.peek().is_none());
-        out.extend_from_slice(&((block.len() as u32) << 3 | last).to_le_bytes()[..3]);
+        let length = u32::try_from(block.len()).map_err(|_| Error::defect("a raw block of 4 GiB"))?;
+        out.extend_from_slice(&(length << 3 | last).to_le_bytes()[..3]);
         out.extend_from_slice(block);
     }
+    Ok(())
 }
 
-/// Bytes of the frame that these bytes begin with; `None` when it is not all there, or is none.
+/// Returns the length of the frame at the start of `bytes`; `None` if it is incomplete or not a frame.
 pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     zstd_safe::find_frame_compressed_size(bytes).ok()
 }
 
-/// One frame that holds all of `content` by what it has in common with `base`, as `zstd --patch-from` makes it: only who
-/// has `base` can read it.
+/// Compresses all of `content` into one frame that refers to `base`, like `zstd --patch-from`. `base` is needed to
+/// decompress it.
+///
+/// # Errors
+///
+/// Those of zstd, which has none for valid parameters.
 pub fn patch(base: &[u8], content: &[u8]) -> Result<Vec<u8>> {
     use zstd_safe::CParameter::{CompressionLevel, EnableLongDistanceMatching, WindowLog};
     let reach = (base.len() + content.len()).next_power_of_two().trailing_zeros();
+    let reach = reach.clamp(MIN_PATCH_WINDOW_LOG, MAX_PATCH_WINDOW_LOG);
     let mut context = zstd_safe::CCtx::create();
-    // Matches are long and far away, as they are in two editions of one text; a higher level finds hardly more.
-    for parameter in [CompressionLevel(1), EnableLongDistanceMatching(true), WindowLog(reach.clamp(10, 27))] {
+    // Two versions of one text have long matches that are far apart; a higher level finds hardly more.
+    for parameter in [CompressionLevel(1), EnableLongDistanceMatching(true), WindowLog(reach)] {
         context.set_parameter(parameter).map_err(failed)?;
     }
     context.ref_prefix(base).map_err(failed)?;
@@ -103,7 +130,11 @@ pub fn patch(base: &[u8], content: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The content of a frame that [`patch`] made, which may not exceed `limit` bytes.
+/// Decompresses a frame that [`patch`] made and that holds at most `limit` bytes.
+///
+/// # Errors
+///
+/// `Damage` for another frame, another base, or more than `limit` bytes.
 pub fn unpatch(base: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>> {
     let size = content_size(frame, limit)?;
     let mut context = zstd_safe::DCtx::create();
@@ -114,12 +145,16 @@ pub fn unpatch(base: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A decompressor of whole frames that is used again and again.
+/// Reusable decompressor of whole frames.
 #[derive(Default)]
 pub struct Decompressor(zstd_safe::DCtx<'static>);
 
 impl Decompressor {
-    /// Replaces `out` by the content of one frame, which may not exceed `limit` bytes.
+    /// Decompresses one frame of at most `limit` bytes of content, which replaces what `out` held.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when it is not a valid frame, or holds more than `limit` bytes.
     pub fn frame(&mut self, frame: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<()> {
         let size = content_size(frame, limit)?;
         out.clear();
@@ -129,6 +164,10 @@ impl Decompressor {
     }
 
     /// Fills `out` with the content of one frame, which has to be exactly that long: see [`content_size`].
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when it is not a valid frame, or holds another number of bytes.
     pub fn frame_into(&mut self, frame: &[u8], out: &mut [u8]) -> Result<()> {
         let got = self.0.decompress(out, frame).map_err(failed)?;
         check_size(got, out.len())
@@ -142,10 +181,14 @@ fn check_size(got: usize, size: usize) -> Result<()> {
     Err(Error::new(Kind::Damage, format!("the frame holds {got} bytes instead of {size}")))
 }
 
-/// Bytes of content that a frame says it has; an error when these are more than `limit`.
+/// Reads the size of the content from the header of a frame, in bytes.
+///
+/// # Errors
+///
+/// `Damage` when the header has no size, or one above `limit`.
 pub fn content_size(frame: &[u8], limit: usize) -> Result<usize> {
     let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
     size.and_then(|size| usize::try_from(size).ok())
         .filter(|size| *size <= limit)
-        .ok_or_else(|| Error::new(Kind::Damage, "the frame does not say a size that can be right"))
+        .ok_or_else(|| Error::new(Kind::Damage, format!("the frame does not have a content size of at most {limit} bytes")))
 }

@@ -1,5 +1,5 @@
-//! The header that every object of a repository begins with: a zstd skippable frame of fixed length
-//! around one JSON object, so that `zstd -dc` gives the content and `head -c 512` says what it is.
+//! The envelope of objects: each object of a repository begins with a header, a zstd skippable frame of fixed length
+//! around one JSON object. `zstd -dc` prints the content, and `head -c 512` the header. Does not know what contents mean.
 
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::ContentHash;
@@ -8,16 +8,16 @@ use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 
-/// The format that this program reads and writes.
+/// Version of the repository format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 
-/// Bytes of the header with its frame.
+/// Size of the header with its frame, in bytes.
 pub const HEADER_SIZE: usize = 512;
 
-/// Skippable frame number 7, and the length of what follows.
+/// Magic number of skippable frame 7, and the length of what follows (RFC 8878, 3.1.2).
 const MAGIC: [u8; 8] = [0x57, 0x2A, 0x4D, 0x18, 0xF8, 0x01, 0, 0];
 
-/// What sort of object it is.
+/// Kind of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectKind {
@@ -27,51 +27,61 @@ pub enum ObjectKind {
     Manifest,
     Pack,
     Pin,
-    /// An operation announces itself.
+    /// Announcement of a running operation.
     Active,
-    /// What a verification remembers.
+    /// Results of verifications.
     Verify,
-    /// What drills found.
+    /// History of drills.
     Drill,
-    /// Stands where the record of a backup would be that was taken for dead.
+    /// Fence in the place of the record of a backup that a prune considered stale.
     GivenUp,
 }
 
-/// What an object says of itself.
+/// Header of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`FORMAT`].
     pub walkeep: u32,
     pub kind: ObjectKind,
-    /// The last parts of the key.
+    /// Last parts of the key.
     pub name: String,
     #[serde(with = "decimal")]
     pub system_identifier: u64,
     /// Major version of PostgreSQL.
     pub pg: u32,
-    /// Bytes of the content; not for packs.
+    /// Size of the content in bytes; `None` for packs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// Of the content; not for packs.
+    /// SHA-256 of the content; `None` for packs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<ContentHash>,
-    /// The key, relative to the archive, of the object without whose content this one's cannot be told: its frame is a
-    /// [`compress::patch`].
+    /// Key, relative to the archive, of the object that this one is a delta of ([`compress::patch`]); `None` if the
+    /// object can be read alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Says that the rest is encrypted, by a later version of this program.
+    /// Present if the rest is encrypted, which a later version of this program may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cipher: Option<serde_json::Value>,
 }
 
-/// A 64-bit number as a string of decimal digits: JSON readers lose digits of large numbers.
+/// A 64-bit number as a string of decimal digits: many JSON readers round large numbers.
 pub mod decimal {
     use serde::{Deserialize, Deserializer, Serializer};
 
+    /// Writes the digits.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(value)
     }
 
+    /// Reads the digits.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer, and one for anything but a number of 64 bits.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         text.parse().map_err(serde::de::Error::custom)
@@ -83,16 +93,18 @@ fn damage(message: impl Into<String>) -> Error {
 }
 
 impl Header {
+    /// Encodes the header with its frame.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` when the text is too long, which a very long name makes it.
     pub fn encode(&self) -> Result<[u8; HEADER_SIZE]> {
         let mut bytes = [b' '; HEADER_SIZE];
-        let json = serde_json::to_vec(self).map_err(|e| damage(e.to_string()))?;
+        let json = serde_json::to_vec(self).map_err(|e| Error::defect(e.to_string()))?;
         let room = HEADER_SIZE - MAGIC.len() - 1;
         if json.len() > room {
-            return Err(damage(format!(
-                "the header of {} takes {} bytes, {room} fit",
-                self.name,
-                json.len()
-            )));
+            let message = format!("the header of {} needs {} bytes, {room} fit", self.name, json.len());
+            return Err(Error::new(Kind::Refused, message));
         }
         bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
         bytes[MAGIC.len()..MAGIC.len() + json.len()].copy_from_slice(&json);
@@ -100,12 +112,16 @@ impl Header {
         Ok(bytes)
     }
 
-    /// Reads the first [`HEADER_SIZE`] bytes of an object. Refuses another format and encryption by name.
+    /// Decodes the header from the first [`HEADER_SIZE`] bytes of an object.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when it is not a header, `Refused` for another format and for encryption.
     pub fn decode(bytes: &[u8]) -> Result<Header> {
         let json = bytes
             .get(..HEADER_SIZE)
             .and_then(|bytes| bytes.strip_prefix(&MAGIC))
-            .ok_or_else(|| damage("there is no walkeep header at its start"))?;
+            .ok_or_else(|| damage("it does not begin with a walkeep header"))?;
         #[derive(Deserialize)]
         struct Version {
             walkeep: u32,
@@ -115,14 +131,18 @@ impl Header {
         check_format(version.walkeep)?;
         let header: Header = serde_json::from_slice(json).map_err(unreadable)?;
         if header.cipher.is_some() {
-            return Err(Error::new(Kind::Refused, "it is encrypted, and this walkeep cannot decrypt")
+            return Err(Error::new(Kind::Refused, "it is encrypted, which this version of walkeep does not support")
                 .hint("install a newer walkeep"));
         }
         Ok(header)
     }
 }
 
-/// Refuses a format that this program does not know.
+/// Checks the version of the repository format.
+///
+/// # Errors
+///
+/// `Refused` for a version that this program does not know.
 pub fn check_format(format: u32) -> Result<()> {
     if format == FORMAT {
         return Ok(());
@@ -134,14 +154,22 @@ pub fn check_format(format: u32) -> Result<()> {
     .hint("install a newer walkeep"))
 }
 
-/// Makes a whole object of a content that fits in memory; fills in size and hash.
+/// Makes an object of a content that fits into memory. Sets size and hash in the header.
+///
+/// # Errors
+///
+/// Those of [`Header::encode`] and [`Compressor::frame`].
 pub fn seal(header: Header, content: &[u8], compressor: &mut Compressor) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
     compressor.frame(content, &mut frame)?;
     whole(header, content, &frame)
 }
 
-/// As [`seal`], by what the content has in common with that of the object that the header names as its base.
+/// Makes an object like [`seal`], as a delta of `base`: the content of the object that the header names as its base.
+///
+/// # Errors
+///
+/// Those of [`Header::encode`] and [`compress::patch`].
 pub fn seal_patch(header: Header, content: &[u8], base: &[u8]) -> Result<Vec<u8>> {
     whole(header, content, &compress::patch(base, content)?)
 }
@@ -152,36 +180,40 @@ fn whole(mut header: Header, content: &[u8], frame: &[u8]) -> Result<Vec<u8>> {
     Ok([&header.encode()?[..], frame].concat())
 }
 
-/// The content of an object, decompressed frame by frame. Nothing of it may be used before
-/// [`Content::read`] has said that it is what the header promised.
+/// Content of an object, decompressed frame by frame. Nothing of it may be used before [`Content::read`] has returned
+/// Ok: only then size and hash are those of the header.
 pub struct Content<R: Read> {
     pub header: Header,
     size: u64,
     sha256: ContentHash,
     source: R,
-    /// Read and not yet decompressed.
+    /// Bytes that were read and are not yet decompressed.
     ahead: Vec<u8>,
     is_at_end: bool,
     decompressor: Decompressor,
 }
 
-/// Bytes read from the source at a time.
-const READ: usize = 256 << 10;
+/// Number of bytes that are read from the source at a time.
+const READ_SIZE: usize = 256 << 10;
 
 /// Number of decompressed frames that wait for the hash.
-const QUEUE: usize = 2;
+const QUEUE_CAPACITY: usize = 2;
 
 impl<R: Read> Content<R> {
-    /// Reads the header of an object, and gets ready to read the rest.
+    /// Reads the header of an object; the content follows with [`Content::read`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the source and of [`Header::decode`].
     pub fn open(mut object: R) -> Result<Content<R>> {
         let mut bytes = [0; HEADER_SIZE];
         let got = read_full(&mut object, &mut bytes)?;
         if got < HEADER_SIZE {
-            return Err(damage(format!("it has only {got} bytes")));
+            return Err(damage(format!("it has only {got} bytes, less than a header")));
         }
         let header = Header::decode(&bytes)?;
         let (Some(size), Some(sha256)) = (header.size, header.sha256) else {
-            return Err(damage("its header says neither size nor hash"));
+            return Err(damage("its header has no size or no hash"));
         };
         Ok(Content {
             header,
@@ -194,35 +226,39 @@ impl<R: Read> Content<R> {
         })
     }
 
-    /// Bytes that the content should have.
+    /// Size of the content according to the header, in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The whole content at once, checked, when it has at most `limit` bytes, told by that of the base.
+    /// Decodes the whole content of a delta against `base`, and checks it.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors of the source.
     pub fn read_patch(mut self, base: &[u8], limit: u64) -> Result<(Header, Vec<u8>)> {
         self.source.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
-        let content = compress::unpatch(base, &self.ahead, limit as usize)?;
+        let content = compress::unpatch(base, &self.ahead, in_memory(limit)?)?;
         let sha256 = ContentHash::of(&content);
         Ok((self.check(content.len() as u64, sha256)?, content))
     }
 
-    /// Replaces `out` by the content of the next frame; false at the end.
+    /// Replaces `out` by the content of the next frame; returns false at the end.
     fn next_frame(&mut self, limit: usize, out: &mut Vec<u8>) -> Result<bool> {
         let length = loop {
             match frame_length(&self.ahead) {
                 Some(length) => break length,
                 None if self.is_at_end && self.ahead.is_empty() => return Ok(false),
                 None if self.is_at_end => return Err(damage("it ends in the middle of a frame")),
-                None if self.ahead.len() > limit + (limit >> 2) + READ => {
-                    return Err(damage("it has no frame where one should be"));
+                None if self.ahead.len() > limit + (limit >> 2) + READ_SIZE => {
+                    return Err(damage("it has no zstd frame where one is expected"));
                 }
                 None => {
-                    // Into spare capacity, which nobody has to fill with zeros first.
-                    self.ahead.reserve_exact(READ);
-                    let mut part = self.source.by_ref().take(READ as u64);
+                    // Into spare capacity, which does not have to be zeroed first.
+                    self.ahead.reserve_exact(READ_SIZE);
+                    let mut part = self.source.by_ref().take(READ_SIZE as u64);
                     let got = part.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
-                    self.is_at_end = got < READ;
+                    self.is_at_end = got < READ_SIZE;
                 }
             }
         };
@@ -248,7 +284,7 @@ impl<R: Read> Content<R> {
             Ok(size <= self.size)
         };
         let each = |piece: Piece<'_>| each(piece.bytes, piece.offset);
-        let sha256 = hash_on_two_threads(QUEUE, next, each, each)?;
+        let sha256 = hash_on_two_threads(QUEUE_CAPACITY, next, each, each)?;
         self.check(size, sha256)
     }
 
@@ -278,17 +314,23 @@ impl<R: Read> Content<R> {
         results
     }
 
-    /// The whole content at once, checked, when it has at most `limit` bytes.
+    /// Reads the whole content into memory, and checks it.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors of the source.
     pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
         if self.size > limit {
-            return Err(damage(format!("its header says {} bytes, at most {limit} are possible", self.size)));
+            return Err(damage(format!("its header has a size of {} bytes, where at most {limit} are possible", self.size)));
         }
         let mut content = Vec::new();
         let mut piece = Vec::new();
-        while self.next_frame(limit as usize, &mut piece)? {
-            match content.is_empty() {
-                true => std::mem::swap(&mut content, &mut piece),
-                false => content.extend_from_slice(&piece),
+        let limit = in_memory(limit)?;
+        while self.next_frame(limit, &mut piece)? {
+            if content.is_empty() {
+                std::mem::swap(&mut content, &mut piece);
+            } else {
+                content.extend_from_slice(&piece);
             }
             if content.len() as u64 > self.size {
                 break;
@@ -302,12 +344,15 @@ impl<R: Read> Content<R> {
     fn check(self, size: u64, sha256: ContentHash) -> Result<Header> {
         if size != self.size {
             return Err(damage(format!(
-                "its content has {size} bytes or more, its header says {}",
+                "its content has {size} bytes or more, not the {} of its header",
                 self.size
             )));
         }
         if sha256 != self.sha256 {
-            return Err(damage(format!("its content has SHA-256 {sha256}, its header says {}", self.sha256)));
+            return Err(damage(format!(
+                "its content has SHA-256 {sha256}, not the {} of its header",
+                self.sha256
+            )));
         }
         Ok(self.header)
     }
@@ -320,6 +365,11 @@ struct Lane<'r, R: Read> {
     result: &'r mut Result<Header>,
     /// Bytes of content so far.
     size: u64,
+}
+
+/// Converts a limit for something that is kept in memory.
+fn in_memory(limit: u64) -> Result<usize> {
+    usize::try_from(limit).map_err(|_| Error::defect(format!("{limit} bytes cannot be addressed")))
 }
 
 /// Reads until the buffer is full or the source ends.

@@ -1,14 +1,15 @@
-//! SHA-256 of contents, BLAKE3 of blocks.
+//! Hashes: SHA-256 of contents, BLAKE3 of blocks.
 
 pub use super::sha256::LANES;
 use super::sha256::Sha256;
 use std::fmt;
 
-/// SHA-256 of a content; prints and reads as 64 hexadecimal digits.
+/// SHA-256 of a content. As text and in JSON: 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash([u8; 32]);
 
 impl ContentHash {
+    /// Hashes a content that is in memory as a whole.
     pub fn of(bytes: &[u8]) -> ContentHash {
         let mut hasher = Hasher::default();
         hasher.update(bytes);
@@ -18,7 +19,9 @@ impl ContentHash {
 
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -38,55 +41,52 @@ impl<'de> serde::Deserialize<'de> for ContentHash {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<ContentHash, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         let mut hash = [0; 32];
-        let digits = text.as_bytes();
-        let nibble = |digit: u8| (digit as char).to_digit(16).map(|n| n as u8);
-        let valid = digits.len() == 64
-            && hash.iter_mut().zip(digits.chunks_exact(2)).all(|(byte, pair)| {
-                match (nibble(pair[0]), nibble(pair[1])) {
-                    (Some(high), Some(low)) => {
-                        *byte = high << 4 | low;
-                        true
-                    }
-                    _ => false,
-                }
-            });
-        valid.then_some(ContentHash(hash)).ok_or_else(|| serde::de::Error::custom("not a SHA-256"))
+        hex::decode_to_slice(&*text, &mut hash).map_err(|_| serde::de::Error::custom("not a SHA-256"))?;
+        Ok(ContentHash(hash))
     }
 }
 
-/// SHA-256 of a content that comes in pieces.
+/// Running SHA-256 of a content that is read in pieces.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
+    /// Adds a piece.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Adds to each hash its piece: faster than one after the other.
+    /// Adds one piece to each hash, which is faster than one after the other.
     pub fn update_together<'h>(pieces: impl IntoIterator<Item = (&'h mut Hasher, &'h [u8])>) {
         let mut pieces: Vec<_> = pieces.into_iter().map(|(hasher, piece)| (&mut hasher.0, piece)).collect();
         Sha256::update_together(&mut pieces);
     }
 
+    /// Returns the hash of all pieces.
+    #[must_use]
     pub fn finish(self) -> ContentHash {
         ContentHash(self.0.finish())
     }
 }
 
-/// Bytes of a [`BlockHash`].
+/// Length of a [`BlockHash`], in bytes.
 pub const BLOCK_HASH_SIZE: usize = 16;
 
-/// The first 16 bytes of BLAKE3 of a block.
+/// First 16 bytes of the BLAKE3 hash of a block.
 pub type BlockHash = [u8; BLOCK_HASH_SIZE];
 
-/// The same of everything that a reader gives.
+/// Hashes everything that a reader returns, as [`block_hash`] does.
+///
+/// # Errors
+///
+/// Those of the reader.
 pub fn hash_all(reader: impl std::io::Read) -> std::io::Result<BlockHash> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(reader)?;
     Ok(short(&hasher.finalize()))
 }
 
+/// Hashes a block.
 pub fn block_hash(block: &[u8]) -> BlockHash {
     short(&blake3::hash(block))
 }

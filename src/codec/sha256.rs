@@ -1,27 +1,29 @@
-//! SHA-256 (FIPS 180-4) of contents that come in pieces, one alone or several side by side.
+//! SHA-256 (FIPS 180-4) of contents that are read in pieces, one alone or several side by side.
 //!
-//! Of one content every round needs the result of the round before, so the processor's SHA unit mostly waits. The rounds
-//! of other contents fit in between: several at once take hardly longer than one. Whoever has many WAL segments to hash
-//! lets them go side by side; the rounds of a single one are the library's.
+//! Each round of a hash needs the result of the round before, so with a single content the processor's SHA unit mostly
+//! waits. The rounds of other contents fit in between: several at once take hardly longer than one. This file has the
+//! rounds for several contents; those for a single one are the library's (`sha2::block_api`, which is not covered by its
+//! promise of a stable interface, hence the version `~0.11` in Cargo.toml). A processor without SHA-NI, or another
+//! architecture than x86-64, hashes one content after the other with the library.
 
 use sha2::block_api::compress256;
 
-/// Contents that go side by side at most: more have no room in the registers.
+/// Maximum number of contents that are hashed side by side: more do not fit into the registers.
 pub const LANES: usize = 4;
 
 const BLOCK: usize = 64;
 
-/// FIPS 180-4, 5.3.3.
+/// Initial state (FIPS 180-4, 5.3.3).
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// A hash in the making.
+/// Running hash of one content.
 #[derive(Clone)]
 pub struct Sha256 {
     state: [u32; 8],
-    /// Bytes so far.
+    /// Number of bytes so far.
     length: u64,
-    /// What does not fill a block yet: the first `length % BLOCK` bytes.
+    /// Bytes that do not fill a block yet; the first `length % BLOCK` are used.
     rest: [u8; BLOCK],
 }
 
@@ -32,10 +34,14 @@ impl Default for Sha256 {
 }
 
 impl Sha256 {
+    /// Number of bytes in `rest`.
     fn filled(&self) -> usize {
-        (self.length % BLOCK as u64) as usize
+        #[allow(clippy::cast_possible_truncation, reason = "a remainder below 64")]
+        let filled = (self.length % BLOCK as u64) as usize;
+        filled
     }
 
+    /// Adds a piece.
     pub fn update(&mut self, mut bytes: &[u8]) {
         let filled = self.filled();
         self.length += bytes.len() as u64;
@@ -53,7 +59,7 @@ impl Sha256 {
         self.rest[..rest.len()].copy_from_slice(rest);
     }
 
-    /// Adds to each hash its piece.
+    /// Adds one piece to each hash.
     pub fn update_together(pieces: &mut [(&mut Sha256, &[u8])]) {
         for group in pieces.chunks_mut(LANES) {
             match group {
@@ -65,8 +71,9 @@ impl Sha256 {
         }
     }
 
+    /// Returns the hash of all pieces.
     pub fn finish(mut self) -> [u8; 32] {
-        // FIPS 180-4, 5.1.1: a bit, zeros, and the length in bits, so that the last block is full.
+        // Padding (FIPS 180-4, 5.1.1): a bit, zeros, and the length in bits, up to the end of a block.
         let bits = self.length.wrapping_mul(8);
         let mut padding = [0; 2 * BLOCK];
         padding[0] = 0x80;
@@ -81,27 +88,28 @@ impl Sha256 {
     }
 }
 
-/// The blocks that all have go side by side, as far as the processor can; what is left goes alone.
+/// Hashes the blocks that all pieces have side by side, if the processor can, and the rest one after the other.
 fn together<const N: usize>(mut pieces: [&mut (&mut Sha256, &[u8]); N]) {
     let mut common = 0;
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("sha") && std::arch::is_x86_feature_detected!("sse4.1") {
-        let whole = |(hash, piece): &(&mut Sha256, &[u8])| match hash.filled() {
-            0 => piece.len() / BLOCK,
-            _ => 0,
-        };
-        let blocks = pieces.iter().map(|piece| whole(piece)).min().unwrap_or(0);
+        let whole_blocks =
+            |(hash, piece): &(&mut Sha256, &[u8])| if hash.filled() == 0 { piece.len() / BLOCK } else { 0 };
+        let blocks = pieces.iter().map(|piece| whole_blocks(piece)).min().unwrap_or(0); // no pieces, no blocks
         common = blocks * BLOCK;
         let mut states = pieces.each_ref().map(|(hash, _)| hash.state);
         let contents = pieces.each_ref().map(|(_, piece)| piece.as_chunks().0);
-        // SAFETY: the function needs nothing but these two features, and the line above has found them.
-        unsafe { x86::compress(&mut states, contents, blocks) };
+        // SAFETY: the function needs nothing but these two features, which the condition above has found.
+        #[allow(unsafe_code, reason = "a call of a function that is compiled for SHA-NI")]
+        unsafe {
+            x86::compress(&mut states, contents, blocks);
+        }
         for (piece, state) in pieces.iter_mut().zip(states) {
             (piece.0.state, piece.0.length) = (state, piece.0.length + common as u64);
         }
     }
     for (hash, piece) in pieces {
-        hash.update(piece.get(common..).unwrap_or_default());
+        hash.update(&piece[common..]);
     }
 }
 
@@ -110,7 +118,7 @@ mod x86 {
     use super::BLOCK;
     use std::arch::x86_64::*;
 
-    /// FIPS 180-4, 4.2.2.
+    /// Constants of the rounds (FIPS 180-4, 4.2.2).
     #[rustfmt::skip]
     const K: [u32; 64] = [
         0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -123,7 +131,7 @@ mod x86 {
         0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
     ];
 
-    /// Words A B E F and C D G H of a state, the first one on top: so the instructions want them.
+    /// Words A B E F and C D G H of a state, the first one in the highest lane, as the instructions require.
     type State = [__m128i; 2];
 
     #[target_feature(enable = "sha,sse4.1")]
@@ -146,7 +154,8 @@ mod x86 {
         [a, b, c, d, e, f, g, h].map(i32::cast_unsigned)
     }
 
-    /// Four words of a block, the first one at the bottom.
+    /// Loads four words of a block, the first one into the lowest lane.
+    #[allow(clippy::cast_possible_truncation, reason = "the two halves of 16 bytes")]
     #[target_feature(enable = "sha,sse4.1")]
     fn words(bytes: &[u8; 16]) -> __m128i {
         let bytes = u128::from_le_bytes(*bytes);
@@ -154,7 +163,7 @@ mod x86 {
         _mm_shuffle_epi8(bytes, _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203))
     }
 
-    /// The first `count` blocks of each content into its state.
+    /// Adds the first `count` blocks of each content to its state.
     #[target_feature(enable = "sha,sse4.1")]
     pub fn compress<const N: usize>(states: &mut [[u32; 8]; N], contents: [&[[u8; BLOCK]]; N], count: usize) {
         let mut now = [[_mm_setzero_si128(); 2]; N];
@@ -177,14 +186,14 @@ mod x86 {
                 let [k0, k1, k2, k3] = k.map(u32::cast_signed);
                 let k = _mm_set_epi32(k3, k2, k1, k0);
                 for ([abef, cdgh], w) in now.iter_mut().zip(&mut w) {
-                    // The words of the block, and then what the schedule makes of the last sixteen.
+                    // First the words of the block, then those that the schedule computes from the last sixteen.
                     if four >= 4 {
                         let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|at| w[(four + at) % 4]);
                         let sum = _mm_add_epi32(_mm_sha256msg1_epu32(w0, w1), _mm_alignr_epi8::<4>(w3, w2));
                         w[four % 4] = _mm_sha256msg2_epu32(sum, w3);
                     }
                     let x = _mm_add_epi32(w[four % 4], k);
-                    // Two rounds each: A B E F become C D G H.
+                    // Two rounds each, after which A B E F are C D G H.
                     *cdgh = _mm_sha256rnds2_epu32(*cdgh, *abef, x);
                     *abef = _mm_sha256rnds2_epu32(*abef, *cdgh, _mm_shuffle_epi32::<0x0e>(x));
                 }
