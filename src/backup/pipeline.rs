@@ -14,7 +14,7 @@ use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result};
 use crate::fs::aligned::{ALIGNMENT, Aligned};
-use crate::fs::direct::Source;
+use crate::fs::direct::DirectSource;
 use crate::progress::Progress;
 use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
@@ -88,7 +88,7 @@ pub struct Piece {
 struct Part<'a> {
     task: &'a Task,
     number: u64,
-    source: Source<'a>,
+    source: DirectSource<'a>,
     is_large: bool,
     block: u32,
     pages: Option<Arc<Pages>>,
@@ -108,8 +108,11 @@ impl<'a> Part<'a> {
         let pages = task.first_page.filter(|_| verify_pages);
         let pages = pages
             .map(|first| Arc::new(Pages { source: task.source.clone(), path: task.path.clone(), first }));
-        let source =
-            if is_large { Source::new(&task.source, file) } else { Source::small(&task.source, file) };
+        let source = if is_large {
+            DirectSource::new(&task.source, file)
+        } else {
+            DirectSource::small(&task.source, file)
+        };
         Part { task, number, source, is_large, block: block_of(size), pages, known }
     }
 }

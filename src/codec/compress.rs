@@ -35,9 +35,9 @@ const MAX_PATCH_WINDOW_LOG: u32 = 27;
 const MIN_PATCH_WINDOW_LOG: u32 = 10;
 
 /// Reusable compressor; to create one costs more than to compress a small frame.
-pub struct Compressor(Inner);
+pub struct Compressor(Backend);
 
-enum Inner {
+enum Backend {
     Zstd(zstd_safe::CCtx<'static>),
     Stored,
 }
@@ -54,7 +54,7 @@ impl Compressor {
     /// Those of zstd, for a level that it does not know.
     pub fn new(compression: Compression) -> Result<Compressor> {
         let Compression::Zstd(level) = compression else {
-            return Ok(Compressor(Inner::Stored));
+            return Ok(Compressor(Backend::Stored));
         };
         use zstd_safe::CParameter::{CompressionLevel, HashLog, MaxBlockSize, MinMatch};
         let mut context = zstd_safe::CCtx::create();
@@ -64,7 +64,7 @@ impl Compressor {
                 context.set_parameter(parameter).map_err(failed)?;
             }
         }
-        Ok(Compressor(Inner::Zstd(context)))
+        Ok(Compressor(Backend::Zstd(context)))
     }
 
     /// Compresses all of `content` into one frame, which replaces what `out` held.
@@ -75,8 +75,8 @@ impl Compressor {
     pub fn frame(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<()> {
         out.clear();
         match &mut self.0 {
-            Inner::Stored => store(content, out)?,
-            Inner::Zstd(context) => {
+            Backend::Stored => store(content, out)?,
+            Backend::Zstd(context) => {
                 // Into spare capacity, which does not have to be zeroed first.
                 out.reserve(zstd_safe::compress_bound(content.len()));
                 context.compress2(out, content).map_err(failed)?;
@@ -188,7 +188,7 @@ fn check_size(got: usize, size: usize) -> Result<()> {
 /// `Damage` when the header has no size, or one above `limit`.
 pub fn content_size(frame: &[u8], limit: usize) -> Result<usize> {
     let size = zstd_safe::get_frame_content_size(frame).ok().flatten();
-    size.and_then(|size| usize::try_from(size).ok())
-        .filter(|size| *size <= limit)
-        .ok_or_else(|| Error::new(Kind::Damage, format!("the frame does not have a content size of at most {limit} bytes")))
+    size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= limit).ok_or_else(|| {
+        Error::new(Kind::Damage, format!("the frame does not have a content size of at most {limit} bytes"))
+    })
 }

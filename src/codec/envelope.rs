@@ -3,7 +3,7 @@
 
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::ContentHash;
-use super::pair::{Piece, hash_on_two_threads, hash_side_by_side};
+use super::pair::{ContentPiece, hash_on_two_threads, hash_side_by_side};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -131,8 +131,11 @@ impl Header {
         check_format(version.walkeep)?;
         let header: Header = serde_json::from_slice(json).map_err(unreadable)?;
         if header.cipher.is_some() {
-            return Err(Error::new(Kind::Refused, "it is encrypted, which this version of walkeep does not support")
-                .hint("install a newer walkeep"));
+            return Err(Error::new(
+                Kind::Refused,
+                "it is encrypted, which this version of walkeep does not support",
+            )
+            .hint("install a newer walkeep"));
         }
         Ok(header)
     }
@@ -283,7 +286,7 @@ impl<R: Read> Content<R> {
             size += piece.len() as u64;
             Ok(size <= self.size)
         };
-        let each = |piece: Piece<'_>| each(piece.bytes, piece.offset);
+        let each = |piece: ContentPiece<'_>| each(piece.bytes, piece.offset);
         let sha256 = hash_on_two_threads(QUEUE_CAPACITY, next, each, each)?;
         self.check(size, sha256)
     }
@@ -299,7 +302,7 @@ impl<R: Read> Content<R> {
         let mut results: Vec<Result<Header>> = contents.iter().map(unread).collect();
         let lanes = contents.into_iter().zip(&mut results).enumerate();
         hash_side_by_side(
-            lanes.map(|(index, (content, result))| Lane { index, content, result, size: 0 }),
+            lanes.map(|(index, (content, result))| ObjectLane { index, content, result, size: 0 }),
             |lane, piece| {
                 if lane.size > lane.content.size || !lane.content.next_frame(FRAME, piece)? {
                     return Ok(false);
@@ -321,7 +324,10 @@ impl<R: Read> Content<R> {
     /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors of the source.
     pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
         if self.size > limit {
-            return Err(damage(format!("its header has a size of {} bytes, where at most {limit} are possible", self.size)));
+            return Err(damage(format!(
+                "its header has a size of {} bytes, where at most {limit} are possible",
+                self.size
+            )));
         }
         let mut content = Vec::new();
         let mut piece = Vec::new();
@@ -359,7 +365,7 @@ impl<R: Read> Content<R> {
 }
 
 /// One of several objects that are read side by side.
-struct Lane<'r, R: Read> {
+struct ObjectLane<'r, R: Read> {
     index: usize,
     content: Content<R>,
     result: &'r mut Result<Header>,

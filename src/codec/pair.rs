@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 
 /// A piece of a content.
 #[derive(Clone, Copy)]
-pub struct Piece<'a> {
+pub struct ContentPiece<'a> {
     /// Number of pieces in front of it.
     pub number: usize,
     /// Bytes in front of it.
@@ -30,8 +30,8 @@ pub struct Piece<'a> {
 pub fn hash_on_two_threads(
     queue: usize,
     mut read: impl FnMut(&mut Vec<u8>) -> Result<bool>,
-    mut here: impl FnMut(Piece<'_>) -> Result<()>,
-    mut there: impl FnMut(Piece<'_>) -> Result<()> + Send,
+    mut here: impl FnMut(ContentPiece<'_>) -> Result<()>,
+    mut there: impl FnMut(ContentPiece<'_>) -> Result<()> + Send,
 ) -> Result<ContentHash> {
     let (sender, receiver) = mpsc::sync_channel::<(usize, u64, Arc<Vec<u8>>, bool)>(queue);
     // Pieces that the second thread has and has not finished.
@@ -44,7 +44,7 @@ pub fn hash_on_two_threads(
             for (number, offset, buffer, is_taken) in receiver {
                 hasher.update(&buffer);
                 if is_taken {
-                    there(Piece { number, offset, bytes: &buffer })?;
+                    there(ContentPiece { number, offset, bytes: &buffer })?;
                 }
                 drop(buffer);
                 backlog.fetch_sub(1, Ordering::Release);
@@ -67,7 +67,7 @@ pub fn hash_on_two_threads(
                     return Ok(()); // `there` failed, and its error is returned below
                 }
                 if !is_idle {
-                    here(Piece { number, offset, bytes: &buffer })?;
+                    here(ContentPiece { number, offset, bytes: &buffer })?;
                 }
                 number += 1;
                 offset += buffer.len() as u64;

@@ -1,6 +1,6 @@
-//! Files past the page cache: what is backed up or restored is not read again soon, so it should not push
-//! out what the server needs, and on its way through the cache it costs more than the disk does. Where a file
-//! system cannot do it, or a piece does not fit, the ordinary way is taken; both give the same bytes.
+//! Direct I/O: reads and writes that bypass the page cache. What is backed up or restored is not read again soon, so it
+//! should not evict what the server needs, and to copy it through the cache costs more than the disk does. Where a file
+//! system does not support direct I/O, or a piece is not aligned, buffered I/O is used; both transfer the same bytes.
 
 use super::aligned::ALIGNMENT;
 use super::plain::{open_plain, open_plain_with};
@@ -14,58 +14,76 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-/// A file that is read once.
-pub struct Source<'a> {
+/// File that is read once.
+pub struct DirectSource<'a> {
     path: &'a Path,
     file: &'a File,
-    past: PastCache,
+    direct: Direct,
 }
 
-impl<'a> Source<'a> {
-    pub fn new(path: &'a Path, file: &'a File) -> Source<'a> {
-        Source { path, file, past: PastCache::Unopened }
+impl<'a> DirectSource<'a> {
+    /// `file` is open at `path`.
+    pub fn new(path: &'a Path, file: &'a File) -> DirectSource<'a> {
+        DirectSource { path, file, direct: Direct::Unopened }
     }
 
-    /// One that is too small to be worth going past the cache.
-    pub fn small(path: &'a Path, file: &'a File) -> Source<'a> {
-        Source { path, file, past: PastCache::Never }
+    /// A file that is too small for direct I/O to pay.
+    pub fn small(path: &'a Path, file: &'a File) -> DirectSource<'a> {
+        DirectSource { path, file, direct: Direct::Never }
     }
 
-    /// Reads so many bytes, or up to the end of the file: out of the page cache what is there, and what is not, past
-    /// it where offset and memory are aligned, and there is room for a last part that is rounded up. What comes into
-    /// the cache all the same does not stay there.
+    /// Reads up to `size` bytes into `memory`, fewer at the end of the file only, and returns their number. Pages that
+    /// are in the page cache are copied from there; others are read directly if offset and memory are aligned and
+    /// `memory` has room for `size` rounded up. Pages that a buffered read brought into the cache are dropped again.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
     pub fn read(&mut self, memory: &mut [u8], size: usize, offset: u64) -> std::io::Result<usize> {
         let open = || reopen(self.path, self.file, File::options().read(true));
-        self.past.read(self.file, open, memory, size, offset)
+        self.direct.read(self.file, open, memory, size, offset)
     }
 }
 
-/// A file that is there already and is written piece by piece, and may be read before.
-pub struct Target<'a> {
+/// Existing file that is written in pieces, and may be read before.
+pub struct DirectTarget<'a> {
     path: &'a Path,
     file: File,
-    past: PastCache,
+    direct: Direct,
 }
 
-impl<'a> Target<'a> {
-    /// `cached`: what is written is read at once, so it stays in the page cache.
-    pub fn new(path: &'a Path, file: File, cached: bool) -> Target<'a> {
-        Target { path, file, past: if cached { PastCache::Never } else { PastCache::Unopened } }
+impl<'a> DirectTarget<'a> {
+    /// `file` is open at `path`. `cached`: what is written will be read at once, so it goes through the page cache.
+    pub fn new(path: &'a Path, file: File, cached: bool) -> DirectTarget<'a> {
+        DirectTarget { path, file, direct: if cached { Direct::Never } else { Direct::Unopened } }
     }
 
-    pub fn open(path: &'a Path, cached: bool) -> Result<Target<'a>> {
+    /// Opens the file at `path`; `cached` as in [`DirectTarget::new`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; a symbolic link is one.
+    pub fn open(path: &'a Path, cached: bool) -> Result<DirectTarget<'a>> {
         let file = open_plain(path, File::options().read(true).write(true));
         let file = file.doing(|| format!("open {}", path.display()))?;
-        Ok(Target::new(path, file, cached))
+        Ok(DirectTarget::new(path, file, cached))
     }
 
-    /// As [`Source::read`].
+    /// Reads like [`DirectSource::read`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
     pub fn read(&mut self, memory: &mut [u8], size: usize, offset: u64) -> std::io::Result<usize> {
         let open = || reopen(self.path, &self.file, File::options().read(true).write(true));
-        self.past.read(&self.file, open, memory, size, offset)
+        self.direct.read(&self.file, open, memory, size, offset)
     }
 
-    /// Writes past the page cache what can go there.
+    /// Writes `bytes`, directly as far as they are aligned.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
     pub fn write(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
         let doing = || format!("write {}", self.path.display());
         let is_aligned =
@@ -74,12 +92,12 @@ impl<'a> Target<'a> {
         let (direct, rest) = bytes.split_at(whole);
         let open = || reopen(self.path, &self.file, File::options().read(true).write(true));
         if !direct.is_empty()
-            && let Some(past) = self.past.file(open)
+            && let Some(file) = self.direct.file(open)
         {
-            match past.write_all_at(direct, offset) {
+            match file.write_all_at(direct, offset) {
                 Ok(()) => return self.file.write_all_at(rest, offset + whole as u64).doing(doing),
-                // This file system or disk cannot; what may have been written is written again.
-                Err(e) if is_refused(&e) => self.past = PastCache::Never,
+                // Not supported by this file system or disk; what may have been written is written again.
+                Err(e) if is_refused(&e) => self.direct = Direct::Never,
                 Err(e) => return Err(Error::io(doing(), &e)),
             }
         }
@@ -87,22 +105,22 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The same file, opened once more for the way past the cache.
-enum PastCache {
+/// Second descriptor of a file, for direct I/O.
+enum Direct {
     Unopened,
     Open(File),
-    /// That cannot be, or is not wanted.
+    /// Not supported or not wanted.
     Never,
 }
 
-impl PastCache {
+impl Direct {
     fn file(&mut self, open: impl FnOnce() -> Option<File>) -> Option<&File> {
-        if let PastCache::Unopened = self {
-            *self = open().map_or(PastCache::Never, PastCache::Open);
+        if let Direct::Unopened = self {
+            *self = open().map_or(Direct::Never, Direct::Open);
         }
         match self {
-            PastCache::Open(file) => Some(file),
-            PastCache::Unopened | PastCache::Never => None,
+            Direct::Open(file) => Some(file),
+            Direct::Unopened | Direct::Never => None,
         }
     }
 
@@ -114,7 +132,7 @@ impl PastCache {
         size: usize,
         offset: u64,
     ) -> std::io::Result<usize> {
-        let cached = cached(file, size, offset);
+        let cached = cached_pages(file, size, offset);
         let pages = size.div_ceil(rustix::param::page_size()) as u64;
         let whole = size.next_multiple_of(ALIGNMENT);
         let is_aligned = offset.is_multiple_of(ALIGNMENT as u64)
@@ -122,52 +140,60 @@ impl PastCache {
             && memory.len() >= whole;
         if is_aligned
             && cached.is_none_or(|cached| cached < pages)
-            && let Some(past) = self.file(open)
+            && let Some(direct) = self.file(open)
         {
-            match read_full(past, memory.get_mut(..whole).unwrap_or_default(), offset) {
+            match read_full(direct, &mut memory[..whole], offset) {
                 Ok(got) => return Ok(got.min(size)),
-                // Or not at an end that is not aligned.
-                Err(e) if is_refused(&e) => *self = PastCache::Never,
+                // Not supported, or not at an end of the file that is not aligned.
+                Err(e) if is_refused(&e) => *self = Direct::Never,
                 Err(e) => return Err(e),
             }
         }
-        let got = read_full(file, memory.get_mut(..size).unwrap_or_default(), offset)?;
+        let Some(buffer) = memory.get_mut(..size) else {
+            return Err(std::io::Error::new(ErrorKind::InvalidInput, "the buffer is too small"));
+        };
+        let got = read_full(file, buffer, offset)?;
         if cached == Some(0) {
             let length = NonZeroU64::new(size as u64);
-            // Advice: nothing is lost when it is not taken.
+            // Only advice: a failure loses nothing.
             let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
         }
         Ok(got)
     }
 }
 
-/// Whether this file system or disk cannot go past the page cache.
+/// Whether the file system or disk refused direct I/O (`EINVAL`, open(2)).
 fn is_refused(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
-/// How many pages of a part of a file the page cache holds. Asked of the kernel, since a read that must not wait
-/// still fills the cache. Kernels before 6.5 do not know.
-fn cached(file: &File, size: usize, offset: u64) -> Option<u64> {
-    /// `cachestat`: the same number on every architecture.
+/// Number of pages of a part of a file that the page cache holds; `None` before Linux 6.5. Asks the kernel, since a
+/// non-blocking read (`RWF_NOWAIT`) fills the cache as well.
+fn cached_pages(file: &File, size: usize, offset: u64) -> Option<u64> {
+    /// Number of `cachestat(2)`, which is the same on every architecture.
     const CACHESTAT: libc::c_long = 451;
     let range = [offset, size as u64];
     let mut found = [0_u64; 5];
     // SAFETY: the kernel reads two 64-bit numbers (`struct cachestat_range`) and writes five (`struct cachestat`),
     // both arrays are that long and live until it returns; the descriptor is open as long as `file` is borrowed.
+    #[allow(unsafe_code, reason = "a system call that no crate wraps")]
     let answer =
         unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0_u32) };
     (answer == 0).then_some(found[0])
 }
 
-/// The file at `path` past the cache, if it is still this one.
+/// Opens the file at `path` for direct I/O; `None` if that is not possible, or another file has the name by now.
 fn reopen(path: &Path, file: &File, access: &mut OpenOptions) -> Option<File> {
     let direct = open_plain_with(path, access, OFlags::DIRECT).ok()?;
     let (mine, other) = (file.metadata().ok()?, direct.metadata().ok()?);
     ((mine.dev(), mine.ino()) == (other.dev(), other.ino())).then_some(direct)
 }
 
-/// Reads until the buffer is full or the file ends.
+/// Reads until the buffer is full or the file ends, and returns the number of bytes.
+///
+/// # Errors
+///
+/// Those of the operating system.
 pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -181,7 +207,11 @@ pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result
     Ok(filled)
 }
 
-/// Gives a new file its size, with disk space for all of it where the file system can promise that.
+/// Sets the size of a new file, and reserves disk space for all of it if the file system supports that.
+///
+/// # Errors
+///
+/// `Full` when there is no space; others of the operating system.
 pub fn allocate(file: &File, path: &Path, size: u64) -> Result<()> {
     let doing = || format!("allocate {size} bytes for {}", path.display());
     if size == 0 {

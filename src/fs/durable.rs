@@ -1,29 +1,40 @@
-//! The only renames and syncs of the program: what is written here survives a power cut once the
-//! function has returned Ok, and nothing that was there is ever replaced unless the name says so.
+//! The only renames and syncs of the program. Once a function has returned Ok, what it wrote survives a loss of power,
+//! and no existing file is replaced unless the name of the function says so.
 
 #![allow(clippy::disallowed_methods, reason = "the only file that renames and syncs")]
 
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use rustix::fs::{self, AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Whether a name was free.
+/// Result of [`publish`].
+#[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
+    /// The file has its name.
     Now,
+    /// Another file had the name.
     NameIsTaken,
 }
 
-/// Syncs the bytes of a file. Never tried again after a failure: the kernel may have dropped the
-/// pages, and a second call would answer Ok.
+/// Syncs the content of a file. Never retried after a failure: the kernel may have dropped the pages, and a second call
+/// would return Ok.
+///
+/// # Errors
+///
+/// Those of the operating system; the content must then be considered lost.
 pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all().doing(|| format!("sync {}", path.display()))
 }
 
-/// Syncs a directory: the names in it. Some network file systems cannot do this and say so (EINVAL,
-/// ENOTSUP); they have no other way, so that alone is no failure.
+/// Syncs a directory, that is, the names in it. Some network file systems do not support that (EINVAL, ENOTSUP) and
+/// offer nothing else, so that alone is not a failure.
+///
+/// # Errors
+///
+/// Others of the operating system.
 pub fn sync_dir(path: &Path) -> Result<()> {
     let doing = || format!("sync directory {}", path.display());
     let directory = File::open(path).doing(doing)?;
@@ -33,15 +44,19 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a synced temporary file its name, unless the name is taken, and syncs the directory. On
-/// [`Published::NameIsTaken`] the temporary file is still there.
+/// Gives a synced temporary file its name, unless the name exists, and syncs the directory. With
+/// [`Published::NameIsTaken`] the temporary file still exists.
+///
+/// # Errors
+///
+/// Those of the operating system, and one for a file system that can neither rename without replacing nor link.
 pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     let doing = || format!("create {}", name.display());
     let renamed = match fs::renameat_with(CWD, temporary, CWD, name, RenameFlags::NOREPLACE) {
-        // The file system does not know the flag. A hard link is as exclusive.
+        // The file system does not support the flag. A hard link is as exclusive.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             fs::linkat(CWD, temporary, CWD, name, AtFlags::empty()).map(|()| {
-                // A second name that stays costs a file in the folder of temporary files, nothing more.
+                // On failure, all that remains is a second name in the folder of temporary files.
                 let _ = std::fs::remove_file(temporary);
             })
         }
@@ -61,13 +76,21 @@ pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     }
 }
 
-/// Gives a temporary file a name, whatever had it before, and syncs neither: for a file that is asked
-/// for again after a crash.
+/// Renames a temporary file, replaces what had the name, and syncs neither: for a file that will be requested again after
+/// a crash.
+///
+/// # Errors
+///
+/// Those of the operating system.
 pub fn replace_volatile(temporary: &Path, name: &Path) -> Result<()> {
     std::fs::rename(temporary, name).doing(|| format!("rename to {}", name.display()))
 }
 
-/// Writes a file that replaces what had its name, in one step, durable.
+/// Writes a file durably, and replaces what had its name atomically. `mode` is that of the file.
+///
+/// # Errors
+///
+/// Those of the operating system; the old file then stays.
 pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -87,9 +110,13 @@ pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
     sync_parent(name)
 }
 
-/// Makes sure that a directory and the ones above it exist, from `root` down, and that their names are
-/// durable. `root` itself has to be there. A directory that is empty may be one whose maker was killed
-/// before it was durable, so it counts as new.
+/// Creates a directory and its parents below `root` unless they exist, and makes their names durable. `root` itself has to
+/// exist. An empty directory may have been created by a process that was killed before it was durable, so it is treated
+/// as new.
+///
+/// # Errors
+///
+/// Those of the operating system, and `Defect` for a directory that is not below `root`.
 pub fn create_dirs(root: &Path, directory: &Path, mode: u32) -> Result<()> {
     if directory == root {
         return Ok(());
@@ -100,15 +127,20 @@ pub fn create_dirs(root: &Path, directory: &Path, mode: u32) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::io(format!("open directory {}", directory.display()), &e)),
     }
-    let parent = directory.parent().filter(|parent| parent.starts_with(root)).ok_or_else(|| {
-        Error::new(Kind::Failed, format!("{} is not below {}", directory.display(), root.display()))
-    })?;
+    let parent = directory
+        .parent()
+        .filter(|parent| parent.starts_with(root))
+        .ok_or_else(|| Error::defect(format!("{} is not below {}", directory.display(), root.display())))?;
     create_dirs(root, parent, mode)?;
     create_dir(directory, mode)?;
     sync_dir(parent)
 }
 
-/// Makes a directory unless it is there.
+/// Creates a directory unless it exists.
+///
+/// # Errors
+///
+/// Those of the operating system.
 pub fn create_dir(directory: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     match std::fs::DirBuilder::new().mode(mode).create(directory) {
@@ -117,7 +149,11 @@ pub fn create_dir(directory: &Path, mode: u32) -> Result<()> {
     }
 }
 
-/// Removes a file and makes that durable; one that is not there is removed already.
+/// Removes a file durably; a file that does not exist is not an error.
+///
+/// # Errors
+///
+/// Those of the operating system.
 pub fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Ok(()) => sync_parent(path),
@@ -126,28 +162,40 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// A file system whose failures to write are all told by [`FileSystem::sync`], from the moment on that it was opened. What
-/// was told to anybody else is not told to one who opens it later (`errseq_t` of the kernel).
+/// Open file system. [`FileSystem::sync`] reports all failed writes since it was opened; earlier ones that were reported
+/// to another process are not reported again (`errseq_t` of the kernel).
 pub struct FileSystem {
     path: PathBuf,
     directory: File,
 }
 
 impl FileSystem {
-    /// The one in which this directory lies.
+    /// Opens the file system of this directory.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
     pub fn of(path: &Path) -> Result<FileSystem> {
         let directory = File::open(path).doing(|| format!("open {}", path.display()))?;
         Ok(FileSystem { path: path.to_owned(), directory })
     }
 
-    /// Syncs everything that was written to it.
+    /// Syncs everything that was written to the file system.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
     pub fn sync(&self) -> Result<()> {
         let synced = fs::syncfs(&self.directory).map_err(std::io::Error::from);
         synced.doing(|| format!("sync the file system of {}", self.path.display()))
     }
 }
 
-/// Syncs the directory in which `path` has its name.
+/// Syncs the parent directory of `path`.
+///
+/// # Errors
+///
+/// Those of [`sync_dir`].
 pub fn sync_parent(path: &Path) -> Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),

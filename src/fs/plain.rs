@@ -7,11 +7,15 @@ use std::path::Path;
 
 /// Opens a file without following a link at the end of `path`, and without waiting for the other end of a FIFO.
 /// Does not check that it is a regular file.
+///
+/// # Errors
+///
+/// Those of the operating system: `ELOOP` for a link.
 pub fn open_plain(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
     open_plain_with(path, options, OFlags::empty())
 }
 
-/// As [`open_plain`], with more flags.
+/// Opens like [`open_plain`], with additional flags.
 pub(super) fn open_plain_with(
     path: &Path,
     options: &mut OpenOptions,

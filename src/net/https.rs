@@ -57,7 +57,7 @@ where
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     tcp.enforce_http(false);
-    let connect = Connect { tcp, tls: Arc::new(Tls { roots, config: OnceLock::new() }) };
+    let connect = Connect { tcp, tls: Arc::new(LazyTls { roots, config: OnceLock::new() }) };
     Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connect)
 }
 
@@ -87,15 +87,15 @@ impl std::error::Error for Late {}
 #[derive(Clone)]
 pub struct Connect {
     tcp: Tcp,
-    tls: Arc<Tls>,
+    tls: Arc<LazyTls>,
 }
 
-pub type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub type HttpConnection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 impl Service<Uri> for Connect {
-    type Response = Connection;
+    type Response = HttpConnection;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<Connection, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<HttpConnection, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -116,12 +116,12 @@ impl Service<Uri> for Connect {
 }
 
 /// The settings of TLS, made once.
-struct Tls {
+struct LazyTls {
     roots: Roots,
     config: OnceLock<Arc<ClientConfig>>,
 }
 
-impl Tls {
+impl LazyTls {
     fn config(&self) -> Result<Arc<ClientConfig>> {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());

@@ -197,7 +197,7 @@ pub fn open(path: &Path, stored: &Stored) -> Result<Option<(File, u64)>> {
 /// Which blocks of a region are in their place, in a file that had this length. The region's bytes are in the buffer
 /// then.
 pub fn compare(
-    file: &mut direct::Target<'_>,
+    file: &mut direct::DirectTarget<'_>,
     region: &Region,
     stored: &Stored,
     length: u64,

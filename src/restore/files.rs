@@ -130,7 +130,7 @@ struct Worker<'a> {
     /// What several frames give, or what there was.
     buffer: Aligned,
     /// The file that was written last, or compared.
-    open: Option<(usize, direct::Target<'a>)>,
+    open: Option<(usize, direct::DirectTarget<'a>)>,
 }
 
 impl<'a> Worker<'a> {
@@ -163,7 +163,7 @@ impl<'a> Worker<'a> {
         let length = match region.is_file {
             false => there.get(region.target).copied().flatten(),
             true => delta::open(&target.path, target.stored)?.map(|(file, length)| {
-                let file = direct::Target::new(&target.path, file, writing.scratch);
+                let file = direct::DirectTarget::new(&target.path, file, writing.scratch);
                 self.open = Some((region.target, file));
                 length
             }),
@@ -220,13 +220,13 @@ fn target<'a>(writing: &'a Writing<'a>, region: &Region) -> Result<&'a Target<'a
 
 /// The file of a region, which is there: the one that is open, or in its place.
 fn opened<'o, 'a>(
-    open: &'o mut Option<(usize, direct::Target<'a>)>,
+    open: &'o mut Option<(usize, direct::DirectTarget<'a>)>,
     writing: &'a Writing<'a>,
     region: &Region,
-) -> Result<&'o mut direct::Target<'a>> {
+) -> Result<&'o mut direct::DirectTarget<'a>> {
     let (number, file) = match open.take().filter(|(number, _)| *number == region.target) {
         Some(open) => open,
-        None => (region.target, direct::Target::open(&target(writing, region)?.path, writing.scratch)?),
+        None => (region.target, direct::DirectTarget::open(&target(writing, region)?.path, writing.scratch)?),
     };
     Ok(&mut open.insert((number, file)).1)
 }

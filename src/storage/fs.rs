@@ -119,7 +119,7 @@ impl Directory {
         match body.open()? {
             // What is that large will not be read soon.
             Bytes::Whole(bytes) if bytes.len() >= LARGE => {
-                direct::Target::open(&temporary.path, false)?.write(bytes, 0)?;
+                direct::DirectTarget::open(&temporary.path, false)?.write(bytes, 0)?;
             }
             Bytes::Whole(bytes) => file.write_all(bytes).doing(doing)?,
             Bytes::Stream(mut stream) => {

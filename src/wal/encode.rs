@@ -230,7 +230,7 @@ impl Encoded {
         let mut frame = Vec::new();
         let small = files.iter().filter(|file| file.wal.size <= WHOLE).zip(shares);
         hash_side_by_side(
-            small.map(|(file, share)| Lane { file, share, object: file.begin(), pieces: 0 }),
+            small.map(|(file, share)| FileLane { file, share, object: file.begin(), pieces: 0 }),
             |lane, piece| lane.file.wal.read_piece(lane.pieces, piece),
             |lane, piece| {
                 compressor.frame(piece, &mut frame)?;
@@ -265,7 +265,7 @@ impl Encoded {
 }
 
 /// One of several files that are encoded side by side.
-struct Lane<'a> {
+struct FileLane<'a> {
     file: &'a Encoded,
     share: Share,
     object: Aligned,
@@ -273,7 +273,7 @@ struct Lane<'a> {
     pieces: usize,
 }
 
-impl Lane<'_> {
+impl FileLane<'_> {
     /// Appends the frame of the next piece.
     fn add(&mut self, frame: &[u8]) -> Result<()> {
         self.object.extend_from_slice(frame);
