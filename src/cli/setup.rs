@@ -50,7 +50,7 @@ impl Context {
 
     fn build(config: Config, cluster: Cluster, global: &args::GlobalArgs) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
-        let policy = RetryPolicy { attempts_later: 12, ..RetryPolicy::default() };
+        let policy = RetryPolicy { max_attempts_after_answer: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, policy)?;
         let console = Console::install(&global.standard_error(), Some(&config.log));
         Ok(Context { config, cluster, repositories, console, json: global.json })

@@ -380,7 +380,7 @@ impl Shared {
             return Err(taken_for_dead());
         }
         notice.beat += 1;
-        self.archive.put_small(&self.name, ObjectKind::Active, notice, Mode::Replace)?;
+        let _ = self.archive.put_small(&self.name, ObjectKind::Active, notice, Mode::Replace)?;
         self.state().heard = Instant::now();
         Ok(())
     }

@@ -116,7 +116,8 @@ impl Archive {
             drills.push(drill.clone());
             drills.sort_by_key(|drill| drill.ended);
             let drills = drills.split_off(drills.len().saturating_sub(KEPT));
-            self.put_small(&ObjectName::Drills, ObjectKind::Drill, &History { drills }, Mode::Replace)
+            let _ = self
+                .put_small(&ObjectName::Drills, ObjectKind::Drill, &History { drills }, Mode::Replace)
                 .doing(doing)?;
             if self.drills().doing(doing)?.iter().any(|other| other.is(drill)) {
                 return Ok(());

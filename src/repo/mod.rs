@@ -26,7 +26,7 @@ pub mod survey;
 mod wal;
 pub mod window;
 
-pub use crate::storage::{Body, Bytes, Put};
+pub use crate::storage::{Body, OpenBody, Put};
 pub use archive::{Archive, Records, StoredWal, header};
 pub use hints::RemoteHints;
 pub use identity::{Identities, Identity, Registered};

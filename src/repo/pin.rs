@@ -46,7 +46,7 @@ impl Archive {
     pub fn pin(&self, id: &str, pin: &Pin) -> Result<()> {
         let doing = || format!("pin backup {id} in repository {}", self.repository().name());
         let name = ObjectName::Pin(id.to_owned());
-        self.put_small(&name, ObjectKind::Pin, pin, Mode::Replace).doing(doing)?;
+        let _ = self.put_small(&name, ObjectKind::Pin, pin, Mode::Replace).doing(doing)?;
         let goes = self.announced()?.iter().any(|seen| seen.is_removing(id));
         if !goes && self.record(id).doing(doing)?.is_some() {
             return Ok(());

@@ -1,46 +1,50 @@
-//! Exclusive creates on a store that ignores the condition, as Garage and old versions of MinIO do: whoever wants
-//! to create announces it first, in an object of its own, and gives way to any other who has.
+//! Exclusive creates on a store that ignores the condition, as Garage and old versions of MinIO do: a writer
+//! announces a create by a claim, an object of its own, and backs off when another writer has announced one.
 //!
-//! A create is: (1) put a claim, (2) list the claims on the key and give way to a rival, (3) look whether the key
-//! has an object, (4) put the object, (5) remove the claim. A rival is a claim for other content: claims have
+//! A create is: (1) put a claim, (2) list the claims on the key and back off if there is a rival, (3) look whether
+//! the key has an object, (4) put the object, (5) remove the claim. A rival is a claim for other content: claims have
 //! the content's hash in their names, since two writers of the same bytes cannot harm each other.
 //!
-//! # Why two writers of different content are never both told that theirs is stored
+//! # Why two writers of different content never both get the answer that theirs is stored
 //!
-//! All that is asked of the store is the third promise: what was put is at once listed and read. Let A's claim be
-//! there before B's. If it still is when B lists, B gives way. If it is not, A has given way and stores nothing, or
-//! A's put was answered before: then B, which looks at the key after it has listed, finds A's object. So not both of
-//! them store. If each sees the other, both give way and come back after waits of different lengths.
-//! Whoever has stored removes the claims of others for the same content too: the object is there by then, and
-//! who comes later finds it.
+//! All that is asked of the store is the third promise: an object is read and listed as soon as it is put. Let A's
+//! claim be put before B's. If A's claim still exists when B lists, B backs off. If it does not, either A has backed
+//! off and stores nothing, or A's put was answered before: then B, which looks at the key after it has listed, finds
+//! A's object. So not both of them store. If each sees the other's claim, both back off and return after waits of
+//! different lengths. A writer that has stored removes the other claims for the same content too: the object exists
+//! by then, and a later writer finds it.
 //!
-//! # Writers that end or fall silent
+//! # Orphaned claims and slow writers
 //!
 //! A claim stays when its put failed without a clear answer, since the object may still arrive, and when its writer
-//! crashed. It holds up writers of other content for [`FORGOTTEN`], by the store's own clock, and is removed by
-//! `clean`. A writer that finds itself delayed for half of that between its claim and its put gives up. What is left is
-//! a put that is under way for longer and then arrives; but a signature is void after a quarter of an hour.
+//! crashed. It delays writers of other content for [`CLAIM_TIMEOUT`], by the store's own clock, and is removed by
+//! `clean`. A writer that was delayed for half of that between its claim and its put gives up. What is left is a
+//! put that is under way for longer and then arrives; but a signature expires after a quarter of an hour.
 
-use super::{
-    Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name,
-};
+use super::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
 use crate::error::{Error, Kind, Result};
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
-use std::io::Read;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// The folder of all claims. No cluster's name begins like this.
+/// Folder of all claims. No cluster's name begins with a dash.
 const FOLDER: &str = "-claim";
 
-/// A claim that is older than one's own by this much belongs to nobody any more.
-const FORGOTTEN: SignedDuration = SignedDuration::from_hours(1);
+/// Age, relative to a writer's own claim, from which on another claim is an orphan.
+const CLAIM_TIMEOUT: SignedDuration = SignedDuration::from_hours(1);
 
-/// A writer that was held up for so long gives up, well before others forget it.
-const HELD_UP: Duration = Duration::from_secs(1800);
+/// Time between its claim and its put after which a writer gives up.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// A store on which writers announce themselves before they create.
+/// Time within which a store accepts a signed request.
+const SIGNATURE_TIMEOUT: Duration = Duration::from_secs(900);
+
+// A put that begins in time has arrived, or is void, before its claim is ignored.
+const _: () =
+    assert!(WRITER_TIMEOUT.as_secs() + SIGNATURE_TIMEOUT.as_secs() < CLAIM_TIMEOUT.as_secs().unsigned_abs());
+
+/// A store on which writers announce their creates.
 pub struct Claims<S> {
     store: S,
 }
@@ -59,73 +63,68 @@ impl<S: Storage> Claims<S> {
         let claim = claims.join(format!("{hash}-{}", random_name()?))?;
         let begun = Instant::now();
         let content = b"a writer is about to create an object; see FORMAT.md\n".to_vec();
-        self.store.put(&claim, &content, Mode::Replace)?;
+        let _: Put = self.store.put(&claim, &content, Mode::Replace)?;
         let looked = self.rivals(&claims, &claim, &hash).and_then(|same| Ok((same, self.store.head(key)?)));
         let (done, put) = match looked {
             Err(error) => (vec![claim], Err(error)),
             Ok((_, Some(_))) => (vec![claim], Ok(Put::Exists)),
-            Ok((_, None)) if begun.elapsed() > HELD_UP => {
-                let message = "too much time went by since this writer announced itself";
+            Ok((_, None)) if begun.elapsed() > WRITER_TIMEOUT => {
+                let message = "too much time passed since this writer put its claim";
                 (vec![claim], Err(Error::new(Kind::Unavailable, message)))
             }
             Ok((same, None)) => match self.store.put(key, body, Mode::Replace) {
                 Ok(put) => (same, Ok(put)),
                 Err(error) if is_certain(&error) => (vec![claim], Err(error)),
-                // It may have happened, or be about to: until that is known nobody else may create.
+                // The object may be stored, or arrive later: until then no other writer may create it.
                 Err(error) => (Vec::new(), Err(error)),
             },
         };
-        // A claim that stays is in the way of others for a while, and is no reason to fail.
+        // A claim that stays delays other writers until it expires, which is not a failure of this put.
         let _ = self.store.delete(&done);
         put
     }
 
-    /// The claims for the same content, one's own among them. Fails when another writer has announced other content.
+    /// The claims for the same content, including `own`.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when another writer has announced other content, or when `own` is not listed any more.
     fn rivals(&self, claims: &Key, own: &Key, hash: &str) -> Result<Vec<Key>> {
         let (mut same, mut others, mut since) = (Vec::new(), Vec::new(), None);
         list_all(&self.store, claims, |entry| {
             if &entry.key == own {
                 since = Some(entry.modified);
             }
-            match entry.key.name().starts_with(hash) {
-                true => same.push(entry.key),
-                false => others.push(entry.modified),
+            if entry.key.name().starts_with(hash) {
+                same.push(entry.key);
+            } else {
+                others.push(entry.modified);
             }
             Ok(())
         })?;
-        // Who stored the same content has removed this claim too, and the next attempt finds the object.
+        // A writer that stored the same content has removed this claim too; the next attempt finds the object.
         let since = since.ok_or_else(|| {
             Error::new(Kind::Unavailable, "the store does not list the claim that it has just stored")
-                .hint("if it stays like this, the store is no safe place for an archive")
+                .hint("if this persists, the store is not a safe place for an archive")
         })?;
-        match others.iter().any(|then| since.duration_since(*then) < FORGOTTEN) {
-            false => Ok(same),
-            true => Err(Error::new(Kind::Unavailable, "another writer is about to create this object")),
+        if others.iter().any(|then| since.duration_since(*then) < CLAIM_TIMEOUT) {
+            return Err(Error::new(Kind::Unavailable, "another writer is about to create this object"));
         }
+        Ok(same)
     }
 }
 
-/// Whether a put that failed like this has surely not happened.
+/// Whether a put that failed with this error has certainly stored nothing.
 fn is_certain(error: &Error) -> bool {
     matches!(error.kind(), Kind::Denied | Kind::Full | Kind::Refused | Kind::Config | Kind::Identity)
 }
 
 fn hash(body: &dyn Body) -> Result<String> {
     let mut sum = Sha256::new();
-    match body.open()? {
-        Bytes::Whole(bytes) => sum.update(bytes),
-        Bytes::Stream(mut stream) => {
-            let mut chunk = vec![0; 64 << 10];
-            loop {
-                match stream.read(&mut chunk) {
-                    Ok(0) => break,
-                    Ok(got) => sum.update(&chunk[..got]),
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(Error::io("read what is to be stored", &e)),
-                }
-            }
-        }
-    }
+    body.open()?.for_each(|chunk| {
+        sum.update(chunk);
+        Ok(())
+    })?;
     Ok(hex::encode(sum.finalize()))
 }
 
@@ -153,17 +152,17 @@ impl<S: Storage> Storage for Claims<S> {
         self.store.delete(keys)
     }
 
-    /// Removes forgotten claims too.
+    /// Removes orphaned claims too.
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
-        let mut forgotten = Vec::new();
+        let mut orphans = Vec::new();
         list_all(&self.store, &Key::new(FOLDER)?, |entry| {
             if entry.modified < before {
-                forgotten.push(entry.key);
+                orphans.push(entry.key);
             }
             Ok(())
         })?;
-        forgotten.chunks(PAGE).try_for_each(|claims| self.store.delete(claims))?;
-        Ok(forgotten.len() as u64 + self.store.clean(before)?)
+        orphans.chunks(PAGE).try_for_each(|claims| self.store.delete(claims))?;
+        Ok(orphans.len() as u64 + self.store.clean(before)?)
     }
 
     fn url(&self) -> String {

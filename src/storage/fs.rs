@@ -1,8 +1,10 @@
 //! A directory as a store. An object is written to `.tmp`, synced, given its name exclusively, and the
 //! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
-//! file system) finds half of one.
+//! file system) finds half of one. Knows nothing of what the objects contain.
 
-use super::{Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, is_part, random_name};
+use super::{
+    Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part, random_name,
+};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct;
 use crate::fs::durable::{self, Published};
@@ -19,35 +21,32 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where objects are written before they have a name.
+/// Folder in which objects are written before they get their names.
 const TEMPORARY: &str = ".tmp";
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 
-/// Times that a folder is made again which was removed because it was empty.
-const NAMING_ATTEMPTS: u32 = 8;
+/// Attempts to name an object whose folder is removed meanwhile, because it was empty.
+const MAX_NAMING_ATTEMPTS: u32 = 8;
 
-/// Bytes moved at a time when a body is streamed.
-const CHUNK: usize = 256 << 10;
-
-/// Objects of this size are written past the page cache, where their memory allows it.
-const LARGE: usize = 1 << 20;
+/// Bytes from which on an object in memory bypasses the page cache, where its alignment allows it.
+const MIN_DIRECT_SIZE: usize = 1 << 20;
 
 /// A directory that holds objects as files.
 pub struct Directory {
     root: PathBuf,
-    /// The device on which something was found. On another one it is the directory below an unmounted file system,
-    /// and that nothing is there says nothing.
+    /// Device on which an object was found. When the root is on another one, the file system was unmounted, and an
+    /// object that is not found below the mount point is not proved absent.
     device: OnceLock<u64>,
 }
 
 impl Directory {
-    /// The store in this directory. Nothing is touched: a directory that is not there is found out by
-    /// the first operation.
+    /// The store in this directory. Touches nothing: the first operation fails if the directory does not exist.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
         Directory { root: root.into(), device: OnceLock::new() }
     }
 
+    /// The device of the root; `None` when the root does not exist.
     fn device_of_root(&self) -> Result<Option<u64>> {
         match std::fs::metadata(&self.root) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -55,23 +54,23 @@ impl Directory {
         }
     }
 
-    /// Fails when the file system was unmounted since something was found on it.
+    /// Fails when the file system was unmounted after an object was found on it.
     fn check_mounted(&self) -> Result<()> {
         match self.device.get() {
             Some(device) if self.device_of_root()? != Some(*device) => Err(Error::new(
                 Kind::Unavailable,
                 format!("the file system of {} was unmounted meanwhile", self.root.display()),
             )
-            .hint("mount it again, and see why it went away")),
+            .hint("mount it again, and find out why it was unmounted")),
             _ => Ok(()),
         }
     }
 
-    /// Looks for something, and sees to it that what is not found could have been.
-    fn sure<T>(&self, look: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
+    /// Calls `look`, and accepts `None` from it only while the file system is mounted.
+    fn confirm_absent<T>(&self, look: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
         let device = match self.device.get() {
             Some(_) => None,
-            // Before it is looked for, so that what is found was found there.
+            // Asked before `look`, so that an object that is found was found on this device.
             None => self.device_of_root()?,
         };
         let found = look()?;
@@ -83,7 +82,8 @@ impl Directory {
         Ok(found)
     }
 
-    /// Whether the directory is `place` or lies below it; links are followed as far as it exists.
+    /// Whether the directory is `place` or lies below it. Symbolic links are resolved in the part of the path that
+    /// exists.
     pub fn is_inside(&self, place: &Path) -> bool {
         let existing = self.root.ancestors().find_map(|path| {
             let rest = self.root.strip_prefix(path).ok()?;
@@ -96,8 +96,8 @@ impl Directory {
         self.root.join(key.as_str())
     }
 
-    /// Makes an object durable that somebody else may have named and not yet synced.
-    fn settle(&self, path: &Path) -> Result<()> {
+    /// Makes an object durable that another writer may have named and not yet synced.
+    fn sync_object(&self, path: &Path) -> Result<()> {
         let file = File::open(path).doing(|| format!("open {}", path.display()))?;
         durable::sync_file(&file, path)?;
         durable::sync_parent(path)
@@ -117,27 +117,17 @@ impl Directory {
         let mut file = &temporary.file;
         let doing = || format!("write {}", temporary.path.display());
         match body.open()? {
-            // What is that large will not be read soon.
-            Bytes::Whole(bytes) if bytes.len() >= LARGE => {
+            // An object of that size is not read again soon.
+            OpenBody::Whole(bytes) if bytes.len() >= MIN_DIRECT_SIZE => {
                 direct::DirectTarget::open(&temporary.path, false)?.write(bytes, 0)?;
             }
-            Bytes::Whole(bytes) => file.write_all(bytes).doing(doing)?,
-            Bytes::Stream(mut stream) => {
-                let mut chunk = vec![0; CHUNK];
-                loop {
-                    match stream.read(&mut chunk) {
-                        Ok(0) => break,
-                        Ok(got) => file.write_all(&chunk[..got]).doing(doing)?,
-                        Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                        Err(e) => return Err(Error::io("read what is to be stored", &e)),
-                    }
-                }
-            }
+            bytes => bytes.for_each(|chunk| file.write_all(chunk).doing(doing))?,
         }
         durable::sync_file(&temporary.file, &temporary.path)?;
         Ok(temporary)
     }
 
+    /// Gives a synced temporary file the name of its object, durably.
     fn give_name(&self, temporary: &Temporary, path: &Path, mode: Mode) -> Result<Published> {
         self.check_mounted()?;
         durable::create_dirs(&self.root, path.parent().unwrap_or(&self.root), DIR_MODE)?;
@@ -151,8 +141,8 @@ impl Directory {
         }
     }
 
-    /// Removes a folder that has become empty, and those above it that have. That one comes back after a crash
-    /// does no harm, so nothing is synced.
+    /// Removes a folder if it is empty, and then the folders above it that are. Nothing is synced: an empty folder
+    /// that a crash brings back does no harm.
     fn remove_empty(&self, folder: &Path) {
         for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
             if std::fs::remove_dir(folder).is_err() {
@@ -161,8 +151,8 @@ impl Directory {
         }
     }
 
-    /// Adds what lies below a folder, which is open. Everything in it is looked at by its name there: along whole
-    /// paths the kernel would take most of the time of a listing.
+    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined by their names in it:
+    /// resolving whole paths would take most of the time of a listing.
     fn walk(
         folder: &OwnedFd,
         path: &Path,
@@ -180,7 +170,7 @@ impl Directory {
             }
             let doing = || format!("look at {}", path.join(&name).display());
             if is_dir {
-                // It may have become empty, and be gone.
+                // A folder that became empty may be gone.
                 if let Some(inner) = open_folder(folder, &name).doing(doing)? {
                     let key = full.trim_end_matches('/');
                     Directory::walk(&inner, &path.join(&name), key, after, limit, page)?;
@@ -198,8 +188,8 @@ impl Directory {
     }
 }
 
-/// What lies in a folder and has the name of an object, in order; folders end with a slash. What has another name
-/// is not ours, and stays unseen.
+/// Names of objects and of folders, which end with a slash, in order, each with whether it is a folder. Entries
+/// whose names cannot be part of a key are not ours and are ignored.
 fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -209,7 +199,7 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             continue;
         };
         let kind = match entry.file_type() {
-            // A file system that does not say.
+            // Some file systems give no types.
             FileType::Unknown => match statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => FileType::from_raw_mode(stat?.st_mode),
@@ -217,9 +207,9 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             kind => kind,
         };
         if kind == FileType::Symlink && leads_to_directory(folder, entry.file_name()) {
-            // Followed where it is named, and unseen by those who look for what there is: prune, verify, sync.
+            // A get by name would follow it, and a listing (prune, verify, sync) would not.
             return Err(std::io::Error::other(format!(
-                "{name} is a link to a directory, and a repository must have none"
+                "{name} is a symbolic link to a directory, which a repository must not contain"
             )));
         }
         let is_dir = kind == FileType::Directory;
@@ -239,6 +229,7 @@ fn leads_to_directory(folder: &OwnedFd, name: impl Arg) -> bool {
     target.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
+/// Opens a directory; `None` when it does not exist.
 fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match openat(place, path, flags, rustix::fs::Mode::empty()) {
@@ -247,36 +238,41 @@ fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<Owned
     }
 }
 
-/// Size and time of what has this name in a folder; `None` when it is gone.
+/// Size and time of modification of a file in a folder; `None` when it does not exist.
 fn look_at(folder: impl AsFd, name: impl Arg) -> std::io::Result<Option<(u64, jiff::Timestamp)>> {
     let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),
         stat => stat?,
     };
-    let nanoseconds = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let modified = jiff::Timestamp::new(stat.st_mtime, nanoseconds).unwrap_or_default();
-    Ok(Some((u64::try_from(stat.st_size).unwrap_or(0), modified)))
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).ok();
+    let modified = nanoseconds.and_then(|nanoseconds| jiff::Timestamp::new(stat.st_mtime, nanoseconds).ok());
+    let modified = modified.ok_or_else(|| {
+        std::io::Error::other(format!("{} s is not a valid time of modification", stat.st_mtime))
+    })?;
+    let size = u64::try_from(stat.st_size)
+        .map_err(|_| std::io::Error::other(format!("{} is not a valid size of a file", stat.st_size)))?;
+    Ok(Some((size, modified)))
 }
 
 impl Storage for Directory {
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
         let path = self.path(key);
         if mode == Mode::Create && path.try_exists().doing(|| format!("look at {}", path.display()))? {
-            self.settle(&path)?;
+            self.sync_object(&path)?;
             return Ok(Put::Exists);
         }
         let temporary = self.write_temporary(body)?;
         let mut attempt = 1;
         loop {
             match self.give_name(&temporary, &path, mode) {
-                // Somebody who removed the last object of a folder removed the folder with it.
-                Err(error) if error.kind() == Kind::Absent && attempt < NAMING_ATTEMPTS => attempt += 1,
+                // The folder was removed together with its last object.
+                Err(error) if error.kind() == Kind::Absent && attempt < MAX_NAMING_ATTEMPTS => attempt += 1,
                 Ok(Published::Now) => {
                     temporary.keep();
                     return Ok(Put::Stored);
                 }
                 Ok(Published::NameIsTaken) => {
-                    self.settle(&path)?;
+                    self.sync_object(&path)?;
                     return Ok(Put::Exists);
                 }
                 Err(error) => return Err(error),
@@ -286,7 +282,7 @@ impl Storage for Directory {
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
         let path = self.path(key);
-        let opened = self.sure(|| match File::open(&path) {
+        let opened = self.confirm_absent(|| match File::open(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             file => file.doing(|| format!("open {}", path.display())).map(Some),
         });
@@ -305,14 +301,15 @@ impl Storage for Directory {
 
     fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
         let path = self.path(key);
-        let found = self.sure(|| look_at(CWD, &path).doing(|| format!("look at {}", path.display())))?;
+        let found =
+            self.confirm_absent(|| look_at(CWD, &path).doing(|| format!("look at {}", path.display())))?;
         Ok(found.map(|(size, modified)| ListedObject { key: key.clone(), size, modified }))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let after = after.map_or("", Key::as_str);
         let path = self.path(folder);
-        let listed = self.sure(|| {
+        let listed = self.confirm_absent(|| {
             let mut page = Page::default();
             if let Some(opened) = open_folder(CWD, &path).doing(|| format!("list {}", path.display()))? {
                 Directory::walk(&opened, &path, folder.as_str(), after, limit.min(PAGE), &mut page)?;
@@ -332,19 +329,19 @@ impl Storage for Directory {
                     result = Err(Error::io(format!("remove {}", path.display()), &e));
                     break;
                 }
-                // What is gone already may have been removed by somebody who was killed before the sync.
+                // A missing object may have been removed by a process that was killed before the sync.
                 _ => drop(path.parent().map(|folder| folders.insert(folder.to_owned()))),
             }
         }
         for folder in folders {
             match durable::sync_dir(&folder) {
                 Ok(()) => self.remove_empty(&folder),
-                // Somebody else removed the folder, which was empty then.
+                // Another process removed the folder, which was empty then.
                 Err(error) if error.kind() == Kind::Absent => {}
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        // What is gone already may be where it was, and not to be seen.
+        // An object that was not found may be hidden by an unmounted file system.
         result.and_then(|()| self.check_mounted())
     }
 
@@ -356,13 +353,13 @@ impl Storage for Directory {
         };
         let mut removed = 0;
         for entry in entries.flatten() {
-            let old = entry.metadata().is_ok_and(|meta| {
+            let is_old = entry.metadata().is_ok_and(|meta| {
                 let modified = meta.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
                 meta.is_file() && modified.is_some_and(|modified| modified < before)
             });
-            // Its writer holds a lock on it for as long as it lives.
-            let dead = || File::open(entry.path()).is_ok_and(|file| file.try_lock_exclusive().is_ok());
-            if old && dead() {
+            // A writer holds a lock on its file while it runs.
+            let is_orphan = || File::open(entry.path()).is_ok_and(|file| file.try_lock_exclusive().is_ok());
+            if is_old && is_orphan() {
                 durable::remove_file(&entry.path())?;
                 removed += 1;
             }
@@ -374,14 +371,14 @@ impl Storage for Directory {
         format!("file://{}", self.root.display())
     }
 
-    /// Makes the directory itself, with the ones above it. Anything but `init` would fill the disk below an
-    /// unmounted repository.
+    /// Creates the directory itself, with the ones above it. Any other caller than `init` would fill the disk below
+    /// the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
         durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
     }
 }
 
-/// A file in `.tmp`, locked while it is written, removed unless it was given a name.
+/// A file in `.tmp`, locked while it is written, removed on drop unless it was given a name.
 struct Temporary {
     path: PathBuf,
     file: File,
@@ -397,7 +394,7 @@ impl Temporary {
             .mode(FILE_MODE)
             .open(&path)
             .doing(|| format!("create {}", path.display()))?;
-        // A file system without locks leaves it to the age alone.
+        // On a file system without locks `clean` goes by the age alone.
         let _ = file.try_lock_exclusive();
         Ok(Temporary { path, file, named: false })
     }
@@ -410,7 +407,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.named {
-            // It is unnamed garbage either way; `clean` comes back for it.
+            // If this fails, `clean` removes the file later.
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -1,12 +1,12 @@
-//! Keys to bytes, nothing else. Knows nothing of WAL, backups and configuration.
+//! Keys to bytes. Knows nothing of WAL, backups and configuration.
 //!
-//! Six promises, each held by every store:
+//! Six promises, each kept by every store:
 //! 1. All or nothing: no reader ever sees part of an object.
-//! 2. Ok means durable, also when the answer is that the object was there already.
-//! 3. What was put is at once read and listed.
-//! 4. [`Mode::Create`] never replaces, also in a race.
-//! 5. Deleting what is not there is Ok; a deletion is durable.
-//! 6. Listing is in the order of the keys' bytes, by whole path segments, in bounded pages.
+//! 2. Ok means durable, also when the answer is that the object existed already.
+//! 3. An object can be read and is listed as soon as its put has returned.
+//! 4. [`Mode::Create`] never replaces an object, also in a race.
+//! 5. Deleting an object that does not exist is Ok; a deletion is durable.
+//! 6. A listing is in the order of the keys' bytes, by whole path segments, in bounded pages.
 //!
 //! Behaviour is added by wrapping a store, never by a flag.
 
@@ -26,43 +26,50 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-/// Entries of one page of a listing.
+/// Objects on one page of a listing, at most.
 pub const PAGE: usize = 1000;
 
-/// The name of an object, or of a folder of objects: parts of letters, digits, `.`, `_` and `-` with
+/// Bytes of a key, at most. S3 allows 1024, with the prefix of the repository.
+const MAX_KEY_LENGTH: usize = 900;
+
+/// Name of an object, or of a folder of objects: parts of letters, digits, `.`, `_` and `-` with
 /// slashes between. No part is empty or begins with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
 impl Key {
+    /// # Errors
+    ///
+    /// `Failed` when `key` is not made as a key has to be.
     pub fn new(key: impl Into<String>) -> Result<Key> {
         let key = key.into();
-        if key.len() <= 900 && key.split('/').all(is_part) {
+        if key.len() <= MAX_KEY_LENGTH && key.split('/').all(is_part) {
             Ok(Key(key))
         } else {
-            Err(Error::new(Kind::Failed, format!("`{}` is no key of an object", key.escape_debug())))
+            Err(Error::new(Kind::Failed, format!("`{}` is not a valid object key", key.escape_debug())))
         }
     }
 
-    /// The key of something in this folder.
+    /// The key `rest` in this folder.
     pub fn join(&self, rest: impl fmt::Display) -> Result<Key> {
         Key::new(format!("{}/{rest}", self.0))
     }
 
+    /// The whole key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The last part.
     pub fn name(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or_default()
+        self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
     }
 }
 
-/// Whether it can stand between the slashes of a key.
+/// Whether `part` can stand between the slashes of a key.
 fn is_part(part: &str) -> bool {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    !part.is_empty() && !part.starts_with('.') && part.bytes().all(fine)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !part.is_empty() && !part.starts_with('.') && part.bytes().all(is_allowed)
 }
 
 impl fmt::Display for Key {
@@ -71,44 +78,75 @@ impl fmt::Display for Key {
     }
 }
 
-/// What to do when the key has an object.
+/// Action of a put whose key has an object already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Leave it and say so.
+    /// Keep the existing object and answer [`Put::Exists`].
     Create,
-    /// Put the new one in its place, in one step.
+    /// Replace the existing object, in one step.
     Replace,
 }
 
-/// What a put did.
+/// Outcome of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "an object that exists may have other content"]
 pub enum Put {
     Stored,
-    /// [`Mode::Create`] met an object; it is durable, its content is not compared.
+    /// An object exists under the key of a [`Mode::Create`]; it is durable, its content was not compared.
     Exists,
 }
 
-/// The bytes of an object to be. Opened only when they are needed, and again for another attempt or
-/// another store.
+/// Content of an object to be stored. A store opens it only when it needs the bytes, and once more for every
+/// further attempt; several stores may open the same body at once.
 pub trait Body: Sync {
-    fn open(&self) -> Result<Bytes<'_>>;
+    /// Opens the content from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source. The put that opened the body fails with them, and nothing is stored.
+    fn open(&self) -> Result<OpenBody<'_>>;
 }
 
 /// An opened body.
-pub enum Bytes<'a> {
+pub enum OpenBody<'a> {
     Whole(&'a [u8]),
     Stream(Box<dyn Read + 'a>),
 }
 
+impl OpenBody<'_> {
+    /// Calls `each` with the content, piece by piece.
+    fn for_each(self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut stream = match self {
+            OpenBody::Whole(bytes) => return each(bytes),
+            OpenBody::Stream(stream) => stream,
+        };
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(length) => each(&chunk[..length])?,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::from_io(READ_SOURCE, e)),
+            }
+        }
+    }
+}
+
+/// Bytes of a streamed body that are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// The step of a put that reads the body.
+const READ_SOURCE: &str = "read the content to be stored";
+
 impl Body for Vec<u8> {
-    fn open(&self) -> Result<Bytes<'_>> {
-        Ok(Bytes::Whole(self))
+    fn open(&self) -> Result<OpenBody<'_>> {
+        Ok(OpenBody::Whole(self))
     }
 }
 
 impl Body for Aligned {
-    fn open(&self) -> Result<Bytes<'_>> {
-        Ok(Bytes::Whole(self))
+    fn open(&self) -> Result<OpenBody<'_>> {
+        Ok(OpenBody::Whole(self))
     }
 }
 
@@ -118,11 +156,11 @@ pub struct ListedObject {
     pub key: Key,
     /// Bytes as stored.
     pub size: u64,
-    /// When it was stored, by the store's clock.
+    /// Time of the put, by the store's clock.
     pub modified: jiff::Timestamp,
 }
 
-/// Part of a listing; with `more` it goes on after the last entry.
+/// Part of a listing. With `more` it continues after the last entry.
 #[derive(Debug, Default)]
 pub struct Page {
     pub entries: Vec<ListedObject>,
@@ -132,39 +170,87 @@ pub struct Page {
 /// A reader of an object's bytes.
 pub type Object = Box<dyn Read + Send>;
 
+/// A store of objects, which keeps the six promises of this module.
+///
+/// # Errors
+///
+/// Every method can fail with `Unavailable` or `Timeout` (another attempt may succeed), `Denied` (permissions),
+/// `Identity` (the bucket does not exist, or the server's certificate is not accepted) and `Failed` (an I/O
+/// error, or an answer that is not one of a store). Below each method is what its errors do not mean.
 pub trait Storage: Send + Sync {
+    /// Stores an object.
+    ///
+    /// # Errors
+    ///
+    /// `Full` when there is no space, and those of the body. After `Unavailable` and `Timeout` the object may be
+    /// stored nevertheless, or become so; after any other error it is not.
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put>;
 
-    /// The object, or the part of it that the range names; `None` when there is no such object.
+    /// Opens an object for reading, or the bytes of it in `range` as far as it has them. `None` when the object
+    /// does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Never `Absent`. A missing object of a store that cannot be reached is an error, not `None`.
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>>;
 
-    /// Whether there is such an object, and how large.
+    /// Returns size and time of an object; `None` when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// As [`Storage::get`]; `Failed` when the store gives no size or no time.
     fn head(&self, key: &Key) -> Result<Option<ListedObject>>;
 
-    /// The objects below `folder` whose keys are greater than `after`, at most `limit` (and [`PAGE`]).
+    /// Lists the objects below `folder` whose keys are greater than `after`, at most `limit` (and [`PAGE`]).
+    ///
+    /// # Errors
+    ///
+    /// A folder that does not exist is empty, a store that cannot be reached is an error. `Failed` when the
+    /// store lists an object without its size or its time, or out of order.
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
 
+    /// Deletes objects.
+    ///
+    /// # Errors
+    ///
+    /// Never `Absent`. After an error any of the objects may be deleted.
     fn delete(&self, keys: &[Key]) -> Result<()>;
 
-    /// Removes what crashed writers left behind before this moment. Says how many files.
+    /// Removes the leftovers of crashed writers that are older than `before`. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// After an error any of the leftovers may be removed.
     fn clean(&self, before: jiff::Timestamp) -> Result<u64>;
 
-    /// How it is named in messages: its URL.
+    /// URL of the store, its name in messages.
     fn url(&self) -> String;
 
-    /// Makes the place where objects go, durable, if it is this store's to make. Only `init` may do this.
+    /// Creates the directory of the store, durably, where the store is one. Only `init` may call this.
+    ///
+    /// # Errors
+    ///
+    /// Those of creating directories.
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Proves what a store may promise and not keep: that a missing object is told from one that may not be
-    /// read, and that [`Mode::Create`] never replaces.
+    /// Tests the promises that not every store keeps: that a missing object is distinguished from one that must
+    /// not be read, and that [`Mode::Create`] never replaces.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` when the store replaces objects, `Identity` when it invents them.
     fn prove(&self) -> Result<()> {
         Ok(())
     }
 }
 
-/// Every object below `folder`, page by page.
+/// Calls `each` for every object below `folder`, in order, page by page.
+///
+/// # Errors
+///
+/// Those of [`Storage::list`] and of `each`, which end the listing.
 pub fn list_all(
     store: &dyn Storage,
     folder: &Key,
@@ -184,33 +270,33 @@ pub fn list_all(
     }
 }
 
-/// Something that is stored to see what a store does with it. No cluster's name begins like this.
+/// Object that is stored to test the store. No cluster's name begins with a dash.
 const PROBE: &str = "-probe/create";
 
-/// Proves by trying that a store tells a missing object from a forbidden one, and never replaces one that it
-/// was to create.
+/// Tests that a store distinguishes a missing object from a forbidden one, and that it does not replace an
+/// object on [`Mode::Create`].
 fn prove(store: &dyn Storage) -> Result<()> {
     let missing = Key::new(format!("-probe/{}", random_name()?))?;
     if store.get(&missing, None)?.is_some() {
         return Err(Error::new(
             Kind::Identity,
-            format!("the store has an object under {missing}, a name just made up"),
+            format!("the store has an object under {missing}, a random name that was never stored"),
         )
         .hint("is `endpoint` the address of an S3 server?"));
     }
     let probe = Key::new(PROBE)?;
     let body = b"walkeep stores this twice to see that the second time is refused\n".to_vec();
-    // Whoever comes later finds it there, which is the proof already.
+    // A later call is refused at its first put, which proves the same.
     if store.put(&probe, &body, Mode::Create)? == Put::Exists
         || store.put(&probe, &body, Mode::Create)? == Put::Exists
     {
         return Ok(());
     }
-    Err(Error::new(Kind::Refused, "the store replaces objects that it was asked to create: it ignores `If-None-Match`, and two writers could lose data")
-        .hint("set `conditional_create = false` for this repository, or use a store that knows conditional creates"))
+    Err(Error::new(Kind::Refused, "the store replaces existing objects on create: it ignores `If-None-Match`, and two writers could lose data")
+        .hint("set `conditional_create = false` for this repository, or use a store that supports conditional creates"))
 }
 
-/// Twenty-four hexadecimal digits that nobody else comes up with.
+/// Twenty-four random hexadecimal digits.
 fn random_name() -> Result<String> {
     let mut random = [0; 12];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;

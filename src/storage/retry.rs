@@ -1,43 +1,43 @@
-//! Tries again what may succeed a moment later: lost connections, busy stores, answers that never came.
+//! Retries of requests that may succeed a moment later: lost connections, busy stores, missing answers.
 //!
-//! A create whose answer was lost may have happened. So before one is sent again the key is looked at, and an
-//! object with the very same bytes is taken for the one that was sent.
+//! A create whose answer was lost may have happened. So before it is sent again, the key is read, and an object with
+//! exactly the same bytes counts as stored.
 
-use super::{Body, Bytes, Key, ListedObject, Mode, Object, Page, Put, Storage};
+use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
 use std::io::Read;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often, and how long to wait between.
+/// Number of attempts, and pauses between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts at a request to a store that has not answered yet; at least one.
-    pub attempts: u32,
-    /// Attempts at a request to one that has: what worked a moment ago is worth waiting for.
-    pub attempts_later: u32,
-    /// The first wait, about; each is twice the one before.
-    pub first: Duration,
-    /// No wait is longer.
-    pub longest: Duration,
+    pub max_attempts: u32,
+    /// Attempts at a request to a store that has answered before, which is worth a longer wait.
+    pub max_attempts_after_answer: u32,
+    /// The first pause, about; each further one is twice as long.
+    pub first_pause: Duration,
+    /// Upper limit of a pause.
+    pub max_pause: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy {
-            attempts: 5,
-            attempts_later: 7,
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(10),
+            max_attempts: 5,
+            max_attempts_after_answer: 7,
+            first_pause: Duration::from_millis(100),
+            max_pause: Duration::from_secs(10),
         }
     }
 }
 
 impl RetryPolicy {
-    /// Calls until something else than a passing failure comes of it, or patience is over. The attempts learn
-    /// how many have failed before.
-    pub(super) fn again<T>(
+    /// Calls `attempt` until it succeeds, fails with an error that is not transient, or has been called often
+    /// enough. `attempt` gets the number of failures so far; `has_answered` selects the limit.
+    pub(super) fn retry<T>(
         &self,
         has_answered: impl Fn() -> bool,
         mut attempt: impl FnMut(u32) -> Result<T>,
@@ -49,7 +49,7 @@ impl RetryPolicy {
                 result => return result,
             };
             failures += 1;
-            let most = if has_answered() { self.attempts_later } else { self.attempts };
+            let most = if has_answered() { self.max_attempts_after_answer } else { self.max_attempts };
             if failures >= most {
                 return Err(match failures {
                     1 => error,
@@ -60,44 +60,45 @@ impl RetryPolicy {
         }
     }
 
-    /// How long to wait after this many failures: somewhere between half of it and all of it, so that many
-    /// clients of a busy store do not come back in step.
+    /// The pause after this many failures: a random share of it, between half and all, so that many clients of a
+    /// busy store do not return at the same time.
     pub(super) fn pause(&self, failures: u32) -> Duration {
-        let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        let doubled = self.first_pause.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         let mut random = [0; 2];
-        // Without randomness it is still a wait.
+        // Without random bytes the pause is half as long.
         let _ = getrandom::fill(&mut random);
         let share = 0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0;
-        doubled.min(self.longest).mul_f64(share)
+        doubled.min(self.max_pause).mul_f64(share)
     }
 }
 
-/// A store whose passing failures are tried again.
+/// A store whose transient failures are retried.
 pub struct Retry<S> {
     store: S,
-    patience: RetryPolicy,
-    /// Whether the store has answered anything.
-    answered: AtomicBool,
+    policy: RetryPolicy,
+    /// Whether the store has answered any request.
+    has_answered: AtomicBool,
 }
 
 impl<S: Storage> Retry<S> {
-    pub fn new(store: S, patience: RetryPolicy) -> Retry<S> {
-        Retry { store, patience, answered: AtomicBool::new(false) }
+    pub fn new(store: S, policy: RetryPolicy) -> Retry<S> {
+        Retry { store, policy, has_answered: AtomicBool::new(false) }
     }
 
-    fn again<T>(&self, mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
-        self.patience.again(
-            || self.answered.load(Ordering::Relaxed),
+    fn retry<T>(&self, mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
+        self.policy.retry(
+            || self.has_answered.load(Ordering::Relaxed),
             |failures| {
                 let answer = attempt(failures)?;
-                self.answered.store(true, Ordering::Relaxed);
+                self.has_answered.store(true, Ordering::Relaxed);
                 Ok(answer)
             },
         )
     }
 
-    /// What is under the key of a create that failed: nothing, what was to be created, or something else.
-    fn found(&self, key: &Key, body: &dyn Body) -> Result<Option<Put>> {
+    /// The outcome of an earlier attempt at a create: `None` when the key has no object, `Stored` when it has the
+    /// bytes of `body`.
+    fn outcome(&self, key: &Key, body: &dyn Body) -> Result<Option<Put>> {
         match self.store.get(key, None)? {
             None => Ok(None),
             Some(object) => Ok(Some(if is_same(object, body)? { Put::Stored } else { Put::Exists })),
@@ -105,11 +106,14 @@ impl<S: Storage> Retry<S> {
     }
 }
 
+/// Bytes that are compared at a time.
+const COMPARED_CHUNK: u64 = 64 << 10;
+
 /// Whether an object has the bytes of a body.
 fn is_same(mut object: Object, body: &dyn Body) -> Result<bool> {
     match body.open()? {
-        Bytes::Whole(mut bytes) => same(&mut object, &mut bytes),
-        Bytes::Stream(mut stream) => same(&mut object, &mut stream),
+        OpenBody::Whole(mut bytes) => same(&mut object, &mut bytes),
+        OpenBody::Stream(mut stream) => same(&mut object, &mut stream),
     }
 }
 
@@ -124,18 +128,19 @@ fn same(theirs: &mut dyn Read, ours: &mut dyn Read) -> Result<bool> {
     }
 }
 
+/// Replaces `chunk` by the next bytes of `source`; empty at its end.
 fn chunk(source: &mut dyn Read, chunk: &mut Vec<u8>) -> Result<()> {
     chunk.clear();
-    let read = source.take(64 << 10).read_to_end(chunk);
-    read.map(|_| ()).map_err(|e| Error::io("compare with what is stored", &e))
+    let read = source.take(COMPARED_CHUNK).read_to_end(chunk);
+    read.map(|_| ()).map_err(|e| Error::from_io("compare with the stored object", e))
 }
 
 impl<S: Storage> Storage for Retry<S> {
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
-        self.again(|failures| {
+        self.retry(|failures| {
             if failures > 0
                 && mode == Mode::Create
-                && let Some(put) = self.found(key, body)?
+                && let Some(put) = self.outcome(key, body)?
             {
                 return Ok(put);
             }
@@ -144,23 +149,23 @@ impl<S: Storage> Storage for Retry<S> {
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
-        self.again(|_| self.store.get(key, range.clone()))
+        self.retry(|_| self.store.get(key, range.clone()))
     }
 
     fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
-        self.again(|_| self.store.head(key))
+        self.retry(|_| self.store.head(key))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
-        self.again(|_| self.store.list(folder, after, limit))
+        self.retry(|_| self.store.list(folder, after, limit))
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {
-        self.again(|_| self.store.delete(keys))
+        self.retry(|_| self.store.delete(keys))
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
-        self.again(|_| self.store.clean(before))
+        self.retry(|_| self.store.clean(before))
     }
 
     fn url(&self) -> String {
@@ -168,11 +173,11 @@ impl<S: Storage> Storage for Retry<S> {
     }
 
     fn prepare(&self) -> Result<()> {
-        // Not through `again`: what has nothing to prepare has not answered.
+        // Not retried: a store with nothing to prepare succeeds without having answered.
         self.store.prepare()
     }
 
     fn prove(&self) -> Result<()> {
-        self.again(|_| self.store.prove())
+        self.retry(|_| self.store.prove())
     }
 }

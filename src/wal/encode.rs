@@ -16,7 +16,7 @@ use crate::fs::open_plain;
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
-use crate::repo::{Body, Bytes, Lineage};
+use crate::repo::{Body, Lineage, OpenBody};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -339,12 +339,12 @@ impl Frames<'_> {
 }
 
 impl Body for Encoded {
-    fn open(&self) -> Result<Bytes<'_>> {
+    fn open(&self) -> Result<OpenBody<'_>> {
         if self.wal.size > WHOLE {
             let share = self.share(STREAM)?;
             let sha256 = self.wal.hash()?;
             self.wal.check_unchanged()?;
-            return Ok(Bytes::Stream(Box::new(Stream {
+            return Ok(OpenBody::Stream(Box::new(Stream {
                 wal: &self.wal,
                 compressor: Compressor::new(self.compression)?,
                 piece: Vec::new(),
@@ -366,7 +366,7 @@ impl Body for Encoded {
         }
         self.whole
             .get()
-            .map(|(object, _)| Bytes::Whole(object))
+            .map(|(object, _)| OpenBody::Whole(object))
             .ok_or_else(|| Error::new(Kind::Failed, "the encoded file is gone"))
     }
 }

@@ -1,8 +1,8 @@
-//! How bytes go out: piece by piece from where they lie, so that no body is copied as a whole, with their hash in
-//! the signature, and watched: a body may take as long as it moves.
+//! Upload of a body: in pieces, so that it is never copied as a whole, with its hash in the signature, and without
+//! an overall time limit as long as it makes progress.
 
 use super::Checksums;
-use super::failure::Failure;
+use super::failure::S3Failure;
 use crate::error::{Error, Kind};
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
@@ -21,52 +21,58 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// Bytes handed over at a time; small enough that the allocator gives the same memory again.
-const PIECE: usize = 64 << 10;
+/// Bytes of a piece; so few that the allocator uses the same memory again.
+const PIECE_SIZE: usize = 64 << 10;
 
-/// Pieces on their way to the connection.
-const QUEUE: usize = 2;
+/// BodyPieces that wait for the connection.
+const QUEUE_CAPACITY: usize = 2;
 
-/// A body of which nothing moves for so long has stalled.
-pub(super) const STALLED: Duration = Duration::from_secs(30);
+/// Time limit of a body that makes no progress, and of the answer to a request without a body.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an answer may take once all of a request is under way.
-const ANSWER: Duration = Duration::from_secs(60);
+/// Time limit of the answer after the last piece of a body was handed over.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-type Answer<T> = Result<T, Failure>;
+type Answered<T> = Result<T, S3Failure>;
 
-/// The answer to a request without a body.
-pub(super) async fn answered<T>(answer: impl Future<Output = Answer<T>>) -> Answer<T> {
-    answered_within(STALLED, answer).await
-}
-
-pub(super) async fn answered_within<T>(
+/// Waits for an answer, up to `limit`.
+pub(super) async fn with_timeout<T>(
     limit: Duration,
-    answer: impl Future<Output = Answer<T>>,
-) -> Answer<T> {
+    answer: impl Future<Output = Answered<T>>,
+) -> Answered<T> {
     match timeout(limit, answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(Failure::late(format!("no answer within {limit:?}"))),
+        Err(_) => Err(S3Failure::timeout(format!("no answer within {limit:?}"))),
     }
 }
 
-/// Sends a request whose body are these bytes.
-pub(super) async fn upload<T>(bytes: &[u8], request: impl AsyncFnOnce(ByteStream) -> Answer<T>) -> Answer<T> {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let pieces = Pieces { receiver, left: bytes.len() as u64 };
+/// Value of `Content-Length` for a body.
+pub(super) fn length(bytes: &[u8]) -> crate::error::Result<i64> {
+    i64::try_from(bytes.len()).map_err(|_| Error::defect(format!("a body of {} bytes", bytes.len())))
+}
+
+/// Sends a request with the body `bytes`.
+pub(super) async fn upload<T>(
+    bytes: &[u8],
+    request: impl AsyncFnOnce(ByteStream) -> Answered<T>,
+) -> Answered<T> {
+    let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    let pieces = BodyPieces { receiver, left: bytes.len() as u64 };
     let mut request = pin!(request(ByteStream::new(SdkBody::from_body_1_x(pieces))));
-    // Ends only when the time is over.
+    // Ends only by a timeout.
     let mut feeding = pin!(async {
-        for piece in bytes.chunks(PIECE) {
-            match timeout(STALLED, sender.send(Bytes::copy_from_slice(piece))).await {
+        for piece in bytes.chunks(PIECE_SIZE) {
+            match timeout(STALL_TIMEOUT, sender.send(Bytes::copy_from_slice(piece))).await {
                 Ok(Ok(())) => {}
-                // Nobody wants the rest: the answer is there, or the connection is not.
+                // The receiver is gone: the answer arrived early, or the connection was lost.
                 Ok(Err(_)) => break,
-                Err(_) => return Failure::late(format!("the store took nothing for {STALLED:?}")),
+                Err(_) => {
+                    return S3Failure::timeout(format!("the store accepted no data for {STALL_TIMEOUT:?}"));
+                }
             }
         }
-        sleep(ANSWER).await;
-        Failure::late(format!("no answer within {ANSWER:?}"))
+        sleep(ANSWER_TIMEOUT).await;
+        S3Failure::timeout(format!("no answer within {ANSWER_TIMEOUT:?}"))
     });
     std::future::poll_fn(|cx| {
         if let Poll::Ready(answer) = request.as_mut().poll(cx) {
@@ -77,13 +83,14 @@ pub(super) async fn upload<T>(bytes: &[u8], request: impl AsyncFnOnce(ByteStream
     .await
 }
 
-/// The body of a request, as the connection asks for it.
-struct Pieces {
+/// The body of a request, as the connection reads it.
+struct BodyPieces {
     receiver: mpsc::Receiver<Bytes>,
+    /// Bytes that were not read yet.
     left: u64,
 }
 
-impl Body for Pieces {
+impl Body for BodyPieces {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -108,11 +115,11 @@ impl Body for Pieces {
     }
 }
 
-/// The SHA-256 of a body, in the forms that requests want.
+/// SHA-256 of a body, in the forms that requests need.
 #[derive(Debug, Clone)]
 pub(super) struct Sum {
     hex: String,
-    /// For the header of its own, unless the store takes none.
+    /// Value of `x-amz-checksum-sha256`; `None` when the store refuses that header.
     pub(super) header: Option<String>,
 }
 
@@ -125,23 +132,24 @@ impl Sum {
         }
     }
 
-    /// Compares with what the store says that it has, if it says so.
-    pub(super) fn check(&self, answered: Option<&str>) -> crate::error::Result<()> {
-        match (answered, self.header.as_deref()) {
+    /// Compares the sum with the one in the answer, if that has one.
+    pub(super) fn check(&self, stored: Option<&str>) -> crate::error::Result<()> {
+        match (stored, self.header.as_deref()) {
             (Some(theirs), Some(ours)) if theirs != ours => {
-                let message = format!("the store has SHA-256 {theirs}, it was sent {ours}");
+                let message = format!("the store has SHA-256 {theirs}, but {ours} was sent");
                 Err(Error::new(Kind::Damage, message))
             }
             _ => Ok(()),
         }
     }
 
-    /// Puts the sum into the signature, which is how every store checks what arrives.
+    /// Puts the sum into the signature, by which every store checks the body that it receives.
     pub(super) fn signed(&self) -> SignedSum {
         SignedSum(self.hex.clone())
     }
 }
 
+/// The interceptor that signs a request with the sum of its body.
 #[derive(Debug)]
 pub(super) struct SignedSum(String);
 
@@ -161,8 +169,8 @@ impl Intercept for SignedSum {
     }
 }
 
-/// Adds `Content-MD5`, without which older stores refuse to delete many objects at once. The SDK's own
-/// checksum, without which AWS would, goes only where such headers may.
+/// The interceptor that adds `Content-MD5`, without which older stores refuse to delete many objects at once. AWS
+/// needs the SDK's own checksum for that, which is removed for stores that refuse such headers.
 #[derive(Debug)]
 pub(super) struct ContentMd5(pub(super) Checksums);
 

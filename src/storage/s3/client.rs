@@ -1,13 +1,12 @@
-//! The client: one runtime, one set of connections and of credentials for all threads, made when the first
-//! request has to be sent.
+//! The client: one runtime, one set of connections and of credentials for all threads, made by the first request.
 //!
-//! The runtime has no thread of its own: whoever waits for an answer drives it, for the others too. The SDK tries
-//! nothing again and sets no limits of time. A request that fails in a way that one more can cure is sent once
-//! more from here; everything else is left to [`Retry`](crate::storage::Retry).
+//! The runtime has no thread of its own: a thread that waits for an answer drives it, for all the others too. The SDK
+//! neither retries nor sets timeouts. A request whose failure one more can cure (clock, credentials, region,
+//! redirect) is sent again from here; everything else is left to [`Retry`](crate::storage::Retry).
 
 use super::S3Options;
 use super::credentials::{Keys, Signing, region_of_profile};
-use super::failure::{Failure, Wish};
+use super::failure::{RequestKind, S3Failure};
 use super::http::{Http, Roots};
 use crate::error::{Error, Kind, Result};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
@@ -19,23 +18,26 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::{Client, Config};
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// Redirects that one request follows.
-const REDIRECTS: u32 = 3;
+const MAX_REDIRECTS: u32 = 3;
 
+/// Everything that requests need, shared by all threads.
 pub(super) struct Engine {
-    /// There until it is dropped.
+    /// `None` only while the engine is dropped.
     runtime: Option<Runtime>,
     keys: Arc<Keys>,
-    /// Another one takes its place when the bucket turns out to be in another region.
+    /// Replaced when the bucket is found to be in another region.
     client: Mutex<Client>,
-    /// Whether requests go encrypted, which no redirect may change.
+    /// Whether the endpoint is HTTPS, which no redirect may change.
     is_encrypted: bool,
 }
 
 impl Engine {
+    /// Starts the runtime and reads certificates and settings. Sends no request to the store.
     pub(super) fn start(options: &S3Options) -> Result<Engine> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -47,30 +49,30 @@ impl Engine {
         Ok(Engine { runtime: Some(runtime), keys, client: Mutex::new(client), is_encrypted })
     }
 
-    /// Waits for what another thread may be driving.
+    /// Waits for a future, which another thread may be driving.
     pub(super) fn wait<T, E: From<Error>>(
         &self,
         future: impl Future<Output = std::result::Result<T, E>>,
     ) -> std::result::Result<T, E> {
         match &self.runtime {
             Some(runtime) => runtime.block_on(future),
-            None => Err(Error::new(Kind::Failed, "the S3 client has ended").into()),
+            None => Err(Error::defect("the S3 client is used after its end").into()),
         }
     }
 
-    /// Sends a request; `attempt` is called again when the clock, the credentials, the region or the server
-    /// was wrong and is right now.
+    /// Sends a request. `attempt` is called again after a failure by the clock, the credentials, the region or a
+    /// redirect, with a client that is corrected for it.
     pub(super) fn request<T>(
         &self,
-        wish: Wish,
-        attempt: impl AsyncFn(&Client) -> std::result::Result<T, Failure>,
-    ) -> std::result::Result<T, Failure> {
+        kind: RequestKind,
+        attempt: impl AsyncFn(&Client) -> std::result::Result<T, S3Failure>,
+    ) -> std::result::Result<T, S3Failure> {
         self.wait(async {
             let mut client = self.client();
             let (mut corrected_clock, mut renewed_keys, mut moved, mut redirects) = (false, false, false, 0);
             loop {
                 let generation = self.keys.ready().await?;
-                // Lets the connections see that the store has closed them since, before one is used again.
+                // Lets idle connections notice that the store has closed them, before one is used again.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
                 let failure = match attempt(&client).await {
@@ -78,10 +80,10 @@ impl Engine {
                     Err(failure) => failure,
                 };
                 if failure.is("RequestTimeTooSkewed") && !corrected_clock {
-                    // The SDK has seen the store's clock in that answer, and dates by it from now on.
+                    // The SDK takes the store's clock from that answer, and dates by it from now on.
                     corrected_clock = true;
                 } else if failure.is_expired() && !renewed_keys {
-                    self.keys.refused(generation);
+                    self.keys.refuse(generation);
                     renewed_keys = true;
                 } else if let Some(region) = failure.right_region()
                     && !moved
@@ -90,7 +92,7 @@ impl Engine {
                     client = self.move_to(region);
                     moved = true;
                 } else if let Some(location) = failure.redirect()
-                    && redirects < REDIRECTS
+                    && redirects < MAX_REDIRECTS
                 {
                     if self.is_encrypted && !location.starts_with("https://") {
                         let message = format!("the store redirects to {location}, which is not encrypted");
@@ -100,18 +102,18 @@ impl Engine {
                     client = Client::from_conf(config.build());
                     redirects += 1;
                 } else {
-                    return Err(failure.wished(wish));
+                    return Err(failure.with_permission_hint(kind));
                 }
             }
         })
     }
 
     fn client(&self) -> Client {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.client.lock().clone()
     }
 
     fn move_to(&self, region: &str) -> Client {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = self.client.lock();
         let config = client.config().to_builder().region(Region::new(region.to_owned()));
         *client = Client::from_conf(config.build());
         client.clone()
@@ -121,22 +123,23 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A name server that does not answer must not hold up the end of the program.
+            // A name server that does not answer must not delay the end of the program.
             runtime.shutdown_background();
         }
     }
 }
 
+/// Makes the client and its credentials. Opens no connection to the store.
 async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<Keys>, Client)> {
     let http_of_aws = Http::new(roots(options));
-    // The authority that the configuration names is that of the store; those of AWS's other services are public.
+    // `ca_file` is for the store; the certificates of AWS's other services are public.
     let http =
         options.ca_file.clone().map_or_else(|| http_of_aws.clone(), |path| Http::new(Roots::File(path)));
     let region = region(options, endpoint.is_some(), &http_of_aws).await?;
     let keys = Arc::new(Keys::new(options, &region, &http_of_aws).await);
     let mut config = Config::builder();
     config.set_endpoint_url(endpoint);
-    // How the store's access log names us.
+    // Appears in the store's access log.
     config.set_app_name(AppName::new(concat!("walkeep-", env!("CARGO_PKG_VERSION"))).ok());
     let config = config
         .behavior_version(BehaviorVersion::v2026_01_12())
@@ -154,7 +157,7 @@ async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<K
     Ok((keys, Client::from_conf(config)))
 }
 
-/// A variable of the environment that says something.
+/// An environment variable, if it is set and not empty.
 fn variable(options: &S3Options, name: &str) -> Option<String> {
     (options.variable)(name).filter(|value| !value.is_empty())
 }
@@ -182,14 +185,14 @@ async fn region(options: &S3Options, has_endpoint: bool, http: &Http) -> Result<
     }
     match region_of_profile(options.profile.as_deref(), http).await {
         Some(region) => Ok(region),
-        // Most stores that are not AWS take this one.
+        // Most stores that are not AWS accept this one.
         None if has_endpoint => Ok(Region::from_static("us-east-1")),
-        None => Err(Error::new(Kind::Config, "the region of the bucket is not known")
+        None => Err(Error::new(Kind::Config, "the region of the bucket is unknown")
             .hint("set `region`, or `endpoint` for a store that is not AWS")),
     }
 }
 
-/// Sends a request to where the store said, and signs it for there.
+/// The interceptor that sends a request to the URL of a redirect, signed for that.
 #[derive(Debug)]
 struct Redirected(String);
 

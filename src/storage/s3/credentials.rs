@@ -1,7 +1,7 @@
-//! Who signs the requests: key files, the environment, a profile, or whatever else AWS knows (web identity,
-//! containers, the instance's metadata), asked when they are needed and again before they expire.
+//! Credentials: from key files, the environment, a profile, or the other sources that AWS defines (web identity,
+//! containers, the instance's metadata), loaded when they are needed and again before they expire.
 //!
-//! The sources behind [`Source::Chain`] are those of the AWS crates, which read the environment and the files in
+//! The sources behind [`KeySource::Chain`] are those of the AWS crates, which read the environment and the files in
 //! `~/.aws` by themselves.
 
 use super::failure::innermost;
@@ -14,33 +14,34 @@ use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvi
 use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, Region};
 use aws_smithy_async::time::{SystemTimeSource, TimeSource};
+use parking_lot::Mutex;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// Credentials are renewed when they have this long to live.
-const MARGIN: Duration = Duration::from_secs(60);
+/// Credentials are renewed when they expire within this time.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
 
-/// A source is not asked more often than this while what it gave still holds.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Interval between renewals while the credentials are still valid.
+const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// For all sources together.
-const LOAD: Duration = Duration::from_secs(15);
+/// Time limit of all sources together.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// An instance without metadata must not hold up the answer that there are no credentials.
-const METADATA: Duration = Duration::from_secs(1);
+/// Time limit of one request to the instance's metadata, which most machines do not have.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// No key is longer.
-const LONGEST_KEY: u64 = 4096;
+/// Bytes of a key file, at most.
+const MAX_KEY_SIZE: u64 = 4096;
 
-const HINT: &str = "name `access_key_file` and `secret_key_file`, or a `profile`, or give the server that starts walkeep the AWS environment or role that it should use";
+const HINT: &str = "set `access_key_file` and `secret_key_file`, or a `profile`, or give the server that starts walkeep the AWS environment or role that it should use";
 
-/// Where credentials come from.
-enum Source {
+/// KeySource of the credentials.
+enum KeySource {
     Files { access: PathBuf, secret: PathBuf },
     Environment(Variable),
     Chain(Box<dyn ProvideCredentials>),
@@ -48,18 +49,20 @@ enum Source {
 
 /// The credentials in force.
 pub(super) struct Keys {
-    source: Source,
-    /// Held by the one request that renews them.
+    source: KeySource,
+    /// Locked by the one request that renews them.
     renewing: tokio::sync::Mutex<()>,
-    held: Mutex<Held>,
+    held: Mutex<LoadedKeys>,
 }
 
 #[derive(Default)]
-struct Held {
+struct LoadedKeys {
     credentials: Option<Credentials>,
     loaded: Option<Instant>,
-    /// Counts what was loaded, so that a request which failed with older ones does not throw newer ones away.
+    /// Number of times that credentials were loaded, so that a request which failed with older ones does not
+    /// discard newer ones.
     generation: u64,
+    /// Whether the store has refused these as expired.
     refused: bool,
 }
 
@@ -73,14 +76,20 @@ impl Keys {
     pub(super) async fn new(options: &S3Options, region: &Region, http: &Http) -> Keys {
         let in_environment = options.profile.is_none() && from_environment(&options.variable).is_some();
         let source = match (&options.access_key_file, &options.secret_key_file) {
-            (Some(access), Some(secret)) => Source::Files { access: access.clone(), secret: secret.clone() },
-            _ if in_environment => Source::Environment(options.variable.clone()),
-            _ => Source::Chain(chain(options.profile.as_deref(), region, http).await),
+            (Some(access), Some(secret)) => {
+                KeySource::Files { access: access.clone(), secret: secret.clone() }
+            }
+            _ if in_environment => KeySource::Environment(options.variable.clone()),
+            _ => KeySource::Chain(chain(options.profile.as_deref(), region, http).await),
         };
         Keys { source, renewing: tokio::sync::Mutex::default(), held: Mutex::default() }
     }
 
-    /// Sees to it that there are credentials that hold for a while. Says which ones.
+    /// Loads or renews the credentials if necessary. Returns their generation.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source, once the credentials in force have expired or were refused.
     pub(super) async fn ready(&self) -> Result<u64> {
         if let Some(generation) = self.fresh() {
             return Ok(generation);
@@ -90,7 +99,7 @@ impl Keys {
             return Ok(generation);
         }
         let loaded = self.load().await;
-        let mut held = self.held();
+        let mut held = self.held.lock();
         held.loaded = Some(Instant::now());
         match loaded {
             Ok(credentials) => {
@@ -98,48 +107,44 @@ impl Keys {
                 held.generation += 1;
                 held.refused = false;
             }
-            // What is there may do for as long as it lasts.
+            // The credentials in force are used until they expire.
             Err(error) if held.refused || held.left().is_none_or(|left| left.is_zero()) => return Err(error),
             Err(_) => {}
         }
         Ok(held.generation)
     }
 
-    /// The store refused these as expired.
-    pub(super) fn refused(&self, generation: u64) {
-        let mut held = self.held();
+    /// Marks the credentials of this generation as refused.
+    pub(super) fn refuse(&self, generation: u64) {
+        let mut held = self.held.lock();
         held.refused |= held.generation == generation;
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
+    /// Generation of the credentials, if they need no renewal.
     fn fresh(&self) -> Option<u64> {
-        let held = self.held();
+        let held = self.held.lock();
         let left = held.left()?;
-        let recent = held.loaded.is_some_and(|loaded| loaded.elapsed() < PAUSE);
-        let holds = left > MARGIN || recent && !left.is_zero();
+        let recent = held.loaded.is_some_and(|loaded| loaded.elapsed() < MIN_RENEWAL_INTERVAL);
+        let holds = left > RENEWAL_MARGIN || recent && !left.is_zero();
         (holds && !held.refused).then_some(held.generation)
     }
 
     async fn load(&self) -> Result<Credentials> {
-        let doing = || "find credentials".to_owned();
+        let doing = "find credentials";
         match &self.source {
-            Source::Files { access, secret } => {
+            KeySource::Files { access, secret } => {
                 let access = read(access, false).doing(doing)?;
                 let secret = read(secret, true).doing(doing)?;
                 Ok(Credentials::new(access, secret, None, None, "key files"))
             }
-            Source::Environment(variable) => from_environment(variable).ok_or_else(|| {
-                Error::new(Kind::Config, "the environment has none").doing(doing()).hint(HINT)
-            }),
-            Source::Chain(chain) => match timeout(LOAD, chain.provide_credentials()).await {
+            KeySource::Environment(variable) => from_environment(variable)
+                .ok_or_else(|| Error::new(Kind::Config, "the environment has none").doing(doing).hint(HINT)),
+            KeySource::Chain(chain) => match timeout(LOAD_TIMEOUT, chain.provide_credentials()).await {
                 Ok(Ok(credentials)) => Ok(credentials),
-                Ok(Err(error)) => Err(missing(&error).doing(doing())),
+                Ok(Err(error)) => Err(missing(&error).doing(doing)),
                 Err(_) => {
-                    Err(Error::new(Kind::Timeout, format!("no source of them answers within {LOAD:?}"))
-                        .doing(doing())
+                    Err(Error::new(Kind::Timeout, format!("no source answered within {LOAD_TIMEOUT:?}"))
+                        .doing(doing)
                         .hint(HINT))
                 }
             },
@@ -147,19 +152,17 @@ impl Keys {
     }
 }
 
-impl Held {
-    /// How long the credentials hold; `None` when there are none.
+impl LoadedKeys {
+    /// Time until the credentials expire; zero when they have, `None` when there are none.
     fn left(&self) -> Option<Duration> {
-        const EVER: Duration = Duration::MAX;
-        let credentials = self.credentials.as_ref()?;
-        let Some(expiry) = credentials.expiry() else {
-            return Some(EVER);
+        let Some(expiry) = self.credentials.as_ref()?.expiry() else {
+            return Some(Duration::MAX);
         };
-        Some(expiry.duration_since(SystemTimeSource::new().now()).unwrap_or_default())
+        Some(expiry.duration_since(SystemTimeSource::new().now()).unwrap_or(Duration::ZERO))
     }
 }
 
-/// For the SDK: what [`Keys::ready`] has seen to.
+/// The credentials that [`Keys::ready`] has loaded, in the form that the SDK takes.
 #[derive(Debug)]
 pub(super) struct Signing(pub(super) Arc<Keys>);
 
@@ -169,7 +172,7 @@ impl ProvideCredentials for Signing {
         Self: 'a,
     {
         use aws_credential_types::provider::{error::CredentialsError, future};
-        let credentials = self.0.held().credentials.clone();
+        let credentials = self.0.held.lock().credentials.clone();
         future::ProvideCredentials::ready(credentials.ok_or_else(CredentialsError::not_loaded_no_source))
     }
 }
@@ -181,27 +184,27 @@ fn from_environment(variable: &Variable) -> Option<Credentials> {
     Some(Credentials::new(access, secret, value("AWS_SESSION_TOKEN"), None, "environment"))
 }
 
-/// The one line that a key file holds. Errors repeat nothing of it.
+/// Reads the one line of a key file. Errors contain nothing of it.
 fn read(path: &Path, secret: bool) -> Result<String> {
     let doing = || format!("read {}", path.display());
     let file = std::fs::File::open(path).doing(doing).map_err(|error| {
-        error.with_kind(Kind::Config).hint("the user that PostgreSQL runs as must be able to read it")
+        error.with_kind(Kind::Config).hint("the user that runs PostgreSQL must be able to read it")
     })?;
     let mode = file.metadata().doing(doing)?.mode() & 0o7777;
     if secret && mode & 0o007 != 0 {
         return Err(Error::new(
             Kind::Config,
-            format!("it holds a secret, and every user may open it (mode {mode:04o})"),
+            format!("the file contains a secret, and every user may open it (mode {mode:04o})"),
         )
         .doing(doing())
-        .hint(format!("chmod 0640 {}, with the group that PostgreSQL runs in", path.display())));
+        .hint(format!("chmod 0640 {}, with the group of the user that runs PostgreSQL", path.display())));
     }
     let mut text = String::new();
-    let read = file.take(LONGEST_KEY).read_to_string(&mut text);
+    let read = file.take(MAX_KEY_SIZE).read_to_string(&mut text);
     read.doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
     let key = text.trim();
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Error::new(Kind::Config, "it has to hold one key and nothing else").doing(doing()));
+        return Err(Error::new(Kind::Config, "the file must contain one key and nothing else").doing(doing()));
     }
     Ok(key.to_owned())
 }
@@ -210,6 +213,7 @@ fn provider_config(region: Option<&Region>, http: &Http) -> ProviderConfig {
     ProviderConfig::without_region().with_region(region.cloned()).with_http_client(http.clone())
 }
 
+/// The sources of the AWS crates, or the one profile of them.
 async fn chain(profile: Option<&str>, region: &Region, http: &Http) -> Box<dyn ProvideCredentials> {
     let config = provider_config(Some(region), http);
     if let Some(profile) = profile {
@@ -218,15 +222,15 @@ async fn chain(profile: Option<&str>, region: &Region, http: &Http) -> Box<dyn P
     }
     let metadata = imds::Client::builder()
         .configure(&config)
-        .connect_timeout(METADATA)
-        .read_timeout(METADATA)
-        .operation_timeout(3 * METADATA)
+        .connect_timeout(METADATA_TIMEOUT)
+        .read_timeout(METADATA_TIMEOUT)
+        .operation_timeout(3 * METADATA_TIMEOUT)
         .build();
     let chain = DefaultCredentialsChain::builder().region(region.clone()).imds_client(metadata);
     Box::new(chain.configure(config).build().await)
 }
 
-/// The region of a profile in `~/.aws`.
+/// Region of a profile in `~/.aws`.
 pub(super) async fn region_of_profile(profile: Option<&str>, http: &Http) -> Option<Region> {
     use aws_config::meta::region::ProvideRegion;
     let mut files = ProfileFileRegionProvider::builder().configure(&provider_config(None, http));
@@ -236,18 +240,19 @@ pub(super) async fn region_of_profile(profile: Option<&str>, http: &Http) -> Opt
     files.build().region().await
 }
 
+/// The error of sources that gave no credentials.
 fn missing(error: &aws_credential_types::provider::error::CredentialsError) -> Error {
     use aws_credential_types::provider::error::CredentialsError;
     let cause = innermost(error);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
-            // What each source of the chain said fills lines, and says that there is none.
+            // The list of what each source of the chain answered fills lines and adds nothing.
             let cause = cause.split(". Attempted").next().unwrap_or_default();
             Error::new(Kind::Config, format!("there are none: {cause}")).hint(HINT)
         }
         CredentialsError::ProviderTimedOut(_) => Error::new(Kind::Timeout, cause).hint(HINT),
         CredentialsError::InvalidConfiguration(_) => Error::new(Kind::Config, cause).hint(HINT),
-        // A service that gives them, which may be back in a moment.
+        // A service that gives credentials and may be back in a moment.
         _ => Error::new(Kind::Unavailable, cause).hint(HINT),
     }
 }

@@ -1,7 +1,7 @@
-//! What an object store's answers mean: which failures pass, which are permissions, which can be cured by one
-//! more request, and how each is told.
+//! Classification of the failures of an object store: which are transient, which are permissions, which one more
+//! request can cure, and the message and hint of each. Knows nothing of what the requests are for.
 
-use super::http::Lost;
+use super::http::NoAnswer;
 use crate::error::{Error, Kind};
 use crate::net::https::chain;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -11,21 +11,21 @@ use tokio_rustls::rustls as tls;
 
 /// A request that failed.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct S3Failure {
     error: Error,
-    /// Of an answer; 0 when there was none.
+    /// HTTP status of the answer; 0 when there was none.
     pub(super) status: u16,
-    /// As S3 calls it: `NoSuchKey`. Empty when the answer names none.
+    /// Error code of S3, such as `NoSuchKey`; empty when the answer has none.
     pub(super) code: String,
-    /// Where the store says that the bucket is.
+    /// Region of the bucket, according to the answer.
     region: Option<String>,
-    /// Where the store says that the request should go.
+    /// URL of a redirect.
     pub(super) location: Option<String>,
 }
 
-/// What was asked for, to name the permission that may lack.
+/// Kind of a request, which decides the permissions that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum RequestKind {
     Read,
     Write,
     List,
@@ -33,7 +33,7 @@ pub(super) enum Wish {
     Uploads,
 }
 
-/// Codes that say: not now.
+/// Codes of a store that is busy.
 const BUSY: [&str; 13] = [
     "SlowDown",
     "SlowDownRead",
@@ -50,7 +50,7 @@ const BUSY: [&str; 13] = [
     "Busy",
 ];
 
-/// Codes that say that a body did not arrive as it was sent: another attempt may fare better.
+/// Codes for a body that did not arrive as it was sent.
 const GARBLED: [&str; 6] = [
     "BadDigest",
     "IncompleteBody",
@@ -60,12 +60,13 @@ const GARBLED: [&str; 6] = [
     "NoSuchUpload",
 ];
 
-/// Codes that say that the session's credentials are over.
+/// Codes for credentials that have expired.
 const EXPIRED: [&str; 4] = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"];
 
-/// Codes of whoever cannot sign.
+/// Codes for an unknown key or a wrong secret.
 const UNKNOWN_KEY: [&str; 3] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "NotSignedUp"];
 
+/// Codes for a quota or a disk that is full.
 const FULL: [&str; 5] = [
     "QuotaExceeded",
     "XMinioStorageFull",
@@ -74,8 +75,9 @@ const FULL: [&str; 5] = [
     "InsufficientStorage",
 ];
 
-impl Failure {
-    pub(super) fn of<E>(error: SdkError<E, HttpResponse>) -> Failure
+impl S3Failure {
+    /// The failure in an error of the SDK.
+    pub(super) fn of<E>(error: SdkError<E, HttpResponse>) -> S3Failure
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
@@ -93,8 +95,8 @@ impl Failure {
         let region = region.filter(|region| is_plain(region));
         let request = header("x-amz-request-id").filter(|_| status >= 500);
         let garbled = (code.is_empty() && status < 300).then(|| innermost(&error));
-        Failure {
-            error: Error::new(kind(status, code), told(status, code, message, request, garbled)),
+        S3Failure {
+            error: Error::new(kind(status, code), describe(status, code, message, request, garbled)),
             status,
             code: code.to_owned(),
             region,
@@ -102,135 +104,150 @@ impl Failure {
         }
     }
 
-    /// One of many in an answer that is none itself.
-    pub(super) fn of_one(code: &str, message: &str, story: &str) -> Failure {
-        let told = format!("{story}: {code}: {}", one_line(message));
-        Failure { code: code.to_owned(), ..Error::new(kind(0, code), told).into() }
+    /// The failure of one object of a request that succeeded as such.
+    pub(super) fn of_object(code: Option<&str>, message: Option<&str>, what: &str) -> S3Failure {
+        let parts = [Some(what), code, message].into_iter().flatten();
+        let text = parts.map(one_line).collect::<Vec<_>>().join(": ");
+        let code = code.unwrap_or_default();
+        S3Failure { code: code.to_owned(), ..Error::new(kind(0, code), text).into() }
     }
 
-    /// No answer came in time.
-    pub(super) fn late(what: impl fmt::Display) -> Failure {
+    /// The failure of a request that was not answered in time.
+    pub(super) fn timeout(what: impl fmt::Display) -> S3Failure {
         Error::new(Kind::Timeout, what.to_string()).into()
     }
 
+    /// Whether the answer has this error code.
     pub(super) fn is(&self, code: &str) -> bool {
         self.code == code
     }
 
-    /// There is no such object, and the store knows what it is talking about.
+    /// Whether the object does not exist, according to an answer that only an S3 store gives.
     pub(super) fn is_absent(&self) -> bool {
         self.status == 404 && self.is("NoSuchKey")
     }
 
-    /// An object was there already.
+    /// Whether a condition of the request did not hold: the object exists, or has another ETag.
     pub(super) fn is_taken(&self) -> bool {
         self.status == 412
     }
 
-    /// The object is not as long as the range that was asked for.
+    /// Whether the requested range begins after the end of the object.
     pub(super) fn is_beyond_end(&self) -> bool {
         self.status == 416
     }
 
+    /// Whether the credentials have expired.
     pub(super) fn is_expired(&self) -> bool {
         EXPIRED.contains(&self.code.as_str())
     }
 
-    /// The store does not know this kind of request.
+    /// Whether the store does not implement this kind of request.
     pub(super) fn is_unknown_request(&self) -> bool {
         self.status == 501 || self.status == 405 || self.is("NotImplemented")
     }
 
-    /// Where the bucket is, when the request was signed for somewhere else.
+    /// Region of the bucket, when the request was signed for another one.
     pub(super) fn right_region(&self) -> Option<&str> {
         let is_wrong = matches!(self.status, 301 | 302 | 307 | 308 | 400 | 403);
         self.region.as_deref().filter(|_| is_wrong)
     }
 
-    /// Where this one request has to be sent again.
+    /// URL to which this one request has to be sent instead.
     pub(super) fn redirect(&self) -> Option<&str> {
         let is_elsewhere = matches!(self.status, 301 | 302 | 307 | 308);
         self.location.as_deref().filter(|location| is_elsewhere && location.contains("://"))
     }
 
-    /// Adds what helps for what was wished.
-    pub(super) fn wished(mut self, wish: Wish) -> Failure {
-        if let Some(hint) = self.hint(wish) {
+    /// Adds the hint for this failure, which may be the permission that `kind` needs.
+    pub(super) fn with_permission_hint(mut self, kind: RequestKind) -> S3Failure {
+        if let Some(hint) = self.hint(kind) {
             self.error = self.error.hint(hint);
         }
         self
     }
 
-    fn hint(&self, wish: Wish) -> Option<String> {
+    fn hint(&self, kind: RequestKind) -> Option<String> {
         let code = self.code.as_str();
         if code == "RequestTimeTooSkewed" {
             return Some("the clocks of this machine and of the store differ by more than 15 minutes: set this machine's, with NTP".into());
         }
         if EXPIRED.contains(&code) {
-            return Some("the session's credentials are over and there are no newer ones: renew them".into());
+            return Some(
+                "the credentials of the session have expired and there are no newer ones: renew them".into(),
+            );
         }
         if UNKNOWN_KEY.contains(&code) {
-            return Some("is it the right key for this store, and its secret whole? `access_key_file`, `secret_key_file` and `profile` say which one is taken, else it is the one of the environment".into());
+            return Some("is it the right key for this store, and its secret complete? `access_key_file`, `secret_key_file` and `profile` select the key; without them it is the one of the environment".into());
         }
         if code == "NoSuchBucket" {
-            return Some("look at the url and at `endpoint`: walkeep makes no buckets".into());
+            return Some("look at the url and at `endpoint`: walkeep does not create buckets".into());
         }
         if code == "InvalidObjectState" {
-            return Some("it lies in an archive class such as GLACIER: restore it there first, and exempt the repository from the rule that moved it".into());
+            return Some("the object is in an archive class such as GLACIER: restore it there first, and exempt the repository from the lifecycle rule that moved it".into());
         }
-        if self.is_unknown_request() && wish == Wish::Write {
-            return Some("the store may know no conditional create: set `conditional_create = false`".into());
+        if self.is_unknown_request() && kind == RequestKind::Write {
+            return Some(
+                "the store may not support conditional creates: set `conditional_create = false`".into(),
+            );
         }
         match self.status {
-            0 if code == "AccessDenied" => Some(wish.permission().into()),
+            0 if code == "AccessDenied" => Some(kind.permission().into()),
             301 | 302 | 307 | 308 => Some(match (&self.region, &self.location) {
                 (Some(region), _) => format!("the bucket is in {region}: set `region = \"{region}\"`"),
                 (None, Some(location)) => format!("the store points to {location}: is `endpoint` right?"),
                 (None, None) => "is `endpoint` right?".into(),
             }),
-            400 if self.region.is_some() => {
-                let region = self.region.as_deref().unwrap_or_default();
+            400 => {
+                let region = self.region.as_deref()?;
                 Some(format!("the store is in the region {region}: set `region = \"{region}\"`"))
             }
             404 if code.is_empty() => Some(
-                "that is no S3 answer: is `endpoint` an S3 server, and does it want `path_style = true`?"
+                "this is not an answer of S3: is `endpoint` an S3 server, and does it need `path_style = true`?"
                     .into(),
             ),
-            401 | 403 => Some(wish.permission().into()),
+            401 | 403 => Some(kind.permission().into()),
             _ => None,
         }
     }
 }
 
-impl Wish {
+impl RequestKind {
     fn permission(self) -> &'static str {
         match self {
-            Wish::Read => {
-                "the key needs s3:GetObject, and s3:ListBucket too: without that one the store answers for a missing object as for a forbidden one"
+            RequestKind::Read => {
+                "the key needs s3:GetObject, and s3:ListBucket too: without it the store gives the same answer for a missing object as for a forbidden one"
             }
-            Wish::Write => "the key needs s3:PutObject, and with `sse = \"aws:kms\"` kms:GenerateDataKey",
-            Wish::List => "the key needs s3:ListBucket on the bucket itself",
-            Wish::Delete => {
-                "the key needs s3:DeleteObject; an object lock or a retention rule of the bucket refuses too, until its time is over"
+            RequestKind::Write => {
+                "the key needs s3:PutObject, and with `sse = \"aws:kms\"` kms:GenerateDataKey"
             }
-            Wish::Uploads => "the key needs s3:ListBucketMultipartUploads and s3:AbortMultipartUpload",
+            RequestKind::List => "the key needs s3:ListBucket on the bucket itself",
+            RequestKind::Delete => {
+                "the key needs s3:DeleteObject; an object lock or a retention rule of the bucket also refuses, until it expires"
+            }
+            RequestKind::Uploads => "the key needs s3:ListBucketMultipartUploads and s3:AbortMultipartUpload",
         }
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
+impl From<S3Failure> for Error {
+    fn from(failure: S3Failure) -> Error {
         failure.error
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { error, status: 0, code: String::new(), region: None, location: None }
+impl From<Error> for S3Failure {
+    fn from(error: Error) -> S3Failure {
+        S3Failure { error, status: 0, code: String::new(), region: None, location: None }
     }
 }
 
-/// What sort of failure an answer is.
+/// An answer that does not have the form that this request's answers have.
+pub(super) fn unexpected_answer(kind: Kind, what: &str) -> Error {
+    Error::new(kind, format!("the store's answer {what}"))
+}
+
+/// Kind of the error in an answer.
 fn kind(status: u16, code: &str) -> Kind {
     match code {
         "NoSuchBucket" => Kind::Identity,
@@ -244,14 +261,21 @@ fn kind(status: u16, code: &str) -> Kind {
             408 | 429 | 500 | 502 | 503 | 504 => Kind::Unavailable,
             507 => Kind::Full,
             501 => Kind::Refused,
-            // An answer that was not understood: cut off, or not from a store.
+            // An answer that cannot be parsed: cut off, or not from a store.
             200..300 => Kind::Unavailable,
             _ => Kind::Failed,
         },
     }
 }
 
-fn told(status: u16, code: &str, message: &str, request: Option<String>, garbled: Option<String>) -> String {
+/// Message of an answer with an error.
+fn describe(
+    status: u16,
+    code: &str,
+    message: &str,
+    request: Option<String>,
+    garbled: Option<String>,
+) -> String {
     let mut text = format!("the store answers {status}");
     if !code.is_empty() {
         text += &format!(" {code}");
@@ -260,7 +284,7 @@ fn told(status: u16, code: &str, message: &str, request: Option<String>, garbled
         text += &format!(": {}", one_line(message));
     }
     if let Some(garbled) = garbled {
-        text += &format!(", which cannot be understood: {}", one_line(&garbled));
+        text += &format!(", which cannot be parsed: {}", one_line(&garbled));
     }
     if let Some(request) = request {
         text += &format!(" (request {})", one_line(&request));
@@ -268,28 +292,24 @@ fn told(status: u16, code: &str, message: &str, request: Option<String>, garbled
     text
 }
 
-/// Text from outside, so that it cannot break out of its line or fill the log.
+/// Text from outside, on one line and of limited length.
 fn one_line(text: &str) -> String {
-    const MOST: usize = 300;
+    const MAX_CHARS: usize = 300;
     let clean = text.trim_end_matches('.').chars().map(|c| if c.is_control() { ' ' } else { c });
-    clean.take(MOST).collect()
+    clean.take(MAX_CHARS).collect()
 }
 
-/// A connection that was not made or was lost.
+/// The error of a request whose connection failed or was lost.
 fn no_answer<E>(error: &SdkError<E, HttpResponse>) -> Error
 where
     E: std::error::Error + 'static,
 {
-    // An error of ours, met on the way: certificates that cannot be read.
     let below = || chain(error);
+    // An error of this program, such as certificates that cannot be read.
     if let Some(own) = below().find_map(|error| error.downcast_ref::<Error>()) {
-        let told = Error::new(own.kind(), own.to_string());
-        return match own.advice() {
-            Some(advice) => told.hint(advice),
-            None => told,
-        };
+        return own.clone();
     }
-    let server = below().find_map(|error| error.downcast_ref::<Lost>()).map(|lost| lost.server.clone());
+    let server = below().find_map(|error| error.downcast_ref::<NoAnswer>()).map(|lost| lost.server.clone());
     let cause = innermost(error);
     let message = match server {
         Some(server) => format!("{server}: {cause}"),
@@ -307,7 +327,7 @@ where
     }
     if message.contains("lookup address") {
         let error = Error::new(Kind::Unavailable, message);
-        return error.hint("is `endpoint` right, and does the store want `path_style = true`?");
+        return error.hint("is `endpoint` right, and does the store need `path_style = true`?");
     }
     let io = below().filter_map(|error| error.downcast_ref::<std::io::Error>()).last();
     match error {
@@ -317,24 +337,24 @@ where
         SdkError::DispatchFailure(failure) if failure.is_user() => Error::new(Kind::Failed, message),
         _ => match io.map(|io| Error::io("connect", io).kind()) {
             Some(kind @ (Kind::Timeout | Kind::Denied | Kind::Full)) => Error::new(kind, message),
-            // Whatever else was lost on the way may arrive the next time.
+            // Any other loss of a connection is transient.
             _ => Error::new(Kind::Unavailable, message),
         },
     }
 }
 
-/// What it comes down to.
+/// Text of the innermost cause.
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let cause = chain(error).last().map(ToString::to_string).unwrap_or_default();
+    let cause = chain(error).last().unwrap_or(error).to_string();
     let mut cause = one_line(&cause);
-    // The operating system's texts start with a capital; ours are part of a line.
+    // The operating system's texts begin with a capital; ours are part of a line.
     if let Some(first) = cause.get_mut(0..1) {
         first.make_ascii_lowercase();
     }
     cause
 }
 
-/// The text of the first XML element of this name.
+/// Text of the first XML element of this name.
 fn element(body: &[u8], name: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -342,7 +362,7 @@ fn element(body: &[u8], name: &str) -> Option<String> {
     Some(content.to_owned())
 }
 
-/// Whether it can be the name of a region.
+/// Whether `text` can be the name of a region.
 fn is_plain(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     (1..64).contains(&text.len()) && text.bytes().all(plain)

@@ -35,13 +35,14 @@ impl fmt::Debug for Http {
 
 impl HttpClient for Http {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // Only the sources of credentials set a limit; the requests to S3 are watched where they are sent.
+        // Only the sources of credentials set timeouts here; requests to S3 have theirs where they are sent.
         let connect = settings.connect_timeout().unwrap_or(CONNECT);
         let limit = settings.read_timeout().map(|read| connect + read);
         SharedHttpConnector::new(Requests { http: self.clone(), limit })
     }
 }
 
+/// The client with the timeout of the requests that the SDK sends through it.
 #[derive(Debug)]
 struct Requests {
     http: Http,
@@ -54,7 +55,8 @@ impl HttpConnector for Requests {
             Ok(request) => request,
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
-        let server = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let uri = request.uri();
+        let server = uri.authority().map_or_else(|| uri.to_string(), ToString::to_string);
         let (answer, limit) = (self.http.client.request(request), self.limit);
         HttpConnectorFuture::new(async move {
             let answer = match limit {
@@ -68,10 +70,12 @@ impl HttpConnector for Requests {
                 Ok(answer) => HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
                     .map_err(|error| ConnectorError::other(error.into(), None)),
                 Err(cause) => {
-                    let lost = Lost { server, cause: cause.into() };
-                    Err(match lost.is_late() {
-                        true => ConnectorError::timeout(lost.into()),
-                        false => ConnectorError::io(lost.into()),
+                    let lost = NoAnswer { server, cause: cause.into() };
+                    let is_late = lost.is_late();
+                    Err(if is_late {
+                        ConnectorError::timeout(lost.into())
+                    } else {
+                        ConnectorError::io(lost.into())
                     })
                 }
             }
@@ -79,26 +83,27 @@ impl HttpConnector for Requests {
     }
 }
 
-/// No answer, and from whom.
+/// The failure of a request that got no answer.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(super) struct NoAnswer {
+    /// Host and port.
     pub(super) server: String,
     cause: BoxError,
 }
 
-impl Lost {
+impl NoAnswer {
     fn is_late(&self) -> bool {
         chain(&*self.cause).any(|error| error.is::<Late>())
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no answer from {}", self.server)
     }
 }
 
-impl std::error::Error for Lost {
+impl std::error::Error for NoAnswer {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&*self.cause)
     }

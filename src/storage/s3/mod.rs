@@ -1,11 +1,11 @@
 //! A bucket as a store. A put is one request that takes effect as a whole, and `If-None-Match: *` makes it
-//! exclusive. What a store answers is believed only when it is an S3 answer: a missing object is a 404 that says
-//! `NoSuchKey`, and nothing else is.
+//! exclusive. An answer counts only when it is one of S3: a missing object is a 404 with the code `NoSuchKey`, and
+//! nothing else is.
 //!
-//! Every request has its own limits of time. [`Retry`](super::Retry) tries again what fails; here that is done only
-//! where less than all has to be repeated: once for a wrong clock, for expired credentials and for a wrong region, for
-//! the rest of an object that broke off, and for one part of an upload in parts. Nothing is touched before the
-//! first request.
+//! Every request has its own timeouts. [`Retry`](super::Retry) retries what fails; this module retries only where
+//! less than the whole operation has to be repeated: once for a wrong clock, for expired credentials and for a wrong
+//! region, the rest of an object whose transfer broke off, and one part of a multipart upload. Runtime, certificates
+//! and credentials are not touched before the first request.
 
 mod body;
 mod client;
@@ -18,39 +18,45 @@ mod reader;
 
 pub use options::{Checksums, S3Options, Variable};
 
-use super::{Body, Bytes, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, prove};
+use super::{Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, prove};
 use crate::error::{Error, Kind, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
-use body::{ContentMd5, Sum, answered, upload};
+use body::{ContentMd5, STALL_TIMEOUT, Sum, length, upload, with_timeout};
 use client::Engine;
-use failure::{Failure, Wish};
-use multipart::{Multipart, PART, fill};
-use reader::Opened;
+use failure::{RequestKind, S3Failure, unexpected_answer};
+use multipart::{Multipart, PART_SIZE, fill};
+use once_cell::sync::OnceCell;
+use percent_encoding::percent_decode_str;
+use reader::OpenedObject;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-/// A prefix of a bucket that holds objects.
+/// Objects that one request may delete, a limit of S3.
+const MAX_DELETED_AT_ONCE: usize = 1000;
+
+/// A bucket, or a prefix of it, that holds objects.
 pub struct S3 {
-    bucket: Arc<Bucket>,
+    bucket: Arc<SharedBucket>,
 }
 
-/// What a store and the objects read from it share.
-struct Bucket {
+/// State that a store shares with the readers of its objects.
+struct SharedBucket {
     options: S3Options,
-    engine: Mutex<Option<Arc<Engine>>>,
-    /// Found out by trying.
+    /// Made by the first request.
+    engine: OnceCell<Engine>,
+    /// Set when the store has refused to delete several objects by one request.
     deletes_one_by_one: AtomicBool,
 }
 
-impl Bucket {
+impl SharedBucket {
     fn name(&self) -> &str {
         &self.options.bucket
     }
 
-    /// The name of an object in the bucket.
+    /// Name in the bucket: the key behind the prefix.
     fn full(&self, key: &Key) -> String {
         match self.options.prefix.as_str() {
             "" => key.to_string(),
@@ -58,7 +64,7 @@ impl Bucket {
         }
     }
 
-    /// The key of an object in the bucket, if it is one of ours.
+    /// Key of an object of the bucket; `None` when the object is not one of this store.
     fn own(&self, full: &str) -> Option<Key> {
         let key = match self.options.prefix.as_str() {
             "" => full,
@@ -67,12 +73,8 @@ impl Bucket {
         Key::new(key).ok()
     }
 
-    fn engine(&self) -> Result<Arc<Engine>> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(engine) = &*engine {
-            return Ok(engine.clone());
-        }
-        Ok(engine.insert(Arc::new(Engine::start(&self.options)?)).clone())
+    fn engine(&self) -> Result<&Engine> {
+        self.engine.get_or_try_init(|| Engine::start(&self.options))
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
@@ -81,47 +83,45 @@ impl Bucket {
 
     fn request<T>(
         &self,
-        wish: Wish,
-        attempt: impl AsyncFn(&Client) -> std::result::Result<T, Failure>,
-    ) -> std::result::Result<T, Failure> {
-        self.engine()?.request(wish, attempt)
+        kind: RequestKind,
+        attempt: impl AsyncFn(&Client) -> std::result::Result<T, S3Failure>,
+    ) -> std::result::Result<T, S3Failure> {
+        self.engine()?.request(kind, attempt)
     }
 }
 
 impl S3 {
-    /// Touches nothing: runtime, certificates and credentials wait for the first request.
+    /// The store in this bucket. Touches nothing.
     pub fn new(options: S3Options) -> S3 {
-        S3 {
-            bucket: Arc::new(Bucket {
-                options,
-                engine: Mutex::new(None),
-                deletes_one_by_one: AtomicBool::new(false),
-            }),
-        }
+        let deletes_one_by_one = AtomicBool::new(false);
+        S3 { bucket: Arc::new(SharedBucket { options, engine: OnceCell::new(), deletes_one_by_one }) }
     }
 
+    /// The step `what` on an object, for an error.
     fn doing(&self, what: &str, key: &Key) -> String {
         format!("{what} s3://{}/{}", self.bucket.name(), self.bucket.full(key))
     }
 
+    /// Stores an object by one request.
     fn put_whole(&self, key: &str, bytes: &[u8], mode: Mode) -> Result<Put> {
         let bucket = &*self.bucket;
         let options = &bucket.options;
         let sum = Sum::of(bytes, options.checksums);
-        let stored = bucket.request(Wish::Write, async |client| {
+        let length = length(bytes)?;
+        let stored = bucket.request(RequestKind::Write, async |client| {
             upload(bytes, async |body| {
                 let request = client
                     .put_object()
                     .bucket(bucket.name())
                     .key(key)
-                    .content_length(i64::try_from(bytes.len()).unwrap_or(i64::MAX))
+                    .content_length(length)
                     .set_if_none_match((mode == Mode::Create).then(|| "*".to_owned()))
                     .set_checksum_sha256(sum.header.clone())
                     .set_storage_class(options.storage_class.as_deref().map(Into::into))
                     .set_server_side_encryption(options.sse.as_deref().map(Into::into))
                     .set_ssekms_key_id(options.sse_kms_key_id.clone())
                     .body(body);
-                request.customize().interceptor(sum.signed()).send().await.map_err(Failure::of)
+                request.customize().interceptor(sum.signed()).send().await.map_err(S3Failure::of)
             })
             .await
         });
@@ -130,7 +130,7 @@ impl S3 {
                 sum.check(answer.checksum_sha256())?;
                 Ok(Put::Stored)
             }
-            Ok(_) => Err(Error::new(Kind::Failed, "the store's answer has no ETag")
+            Ok(_) => Err(unexpected_answer(Kind::Failed, "has no ETag")
                 .hint("is `endpoint` the address of an S3 server?")),
             Err(failure) if mode == Mode::Create && failure.is_taken() => Ok(Put::Exists),
             Err(failure) => Err(failure.into()),
@@ -140,14 +140,14 @@ impl S3 {
     fn put_opened(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
         let full = self.bucket.full(key);
         match body.open()? {
-            Bytes::Whole(bytes) => self.put_whole(&full, bytes, mode),
-            Bytes::Stream(mut stream) => {
+            OpenBody::Whole(bytes) => self.put_whole(&full, bytes, mode),
+            OpenBody::Stream(mut stream) => {
                 let mut first = Vec::new();
                 fill(&mut stream, &mut first)?;
-                if first.len() < PART {
+                if first.len() < PART_SIZE {
                     return self.put_whole(&full, &first, mode);
                 }
-                // A large object is not sent to learn that it is not wanted.
+                // Asked first: a large object would be sent in vain.
                 if mode == Mode::Create && self.look(key)?.is_some() {
                     return Ok(Put::Exists);
                 }
@@ -156,38 +156,40 @@ impl S3 {
         }
     }
 
-    /// Not a HEAD: its answer has no body, and says of a missing bucket what it says of a missing object.
+    /// Size and time of an object, by a GET of its first byte. The answer to a HEAD has no body, and is the same
+    /// for a missing bucket as for a missing object.
     fn look(&self, key: &Key) -> Result<Option<ListedObject>> {
         let full = self.bucket.full(key);
         let entry = |size, modified: Option<DateTime>| {
-            Ok(Some(ListedObject { key: key.clone(), size, modified: timestamp(modified.as_ref()) }))
+            let modified = timestamp(modified.as_ref())?;
+            Ok(Some(ListedObject { key: key.clone(), size, modified }))
         };
-        match Opened::get(&self.bucket, &full, Some(&(0..1)), None) {
+        match OpenedObject::get(&self.bucket, &full, Some(&(0..1)), None) {
             Ok(opened) => {
                 let (size, modified) = (opened.size, opened.modified);
                 opened.finish(&self.bucket)?;
                 entry(size, modified)
             }
             Err(failure) if failure.is_absent() => Ok(None),
-            // It is there and no byte of it can be read; what it is can still be asked.
+            // The object exists, but it is empty or archived.
             Err(failure) if failure.is_beyond_end() || failure.is("InvalidObjectState") => {
-                let head = self.bucket.request(Wish::Read, async |client| {
+                let head = self.bucket.request(RequestKind::Read, async |client| {
                     let request = client.head_object().bucket(self.bucket.name()).key(&full);
-                    answered(async { request.send().await.map_err(Failure::of) }).await
+                    with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
                 })?;
-                let size = head.content_length.and_then(|size| u64::try_from(size).ok());
-                entry(size.unwrap_or_default(), head.last_modified)
+                entry(size(head.content_length)?, head.last_modified)
             }
             Err(failure) => Err(failure.into()),
         }
     }
 
+    /// Opens an object, or a part of it.
     fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
         let full = self.bucket.full(key);
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(self.look(key)?.map(|_| Box::new(std::io::empty()) as Object));
         }
-        match Opened::get(&self.bucket, &full, range.as_ref(), None) {
+        match OpenedObject::get(&self.bucket, &full, range.as_ref(), None) {
             Ok(opened) => Ok(Some(Box::new(opened.reader(self.bucket.clone(), full)))),
             Err(failure) if failure.is_absent() => Ok(None),
             Err(failure) if range.is_some() && failure.is_beyond_end() => {
@@ -200,56 +202,50 @@ impl S3 {
     fn list_page(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let bucket = &*self.bucket;
         let prefix = format!("{}/", bucket.full(folder));
-        // Behind the folder's own name, which some tools make an object of.
+        // After the folder's own name, under which some tools store an object.
         let mut after = after.map_or_else(|| prefix.clone(), |after| bucket.full(after)).max(prefix.clone());
         let mut page = Page { entries: Vec::new(), more: true };
         while page.more && page.entries.len() < limit {
-            let wanted = i32::try_from(limit - page.entries.len()).unwrap_or(i32::MAX);
-            let answer = bucket.request(Wish::List, async |client| {
+            let wanted = i32::try_from(limit - page.entries.len())
+                .map_err(|_| Error::defect(format!("a page of {limit} objects")))?;
+            let answer = bucket.request(RequestKind::List, async |client| {
                 let request = client.list_objects_v2().bucket(bucket.name()).prefix(&prefix);
                 let request = request.start_after(&after).max_keys(wanted).encoding_type(EncodingType::Url);
-                answered(async { request.send().await.map_err(Failure::of) }).await
+                with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
             })?;
-            // An answer that is no list must not look like an empty one.
+            // An answer that is not a list must not look like an empty one.
             page.more = answer.is_truncated().ok_or_else(|| {
-                Error::new(Kind::Failed, "the store's answer is no list").hint("is `endpoint` an S3 server?")
+                unexpected_answer(Kind::Failed, "is not a list").hint("is `endpoint` an S3 server?")
             })?;
             let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
             let before = after.clone();
             for object in answer.contents() {
-                let Some(full) = object.key().map(|key| decoded(key, is_encoded)) else {
-                    continue;
-                };
+                let full = object.key().map(|key| decoded(key, is_encoded));
+                let full = full.ok_or_else(|| missing_attribute("key"))?;
                 if full <= after || !full.starts_with(&prefix) {
-                    return Err(Error::new(Kind::Failed, format!("the store lists {full:?} behind {after:?}")).hint(
+                    return Err(Error::new(Kind::Failed, format!("the store lists {full:?} after {after:?}")).hint(
                         "walkeep needs a store that lists in the order of names; directory buckets (S3 Express) do not",
                     ));
                 }
-                // What is no key is not ours, and stays unseen.
+                // A name that cannot be a key is not ours and is ignored.
                 if let Some(key) = bucket.own(&full) {
                     if page.entries.len() == limit {
                         page.more = true;
                         break;
                     }
-                    let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
-                    page.entries.push(ListedObject {
-                        key,
-                        size,
-                        modified: timestamp(object.last_modified()),
-                    });
+                    let (size, modified) = (size(object.size())?, timestamp(object.last_modified())?);
+                    page.entries.push(ListedObject { key, size, modified });
                 }
                 after = full;
             }
             if page.more && before == after {
-                return Err(Error::new(
-                    Kind::Failed,
-                    "the store says that its list goes on, and gives nothing more",
-                ));
+                return Err(unexpected_answer(Kind::Failed, "is a list that continues with nothing"));
             }
         }
         Ok(page)
     }
 
+    /// Deletes as many objects as one request may name.
     fn delete_some(&self, keys: &[Key]) -> Result<()> {
         let one_by_one = &self.bucket.deletes_one_by_one;
         if keys.len() > 1 && !one_by_one.load(Ordering::Relaxed) {
@@ -263,9 +259,9 @@ impl S3 {
 
     fn delete_one(&self, key: &Key) -> Result<()> {
         let bucket = &*self.bucket;
-        let deleted = bucket.request(Wish::Delete, async |client| {
+        let deleted = bucket.request(RequestKind::Delete, async |client| {
             let request = client.delete_object().bucket(bucket.name()).key(bucket.full(key));
-            answered(async { request.send().await.map_err(Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
         });
         match deleted {
             Err(failure) if !failure.is_absent() => {
@@ -275,35 +271,33 @@ impl S3 {
         }
     }
 
-    fn delete_batch(&self, keys: &[Key]) -> std::result::Result<(), Failure> {
+    fn delete_batch(&self, keys: &[Key]) -> std::result::Result<(), S3Failure> {
         let bucket = &*self.bucket;
         let named = keys.iter().map(|key| ObjectIdentifier::builder().key(bucket.full(key)).build());
-        let odd = |e: aws_sdk_s3::error::BuildError| Error::new(Kind::Failed, e.to_string());
-        let objects = named.collect::<std::result::Result<Vec<_>, _>>().map_err(odd)?;
-        let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(odd)?;
-        let answer = bucket.request(Wish::Delete, async |client| {
+        let defect = |e: aws_sdk_s3::error::BuildError| Error::defect(e.to_string());
+        let objects = named.collect::<std::result::Result<Vec<_>, _>>().map_err(defect)?;
+        let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(defect)?;
+        let answer = bucket.request(RequestKind::Delete, async |client| {
             let request = client.delete_objects().bucket(bucket.name()).delete(delete.clone());
             let request = request.customize().interceptor(ContentMd5(bucket.options.checksums));
-            answered(async { request.send().await.map_err(Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
         })?;
-        // The request succeeded, and each object may have failed.
+        // The request succeeded; each object may still have failed.
         let failed = || answer.errors().iter().filter(|error| error.code() != Some("NoSuchKey"));
-        match failed().next() {
-            None => Ok(()),
-            Some(first) => {
-                let (code, message) = (first.code().unwrap_or_default(), first.message().unwrap_or_default());
-                let key = first.key().unwrap_or_default();
-                let story = format!(
-                    "{} of {} objects were not deleted, the first {key:?}",
-                    failed().count(),
-                    keys.len()
-                );
-                Err(Failure::of_one(code, message, &story).wished(Wish::Delete))
-            }
-        }
+        let Some(first) = failed().next() else {
+            return Ok(());
+        };
+        let what = format!(
+            "{} of {} objects were not deleted, the first {:?}",
+            failed().count(),
+            keys.len(),
+            first.key().unwrap_or("unnamed"),
+        );
+        Err(S3Failure::of_object(first.code(), first.message(), &what)
+            .with_permission_hint(RequestKind::Delete))
     }
 
-    /// Aborts what crashed writers began to upload.
+    /// Aborts the unfinished multipart uploads that were begun before this moment. Returns their number.
     fn abort_uploads(&self, before: jiff::Timestamp) -> Result<u64> {
         let bucket = &*self.bucket;
         let prefix = match bucket.options.prefix.as_str() {
@@ -312,20 +306,22 @@ impl S3 {
         };
         let (mut key_marker, mut id_marker, mut aborted) = (None, None, 0);
         loop {
-            let page = bucket.request(Wish::Uploads, async |client| {
+            let page = bucket.request(RequestKind::Uploads, async |client| {
                 let request = client.list_multipart_uploads().bucket(bucket.name()).prefix(&prefix);
                 let request =
                     request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone());
-                answered(async { request.send().await.map_err(Failure::of) }).await
+                with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
             });
             let page = match page {
-                // A store that cannot list them has to be told to forget them by a rule of its own.
+                // A store that cannot list them needs a lifecycle rule of its own.
                 Err(failure) if failure.is_unknown_request() => return Ok(aborted),
                 page => page?,
             };
             for upload in page.uploads() {
-                let is_old = upload.initiated().is_some_and(|begun| timestamp(Some(begun)) < before);
-                if let (true, Some(key), Some(id)) = (is_old, upload.key(), upload.upload_id())
+                // An upload without a time stays: it may be a live one.
+                let begun = upload.initiated().map(|begun| timestamp(Some(begun))).transpose()?;
+                if let (Some(begun), Some(key), Some(id)) = (begun, upload.key(), upload.upload_id())
+                    && begun < before
                     && bucket.own(key).is_some()
                 {
                     multipart::abort(bucket, key, id)?;
@@ -333,7 +329,7 @@ impl S3 {
                 }
             }
             let next = (page.next_key_marker, page.next_upload_id_marker);
-            if !page.is_truncated.unwrap_or(false) || next == (key_marker, id_marker) {
+            if page.is_truncated != Some(true) || next == (key_marker, id_marker) {
                 return Ok(aborted);
             }
             (key_marker, id_marker) = next;
@@ -360,8 +356,7 @@ impl Storage for S3 {
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {
-        // As many as one request may name.
-        keys.chunks(1000).try_for_each(|keys| self.delete_some(keys))
+        keys.chunks(MAX_DELETED_AT_ONCE).try_for_each(|keys| self.delete_some(keys))
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
@@ -381,34 +376,27 @@ impl Storage for S3 {
     }
 }
 
-fn timestamp(time: Option<&DateTime>) -> jiff::Timestamp {
+/// The time of an object, which an answer has to give: with a made-up one, live claims and heartbeats would look
+/// stale, or stale ones live.
+fn timestamp(time: Option<&DateTime>) -> Result<jiff::Timestamp> {
     let time = time.and_then(|time| jiff::Timestamp::from_nanosecond(time.as_nanos()).ok());
-    time.unwrap_or_default()
+    time.ok_or_else(|| missing_attribute("time"))
 }
 
-/// A name in a listing, in which what XML cannot hold is percent-encoded.
+/// The size of an object, which an answer has to give.
+fn size(size: Option<i64>) -> Result<u64> {
+    size.and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing_attribute("size"))
+}
+
+fn missing_attribute(what: &str) -> Error {
+    Error::new(Kind::Failed, format!("the store listed an object without its {what}"))
+        .hint("walkeep needs a store that gives key, size and time (`Last-Modified`) of every object: look for a proxy or a gateway in between that removes them")
+}
+
+/// A name in a listing, where characters that XML cannot hold are percent-encoded.
 fn decoded(text: &str, is_encoded: bool) -> String {
     if !is_encoded {
         return text.to_owned();
     }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match (first, digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &behind[2..];
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = behind;
-            }
-            _ => {
-                bytes.push(first);
-                rest = behind;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

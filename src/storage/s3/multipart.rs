@@ -1,44 +1,43 @@
-//! Large bodies of unknown length: in parts, each with its hash, made one object by the last request. Until then
-//! nobody sees anything of it.
+//! Multipart uploads, for large bodies of unknown length: parts, each with its hash, that the last request makes one
+//! object. Until then no reader sees anything of it.
 
-use super::body::{Sum, answered, answered_within, upload};
-use super::failure::{Failure, Wish};
-use super::{Bucket, Checksums};
+use super::body::{STALL_TIMEOUT, Sum, length, upload, with_timeout};
+use super::failure::{RequestKind, S3Failure, unexpected_answer};
+use super::{Checksums, SharedBucket};
 use crate::error::{Error, Kind, Result};
 use crate::storage::retry::RetryPolicy;
-use crate::storage::{Mode, Put};
+use crate::storage::{Mode, Put, READ_SOURCE};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use std::io::Read;
 use std::time::Duration;
 
-/// Of a part; ten thousand are possible.
-pub(super) const PART: usize = 16 << 20;
+/// Bytes of a part.
+pub(super) const PART_SIZE: usize = 16 << 20;
 
-/// Stores may take their time to put the parts together.
-const COMPLETE: Duration = Duration::from_secs(300);
+/// Parts of an upload, a limit of S3.
+const MAX_PARTS: usize = 10_000;
 
-/// Reads until the buffer holds a part, or the source ends.
+/// Time limit of the last request, by which the store assembles the parts.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Replaces `part` by the next part of the source; empty at its end.
 pub(super) fn fill(source: &mut dyn Read, part: &mut Vec<u8>) -> Result<()> {
     part.clear();
-    source
-        .take(PART as u64)
-        .read_to_end(part)
-        .map(|_| ())
-        .map_err(|e| Error::io("read what is to be stored", &e))
+    source.take(PART_SIZE as u64).read_to_end(part).map(|_| ()).map_err(|e| Error::from_io(READ_SOURCE, e))
 }
 
 /// An upload that has begun.
 pub(super) struct Multipart<'a> {
-    bucket: &'a Bucket,
+    bucket: &'a SharedBucket,
     key: &'a str,
     id: String,
     parts: Vec<CompletedPart>,
 }
 
 impl<'a> Multipart<'a> {
-    /// Stores the first part and what the source still has.
+    /// Stores the first part and the rest of the source.
     pub(super) fn put(
-        bucket: &'a Bucket,
+        bucket: &'a SharedBucket,
         key: &'a str,
         first: Vec<u8>,
         source: &mut dyn Read,
@@ -48,17 +47,17 @@ impl<'a> Multipart<'a> {
         match upload.send(first, source).and_then(|()| upload.complete(mode)) {
             Ok(Put::Stored) => Ok(Put::Stored),
             otherwise => {
-                // What stays behind if this fails too is removed by `clean`.
+                // If this fails too, `clean` removes the parts later.
                 let _ = abort(bucket, key, &upload.id);
                 otherwise
             }
         }
     }
 
-    fn begin(bucket: &'a Bucket, key: &'a str) -> Result<Multipart<'a>> {
+    fn begin(bucket: &'a SharedBucket, key: &'a str) -> Result<Multipart<'a>> {
         let options = &bucket.options;
         let algorithm = (options.checksums == Checksums::Header).then_some(ChecksumAlgorithm::Sha256);
-        let output = bucket.request(Wish::Write, async |client| {
+        let output = bucket.request(RequestKind::Write, async |client| {
             let request = client
                 .create_multipart_upload()
                 .bucket(bucket.name())
@@ -67,17 +66,17 @@ impl<'a> Multipart<'a> {
                 .set_storage_class(options.storage_class.as_deref().map(Into::into))
                 .set_server_side_encryption(options.sse.as_deref().map(Into::into))
                 .set_ssekms_key_id(options.sse_kms_key_id.clone());
-            answered(async { request.send().await.map_err(Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
         })?;
-        let id = output.upload_id.ok_or_else(|| odd("names no upload"))?;
+        let id = output.upload_id.ok_or_else(|| unexpected_answer(Kind::Unavailable, "has no upload id"))?;
         Ok(Multipart { bucket, key, id, parts: Vec::new() })
     }
 
     fn send(&mut self, first: Vec<u8>, source: &mut dyn Read) -> Result<()> {
         let mut part = first;
         while !part.is_empty() {
-            // Tried again here, since with it all others would have to be sent again.
-            let done = RetryPolicy::default().again(|| true, |_| self.send_part(&part))?;
+            // Retried here: a retry of the whole put would send all the parts again.
+            let done = RetryPolicy::default().retry(|| true, |_| self.send_part(&part))?;
             self.parts.push(done);
             fill(source, &mut part)?;
         }
@@ -86,9 +85,13 @@ impl<'a> Multipart<'a> {
 
     fn send_part(&self, part: &[u8]) -> Result<CompletedPart> {
         let bucket = self.bucket;
-        let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
+        let number = self.parts.len() + 1;
+        let number = i32::try_from(number).ok().filter(|_| number <= MAX_PARTS).ok_or_else(|| {
+            Error::new(Kind::Refused, format!("more than {MAX_PARTS} parts of {PART_SIZE} bytes"))
+        })?;
+        let length = length(part)?;
         let sum = Sum::of(part, bucket.options.checksums);
-        let output = bucket.request(Wish::Write, async |client| {
+        let output = bucket.request(RequestKind::Write, async |client| {
             upload(part, async |body| {
                 let request = client
                     .upload_part()
@@ -96,15 +99,15 @@ impl<'a> Multipart<'a> {
                     .key(self.key)
                     .upload_id(&self.id)
                     .part_number(number)
-                    .content_length(i64::try_from(part.len()).unwrap_or(i64::MAX))
+                    .content_length(length)
                     .set_checksum_sha256(sum.header.clone())
                     .body(body);
-                request.customize().interceptor(sum.signed()).send().await.map_err(Failure::of)
+                request.customize().interceptor(sum.signed()).send().await.map_err(S3Failure::of)
             })
             .await
         })?;
         sum.check(output.checksum_sha256())?;
-        let etag = output.e_tag.ok_or_else(|| odd("has no ETag"))?;
+        let etag = output.e_tag.ok_or_else(|| unexpected_answer(Kind::Unavailable, "has no ETag"))?;
         let done = CompletedPart::builder().part_number(number).e_tag(etag);
         Ok(done.set_checksum_sha256(sum.header).build())
     }
@@ -113,7 +116,7 @@ impl<'a> Multipart<'a> {
         let bucket = self.bucket;
         let parts =
             CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
-        let output = bucket.request(Wish::Write, async |client| {
+        let output = bucket.request(RequestKind::Write, async |client| {
             let request = client
                 .complete_multipart_upload()
                 .bucket(bucket.name())
@@ -121,29 +124,25 @@ impl<'a> Multipart<'a> {
                 .upload_id(&self.id)
                 .multipart_upload(parts.clone())
                 .set_if_none_match((mode == Mode::Create).then(|| "*".to_owned()));
-            answered_within(COMPLETE, async { request.send().await.map_err(Failure::of) }).await
+            with_timeout(COMPLETE_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
         });
         match output {
             Ok(output) if output.e_tag.is_some() => Ok(Put::Stored),
-            Ok(_) => Err(odd("has no ETag")),
+            Ok(_) => Err(unexpected_answer(Kind::Unavailable, "has no ETag")),
             Err(failure) if mode == Mode::Create && failure.is_taken() => Ok(Put::Exists),
             Err(failure) => Err(failure.into()),
         }
     }
 }
 
-/// Throws an upload away; one that is not there is gone.
-pub(super) fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<()> {
-    let aborted = bucket.request(Wish::Uploads, async |client| {
+/// Aborts an upload; one that does not exist is aborted already.
+pub(super) fn abort(bucket: &SharedBucket, key: &str, id: &str) -> Result<()> {
+    let aborted = bucket.request(RequestKind::Uploads, async |client| {
         let request = client.abort_multipart_upload().bucket(bucket.name()).key(key).upload_id(id);
-        answered(async { request.send().await.map_err(Failure::of) }).await
+        with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
     });
     match aborted {
         Err(failure) if !failure.is("NoSuchUpload") => Err(failure.into()),
         _ => Ok(()),
     }
-}
-
-fn odd(what: &str) -> Error {
-    Error::new(Kind::Unavailable, format!("the store's answer {what}"))
 }

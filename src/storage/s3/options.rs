@@ -1,24 +1,24 @@
-//! Which bucket, and how it is reached. Plain values; the environment comes in as a function.
+//! Settings of a bucket: plain values. The environment comes in as a function.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Gives a variable of the environment, which this room does not read by itself.
+/// Reads an environment variable, which this room does not do by itself.
 pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Which bucket, and how to reach it. What is not set comes from the usual AWS sources.
+/// Settings of a bucket. Those that are `None` come from the usual AWS sources.
 #[derive(Clone)]
 pub struct S3Options {
     pub bucket: String,
-    /// In front of every key; empty, or without a first and a last slash.
+    /// Prefix of every key; empty, or without a slash at either end.
     pub prefix: String,
     pub region: Option<String>,
     /// `https://…` or `http://…`, without credentials.
     pub endpoint: Option<String>,
     /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub path_style: bool,
-    /// PEM certificates to trust instead of those of the system.
+    /// PEM file of the certificates to trust instead of those of the system.
     pub ca_file: Option<PathBuf>,
     pub profile: Option<String>,
     pub storage_class: Option<String>,
@@ -31,18 +31,18 @@ pub struct S3Options {
     pub variable: Variable,
 }
 
-/// Which checksums go with what is stored.
+/// Checksums that are sent with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksums {
-    /// `x-amz-checksum-sha256`, a header, which the store keeps with the object.
+    /// The header `x-amz-checksum-sha256`, which the store keeps with the object.
     #[default]
     Header,
-    /// None but the one in the signature, for stores that refuse that header.
+    /// Only the one in the signature, for stores that refuse that header.
     None,
 }
 
 impl S3Options {
-    /// A bucket, with nothing else set.
+    /// A bucket with no other setting.
     pub fn new(bucket: impl Into<String>, prefix: impl Into<String>) -> S3Options {
         S3Options {
             bucket: bucket.into(),

@@ -1,8 +1,8 @@
-//! How bytes come in: a stream that begins again where it broke off, as long as the object is still the same.
+//! Download of an object: a stream that resumes where it broke off, as long as the object is still the same.
 
-use super::Bucket;
-use super::body::{STALLED, answered};
-use super::failure::{Failure, Wish, innermost};
+use super::SharedBucket;
+use super::body::{STALL_TIMEOUT, with_timeout};
+use super::failure::{RequestKind, S3Failure, innermost, unexpected_answer};
 use crate::error::{Error, Kind, Result};
 use crate::storage::retry::RetryPolicy;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -13,70 +13,76 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::time::timeout;
 
-/// Times that one object is begun again.
-const MOST_RESUMES: u32 = 64;
+/// Requests for the rest of one object.
+const MAX_RESUMES: u32 = 64;
 
-/// An object that a store has begun to give.
-pub(super) struct Opened {
+/// An object whose transfer has begun.
+pub(super) struct OpenedObject {
     body: ByteStream,
     etag: Option<String>,
-    /// The bytes that come, of `size`.
+    /// Bytes of the object, of `size`, that are transferred.
     range: Range<u64>,
     pub(super) size: u64,
     pub(super) modified: Option<DateTime>,
 }
 
-impl Opened {
-    /// Asks for an object, or for a part of it that is not empty; with an `etag` for that version alone.
+impl OpenedObject {
+    /// Requests an object, or a part of it that is not empty; with an `etag` only that version of it.
     pub(super) fn get(
-        bucket: &Bucket,
+        bucket: &SharedBucket,
         key: &str,
         range: Option<&Range<u64>>,
         etag: Option<&str>,
-    ) -> std::result::Result<Opened, Failure> {
+    ) -> std::result::Result<OpenedObject, S3Failure> {
         let header = range.map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
-        let output = bucket.request(Wish::Read, async |client| {
+        let output = bucket.request(RequestKind::Read, async |client| {
             let request = client.get_object().bucket(bucket.name()).key(key);
             let request = request.set_range(header.clone()).set_if_match(etag.map(str::to_owned));
-            answered(async { request.send().await.map_err(Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
         })?;
-        Ok(Opened::understand(output, range)?)
+        Ok(OpenedObject::parse(output, range)?)
     }
 
-    fn understand(output: GetObjectOutput, wanted: Option<&Range<u64>>) -> Result<Opened> {
-        let odd = |what: &str| Error::new(Kind::Failed, format!("the store's answer {what}"));
+    fn parse(output: GetObjectOutput, wanted: Option<&Range<u64>>) -> Result<OpenedObject> {
+        let unexpected = |what| unexpected_answer(Kind::Failed, what);
         let length = output.content_length.and_then(|length| u64::try_from(length).ok());
-        let length = length.ok_or_else(|| odd("does not say how long it is"))?;
+        let length = length.ok_or_else(|| unexpected("has no length"))?;
         let (range, size) = match (wanted, &output.content_range) {
             (None, _) => (0..length, length),
             (Some(wanted), Some(given)) => {
                 let (range, size) =
-                    content_range(given).ok_or_else(|| odd("has a Content-Range that is none"))?;
+                    content_range(given).ok_or_else(|| unexpected("has an invalid Content-Range"))?;
                 if range.start != wanted.start || range.end > wanted.end || range.end - range.start != length
                 {
-                    return Err(odd("is another part of the object than was asked for"));
+                    return Err(unexpected("is another part of the object than the requested one"));
                 }
                 (range, size)
             }
-            // It may give all of it, when that begins where it should.
+            // The whole object will do when the part is its beginning.
             (Some(wanted), None) if wanted.start == 0 => (0..wanted.end.min(length), length),
-            (Some(_), None) => return Err(odd("is the whole object, not the part that was asked for")),
+            (Some(_), None) => return Err(unexpected("is the whole object, not the requested part")),
         };
-        Ok(Opened { body: output.body, etag: output.e_tag, range, size, modified: output.last_modified })
+        Ok(OpenedObject {
+            body: output.body,
+            etag: output.e_tag,
+            range,
+            size,
+            modified: output.last_modified,
+        })
     }
 
-    /// Reads what one piece can hold, so that the connection can be used again.
-    pub(super) fn finish(mut self, bucket: &Bucket) -> Result<()> {
+    /// Reads one piece, so that the connection can be used again.
+    pub(super) fn finish(mut self, bucket: &SharedBucket) -> Result<()> {
         bucket.wait(async {
-            // It does not matter what it is, nor whether it comes.
-            let _ = timeout(STALLED, self.body.next()).await;
+            // Neither its content nor a failure matters.
+            let _ = timeout(STALL_TIMEOUT, self.body.next()).await;
             Ok(())
         })
     }
 
-    pub(super) fn reader(self, bucket: Arc<Bucket>, key: String) -> Reader {
-        let Opened { body, etag, range, .. } = self;
-        Reader {
+    pub(super) fn reader(self, bucket: Arc<SharedBucket>, key: String) -> ObjectReader {
+        let OpenedObject { body, etag, range, .. } = self;
+        ObjectReader {
             bucket,
             key,
             etag,
@@ -89,7 +95,7 @@ impl Opened {
     }
 }
 
-/// `bytes 0-511/4096`: what comes, and of how much.
+/// Parses `bytes 0-511/4096`: the range, and the size of the whole object.
 fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -97,30 +103,31 @@ fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     (first <= last && last < size).then_some((first..last + 1, size))
 }
 
-/// The bytes of an object.
-pub(super) struct Reader {
-    bucket: Arc<Bucket>,
-    /// With the prefix.
+/// A reader of the bytes of an object.
+pub(super) struct ObjectReader {
+    bucket: Arc<SharedBucket>,
+    /// Name in the bucket, with the prefix.
     key: String,
     etag: Option<String>,
-    /// What nobody has got yet.
+    /// Bytes that were not received yet.
     rest: Range<u64>,
     body: Option<ByteStream>,
     piece: Bytes,
-    /// In a row, without a byte between.
+    /// Failures since the last piece.
     failures: u32,
     resumes: u32,
 }
 
-impl Reader {
-    /// Gets the next piece. `rest` is not empty.
+impl ObjectReader {
+    /// Receives the next piece. `rest` is not empty.
     fn advance(&mut self) -> Result<()> {
         loop {
             let mut body = match self.body.take() {
                 Some(body) => body,
                 None => self.resume()?,
             };
-            let next = self.bucket.wait(async { Ok::<_, Error>(timeout(STALLED, body.next()).await) })?;
+            let next =
+                self.bucket.wait(async { Ok::<_, Error>(timeout(STALL_TIMEOUT, body.next()).await) })?;
             let why = match next {
                 Ok(Some(Ok(piece))) if piece.is_empty() => {
                     self.body = Some(body);
@@ -136,16 +143,16 @@ impl Reader {
                 }
                 Ok(Some(Err(error))) => Error::new(Kind::Unavailable, innermost(&error)),
                 Ok(None) => Error::new(Kind::Unavailable, "the connection ended early"),
-                Err(_) => Error::new(Kind::Timeout, format!("nothing came for {STALLED:?}")),
+                Err(_) => Error::new(Kind::Timeout, format!("no data for {STALL_TIMEOUT:?}")),
             };
             self.pause(why)?;
         }
     }
 
-    /// Asks for the rest.
+    /// Requests the rest.
     fn resume(&mut self) -> Result<ByteStream> {
         loop {
-            match Opened::get(&self.bucket, &self.key, Some(&self.rest), self.etag.as_deref()) {
+            match OpenedObject::get(&self.bucket, &self.key, Some(&self.rest), self.etag.as_deref()) {
                 Ok(opened) if opened.range == self.rest => return Ok(opened.body),
                 Ok(_) => return Err(Error::new(Kind::Failed, "the object became shorter while it was read")),
                 Err(failure) if failure.is_taken() || failure.is_absent() => {
@@ -156,22 +163,22 @@ impl Reader {
         }
     }
 
-    /// Waits before the next attempt, if there is to be one.
+    /// Waits before the next attempt; fails with `why` when there is to be none.
     fn pause(&mut self, why: Error) -> Result<()> {
-        let patience = RetryPolicy::default();
+        let policy = RetryPolicy::default();
         self.failures += 1;
         self.resumes += 1;
-        let is_over = self.failures >= patience.attempts || self.resumes >= MOST_RESUMES;
+        let is_over = self.failures >= policy.max_attempts || self.resumes >= MAX_RESUMES;
         if is_over || self.etag.is_none() || !why.kind().is_transient() {
             let left = self.rest.end - self.rest.start;
             return Err(why.doing(format!("read the last {left} bytes")));
         }
-        std::thread::sleep(patience.pause(self.failures));
+        std::thread::sleep(policy.pause(self.failures));
         Ok(())
     }
 }
 
-impl Read for Reader {
+impl Read for ObjectReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() && !self.rest.is_empty() && !buffer.is_empty() {
             self.advance().map_err(into_io)?;
@@ -182,7 +189,7 @@ impl Read for Reader {
     }
 }
 
-/// The same failure for who reads it as a stream.
+/// Converts a failure for a reader of a stream, so that [`Error::io`] gives the same kind again.
 fn into_io(error: Error) -> io::Error {
     let kind = match error.kind() {
         Kind::Timeout => io::ErrorKind::TimedOut,

@@ -160,7 +160,7 @@ fn a_long_run_outlives_connections_that_the_store_closes() {
     use walkeep::storage::{Key, Mode, Put, Retry, RetryPolicy, S3, Storage};
     let bucket = Bucket::new();
     bucket.proxy.inject(Rule::on("", "").close());
-    let patience = RetryPolicy { first: Duration::from_millis(1), ..RetryPolicy::default() };
+    let patience = RetryPolicy { first_pause: Duration::from_millis(1), ..RetryPolicy::default() };
     let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
     for number in 0..20 {
         let (key, body) = (Key::new(format!("object/{number}")).expect("a key"), vec![b'x'; number]);

@@ -82,7 +82,8 @@ fn a_list_that_breaks_off_is_no_short_list() {
     let keys: Vec<String> = (0..1200).map(|number| format!("{PREFIX}/folder/{number:04}")).collect();
     bucket.fill(&keys, "x");
     let wait = Duration::from_millis(1);
-    let patience = RetryPolicy { attempts: 3, attempts_later: 3, first: wait, longest: wait };
+    let patience =
+        RetryPolicy { max_attempts: 3, max_attempts_after_answer: 3, first_pause: wait, max_pause: wait };
     let count = || {
         let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
         let mut count = 0;
@@ -104,4 +105,44 @@ fn a_list_that_breaks_off_is_no_short_list() {
         assert!(count().is_err());
         bucket.proxy.clear();
     }
+}
+
+#[test]
+fn an_object_without_its_time_is_an_error_and_not_one_of_1970() {
+    use walkeep::error::{Error, Kind};
+    use walkeep::storage::{Claims, Key, Mode, S3, Storage};
+    #[track_caller]
+    fn is_refused<T>(result: Result<T, Error>) {
+        let error = result.err().expect("an error");
+        assert_eq!(error.kind(), Kind::Failed, "{error}");
+        assert!(error.to_string().contains("the store listed an object without its time"), "{error}");
+    }
+    let bucket = Bucket::new();
+    let (folder, object) = (Key::new("folder").expect("a key"), Key::new("folder/object").expect("a key"));
+    bucket.fill(&[format!("{PREFIX}/{object}")], "x");
+    let store = || S3::new(bucket.options(PREFIX));
+    assert_eq!(store().list(&folder, None, 10).expect("a list").entries.len(), 1);
+    assert!(store().head(&object).expect("it is there").is_some());
+    let fault = bucket.proxy.inject(Rule::on("GET", "folder/object").strip_reply("last-modified"));
+    is_refused(store().head(&object));
+    // A reader has no use for it.
+    assert!(store().get(&object, None).expect("it is there").is_some());
+    assert_eq!(fault.hits(), 2);
+    let answer = |key: &str| {
+        let contents = format!("<Contents><Key>{PREFIX}/{key}</Key><Size>1</Size></Contents>");
+        let list = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>");
+        let rule = Rule::on("GET", &bucket.name).query("list-type").answer(http::Reply::new(200, list));
+        bucket.proxy.clear();
+        bucket.proxy.inject(rule)
+    };
+    answer("folder/object");
+    is_refused(store().list(&folder, None, 10));
+    // A live rival's claim must not look like an orphan.
+    let fault = answer("-claim/folder/other/0123");
+    let other = Key::new("folder/other").expect("a key");
+    is_refused(Claims::new(store()).put(&other, &b"bytes".to_vec(), Mode::Create));
+    is_refused(Claims::new(store()).clean(jiff::Timestamp::now()));
+    assert_eq!(fault.hits(), 2);
+    bucket.proxy.clear();
+    assert!(store().head(&other).expect("an answer").is_none(), "it was stored in spite of a rival");
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::http::Reply;
 use walkeep::error::Kind;
-use walkeep::storage::{Body, Bytes, Key, Mode, Put, Retry, RetryPolicy, S3, Storage};
+use walkeep::storage::{Body, Key, Mode, OpenBody, Put, Retry, RetryPolicy, S3, Storage};
 
 #[test]
 fn a_push_whose_answer_was_lost_is_no_conflict_with_itself() {
@@ -105,8 +105,8 @@ fn an_error_within_a_200_is_no_success() {
 struct Large(Vec<u8>);
 
 impl Body for Large {
-    fn open(&self) -> walkeep::error::Result<Bytes<'_>> {
-        Ok(Bytes::Stream(Box::new(self.0.as_slice())))
+    fn open(&self) -> walkeep::error::Result<OpenBody<'_>> {
+        Ok(OpenBody::Stream(Box::new(self.0.as_slice())))
     }
 }
 
@@ -114,7 +114,8 @@ impl Body for Large {
 fn store() -> (Bucket, Retry<S3>) {
     let bucket = Bucket::new();
     let wait = std::time::Duration::from_millis(1);
-    let patience = RetryPolicy { attempts: 3, attempts_later: 3, first: wait, longest: wait };
+    let patience =
+        RetryPolicy { max_attempts: 3, max_attempts_after_answer: 3, first_pause: wait, max_pause: wait };
     let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
     (bucket, store)
 }

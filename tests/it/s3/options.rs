@@ -85,7 +85,7 @@ fn a_region_has_to_be_named_only_where_there_is_no_endpoint() {
     assert_eq!(listener.region(), "eu-west-3");
     let error = refusal(S3Options { endpoint: None, ..listener.options(&[]) });
     assert_eq!(error.kind(), Kind::Config);
-    assert!(error.to_string().contains("the region of the bucket is not known"), "{error}");
+    assert!(error.to_string().contains("the region of the bucket is unknown"), "{error}");
 }
 
 #[test]

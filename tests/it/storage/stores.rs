@@ -23,8 +23,8 @@ const NEIGHBOUR: &str = "place2";
 
 /// Short waits and many attempts: sixteen threads share the failures, and one may meet several in a row.
 fn patience(attempts: u32) -> RetryPolicy {
-    let (first, longest) = (Duration::from_millis(1), Duration::from_millis(50));
-    RetryPolicy { attempts, attempts_later: attempts, first, longest }
+    let (first_pause, max_pause) = (Duration::from_millis(1), Duration::from_millis(50));
+    RetryPolicy { max_attempts: attempts, max_attempts_after_answer: attempts, first_pause, max_pause }
 }
 
 impl Site {
@@ -80,7 +80,7 @@ impl Site {
     pub fn s3_without_conditions() -> Site {
         let rules = [Rule::on("", "").deaf()];
         // Who meets a rival gives way and comes back: with sixteen of them the waits have to become long.
-        let patience = RetryPolicy { longest: Duration::from_secs(2), ..patience(100) };
+        let patience = RetryPolicy { max_pause: Duration::from_secs(2), ..patience(100) };
         Site::bucket(&rules, move |store| Box::new(Retry::new(Claims::new(store), patience)))
     }
 
