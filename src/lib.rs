@@ -24,7 +24,7 @@
 //! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
 //! | [`notify`] | notices by webhook or command | error fs net |
 //! | `report` | one HTML page about clusters and their repositories, built from values | error observe pg repo |
-//! | [`config`] | the configuration file, as values | error pg codec storage retention drill notify |
+//! | [`config`] | the configuration file, as values | error pg codec storage retention drill observe notify |
 //! | [`cli`] | arguments, output, logs, exit statuses | everything but fs |
 //!
 //! # What follows, and holds

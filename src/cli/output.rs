@@ -2,7 +2,7 @@
 
 use super::log::{self, Lines, Memory, StandardError, Verbosity};
 use super::render::Report;
-use crate::config::LogOptions;
+use crate::config::LogConfig;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,7 +58,7 @@ pub struct Console {
 
 impl Console {
     /// Installs the log of `walkeep` with its console; see [`log::install`].
-    pub fn install(error: &StandardError, file: Option<&LogOptions>) -> Console {
+    pub fn install(error: &StandardError, file: Option<&LogConfig>) -> Console {
         let verbosity = error.verbosity;
         // Hidden unless standard error is a terminal: indicatif looks itself.
         let is_quiet = verbosity == Verbosity::Quiet;

@@ -3,9 +3,8 @@
 use super::args;
 use super::output::{self, Console};
 use super::render::Report;
-use crate::codec::compress::Compression;
 use crate::codec::hash::block_hash;
-use crate::config::{self, Cluster, Config, Url};
+use crate::config::{self, ClusterConfig, Config, RepositoryUrl};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::progress;
@@ -20,7 +19,7 @@ use std::time::Duration;
 /// What every verb needs.
 pub struct Context {
     pub config: Config,
-    pub cluster: Cluster,
+    pub cluster: ClusterConfig,
     pub repositories: Vec<Repository>,
     pub console: Console,
     pub json: bool,
@@ -48,7 +47,7 @@ impl Context {
         output::print(self.json, report)
     }
 
-    fn build(config: Config, cluster: Cluster, global: &args::GlobalArgs) -> Result<Context> {
+    fn build(config: Config, cluster: ClusterConfig, global: &args::GlobalArgs) -> Result<Context> {
         // For about a minute: a backup of hours must not end over less.
         let policy = RetryPolicy { max_attempts_after_answer: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, policy)?;
@@ -79,11 +78,11 @@ pub fn working_directory() -> Result<PathBuf> {
 
 /// The repositories of a cluster for a helper, in the order of the configuration. PostgreSQL calls it again by
 /// itself, and has to hear what is wrong before the deadline.
-pub fn repositories(config: &Config, cluster: &Cluster) -> Result<Vec<Repository>> {
+pub fn repositories(config: &Config, cluster: &ClusterConfig) -> Result<Vec<Repository>> {
     stores(config, cluster, RetryPolicy::default())
 }
 
-fn stores(config: &Config, cluster: &Cluster, policy: RetryPolicy) -> Result<Vec<Repository>> {
+fn stores(config: &Config, cluster: &ClusterConfig, policy: RetryPolicy) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
@@ -99,7 +98,7 @@ fn stores(config: &Config, cluster: &Cluster, policy: RetryPolicy) -> Result<Vec
 }
 
 /// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has hints of its own.
-fn hints(repository: &config::Repository, bucket: &config::Bucket, spool: &Path) -> RemoteHints {
+fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, spool: &Path) -> RemoteHints {
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
     let place = hex::encode(hash);
@@ -111,11 +110,11 @@ fn hints(repository: &config::Repository, bucket: &config::Bucket, spool: &Path)
 }
 
 /// The store of a repository. It costs nothing before it is asked for something.
-fn store(repository: &config::Repository, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
+fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
-        (Url::File(path), _) => return Ok(Arc::new(Directory::new(path))),
-        (Url::S3 { .. }, Some(bucket)) => bucket,
-        (Url::S3 { .. }, None) => {
+        (RepositoryUrl::File(path), _) => return Ok(Arc::new(Directory::new(path))),
+        (RepositoryUrl::S3 { .. }, Some(bucket)) => bucket,
+        (RepositoryUrl::S3 { .. }, None) => {
             let message = format!("repository {} has no settings of a bucket", repository.name);
             return Err(Error::new(Kind::Config, message));
         }
@@ -126,14 +125,6 @@ fn store(repository: &config::Repository, policy: RetryPolicy) -> Result<Arc<dyn
         true => Arc::new(Retry::new(s3, policy)),
         false => Arc::new(Retry::new(Claims::new(s3), policy)),
     })
-}
-
-/// How WAL is to be compressed.
-pub fn compression(config: &Config) -> Compression {
-    match config.wal.compression {
-        config::Compression::Zstd => Compression::Zstd(config.wal.level),
-        config::Compression::None => Compression::Stored,
-    }
 }
 
 /// How to reach the server of the cluster.
@@ -245,8 +236,8 @@ pub fn own_lineage(context: &Context) -> Option<Lineage> {
 pub fn foreign(context: &Context) -> Vec<PathBuf> {
     let config = &context.config;
     let repositories = config.repositories.iter().filter_map(|repository| match &repository.url {
-        Url::File(path) => Some(path.clone()),
-        Url::S3 { .. } => None,
+        RepositoryUrl::File(path) => Some(path.clone()),
+        RepositoryUrl::S3 { .. } => None,
     });
     repositories.chain([config.wal.spool.clone()]).collect()
 }

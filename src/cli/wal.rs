@@ -118,7 +118,7 @@ pub fn walpush() -> ExitCode {
         let push = Push {
             path: &args.path,
             lineage: Lineage::of(pgdata)?,
-            compression: setup::compression(&config),
+            compression: config.wal.compression,
             repositories: &setup::repositories(&config, cluster)?,
             report: progress::warn,
         };

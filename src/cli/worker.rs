@@ -9,7 +9,7 @@
 use super::log::{self, StandardError, Verbosity};
 use super::server::Recovery;
 use super::setup;
-use crate::config::{Cluster, Config, LogFormat};
+use crate::config::{ClusterConfig, Config, LogFormat};
 use crate::error::{Doing, Error, Result};
 use crate::pg::segment::SegmentName;
 use crate::repo::Lineage;
@@ -34,7 +34,7 @@ pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> 
 }
 
 /// Starts a worker for what comes behind a delivered segment. Without one everything is as it would be, but slower.
-pub fn start(config: &Config, cluster: &Cluster, pgdata: &Path, spool: &Spool, asked: Asked) {
+pub fn start(config: &Config, cluster: &ClusterConfig, pgdata: &Path, spool: &Spool, asked: Asked) {
     let Ok(program) = std::env::current_exe() else {
         return;
     };

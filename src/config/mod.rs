@@ -1,24 +1,30 @@
-//! The configuration file, read once into values that need no further checking.
+//! The configuration file, read once into values that need no further checks.
 //!
-//! Promises: an unknown or misplaced key, a bad value and a missing one are errors that name file,
-//! line and key, and every key is checked before the first value is used; no secret stands in an
-//! error, in [`Config::shown`] or in a `{:?}`. Reads the file and compares directories; knows nothing
-//! of the environment, the clock and the machine: what it needs of them comes in as an argument.
+//! An unknown or misplaced key, an invalid value and a missing one are errors that name file, line and key. Every key
+//! is checked before the first value is read. No secret is part of an error, of [`Config::shown`] or of a `{:?}`.
+//! This room reads the file and compares directories; it knows nothing of the environment, the clock and the machine:
+//! what it needs of them are arguments.
 
-mod connection;
-mod raw;
+mod document;
 mod read;
-mod resolve;
+mod reader;
+mod schema;
+mod sections;
 mod shown;
 mod url;
 mod value;
 
 pub use shown::ShownConfig;
-pub use url::Url;
+pub use url::RepositoryUrl;
 pub use value::{duration_text, parse_duration, parse_size};
 
+use crate::codec::compress::Compression;
+use crate::drill::Assertion;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::notify::{self, Webhook};
+use crate::observe::Limits;
+use crate::pg::conninfo;
+use crate::retention::Policy;
 use crate::storage::{Checksums, S3Options};
 use std::ffi::OsString;
 use std::fmt;
@@ -29,91 +35,76 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Stands where a secret was.
+/// Text that replaces a secret.
 const MASK: &str = "********";
 
-/// Where the configuration is when nobody says otherwise.
+/// Path of the configuration when neither `--config` nor `$WALKEEP_CONFIG` names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
 
-/// Threads of a backup.
-const MOST_JOBS: u16 = 1024;
+/// Threads of a backup or drill.
+const MAX_JOBS: u16 = 1024;
 
-/// No configuration comes near; what is larger is some other file.
-const LARGEST_FILE: u64 = 1 << 20;
+/// Bytes of a configuration file. A larger file is not a configuration.
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// A valid configuration: at least one cluster, and at least one repository that is required.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file, as it was named.
+    /// Path of the file, as it was given.
     pub path: PathBuf,
-    /// In the order of the file, as are the repositories. Names and data directories differ.
-    pub clusters: Vec<Cluster>,
-    /// Names and places differ.
-    pub repositories: Vec<Repository>,
-    pub wal: Wal,
-    pub backup: Backup,
-    pub drill: Drill,
-    pub status: Status,
-    pub notify: Notify,
-    pub log: LogOptions,
+    /// Clusters in the order of the file. Names and data directories are unique.
+    pub clusters: Vec<ClusterConfig>,
+    /// Repositories in the order of the file. Names and places are unique.
+    pub repositories: Vec<RepositoryConfig>,
+    pub wal: WalConfig,
+    pub backup: BackupConfig,
+    pub drill: DrillConfig,
+    pub status: Limits,
+    pub notify: NotifyConfig,
+    pub log: LogConfig,
     sections: Vec<shown::Section>,
 }
 
-/// A PostgreSQL data directory, and how to reach the server on it.
+/// A PostgreSQL data directory, and how to connect to the server on it.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// A single path component: ASCII letters, digits, `-`, `_` and `.`.
     pub name: String,
     /// Absolute; it need not exist.
     pub pgdata: PathBuf,
-    /// libpq keywords or a URI, perhaps with a password in it. None: libpq's own defaults, with the
-    /// user that the process runs as.
+    /// libpq keywords or a URI; may contain a password. `None`: libpq's own defaults, with the user that the
+    /// process runs as.
     pub connection: Option<String>,
-    /// The same for the primary, where the server may be a standby.
+    /// Connection string of the primary, where the server may be a standby.
     pub primary: Option<String>,
 }
 
-/// A place for WAL and backups.
+/// A repository for WAL and backups.
 #[derive(Debug, Clone)]
-pub struct Repository {
-    /// Of the same characters as that of a cluster.
+pub struct RepositoryConfig {
+    /// Name made of the same characters as that of a cluster.
     pub name: String,
-    pub url: Url,
-    /// Whether nothing counts as stored that is not stored here.
+    pub url: RepositoryUrl,
+    /// Whether WAL counts as archived only when it is stored here.
     pub required: bool,
-    pub retention: Retention,
-    /// What belongs to an `s3://` URL.
-    pub bucket: Option<Bucket>,
-}
-
-/// What is kept: whatever any rule keeps. No rule at all: everything. No number is zero.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// Complete, undamaged backups.
-    pub keep_last: Option<u32>,
-    /// Every moment of this long is restorable.
-    pub keep_within: Option<Duration>,
-    pub keep_daily: Option<u32>,
-    pub keep_weekly: Option<u32>,
-    pub keep_monthly: Option<u32>,
-    pub keep_yearly: Option<u32>,
+    pub retention: Policy,
+    /// Settings of an `s3://` URL.
+    pub bucket: Option<BucketConfig>,
 }
 
 /// A bucket of an object store.
 #[derive(Debug, Clone)]
-pub struct Bucket {
-    /// Without an environment: that is not the business of this room.
+pub struct BucketConfig {
+    /// Options without an environment, which this room does not read.
     pub options: S3Options,
-    /// Whether the store knows `If-None-Match: *`.
+    /// Whether the store supports `If-None-Match: *`.
     pub conditional_create: bool,
 }
 
-/// How WAL is archived and fetched.
+/// Settings of walpush and walfetch.
 #[derive(Debug, Clone)]
-pub struct Wal {
+pub struct WalConfig {
     pub compression: Compression,
-    /// Of zstd, 1 to 19.
-    pub level: i32,
     /// Further ready segments pushed in the same call, at most 1024.
     pub push_ahead: u32,
     /// Segments fetched ahead during recovery, at most 1024.
@@ -124,10 +115,69 @@ pub struct Wal {
     pub spool: PathBuf,
 }
 
+/// Settings of base backups.
+#[derive(Debug, Clone)]
+pub struct BackupConfig {
+    /// Processors to keep busy, at most 1024.
+    pub jobs: NonZeroUsize,
+    pub compression: Compression,
+    pub checkpoint: Checkpoint,
+    /// Whether data page checksums are checked, where the cluster has them.
+    pub verify_pages: bool,
+    /// Whether blocks are skipped that have not changed according to the server's WAL summaries.
+    pub wal_summaries: bool,
+    /// Bytes read from files per second, at most.
+    pub rate: Option<NonZeroU64>,
+    /// Increment of the niceness of the process, 0 to 19.
+    pub nice: i32,
+}
+
+/// Settings of drills.
+#[derive(Debug, Clone)]
+pub struct DrillConfig {
+    /// Parent of the scratch directories; absolute.
+    pub directory: PathBuf,
+    /// Directory of PostgreSQL's programs. `None`: the usual places.
+    pub bin: Option<PathBuf>,
+    /// Number of sessions that read, and of threads that restore.
+    pub jobs: NonZeroUsize,
+    /// Limit for the whole drill; never zero.
+    pub timeout: Duration,
+    pub amcheck: bool,
+    /// A role of the cluster that may log in.
+    pub user: Option<String>,
+    /// Libraries that are needed to replay the WAL.
+    pub preload: Option<String>,
+    /// Names are unique.
+    pub assertions: Vec<ClusterAssertion>,
+}
+
+/// An assertion about a restored cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterAssertion {
+    /// Name of the cluster. `None`: every cluster.
+    pub cluster: Option<String>,
+    pub assertion: Assertion,
+}
+
+/// Settings of notices. Without a webhook and a command no notice is sent.
+#[derive(Debug, Clone)]
+pub struct NotifyConfig {
+    pub webhook: Option<Webhook>,
+    /// Absolute path of a program, and its arguments.
+    pub command: Option<Vec<String>>,
+    /// Events that cause a notice.
+    pub on: Vec<notify::Event>,
+    /// Limit for each notice; never zero.
+    pub timeout: Duration,
+    /// Interval after which a lasting failure is reported again.
+    pub repeat: Duration,
+}
+
 /// The log file of all three programs.
 #[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// Absolute; `None`: no log file.
+pub struct LogConfig {
+    /// Absolute. `None`: no log file.
     pub file: Option<PathBuf>,
     /// Least severe level that the file receives.
     pub level: LogLevel,
@@ -150,106 +200,27 @@ pub enum LogFormat {
     Json,
 }
 
-/// How WAL is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    Zstd,
-    None,
-}
-
-/// How base backups are taken.
-#[derive(Debug, Clone)]
-pub struct Backup {
-    /// Processors to keep busy, at most 1024.
-    pub jobs: NonZeroUsize,
-    /// Of zstd, 1 to 19.
-    pub level: i32,
-    pub checkpoint: Checkpoint,
-    /// Whether data page checksums are checked, where the cluster has them.
-    pub verify_pages: bool,
-    /// Whether blocks are left unread that the server's WAL summaries say did not change.
-    pub wal_summaries: bool,
-    /// Bytes of files that are read in a second, at most.
-    pub rate: Option<NonZeroU64>,
-    /// What is added to the niceness of the process, 0 to 19.
-    pub nice: i32,
-}
-
-/// How drills are done.
-#[derive(Debug, Clone)]
-pub struct Drill {
-    /// Where the scratch directories are made; absolute.
-    pub directory: PathBuf,
-    /// Where the programs of PostgreSQL are; without it where they usually are.
-    pub bin: Option<PathBuf>,
-    /// Sessions that read, and threads that restore.
-    pub jobs: NonZeroUsize,
-    /// Of the whole drill; never zero.
-    pub timeout: Duration,
-    pub amcheck: bool,
-    /// A role of the cluster that may log in.
-    pub user: Option<String>,
-    /// Libraries without which the WAL cannot be replayed.
-    pub preload: Option<String>,
-    pub assertions: Vec<Assertion>,
-}
-
-/// What has to be so in a restored cluster. Names differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assertion {
-    pub name: String,
-    /// None: every cluster.
-    pub cluster: Option<String>,
-    pub database: String,
-    pub sql: String,
-    /// What `psql -At` prints, without the last line break.
-    pub expected: String,
-}
-
-/// What `walkeep status` takes for good. What passes a limit is yellow, and red when it passes it twice over.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// Of the last good backup.
-    pub max_backup_age: Duration,
-    /// Of the last drill that proved something; without it drills are not asked for.
-    pub max_drill_age: Option<Duration>,
-    /// Segments that wait to be archived, or that a repository is behind.
-    pub max_ready: u32,
-    pub max_ready_age: Duration,
-    /// Until the disk of `pg_wal` is full.
-    pub min_time_to_full: Duration,
-}
-
-/// Who is told what. Without a webhook and a command nobody is.
-#[derive(Debug, Clone)]
-pub struct Notify {
-    pub webhook: Option<Webhook>,
-    /// The whole path of a program, and its arguments.
-    pub command: Option<Vec<String>>,
-    pub on: Vec<notify::Event>,
-    /// Of each notice; never zero.
-    pub timeout: Duration,
-    /// When a failure that stays is told again.
-    pub repeat: Duration,
-}
-
-/// How fast the server runs the checkpoint at the start of a backup.
+/// Speed of the checkpoint at the start of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpoint {
     Fast,
     Spread,
 }
 
-/// The configuration file: the one of `--config`, else of `$WALKEEP_CONFIG` unless that is empty,
-/// else [`DEFAULT_PATH`].
+/// Path of the configuration: that of `--config`, else `$WALKEEP_CONFIG` unless that is empty, else
+/// [`DEFAULT_PATH`].
+#[must_use]
 pub fn locate(option: Option<PathBuf>, environment_value: Option<OsString>) -> PathBuf {
     let environment = environment_value.filter(|value| !value.is_empty());
     option.or(environment.map(PathBuf::from)).unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
 impl Config {
-    /// Reads a file; `cpus` is the default of `backup.jobs`. Every failure is of [`Kind::Config`],
-    /// also that the file cannot be read, or holds a password and is open to every user.
+    /// Reads a file; `cpus` is the default of `backup.jobs`.
+    ///
+    /// # Errors
+    ///
+    /// `Config` in every case, also when the file cannot be read, or contains a secret and every user can open it.
     pub fn load(path: &Path, cpus: NonZeroUsize) -> Result<Config> {
         let (text, mode) = read(path).map_err(|error| {
             let hint = match error.kind() {
@@ -261,36 +232,56 @@ impl Config {
             error.hint(hint).with_kind(Kind::Config)
         })?;
         let config = Config::parse(path, &text, cpus)?;
-        let secret = config.clusters.iter().find(|cluster| cluster.has_secret());
-        let secret = secret.map(|cluster| {
-            let key = raw::join("cluster", &cluster.name);
-            (format!("{key}.connection: holds a password"), ", or keep the password in `~/.pgpass`")
-        });
-        // Whoever knows the address of a webhook can send there.
-        let webhook = config.notify.webhook.as_ref();
-        let secret = secret.or(webhook.map(|_| ("notify.webhook: is a secret".to_owned(), "")));
-        if let Some((what, or)) = secret
-            && mode & 0o007 != 0
-        {
-            let path = path.display();
-            let mode = mode & 0o7777;
-            let message = format!("{what}, and every user may open the file (mode {mode:04o})");
-            return Err(Error::new(Kind::Config, message)
-                .doing(path.to_string())
-                .hint(format!("`chmod 0640 {path}`, with the group that PostgreSQL runs in{or}")));
+        if mode & 0o007 != 0 {
+            config.check_secrets(mode & 0o7777)?;
         }
         Ok(config)
     }
 
-    /// Reads a text that stands in the file `path`; `cpus` is the default of `backup.jobs`. Every
-    /// failure is of [`Kind::Config`].
+    /// Parses the text of the file `path`; `cpus` is the default of `backup.jobs`.
+    ///
+    /// # Errors
+    ///
+    /// `Config`, with file, line and key.
     pub fn parse(path: &Path, text: &str, cpus: NonZeroUsize) -> Result<Config> {
-        resolve::resolve(path, &raw::Document::parse(path, text)?, cpus)
+        let document = document::Document::parse(path, text)?;
+        let keys = reader::keys(|root| sections::read(root, cpus))?;
+        schema::check(&document.root(), &keys, &keys)?;
+        let (read, sections) =
+            reader::TableReader::read_root(document.root(), |root| sections::read(root, cpus))?;
+        let sections::Sections { clusters, repositories, wal, backup, drill, status, notify, log } = read;
+        let path = path.to_owned();
+        Ok(Config { path, clusters, repositories, wal, backup, drill, status, notify, log, sections })
     }
 
-    /// The cluster of this name or, without a name, the one whose data directory is
-    /// `working_directory`, however many links lead to it. [`Kind::Usage`] when there is none.
-    pub fn cluster(&self, name: Option<&str>, working_directory: &Path) -> Result<&Cluster> {
+    /// Refuses a configuration with a secret in a file that every user can open.
+    fn check_secrets(&self, mode: u32) -> Result<()> {
+        let mut secrets = self.clusters.iter().flat_map(|cluster| {
+            let keys = [("connection", &cluster.connection), ("primary", &cluster.primary)];
+            let with_secret = keys.into_iter().filter(|(_, text)| text.as_deref().is_some_and(has_secret));
+            let table = document::join("cluster", &cluster.name);
+            with_secret.map(move |(key, _)| format!("{table}.{key}: contains a password"))
+        });
+        let (what, alternative) = match (secrets.next(), &self.notify.webhook) {
+            (Some(what), _) => (what, ", or put the password into `~/.pgpass`"),
+            // The address is enough to send notices.
+            (None, Some(_)) => ("notify.webhook: is a secret".to_owned(), ""),
+            (None, None) => return Ok(()),
+        };
+        let path = self.path.display();
+        let message = format!("{what}, and every user can open the file (mode {mode:04o})");
+        Err(Error::new(Kind::Config, message)
+            .doing(path.to_string())
+            .hint(format!("`chmod 0640 {path}`, with the group that PostgreSQL runs as{alternative}")))
+    }
+
+    /// Returns the cluster of this name or, without a name, the one whose data directory is `working_directory`,
+    /// through any number of links.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` when there is none, or more than one.
+    pub fn cluster(&self, name: Option<&str>, working_directory: &Path) -> Result<&ClusterConfig> {
         if let Some(name) = name {
             return find(name, "cluster", &self.path, &self.clusters, |cluster| &cluster.name);
         }
@@ -308,20 +299,29 @@ impl Config {
         }
     }
 
-    /// As [`Config::cluster`]; but the only cluster there is needs neither its name nor its directory.
-    pub fn sole_cluster(&self, name: Option<&str>, working_directory: &Path) -> Result<&Cluster> {
+    /// Returns the only cluster of the configuration, or the one that [`Config::cluster`] finds among several.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::cluster`].
+    pub fn sole_cluster(&self, name: Option<&str>, working_directory: &Path) -> Result<&ClusterConfig> {
         match (name, self.clusters.as_slice()) {
             (None, [cluster]) => Ok(cluster),
             _ => self.cluster(name, working_directory),
         }
     }
 
-    /// The repository of this name; [`Kind::Usage`] when there is none.
-    pub fn repository(&self, name: &str) -> Result<&Repository> {
+    /// Returns the repository of this name.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` when there is none.
+    pub fn repository(&self, name: &str) -> Result<&RepositoryConfig> {
         find(name, "repository", &self.path, &self.repositories, |repository| &repository.name)
     }
 
-    /// Every setting in force and where it came from, with secrets masked.
+    /// Returns every setting in force with its source, secrets masked.
+    #[must_use]
     pub fn shown(&self) -> ShownConfig<'_> {
         ShownConfig { path: &self.path, sections: &self.sections }
     }
@@ -334,7 +334,7 @@ impl Config {
     }
 }
 
-/// The item of this name, or a usage error that lists those there are.
+/// Finds the item of this name; the error lists the names of all items.
 fn find<'c, T>(
     name: &str,
     what: &str,
@@ -346,27 +346,27 @@ fn find<'c, T>(
         let names: Vec<_> = items.iter().map(|item| name_of(item).as_str()).collect();
         let names = names.join(", ");
         let path = path.display();
-        Error::new(Kind::Usage, format!("no {what} {name:?} in {path}, which has: {names}"))
+        Error::new(Kind::Usage, format!("{path} has no {what} {name:?}; it has: {names}"))
             .hint(format!("use one of: {names}"))
     })
 }
 
-/// What tells whether two paths lead to the same directory: resolves links, and sees through bind
-/// mounts, which comparing resolved paths would not.
+/// Device and inode of a directory, equal for all paths that lead to it. Unlike resolved paths they are equal through
+/// bind mounts too.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(directory).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// The text of a file, and the mode that it has.
+/// Reads the text and the mode of a file.
 fn read(path: &Path) -> Result<(String, u32)> {
     let doing = || format!("read {}", path.display());
     let file = File::open(path).doing(doing)?;
     let mode = file.metadata().doing(doing)?.mode();
     let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).doing(doing)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        let message = "larger than 1 MiB, which no configuration is";
+    file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes).doing(doing)?;
+    if bytes.len() as u64 > MAX_FILE_SIZE {
+        let message = "larger than 1 MiB, so it is not a configuration";
         return Err(Error::new(Kind::Config, message).doing(doing()));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -374,12 +374,12 @@ fn read(path: &Path) -> Result<(String, u32)> {
         let line = valid.filter(|&&byte| byte == b'\n').count() + 1;
         Error::new(Kind::Config, "not valid UTF-8")
             .doing(format!("{}:{line}", path.display()))
-            .hint("save the file in the encoding UTF-8")
+            .hint("save the file as UTF-8")
     })?;
     Ok((text, mode))
 }
 
-/// As the configuration has it.
+/// Word of the configuration.
 fn checksums_text(checksums: Checksums) -> &'static str {
     match checksums {
         Checksums::Header => "header",
@@ -387,18 +387,9 @@ fn checksums_text(checksums: Checksums) -> &'static str {
     }
 }
 
-impl Compression {
-    /// As the configuration has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Compression::Zstd => "zstd",
-            Compression::None => "none",
-        }
-    }
-}
-
 impl LogLevel {
-    /// The word of the configuration.
+    /// Word of the configuration.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             LogLevel::Error => "error",
@@ -410,7 +401,8 @@ impl LogLevel {
 }
 
 impl LogFormat {
-    /// The word of the configuration.
+    /// Word of the configuration.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             LogFormat::Text => "text",
@@ -420,7 +412,8 @@ impl LogFormat {
 }
 
 impl Checkpoint {
-    /// As the configuration has it.
+    /// Word of the configuration.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Checkpoint::Fast => "fast",
@@ -429,21 +422,26 @@ impl Checkpoint {
     }
 }
 
-impl Cluster {
-    fn has_secret(&self) -> bool {
-        let all = [&self.connection, &self.primary];
-        all.into_iter().flatten().any(|text| matches!(connection::mask(text), Ok(Some(_))))
+/// A connection string with its secrets masked; all of it where it cannot be parsed.
+fn shown_connection(text: &str) -> String {
+    match conninfo::mask(text, MASK) {
+        Ok(masked) => masked.unwrap_or_else(|| text.to_owned()),
+        Err(_) => MASK.to_owned(),
     }
 }
 
-/// Without the password, since debugging output ends in logs.
-impl fmt::Debug for Cluster {
+fn has_secret(connection: &str) -> bool {
+    shown_connection(connection) != connection
+}
+
+/// Masks the passwords, since debugging output ends up in logs.
+impl fmt::Debug for ClusterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster")
+        f.debug_struct("ClusterConfig")
             .field("name", &self.name)
             .field("pgdata", &self.pgdata)
-            .field("connection", &self.connection.as_deref().map(connection::shown))
-            .field("primary", &self.primary.as_deref().map(connection::shown))
+            .field("connection", &self.connection.as_deref().map(shown_connection))
+            .field("primary", &self.primary.as_deref().map(shown_connection))
             .finish()
     }
 }

@@ -1,115 +1,21 @@
-//! Reads one table key by key, and keeps a record of every value and where it came from.
+//! Readers of single values, each with the check of what it reads.
 
-use super::raw::Table;
-use super::shown::{Section, Setting, Shown};
-use super::{
-    MOST_JOBS, connection,
-    value::{parse_duration, parse_size},
-};
+use super::value::{parse_duration, parse_size};
+use super::{MASK, MAX_JOBS};
 use crate::error::{Error, Kind, Result};
 use crate::notify::{Event, Webhook};
+use crate::pg::conninfo;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// A table being read.
-pub(super) struct Reader<'d> {
-    pub(super) table: Table<'d>,
-    settings: Vec<Setting>,
-}
-
-impl<'d> Reader<'d> {
-    pub(super) fn new(table: Table<'d>) -> Reader<'d> {
-        Reader { table, settings: Vec::new() }
-    }
-
-    /// The value under `key`, if it is set.
-    pub(super) fn optional<T>(
-        &mut self,
-        key: &'static str,
-        read: impl Fn(&DeValue<'_>) -> Result<T>,
-    ) -> Result<Option<T>>
-    where
-        Shown: for<'a> From<&'a T>,
-    {
-        let value = self.value(key, read)?;
-        self.record(key, value.as_ref());
-        Ok(value)
-    }
-
-    /// The value under `key`, or its default.
-    pub(super) fn or<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        read: impl Fn(&DeValue<'_>) -> Result<T>,
-    ) -> Result<T>
-    where
-        Shown: for<'a> From<&'a T>,
-    {
-        let value = self.value(key, read)?.unwrap_or(default);
-        self.record(key, Some(&value));
-        Ok(value)
-    }
-
-    /// The value under `key`, which must be set.
-    pub(super) fn required<T>(
-        &mut self,
-        key: &'static str,
-        example: &str,
-        read: impl Fn(&DeValue<'_>) -> Result<T>,
-    ) -> Result<T>
-    where
-        Shown: for<'a> From<&'a T>,
-    {
-        let missing =
-            || self.table.error(key, "missing").hint(format!("add a line such as `{key} = {example:?}`"));
-        let value = self.value(key, read)?.ok_or_else(missing)?;
-        self.record(key, Some(&value));
-        Ok(value)
-    }
-
-    /// What was read, in the order of reading.
-    pub(super) fn section(self) -> Section {
-        Section {
-            path: self.table.path,
-            header: self.table.header,
-            line: self.table.line,
-            settings: self.settings,
-        }
-    }
-
-    fn value<T>(&self, key: &str, read: impl Fn(&DeValue<'_>) -> Result<T>) -> Result<Option<T>> {
-        let found = self.table.get(key);
-        let value = found.map(|(value, _)| read(value)).transpose();
-        value.map_err(|error| self.table.fault(key, error))
-    }
-
-    fn record<'a, T>(&mut self, key: &'static str, value: Option<&'a T>)
-    where
-        Shown: From<&'a T>,
-    {
-        let line = self.table.get(key).map(|(_, line)| line);
-        self.settings.push(Setting { key, value: value.map(Shown::from), line });
-    }
-}
-
-/// A connection string whose shape is known to be right.
-pub(super) struct Connection(pub(super) String);
-
-impl From<&Connection> for Shown {
-    fn from(connection: &Connection) -> Shown {
-        Shown::Text(connection::shown(&connection.0))
-    }
-}
-
 fn error(message: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::new(Kind::Config, message).hint(hint)
 }
 
-/// The value has the wrong type. Does not repeat it: the key may be the wrong one for a secret.
+/// An error about the type of a value. Does not repeat the value, which may be a secret under a wrong key.
 fn mismatch(expected: &str, value: &DeValue<'_>, example: &str) -> Error {
     let found = value.type_str();
     error(format!("expected {expected}, found {found}"), format!("write it as in `{example}`"))
@@ -118,32 +24,32 @@ fn mismatch(expected: &str, value: &DeValue<'_>, example: &str) -> Error {
 fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str> {
     let text = value.as_str().ok_or_else(|| mismatch("text", value, "\"text\""))?;
     let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
-    match text.contains(control) {
-        false => Ok(text),
-        true => Err(error("a control character in it", "take the character out")),
+    if text.contains(control) {
+        return Err(error("contains a control character", "remove the character"));
     }
+    Ok(text)
 }
 
-/// One line of text, not empty.
+/// Reads one line of text that is not empty.
 pub(super) fn text(value: &DeValue<'_>) -> Result<String> {
     match string(value)? {
-        "" => Err(error("empty", "give it a value, or take the line out")),
+        "" => Err(error("empty", "give it a value, or remove the line")),
         text if text.contains(char::is_control) => {
-            Err(error("more than a line of plain text", "take line breaks and tabs out"))
+            Err(error("more than one line of plain text", "remove line breaks and tabs"))
         }
         text => Ok(text.into()),
     }
 }
 
-/// SQL: lines of text, not empty.
+/// Reads an SQL query: lines of text, not empty.
 pub(super) fn statement(value: &DeValue<'_>) -> Result<String> {
     match string(value)?.trim() {
-        "" => Err(error("empty", "write a query whose answer is known")),
+        "" => Err(error("empty", "write a query with a known answer")),
         sql => Ok(sql.into()),
     }
 }
 
-/// What a query is to answer: text, a number, or true and false as PostgreSQL writes them.
+/// Reads the expected answer of a query: text, a number, or true and false, which PostgreSQL writes as t and f.
 pub(super) fn answer(value: &DeValue<'_>) -> Result<String> {
     if let Some(flag) = value.as_bool() {
         return Ok(if flag { "t" } else { "f" }.into());
@@ -154,33 +60,34 @@ pub(super) fn answer(value: &DeValue<'_>) -> Result<String> {
     string(value).map(str::to_owned)
 }
 
-/// The name of a cluster or repository.
+/// Checks the name of a cluster or repository.
 pub(super) fn name(text: &str) -> Result<String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if !(1..=63).contains(&text.len()) || !text.bytes().all(allowed) || text.starts_with(['.', '-']) {
         let message =
-            "not a name: 1 to 63 ASCII letters, digits, `-`, `_` and `.`, the first neither `.` nor `-`";
+            "not a name: 1 to 63 ASCII letters, digits, `-`, `_` and `.`, not beginning with `.` or `-`";
         return Err(error(message, "choose a name such as `main` or `local-1`"));
     }
     Ok(text.into())
 }
 
-/// An absolute path: the programs run in whatever directory they are started in.
+/// Reads an absolute path. Relative ones are refused since the working directory of the programs varies.
 pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf> {
     let path = PathBuf::from(text(value)?);
-    match path.is_absolute() {
-        true => Ok(path),
-        false => Err(error("not an absolute path", "write the whole path, from `/` on")),
+    if !path.is_absolute() {
+        return Err(error("not an absolute path", "write the whole path, from `/` on"));
     }
+    Ok(path)
 }
+
+/// A connection string that libpq understands. `Debug` and listings mask its secrets.
+pub(super) struct Connection(pub(super) String);
 
 pub(super) fn connection(value: &DeValue<'_>) -> Result<Connection> {
     let text = string(value)?;
-    connection::mask(text).map_err(|why| {
-        error(
-            format!("not a connection string: {why}"),
-            "write it as in `host=/var/run/postgresql user=postgres dbname=postgres`",
-        )
+    conninfo::mask(text, MASK).map_err(|error| {
+        let hint = "write it as in `host=/var/run/postgresql user=postgres dbname=postgres`";
+        error.doing("not a connection string").hint(hint)
     })?;
     Ok(Connection(text.into()))
 }
@@ -189,7 +96,7 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool> {
     value.as_bool().ok_or_else(|| mismatch("true or false", value, "true"))
 }
 
-/// A number in a range; the range has to lie in the type.
+/// Reads a number in a range, which has to lie within the type.
 pub(super) fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T> {
     let written = value.as_integer().ok_or_else(|| mismatch("a whole number", value, "2"))?;
     let (least, most) = (range.start(), range.end());
@@ -204,46 +111,38 @@ pub(super) fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusiv
 }
 
 pub(super) fn jobs(value: &DeValue<'_>) -> Result<NonZeroUsize> {
-    let jobs = integer(value, 1..=i64::from(MOST_JOBS))?;
-    Ok(NonZeroUsize::new(jobs).unwrap_or(NonZeroUsize::MIN))
+    let jobs = integer(value, 1..=i64::from(MAX_JOBS))?;
+    NonZeroUsize::new(jobs).ok_or_else(|| Error::defect("a number of jobs is zero"))
 }
 
-/// A duration that is not zero.
+/// Reads a duration that is not zero.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration> {
     let written = value.as_str().ok_or_else(|| mismatch("a duration with its unit", value, "\"50s\""))?;
     let duration = parse_duration(written)?;
-    match duration.is_zero() {
-        false => Ok(duration),
-        true => Err(error(format!("{written:?} is no time at all"), "choose a longer duration")),
+    if duration.is_zero() {
+        return Err(error(format!("{written:?} is zero"), "choose a longer duration"));
     }
+    Ok(duration)
 }
 
-/// A number of bytes, not zero.
-pub(super) struct Size(pub(super) NonZeroU64);
-
-impl From<&Size> for Shown {
-    fn from(size: &Size) -> Shown {
-        Shown::Text(format!("{}B", size.0))
-    }
-}
-
-pub(super) fn size(value: &DeValue<'_>) -> Result<Size> {
+/// Reads a number of bytes that is not zero.
+pub(super) fn size(value: &DeValue<'_>) -> Result<NonZeroU64> {
     let written = value.as_str().ok_or_else(|| mismatch("a size with its unit", value, "\"100MiB\""))?;
-    let size = NonZeroU64::new(parse_size(written)?);
-    size.map(Size).ok_or_else(|| error(format!("{written:?} is nothing at all"), "choose a larger size"))
+    NonZeroU64::new(parse_size(written)?)
+        .ok_or_else(|| error(format!("{written:?} is zero"), "choose a larger size"))
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[T], word: fn(T) -> &'static str) -> Result<T> {
     let words = || choices.iter().map(|choice| format!("{:?}", word(*choice))).collect::<Vec<_>>();
     let written = value.as_str().ok_or_else(|| mismatch("text", value, &words().join("` or `")))?;
     let chosen = choices.iter().find(|choice| word(**choice) == written);
     chosen.copied().ok_or_else(|| {
-        error(format!("{written:?} is not known here"), format!("use one of: {}", words().join(", ")))
+        error(format!("{written:?} is not a known value"), format!("use one of: {}", words().join(", ")))
     })
 }
 
-/// The address of an object store. Does not repeat it, which may hold credentials by mistake.
+/// Reads the address of an object store. The error does not repeat it, since it may contain credentials.
 pub(super) fn endpoint(value: &DeValue<'_>) -> Result<String> {
     let text = text(value)?;
     let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
@@ -251,51 +150,34 @@ pub(super) fn endpoint(value: &DeValue<'_>) -> Result<String> {
         Some(host) if !host.is_empty() && !host.contains(['@', '?', '#', ' ']) => Ok(text),
         _ => Err(error(
             "not the address of an object store",
-            "write it as in `https://s3.example.com`; credentials go into `access_key_file` and `secret_key_file`",
+            "write it as in `https://s3.example.com`; put credentials into `access_key_file` and `secret_key_file`",
         )),
     }
 }
 
-/// Where notices go. Does not repeat it: whoever knows it can send there.
+/// Reads the address of a webhook. The error does not repeat it, since it is a secret.
 pub(super) fn webhook(value: &DeValue<'_>) -> Result<Webhook> {
     Webhook::parse(&text(value)?)
 }
 
-/// The values of a list.
+/// Reads the items of a list.
 fn each<T>(value: &DeValue<'_>, read: impl Fn(&DeValue<'_>) -> Result<T>) -> Result<Vec<T>> {
     value.as_array().into_iter().flat_map(|items| items.iter()).map(|item| read(item.get_ref())).collect()
 }
 
-/// A program, by its whole path, and its arguments.
-pub(super) struct Words(pub(super) Vec<String>);
-
-impl From<&Words> for Shown {
-    fn from(words: &Words) -> Shown {
-        Shown::List(words.0.clone())
-    }
-}
-
-pub(super) fn words(value: &DeValue<'_>) -> Result<Words> {
+/// Reads the absolute path of a program and its arguments.
+pub(super) fn words(value: &DeValue<'_>) -> Result<Vec<String>> {
     let words = each(value, |word| string(word).map(str::to_owned))?;
-    match words.first() {
-        Some(program) if program.starts_with('/') => Ok(Words(words)),
-        _ => Err(error(
-            "it does not begin with the whole path of a program",
-            "write it as in `[\"/usr/local/bin/tell\", \"dba\"]`; there is no shell",
-        )),
+    if !words.first().is_some_and(|program| program.starts_with('/')) {
+        return Err(error(
+            "the first item is not the absolute path of a program",
+            "write it as in `[\"/usr/local/bin/page\", \"dba\"]`; there is no shell",
+        ));
     }
+    Ok(words)
 }
 
-/// What is told.
-pub(super) struct Events(pub(super) Vec<Event>);
-
-impl From<&Events> for Shown {
-    fn from(events: &Events) -> Shown {
-        Shown::List(events.0.iter().map(|event| event.as_str().to_owned()).collect())
-    }
-}
-
-pub(super) fn events(value: &DeValue<'_>) -> Result<Events> {
+/// Reads the events that cause a notice.
+pub(super) fn events(value: &DeValue<'_>) -> Result<Vec<Event>> {
     each(value, |event| choice(event, &[Event::Failure, Event::Recovery, Event::Drill], Event::as_str))
-        .map(Events)
 }

@@ -1,15 +1,18 @@
-//! The configuration in force, and where each of its values came from, for people and for programs.
+//! The configuration in force with the source of each value, as text and as JSON.
 
-use super::{Checkpoint, Compression, LogFormat, LogLevel, MASK, Url, checksums_text, value::duration_text};
-use crate::notify::{Format, Webhook};
+use super::read::Connection;
+use super::reader::ShownAs;
+use super::value::duration_text;
+use super::{Checkpoint, LogFormat, LogLevel, MASK, RepositoryUrl, checksums_text, shown_connection};
+use crate::notify::{Event, Format, Webhook};
 use crate::storage::Checksums;
 use serde::{Serialize, Serializer};
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A table with what was read from it. Secrets are masked already.
+/// A table with the settings read from it. Secrets are masked already.
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub path: String,
@@ -18,31 +21,33 @@ pub(super) struct Section {
     pub settings: Vec<Setting>,
 }
 
+/// A key with its value and source.
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
     pub key: &'static str,
-    /// None: it is not set, and has no default.
+    /// `None`: not set and without a default.
     pub value: Option<Shown>,
-    /// None: it is the default.
+    /// Line of the key. `None`: the value is the default.
     pub line: Option<usize>,
 }
 
-/// A value as it is shown.
+/// A value in a form that can be shown.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub(super) enum Shown {
     Text(String),
     Integer(i64),
+    Count(u64),
     Flag(bool),
     List(Vec<String>),
-    /// In JSON: in seconds.
+    /// Seconds in JSON.
     #[serde(serialize_with = "seconds")]
     Duration(Duration),
 }
 
-/// The whole configuration, to print: as text it is TOML that can be read again, apart from masked
-/// secrets, and as JSON `{"path", "settings": [{"key", "value", "source"}…]}` with durations in
-/// seconds and `null` for what is not set.
+/// The whole configuration for output. As text it is TOML that can be read again, apart from masked secrets. As JSON
+/// it is `{"path", "settings": [{"key", "value", "source"}…]}`, with durations in seconds and `null` for settings
+/// that are not set.
 #[derive(Debug, Clone, Copy)]
 pub struct ShownConfig<'c> {
     pub(super) path: &'c Path,
@@ -50,9 +55,9 @@ pub struct ShownConfig<'c> {
 }
 
 /// `line 12` or `default`.
-struct Source(Option<usize>);
+struct Origin(Option<usize>);
 
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(line) => write!(f, "line {line}"),
@@ -63,17 +68,17 @@ impl fmt::Display for Source {
 
 impl fmt::Display for ShownConfig<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Quoted: a path may hold a line break, and what follows one would be read as TOML.
+        // Quoted, since text after a line break in a path would be read as TOML.
         writeln!(f, "# {:?}", self.path)?;
         for section in self.sections {
             let settings = section.settings.iter();
             let set = settings.filter_map(|setting| Some((setting, setting.value.as_ref()?)));
             let mut set = set.peekable();
             if set.peek().is_some() {
-                writeln!(f, "\n{}  # {}", section.header, Source(section.line))?;
+                writeln!(f, "\n{}  # {}", section.header, Origin(section.line))?;
             }
             for (setting, value) in set {
-                writeln!(f, "{} = {value}  # {}", setting.key, Source(setting.line))?;
+                writeln!(f, "{} = {value}  # {}", setting.key, Origin(setting.line))?;
             }
         }
         Ok(())
@@ -81,12 +86,13 @@ impl fmt::Display for ShownConfig<'_> {
 }
 
 impl fmt::Display for Shown {
-    /// As TOML.
+    /// Writes the value as TOML.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // JSON and TOML escape alike what may be in a text here: reading refuses the delete character.
+            // JSON and TOML escape text alike, except for the delete character, which readers refuse.
             Shown::Text(text) => write!(f, "{}", serde_json::Value::from(text.as_str())),
             Shown::Integer(number) => write!(f, "{number}"),
+            Shown::Count(number) => write!(f, "{number}"),
             Shown::Flag(flag) => write!(f, "{flag}"),
             Shown::List(texts) => write!(f, "{}", serde_json::Value::from(texts.as_slice())),
             Shown::Duration(duration) => write!(f, "\"{}\"", duration_text(*duration)),
@@ -97,26 +103,26 @@ impl fmt::Display for Shown {
 impl Serialize for ShownConfig<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct Document<'a> {
+        struct JsonConfig<'a> {
             path: String,
-            settings: Vec<Entry<'a>>,
+            settings: Vec<JsonSetting<'a>>,
         }
         #[derive(Serialize)]
-        struct Entry<'a> {
+        struct JsonSetting<'a> {
             key: String,
             value: Option<&'a Shown>,
             source: String,
         }
         let sections = self.sections.iter();
         let settings = sections.flat_map(|section| {
-            section.settings.iter().map(|setting| Entry {
+            section.settings.iter().map(|setting| JsonSetting {
                 key: format!("{}.{}", section.path, setting.key),
                 value: setting.value.as_ref(),
-                source: Source(setting.line).to_string(),
+                source: Origin(setting.line).to_string(),
             })
         });
         let path = self.path.to_string_lossy().into_owned();
-        Document { path, settings: settings.collect() }.serialize(serializer)
+        JsonConfig { path, settings: settings.collect() }.serialize(serializer)
     }
 }
 
@@ -124,92 +130,35 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-impl From<&String> for Shown {
-    fn from(text: &String) -> Shown {
-        Shown::Text(text.clone())
-    }
+macro_rules! shown_as {
+    ($($type:ty: |$value:ident| $shown:expr;)*) => {
+        $(impl ShownAs for $type {
+            fn shown(&self) -> Shown {
+                let $value = self;
+                $shown
+            }
+        })*
+    };
 }
 
-impl From<&PathBuf> for Shown {
-    fn from(path: &PathBuf) -> Shown {
-        Shown::Text(path.to_string_lossy().into_owned())
-    }
-}
-
-impl From<&Url> for Shown {
-    fn from(url: &Url) -> Shown {
-        Shown::Text(url.to_string())
-    }
-}
-
-impl From<&Compression> for Shown {
-    fn from(compression: &Compression) -> Shown {
-        Shown::Text(compression.as_str().into())
-    }
-}
-
-impl From<&LogFormat> for Shown {
-    fn from(value: &LogFormat) -> Shown {
-        Shown::Text(value.as_str().to_owned())
-    }
-}
-
-impl From<&LogLevel> for Shown {
-    fn from(value: &LogLevel) -> Shown {
-        Shown::Text(value.as_str().to_owned())
-    }
-}
-
-impl From<&Checkpoint> for Shown {
-    fn from(checkpoint: &Checkpoint) -> Shown {
-        Shown::Text(checkpoint.as_str().into())
-    }
-}
-
-impl From<&Checksums> for Shown {
-    fn from(checksums: &Checksums) -> Shown {
-        Shown::Text(checksums_text(*checksums).into())
-    }
-}
-
-impl From<&Webhook> for Shown {
-    fn from(webhook: &Webhook) -> Shown {
-        Shown::Text(webhook.shown(MASK))
-    }
-}
-
-impl From<&Format> for Shown {
-    fn from(format: &Format) -> Shown {
-        Shown::Text(format.as_str().into())
-    }
-}
-
-impl From<&bool> for Shown {
-    fn from(flag: &bool) -> Shown {
-        Shown::Flag(*flag)
-    }
-}
-
-impl From<&u32> for Shown {
-    fn from(number: &u32) -> Shown {
-        Shown::Integer(i64::from(*number))
-    }
-}
-
-impl From<&i32> for Shown {
-    fn from(number: &i32) -> Shown {
-        Shown::Integer(i64::from(*number))
-    }
-}
-
-impl From<&NonZeroUsize> for Shown {
-    fn from(number: &NonZeroUsize) -> Shown {
-        Shown::Integer(i64::try_from(number.get()).unwrap_or(i64::MAX))
-    }
-}
-
-impl From<&Duration> for Shown {
-    fn from(duration: &Duration) -> Shown {
-        Shown::Duration(*duration)
-    }
+shown_as! {
+    String: |text| Shown::Text(text.clone());
+    PathBuf: |path| Shown::Text(path.to_string_lossy().into_owned());
+    RepositoryUrl: |url| Shown::Text(url.to_string());
+    Connection: |connection| Shown::Text(shown_connection(&connection.0));
+    Checkpoint: |checkpoint| Shown::Text(checkpoint.as_str().into());
+    Checksums: |checksums| Shown::Text(checksums_text(*checksums).into());
+    Webhook: |webhook| Shown::Text(webhook.shown(MASK));
+    Format: |format| Shown::Text(format.as_str().into());
+    LogLevel: |level| Shown::Text(level.as_str().into());
+    LogFormat: |format| Shown::Text(format.as_str().into());
+    bool: |flag| Shown::Flag(*flag);
+    u32: |number| Shown::Integer(i64::from(*number));
+    i32: |number| Shown::Integer(i64::from(*number));
+    u64: |number| Shown::Count(*number);
+    NonZeroUsize: |number| Shown::Count(number.get() as u64);
+    NonZeroU64: |bytes| Shown::Text(format!("{bytes}B"));
+    Duration: |duration| Shown::Duration(*duration);
+    Vec<String>: |words| Shown::List(words.clone());
+    Vec<Event>: |events| Shown::List(events.iter().map(|event| event.as_str().to_owned()).collect());
 }

@@ -1,4 +1,4 @@
-//! Where a repository is.
+//! The place of a repository.
 
 use crate::error::{Error, Kind, Result};
 use std::fmt;
@@ -6,28 +6,30 @@ use std::path::{Path, PathBuf};
 
 /// The place of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Url {
-    /// A directory; absolute.
+pub enum RepositoryUrl {
+    /// An absolute directory.
     File(PathBuf),
-    /// Objects under a prefix, which is empty or has neither a first nor a last slash.
+    /// Objects under a prefix, which is empty or neither begins nor ends with a slash.
     S3 { bucket: String, prefix: String },
 }
 
-impl Url {
-    /// Reads `file:///directory` or `s3://bucket/prefix`. A directory is taken as it stands, without
-    /// percent decoding. Errors are of [`Kind::Config`] and repeat nothing of the text, which may
-    /// hold credentials by mistake.
-    pub fn parse(text: &str) -> Result<Url> {
+impl RepositoryUrl {
+    /// Parses `file:///directory` or `s3://bucket/prefix`. A directory is used as written, without percent decoding.
+    ///
+    /// # Errors
+    ///
+    /// `Config`, without any of the text, which may contain credentials by mistake.
+    pub fn parse(text: &str) -> Result<RepositoryUrl> {
         let error = |message: &str, hint: &str| Err(Error::new(Kind::Config, message).hint(hint));
         if text.chars().any(char::is_control) {
-            return error("a control character in it", "take the character out");
+            return error("contains a control character", "remove the character");
         }
         match text.split_once("://") {
             Some(("file", path)) if path.starts_with('/') => {
                 if Path::new(path).parent().is_none() {
-                    return error("the root directory is no repository", "name a directory in it");
+                    return error("the root directory cannot be a repository", "name a directory in it");
                 }
-                Ok(Url::File(path.into()))
+                Ok(RepositoryUrl::File(path.into()))
             }
             Some(("file", _)) => {
                 error("not an absolute path", "write three slashes, as in `file:///var/lib/walkeep`")
@@ -41,13 +43,13 @@ impl Url {
     }
 }
 
-fn s3(place: &str) -> Result<Url> {
+fn s3(place: &str) -> Result<RepositoryUrl> {
     let error = |message: &str, hint: &str| Err(Error::new(Kind::Config, message).hint(hint));
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     if place.contains(['@', '?', '#']) {
         return error(
-            "an s3 URL has no place for `@`, `?` and `#`",
-            "write `s3://bucket/prefix`; credentials go into `access_key_file` and `secret_key_file`",
+            "an s3 URL cannot contain `@`, `?` or `#`",
+            "write `s3://bucket/prefix`; put credentials into `access_key_file` and `secret_key_file`",
         );
     }
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
@@ -58,18 +60,21 @@ fn s3(place: &str) -> Result<Url> {
         );
     }
     let prefix = prefix.trim_matches('/');
-    if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return error("an empty, `.` or `..` part in the prefix", "write it as in `s3://bucket/prefix`");
+    if !prefix.is_empty() && prefix.split('/').any(|component| matches!(component, "" | "." | "..")) {
+        return error(
+            "the prefix has an empty, `.` or `..` component",
+            "write it as in `s3://bucket/prefix`",
+        );
     }
-    Ok(Url::S3 { bucket: bucket.into(), prefix: prefix.into() })
+    Ok(RepositoryUrl::S3 { bucket: bucket.into(), prefix: prefix.into() })
 }
 
-impl fmt::Display for Url {
+impl fmt::Display for RepositoryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Url::File(path) => write!(f, "file://{}", path.display()),
-            Url::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Url::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            RepositoryUrl::File(path) => write!(f, "file://{}", path.display()),
+            RepositoryUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            RepositoryUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
 }

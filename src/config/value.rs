@@ -1,17 +1,17 @@
-//! Durations and sizes as people write them, in the configuration and on the command line.
+//! Durations and sizes with units, as in the configuration and on the command line.
 
 use crate::error::{Error, Kind, Result};
 use std::time::Duration;
 
-/// In milliseconds, the largest first.
+/// Units in milliseconds, the largest first.
 const DURATION_UNITS: &[(&str, u64)] =
     &[("w", 7 * DAY), ("d", DAY), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const DAY: u64 = 24 * 3_600_000;
 
-/// A hundred years. Longer ones are mistakes, and would overflow where a duration meets a clock.
-const LONGEST: u64 = 36_500 * DAY;
+/// A hundred years in milliseconds. Longer durations are mistakes, and would overflow when added to a time.
+const MAX_DURATION: u64 = 36_500 * DAY;
 
-/// In bytes. `kB`, `MB`, `GB` are powers of 1000 and `KiB`, `MiB`, `GiB` powers of 1024.
+/// Units in bytes. `kB`, `MB`, `GB` are powers of 1000; `KiB`, `MiB`, `GiB` are powers of 1024.
 const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("kB", 1000),
@@ -27,12 +27,14 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("PiB", 1 << 50),
 ];
 
-/// Reads a duration: a whole number and its unit, without a space: `300ms`, `50s`, `5m`, `12h`,
-/// `14d`, `8w`. A day is 24 hours.
+/// Parses a duration: a whole number and its unit, without a space: `300ms`, `50s`, `5m`, `12h`, `14d`, `8w`. A day is
+/// 24 hours.
 ///
-/// Anything else, and more than 100 years, is a [`Kind::Usage`] error.
+/// # Errors
+///
+/// `Usage` for any other text, and for more than 100 years.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let milliseconds = parse(text, DURATION_UNITS).filter(|&n| n <= LONGEST);
+    let milliseconds = parse(text, DURATION_UNITS).filter(|&n| n <= MAX_DURATION);
     milliseconds.map(Duration::from_millis).ok_or_else(|| {
         let message =
             format!("{text:?} is not a duration: a whole number of ms, s, m, h, d or w, at most 100 years");
@@ -40,10 +42,12 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     })
 }
 
-/// Reads a size in bytes: a whole number and its unit, without a space: `16MiB`, `1GB`, `512B`.
+/// Parses a size in bytes: a whole number and its unit, without a space: `16MiB`, `1GB`, `512B`.
 /// `kB`, `MB`, `GB`, `TB`, `PB` are powers of 1000; `KiB`, `MiB`, `GiB`, `TiB`, `PiB` powers of 1024.
 ///
-/// Anything else, and more than 64 bits hold, is a [`Kind::Usage`] error.
+/// # Errors
+///
+/// `Usage` for any other text, and for a size that does not fit into 64 bits.
 pub fn parse_size(text: &str) -> Result<u64> {
     parse(text, SIZE_UNITS).ok_or_else(|| {
         let message = format!(
@@ -53,18 +57,24 @@ pub fn parse_size(text: &str) -> Result<u64> {
     })
 }
 
-/// Writes a duration so that [`parse_duration`] reads it: in the largest unit up to days that leaves
-/// no remainder. Parts of a millisecond are dropped.
+/// A duration as text that [`parse_duration`] reads: in the largest unit up to days that leaves no remainder. Fractions
+/// of a millisecond are dropped.
+#[must_use]
 pub fn duration_text(duration: Duration) -> String {
-    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (unit, length) = DURATION_UNITS
-        .iter()
-        .filter(|(unit, _)| *unit != "w" && milliseconds > 0)
-        .find(|(_, length)| milliseconds.is_multiple_of(*length))
-        .unwrap_or(&("s", 1000));
-    format!("{}{unit}", milliseconds / length)
+    let milliseconds = duration.as_millis();
+    if milliseconds == 0 {
+        return "0s".to_owned();
+    }
+    let units = DURATION_UNITS.iter().filter(|(unit, _)| *unit != "w");
+    let mut whole = units.map(|(unit, length)| (unit, u128::from(*length)));
+    let found = whole.find(|(_, length)| milliseconds.is_multiple_of(*length));
+    found.map_or_else(
+        || format!("{milliseconds}ms"),
+        |(unit, length)| format!("{}{unit}", milliseconds / length),
+    )
 }
 
+/// The product of the number in `text` and its unit; `None` if it is not a number with a unit, or overflows.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;

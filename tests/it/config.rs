@@ -6,12 +6,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
+use walkeep::codec::compress::Compression;
 use walkeep::config::{
-    Checkpoint, Compression, Config, LogFormat, LogLevel, Retention, Url, duration_text, locate,
-    parse_duration, parse_size,
+    Checkpoint, Config, LogFormat, LogLevel, RepositoryUrl, duration_text, locate, parse_duration, parse_size,
 };
 use walkeep::error::{Error, Kind, Result};
 use walkeep::notify::{Event, Format};
+use walkeep::retention::Policy;
 
 mod errors;
 mod secrets;
@@ -150,17 +151,16 @@ fn a_cluster_and_a_repository_are_enough_and_the_rest_has_the_documented_default
         panic!("one repository");
     };
     assert_eq!(repository.name, "local");
-    assert_eq!(repository.url, Url::File("/backup".into()));
+    assert_eq!(repository.url, RepositoryUrl::File("/backup".into()));
     assert!(repository.required);
-    assert_eq!(repository.retention, Retention::default());
-    assert_eq!(config.wal.compression, Compression::Zstd);
-    assert_eq!(config.wal.level, 1);
+    assert_eq!(repository.retention, Policy::default());
+    assert_eq!(config.wal.compression, Compression::Zstd(1));
     assert_eq!(config.wal.push_ahead, 8);
     assert_eq!(config.wal.fetch_ahead, 8);
     assert_eq!(config.wal.timeout, Duration::from_secs(50));
     assert_eq!(config.wal.spool, Path::new("/var/spool/walkeep"));
     assert_eq!(config.backup.jobs.get(), 6);
-    assert_eq!(config.backup.level, 1);
+    assert_eq!(config.backup.compression, Compression::Zstd(1));
     assert_eq!(config.backup.checkpoint, Checkpoint::Fast);
     assert!(config.backup.verify_pages);
     assert!(config.backup.wal_summaries);
@@ -174,7 +174,7 @@ fn every_documented_key_is_understood() {
     assert_eq!(connection, Some("host=/var/run/postgresql user=postgres dbname=postgres"));
     assert_eq!(
         config.repositories[0].retention,
-        Retention {
+        Policy {
             keep_last: Some(7),
             keep_within: Some(Duration::from_secs(14 * 86_400)),
             keep_daily: Some(7),
@@ -185,8 +185,8 @@ fn every_documented_key_is_understood() {
     );
     let away = config.repository("away").unwrap();
     assert!(!away.required);
-    assert_eq!(away.url, Url::S3 { bucket: "bucket".into(), prefix: "some/prefix".into() });
-    assert_eq!(away.retention, Retention::default());
+    assert_eq!(away.url, RepositoryUrl::S3 { bucket: "bucket".into(), prefix: "some/prefix".into() });
+    assert_eq!(away.retention, Policy::default());
     let bucket = away.bucket.as_ref().expect("a bucket");
     assert!(!bucket.conditional_create);
     let s3 = &bucket.options;
@@ -202,14 +202,15 @@ fn every_documented_key_is_understood() {
     assert_eq!(s3.sse_kms_key_id.as_deref(), Some("1234"));
     assert_eq!(s3.access_key_file, Some("/etc/walkeep/access".into()));
     assert_eq!(s3.secret_key_file, Some("/etc/walkeep/secret".into()));
-    assert_eq!(config.wal.compression, Compression::None);
-    assert_eq!(config.wal.level, 3);
+    assert_eq!(config.wal.compression, Compression::Stored);
+    let zstd = parse(&LARGEST.replace("compression = \"none\"", "compression = \"zstd\"")).unwrap();
+    assert_eq!(zstd.wal.compression, Compression::Zstd(3));
     assert_eq!(config.wal.push_ahead, 0);
     assert_eq!(config.wal.fetch_ahead, 16);
     assert_eq!(config.wal.timeout, Duration::from_secs(60));
     assert_eq!(config.wal.spool, Path::new("/spool"));
     assert_eq!(config.backup.jobs.get(), 3);
-    assert_eq!(config.backup.level, 19);
+    assert_eq!(config.backup.compression, Compression::Zstd(19));
     assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
     assert!(!config.backup.verify_pages);
     assert!(!config.backup.wal_summaries);
@@ -224,8 +225,8 @@ fn every_documented_key_is_understood() {
     let [orders, lines] = &config.drill.assertions[..] else {
         panic!("{:?}", config.drill.assertions);
     };
-    assert_eq!((orders.cluster.as_deref(), orders.expected.as_str()), (Some("main"), "3"));
-    assert_eq!((lines.cluster.as_deref(), lines.expected.as_str()), (None, "a|t\nb|f"));
+    assert_eq!((orders.cluster.as_deref(), orders.assertion.expected.as_str()), (Some("main"), "3"));
+    assert_eq!((lines.cluster.as_deref(), lines.assertion.expected.as_str()), (None, "a|t\nb|f"));
     let notify = &config.notify;
     let webhook = notify.webhook.as_ref().expect("a webhook");
     assert_eq!((webhook.host(), webhook.format), ("hooks.example.com", Format::Slack));

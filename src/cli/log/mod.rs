@@ -8,7 +8,7 @@ mod console;
 mod file;
 mod record;
 
-use crate::config::{LogFormat, LogLevel, LogOptions};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::error::{Error, Kind};
 use crate::progress;
 use console::Console;
@@ -141,7 +141,7 @@ pub struct StandardError {
 }
 
 /// Installs the log of `walkeep`; `file` is known once the configuration is. A log that is installed already stays.
-pub fn install(error: &StandardError, file: Option<&LogOptions>, bar: ProgressBar) -> Memory {
+pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar) -> Memory {
     let memory = Memory::default();
     if !tracing::dispatcher::has_been_set() {
         let asked = asked();
@@ -153,7 +153,7 @@ pub fn install(error: &StandardError, file: Option<&LogOptions>, bar: ProgressBa
 }
 
 /// Installs the log of a helper, whose standard error is the log of PostgreSQL.
-pub fn install_helper(error: &StandardError, file: Option<&LogOptions>) {
+pub fn install_helper(error: &StandardError, file: Option<&LogConfig>) {
     if tracing::dispatcher::has_been_set() {
         return;
     }
@@ -201,7 +201,7 @@ struct Log {
 impl Log {
     fn install(
         error: &StandardError,
-        file: Option<&LogOptions>,
+        file: Option<&LogConfig>,
         asked: Option<&Targets>,
         bar: Option<ProgressBar>,
         memory: Option<Memory>,

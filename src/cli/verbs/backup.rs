@@ -6,7 +6,6 @@ use crate::cli::args::BackupArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::codec::compress::Compression;
 use crate::config::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::progress;
@@ -134,7 +133,7 @@ fn options(context: &Context, args: &BackupArgs) -> Result<Options> {
         pgdata: context.cluster.pgdata.clone(),
         jobs: args.jobs.unwrap_or(config.backup.jobs),
         rate: args.rate.or(config.backup.rate),
-        compression: Compression::Zstd(config.backup.level),
+        compression: config.backup.compression,
         fast: args.checkpoint.unwrap_or(config.backup.checkpoint) == Checkpoint::Fast,
         verify_pages: config.backup.verify_pages,
         full: args.full,

@@ -86,12 +86,7 @@ fn options(
         .assertions
         .iter()
         .filter(|assertion| assertion.cluster.as_ref().is_none_or(|name| *name == context.cluster.name))
-        .map(|assertion| drill::Assertion {
-            name: assertion.name.clone(),
-            database: assertion.database.clone(),
-            sql: assertion.sql.clone(),
-            expected: assertion.expected.clone(),
-        });
+        .map(|scoped| scoped.assertion.clone());
     Ok(drill::Options {
         progress: context.console.progress(),
         cancel: interrupt::cancel_on_signal()?,

@@ -4,7 +4,7 @@ use crate::cli::args::InitArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
-use crate::config::Url;
+use crate::config::RepositoryUrl;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::repo::{Lineage, Registered, Repository};
 use crate::storage::Directory;
@@ -48,7 +48,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Exit> {
     let mut repositories = Vec::new();
     for (repository, configured) in context.repositories.iter().zip(&context.config.repositories) {
         let doing = || format!("init repository {}", repository.name());
-        if let Url::File(path) = &configured.url {
+        if let RepositoryUrl::File(path) = &configured.url {
             refuse_inside(path, context).doing(doing)?;
         }
         repository.prepare().doing(doing)?;

@@ -4,13 +4,12 @@ use crate::cli::args::PruneArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::progress;
 use crate::repo::active::Staleness;
 use crate::repo::{Archive, ObjectName, Repository};
-use crate::retention::{self, Options, Plan, Policy, Pruned, Removal};
+use crate::retention::{self, Options, Plan, Pruned, Removal};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -104,7 +103,7 @@ fn options(context: &Context, archive: &Archive, args: &PruneArgs) -> Result<Opt
     let config = context.config.repository(archive.repository().name())?;
     let now = jiff::Timestamp::now();
     Ok(Options {
-        policy: policy(&config.retention),
+        policy: config.retention.clone(),
         discard: args.remove.iter().cloned().collect(),
         dry_run: args.dry_run,
         now,
@@ -113,12 +112,6 @@ fn options(context: &Context, archive: &Archive, args: &PruneArgs) -> Result<Opt
         random: setup::random_hex::<6>()?,
         garbage_before: setup::garbage_before(now)?,
     })
-}
-
-fn policy(retention: &config::Retention) -> Policy {
-    let config::Retention { keep_last, keep_within, keep_daily, keep_weekly, keep_monthly, keep_yearly } =
-        *retention;
-    Policy { keep_last, keep_within, keep_daily, keep_weekly, keep_monthly, keep_yearly }
 }
 
 /// Returns plans of several lineages as one object of the contract.

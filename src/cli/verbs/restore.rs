@@ -7,7 +7,7 @@ use crate::cli::moment;
 use crate::cli::render::{self, Report};
 use crate::cli::restore_command;
 use crate::cli::setup::{self, Context};
-use crate::config::Url;
+use crate::config::RepositoryUrl;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
@@ -251,11 +251,11 @@ fn wish(args: &RestoreArgs, archive: &Archive) -> Result<Wish> {
 /// Locks the cluster's folder in the repository: two restores of one cluster at once are a mistake.
 fn lock(context: &Context, repository: &Repository, wait: &WaitArgs) -> Result<Option<Lock>> {
     match &context.config.repository(repository.name())?.url {
-        Url::File(root) => {
+        RepositoryUrl::File(root) => {
             let folder = root.join(repository.cluster());
             Lock::wait_for(&folder, setup::lock_timeout(wait)).doing("begin the restore").map(Some)
         }
-        Url::S3 { .. } => Ok(None),
+        RepositoryUrl::S3 { .. } => Ok(None),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cli::output;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::Result;
-use crate::observe::{Facts, Finding, Health, Light, Limits, Look, Repository, look};
+use crate::observe::{Facts, Finding, Health, Light, Look, Repository, look};
 use crate::progress;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -95,14 +95,6 @@ pub fn gather(global: &GlobalArgs, limit: &TimeoutArgs) -> Result<Vec<Health>> {
 
 /// Looks at one cluster.
 pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
-    let status = &context.config.status;
-    let limits = Limits {
-        backup_age: status.max_backup_age,
-        drill_age: status.max_drill_age,
-        ready: u64::from(status.max_ready),
-        ready_age: status.max_ready_age,
-        time_to_full: status.min_time_to_full,
-    };
     let facts = look(Look {
         cluster: context.cluster.name.clone(),
         pgdata: context.cluster.pgdata.clone(),
@@ -111,7 +103,7 @@ pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
         now: jiff::Timestamp::now(),
         limit: limit.timeout,
     });
-    Health::of(facts, &limits)
+    Health::of(facts, &context.config.status)
 }
 
 /// Returns the text about one cluster; `briefly` leaves out green findings.

@@ -47,18 +47,22 @@ fn notices_that_could_go_nowhere_or_say_nothing_are_refused() {
     for line in ["command = []", "command = ['tell']"] {
         refused_with(
             &with(line),
-            "8: notify.command: it does not begin with the whole path of a program",
+            "8: notify.command: the first item is not the absolute path of a program",
             "no shell",
         );
     }
-    refused_with(&with("on = ['failures']"), "8: notify.on: \"failures\" is not known here", "\"failure\", ");
+    refused_with(
+        &with("on = ['failures']"),
+        "8: notify.on: \"failures\" is not a known value",
+        "\"failure\", ",
+    );
     refused_with(
         &with("format = 'mail'"),
-        "8: notify.format: \"mail\" is not known here",
+        "8: notify.format: \"mail\" is not a known value",
         "\"json\", \"slack\"",
     );
     refused_with(&with("ca_file = '/x'"), "8: notify.ca_file: set without `webhook`", "`webhook`");
-    refused_with(&with("timeout = '0s'"), "8: notify.timeout: \"0s\" is no time at all", "longer");
+    refused_with(&with("timeout = '0s'"), "8: notify.timeout: \"0s\" is zero", "longer");
 }
 
 #[test]
@@ -85,11 +89,11 @@ fn tables_in_the_wrong_brackets_are_explained() {
     refused_with("[[wal]]", "7: wal: expected a table", "`[wal]`");
     refused_with("[backup.jobs]", "7: backup.jobs: expected a single value", "`jobs = …`");
     refused_with("[backup]\njobs = [1]", "8: backup.jobs: expected a single value", "jobs");
-    refused_as("[cluster]\npgdata = '/x'", ":1: cluster: expected tables with a name each");
-    refused_as("[[cluster]]", ":1: cluster: expected tables with a name each");
+    refused_as("[cluster]\npgdata = '/x'", ":1: cluster: expected named tables");
+    refused_as("[[cluster]]", ":1: cluster: expected named tables");
     refused_as("[repository]\nname = 'x'", ":1: repository: expected a list of tables");
     refused_as("repository = [1]", ":1: repository: expected a list of tables");
-    refused_as("cluster = 1", ":1: cluster: expected tables with a name each");
+    refused_as("cluster = 1", ":1: cluster: expected named tables");
 }
 
 #[test]
@@ -141,15 +145,15 @@ fn bad_durations_and_words_are_refused() {
         "8: wal.timeout: \"5 min\" is not a duration: a whole number of ms, s, m, h, d or w, at most 100 years",
         "`50s`",
     );
-    refused_with("[wal]\ntimeout = '0s'", "8: wal.timeout: \"0s\" is no time at all", "longer");
+    refused_with("[wal]\ntimeout = '0s'", "8: wal.timeout: \"0s\" is zero", "longer");
     refused_with(
         "[wal]\ncompression = 'lz4'",
-        "8: wal.compression: \"lz4\" is not known here",
+        "8: wal.compression: \"lz4\" is not a known value",
         "\"zstd\", \"none\"",
     );
     refused_with(
         "[backup]\ncheckpoint = 'Fast'",
-        "8: backup.checkpoint: \"Fast\" is not known here",
+        "8: backup.checkpoint: \"Fast\" is not a known value",
         "\"fast\", \"spread\"",
     );
 }
@@ -209,7 +213,7 @@ fn repositories_that_are_one_and_the_same_are_refused() {
     let again = |name: &str, url: &str| format!("[[repository]]\nname = '{name}'\nurl = '{url}'");
     refused_with(
         &again("local", "file:///other"),
-        "8: repository.local.name: another repository is called local already",
+        "8: repository.local.name: another repository has the name local already",
         "name of its own",
     );
     refused_with(
@@ -228,8 +232,8 @@ fn repositories_that_are_one_and_the_same_are_refused() {
 fn settings_of_an_object_store_are_refused_for_a_directory() {
     refused_with(
         "region = 'eu'",
-        "7: repository.local.region: a `file://` repository has no such setting",
-        "take `region` out",
+        "7: repository.local.region: not a setting of a `file://` repository",
+        "remove `region`",
     );
 }
 
@@ -242,9 +246,9 @@ fn settings_of_an_object_store_must_fit_together() {
     );
     refused_as(
         &s3("sse = 'AES256'\nsse_kms_key_id = '1'"),
-        ":8: repository.local.sse_kms_key_id: a key without `sse = \"aws:kms\"`",
+        ":8: repository.local.sse_kms_key_id: set without `sse = \"aws:kms\"`",
     );
-    refused_as(&s3("sse = 'rot13'"), ":7: repository.local.sse: \"rot13\" is not known here");
+    refused_as(&s3("sse = 'rot13'"), ":7: repository.local.sse: \"rot13\" is not a known value");
     refused_as(&s3("profile = ''"), ":7: repository.local.profile: empty");
     refused_as(
         &s3("endpoint = 's3.example.com'"),

@@ -52,6 +52,73 @@ fn a_password_is_masked_in_what_is_shown_and_in_debug_output() {
     }
 }
 
+/// The same password in every notation that libpq reads.
+fn notations(password: &str) -> Vec<String> {
+    let escaped = |special: &[char]| -> String {
+        let escape = |c: char| if special.contains(&c) { format!("\\{c}") } else { c.to_string() };
+        password.chars().map(escape).collect()
+    };
+    let bare = escaped(&['\\', '\'', ' ', '\t', '\n']);
+    let quoted = escaped(&['\\', '\'']);
+    let everything: String = password.chars().map(|c| format!("\\{c}")).collect();
+    let percent: String = password.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let uri: String = password
+        .bytes()
+        .map(|byte| match byte {
+            b'0'..=b'9' | b'a'..=b'z' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect();
+    let mut all = Vec::new();
+    for value in [bare, format!("'{quoted}'"), everything.clone(), format!("'{everything}'")] {
+        for equals in ["=", " = ", "\t=\n"] {
+            for keyword in ["password", "sslpassword"] {
+                all.push(format!("{keyword}{equals}{value}"));
+                all.push(format!("host=h user='u u' {keyword}{equals}{value} port=1"));
+                // White space after a quote is not needed.
+                all.push(format!("user='u'{keyword}{equals}{value}"));
+            }
+        }
+    }
+    for value in [percent, uri] {
+        for scheme in ["postgres", "postgresql"] {
+            all.push(format!("{scheme}://u:{value}@h:1,g/db?application_name=x"));
+            all.push(format!("{scheme}://:{value}@"));
+            all.push(format!("{scheme}://h/db?password={value}"));
+            all.push(format!("{scheme}://u@[::1]:1/db?x=y&p%61ssword={value}&port=2"));
+            all.push(format!("{scheme}://?sslpassword={value}"));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_password_is_masked_in_every_notation_that_libpq_reads() {
+    for password in [
+        "hunter2",
+        "hunter2 'x",
+        "\\hunter2\\",
+        "a@hunter2:/?&=%",
+        "hun'ter2\tä hunter2",
+        "'hunter2'",
+        "=hunter2",
+    ] {
+        for connection in notations(password) {
+            let pairs = walkeep::pg::conninfo::pairs_with_spans(&connection).expect("a connection string");
+            let read = pairs.iter().find(|pair| pair.keyword.ends_with("password"));
+            assert_eq!(read.map(|pair| pair.value.as_str()), Some(password), "{connection}");
+            let value = serde_json::Value::from(connection.as_str());
+            let config = parse(&SMALLEST.replace("[[", &format!("connection = {value}\n[["))).unwrap();
+            let json = serde_json::to_string(&config.shown()).unwrap();
+            let shown = format!("{} {json} {config:?} {:?}", config.shown(), config.shown());
+            assert!(shown.contains("********"), "{shown}");
+            for piece in ["hunter", "ter2", "\\h\\u", "%68%75", "x'"] {
+                assert!(!shown.contains(piece), "{connection}: {shown}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_connection_without_a_password_is_shown_as_it_is() {
     for connection in [

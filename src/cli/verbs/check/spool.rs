@@ -3,12 +3,12 @@
 
 use super::CheckResult;
 use crate::cli::render;
-use crate::config::Wal;
+use crate::config::WalConfig;
 use crate::pg::segment::SegmentSize;
 use rustix::fs::Access;
 use std::path::Path;
 
-pub fn look(wal: &Wal, size: Option<SegmentSize>) -> CheckResult {
+pub fn look(wal: &WalConfig, size: Option<SegmentSize>) -> CheckResult {
     let place = wal.spool.display();
     if wal.push_ahead == 0 && wal.fetch_ahead == 0 {
         return CheckResult::ok("nothing is pushed or fetched ahead");
