@@ -59,13 +59,13 @@ impl Earlier {
     pub fn choose(archive: &Archive, announced: &Announcement) -> Result<Earlier> {
         let mut earlier = Earlier::default();
         let verified = archive.remembered()?;
-        let Records { good, damaged, given_up, .. } = archive.records()?;
+        let Records { good, damaged, fenced, .. } = archive.records()?;
         let newest = good.iter().map(|record| record.id.clone()).max();
         earlier.choose_parent(good, &verified, archive, announced)?;
         let left = archive.data_after(newest.as_deref(), MOST_UNFINISHED)?;
         let was_listed = |id: &String| {
             verified.contains_key(id)
-                || given_up.iter().any(|(other, _)| other == id)
+                || fenced.iter().any(|(other, _)| other == id)
                 || damaged.iter().any(|(other, _)| other == id)
         };
         if let Some(id) = left.into_iter().rfind(|id| !was_listed(id)) {

@@ -3,9 +3,10 @@
 use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::catalog::{Gap, Reach};
-use crate::repo::data::{Data, PackSet, exclusive, manifest_bytes};
+use crate::repo::data::{Data, exclusive, manifest_bytes};
 use crate::repo::drills::Drill;
 use crate::repo::history::WalHistory;
+use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};

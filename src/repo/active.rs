@@ -219,7 +219,7 @@ impl Archive {
         let backup = seen.notice.as_ref().and_then(|notice| notice.backup.as_deref());
         let fenced = match (life, backup) {
             (Life::Over, _) | (_, None) => true,
-            (_, Some(id)) => self.give_up(id)?,
+            (_, Some(id)) => self.fence(id)?,
         };
         self.remove(&[ObjectName::Active(seen.name.clone())])?;
         Ok(fenced)

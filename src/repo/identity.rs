@@ -1,6 +1,7 @@
 //! Who a repository belongs to. Only `init` writes it; everything else has to read it first.
 
-use super::{Archive, Lineage, Repository, header, key, misplaced, parse_json, to_json};
+use super::object::{header, misplaced};
+use super::{Archive, Lineage, Repository, key, parse_json, to_json};
 use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Mode, Put, list_all};

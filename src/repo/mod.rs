@@ -1,8 +1,8 @@
-//! What a repository is: keys, identity, records, manifests, inventory. The format is in `FORMAT.md`.
+//! The objects of a repository and its state as a whole. The format is in `FORMAT.md`.
 //!
-//! A [`Repository`] is a store and a cluster's name in it. Nothing is stored and nothing is called absent
-//! before its identity has been read: that gives an [`Archive`], the part of one cluster under one
-//! system identifier and major version.
+//! A [`Repository`] is a store and the name of a cluster in it. Opening it checks its identity and gives an [`Archive`],
+//! the part of one cluster under one system identifier and major version: before that nothing is stored, and nothing
+//! counts as absent. [`survey::Survey`] reads the state of an archive in one pass.
 
 pub mod active;
 mod archive;
@@ -18,6 +18,8 @@ mod key;
 pub mod lock;
 pub mod manifest;
 mod name;
+mod object;
+pub mod packset;
 pub mod pin;
 pub mod process;
 pub mod ranges;
@@ -27,12 +29,16 @@ mod wal;
 pub mod window;
 
 pub use crate::storage::{Body, OpenBody, Put};
-pub use archive::{Archive, Records, StoredWal, header};
+pub use archive::Archive;
 pub use hints::RemoteHints;
 pub use identity::{Identities, Identity, Registered};
 pub use key::{data as data_key, pack as pack_name};
 pub use name::ObjectName;
+pub use object::{StoredWal, header};
+pub use record::Records;
 pub use wal::Wal;
+
+use object::{MAX_SMALL, misplaced};
 
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};
@@ -40,13 +46,10 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Key, Mode, Object, Storage};
 use std::sync::Arc;
 
-/// Objects that are read whole (identity, records) are never larger.
-const SMALL: u64 = 16 << 20;
-
-/// Stands in a directory that is being restored, and goes when it is finished. It is no part of a backup.
+/// Name of the file that marks a directory as being restored. It is removed at the end and never backed up.
 pub const RESTORING: &str = "walkeep.restoring";
 
-/// Which cluster, and in which life of it: `pg_upgrade` and `initdb` begin a new one.
+/// A cluster between `initdb` or `pg_upgrade` and the next of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lineage {
     pub system_identifier: u64,
@@ -54,7 +57,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// Of a data directory, from its files alone: the server may be down.
+    /// Reads the lineage of a data directory from its files; the server may be down.
     pub fn of(pgdata: &std::path::Path) -> Result<Lineage> {
         let major = crate::pg::major_version(pgdata)?;
         let control = crate::pg::control::Control::read(pgdata)?;
@@ -72,7 +75,7 @@ impl std::str::FromStr for Lineage {
                 Some(Lineage { system_identifier: system.parse().ok()?, major: major.parse().ok()? })
             })
             .ok_or_else(|| {
-                Error::new(Kind::Usage, format!("`{text}` is no system identifier with a major version"))
+                Error::new(Kind::Usage, format!("`{text}` is not a system identifier with a major version"))
                     .hint("write it as `walkeep list` does: 7312345678901234567-17")
             })
     }
@@ -84,7 +87,7 @@ impl std::fmt::Display for Lineage {
     }
 }
 
-/// A cluster's place in a store.
+/// A store and the folder of a cluster in it.
 #[derive(Clone)]
 pub struct Repository {
     name: String,
@@ -95,8 +98,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// `name` is what the configuration calls the repository; `cluster` the folder in it. With `required`
-    /// nothing counts as archived before this repository has it.
+    /// A repository with its name in the configuration and the folder of the cluster in it. WAL counts as archived only
+    /// when every `required` repository has it.
     pub fn new(
         name: impl Into<String>,
         cluster: impl Into<String>,
@@ -138,37 +141,36 @@ impl Repository {
         self.store.url()
     }
 
-    /// Makes the place of the store, and proves that it keeps its promises: the first step of `init`.
+    /// Creates the root of the store and proves its promises: the first step of `init`.
     pub fn prepare(&self) -> Result<()> {
         self.store.prepare()?;
         self.prove()
     }
 
-    /// Proves that the store keeps the promises that not every store keeps.
+    /// Proves the promises that not every store keeps.
     pub fn prove(&self) -> Result<()> {
         self.store.prove()
     }
 
-    /// Tells this cluster's place in this store from every other, also from one that the configuration calls by the
-    /// same names.
+    /// Returns a text that is unique for this cluster in this store, whatever names the configuration gives them.
     pub fn place(&self) -> String {
         let store = self.hints.as_ref().map_or_else(|| self.url(), |hints| hints.place().to_owned());
         format!("{} in {store}", self.cluster)
     }
 
-    /// Removes what crashed writers left behind before this moment.
+    /// Removes temporary objects that crashed writers left before this moment. Returns their number.
     pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         self.store.clean(before)
     }
 
-    /// Reads and checks a small object, whose name has to be that of its key.
+    /// Reads and checks a small object, whose header has to have `name`; `None` when it does not exist.
     fn read_small(&self, key: &Key, name: &str) -> Result<Option<(Header, Vec<u8>)>> {
         let doing = || format!("read {key} of repository {}", self.name);
         let Some(object) = self.store.get(key, None).doing(doing)? else {
             return Ok(None);
         };
         let (header, content) = Content::open(object)
-            .and_then(|content: Content<Object>| content.read_all(SMALL))
+            .and_then(|content: Content<Object>| content.read_all(MAX_SMALL))
             .doing(doing)?;
         if header.name != name {
             return Err(misplaced(&header.name).doing(doing()));
@@ -176,22 +178,17 @@ impl Repository {
         Ok(Some((header, content)))
     }
 
-    /// Stores a small object so that its content can be read with the naked eye.
+    /// Stores a small object uncompressed, so that people can read it.
     fn put_small(&self, key: &Key, header: Header, content: &[u8], mode: Mode) -> Result<Put> {
         let object = envelope::seal(header, content, &mut Compressor::new(Compression::Stored)?)?;
         self.store.put(key, &object, mode).doing(|| format!("store {key} in repository {}", self.name))
     }
 }
 
-fn misplaced(name: &str) -> Error {
-    Error::new(Kind::Damage, format!("its header says that it is {name}"))
-        .hint("objects were moved or mixed up; bring the right one back from a copy")
-}
-
-/// Understands a JSON content of ours.
+/// Decodes the JSON content of an object.
 fn parse_json<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T> {
     serde_json::from_slice(content)
-        .map_err(|e| Error::new(Kind::Damage, format!("its content cannot be understood: {e}")))
+        .map_err(|e| Error::new(Kind::Damage, format!("its content is not what it should be: {e}")))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>> {

@@ -1,12 +1,18 @@
-//! A backup's record: the one small object that makes it exist.
+//! The record of a backup: the one small object that makes the backup exist. It is written last and never changed.
+//!
+//! A fence in its place keeps a backup from being recorded: a prune puts it there when it considers the backup stale.
 
-use super::data::PackSet;
 use super::entry::Tablespace;
 use super::name::ObjectName;
-use crate::codec::envelope::decimal;
+use super::object::{MAX_SMALL, is_about_the_object, misplaced};
+use super::packset::PackSet;
+use super::{Archive, key, parse_json};
+use crate::codec::envelope::{Header, ObjectKind, decimal};
 use crate::codec::hash::ContentHash;
+use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
+use crate::storage::{Key, Mode, Put};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,11 +24,11 @@ pub struct Record {
     pub stop_time: jiff::Timestamp,
     pub start_lsn: Lsn,
     pub stop_lsn: Lsn,
-    /// At the start; a standby's backup may end on a later one.
+    /// The timeline of the whole backup, from its start to its end.
     pub timeline: TimelineId,
     #[serde(with = "decimal")]
     pub system_identifier: u64,
-    /// As the server says it: `15.18 (Debian 15.18-0+deb12u1)`.
+    /// The server's `server_version`: `15.18 (Debian 15.18-0+deb12u1)`.
     pub pg_version: String,
     /// Bytes when restored.
     pub size: u64,
@@ -33,12 +39,12 @@ pub struct Record {
     pub files: u64,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// The backup whose blocks it shares most, when it shares any.
+    /// The backup with which it shares most blocks; `None` when it shares none.
     pub parent: Option<String>,
 
     /// The parts of the manifest, in order.
     pub manifest: Vec<ManifestPart>,
-    /// The packs that the manifest names; where it is not said the manifest has to be read.
+    /// The packs that the manifest names; `None` in old records, where the manifest has to be read for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packs: Option<PackSet>,
     pub segment_size: SegmentSize,
@@ -46,10 +52,10 @@ pub struct Record {
     pub settings: Settings,
     #[serde(default)]
     pub tablespaces: Vec<TablespaceSize>,
-    /// Those that there were when the backup began.
+    /// The databases when the backup began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<Database>,
-    /// Pages that were bad in the cluster itself.
+    /// Files of the cluster that had pages with wrong checksums.
     #[serde(default)]
     pub damaged: Vec<DamagedFile>,
 }
@@ -66,17 +72,18 @@ pub enum State {
 pub struct ManifestPart {
     /// Relative to the archive.
     pub key: String,
-    /// Of the stored object, its header included.
+    /// Bytes of the stored object, with its header.
     pub size: u64,
-    /// Of the stored object, its header included.
+    /// Hash of the stored object, with its header.
     pub sha256: ContentHash,
-    /// A part of an earlier backup's manifest without whose text this one's cannot be told. It has no base itself.
+    /// The part of an earlier manifest that this part is a delta of. It has no base itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Box<ManifestPart>>,
 }
 
 impl ManifestPart {
-    /// The backup whose manifest it is part of, and its number there; `None` when its key is none of such a part.
+    /// Returns the backup whose manifest it is part of, and its number there; `None` when the key is that of something
+    /// else.
     pub fn place(&self) -> Option<(String, u32)> {
         match ObjectName::parse(&self.key) {
             Some(ObjectName::Manifest(id, number)) => Some((id, number)),
@@ -92,10 +99,10 @@ pub struct WalRange {
     pub last: SegmentName,
 }
 
-/// What the server said of itself.
+/// Settings of the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Its `TimeZone`: what a time without an offset means.
+    /// Its `TimeZone`, in which times without an offset are read.
     pub time_zone: String,
     pub block_size: u32,
     pub data_checksums: bool,
@@ -104,12 +111,12 @@ pub struct Settings {
     pub from_standby: bool,
 }
 
-/// A tablespace, and how much is in it.
+/// A tablespace and its size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TablespaceSize {
     #[serde(flatten)]
     pub tablespace: Tablespace,
-    /// Bytes of its files when the backup began to read them.
+    /// Bytes of its files when the backup began to read it.
     pub size: u64,
 }
 
@@ -123,7 +130,7 @@ pub struct Database {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedFile {
     pub path: String,
-    /// Numbers of the pages in the file, counted from 0; the first thousand.
+    /// Numbers of the first thousand bad pages in the file, counted from 0.
     pub blocks: Vec<u32>,
 }
 
@@ -132,8 +139,136 @@ impl Record {
         self.state == State::Complete
     }
 
-    /// The objects that the manifest is told by: each part, and behind it its base. A base may come more than once.
+    /// Reads a record and checks what the rest of walkeep relies on.
+    fn parse(content: &[u8], id: &str) -> Result<Box<Record>> {
+        let record: Box<Record> = parse_json(content)?;
+        if record.id != id {
+            return Err(misplaced(&record.id));
+        }
+        let WalRange { first, last } = record.wal;
+        if (first.timeline, last.timeline) != (record.timeline, record.timeline) || last < first {
+            let what = format!("its WAL from {first} to {last} is not that of timeline {}", record.timeline);
+            return Err(Error::new(Kind::Damage, what));
+        }
+        Ok(record)
+    }
+
+    /// Iterates over the objects needed to read the manifest: each part, then its base. A base may come more than once.
     pub fn manifest_objects(&self) -> impl Iterator<Item = &ManifestPart> {
         self.manifest.iter().flat_map(|part| [part].into_iter().chain(part.base.as_deref()))
+    }
+}
+
+/// The backups of an archive.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// In the order of the LSNs at which they began.
+    pub good: Vec<Record>,
+    /// Ids of backups whose record is damaged, and why. The others are not affected.
+    pub damaged: Vec<(String, Error)>,
+    /// Bytes of each good record in the repository.
+    pub sizes: BTreeMap<String, u64>,
+    /// Ids of fenced backups, and since when they are.
+    pub fenced: Vec<(String, jiff::Timestamp)>,
+}
+
+/// The object at the key of a backup's record.
+enum Recorded {
+    Record(Box<Record>),
+    Fence,
+}
+
+impl Archive {
+    /// Records a backup. It is the last step: from here on the backup is listed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] when the backup was fenced, [`Kind::Conflict`] when it exists.
+    pub fn put_record(&self, record: &Record) -> Result<()> {
+        let name = ObjectName::Record(record.id.clone());
+        if self.put_small(&name, ObjectKind::Backup, record, Mode::Create)? == Put::Stored {
+            return Ok(());
+        }
+        Err(match self.recorded(&self.key_of(&name)?)? {
+            Some(Recorded::Fence) => Error::new(
+                Kind::Refused,
+                format!("backup {} missed its heartbeats and was fenced by a prune", record.id),
+            )
+            .hint("was this machine suspended, or the repository unreachable? take another backup"),
+            _ => Error::new(Kind::Conflict, format!("backup {} exists already", record.id)),
+        })
+    }
+
+    /// Fences a backup, so that it can never be recorded. Returns false when it is recorded already.
+    #[must_use = "a backup that is recorded has to stay"]
+    pub fn fence(&self, id: &str) -> Result<bool> {
+        let name = ObjectName::Record(id.to_owned());
+        let content = serde_json::json!({"given_up": id});
+        if self.put_small(&name, ObjectKind::GivenUp, &content, Mode::Create)? == Put::Stored {
+            return Ok(true);
+        }
+        Ok(matches!(self.recorded(&self.key_of(&name)?)?, Some(Recorded::Fence)))
+    }
+
+    /// Reads the records of all backups.
+    pub fn records(&self) -> Result<Records> {
+        let mut records = Records::default();
+        self.each_named(key::BACKUPS, |name, listed| {
+            let ObjectName::Record(id) = name else {
+                return Ok(());
+            };
+            match self.recorded(&listed.key) {
+                // Pruned since it was listed.
+                Ok(None) => {}
+                Ok(Some(Recorded::Record(record))) => {
+                    records.sizes.insert(id, listed.size);
+                    records.good.push(*record);
+                }
+                Ok(Some(Recorded::Fence)) => records.fenced.push((id, listed.modified)),
+                Err(error) if is_about_the_object(&error) => records.damaged.push((id, error)),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })?;
+        records.good.sort_by(|a, b| (a.start_lsn, a.timeline, &a.id).cmp(&(b.start_lsn, b.timeline, &b.id)));
+        Ok(records)
+    }
+
+    /// Reads the record of one backup; `None` when there is none or the backup is fenced.
+    pub fn record(&self, id: &str) -> Result<Option<Record>> {
+        let recorded = self.recorded(&self.key_of(&ObjectName::Record(id.to_owned()))?)?;
+        Ok(match recorded {
+            Some(Recorded::Record(record)) => Some(*record),
+            Some(Recorded::Fence) | None => None,
+        })
+    }
+
+    fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
+        let Some((header, content)) = self.repository().read_small(key, key.name())? else {
+            return Ok(None);
+        };
+        let read = || {
+            if header.kind == ObjectKind::GivenUp {
+                return Ok(Recorded::Fence);
+            }
+            self.check_header(&header, ObjectKind::Backup, key.name())?;
+            Record::parse(&content, key.name()).map(Recorded::Record)
+        };
+        self.in_repository("read", key, read()).map(Some)
+    }
+
+    /// Copies a backup's record to an archive that has all that it names. Returns the bytes.
+    pub fn copy_record(&self, to: &Archive, id: &str) -> Result<u64> {
+        let relative = key::backup(id);
+        let gone =
+            || Error::new(Kind::Unavailable, format!("the record of backup {id} was removed meanwhile"));
+        let size = self.size(&relative)?.filter(|size| *size <= MAX_SMALL).ok_or_else(gone)?;
+        let object = self.get_range(&relative, 0..size)?;
+        let header = Header::decode(&object)?;
+        self.check_header(&header, ObjectKind::Backup, id)?;
+        match to.put_object(&relative, &object)? {
+            Put::Stored => Ok(size),
+            Put::Exists => Err(Error::new(Kind::Conflict, format!("backup {id} exists there already"))),
+        }
     }
 }

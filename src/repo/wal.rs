@@ -1,13 +1,17 @@
-//! The WAL of a cluster in a repository that need not have shown its identity yet. What is found speaks for
-//! itself, since every object names its cluster; that something is *not* found means nothing before
-//! [`Repository::open`] has succeeded.
+//! The WAL files of a cluster in a repository.
+//!
+//! [`Wal`] needs no checked identity: whatever it finds is certain, since every object names its cluster; that it does
+//! *not* find something proves nothing until [`Repository::open`] has succeeded. The rest belongs to an [`Archive`].
 
-use super::archive::{StoredWal, check_header};
+use super::archive::Archive;
+use super::name::ObjectName;
+use super::object::{StoredWal, check_header};
 use super::{Body, Lineage, Put, Repository, key};
 use crate::codec::envelope::{Content, ObjectKind};
-use crate::error::{Doing, Result};
-use crate::pg::segment::{SegmentName, TimelineId, WalName};
-use crate::storage::{Key, Mode, PAGE, list_all};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::history::{History, MAX_FILE_SIZE};
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::storage::{Key, ListedObject, Mode, PAGE, list_all};
 
 pub struct Wal<'a> {
     repository: &'a Repository,
@@ -21,24 +25,20 @@ impl Repository {
     }
 }
 
-impl<'a> Wal<'a> {
-    pub(super) fn new(repository: &'a Repository, lineage: Lineage, base: Key) -> Wal<'a> {
-        Wal { repository, lineage, base }
-    }
-
+impl Wal<'_> {
     fn in_repository<T>(&self, what: &str, key: &Key, result: Result<T>) -> Result<T> {
         result.doing(|| format!("{what} {key} in repository {}", self.repository.name()))
     }
 
-    /// Stores a WAL file that is encoded already. [`Put::Exists`] says nothing about the content, and nothing of it
-    /// counts before the repository has shown its identity.
+    /// Stores an encoded WAL file. [`Put::Exists`] does not compare the content. Success counts only once the identity
+    /// of the repository has been checked.
     pub fn put(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         let key = self.base.join(key::wal(name))?;
         self.in_repository("store", &key, self.repository.store.put(&key, body, Mode::Create))
     }
 
-    /// Opens a WAL file; `None` when there is no such file. What is opened has the right name and cluster in its
-    /// header; the content is still to be checked.
+    /// Opens a WAL file; `None` when it does not exist. The header has the right name and cluster; the content is still
+    /// unchecked.
     pub fn get(&self, name: WalName) -> Result<Option<StoredWal>> {
         let key = self.base.join(key::wal(name))?;
         let read = || {
@@ -52,19 +52,19 @@ impl<'a> Wal<'a> {
         self.in_repository("read", &key, read())
     }
 
-    /// A complete segment behind this one on the same timeline, if there is any: then a missing one is a
-    /// hole and not the end of the archive.
+    /// Returns a later complete segment of the same timeline. If there is one, a missing segment is a hole and not the
+    /// end of the archive.
     pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
         let folder = self.base.join(key::wal_of(name.timeline))?;
         let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
-        // Mostly the next file tells; where many others lie between there shall not be as many requests.
+        // The next file mostly decides it; a full page follows only when files of other kinds lie between.
         let mut limit = 8;
         loop {
             let page = self.repository.store.list(&folder, Some(&after), limit);
             limit = PAGE;
             let page = self.in_repository("list", &folder, page)?;
-            for entry in &page.entries {
-                if let Ok(WalName::Segment(later)) = entry.key.name().parse()
+            for listed in &page.entries {
+                if let Ok(WalName::Segment(later)) = listed.key.name().parse()
                     && later > name
                 {
                     return Ok(Some(later));
@@ -77,17 +77,97 @@ impl<'a> Wal<'a> {
         }
     }
 
-    /// The timelines that have a history file, in order.
+    /// Returns the timelines that have a history file, in order.
     pub fn histories(&self) -> Result<Vec<TimelineId>> {
         let mut timelines = Vec::new();
         let folder = self.base.join(key::HISTORIES)?;
-        let listed = list_all(&*self.repository.store, &folder, |entry| {
-            if let Ok(WalName::History(timeline)) = entry.key.name().parse() {
+        let listed = list_all(&*self.repository.store, &folder, |listed| {
+            if let Ok(WalName::History(timeline)) = listed.key.name().parse() {
                 timelines.push(timeline);
             }
             Ok(())
         });
         self.in_repository("list", &folder, listed)?;
         Ok(timelines)
+    }
+}
+
+impl Archive {
+    fn wal(&self) -> Wal<'_> {
+        Wal { repository: self.repository(), lineage: self.lineage(), base: self.base().clone() }
+    }
+
+    /// Stores an encoded WAL file; see [`Wal::put`].
+    ///
+    /// The body may encode its content while the store reads it, and again when the store has to read it again.
+    pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
+        self.wal().put(name, body)
+    }
+
+    /// Opens a WAL file; `None` when this repository does not have it. See [`Wal::get`].
+    pub fn get_wal(&self, name: WalName) -> Result<Option<StoredWal>> {
+        self.wal().get(name)
+    }
+
+    pub fn has_wal(&self, name: WalName) -> Result<bool> {
+        Ok(self.head(&self.base().join(key::wal(name))?)?.is_some())
+    }
+
+    /// Reads a WAL file as it is stored, unchecked; `None` when it does not exist.
+    pub fn get_wal_object(&self, name: WalName, limit: u64) -> Result<Option<Vec<u8>>> {
+        use std::io::Read;
+        let key = self.base().join(key::wal(name))?;
+        let read = || {
+            let Some(object) = self.open(&key, None)? else {
+                return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            object.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
+            if bytes.len() as u64 > limit {
+                return Err(Error::new(Kind::Damage, format!("it has more than {limit} bytes")));
+            }
+            Ok(Some(bytes))
+        };
+        self.in_repository("read", &key, read())
+    }
+
+    /// Returns the timelines that have a history file, in order.
+    pub fn histories(&self) -> Result<Vec<TimelineId>> {
+        self.wal().histories()
+    }
+
+    /// Reads the history of a timeline; `None` when it does not exist. Timeline 1 has none and needs none.
+    pub fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
+        if timeline.0 == 1 {
+            return Ok(Some(History::root(timeline)));
+        }
+        let Some(content) = self.get_wal(WalName::History(timeline))? else {
+            return Ok(None);
+        };
+        let doing =
+            || format!("read {} of repository {}", WalName::History(timeline), self.repository().name());
+        let (_, text) = content.read_all(MAX_FILE_SIZE).doing(doing)?;
+        History::parse(timeline, &text).map(Some).doing(doing)
+    }
+
+    /// Calls `each` with every WAL file, in order.
+    pub fn each_wal(&self, mut each: impl FnMut(WalName, &ListedObject) -> Result<()>) -> Result<()> {
+        self.each_named(key::WAL, |name, listed| match name {
+            ObjectName::Wal(name) => each(name, listed),
+            _ => Ok(()),
+        })
+    }
+
+    /// Returns the size of segments, from the first segment in the listing; `None` when there is none.
+    pub fn any_segment_size(&self) -> Result<Option<SegmentSize>> {
+        let page = self.list(&self.base().join(key::WAL)?, None, PAGE)?;
+        for listed in &page.entries {
+            if let Ok(name @ WalName::Segment(_)) = listed.key.name().parse()
+                && let Some(stored) = self.get_wal(name)?
+            {
+                return SegmentSize::try_from(stored.size()).map(Some);
+            }
+        }
+        Ok(None)
     }
 }

@@ -8,7 +8,7 @@ use super::Archive;
 use super::catalog::Reach;
 use super::history::{Span, WalHistory};
 use super::record::Record;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::Tail;
@@ -156,9 +156,10 @@ impl<'a> TailReader<'a> {
         if let Some(tail) = self.read.get(&(name, limit)) {
             return Ok(*tail);
         }
-        let stored = self.archive.get_wal(WalName::Segment(name));
         let size = self.wal.inventory.segment_size().bytes();
-        let tail = match stored.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose()) {
+        let read = self.archive.get_wal(WalName::Segment(name));
+        let read = read.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose());
+        let tail = match read.doing(|| format!("read {name} of {}", self.archive.repository().name())) {
             Ok(read) => read.map(|(_, segment)| Tail::before(&segment, limit)).unwrap_or_default(),
             Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
                 self.damaged.push((name, error));

@@ -6,7 +6,7 @@ use super::stock::{Backup, Stock};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::repo::ObjectName;
-use crate::repo::data::PackSet;
+use crate::repo::packset::PackSet;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -312,7 +312,7 @@ impl Choice<'_> {
             }
         }
         remove.rest.extend(stock.pins.keys().filter(|id| !stays.contains(id)).cloned().map(ObjectName::Pin));
-        let fences = stock.given_up.iter().filter(|(_, since)| self.now.duration_since(*since) > FENCED);
+        let fences = stock.fenced.iter().filter(|(_, since)| self.now.duration_since(*since) > FENCED);
         remove.rest.extend(fences.map(|(id, _)| ObjectName::Record(id.clone())));
         remove
     }

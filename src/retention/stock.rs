@@ -5,8 +5,9 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repo::data::{Data, PackSet};
+use crate::repo::data::Data;
 use crate::repo::history::WalHistory;
+use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
 use crate::repo::record::{Record, WalRange};
 use crate::repo::survey::{Survey, Want};
@@ -41,7 +42,7 @@ pub struct Stock {
     /// Records that cannot be read.
     pub unreadable: Vec<String>,
     /// Backups that were kept from being recorded, and since when.
-    pub given_up: Vec<(String, jiff::Timestamp)>,
+    pub fenced: Vec<(String, jiff::Timestamp)>,
     /// What lies under `data/`.
     pub data: BTreeMap<String, Data>,
     /// Every WAL file and its size.
@@ -92,9 +93,9 @@ impl Stock {
         records: Records,
         pins: BTreeMap<String, Result<Pin>>,
     ) -> Result<()> {
-        let Records { good, damaged, sizes, given_up } = records;
+        let Records { good, damaged, sizes, fenced } = records;
         self.unreadable = damaged.into_iter().map(|(id, _)| id).collect();
-        self.given_up = given_up;
+        self.fenced = fenced;
         let known: BTreeMap<String, Backup> =
             std::mem::take(&mut self.backups).into_iter().map(|backup| (backup.id.clone(), backup)).collect();
         for record in good {

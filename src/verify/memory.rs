@@ -5,8 +5,8 @@ use super::run::{Run, Scope};
 use crate::error::{Kind, Result};
 
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
-use crate::repo::data::PackSet;
 use crate::repo::evidence::{VerifiedBackup, VerifiedPacks, VerifiedWal};
+use crate::repo::packset::PackSet;
 use crate::repo::record::{Record, WalRange};
 use crate::repo::{Archive, ObjectName};
 use jiff::Timestamp;

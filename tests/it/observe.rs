@@ -5,6 +5,7 @@ mod judged;
 mod many;
 mod metrics;
 mod seen;
+mod windows;
 
 use crate::support::*;
 use serde_json::Value;

@@ -1,0 +1,49 @@
+//! Checks the entries of a manifest before anything relies on them.
+
+use crate::codec::compress::FRAME;
+use crate::error::{Error, Kind, Result};
+use crate::repo::entry::{Entry, StoredPath};
+
+/// Refuses paths that leave the target directory, and files whose blocks do not add up.
+pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
+    let damaged = |path: &StoredPath, what: &str| {
+        Err(Error::new(Kind::Damage, format!("`{}` {what}", path.display().escape_debug())))
+    };
+    let (path, file) = match entry {
+        Entry::Tablespace(_) => return Ok(()),
+        Entry::Dir(dir) => (&dir.path, None),
+        Entry::File(file) => (&file.path, Some(file)),
+        Entry::Config(file) => (&file.path, Some(file)),
+    };
+    let inside = match entry {
+        Entry::Config(_) => {
+            path.0.strip_prefix(b"/").is_some_and(|rest| StoredPath(rest.to_vec()).is_inside())
+        }
+        // The data directory itself.
+        Entry::Dir(_) if path.0.is_empty() => true,
+        _ => path.is_inside(),
+    };
+    if !inside {
+        return damaged(path, "leads outside the target directory");
+    }
+    let Some(file) = file else {
+        return Ok(());
+    };
+    let blocks: u64 = file.at.iter().map(|extent| u64::from(extent.blocks)).sum();
+    let block = u64::from(file.block);
+    let fits = block.is_power_of_two()
+        && block <= 1 << 20
+        && blocks == file.hashes.len() as u64
+        && file.size.div_ceil(block) == blocks
+        && file.at.iter().all(|extent| {
+            let before_last = u64::from(extent.blocks.saturating_sub(1)) * block;
+            (extent.pack as usize) < packs
+                && extent.blocks > 0
+                && extent.length as usize <= 2 * FRAME
+                && u64::from(extent.skip) + before_last < FRAME as u64
+        });
+    if !fits {
+        return damaged(path, "has blocks that do not add up");
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! A set of packs as runs of numbers. Knows nothing of what is in them.
+
+use super::name::ObjectName;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A set of packs: those that a backup names, its own and those of earlier backups. Memory grows with the number of runs.
+/// As JSON an object of backup ids, each with its runs `[first, last]`, sorted and apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PackSet(BTreeMap<String, Vec<(u32, u32)>>);
+
+impl PackSet {
+    /// Adds a pack by its key, relative to the archive.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when the key is not that of a pack.
+    pub fn insert(&mut self, key: &str) -> Result<()> {
+        let Some(ObjectName::Pack(id, number)) = ObjectName::parse(key) else {
+            let what = format!("`{}` is not the key of a pack", key.escape_debug());
+            return Err(Error::new(Kind::Damage, what));
+        };
+        self.add(&id, number, number);
+        Ok(())
+    }
+
+    /// Adds the packs of another set.
+    pub fn extend(&mut self, other: &PackSet) {
+        for (id, runs) in &other.0 {
+            runs.iter().for_each(|(first, last)| self.add(id, *first, *last));
+        }
+    }
+
+    fn add(&mut self, id: &str, first: u32, last: u32) {
+        // Numbers mostly come in order, so the run that they belong to is mostly the last one.
+        let runs = match self.0.get_mut(id) {
+            Some(runs) => runs,
+            None => self.0.entry(id.to_owned()).or_default(),
+        };
+        match runs.last_mut() {
+            Some(run) if run.0 <= first && first <= run.1.saturating_add(1) => run.1 = run.1.max(last),
+            Some(run) if first < run.0 => {
+                runs.push((first, last));
+                merge(runs);
+            }
+            _ => runs.push((first, last)),
+        }
+    }
+
+    pub fn contains(&self, id: &str, number: u32) -> bool {
+        let Some(runs) = self.0.get(id) else {
+            return false;
+        };
+        let behind = runs.partition_point(|run| run.0 <= number);
+        behind > 0 && runs.get(behind - 1).is_some_and(|run| number <= run.1)
+    }
+
+    /// Iterates over the packs, by backup and number.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().flat_map(|(id, runs)| {
+            runs.iter()
+                .flat_map(move |(first, last)| (*first..=*last).map(move |number| (id.as_str(), number)))
+        })
+    }
+
+    /// Returns the number of packs.
+    pub fn len(&self) -> u64 {
+        self.0.values().flatten().map(|(first, last)| u64::from(last - first) + 1).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Sorts runs and joins those that touch.
+fn merge(runs: &mut Vec<(u32, u32)>) {
+    runs.sort_unstable();
+    let mut merged: Vec<(u32, u32)> = Vec::with_capacity(runs.len());
+    for (first, last) in runs.drain(..) {
+        match merged.last_mut() {
+            Some(run) if first <= run.1.saturating_add(1) => run.1 = run.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    *runs = merged;
+}
