@@ -1,5 +1,4 @@
-//! Notices: what verbs that cron starts tell somebody who does not look. Whatever becomes of a notice, the verb ends as
-//! it would without.
+//! Notices about the verbs that cron and systemd start. The fate of a notice never changes the exit status of a verb.
 
 use super::args;
 use super::exit::Exit;
@@ -7,22 +6,22 @@ use super::log::Lines;
 use super::render::Report;
 use super::setup::Context;
 use crate::error::{Error, Kind, Result};
-use crate::notify::{self, Due, Memory, Notice, Way};
+use crate::notify::{Channel, Due, FailureMemory, Notice, NoticeEvent};
 use crate::observe::{Health, Light};
 use crate::progress;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-/// How a verb ended, and what it said.
+/// Exit status of a verb, and what it printed and logged.
 #[derive(Default)]
-struct Outcome {
+struct VerbOutcome {
     status: u8,
     reason: Option<String>,
     details: Vec<String>,
 }
 
-/// Runs a verb, and tells how it ended when that is news. `parts` are what it was asked to work on, so that one thing
-/// that works is not taken for the end of another that fails.
+/// Runs a verb, and sends a notice about its end when one is due. `parts` are the arguments that select the work, so
+/// that success with some is not reported as the end of a failure with others.
 pub fn watched(
     global: &args::GlobalArgs,
     verb: &'static str,
@@ -36,18 +35,18 @@ pub fn watched(
         Ok(exit) => exit.status(),
         Err(error) => {
             let hint = error.advice().map(|hint| format!("hint: {hint}"));
-            // Nothing was said of it yet.
+            // The error itself has not been logged yet.
             wrong.splice(0..0, std::iter::once(error.to_string()).chain(hint));
             Exit::of(error).status()
         }
     };
-    let outcome = Outcome { status, reason: wrong.first().cloned(), details: [wrong, printed].concat() };
+    let outcome = VerbOutcome { status, reason: wrong.first().cloned(), details: [wrong, printed].concat() };
     let about: Vec<&str> = std::iter::once(verb).chain(parts.iter().copied().flatten()).collect();
-    tell(&context, verb, &about.join("-"), outcome);
+    report(&context, verb, &about.join("-"), outcome);
     result
 }
 
-/// Tells of clusters that have become red, and that are not any more.
+/// Sends notices about clusters that have become red, and about those that are no longer red.
 pub fn of_status(global: &args::GlobalArgs, all: &[Health]) -> Result<()> {
     for (context, health) in Context::all(global)?.iter().zip(all) {
         let red = health.findings.iter().filter(|finding| finding.light == Light::Red);
@@ -58,59 +57,65 @@ pub fn of_status(global: &args::GlobalArgs, all: &[Health]) -> Result<()> {
             })
             .collect();
         let status = if details.is_empty() { Exit::Done } else { Exit::Problem }.status();
-        tell(context, "status", "status", Outcome { status, reason: details.first().cloned(), details });
+        report(
+            context,
+            "status",
+            "status",
+            VerbOutcome { status, reason: details.first().cloned(), details },
+        );
     }
     Ok(())
 }
 
-fn ways(context: &Context) -> Vec<Way> {
+fn channels(context: &Context) -> Vec<Channel> {
     let config = &context.config.notify;
-    let webhook = config.webhook.iter().cloned().map(Way::Webhook);
-    webhook.chain(config.command.iter().cloned().map(Way::Command)).collect()
+    let webhook = config.webhook.iter().cloned().map(Channel::Webhook);
+    webhook.chain(config.command.iter().cloned().map(Channel::Command)).collect()
 }
 
-fn tell(context: &Context, verb: &str, about: &str, outcome: Outcome) {
+/// Sends the notice that is due after a verb has ended. No failure of it changes the exit status.
+fn report(context: &Context, verb: &str, about: &str, outcome: VerbOutcome) {
     let config = &context.config.notify;
-    let ways = ways(context);
-    if ways.is_empty() {
+    let channels = channels(context);
+    if channels.is_empty() {
         return;
     }
     let now = Timestamp::now();
-    let memory = Memory::new(&context.config.wal.spool, &context.cluster.name, about);
+    let memory = FailureMemory::new(&context.config.wal.spool, &context.cluster.name, about);
     let before = memory.read().unwrap_or_else(|error| {
         progress::warn(&error);
         None
     });
     let repeat = SignedDuration::try_from(config.repeat).unwrap_or(SignedDuration::MAX);
     let due = Due::after(before, outcome.status == 0, now, repeat);
-    let wanted = |event: &notify::Event| config.on.contains(event);
+    let is_wanted = |event: &NoticeEvent| config.on.contains(event);
     let event = match verb {
-        "drill" if wanted(&notify::Event::Drill) => Some(notify::Event::Drill),
-        _ => due.event.filter(wanted),
+        "drill" if is_wanted(&NoticeEvent::Drill) => Some(NoticeEvent::Drill),
+        _ => due.event.filter(is_wanted),
     };
-    let is_told = match event {
+    let is_delivered = match event {
         Some(event) => {
             let notice = notice(context, event, verb, outcome, due.since, now);
-            // All of them, and one that takes it is enough.
-            ways.iter().filter(|way| send(context, way, &notice)).count() > 0
+            // Every channel gets the notice; one that accepts it is enough.
+            channels.iter().filter(|channel| send(context, channel, &notice)).count() > 0
         }
-        // Nobody wants to hear that it is over.
-        None => due.event == Some(notify::Event::Recovery),
+        // A recovery that is not wanted counts as reported.
+        None => due.event == Some(NoticeEvent::Recovery),
     };
-    let failing = due.remembered(before, is_told, now);
+    let failing = due.remembered(before, is_delivered, now);
     if failing != before
         && let Err(error) = memory.write(failing)
     {
         let spool = context.config.wal.spool.display();
-        progress::warn(&error.hint(format!("make {spool}, for the user that runs the server: without it a failure is told every time, and its end never")));
+        progress::warn(&error.hint(format!("create {spool} for the user that runs the server: without it a failure is reported every time, and its end never")));
     }
 }
 
 fn notice(
     context: &Context,
-    event: notify::Event,
+    event: NoticeEvent,
     verb: &str,
-    outcome: Outcome,
+    outcome: VerbOutcome,
     since: Option<Timestamp>,
     now: Timestamp,
 ) -> Notice {
@@ -127,23 +132,21 @@ fn notice(
     }
 }
 
-/// Sends a notice one way; whether it was taken. A failure is a warning.
-fn send(context: &Context, way: &Way, notice: &Notice) -> bool {
-    if let Way::Webhook(webhook) = way
+/// Sends a notice over one channel; returns whether it was accepted. A failure is a warning.
+fn send(context: &Context, channel: &Channel, notice: &Notice) -> bool {
+    if let Channel::Webhook(webhook) = channel
         && webhook.is_open()
     {
-        let message = format!(
-            "the notice goes to {} unencrypted, and so does the secret in its address",
-            webhook.host()
-        );
+        let message =
+            format!("the notice is sent to {} unencrypted, with the secret in the address", webhook.host());
         progress::warn(
             &Error::new(Kind::Config, message).hint("`webhook` in [notify] should begin with https://"),
         );
     }
-    match way.send(notice, context.config.notify.timeout) {
+    match channel.send(notice, context.config.notify.timeout) {
         Ok(()) => true,
         Err(error) => {
-            progress::warn(&error.doing(format!("send a notice by {}", way.name())));
+            progress::warn(&error.doing(format!("send a notice by {}", channel.name())));
             false
         }
     }
@@ -152,24 +155,25 @@ fn send(context: &Context, way: &Way, notice: &Notice) -> bool {
 /// `walkeep notify --test`.
 pub fn test(global: &args::GlobalArgs) -> Result<Exit> {
     let context = Context::all(global)?.into_iter().next();
-    let context = context.ok_or_else(|| Error::new(Kind::Config, "there is no cluster"))?;
-    let ways = ways(&context);
-    if ways.is_empty() {
-        return Err(Error::new(Kind::Config, "there is neither a webhook nor a command")
+    let context = context.ok_or_else(|| Error::defect("a configuration without a cluster"))?;
+    let channels = channels(&context);
+    if channels.is_empty() {
+        return Err(Error::new(Kind::Config, "neither a webhook nor a command is configured")
             .hint("set `webhook` or `command` in [notify] of the configuration"));
     }
-    let notice = notice(&context, notify::Event::Test, "notify", Outcome::default(), None, Timestamp::now());
+    let notice =
+        notice(&context, NoticeEvent::Test, "notify", VerbOutcome::default(), None, Timestamp::now());
     let mut is_ok = true;
-    let mut report = Vec::new();
-    for way in &ways {
-        let is_taken = send(&context, way, &notice);
-        if is_taken {
-            context.console.say(&format!("{} took a test notice: look whether it arrived", way.name()));
+    let mut results = Vec::new();
+    for channel in &channels {
+        let is_accepted = send(&context, channel, &notice);
+        if is_accepted {
+            context.console.say(&format!("{} accepted a test notice: check that it arrived", channel.name()));
         }
-        is_ok &= is_taken;
-        report.push(json!({"name": way.name(), "ok": is_taken}));
+        is_ok &= is_accepted;
+        results.push(json!({"name": channel.name(), "ok": is_accepted}));
     }
-    context.print(&Tested { is_ok, ways: report })?;
+    context.print(&Tested { is_ok, ways: results })?;
     Ok(if is_ok { Exit::Done } else { Exit::Failed })
 }
 

@@ -21,7 +21,7 @@ pub use value::{duration_text, parse_duration, parse_size};
 use crate::codec::compress::Compression;
 use crate::drill::Assertion;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::notify::{self, Webhook};
+use crate::notify::{NoticeEvent, Webhook};
 use crate::observe::Limits;
 use crate::pg::conninfo;
 use crate::retention::Policy;
@@ -167,7 +167,7 @@ pub struct NotifyConfig {
     /// Absolute path of a program, and its arguments.
     pub command: Option<Vec<String>>,
     /// Events that cause a notice.
-    pub on: Vec<notify::Event>,
+    pub on: Vec<NoticeEvent>,
     /// Limit for each notice; never zero.
     pub timeout: Duration,
     /// Interval after which a lasting failure is reported again.

@@ -3,7 +3,7 @@
 use super::value::{parse_duration, parse_size};
 use super::{MASK, MAX_JOBS};
 use crate::error::{Error, Kind, Result};
-use crate::notify::{Event, Webhook};
+use crate::notify::{NoticeEvent, Webhook};
 use crate::pg::conninfo;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
@@ -178,6 +178,8 @@ pub(super) fn words(value: &DeValue<'_>) -> Result<Vec<String>> {
 }
 
 /// Reads the events that cause a notice.
-pub(super) fn events(value: &DeValue<'_>) -> Result<Vec<Event>> {
-    each(value, |event| choice(event, &[Event::Failure, Event::Recovery, Event::Drill], Event::as_str))
+pub(super) fn events(value: &DeValue<'_>) -> Result<Vec<NoticeEvent>> {
+    each(value, |event| {
+        choice(event, &[NoticeEvent::Failure, NoticeEvent::Recovery, NoticeEvent::Drill], NoticeEvent::as_str)
+    })
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::codec::compress::Compression;
 use crate::drill::Assertion;
 use crate::error::Result;
-use crate::notify::{Event, Format};
+use crate::notify::{NoticeEvent, WebhookFormat};
 use crate::observe::Limits;
 use crate::retention::Policy;
 use crate::storage::{Checksums, S3Options};
@@ -243,8 +243,9 @@ fn status(reader: &mut TableReader<'_>) -> Result<Limits> {
 
 fn notify(reader: &mut TableReader<'_>) -> Result<NotifyConfig> {
     let mut webhook = reader.opt("webhook", webhook)?;
-    let format = reader
-        .or("format", Format::Json, |value| choice(value, &[Format::Json, Format::Slack], Format::as_str))?;
+    let format = reader.or("format", WebhookFormat::Json, |value| {
+        choice(value, &[WebhookFormat::Json, WebhookFormat::Slack], WebhookFormat::as_str)
+    })?;
     let ca_file = reader.opt("ca_file", path)?;
     match &mut webhook {
         Some(webhook) => (webhook.format, webhook.ca_file) = (format, ca_file),
@@ -257,7 +258,11 @@ fn notify(reader: &mut TableReader<'_>) -> Result<NotifyConfig> {
     Ok(NotifyConfig {
         webhook,
         command: reader.opt_list("command", words)?,
-        on: reader.list_or("on", vec![Event::Failure, Event::Recovery, Event::Drill], events)?,
+        on: reader.list_or(
+            "on",
+            vec![NoticeEvent::Failure, NoticeEvent::Recovery, NoticeEvent::Drill],
+            events,
+        )?,
         timeout: reader.or("timeout", Duration::from_secs(10), duration)?,
         repeat: reader.or("repeat", Duration::from_secs(3600), duration)?,
     })

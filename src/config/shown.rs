@@ -4,7 +4,7 @@ use super::read::Connection;
 use super::reader::ShownAs;
 use super::value::duration_text;
 use super::{Checkpoint, LogFormat, LogLevel, MASK, RepositoryUrl, checksums_text, shown_connection};
-use crate::notify::{Event, Format, Webhook};
+use crate::notify::{NoticeEvent, Webhook, WebhookFormat};
 use crate::storage::Checksums;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -149,7 +149,7 @@ shown_as! {
     Checkpoint: |checkpoint| Shown::Text(checkpoint.as_str().into());
     Checksums: |checksums| Shown::Text(checksums_text(*checksums).into());
     Webhook: |webhook| Shown::Text(webhook.shown(MASK));
-    Format: |format| Shown::Text(format.as_str().into());
+    WebhookFormat: |format| Shown::Text(format.as_str().into());
     LogLevel: |level| Shown::Text(level.as_str().into());
     LogFormat: |format| Shown::Text(format.as_str().into());
     bool: |flag| Shown::Flag(*flag);
@@ -160,5 +160,5 @@ shown_as! {
     NonZeroU64: |bytes| Shown::Text(format!("{bytes}B"));
     Duration: |duration| Shown::Duration(*duration);
     Vec<String>: |words| Shown::List(words.clone());
-    Vec<Event>: |events| Shown::List(events.iter().map(|event| event.as_str().to_owned()).collect());
+    Vec<NoticeEvent>: |events| Shown::List(events.iter().map(|event| event.as_str().to_owned()).collect());
 }

@@ -1,91 +1,98 @@
-//! What fails now and when that was said, a small file for each verb. It may be lost: then a failure is told once more,
-//! and its end not at all.
+//! Memory of failures: a small file for each verb, with the failure that lasts and the time of its last notice. The file
+//! may be lost: then a failure is reported once more, and its end not at all.
 
-use super::notice::Event;
+use super::notice::NoticeEvent;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// No file of ours comes near.
-const LARGEST: u64 = 4096;
-/// Of a name, besides the cluster's: file systems end at 255, and a temporary file has a longer one.
-const LONGEST: usize = 150;
+/// Bytes of a file; those that this program writes are far smaller.
+const MAX_FILE_SIZE: u64 = 4096;
+/// Characters of a file name after that of the cluster. File systems allow 255, and temporary files have longer names.
+const MAX_SUFFIX_LENGTH: usize = 150;
 
-/// A failure that is not over.
+/// A failure that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failing {
     pub since: Timestamp,
-    /// When somebody was told, if that worked.
-    pub told: Option<Timestamp>,
+    /// Time of the last notice that was delivered.
+    #[serde(rename = "told")]
+    pub reported: Option<Timestamp>,
 }
 
-/// What is to be told, and what is to be remembered when that was done.
+/// The notice to send after a verb has ended, and what to remember afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
-    pub event: Option<Event>,
+    pub event: Option<NoticeEvent>,
+    /// Begin of the failure, which lasts or has just ended.
     pub since: Option<Timestamp>,
     is_ok: bool,
 }
 
 impl Due {
-    /// What follows from how it ended: a failure is told again after `repeat`, its end once.
+    /// Decides what is due: a failure is reported again after `repeat`, its end once.
+    #[must_use]
     pub fn after(before: Option<Failing>, is_ok: bool, now: Timestamp, repeat: SignedDuration) -> Due {
         let since = before.map(|failing| failing.since);
         if is_ok {
-            // An end of something that nobody heard of is no news.
-            let was_told = before.is_some_and(|failing| failing.told.is_some());
-            return Due { event: was_told.then_some(Event::Recovery), since, is_ok };
+            // The end of a failure that was never reported is not reported either.
+            let was_reported = before.is_some_and(|failing| failing.reported.is_some());
+            return Due { event: was_reported.then_some(NoticeEvent::Recovery), since, is_ok };
         }
-        // A clock that was set back does not make anybody wait.
-        let told = before.and_then(|failing| failing.told).filter(|told| *told <= now);
-        let is_due = told.is_none_or(|told| now.duration_since(told) >= repeat);
-        Due { event: is_due.then_some(Event::Failure), since: Some(since.unwrap_or(now)), is_ok }
+        // A report in the future, after the clock was set back, does not delay the next one.
+        let reported = before.and_then(|failing| failing.reported).filter(|reported| *reported <= now);
+        let is_due = reported.is_none_or(|reported| now.duration_since(reported) >= repeat);
+        Due { event: is_due.then_some(NoticeEvent::Failure), since: Some(since.unwrap_or(now)), is_ok }
     }
 
-    /// What is to be remembered; `is_told` says whether the news arrived. An end that did not arrive is tried again.
-    pub fn remembered(self, before: Option<Failing>, is_told: bool, now: Timestamp) -> Option<Failing> {
-        let told = before.and_then(|failing| failing.told);
+    /// Returns what to remember; `is_delivered` is about the notice of this event. A recovery that was not delivered
+    /// is due again after the next run.
+    #[must_use]
+    pub fn remembered(self, before: Option<Failing>, is_delivered: bool, now: Timestamp) -> Option<Failing> {
         if self.is_ok {
-            return if self.event.is_some() && !is_told { before } else { None };
+            return if self.event.is_some() && !is_delivered { before } else { None };
         }
-        let told = if is_told { Some(now) } else { told };
-        Some(Failing { since: self.since.unwrap_or(now), told })
+        let earlier = before.and_then(|failing| failing.reported);
+        let reported = if is_delivered { Some(now) } else { earlier };
+        Some(Failing { since: self.since.unwrap_or(now), reported })
     }
 }
 
 /// The file of one verb.
-pub struct Memory {
+pub struct FailureMemory {
     folder: PathBuf,
     file: PathBuf,
 }
 
-impl Memory {
-    /// In a folder of the spool. `about` tells what may fail from what else may; of it comes the name of a file.
-    pub fn new(spool: &Path, cluster: &str, about: &str) -> Memory {
+impl FailureMemory {
+    /// A file in the folder `notify` of the spool. `about` identifies what may fail, and becomes part of the name.
+    #[must_use]
+    pub fn new(spool: &Path, cluster: &str, about: &str) -> FailureMemory {
         let folder = spool.join("notify");
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let about = about.chars().take(LONGEST).map(|c| if plain(c) { c } else { '_' });
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let about = about.chars().take(MAX_SUFFIX_LENGTH).map(|c| if is_plain(c) { c } else { '_' });
         let file = folder.join(format!("{cluster}.{}", about.collect::<String>()));
-        Memory { folder, file }
+        FailureMemory { folder, file }
     }
 
-    /// What failed when it ended last. A file that cannot be understood is none.
+    /// Reads the failure that lasts. A file that cannot be parsed counts as missing.
     pub fn read(&self) -> Result<Option<Failing>> {
-        use std::io::Read;
         let doing = || format!("read {}", self.file.display());
         let file = match std::fs::File::open(&self.file) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.doing(doing)?,
         };
         let mut text = Vec::new();
-        file.take(LARGEST).read_to_end(&mut text).doing(doing)?;
+        file.take(MAX_FILE_SIZE).read_to_end(&mut text).doing(doing)?;
         Ok(serde_json::from_slice(&text).ok())
     }
 
+    /// Writes the failure that lasts; removes the file when there is none.
     pub fn write(&self, failing: Option<Failing>) -> Result<()> {
         let Some(failing) = failing else {
             return durable::remove_file(&self.file);

@@ -1,46 +1,50 @@
-//! Tells somebody who does not look: that a verb failed, that it works again, how a drill ended.
+//! Notices to an administrator: a verb failed, it works again, a drill has ended.
 //!
-//! A [`Notice`] is facts and goes over one or more [`Way`]s, each within a time; that it did not arrive is the
-//! business of whoever sent it, and of nobody else. [`Memory`] is what was said last, so that a failure is not told
-//! every time and its end exactly once. The address of a webhook is a secret: no error and no `{:?}` shows it.
+//! A [`Notice`] consists of facts and is sent over one or more [`Channel`]s, each within a time limit. Whether it
+//! arrived concerns only the sender. [`FailureMemory`] records what was reported, so that a lasting failure is not
+//! reported every time and its end exactly once. The address of a webhook is a secret: no error and no `{:?}` shows it.
 
 mod command;
 mod memory;
 mod notice;
 mod webhook;
 
-pub use memory::{Due, Failing, Memory};
-pub use notice::{Event, Notice};
-pub use webhook::{Format, Webhook};
+pub use memory::{Due, Failing, FailureMemory};
+pub use notice::{Notice, NoticeEvent};
+pub use webhook::{Webhook, WebhookFormat};
 
 use crate::error::Result;
 use std::time::Duration;
 
-/// How a notice reaches somebody.
+/// A means of delivering notices.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub enum Channel {
     Webhook(Webhook),
-    /// A program and its arguments.
+    /// A program and its arguments; not empty.
     Command(Vec<String>),
 }
 
-impl Way {
-    /// What it is called in messages.
+impl Channel {
+    /// Name in messages.
+    #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Way::Webhook(webhook) => format!("the webhook of {}", webhook.host()),
-            Way::Command(words) => format!("the command {}", words.first().map_or("", String::as_str)),
+            Channel::Webhook(webhook) => format!("the webhook of {}", webhook.host()),
+            Channel::Command(words) => words
+                .first()
+                .map_or_else(|| "an empty command".to_owned(), |program| format!("the command {program}")),
         }
     }
 
-    /// Sends a notice, and is back after `limit`, about.
+    /// Sends a notice; returns after about `limit` at the latest.
     ///
     /// # Errors
-    /// When it is not certain that the notice was taken.
+    ///
+    /// Any kind, when it is not certain that the notice was accepted.
     pub fn send(&self, notice: &Notice, limit: Duration) -> Result<()> {
         match self {
-            Way::Webhook(webhook) => webhook.post(notice, limit),
-            Way::Command(words) => command::run(words, notice, limit),
+            Channel::Webhook(webhook) => webhook.post(notice, limit),
+            Channel::Command(words) => command::run(words, notice, limit),
         }
     }
 }

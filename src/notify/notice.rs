@@ -1,67 +1,74 @@
-//! What is told, as JSON, as a message for a chat, and as variables of an environment. Short, whatever happened.
+//! The content of a notice as JSON, as a chat message and as environment variables. Its length is bounded.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Why it is told.
+/// Reason of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum NoticeEvent {
     Failure,
-    /// It worked again after it had failed.
+    /// The verb works again after it had failed.
     Recovery,
     Drill,
-    /// Somebody wants to see that notices arrive.
+    /// A test of the delivery.
     Test,
 }
 
-impl Event {
+impl NoticeEvent {
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Event::Failure => "failure",
-            Event::Recovery => "recovery",
-            Event::Drill => "drill",
-            Event::Test => "test",
+            NoticeEvent::Failure => "failure",
+            NoticeEvent::Recovery => "recovery",
+            NoticeEvent::Drill => "drill",
+            NoticeEvent::Test => "test",
         }
     }
 }
 
-/// Lines of the story, and characters of each.
-const LINES: usize = 10;
-const LENGTH: usize = 400;
+/// Lines of the details.
+const MAX_LINES: usize = 10;
+/// Characters of a line.
+const MAX_LINE_LENGTH: usize = 400;
 
+/// The facts of a notice.
 #[derive(Debug, Clone)]
 pub struct Notice {
-    pub event: Event,
+    pub event: NoticeEvent,
     pub cluster: String,
     pub verb: String,
-    /// That the program ends with.
+    /// Exit status of the program.
     pub status: u8,
-    /// What is wrong, in a line.
+    /// The failure in one line.
     pub reason: Option<String>,
-    /// What was said about it.
+    /// First lines of what was printed and logged.
     pub details: Vec<String>,
-    /// Since when it fails, or did.
+    /// Begin of the failure, which lasts or has just ended.
     pub since: Option<Timestamp>,
     pub host: String,
     pub time: Timestamp,
 }
 
 impl Notice {
+    #[must_use]
     pub fn is_ok(&self) -> bool {
         self.status == 0
     }
 
-    /// One line.
+    /// The notice in one line.
+    #[must_use]
     pub fn text(&self) -> String {
         let what = format!("walkeep {} of cluster {} on {}", self.verb, self.cluster, self.host);
         let since = self.since.map(|since| since.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
         match (self.event, since) {
-            (Event::Test, _) => format!(
+            (NoticeEvent::Test, _) => format!(
                 "walkeep on {}: this is a test, notices of cluster {} arrive",
                 self.host, self.cluster
             ),
-            (Event::Recovery, Some(since)) => format!("{what} works again; it had failed since {since}"),
-            (Event::Recovery, None) => format!("{what} works again"),
+            (NoticeEvent::Recovery, Some(since)) => {
+                format!("{what} works again; it had failed since {since}")
+            }
+            (NoticeEvent::Recovery, None) => format!("{what} works again"),
             (_, _) if self.is_ok() => format!("{what} is good"),
             (_, Some(since)) if since != self.time.strftime("%Y-%m-%d %H:%M:%SZ").to_string() => {
                 format!("{what} fails since {since}: {}", self.why())
@@ -79,11 +86,13 @@ impl Notice {
         }
     }
 
-    /// The first lines of the story, none too long.
+    /// The first lines of the details, each cut to its maximum.
     fn details(&self) -> impl Iterator<Item = String> {
-        self.details.iter().take(LINES).map(|line| short(line))
+        self.details.iter().take(MAX_LINES).map(|line| short(line))
     }
 
+    /// The notice as a JSON object.
+    #[must_use]
     pub fn json(&self) -> Value {
         json!({
             "event": self.event.as_str(),
@@ -99,19 +108,22 @@ impl Notice {
         })
     }
 
-    /// As Slack and those that understand its webhooks take it.
+    /// The notice as a message of Slack and of chats that accept its webhooks.
+    #[must_use]
     pub fn slack(&self) -> Value {
         let mut text = self.text();
-        // The reason stands in the text.
+        // The text contains the reason already.
         for line in self.details().filter(|line| Some(line) != self.reason.as_ref()) {
             text += "\n";
             text += &line;
         }
-        // These three begin links and mentions there.
+        // These three characters begin links and mentions.
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         json!({ "text": text })
     }
 
+    /// The notice as environment variables.
+    #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("WALKEEP_EVENT", self.event.as_str().to_owned()),
@@ -120,7 +132,7 @@ impl Notice {
             ("WALKEEP_VERB", self.verb.clone()),
             ("WALKEEP_STATUS", self.status.to_string()),
             ("WALKEEP_TEXT", self.text()),
-            ("WALKEEP_SINCE", self.since.map(time).unwrap_or_default()),
+            ("WALKEEP_SINCE", self.since.map_or_else(String::new, time)),
             ("WALKEEP_HOST", self.host.clone()),
             ("WALKEEP_TIME", time(self.time)),
         ]
@@ -128,10 +140,10 @@ impl Notice {
 }
 
 fn short(line: &str) -> String {
-    line.chars().take(LENGTH).collect()
+    line.chars().take(MAX_LINE_LENGTH).collect()
 }
 
 /// RFC 3339 in UTC with microseconds.
 fn time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    format!("{time:.6}")
 }

@@ -11,7 +11,7 @@ use walkeep::config::{
     Checkpoint, Config, LogFormat, LogLevel, RepositoryUrl, duration_text, locate, parse_duration, parse_size,
 };
 use walkeep::error::{Error, Kind, Result};
-use walkeep::notify::{Event, Format};
+use walkeep::notify::{NoticeEvent, WebhookFormat};
 use walkeep::retention::Policy;
 
 mod errors;
@@ -229,10 +229,10 @@ fn every_documented_key_is_understood() {
     assert_eq!((lines.cluster.as_deref(), lines.assertion.expected.as_str()), (None, "a|t\nb|f"));
     let notify = &config.notify;
     let webhook = notify.webhook.as_ref().expect("a webhook");
-    assert_eq!((webhook.host(), webhook.format), ("hooks.example.com", Format::Slack));
+    assert_eq!((webhook.host(), webhook.format), ("hooks.example.com", WebhookFormat::Slack));
     assert_eq!(webhook.ca_file, Some("/etc/ssl/hooks.pem".into()));
     assert_eq!(notify.command.as_deref().expect("a command"), ["/usr/local/bin/tell", "-x", "a b", ""]);
-    assert_eq!(notify.on, [Event::Drill, Event::Failure]);
+    assert_eq!(notify.on, [NoticeEvent::Drill, NoticeEvent::Failure]);
     assert_eq!(notify.timeout, Duration::from_secs(3));
     assert_eq!(notify.repeat, Duration::from_secs(86_400));
     let log = &config.log;

@@ -86,13 +86,13 @@ fn a_command_that_hangs_is_ended_with_its_children_and_one_that_fails_is_a_warni
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     warns(
         &Told::new(&format!("command = [{script:?}, {pids:?}]\ntimeout = \"1s\"")),
-        "it took more than 1 s, and was ended",
+        "timed out after 1 s and was killed",
     );
     for name in ["child", "self"] {
         let pid = String::from_utf8(read(pids.join(name))).expect("text").trim().parse().expect("a number");
         until("it is gone", || !wait::is_running(pid));
     }
-    warns(&Told::new("command = [\"/bin/false\"]"), "it ended with exit status: 1");
+    warns(&Told::new("command = [\"/bin/false\"]"), "ended with exit status: 1");
     warns(&Told::new("command = [\"/nowhere/tell\"]"), "run /nowhere/tell");
 }
 
