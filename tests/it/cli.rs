@@ -189,7 +189,7 @@ fn a_server_that_cannot_be_reached_is_reported_by_backup_and_check() {
 fn a_repository_of_somebody_else_is_reported_with_the_path() {
     let account = account::account();
     if !account.root {
-        skipped("only root can give files to somebody else");
+        skipped("root", "only root can give files to somebody else");
         return;
     }
     let (_scratch, data, archive) = site();

@@ -243,11 +243,11 @@ fn systemd_accepts_the_units() {
     });
     let units: Vec<PathBuf> = units.collect();
     if !Path::new("/usr/bin/systemd-analyze").exists() {
-        return skipped("systemd-analyze is not installed");
+        return skipped("systemd", "systemd-analyze is not installed");
     }
     let outcome = Run::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).go();
     if outcome.stderr.contains("Failed to initialize manager") {
-        return skipped("systemd-analyze does not work here");
+        return skipped("systemd", "systemd-analyze does not work here");
     }
     let complaints: Vec<&str> = outcome.stderr.lines().filter(|line| line.contains("walkeep")).collect();
     assert_eq!(complaints, [""; 0], "{outcome}");

@@ -78,3 +78,19 @@ fn traces_show_calls_and_their_faults() {
     assert!(call.paths().contains(&file), "{}", traced.story());
     assert!(!call.succeeded());
 }
+
+#[test]
+fn a_required_tool_is_named_or_among_all() {
+    let cases = [
+        ("", "strace", false),
+        ("strace", "strace", true),
+        ("root, tmpfs", "tmpfs", true),
+        ("root,tmpfs", "strace", false),
+        ("all", "strace", true),
+        ("all", "chromium", false),
+        ("all,chromium", "chromium", true),
+    ];
+    for (list, tool, expected) in cases {
+        assert_eq!(requires(list, tool), expected, "{list:?} {tool}");
+    }
+}

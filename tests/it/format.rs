@@ -265,7 +265,7 @@ fn what_was_written_on_the_first_day_is_still_read() {
     assert_eq!((&backup["id"], &backup["drill"]["outcome"]), (&ID.into(), &"proved".into()), "{list}");
     assert_eq!(backup["drill"]["recovery_seconds"], 2.25, "{list}");
     if !account::account().root && account::account().name != "postgres" {
-        skipped("the files belong to postgres, who is not here");
+        skipped("root", "the files belong to postgres, who is not here");
         return;
     }
     for id in [ID, SECOND] {

@@ -271,7 +271,7 @@ fn a_segment_that_is_recycled_after_it_was_pushed_ahead_is_not_answered_for() {
 #[test]
 fn eight_segments_ahead_take_no_more_than_64_megabytes() {
     if !Path::new("/usr/bin/python3").exists() {
-        return skipped("python3 measures the memory of a process");
+        return skipped("python3", "python3 measures the memory of a process");
     }
     let site = Site::unregistered(16, |build| build.wal("push_ahead = 8"));
     site.archive.init().ok();

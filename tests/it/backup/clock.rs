@@ -13,7 +13,7 @@ fn library() -> Option<String> {
     let mut found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
     let found = found.find(|path| path.exists());
     if found.is_none() {
-        skipped("faketime is not installed");
+        skipped("faketime", "faketime is not installed");
     }
     found.map(|path| path.display().to_string())
 }

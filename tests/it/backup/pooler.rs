@@ -15,7 +15,7 @@ impl Pooler {
     fn start(server: &Cluster, mode: &str, size: u32) -> Option<Pooler> {
         let program = "/usr/sbin/pgbouncer";
         if !std::path::Path::new(program).exists() {
-            skipped("pgbouncer is not installed");
+            skipped("pgbouncer", "pgbouncer is not installed");
             return None;
         }
         let scratch = Scratch::new();

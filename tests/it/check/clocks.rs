@@ -6,7 +6,7 @@ use std::path::Path;
 #[test]
 fn a_host_whose_clock_is_wrong_is_told_by_the_server_s_and_the_repository_s() {
     if !Path::new("/usr/bin/faketime").exists() {
-        return skipped("faketime is not installed");
+        return skipped("faketime", "faketime is not installed");
     }
     let live = healthy();
     let report = check(&live.archive, 0);

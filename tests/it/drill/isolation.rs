@@ -85,7 +85,7 @@ fn no_command_of_the_restored_configuration_runs_and_no_address_is_opened() {
         // It has to see what there is to see.
         assert!(calls.contains("AF_UNIX") && calls.contains("walfetch"), "{calls}");
     } else {
-        skipped("without strace nothing is known of addresses");
+        skipped("strace", "without strace nothing is known of addresses");
     }
 }
 

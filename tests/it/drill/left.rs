@@ -152,7 +152,7 @@ fn a_kept_directory_can_be_started() {
 #[test]
 fn root_drills_as_the_owner_of_the_files() {
     if !account::account().root {
-        skipped("only root can drill as root");
+        skipped("root", "only root can drill as root");
         return;
     }
     let story = Story::get();

@@ -47,7 +47,10 @@ fn look(browser: &Path, page: &Path, name: &str, arguments: &[&str]) {
 #[test]
 fn a_browser_shows_the_page_and_has_nothing_to_complain_of() {
     let Some(browser) = chromium() else {
-        return skipped("there is no chromium; install it, or name one with WALKEEP_TEST_CHROMIUM");
+        return skipped(
+            "chromium",
+            "there is no chromium; install it, or name one with WALKEEP_TEST_CHROMIUM",
+        );
     };
     let archive = years(40);
     let lost = archive.stored().into_iter().nth(3).expect("a segment").1;

@@ -171,7 +171,7 @@ fn root_restores_for_the_user_who_runs_the_server() {
     use std::os::unix::fs::MetadataExt;
     let account = account::account();
     if !account.root {
-        skipped("only root can restore as root");
+        skipped("root", "only root can restore as root");
         return;
     }
     let story = Story::get();

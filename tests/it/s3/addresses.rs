@@ -135,7 +135,7 @@ fn the_bucket_in_the_name_of_the_host() {
     ];
     for run in runs {
         let Some(run) = with_host(run, &host, &site.scratch) else {
-            skipped("a program cannot be given names of hosts here");
+            skipped("hosts", "a program cannot be given names of hosts here");
             return;
         };
         run.go().ok();

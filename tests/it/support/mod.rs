@@ -17,6 +17,9 @@
 //! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
+//! `WALKEEP_TEST_REQUIRE` lists the tools whose absence fails a test instead of skipping it, separated by commas:
+//! `root`, `strace`, `tmpfs`, `disk`, `postgresql`, `s3`, `python3`, `pgbouncer`, `faketime`, `systemd`, `hosts`,
+//! `chromium`, or `all` of them but `chromium`. `.ci/run` sets it.
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
@@ -88,10 +91,24 @@ pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// Says on the standard error that a test could not run here, and why; not through `eprintln!`, whose output a test
-/// that succeeds does not show.
-pub fn skipped(why: &str) {
+/// Tools that `WALKEEP_TEST_REQUIRE=all` does not require.
+const OPTIONAL: [&str; 1] = ["chromium"];
+
+/// Whether a value of `WALKEEP_TEST_REQUIRE` requires a tool.
+pub fn requires(list: &str, tool: &str) -> bool {
+    list.split(',').any(|name| match name.trim() {
+        "all" => !OPTIONAL.contains(&tool),
+        name => name == tool,
+    })
+}
+
+/// Reports that a test cannot run here because a tool is missing, and fails the test where `WALKEEP_TEST_REQUIRE`
+/// names the tool. Writes to standard error, not by `eprintln!`, whose output a test that succeeds does not show.
+#[track_caller]
+pub fn skipped(tool: &str, why: &str) {
     use std::io::Write;
+    let required = std::env::var("WALKEEP_TEST_REQUIRE").unwrap_or_default();
+    assert!(!requires(&required, tool), "WALKEEP_TEST_REQUIRE={required} requires {tool}: {why}");
     let test = std::thread::current();
     let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"));
 }

@@ -27,7 +27,7 @@ pub fn bin() -> PathBuf {
 pub fn version(major: u32) -> Option<PathBuf> {
     let found = installed(major).or_else(|| debian(major));
     if found.is_none() {
-        super::skipped(&format!("there is no PostgreSQL {major} (WALKEEP_TEST_VERSIONS)"));
+        super::skipped("postgresql", &format!("PostgreSQL {major} is not installed (WALKEEP_TEST_VERSIONS)"));
     }
     found
 }

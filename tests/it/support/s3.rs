@@ -82,7 +82,7 @@ pub fn server() -> &'static Server {
 /// Whether the server is the tests' own; says that a test is skipped when it is not.
 pub fn is_own() -> bool {
     if !server().own {
-        super::skipped("this needs the tests' own S3 server");
+        super::skipped("s3", "this needs the tests' own S3 server");
     }
     server().own
 }

@@ -28,7 +28,7 @@ impl Scratch {
             |place: &PathBuf| rustix::fs::statfs(place).is_ok_and(|found| !IN_MEMORY.contains(&found.f_type));
         let found = places.into_iter().find(is_disk);
         if found.is_none() {
-            skipped("directories for temporary files are in memory");
+            skipped("disk", "directories for temporary files are in memory");
         }
         found.map(Scratch::below)
     }

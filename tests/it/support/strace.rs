@@ -23,7 +23,7 @@ impl Strace {
             probe.is_ok_and(|output| output.status.success())
         });
         if !works {
-            skipped("strace is not installed or may not trace here");
+            skipped("strace", "strace is not installed or may not trace here");
             return None;
         }
         let scratch = Scratch::new();

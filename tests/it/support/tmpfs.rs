@@ -15,7 +15,7 @@ impl Tmpfs {
     /// Mounts one of this size (`20m`). None where that is not possible.
     pub fn mount(size: &str) -> Option<Tmpfs> {
         if !account::account().root {
-            skipped("only root can mount a tmpfs");
+            skipped("root", "only root can mount a tmpfs");
             return None;
         }
         let scratch = Scratch::new();
@@ -23,7 +23,7 @@ impl Tmpfs {
         let account = account::account();
         let options = format!("size={size},mode=0700,uid={},gid={}", account.uid, account.gid);
         if !mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &path) {
-            skipped("mounting a tmpfs is not permitted here");
+            skipped("tmpfs", "mounting a tmpfs is not permitted here");
             return None;
         }
         Some(Tmpfs { path, _scratch: scratch })
