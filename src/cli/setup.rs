@@ -9,7 +9,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::progress;
 use crate::repo::{Archive, Lineage, RemoteHints, Repository};
-use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Variable};
+use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Traced, Variable};
 use jiff::SignedDuration;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, s
 /// The store of a repository. It costs nothing before it is asked for something.
 fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
-        (RepositoryUrl::File(path), _) => return Ok(Arc::new(Directory::new(path))),
+        (RepositoryUrl::File(path), _) => return Ok(Arc::new(Traced::new(Directory::new(path)))),
         (RepositoryUrl::S3 { .. }, Some(bucket)) => bucket,
         (RepositoryUrl::S3 { .. }, None) => {
             let message = format!("repository {} has no settings of a bucket", repository.name);
@@ -120,7 +120,7 @@ fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<A
         }
     };
     let variable: Variable = Arc::new(|name| std::env::var(name).ok());
-    let s3 = S3::new(S3Options { variable, ..bucket.options.clone() });
+    let s3 = Traced::new(S3::new(S3Options { variable, ..bucket.options.clone() }));
     Ok(match bucket.conditional_create {
         true => Arc::new(Retry::new(s3, policy)),
         false => Arc::new(Retry::new(Claims::new(s3), policy)),

@@ -14,11 +14,13 @@ mod claims;
 mod fs;
 mod retry;
 mod s3;
+mod traced;
 
 pub use claims::Claims;
 pub use fs::Directory;
 pub use retry::{Retry, RetryPolicy};
 pub use s3::{Checksums, S3, S3Options, Variable};
+pub use traced::Traced;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::aligned::Aligned;

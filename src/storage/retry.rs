@@ -3,6 +3,7 @@
 //! A create whose answer was lost may have happened. So before it is sent again, the key is read, and an object with
 //! exactly the same bytes counts as stored.
 
+use super::traced::ATTEMPT;
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
 use std::io::Read;
@@ -89,6 +90,7 @@ impl<S: Storage> Retry<S> {
         self.policy.retry(
             || self.has_answered.load(Ordering::Relaxed),
             |failures| {
+                ATTEMPT.set(failures + 1);
                 let answer = attempt(failures)?;
                 self.has_answered.store(true, Ordering::Relaxed);
                 Ok(answer)

@@ -10,8 +10,9 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use hyper_util::client::legacy::Client;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use tracing::{Level, debug};
 
 pub(super) use crate::net::https::Roots;
 
@@ -56,6 +57,9 @@ impl HttpConnector for Requests {
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
         let uri = request.uri();
+        // Without the query, and without headers: those hold the signature.
+        let asked = tracing::enabled!(Level::DEBUG).then(|| format!("{} {}", request.method(), uri.path()));
+        let begun = Instant::now();
         let server = uri.authority().map_or_else(|| uri.to_string(), ToString::to_string);
         let (answer, limit) = (self.http.client.request(request), self.limit);
         HttpConnectorFuture::new(async move {
@@ -66,6 +70,17 @@ impl HttpConnector for Requests {
                     Err(late) => return Err(ConnectorError::timeout(late.into())),
                 },
             };
+            if let Some(asked) = asked {
+                let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                match &answer {
+                    Ok(answer) => {
+                        let status = answer.status().as_u16();
+                        let id = answer.headers().get("x-amz-request-id").and_then(|id| id.to_str().ok());
+                        debug!(status, request_id = id, ms, "{asked}: {status}, {ms} ms");
+                    }
+                    Err(_) => debug!(ms, "{asked}: no answer, {ms} ms"),
+                }
+            }
             match answer {
                 Ok(answer) => HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
                     .map_err(|error| ConnectorError::other(error.into(), None)),
