@@ -79,8 +79,7 @@ pub fn error(error: &Error) {
     error!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
 }
 
-/// Returns `work` as a function that runs inside the present span, for a thread of its own: threads inherit none.
-pub fn in_span<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let span = Span::current();
+/// Returns `work` as a function that runs inside `span`, for a thread of its own: threads inherit none.
+pub fn in_span<T>(span: Span, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || span.in_scope(work)
 }

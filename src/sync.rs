@@ -6,7 +6,7 @@ use crate::codec::compress::Decompressor;
 use crate::codec::envelope::Content;
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, in_span};
 
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::{Span, info_span};
 
 /// The largest object that is copied, 1 GiB of WAL that cannot be compressed and a little more.
 const LARGEST: u64 = (1 << 30) + (64 << 20);
@@ -78,6 +79,8 @@ enum Copied {
 
 impl Sync<'_> {
     pub fn run(&self) -> Result<Report> {
+        let (from, to) = (self.from.repository().name(), self.to.repository().name());
+        let _span = info_span!("sync", from, to).entered();
         // From here on a prune of either side keeps everything.
         let reading = self.announce(self.from)?;
         let writing = self.announce(self.to)?;
@@ -194,7 +197,7 @@ impl Sync<'_> {
         let shared = Mutex::new((report, 0, Ok(())));
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.get().min(AT_ONCE).min(things.len()) {
-                scope.spawn(|| {
+                scope.spawn(in_span(Span::current(), || {
                     while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let copied = copy(thing);
                         let mut shared = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -214,7 +217,7 @@ impl Sync<'_> {
                             }
                         }
                     }
-                });
+                }));
             }
         });
         let (_, new, end) = shared.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

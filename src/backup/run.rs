@@ -21,7 +21,7 @@ use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, WalName};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, in_span};
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::entry::{Entry, Owner, StoredPath};
 use crate::repo::lock::Lock;
@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tracing::{Span, field::Empty, info_span};
 
 /// Files that are found before they are read: what the progress can know ahead.
 const AHEAD: usize = 100_000;
@@ -85,6 +86,7 @@ pub struct Taken {
 
 /// Takes a backup of the server into one repository.
 pub fn run(options: &Options, server: &Server, repository: &Repository) -> Result<Taken> {
+    let _span = info_span!("backup", id = Empty, repository = repository.name()).entered();
     Run { options, server }.run(repository).doing(|| format!("back up into repository {}", repository.name()))
 }
 
@@ -144,9 +146,10 @@ impl Run<'_> {
                 "waiting for the checkpoint, which is spread: this takes minutes, `--checkpoint fast` does not",
             );
         }
-        let started = self.server.start("walkeep", options.fast)?;
+        let started = info_span!("checkpoint").in_scope(|| self.server.start("walkeep", options.fast))?;
         check_checkpoint(&options.pgdata, started.lsn)?;
         let id = format!("{}-{}", started.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
+        Span::current().record("id", id.as_str());
         announced.update(|notice| notice.backup = Some(id.clone()))?;
         let summaries = match earlier.parent.as_ref().filter(|_| summarizes) {
             Some(parent) => {
@@ -278,6 +281,7 @@ impl Run<'_> {
 
     /// Waits for every segment of the backup, and reads each to its end.
     fn await_wal(&self, archive: &Archive, wal: WalRange) -> Result<()> {
+        let _span = info_span!("await_wal").entered();
         let begun = Instant::now();
         let size = self.server.found.segment_size;
         let mut name = wal.first;
@@ -292,6 +296,7 @@ impl Run<'_> {
 
     /// Copies everything between the start that has happened and the stop that happens here.
     fn copy(&self, plan: &Plan<'_>, summaries: Option<Summaries>) -> Result<(Packed, Copied)> {
+        let _span = info_span!("copy").entered();
         let Plan { archive, announced, id, earlier, bad, surprises, read } = *plan;
         let options = self.options;
         let jobs = options.jobs.get();
@@ -345,16 +350,18 @@ impl Run<'_> {
         // receives from and notes its failure before that is dropped, so the first one noted is the cause.
         std::thread::scope(|scope| {
             let failure = &failure;
-            let storing = scope.spawn(move || failure.note(pack::store(archive, id, &to_store, &used)));
-            let packing = scope.spawn(move || {
+            let storing = scope.spawn(in_span(info_span!("store"), move || {
+                failure.note(pack::store(archive, id, &to_store, &used))
+            }));
+            let packing = scope.spawn(in_span(info_span!("pack"), move || {
                 let packer = Packer::new(archive, id, earlier, packs, spare);
                 failure.note(packer.and_then(|packer| pack_all(packer, &to_pack)))
-            });
-            scope.spawn(move || failure.note(earlier.read(archive, &parts)));
+            }));
+            scope.spawn(in_span(Span::current(), move || failure.note(earlier.read(archive, &parts))));
             let mut working = Vec::new();
             for worker in workers {
                 let queue = Arc::clone(&queue);
-                working.push(scope.spawn(move || failure.note(worker.run(&queue))));
+                working.push(scope.spawn(in_span(Span::current(), move || failure.note(worker.run(&queue)))));
             }
             drop(queue);
             let outbox = Outbox::new(items);

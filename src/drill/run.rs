@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tracing::{Span, info_span};
 
 /// How often it is asked whether the drill is to end.
 const POLL: Duration = Duration::from_millis(50);
@@ -85,6 +86,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Does all of it. Fails, without an outcome, when another drill runs, or when it was interrupted.
     pub fn new(archive: Archive, choice: &Choice, options: &'a Options) -> Result<Run<'a>> {
+        let _span = info_span!("drill", backup = choice.backup).entered();
         place::sweep(&options.directory, &options.cluster, options.wait)?;
         let mut run = Run {
             options,
@@ -138,6 +140,7 @@ impl<'a> Run<'a> {
         };
         let mut plan = Plan::make(archive, wish)?;
         let record = plan.record.clone();
+        Span::current().record("backup", record.id.as_str());
         self.drill.backup = Some(record.id.clone());
         self.drill.bytes = record.size;
         self.drill.segments = plan.reach.segments;

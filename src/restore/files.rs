@@ -9,7 +9,7 @@ use super::sums::Sums;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::aligned::Aligned;
 use crate::fs::direct;
-use crate::progress::Progress;
+use crate::progress::{Progress, in_span};
 use crate::repo::Archive;
 use crate::repo::entry::FileEntry as Stored;
 use std::fs::File;
@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use tracing::Span;
 
 /// A file to be written.
 pub struct Target<'a> {
@@ -81,7 +82,8 @@ impl Writing<'_> {
         };
         std::thread::scope(|scope| {
             let thread = &thread;
-            let threads: Vec<_> = (0..threads).map(|own| scope.spawn(move || thread(own))).collect();
+            let threads: Vec<_> =
+                (0..threads).map(|own| scope.spawn(in_span(Span::current(), move || thread(own)))).collect();
             let mut result = Ok(());
             for thread in threads {
                 let ended =

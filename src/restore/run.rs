@@ -9,7 +9,7 @@ use super::room::Room;
 use super::write::Writer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable::{self, FileSystem};
-use crate::progress::{self, Cancel, Progress};
+use crate::progress::{self, Cancel, Progress, in_span};
 use crate::repo::RESTORING;
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
@@ -24,6 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tracing::{Span, info_span};
 
 /// How often what was written is sent to the disk, so that the sync at the end has little left to do.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -73,6 +74,8 @@ pub struct Restored {
 /// Restores the backup of the plan.
 pub fn run(options: &Options, plan: &Plan, recovery: &Recovery) -> Result<Restored> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
+    let target = options.to.display();
+    let _span = info_span!("restore", backup = plan.record.id, %target).entered();
     let run = Run::new(options, plan, recovery).doing(doing)?;
     let announced = announce(plan, &options.random).doing(doing)?;
     let mut restored = run.run().doing(doing)?;
@@ -214,7 +217,7 @@ impl<'a> Run<'a> {
         self.options.progress.set(0, self.plan.record.size);
         let (writing, written) = bounded(0);
         let restored = std::thread::scope(|scope| {
-            let flushing = scope.spawn(|| self.flush(&file_systems, &written));
+            let flushing = scope.spawn(in_span(Span::current(), || self.flush(&file_systems, &written)));
             let restored = Writer::new(self).and_then(Writer::write);
             drop(writing);
             let flushed = flushing.join();

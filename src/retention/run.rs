@@ -11,6 +11,7 @@ use crate::repo::active::{Announcement, Staleness};
 use crate::repo::{Archive, ObjectName};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tracing::info_span;
 
 /// Objects that are removed at once; between, it is seen to it that nobody takes this prune for dead.
 const BATCH: usize = 1000;
@@ -57,6 +58,7 @@ pub struct Left {
 /// Removes from one archive what its policy does not keep.
 pub fn prune(archive: &Archive, options: &Options) -> Result<Pruned> {
     let repository = archive.repository();
+    let _span = info_span!("prune", repository = repository.name()).entered();
     Run { archive, options, wishes: Wishes { discard: options.discard.clone(), ..Wishes::default() } }
         .run()
         .doing(|| format!("prune repository {}", repository.name()))

@@ -8,7 +8,7 @@ use super::packs::{Reader, Task, tasks};
 use crate::codec::hash::LANES;
 use crate::error::{Doing, Error, Kind as ErrorKind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, in_span};
 use crate::repo::catalog::Inventory;
 use crate::repo::data::Data;
 use crate::repo::entry::{Entry, FileEntry};
@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tracing::{Span, info_span};
 
 /// What to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,7 @@ pub struct Report {
 /// Verifies one archive.
 pub fn verify(archive: &Archive, options: &Options) -> Result<Report> {
     let doing = || format!("verify repository {}", archive.repository().name());
+    let _span = info_span!("verify", repository = archive.repository().name()).entered();
     progress::step("looking at what is there");
     let findings = Findings::default();
     let mut run = Run::begin(archive, options, &findings).doing(doing)?;
@@ -214,7 +216,7 @@ impl<'a> Run<'a> {
             };
             let readers: Vec<_> = (0..jobs)
                 .map(|_| (to_read.clone(), scope))
-                .map(|(to_read, scope)| scope.spawn(move || read(to_read)))
+                .map(|(to_read, scope)| scope.spawn(in_span(Span::current(), move || read(to_read))))
                 .collect();
             drop(to_read);
             let produced = self.produce(send);

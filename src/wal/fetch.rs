@@ -8,7 +8,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::{durable, open_plain};
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
-use crate::progress;
+use crate::progress::{self, in_span};
 use crate::repo::lock::try_lock;
 use crate::repo::{Lineage, Repository, StoredWal, Wal};
 use std::fs::File;
@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
+use tracing::{Span, info_span};
 
 /// Times that a hole is looked at: the archiver may be storing the missing file at this moment.
 const LOOKS: u32 = 3;
@@ -153,6 +154,7 @@ enum Answer {
 
 /// Asks one repository.
 fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Result<Answer> {
+    let _span = info_span!("fetch", file = %name, repository = repository.name()).entered();
     let lineage = match lineage {
         Some(lineage) => lineage,
         None => repository.open_newest()?.lineage(),
@@ -173,7 +175,7 @@ fn ask(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Resu
             return found(stored);
         }
         std::thread::scope(|scope| {
-            let identity = scope.spawn(prove);
+            let identity = scope.spawn(in_span(Span::current(), prove));
             let later = behind(&wal, name);
             let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
             (identity.join().unwrap_or_else(panicked), later)

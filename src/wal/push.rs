@@ -6,11 +6,13 @@ use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
+use crate::progress::in_span;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use tracing::{Span, info_span};
 
 /// How much longer than the required repositories an optional one may take.
 const GRACE: Duration = Duration::from_secs(10);
@@ -145,9 +147,10 @@ impl Push<'_> {
 /// while the file is on its way; nothing is sent to one that has not.
 fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Held> {
     let name = encoded.wal().name;
+    let _span = info_span!("push", segment = %name, repository = repository.name()).entered();
     let (archive, put) = match repository.hints() {
         Some(hints) if hints.is_known(lineage) => std::thread::scope(|scope| {
-            let identity = scope.spawn(|| repository.open(lineage));
+            let identity = scope.spawn(in_span(Span::current(), || repository.open(lineage)));
             let put = repository.wal(lineage).and_then(|wal| wal.put(name, encoded));
             let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
             let archive = identity.join().unwrap_or_else(panicked);
