@@ -10,7 +10,7 @@ use crate::progress::{self, Progress, in_span};
 
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
-use crate::repo::active::{Announcement, Heartbeat, Life, Operation, Staleness};
+use crate::repo::active::{Announcement, Heartbeat, Liveness, Operation, Staleness};
 use crate::repo::data::Data;
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
@@ -96,8 +96,9 @@ impl Sync<'_> {
         let now = own.time()?;
         let patience = Staleness::default();
         for seen in archive.announced()? {
-            let is_prune = seen.notice.as_ref().is_none_or(|notice| notice.operation == Operation::Prune);
-            if is_prune && seen.name != own.name() && seen.life(now, &patience) != Life::Over {
+            let is_prune =
+                seen.heartbeat.as_ref().is_none_or(|heartbeat| heartbeat.operation == Operation::Prune);
+            if is_prune && seen.name != own.name() && seen.liveness(now, &patience) != Liveness::Ended {
                 return Err(Error::new(Kind::Locked, format!("{} is under way", seen.describe()))
                     .hint("wait for it to end; what a prune that crashed has left the next `walkeep prune` takes away")
                     .doing(doing()));
@@ -394,20 +395,16 @@ struct Need<'a> {
 
 impl<'a> Need<'a> {
     fn of(file: &'a FileEntry, needs: &mut BTreeMap<u32, Vec<Need<'a>>>) {
-        let (mut block, mut offset) = (0, 0);
-        for extent in &file.at {
-            let end = block + extent.blocks as usize;
-            let bytes = u64::from(extent.blocks) * u64::from(file.block);
-            let size = bytes.min(file.size.saturating_sub(offset));
+        for (blocks, extent) in file.extents() {
+            let bytes = file.bytes_of(&blocks);
             needs.entry(extent.pack).or_default().push(Need {
                 offset: extent.offset,
                 length: extent.length,
                 skip: extent.skip as usize,
-                size: size as usize,
+                size: (bytes.end - bytes.start) as usize,
                 block: file.block as usize,
-                hashes: file.hashes.get(block..end).unwrap_or_default(),
+                hashes: file.hashes.get(blocks).unwrap_or_default(),
             });
-            (block, offset) = (end, offset + bytes);
         }
     }
 

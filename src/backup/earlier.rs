@@ -360,13 +360,11 @@ pub struct Run {
 
 impl KnownFile {
     fn new(file: FileEntry, packs: &[Option<Arc<str>>]) -> KnownFile {
-        let mut first = 0;
         let mut places = Vec::with_capacity(file.at.len());
-        for extent in file.at {
+        for (blocks, extent) in file.extents() {
             if let Some(Some(pack)) = packs.get(extent.pack as usize) {
-                places.push((first, pack.clone(), extent));
+                places.push((blocks.start, pack.clone(), *extent));
             }
-            first += extent.blocks as usize;
         }
         KnownFile {
             path: file.path,

@@ -1,12 +1,12 @@
-//! Operations announce themselves in the repository, so that a prune on another host respects them.
+//! Announcements: each operation puts one into the repository and renews it, so that a prune on another host spares what
+//! the operation needs.
 //!
-//! Who announces first and looks at the others then cannot be missed by somebody who does the same: what was
-//! put is at once listed, so of two that announce at one moment at least one sees the other. The rest of the
-//! argument is in `FORMAT.md`.
+//! An operation announces first and reads the other announcements then. What was put is listed at once; so of two
+//! operations that announce at one moment at least one sees the other. `FORMAT.md` has the rest of the argument.
 //!
-//! Nothing here trusts a clock of another host. A process of this host and this boot is asked of the kernel. Of
-//! others there are two signs, which have to agree: the ages of announcements by the one clock of the store, and
-//! that nothing moves while somebody watches.
+//! No clock of another host is trusted. The kernel knows whether a process of this host and this boot still runs. The
+//! process of an other announcement counts as ended only when two signs agree: its age by the clock of the store, and
+//! that it does not change while it is watched.
 
 use super::name::ObjectName;
 use super::process::{Process, host};
@@ -15,32 +15,41 @@ use crate::codec::envelope::ObjectKind;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::storage::{Mode, Put};
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often an operation shows that it lives.
-pub const BEAT: Duration = Duration::from_secs(15);
+/// How often an operation renews its announcement.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long an operation goes on without having been able to show it.
-const UNHEARD: Duration = Duration::from_secs(15 * 60);
+/// Duration after which an operation fails when it could not renew its announcement.
+const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 
-/// When somebody else's announcement counts as left behind.
+/// Age below which an announcement is never stale.
+const FRESH: Duration = Duration::from_secs(3600);
+
+// An operation fails long before another host may consider it stale, and one that is watched renews itself meanwhile.
+const _: () = assert!(2 * MAX_SILENCE.as_secs() <= FRESH.as_secs());
+const _: () = assert!(4 * HEARTBEAT_INTERVAL.as_secs() <= MAX_SILENCE.as_secs());
+
+/// Limits by which an announcement of another host is stale.
 #[derive(Debug, Clone, Copy)]
 pub struct Staleness {
-    /// Younger than this by the clock of the store: alive.
+    /// Age by the clock of the store below which an announcement is never stale.
     pub fresh: Duration,
-    /// An older one is watched for this long, by a clock that only counts on: when it moves it is alive.
+    /// Duration for which an older one is watched, by a monotonic clock. It is stale when it does not change.
     pub watch: Duration,
-    /// A restore that is done keeps its WAL for this long: recovery is still to come.
+    /// Duration for which a finished restore keeps its WAL, since recovery still reads it.
     pub lease: Duration,
 }
 
 impl Default for Staleness {
     fn default() -> Staleness {
-        Staleness { fresh: Duration::from_secs(3600), watch: 8 * BEAT, lease: Duration::from_secs(24 * 3600) }
+        let lease = Duration::from_secs(24 * 3600);
+        Staleness { fresh: FRESH, watch: 8 * HEARTBEAT_INTERVAL, lease }
     }
 }
 
@@ -64,31 +73,31 @@ impl std::fmt::Display for Operation {
     }
 }
 
-/// What an operation says of itself.
+/// The content of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub operation: Operation,
     pub host: String,
-    /// Who it is on that host, where the kernel says so.
+    /// The process on that host; `None` where the kernel does not show it.
     pub process: Option<Process>,
-    /// Counts on for as long as the operation lives.
+    /// Number of renewals.
     pub beat: u64,
-    /// The backup that is being made: what lies under its name is no garbage.
+    /// The backup that is being made: objects with its id are not garbage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
     /// Backups that have to stay, with all packs that they name.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// WAL from here on has to stay. A backup that does not say it needs all there is.
+    /// The WAL from here on has to stay; `None` in the announcement of a backup means all WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_from: Option<Lsn>,
-    /// Backups that a prune removes now. Nobody may begin to need them.
+    /// Backups that a prune removes now. No operation may begin to need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removing: Vec<String>,
-    /// A prune that has seen that it is alone.
+    /// True for a prune that has checked that no other one runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decided: bool,
-    /// The operation is done and leaves this behind.
+    /// True when the operation has finished and keeps its announcement for the lease.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,
 }
@@ -110,235 +119,242 @@ impl Heartbeat {
     }
 }
 
-/// Somebody's announcement.
+/// An announcement as it was found.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct Announced {
     /// The last part of its key.
     pub name: String,
     /// When it was last written, by the clock of the store.
     pub at: jiff::Timestamp,
-    /// `None`: it cannot be read, so it may need everything.
-    pub notice: Option<Heartbeat>,
+    /// `None` when it is damaged: the operation may need everything.
+    pub heartbeat: Option<Heartbeat>,
 }
 
-/// What can be said of the one who announced.
+/// The state of an announced operation, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    Alive,
-    /// The kernel says so, or it was meant to end.
-    Over,
-    /// Nothing was heard for long; it has to be watched.
-    Silent,
+pub enum Liveness {
+    Active,
+    /// The kernel shows that the process has ended, or the lease has.
+    Ended,
+    /// The announcement is old; only watching it shows whether the operation still runs.
+    Suspect,
 }
 
-impl Seen {
-    /// Whether this may be about to remove a backup. A process of this host that is gone is not; one that its own
-    /// host knows nothing of may have been suspended.
+impl Announced {
+    fn has_ended(&self) -> bool {
+        let process = self.heartbeat.as_ref().and_then(|heartbeat| heartbeat.process.as_ref());
+        process.and_then(Process::is_over) == Some(true)
+    }
+
+    /// Returns true when the operation may be about to remove this backup. A process of this host that has ended is
+    /// not; a process of another host may just be suspended.
     pub fn is_removing(&self, id: &str) -> bool {
-        self.notice.as_ref().is_some_and(|notice| {
-            notice.removing.iter().any(|other| other == id)
-                && notice.process.as_ref().and_then(Process::is_over) != Some(true)
-        })
+        let removing = self.heartbeat.as_ref().map(|heartbeat| &heartbeat.removing);
+        removing.is_some_and(|removing| removing.iter().any(|other| other == id)) && !self.has_ended()
     }
 
-    /// Whether this may be the backup of that name; not when its process is known to be gone.
+    /// Returns true when the operation may be making this backup.
     pub fn may_be_making(&self, id: &str) -> bool {
-        self.notice.as_ref().is_none_or(|notice| {
-            notice.backup.as_deref() == Some(id)
-                && notice.process.as_ref().and_then(Process::is_over) != Some(true)
-        })
+        self.heartbeat.as_ref().is_none_or(|heartbeat| heartbeat.backup.as_deref() == Some(id))
+            && !self.has_ended()
     }
 
-    /// `now` is the time at which something was stored just now, by the same clock.
-    pub fn life(&self, now: jiff::Timestamp, patience: &Staleness) -> Life {
+    /// Returns the state of the operation. `now`: the store's time of something that was stored just now.
+    pub fn liveness(&self, now: jiff::Timestamp, staleness: &Staleness) -> Liveness {
         let age = now.duration_since(self.at).unsigned_abs();
-        let left = self.notice.as_ref().is_some_and(|notice| notice.left);
-        if left {
-            return if age < patience.lease { Life::Alive } else { Life::Over };
+        if self.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.left) {
+            return if age < staleness.lease { Liveness::Active } else { Liveness::Ended };
         }
-        let process = self.notice.as_ref().and_then(|notice| notice.process.as_ref());
+        let process = self.heartbeat.as_ref().and_then(|heartbeat| heartbeat.process.as_ref());
         match process.and_then(Process::is_over) {
-            Some(true) => Life::Over,
-            Some(false) => Life::Alive,
-            None if age < patience.fresh => Life::Alive,
-            None => Life::Silent,
+            Some(true) => Liveness::Ended,
+            Some(false) => Liveness::Active,
+            None if age < staleness.fresh => Liveness::Active,
+            None => Liveness::Suspect,
         }
     }
 
-    /// Whether it is the same sign of life as that one.
-    pub fn has_moved_since(&self, before: &Seen) -> bool {
-        self.at != before.at || self.notice.as_ref().map(|n| n.beat) != before.notice.as_ref().map(|n| n.beat)
+    /// Returns true when the announcement was renewed since `before` was read.
+    pub fn has_moved_since(&self, before: &Announced) -> bool {
+        let beat = |announced: &Announced| announced.heartbeat.as_ref().map(|heartbeat| heartbeat.beat);
+        self.at != before.at || beat(self) != beat(before)
     }
 
-    /// For messages: `backup on db1 (since …)`.
+    /// Returns the operation for messages: `a backup on db1`.
     pub fn describe(&self) -> String {
-        match &self.notice {
-            Some(notice) => format!("a {} on {}", notice.operation, notice.host),
-            None => format!("what announced itself as {}", self.name),
+        match &self.heartbeat {
+            Some(heartbeat) => format!("a {} on {}", heartbeat.operation, heartbeat.host),
+            None => format!("the unreadable announcement {}", self.name),
         }
     }
 }
 
 impl Archive {
-    /// Everybody's announcements.
-    pub fn announced(&self) -> Result<Vec<Seen>> {
+    /// Reads all announcements.
+    pub fn announced(&self) -> Result<Vec<Announced>> {
         let mut found = Vec::new();
-        self.each_named(key::ACTIVE, |name, entry| {
+        self.each_named(key::ACTIVE, |name, listed| {
             let ObjectName::Active(last) = &name else {
                 return Ok(());
             };
-            let notice = match self.get_small(&name, ObjectKind::Active) {
+            let heartbeat = match self.get_small(&name, ObjectKind::Active) {
                 Ok(None) => return Ok(()),
-                Ok(notice) => notice,
+                Ok(heartbeat) => heartbeat,
                 Err(error) if error.kind() == Kind::Damage => None,
                 Err(error) => return Err(error),
             };
-            found.push(Seen { name: last.clone(), at: entry.modified, notice });
+            found.push(Announced { name: last.clone(), at: listed.modified, heartbeat });
             Ok(())
         })?;
         Ok(found)
     }
 
-    /// Watches announcements of which nothing was heard: the names of those that did not move all the time.
-    pub fn watch(&self, silent: &[Seen], patience: &Staleness) -> Result<BTreeSet<String>> {
+    /// Watches announcements. Returns the names of those that did not change all the time.
+    pub fn watch(&self, suspects: &[Announced], staleness: &Staleness) -> Result<BTreeSet<String>> {
         let begun = Instant::now();
-        let mut still: Vec<&Seen> = silent.iter().collect();
-        while !still.is_empty() && begun.elapsed() < patience.watch {
-            std::thread::sleep((patience.watch / 8).min(patience.watch.saturating_sub(begun.elapsed())));
+        let mut still: Vec<&Announced> = suspects.iter().collect();
+        while !still.is_empty() && begun.elapsed() < staleness.watch {
+            let rest = staleness.watch.saturating_sub(begun.elapsed());
+            std::thread::sleep((staleness.watch / 8).min(rest));
             let now = self.announced()?;
             still.retain(|before| {
-                now.iter().any(|seen| seen.name == before.name && !seen.has_moved_since(before))
+                now.iter().any(|after| after.name == before.name && !after.has_moved_since(before))
             });
         }
-        Ok(still.into_iter().map(|seen| seen.name.clone()).collect())
+        Ok(still.into_iter().map(|announced| announced.name.clone()).collect())
     }
 
-    /// Takes away the announcement of somebody whose life is over. One who may still live is kept from
-    /// recording his backup; false when he has recorded it meanwhile.
-    pub fn bury(&self, seen: &Seen, life: Life) -> Result<bool> {
-        let backup = seen.notice.as_ref().and_then(|notice| notice.backup.as_deref());
-        let fenced = match (life, backup) {
-            (Life::Over, _) | (_, None) => true,
+    /// Removes the announcement of an operation that has ended or is stale. A backup that may still run is fenced first,
+    /// so that it can no longer be recorded. Returns false when it was recorded meanwhile.
+    pub fn remove_stale(&self, announced: &Announced, liveness: Liveness) -> Result<bool> {
+        let backup = announced.heartbeat.as_ref().and_then(|heartbeat| heartbeat.backup.as_deref());
+        let is_fenced = match (liveness, backup) {
+            (Liveness::Ended, _) | (_, None) => true,
             (_, Some(id)) => self.fence(id)?,
         };
-        self.remove(&[ObjectName::Active(seen.name.clone())])?;
-        Ok(fenced)
+        self.remove(&[ObjectName::Active(announced.name.clone())])?;
+        Ok(is_fenced)
     }
 }
 
-/// An operation that is announced for as long as this lives.
+/// The announcement of this process's operation: renewed by a thread, and removed when this is dropped.
+#[must_use = "the operation is announced only while this value exists"]
 pub struct Announcement {
     shared: Arc<Shared>,
-    beating: Option<JoinHandle<()>>,
+    /// The last part of its key.
+    name: String,
+    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     archive: Archive,
-    name: ObjectName,
-    /// Held while it is written; the state never is, so that nobody waits for the repository to ask for it.
-    notice: Mutex<Heartbeat>,
+    object: ObjectName,
+    /// Locked while it is written to the repository.
+    heartbeat: Mutex<Heartbeat>,
+    /// Never locked while the repository is accessed, so that `check` does not wait for it.
     state: Mutex<State>,
     wake: Condvar,
 }
 
 struct State {
-    /// When the last sign of life was stored.
-    heard: Instant,
-    /// Somebody took it for dead.
-    buried: bool,
-    over: bool,
+    /// When the announcement was last stored.
+    renewed: Instant,
+    /// True when another process removed the announcement.
+    is_removed: bool,
+    is_over: bool,
 }
 
 impl Announcement {
-    /// Announces, durably. `random` makes the name one of its own.
-    pub fn begin(archive: &Archive, notice: Heartbeat, random: &str) -> Result<Announcement> {
-        let name = ObjectName::Active(format!("{}-{random}", notice.operation));
-        if archive.put_small(&name, ObjectKind::Active, &notice, Mode::Create)? == Put::Exists {
-            return Err(Error::new(Kind::Conflict, format!("{name} is there already")));
+    /// Announces an operation, durably. `random` makes the name unique.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Conflict`] when the name is taken.
+    pub fn begin(archive: &Archive, heartbeat: Heartbeat, random: &str) -> Result<Announcement> {
+        let name = format!("{}-{random}", heartbeat.operation);
+        let object = ObjectName::Active(name.clone());
+        if archive.put_small(&object, ObjectKind::Active, &heartbeat, Mode::Create)? == Put::Exists {
+            return Err(Error::new(Kind::Conflict, format!("{object} exists already")));
         }
         let shared = Arc::new(Shared {
             archive: archive.clone(),
-            name,
-            notice: Mutex::new(notice),
-            state: Mutex::new(State { heard: Instant::now(), buried: false, over: false }),
+            object,
+            heartbeat: Mutex::new(heartbeat),
+            state: Mutex::new(State { renewed: Instant::now(), is_removed: false, is_over: false }),
             wake: Condvar::new(),
         });
-        let beats = Arc::clone(&shared);
-        let beating = std::thread::Builder::new()
-            .name("announce".into())
-            .spawn(move || beats.beat())
-            .map_err(|e| Error::io("start a thread", &e));
-        match beating {
-            Ok(thread) => Ok(Announcement { shared, beating: Some(thread) }),
+        let renewing = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(move || renewing.renew());
+        match thread.map_err(|e| Error::io("start a thread", &e)) {
+            Ok(thread) => Ok(Announcement { shared, name, thread: Some(thread) }),
             Err(error) => {
-                archive.remove(std::slice::from_ref(&shared.name))?;
+                archive.remove(std::slice::from_ref(&shared.object))?;
                 Err(error)
             }
         }
     }
 
-    /// Its name among those that [`Archive::announced`] gives.
+    /// The name under which [`Archive::announced`] finds it.
     pub fn name(&self) -> &str {
-        match &self.shared.name {
-            ObjectName::Active(name) => name,
-            _ => "",
-        }
+        &self.name
     }
 
-    /// Says something else. Everybody sees it when this has returned.
+    /// Changes the announcement. The change is visible to every host when this returns.
     pub fn update(&self, change: impl FnOnce(&mut Heartbeat)) -> Result<()> {
-        let mut notice = self.shared.notice.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut notice);
-        self.shared.write(&mut notice)
+        let mut heartbeat = self.shared.heartbeat.lock();
+        change(&mut heartbeat);
+        self.shared.write(&mut heartbeat)
     }
 
-    /// The time of the store.
+    /// Returns the time of the store.
     pub fn time(&self) -> Result<jiff::Timestamp> {
         self.update(|_| {})?;
-        self.shared.archive.stored_at(&self.shared.name)?.ok_or_else(taken_for_dead)
+        self.shared.archive.stored_at(&self.shared.object)?.ok_or_else(removed)
     }
 
-    /// Looks whether it is still there: right before something that cannot be taken back.
+    /// Checks in the repository that the announcement still exists: to be called right before an irreversible step.
     pub fn confirm(&self) -> Result<()> {
-        if self.shared.archive.stored_at(&self.shared.name)?.is_none() {
-            self.shared.state().buried = true;
+        if self.shared.archive.stored_at(&self.shared.object)?.is_none() {
+            self.shared.state.lock().is_removed = true;
         }
         self.check()
     }
 
-    /// Fails when somebody took this operation for dead, or when it could not show for long that it lives: then
-    /// what it began is no longer protected.
+    /// Checks, without a request, that the operation is still protected.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] when another process removed the announcement, [`Kind::Unavailable`] when it could not be
+    /// renewed for long.
     pub fn check(&self) -> Result<()> {
-        let state = self.shared.state();
-        if state.buried {
-            return Err(taken_for_dead());
+        let state = self.shared.state.lock();
+        if state.is_removed {
+            return Err(removed());
         }
-        if state.heard.elapsed() > UNHEARD {
+        if state.renewed.elapsed() > MAX_SILENCE {
+            let minutes = MAX_SILENCE.as_secs() / 60;
             return Err(Error::new(
                 Kind::Unavailable,
-                format!(
-                    "for {} minutes it could not be said in the repository that this operation lives",
-                    UNHEARD.as_secs() / 60
-                ),
+                format!("the heartbeat of this operation could not be renewed for {minutes} minutes"),
             ));
         }
         Ok(())
     }
 
-    /// Ends, and leaves the announcement for its lease: the backup has been read, its WAL is still to be.
+    /// Ends the operation and keeps the announcement for its lease: the backup was read, its WAL is still needed.
     pub fn leave(mut self) -> Result<()> {
         self.stop();
-        self.update(|notice| {
-            notice.needs.clear();
-            notice.left = true;
+        self.update(|heartbeat| {
+            heartbeat.needs.clear();
+            heartbeat.left = true;
         })
     }
 
     fn stop(&mut self) {
-        self.shared.state().over = true;
+        self.shared.state.lock().is_over = true;
         self.shared.wake.notify_all();
-        if let Some(thread) = self.beating.take() {
-            // It does not panic, and if it did there would be nothing to do about it.
+        if let Some(thread) = self.thread.take() {
+            // A panic of this thread would change nothing here.
             let _ = thread.join();
         }
     }
@@ -347,49 +363,42 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         self.stop();
-        let left = self.shared.notice.lock().unwrap_or_else(PoisonError::into_inner).left;
-        if !left {
-            // What stays is found to be over by whoever meets it.
-            let _ = self.shared.archive.remove(std::slice::from_ref(&self.shared.name));
+        if !self.shared.heartbeat.lock().left {
+            // What cannot be removed is found to have ended by the next prune.
+            let _ = self.shared.archive.remove(std::slice::from_ref(&self.shared.object));
         }
     }
 }
 
 impl Shared {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beat(&self) {
+    fn renew(&self) {
         loop {
-            let waited = self.wake.wait_timeout_while(self.state(), BEAT, |state| !state.over);
-            let state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.over || state.buried {
+            let mut state = self.state.lock();
+            self.wake.wait_while_for(&mut state, |state| !state.is_over, HEARTBEAT_INTERVAL);
+            if state.is_over || state.is_removed {
                 return;
             }
             drop(state);
-            let mut notice = self.notice.lock().unwrap_or_else(PoisonError::into_inner);
-            // An outage may pass; `check` ends the operation when it does not.
-            let _ = self.write(&mut notice);
+            let mut heartbeat = self.heartbeat.lock();
+            // An outage may pass; `check` fails the operation when it does not.
+            let _ = self.write(&mut heartbeat);
         }
     }
 
-    fn write(&self, notice: &mut Heartbeat) -> Result<()> {
-        if self.state().buried || self.archive.stored_at(&self.name)?.is_none() {
-            self.state().buried = true;
-            return Err(taken_for_dead());
+    fn write(&self, heartbeat: &mut Heartbeat) -> Result<()> {
+        let is_removed = self.state.lock().is_removed;
+        if is_removed || self.archive.stored_at(&self.object)?.is_none() {
+            self.state.lock().is_removed = true;
+            return Err(removed());
         }
-        notice.beat += 1;
-        let _ = self.archive.put_small(&self.name, ObjectKind::Active, notice, Mode::Replace)?;
-        self.state().heard = Instant::now();
+        heartbeat.beat += 1;
+        let _ = self.archive.put_small(&self.object, ObjectKind::Active, heartbeat, Mode::Replace)?;
+        self.state.lock().renewed = Instant::now();
         Ok(())
     }
 }
 
-fn taken_for_dead() -> Error {
-    Error::new(
-        Kind::Refused,
-        "the announcement of this operation is gone from the repository: a prune took it for dead",
-    )
-    .hint("was this machine suspended, or the repository out of reach? start again")
+fn removed() -> Error {
+    Error::new(Kind::Refused, "the announcement of this operation was removed: a prune considered it stale")
+        .hint("was this machine suspended, or the repository unreachable? start again")
 }

@@ -1,4 +1,4 @@
-//! What is in an archive, at a glance: the WAL as runs without holes, and how far it leads from a backup.
+//! The WAL of an archive as runs of segments without a hole, and how far it leads from a backup. Pure.
 
 use super::Archive;
 use super::record::Record;
@@ -8,16 +8,16 @@ use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Segments of one timeline that follow each other without a hole.
+/// Consecutive segments of one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentRun {
     pub first: SegmentName,
     pub last: SegmentName,
-    /// When the last one was stored.
+    /// When the last one was stored, by the clock of the store.
     pub stored: jiff::Timestamp,
 }
 
-/// Segments that are missing between others of their timeline, both included.
+/// Missing segments between others, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Gap {
     pub timeline: TimelineId,
@@ -25,27 +25,28 @@ pub struct Gap {
     pub last: SegmentName,
 }
 
-/// The WAL of an archive. Takes memory by runs, not by segments.
+/// The WAL of an archive. Memory grows with the number of runs, not of segments.
 #[derive(Debug, Clone)]
 pub struct Inventory {
     size: SegmentSize,
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
     pub histories: Vec<TimelineId>,
-    /// When the history of a timeline was stored: soon after the timeline began.
+    /// When the history of each timeline was stored: soon after the timeline began.
     begun: BTreeMap<TimelineId, jiff::Timestamp>,
-    /// Bytes of all files.
+    /// Bytes of all files, as stored.
     pub bytes: u64,
 }
 
-/// How far the WAL leads.
+/// The end of the WAL behind a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
     /// The last segment that can be reached.
     pub last: SegmentName,
-    /// How many segments there are from the first to that one.
+    /// Number of segments from the first to that one.
     pub segments: u64,
+    /// When the run of that segment was last added to.
     pub stored: jiff::Timestamp,
-    /// What is missing behind it, when there is more behind that.
+    /// The segments that are missing behind it; `None` when it is the end of the archive.
     pub gap: Option<Gap>,
 }
 
@@ -55,7 +56,7 @@ impl Inventory {
         Inventory { size, runs, histories: Vec::new(), begun, bytes: 0 }
     }
 
-    /// Lists the archive's WAL. The size of segments comes from a backup, or from any segment.
+    /// Lists the WAL of an archive whose segments have this size.
     pub fn read(archive: &Archive, size: SegmentSize) -> Result<Inventory> {
         let mut inventory = Inventory::new(size);
         archive.each_wal(|name, entry| {
@@ -65,7 +66,7 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Adds a file of the archive. Segments of a timeline come in order.
+    /// Adds a WAL file. The segments of a timeline are added in order.
     pub fn add(&mut self, name: WalName, stored: jiff::Timestamp, bytes: u64) {
         self.bytes += bytes;
         match name {
@@ -87,12 +88,12 @@ impl Inventory {
         }
     }
 
-    /// The runs of segments without a hole, by timeline.
+    /// Returns the runs, by timeline.
     pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<SegmentRun>> {
         &self.runs
     }
 
-    /// The same without one segment.
+    /// Returns an inventory without one segment.
     pub fn without(&self, name: SegmentName) -> Inventory {
         let mut other = self.clone();
         let (size, number) = (self.size, name.number(self.size));
@@ -111,10 +112,12 @@ impl Inventory {
         other
     }
 
-    /// The same as if nothing were missing there.
+    /// Returns an inventory with the segments of a gap.
     pub fn filled(&self, gap: &Gap) -> Inventory {
         let mut other = self.clone();
-        let stored = self.runs.values().flatten().map(|run| run.stored).max().unwrap_or_default();
+        let stored = self.runs.values().flatten().map(|run| run.stored).max();
+        // Only the position matters to callers; without any other segment there is no time to give.
+        let stored = stored.unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let runs = other.runs.entry(gap.timeline).or_default();
         runs.push(SegmentRun { first: gap.first, last: gap.last, stored });
         runs.sort_by_key(|run| run.first);
@@ -132,7 +135,7 @@ impl Inventory {
         other
     }
 
-    /// When a timeline began, as far as the archive knows.
+    /// Returns when the history of a timeline was stored; `None` without a history.
     pub fn begun(&self, timeline: TimelineId) -> Option<jiff::Timestamp> {
         self.begun.get(&timeline).copied()
     }
@@ -141,14 +144,14 @@ impl Inventory {
         self.size
     }
 
-    /// The first segment of the oldest timeline and the last of the newest.
+    /// Returns the first segment of the oldest timeline and the last of the newest.
     pub fn bounds(&self) -> Option<(SegmentName, SegmentName)> {
         let first = self.runs.values().next()?.first()?.first;
         let last = self.runs.values().next_back()?.last()?.last;
         Some((first, last))
     }
 
-    /// Holes within timelines.
+    /// Returns the gaps within timelines.
     pub fn gaps(&self) -> Vec<Gap> {
         let between = |pair: &[SegmentRun]| match pair {
             [before, after] => Some(self.gap(before.last.next(self.size), after.first)),
@@ -157,7 +160,7 @@ impl Inventory {
         self.runs.values().flat_map(|runs| runs.windows(2).filter_map(between)).collect()
     }
 
-    /// What is missing from `first` to just before `next`.
+    /// The gap from `first` to the segment before `next`.
     fn gap(&self, first: SegmentName, next: SegmentName) -> Gap {
         let last = SegmentName::of_number(first.timeline, next.number(self.size) - 1, self.size);
         Gap { timeline: first.timeline, first, last }
@@ -167,8 +170,8 @@ impl Inventory {
         self.runs.get(&name.timeline)?.iter().find(|run| run.first <= name && name <= run.last)
     }
 
-    /// The newest timeline that a server finds which recovers from `timeline` on: it asks for one history
-    /// file after the other until one is missing.
+    /// Returns the newest timeline that a server finds when it recovers from `timeline`: it requests one history file
+    /// after the other until one is missing (`findNewestTimeLine` in `timeline.c`).
     pub fn newest_from(&self, timeline: TimelineId) -> TimelineId {
         let mut newest = timeline;
         while self.histories.contains(&TimelineId(newest.0 + 1)) {
@@ -177,13 +180,13 @@ impl Inventory {
         newest
     }
 
-    /// Follows the WAL from a backup's first segment along a history; `None` when not even that is there.
+    /// Follows the WAL from the first segment of a backup along a history; `None` when that segment is missing.
     pub fn reach(&self, record: &Record, history: &History) -> Option<Reach> {
         let mut number = record.wal.first.number(self.size);
         let first = number;
         let mut reached: Option<(SegmentName, jiff::Timestamp)> = None;
         while let Some(run) = self.run_at(number, history) {
-            // A run ends, or another timeline begins within it.
+            // The run ends, or another timeline begins within it.
             let end = run.last.number(self.size);
             let turn = history
                 .parents
@@ -211,7 +214,7 @@ impl Inventory {
         Some(Reach { last, segments: number - first, stored, gap })
     }
 
-    /// The timelines of a history, newest first, each with the number of the segment in which it begins.
+    /// Iterates over the timelines of a history, newest first, each with the number of the segment in which it begins.
     fn line<'h>(&self, history: &'h History) -> impl Iterator<Item = (TimelineId, u64)> + 'h {
         let size = self.size.bytes();
         let mut begins = vec![0];
@@ -228,9 +231,9 @@ impl Inventory {
         Some(SegmentName::of_number(run.first.timeline, number, self.size))
     }
 
-    /// The run that a server reads this segment from: of the newest timeline that reaches back so far. When that has
-    /// neither this segment nor a later one, the one in which it began may still be there on its parent alone; else
-    /// it is a hole.
+    /// Returns the run from which a server reads this segment: that of the newest timeline that reaches back so far. When
+    /// that timeline has neither this segment nor a later one, the segment in which it began may exist on its parent
+    /// alone; otherwise it is a hole.
     fn run_at(&self, number: u64, history: &History) -> Option<&SegmentRun> {
         for (timeline, begin) in self.line(history).filter(|(_, begin)| *begin <= number) {
             let found = self.run_with(SegmentName::of_number(timeline, number, self.size));

@@ -1,7 +1,7 @@
-//! What drills found: the last of them, in one object, so that it takes one request to read.
+//! The results of the last drills, in one object, so that reading them takes one request.
 //!
-//! It is evidence and not truth, as what verifications remember. Two drills of different hosts that end at one
-//! moment may write over each other; the second look makes that rare.
+//! They are evidence and not truth, like the notes of verifications. Two drills on different hosts that end at the same
+//! moment may overwrite each other; reading the object again after writing makes that rare.
 
 use super::Archive;
 use super::name::ObjectName;
@@ -11,21 +11,21 @@ use crate::pg::lsn::Lsn;
 use crate::storage::Mode;
 use serde::{Deserialize, Serialize};
 
-/// How many are remembered.
-const KEPT: usize = 200;
+/// Number of drills that are kept.
+const MAX_DRILLS: usize = 200;
 
-/// How often it is written again when somebody else wrote over it.
-const ATTEMPTS: u32 = 3;
+/// Number of writes when other drills keep overwriting the object.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// How a drill ended.
+/// The result of a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The backup restores, recovers to where it should, and everything in it can be read.
+    /// The backup restores, recovers to the expected position, and all of it can be read.
     Proved,
-    /// It does not.
+    /// The backup does not.
     Refuted,
-    /// Something else was in the way.
+    /// The drill failed for another reason, such as a full disk.
     Unknown,
 }
 
@@ -39,24 +39,24 @@ impl Outcome {
     }
 }
 
-/// Which backup was taken, and to where it was recovered.
+/// The choice of the backup and of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Chosen {
-    /// By its name, or for a target.
+    /// Chosen by name, or for a target.
     Named,
     Newest,
     Oldest,
     Pinned,
-    /// A random moment of the window.
+    /// Chosen for a random moment of the window.
     Moment,
 }
 
-/// One thing that a drill looked at.
+/// One check of a drill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     pub name: String,
-    /// `None`: it was not done.
+    /// `None` when it was not done.
     pub ok: Option<bool>,
     pub detail: String,
 }
@@ -64,7 +64,7 @@ pub struct Check {
 /// One drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drill {
-    /// `None`: none could be chosen.
+    /// `None` when none could be chosen.
     pub backup: Option<String>,
     pub chosen: Chosen,
     /// `end`, `immediate`, an LSN or a time.
@@ -73,9 +73,9 @@ pub struct Drill {
     pub host: String,
     pub begun: jiff::Timestamp,
     pub ended: jiff::Timestamp,
-    /// What was restored.
+    /// Bytes that were restored.
     pub bytes: u64,
-    /// The WAL that was to be replayed, in segments.
+    /// Number of segments to replay.
     pub segments: u64,
     pub expected_lsn: Option<Lsn>,
     pub reached_lsn: Option<Lsn>,
@@ -86,7 +86,7 @@ pub struct Drill {
 }
 
 impl Drill {
-    /// Whether it is that one. Its seconds do not come out of JSON to the last bit.
+    /// Compares host and times: the seconds of a drill lose bits in JSON.
     fn is(&self, other: &Drill) -> bool {
         (&self.host, self.begun, self.ended) == (&other.host, other.begun, other.ended)
     }
@@ -99,23 +99,27 @@ struct History {
 }
 
 impl Archive {
-    /// The last drills, oldest first.
+    /// Reads the last drills, oldest first.
     pub fn drills(&self) -> Result<Vec<Drill>> {
         let history: Option<History> = self.get_small(&ObjectName::Drills, ObjectKind::Drill)?;
         Ok(history.unwrap_or_default().drills)
     }
 
-    /// Remembers a drill. A history that cannot be understood is begun anew.
+    /// Adds a drill. A damaged object is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unavailable`] when other drills kept overwriting the object.
     pub fn remember_drill(&self, drill: &Drill) -> Result<()> {
         let doing = || "remember the drill".to_owned();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let mut drills = match self.drills() {
                 Err(error) if error.kind() == Kind::Damage => Vec::new(),
                 drills => drills.doing(doing)?,
             };
             drills.push(drill.clone());
             drills.sort_by_key(|drill| drill.ended);
-            let drills = drills.split_off(drills.len().saturating_sub(KEPT));
+            let drills = drills.split_off(drills.len().saturating_sub(MAX_DRILLS));
             let _ = self
                 .put_small(&ObjectName::Drills, ObjectKind::Drill, &History { drills }, Mode::Replace)
                 .doing(doing)?;
@@ -123,6 +127,6 @@ impl Archive {
                 return Ok(());
             }
         }
-        Err(Error::new(Kind::Unavailable, "others write there all the time").doing(doing()))
+        Err(Error::new(Kind::Unavailable, "the history kept changing while it was written").doing(doing()))
     }
 }

@@ -1,4 +1,4 @@
-//! What a backup consists of: directories, tablespaces, files, and where their blocks are.
+//! The entries of a manifest: directories, tablespaces, files, and where the blocks of files are.
 
 use crate::codec::hash::{BLOCK_HASH_SIZE, BlockHash};
 use base64::Engine as _;
@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// One thing that a backup consists of.
+/// An entry of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     Dir(Dir),
@@ -17,7 +17,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The file that it is, of the data directory.
+    /// Returns the file, if this entry is one of the data directory.
     pub fn file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) => Some(file),
@@ -25,7 +25,7 @@ impl Entry {
         }
     }
 
-    /// The same, taken out of it.
+    /// Converts into the file, if this entry is one of the data directory.
     pub fn into_file(self) -> Option<FileEntry> {
         match self {
             Entry::File(file) => Some(file),
@@ -33,7 +33,7 @@ impl Entry {
         }
     }
 
-    /// The file that it is, be it a configuration file from outside.
+    /// Returns the file, if this entry is one of the data directory or a configuration file from outside.
     pub fn any_file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) | Entry::Config(file) => Some(file),
@@ -55,7 +55,7 @@ pub struct Dir {
 #[serde(try_from = "TablespaceForm", into = "TablespaceForm")]
 pub struct Tablespace {
     pub oid: u32,
-    /// Where its link led to; nothing for one that is a directory in `pg_tblspc`.
+    /// Target of its link; `None` when it is a directory in `pg_tblspc`.
     pub location: Option<StoredPath>,
 }
 
@@ -89,7 +89,7 @@ impl TryFrom<TablespaceForm> for Tablespace {
     }
 }
 
-/// Owner and group, by name where they have one and by number otherwise.
+/// Owner and group: names, or numbers where there is no name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub owner: String,
@@ -106,19 +106,19 @@ pub struct FileEntry {
     pub owner: Owner,
     /// Seconds since 1970.
     pub modified: i64,
-    /// CRC-32C of the whole file; unknown when not all of it was read.
+    /// CRC-32C of the whole file; `None` when only part of it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32c: Option<u32>,
     /// Bytes of a block.
     pub block: u32,
     #[serde(with = "hashes")]
     pub hashes: Vec<BlockHash>,
-    /// Where the blocks are, in order.
+    /// The extents, in order. Together they have all blocks.
     pub at: Vec<Extent>,
 }
 
 impl FileEntry {
-    /// Where in the file these blocks lie; the last block of all may be short.
+    /// Returns the byte range of blocks in the file. The last block of the file may be short.
     pub fn bytes_of(&self, blocks: &Range<usize>) -> Range<u64> {
         let at = |block: usize| (block as u64).saturating_mul(u64::from(self.block)).min(self.size);
         at(blocks.start)..at(blocks.end)
@@ -134,7 +134,7 @@ impl FileEntry {
         })
     }
 
-    /// Says where the next blocks are; those that follow the last ones in the same frame lengthen that extent.
+    /// Appends an extent. If its blocks follow the last ones in the same frame, that extent becomes longer instead.
     pub fn add(&mut self, extent: Extent) {
         let block = self.block;
         match self.at.last_mut() {
@@ -149,21 +149,23 @@ impl FileEntry {
     }
 }
 
-/// Blocks that lie one behind the other in a frame. As JSON `[pack, offset, length, skip, blocks]`.
+/// Consecutive blocks in one frame. As JSON `[pack, offset, length, skip, blocks]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u32, u32, u32)", into = "(u32, u64, u32, u32, u32)")]
 pub struct Extent {
-    /// Number of the pack, in the list that comes with the extent.
+    /// Number of the pack in the part of the manifest.
     pub pack: u32,
+    /// Where the frame begins in the pack.
     pub offset: u64,
+    /// Bytes of the compressed frame.
     pub length: u32,
-    /// Bytes of the decompressed frame before the first of the blocks.
+    /// Bytes of the decompressed frame before the first block.
     pub skip: u32,
     pub blocks: u32,
 }
 
 impl Extent {
-    /// Bytes of its blocks, which are taken from those that are left of the file: the last block may be short.
+    /// Returns the bytes of its blocks, subtracted from the `left` bytes of the file: the last block may be short.
     pub(super) fn take_bytes(&self, block: u32, left: &mut u64) -> u64 {
         let bytes = (u64::from(self.blocks) * u64::from(block)).min(*left);
         *left -= bytes;
@@ -223,19 +225,19 @@ impl StoredPath {
         std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
     }
 
-    /// For messages and records.
+    /// Returns the path for messages and records, with replacement characters where it is not UTF-8.
     pub fn display(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
 
-    /// The order in which a manifest has its files: a directory's content comes where its name does, so a
-    /// slash is lower than everything else.
+    /// Compares paths in the order of a manifest: a slash is lower than every other byte, so the content of a directory
+    /// follows its name.
     pub fn order(&self, other: &StoredPath) -> std::cmp::Ordering {
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
         self.0.iter().map(rank).cmp(other.0.iter().map(rank))
     }
 
-    /// Whether the path stays below the directory that it is relative to.
+    /// Returns true when the path stays below the directory that it is relative to.
     pub fn is_inside(&self) -> bool {
         !self.0.is_empty()
             && !self.0.contains(&0)

@@ -1,5 +1,5 @@
-//! What verifications remember. It is evidence and not truth: it says what need not be read again so soon, and
-//! what was there once and can be missed. Without it everything is read, and nothing else changes.
+//! The notes of verifications: what need not be read again soon, and what existed once and may be missing now. They are
+//! evidence and not truth: without them everything is read, and nothing else changes.
 
 use super::name::ObjectName;
 use super::{Archive, key};
@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A run of segments is never longer; what says so is not believed.
-const LONGEST: u64 = 1 << 24;
+/// Length of the longest run of segments that is accepted.
+const MAX_RUN: u64 = 1 << 24;
 
-/// When packs were read to their end: by backup, runs of numbers.
+/// When packs were read to their end: runs of numbers by backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
@@ -24,22 +24,23 @@ pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
 #[serde(transparent)]
 pub struct VerifiedWal(Vec<(SegmentName, SegmentName, Timestamp)>);
 
-/// What was found out about a backup.
+/// The note about one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedBackup {
     pub at: Timestamp,
-    /// Objects that had damage.
+    /// Keys of damaged objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
 impl VerifiedPacks {
+    /// Returns when a pack was read; `None` when it was not.
     pub fn at(&self, id: &str, number: u32) -> Option<Timestamp> {
         let runs = self.0.get(id)?;
         runs.iter().find(|(first, last, _)| (*first..=*last).contains(&number)).map(|run| run.2)
     }
 
-    /// From packs in the order of their names.
+    /// Collects packs that are given in the order of their names.
     pub fn collect<'p>(packs: impl Iterator<Item = (&'p str, u32, Timestamp)>) -> VerifiedPacks {
         let mut runs: BTreeMap<String, Vec<(u32, u32, Timestamp)>> = BTreeMap::new();
         for (id, number, at) in packs {
@@ -54,11 +55,11 @@ impl VerifiedPacks {
 }
 
 impl VerifiedWal {
-    /// Every segment, and when it was read.
+    /// Returns every segment, and when it was read.
     pub fn segments(&self, size: SegmentSize) -> BTreeMap<SegmentName, Timestamp> {
         let mut all = BTreeMap::new();
         for (first, last, at) in &self.0 {
-            let numbers = first.number(size)..=last.number(size).min(first.number(size) + LONGEST);
+            let numbers = first.number(size)..=last.number(size).min(first.number(size) + MAX_RUN);
             all.extend(numbers.map(|number| (SegmentName::of_number(first.timeline, number, size), *at)));
         }
         all
@@ -77,7 +78,7 @@ impl VerifiedWal {
 }
 
 impl Archive {
-    /// The backups that a verification has seen, and whether it found damage in them.
+    /// Lists the backups that a verification has seen; true when it found damage.
     pub fn remembered(&self) -> Result<BTreeMap<String, bool>> {
         let mut found = BTreeMap::new();
         self.each_named(key::VERIFY, |name, _| {
@@ -95,11 +96,12 @@ impl Archive {
         Ok(found)
     }
 
-    /// Something that a verification remembers.
+    /// Reads a note; `None` when it does not exist.
     pub fn memory<T: serde::de::DeserializeOwned>(&self, name: &ObjectName) -> Result<Option<T>> {
         self.get_small(name, ObjectKind::Verify)
     }
 
+    /// Writes a note.
     pub fn remember(&self, name: &ObjectName, memory: &impl Serialize) -> Result<()> {
         self.put_small(name, ObjectKind::Verify, memory, Mode::Replace).map(|_| ())
     }

@@ -1,4 +1,4 @@
-//! What can be restored: the stretches of WAL that backups lead through, along every timeline.
+//! The WAL of an archive with the histories of its timelines: the spans that backups lead through, and the gaps.
 
 use super::Archive;
 use super::catalog::{Gap, Inventory, Reach};
@@ -9,21 +9,21 @@ use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The WAL of an archive and how its timelines descend from each other.
+/// The WAL of an archive, and how its timelines descend from each other.
 #[derive(Debug, Clone)]
 pub struct WalHistory {
     pub inventory: Inventory,
     histories: BTreeMap<TimelineId, History>,
 }
 
-/// WAL without a hole, every position of which can be recovered to.
+/// WAL without a hole behind a backup: a recovery may end at each of its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub timeline: TimelineId,
     pub from: Lsn,
     /// Behind the last byte.
     pub to: Lsn,
-    /// The backup whose end it begins with, by its place; otherwise it begins with its timeline.
+    /// Index of the backup at whose end it begins; `None` when it begins with its timeline.
     pub backup: Option<usize>,
     pub reach: Reach,
 }
@@ -69,17 +69,17 @@ impl WalHistory {
         WalHistory { inventory, histories: self.histories.clone() }
     }
 
-    /// Every timeline of which there is anything.
+    /// Returns the timelines that have a segment or a history.
     pub fn timelines(&self) -> BTreeSet<TimelineId> {
         self.inventory.runs().keys().chain(self.histories.keys()).copied().collect()
     }
 
-    /// The history of a timeline; where it is not known nothing is before it.
+    /// Returns the history of a timeline; an unknown one has no ancestors.
     pub fn history(&self, timeline: TimelineId) -> History {
         self.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
     }
 
-    /// What backups lead through along a timeline and its ancestors: from the end of a backup as far as there is WAL.
+    /// Returns the spans along a timeline and its ancestors: each from the end of a backup to the end of the WAL or a hole.
     pub fn along(&self, timeline: TimelineId, records: &[&Record]) -> Vec<Span> {
         let history = self.history(timeline);
         let size = self.inventory.segment_size();
@@ -112,23 +112,21 @@ impl WalHistory {
         joined
     }
 
-    /// What can be restored of every timeline, each without what belongs to its ancestors.
+    /// Returns the spans of all timelines, each without the part that belongs to the ancestors.
     pub fn spans(&self, records: &[&Record]) -> Vec<Span> {
-        let mut windows = Vec::new();
+        let mut spans = Vec::new();
         for timeline in self.timelines() {
             let begin = self.history(timeline).parents.last().map_or(Lsn(0), |(_, end)| *end);
             for span in self.along(timeline, records).into_iter().filter(|span| span.to > begin) {
-                windows.push(match span.from < begin {
-                    true => Span { from: begin, backup: None, ..span },
-                    false => span,
-                });
+                let is_cut = span.from < begin;
+                spans.push(if is_cut { Span { from: begin, backup: None, ..span } } else { span });
             }
         }
-        windows
+        spans
     }
 
-    /// Segments that are missing: between others of their timeline, and between a backup and WAL that it would
-    /// lead to. Not below the first segment that a backup begins with: that was pruned.
+    /// Returns the gaps between segments of a timeline, and between a backup and WAL that it would lead to. Segments below
+    /// the first one that a backup begins with were pruned and are not gaps.
     pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
         let size = self.inventory.segment_size();
         let floor = records.iter().map(|record| record.wal.first.number(size)).min().unwrap_or(0);
@@ -157,7 +155,7 @@ impl WalHistory {
         gaps
     }
 
-    /// The segment in which a position of a timeline lies.
+    /// Returns the segment that holds a position of a timeline.
     pub fn segment(&self, timeline: TimelineId, lsn: Lsn) -> SegmentName {
         SegmentName::containing(timeline, lsn, self.inventory.segment_size())
     }

@@ -1,4 +1,5 @@
-//! Who a repository belongs to. Only `init` writes it; everything else has to read it first.
+//! The identity of a repository: the cluster that it belongs to. Only `init` writes it, and every other command reads it
+//! first.
 
 use super::object::{header, misplaced};
 use super::{Archive, Lineage, Repository, key, parse_json, to_json};
@@ -17,7 +18,7 @@ pub struct Identity {
     pub system_identifier: u64,
     pub pg: u32,
     pub created: jiff::Timestamp,
-    /// The lives of the cluster before this one, oldest first.
+    /// The earlier lineages of the cluster, oldest first.
     pub lineage: Vec<Ancestor>,
 }
 
@@ -38,15 +39,15 @@ impl Identity {
     }
 }
 
-/// The lives of a cluster in a repository.
+/// All identities of a cluster in a repository.
 pub struct Identities {
     /// Oldest first.
     pub good: Vec<Identity>,
-    /// Objects that should say so and do not.
+    /// Identities that are damaged or missing, and why.
     pub bad: Vec<(Lineage, Error)>,
 }
 
-/// What [`Repository::register`] did.
+/// The result of [`Repository::register`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
     New,
@@ -55,7 +56,11 @@ pub enum Registered {
 }
 
 impl Repository {
-    /// Proves that this is the repository of that cluster, and opens the cluster's part of it.
+    /// Checks that this is the repository of that cluster, and opens the cluster's part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Identity`] when the cluster is not registered here.
     pub fn open(&self, lineage: Lineage) -> Result<Archive> {
         let identity = self.identity(lineage).doing(|| format!("open repository {}", self.name()))?;
         match identity {
@@ -64,7 +69,7 @@ impl Repository {
         }
     }
 
-    /// Says why there is no identity for a cluster: another one, or none at all.
+    /// Returns the error for a cluster without an identity: another cluster is registered here, or none.
     fn stranger(&self, lineage: Lineage) -> Error {
         let doing = format!("open repository {}", self.name());
         match self.identities() {
@@ -104,12 +109,12 @@ impl Repository {
         Ok(Some(identity))
     }
 
-    /// Every life of the cluster that was registered here, oldest first.
+    /// Reads all identities of the cluster, oldest first.
     pub fn identities(&self) -> Result<Vec<Identity>> {
         let mut identities = Vec::new();
         list_all(&*self.store, &key::identities(self.cluster())?, |entry| {
             let (_, content) = self.read_small(&entry.key, entry.key.name())?.ok_or_else(|| {
-                Error::new(Kind::Unavailable, format!("{} went away while it was read", entry.key))
+                Error::new(Kind::Unavailable, format!("{} was removed while it was read", entry.key))
             })?;
             identities.push(parse_json::<Identity>(&content).doing(|| format!("read {}", entry.key))?);
             Ok(())
@@ -118,8 +123,8 @@ impl Repository {
         Ok(identities)
     }
 
-    /// The lives of the cluster, oldest first, and what is wrong with the objects that say so: those that cannot be
-    /// read, and those that are missing although another one, or what is stored, tells that they were there.
+    /// Reads all identities of the cluster, and reports those that are damaged and those that are missing although another
+    /// identity or the stored objects show that they existed.
     pub fn check_identities(&self, own: Option<Lineage>) -> Result<Identities> {
         let mut identities = Vec::new();
         let mut problems = Vec::new();
@@ -147,24 +152,24 @@ impl Repository {
             if !is_known && (own != Some(lineage) || is_used()?) {
                 let gone = Error::new(
                     Kind::Identity,
-                    "it is missing, and without it nothing of this life of the cluster is read",
+                    "it is missing, and without it no object of this lineage is read",
                 )
-                .hint("bring it back from another repository or a copy");
+                .hint("restore it from another repository or a copy");
                 problems.push((lineage, gone));
             }
         }
         Ok(Identities { good: identities, bad: problems })
     }
 
-    /// The newest life of the cluster: what restore and list mean when the data directory is gone.
+    /// Opens the newest lineage of the cluster, which restore and list use when the data directory is gone.
     pub fn open_newest(&self) -> Result<Archive> {
         let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
         let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
         Archive::new(self.clone(), identity)
     }
 
-    /// Registers a cluster. The same again changes nothing; another system identifier or major version
-    /// needs `upgrade`, since it may be a mistake. `fresh_id` is 32 random hexadecimal digits.
+    /// Registers a cluster. Repeating it changes nothing; another system identifier or major version needs `upgrade`,
+    /// since it may be a mistake. `fresh_id`: 32 random hexadecimal digits.
     pub fn register(
         &self,
         lineage: Lineage,

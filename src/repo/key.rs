@@ -1,4 +1,4 @@
-//! Where things lie below a cluster's folder.
+//! The keys of objects below the folder of a cluster.
 
 use super::Lineage;
 use crate::error::Result;
@@ -13,12 +13,12 @@ pub fn identity(cluster: &str, lineage: Lineage) -> Result<Key> {
     Key::new(format!("{cluster}/identity/{lineage}"))
 }
 
-/// The folder of everything that belongs to one life of the cluster.
+/// The folder of all objects of one lineage.
 pub fn lineage(cluster: &str, lineage: Lineage) -> Result<Key> {
     Key::new(format!("{cluster}/{lineage}"))
 }
 
-/// Relative to the folder of the lineage.
+/// The key of a WAL file, relative to the folder of the lineage.
 pub fn wal(name: WalName) -> String {
     match name {
         WalName::Segment(segment) | WalName::Partial(segment) | WalName::Backup(segment, _) => {
@@ -50,7 +50,7 @@ pub fn backup(id: &str) -> String {
     format!("backup/{id}")
 }
 
-/// Name of a part of a backup's manifest: in the header, and below `data/` in the key.
+/// The name of a manifest part: in its header, and in its key below `data/`.
 pub fn manifest(id: &str, number: u32) -> String {
     format!("{id}/manifest/{number:06}")
 }
@@ -59,7 +59,7 @@ pub fn pack(id: &str, number: u32) -> String {
     format!("{id}/pack/{number:06}")
 }
 
-/// The key of what a backup stored, from its name; of an id, the folder of all of it.
+/// The key of an object that a backup stored, from its name; for the id of a backup, the folder of all of them.
 pub fn data(name: &str) -> String {
     format!("data/{name}")
 }

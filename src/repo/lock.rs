@@ -1,5 +1,5 @@
-//! A lock that two processes on one host cannot hold at once. It is flock on a directory that is there
-//! anyway, so that nothing has to be made or removed, and the kernel lets go of it when its holder dies.
+//! A lock that at most one process of a host holds: `flock` on a directory that exists anyway, so that nothing has to be
+//! created or removed. The kernel releases it when the process ends.
 
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
@@ -8,33 +8,39 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Held until it is dropped.
-pub struct Lock(#[allow(dead_code)] File);
+#[must_use = "the lock is released when this value is dropped"]
+pub struct Lock {
+    _file: File,
+}
 
 /// How often a held lock is tried again.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Lock {
-    /// Takes the lock of a file or directory, waiting at most this long; [`Kind::Locked`] when somebody else
-    /// still has it then.
-    pub fn wait_for(path: &Path, patience: Duration) -> Result<Lock> {
+    /// Takes the lock of a file or directory, waiting at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Locked`] when another process still holds it then.
+    pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
         let doing = || format!("lock {}", path.display());
         let file = File::open(path).doing(doing)?;
         let begun = Instant::now();
         loop {
-            match try_lock(&file).doing(doing)? {
-                true => return Ok(Lock(file)),
-                false if begun.elapsed() < patience => std::thread::sleep(POLL),
-                false => {
-                    return Err(Error::new(Kind::Locked, "another run holds the lock")
-                        .doing(doing())
-                        .hint("wait for it to end, or use --wait"));
-                }
+            if try_lock(&file).doing(doing)? {
+                return Ok(Lock { _file: file });
             }
+            if begun.elapsed() >= timeout {
+                return Err(Error::new(Kind::Locked, "another run holds the lock")
+                    .doing(doing())
+                    .hint("wait for it to end, or use --wait"));
+            }
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// Takes the lock of an open file or directory; false when somebody else holds it.
+/// Takes the lock of an open file or directory; false when another process holds it.
 pub fn try_lock(file: &File) -> std::io::Result<bool> {
     match file.try_lock_exclusive() {
         Ok(()) => Ok(true),

@@ -1,28 +1,28 @@
-//! What an object of an archive is, by where it lies: a key read into a value, and a value written as a key.
+//! Names of the objects of an archive: keys as values.
 
 use super::key;
 use crate::pg::segment::WalName;
 use std::fmt;
 
-/// An object of an archive. Shown as its key, relative to the archive.
+/// The name of an object of an archive. Displayed as its key, relative to the archive.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectName {
     Wal(WalName),
-    /// Of the backup with this id; so are the others.
+    /// The record of a backup, by id.
     Record(String),
     Manifest(String, u32),
     Pack(String, u32),
     Pin(String),
-    /// What a verification remembers of a backup.
+    /// The note of a verification about a backup.
     Verified(String),
-    /// A verification found damage in this backup.
+    /// The note of a verification that found damage in a backup.
     FoundDamaged(String),
-    /// When packs were verified, and WAL.
+    /// The notes of which packs and which WAL were verified, and when.
     VerifiedPacks,
     VerifiedWal,
     /// The announcement of an operation.
     Active(String),
-    /// What drills found.
+    /// The results of drills.
     Drills,
 }
 
@@ -45,8 +45,8 @@ impl fmt::Display for ObjectName {
 }
 
 impl ObjectName {
-    /// Reads a key that is relative to the archive; `None` for what is not ours. Only the one form that is
-    /// written is understood, so an object in a wrong place is none.
+    /// Parses a key that is relative to the archive; `None` for a key that walkeep does not write. Only the one form that
+    /// is written is accepted, so an object in a wrong place has no name.
     pub fn parse(key: &str) -> Option<ObjectName> {
         let (folder, rest) = key.split_once('/')?;
         let name = match folder {
@@ -76,7 +76,7 @@ impl ObjectName {
     }
 }
 
-/// A backup's id, if it can be one: `20261121T081502Z-1f3a9c`.
+/// Returns the id of a backup if the text can be one: `20261121T081502Z-1f3a9c`.
 fn id(text: &str) -> Option<String> {
     let (time, random) = text.split_once('-')?;
     let time = time.strip_suffix('Z')?.as_bytes();

@@ -1,4 +1,4 @@
-//! Pins: backups that stay whatever the retention says.
+//! Pins: backups that are kept whatever the retention rules.
 
 use super::name::ObjectName;
 use super::{Archive, key};
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Keeps a backup. It lies beside the backup's record, which is never written to.
+/// The pin of a backup: an object of its own, since records never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// Until then; without it for ever.
+    /// When the pin expires; `None` when it never does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<jiff::Timestamp>,
-    /// Keeps just the WAL that makes the backup consistent, and not all from there on.
+    /// Keeps only the WAL that makes the backup consistent, and not all later WAL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standalone: bool,
 }
 
 impl Pin {
-    /// How one that cannot be read counts.
+    /// The value of a pin that cannot be read.
     pub const UNREADABLE: Pin = Pin { until: None, standalone: false };
 
     pub fn holds(&self, now: jiff::Timestamp) -> bool {
@@ -57,7 +57,7 @@ impl Archive {
             .hint("`walkeep list` names the backups there are"))
     }
 
-    /// Takes a pin away; says whether there was one.
+    /// Removes a pin. Returns false when there was none.
     pub fn unpin(&self, id: &str) -> Result<bool> {
         let name = ObjectName::Pin(id.to_owned());
         let there = self.stored_at(&name)?.is_some();
@@ -65,7 +65,7 @@ impl Archive {
         Ok(there)
     }
 
-    /// All pins, by backup. One that cannot be read still pins: `None`, and why.
+    /// Reads all pins, by backup. One that cannot be read still pins, as [`Pin::UNREADABLE`].
     pub fn pins(&self) -> Result<BTreeMap<String, std::result::Result<Pin, Error>>> {
         let mut pins = BTreeMap::new();
         self.each_named(key::PINS, |name, _| {

@@ -1,5 +1,4 @@
-//! A process by what the kernel knows of it, so that another process of the same host can tell whether it
-//! still runs, whatever the clocks say.
+//! The identity of a process, by which another process of the same host finds out whether it still runs, without a clock.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,27 +6,27 @@ use serde::{Deserialize, Serialize};
 pub struct Process {
     /// The kernel's random id of this boot.
     pub boot: String,
-    /// The namespace in which `pid` counts: a container has one of its own.
+    /// The namespace of `pid`: a container has its own.
     pub namespace: String,
     pub pid: u32,
-    /// When it started, in ticks since the boot: numbers are used again.
+    /// When it started, in ticks since the boot: process numbers are reused.
     pub started: u64,
 }
 
 impl Process {
-    /// This one; `None` where the kernel does not say.
+    /// Returns this process; `None` where `/proc` does not show it.
     pub fn this() -> Option<Process> {
         let pid = std::process::id();
         Some(Process { boot: boot()?, namespace: namespace()?, pid, started: look_up(pid)?.0 })
     }
 
-    /// Whether it has ended; `None` when it is not of this host, boot and namespace, or nothing is known of it.
+    /// Returns true when it has ended; `None` when it is of another host, boot or namespace, or `/proc` does not show it.
     pub fn is_over(&self) -> Option<bool> {
         if boot()? != self.boot || namespace()? != self.namespace {
             return None;
         }
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid).ok()?)?;
-        // What /proc shows may be hidden from other users; that there is nobody to signal is certain.
+        // /proc may hide processes of other users; that no process has this number is certain.
         if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
             return Some(true);
         }
@@ -50,10 +49,10 @@ fn namespace() -> Option<String> {
     Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
 }
 
-/// When a process started, and whether it only waits to be collected.
+/// Returns when a process started, and true when it is a zombie.
 fn look_up(pid: u32) -> Option<(u64, bool)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, parentheses too.
+    // The name in front may contain anything, parentheses too.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;

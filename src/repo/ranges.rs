@@ -1,65 +1,64 @@
-//! What has to be read of packs to get at the blocks of files, in the order in which it lies there.
+//! The ranges of packs that have to be read for the blocks of files, in the order of the packs.
 
 use super::Archive;
 use super::entry::{Extent, FileEntry};
 use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, part};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Frames that lie behind each other are read at once, up to this.
+/// Bytes of the longest range; it holds consecutive frames.
 pub const READ: u64 = 4 << 20;
 
-/// As are those with no more than this between them that is not wanted: cheaper to read than to ask again.
+/// Bytes between two frames that are read along: that is cheaper than another request.
 pub const GAP: u64 = 128 << 10;
 
-/// Frames that are read at once.
+/// Bytes of a pack that are read at once.
 pub struct StoredRange {
-    /// Its number in the part of the manifest.
+    /// Number of the pack in the part of the manifest.
     pub pack: u32,
     pub begin: u64,
     pub end: u64,
     pub frames: Vec<StoredFrame>,
 }
 
+/// A frame in a pack, and the blocks in it that are wanted.
 pub struct StoredFrame {
-    /// In the pack.
+    /// Where it begins in the pack.
     pub offset: u64,
     pub length: u32,
     pub pieces: Vec<WantedBlocks>,
 }
 
-/// Blocks of a frame that belong to one file.
+/// Wanted blocks of one file in a frame.
 #[derive(Clone)]
 pub struct WantedBlocks {
-    /// The file's place among those that were given.
+    /// Index of the file among those that were given.
     pub file: usize,
-    /// In the file.
+    /// Where they begin in the file.
     pub offset: u64,
-    /// In the frame.
+    /// Where they begin in the content of the frame.
     pub skip: usize,
     pub length: usize,
     /// Numbers of the blocks in the file.
     pub blocks: Range<usize>,
 }
 
-/// Finds out what to read of files that are in one part of a manifest. Which blocks of an extent are `wanted` is
-/// asked with the file's place, the extent, and the numbers of its blocks in the file.
+/// Returns the ranges to read for files of one part of a manifest. `wanted` gets the index of a file, an extent, and the
+/// numbers of its blocks in the file, and returns which of these blocks are wanted.
 pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     files: impl IntoIterator<Item = &'f FileEntry>,
     mut wanted: impl FnMut(usize, &Extent, Range<usize>) -> W,
 ) -> Vec<StoredRange> {
     let mut frames: BTreeMap<(u32, u64), (u32, Vec<WantedBlocks>)> = BTreeMap::new();
     for (index, file) in files.into_iter().enumerate() {
-        let mut first = 0;
-        for extent in &file.at {
-            let behind = first + extent.blocks as usize;
-            for blocks in wanted(index, extent, first..behind) {
+        for (blocks, extent) in file.extents() {
+            let first = blocks.start;
+            for blocks in wanted(index, extent, blocks) {
                 let frame = frames.entry((extent.pack, extent.offset)).or_insert((extent.length, Vec::new()));
                 frame.1.push(WantedBlocks::new(index, file, extent, first, blocks));
             }
-            first = behind;
         }
     }
     join(
@@ -69,13 +68,13 @@ pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     )
 }
 
-/// What to read to get at frames, which are given in the order in which they lie in their packs.
+/// Returns the ranges to read for frames, which are given in the order of their packs and positions.
 pub fn join(frames: impl IntoIterator<Item = (u32, StoredFrame)>) -> Vec<StoredRange> {
-    let mut stretches: Vec<StoredRange> = Vec::new();
+    let mut ranges: Vec<StoredRange> = Vec::new();
     for (pack, frame) in frames {
         let StoredFrame { offset, length, .. } = frame;
         let end = offset.saturating_add(u64::from(length));
-        match stretches.last_mut() {
+        match ranges.last_mut() {
             Some(last)
                 if last.pack == pack
                     && (last.end..=last.end + GAP).contains(&offset)
@@ -84,27 +83,28 @@ pub fn join(frames: impl IntoIterator<Item = (u32, StoredFrame)>) -> Vec<StoredR
                 last.end = end;
                 last.frames.push(frame);
             }
-            _ => stretches.push(StoredRange { pack, begin: offset, end, frames: vec![frame] }),
+            _ => ranges.push(StoredRange { pack, begin: offset, end, frames: vec![frame] }),
         }
     }
-    stretches
+    ranges
 }
 
 impl StoredRange {
-    /// The bytes of one of its frames, in those of all of it.
-    pub fn frame<'b>(&self, frame: &StoredFrame, bytes: &'b [u8]) -> &'b [u8] {
+    /// Returns the bytes of one of its frames, out of the bytes of the range.
+    pub fn frame<'b>(&self, frame: &StoredFrame, bytes: &'b [u8]) -> Result<&'b [u8]> {
         self.bytes(frame.offset, frame.length, bytes)
     }
 
-    /// The same for a frame that lies there in its pack.
-    pub fn bytes<'b>(&self, offset: u64, length: u32, bytes: &'b [u8]) -> &'b [u8] {
-        let begin = offset.saturating_sub(self.begin) as usize;
-        bytes.get(begin..begin + length as usize).unwrap_or_default()
+    /// Returns the bytes of a frame by its position in the pack, out of the bytes of the range.
+    pub fn bytes<'b>(&self, offset: u64, length: u32, bytes: &'b [u8]) -> Result<&'b [u8]> {
+        let begin = usize::try_from(offset.saturating_sub(self.begin));
+        let begin = begin.map_err(|_| Error::defect("a frame outside of the range that was read"))?;
+        part(bytes, begin..begin.saturating_add(length as usize))
     }
 }
 
 impl WantedBlocks {
-    /// These `blocks` of an extent, which begins with the block `first` of the file.
+    /// The `blocks` of an extent that begins with the block `first` of the file.
     pub fn new(
         index: usize,
         file: &FileEntry,
@@ -122,7 +122,7 @@ impl WantedBlocks {
         }
     }
 
-    /// Those of its blocks that are among the wanted ones.
+    /// Returns those of the blocks that are in `wanted`; `None` when there are none.
     pub fn cut(&self, file: &FileEntry, wanted: &Range<usize>) -> Option<WantedBlocks> {
         let blocks = self.blocks.start.max(wanted.start)..self.blocks.end.min(wanted.end);
         if blocks.is_empty() {
@@ -138,18 +138,18 @@ impl WantedBlocks {
         })
     }
 
-    /// Its bytes in the content of its frame.
+    /// Returns the bytes of the blocks, out of the content of the frame.
     pub fn of<'c>(&self, content: &'c [u8]) -> Result<&'c [u8]> {
         content
             .get(self.skip..self.skip + self.length)
             .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short"))
     }
 
-    /// The same when every block of them has the hash that the manifest gives it.
+    /// Returns the bytes of the blocks when each block has its hash in the manifest.
     pub fn checked<'c>(&self, file: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
         let bytes = self.of(content)?;
-        let expected = file.hashes.get(self.blocks.clone()).unwrap_or_default();
-        match wrong(bytes, file.block, expected) {
+        let expected = part(&file.hashes, self.blocks.clone())?;
+        match mismatched_blocks(bytes, file.block, expected) {
             None => Ok(bytes),
             Some(_) => Err(self.damaged(&file.path.display())),
         }
@@ -161,8 +161,8 @@ impl WantedBlocks {
     }
 }
 
-/// The numbers of the first and behind the last block that do not have the hashes that they should.
-pub fn wrong(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<usize>> {
+/// Returns the range from the first to the last block whose hash is not the expected one; `None` when all are right.
+pub fn mismatched_blocks(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<usize>> {
     let blocks = bytes.chunks(block.max(1) as usize);
     if blocks.len() != expected.len() {
         return Some(0..blocks.len().max(expected.len()));
@@ -173,21 +173,24 @@ pub fn wrong(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<u
 }
 
 impl Archive {
-    /// The content of a small file, checked block by block. `packs` are those of its part of the manifest.
+    /// Reads a small file, checked block by block. `packs`: those of its part of the manifest.
     pub fn read_file(&self, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
-        let mut content = vec![0; file.size as usize];
+        let size =
+            usize::try_from(file.size).map_err(|_| Error::new(Kind::Damage, "the file is too large"))?;
+        let mut content = vec![0; size];
         let mut decompressor = Decompressor::default();
         let mut unpacked = Vec::new();
-        for stretch in stored_ranges([file], |_, _, blocks| Some(blocks)) {
-            let pack = packs.get(stretch.pack as usize).map(String::as_str).unwrap_or_default();
-            let bytes = self.get_range(pack, stretch.begin..stretch.end)?;
-            for frame in &stretch.frames {
-                decompressor.frame(stretch.frame(frame, &bytes), FRAME, &mut unpacked)?;
+        for range in stored_ranges([file], |_, _, blocks| Some(blocks)) {
+            let pack =
+                packs.get(range.pack as usize).ok_or_else(|| Error::defect("a file in an unnamed pack"))?;
+            let bytes = self.get_range(pack, range.begin..range.end)?;
+            for frame in &range.frames {
+                decompressor.frame(range.frame(frame, &bytes)?, FRAME, &mut unpacked)?;
                 for piece in &frame.pieces {
-                    let begin = piece.offset as usize;
-                    if let Some(place) = content.get_mut(begin..begin + piece.length) {
-                        place.copy_from_slice(piece.checked(file, &unpacked)?);
-                    }
+                    let outside = || Error::defect("blocks outside of their file");
+                    let begin = usize::try_from(piece.offset).map_err(|_| outside())?;
+                    let target = content.get_mut(begin..begin + piece.length).ok_or_else(outside)?;
+                    target.copy_from_slice(piece.checked(file, &unpacked)?);
                 }
             }
         }

@@ -168,7 +168,7 @@ impl<'a> Frames<'a> {
             .iter()
             .find(|(stretch, _)| is_in(stretch))
             .ok_or_else(|| Error::new(Kind::Failed, "the frame was left out").doing(doing()))?;
-        let stored = stretch.bytes(frame.offset, frame.length, bytes);
+        let stored = stretch.bytes(frame.offset, frame.length, bytes).doing(&doing)?;
         let size = content_size(stored, FRAME).doing(&doing)?;
         into.of = None;
         self.decompressor.frame_into(stored, into.content.slice(size)).doing(&doing)?;

@@ -107,13 +107,12 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
     for (number, target) in targets.iter().enumerate() {
         let stored = target.stored;
         let whole = blocks_of_region(stored);
-        let mut first = 0;
-        for extent in &stored.at {
-            let behind = first + extent.blocks as usize;
-            let mut begin = first;
-            while begin < behind {
-                let end = behind.min((begin / whole + 1) * whole);
-                let part = (Place::of(extent), WantedBlocks::new(number, stored, extent, first, begin..end));
+        for (blocks, extent) in stored.extents() {
+            let mut begin = blocks.start;
+            while begin < blocks.end {
+                let end = blocks.end.min((begin / whole + 1) * whole);
+                let wanted = WantedBlocks::new(number, stored, extent, blocks.start, begin..end);
+                let part = (Place::of(extent), wanted);
                 match regions.last_mut().filter(|_| !begin.is_multiple_of(whole)) {
                     Some(region) => region.parts.push(part),
                     None => {
@@ -123,7 +122,6 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
                 }
                 begin = end;
             }
-            first = behind;
         }
     }
     regions.iter_mut().for_each(Region::find_main);

@@ -1,9 +1,8 @@
-//! What stays in a repository and what goes. Knows nothing of the configuration, and nothing of how things came
-//! into the repository.
+//! Retention: which objects of a repository are kept, and the removal of the others. Knows nothing of the configuration.
 //!
-//! [`Stock`] is what is there, [`Plan::make`] decides, without looking at anything else, and [`prune`] does what
-//! the plan says, killed at any moment or not, whatever backups, restores and prunes other hosts run: `FORMAT.md`
-//! has the argument. What any rule keeps is kept, and in doubt everything is.
+//! [`Stock`] is the state of a repository, [`Plan::make`] decides from it alone, and [`prune`] carries the plan out: safe
+//! when it is killed at any moment, and while other hosts run backups, restores and prunes. `FORMAT.md` has the argument.
+//! What any rule keeps is kept, and in doubt everything is.
 
 mod others;
 mod plan;

@@ -1,33 +1,33 @@
-//! The other operations that are under way in a repository: what they need, and which of them are over.
+//! Other operations on a repository: what they need, and which of them have ended.
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::repo::Archive;
-use crate::repo::active::{Announcement, Heartbeat, Life, Operation, Seen, Staleness};
+use crate::repo::active::{Announced, Announcement, Heartbeat, Liveness, Operation, Staleness};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether another prune has ended.
-const POLL: Duration = Duration::from_millis(500);
+/// How often a prune looks whether another one has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long prunes that began at one moment may take to give way to one of them.
-const DECISION: Duration = Duration::from_secs(30);
+/// Duration after which a prune gives up when others that began at the same moment do not give way.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Something that a running operation needs.
+/// What a running operation needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InUse {
-    /// `a backup on db1`.
-    pub who: String,
+    /// The operation and its host: `a backup on db1`.
+    pub operation: String,
     /// The backup that is being made.
     pub backup: Option<String>,
-    /// `None`: it does not say, so everything.
+    /// Ids of backups; `None` when they are unknown, so that everything is needed.
     pub needs: Option<Vec<String>>,
-    /// Where the WAL that it needs begins; `None`: with all there is.
+    /// Where the WAL that it needs begins; `None` when it needs all WAL.
     pub wal_from: Option<Lsn>,
 }
 
 impl InUse {
-    /// Who needs what.
+    /// Returns what is needed as a sentence for the plan.
     pub fn describe(&self) -> String {
         let backups = match &self.needs {
             None => "everything".to_owned(),
@@ -39,15 +39,15 @@ impl InUse {
             (None, Some(_)) => "all WAL".to_owned(),
             (None, None) => String::new(),
         };
-        format!("{} needs {backups}{wal}", self.who)
+        format!("{} needs {backups}{wal}", self.operation)
     }
 
-    fn of(seen: &Seen) -> Option<InUse> {
-        let everything = InUse { who: seen.describe(), ..InUse::default() };
-        let Some(Heartbeat { operation, backup, needs, wal_from, .. }) = seen.notice.clone() else {
+    fn of(announced: &Announced) -> Option<InUse> {
+        let everything = InUse { operation: announced.describe(), ..InUse::default() };
+        let Some(Heartbeat { operation, backup, needs, wal_from, .. }) = announced.heartbeat.clone() else {
             return Some(everything);
         };
-        // It brings packs of many backups, whose records come later.
+        // It copies packs of many backups before their records.
         if operation == Operation::Sync {
             return Some(everything);
         }
@@ -60,122 +60,134 @@ impl InUse {
     }
 }
 
-/// Looks at the others, and remembers whom it has watched.
+/// Reads the announcements of other operations, and remembers which ones it has watched.
 pub struct Others<'a> {
-    patience: &'a Staleness,
-    /// The announcement of the one who looks: its time is the store's. Without one nothing is touched.
+    staleness: &'a Staleness,
+    /// The announcement of this prune, which gives the time of the store. Without it nothing is removed.
     own: Option<&'a Announcement>,
-    /// The time in place of the store's, for one who announces nothing.
+    /// The time without an own announcement.
     now: jiff::Timestamp,
-    /// Those who did not move while they were watched.
-    still: BTreeMap<String, Seen>,
+    /// Announcements that did not change while they were watched, by name.
+    stale: BTreeMap<String, Announced>,
 }
 
 impl<'a> Others<'a> {
-    pub fn new(patience: &'a Staleness, own: Option<&'a Announcement>, now: jiff::Timestamp) -> Others<'a> {
-        Others { patience, own, now, still: BTreeMap::new() }
+    pub fn new(staleness: &'a Staleness, own: Option<&'a Announcement>, now: jiff::Timestamp) -> Others<'a> {
+        Others { staleness, own, now, stale: BTreeMap::new() }
     }
 
-    /// What others need, and which backups a prune was removing that is presumed to be over. Takes away the
-    /// announcements of those who are over.
+    /// Returns what other operations need, and which backups a stale prune was removing. Removes the announcements of
+    /// operations that have ended or are stale.
     pub fn look(&mut self, archive: &Archive) -> Result<(Vec<InUse>, BTreeSet<String>)> {
         let mut in_use = Vec::new();
         let mut condemned = BTreeSet::new();
-        for (seen, life) in self.judge(archive)? {
-            if life == Life::Alive {
-                in_use.extend(InUse::of(&seen));
+        for (announced, liveness) in self.judge(archive)? {
+            if liveness == Liveness::Active {
+                in_use.extend(InUse::of(&announced));
                 continue;
             }
-            let removing = seen.notice.as_ref().map(|notice| &notice.removing[..]).unwrap_or_default();
-            if life == Life::Silent && !removing.is_empty() {
+            let removing = announced.heartbeat.iter().flat_map(|heartbeat| &heartbeat.removing);
+            let removing: Vec<&String> = removing.collect();
+            if liveness == Liveness::Suspect && !removing.is_empty() {
                 // It may be suspended right before it removes these: so they go before its announcement does.
-                condemned.extend(removing.iter().cloned());
+                condemned.extend(removing.into_iter().cloned());
             } else if self.own.is_some() {
-                archive.bury(&seen, life)?;
+                // A backup that was recorded meanwhile is read with the records.
+                let _ = archive.remove_stale(&announced, liveness)?;
             }
         }
         Ok((in_use, condemned))
     }
 
-    /// Takes away the announcements of prunes whose work has been finished.
-    pub fn bury_condemning(&self, archive: &Archive) -> Result<()> {
-        let condemns = |seen: &&Seen| seen.notice.as_ref().is_some_and(|notice| !notice.removing.is_empty());
-        let mut prunes = self.still.values().filter(condemns);
-        prunes.try_for_each(|seen| archive.bury(seen, Life::Silent).map(|_| ()))
+    /// Removes the announcements of stale prunes whose removals are done.
+    pub fn remove_stale_prunes(&self, archive: &Archive) -> Result<()> {
+        let is_removing = |announced: &&Announced| {
+            announced.heartbeat.as_ref().is_some_and(|heartbeat| !heartbeat.removing.is_empty())
+        };
+        for announced in self.stale.values().filter(is_removing) {
+            // A prune makes no backup, so there is none to fence.
+            let _ = archive.remove_stale(announced, Liveness::Suspect)?;
+        }
+        Ok(())
     }
 
-    fn judge(&mut self, archive: &Archive) -> Result<Vec<(Seen, Life)>> {
+    fn judge(&mut self, archive: &Archive) -> Result<Vec<(Announced, Liveness)>> {
         let mut others = archive.announced()?;
-        others.retain(|seen| self.own.is_none_or(|own| own.name() != seen.name));
+        others.retain(|announced| self.own.is_none_or(|own| own.name() != announced.name));
         if others.is_empty() {
             return Ok(Vec::new());
         }
         let now = self.own.map_or(Ok(self.now), Announcement::time)?;
         let mut judged = Vec::new();
-        let mut silent = Vec::new();
-        for seen in others {
-            match seen.life(now, self.patience) {
-                Life::Silent
-                    if self.still.get(&seen.name).is_some_and(|before| !seen.has_moved_since(before)) =>
-                {
-                    judged.push((seen, Life::Silent));
-                }
-                Life::Silent => silent.push(seen),
-                life => judged.push((seen, life)),
+        let mut suspects = Vec::new();
+        for announced in others {
+            let before = self.stale.get(&announced.name);
+            let is_stale = before.is_some_and(|before| !announced.has_moved_since(before));
+            match announced.liveness(now, self.staleness) {
+                Liveness::Suspect if !is_stale => suspects.push(announced),
+                liveness => judged.push((announced, liveness)),
             }
         }
-        let still = archive.watch(&silent, self.patience)?;
-        for seen in silent {
-            if still.contains(&seen.name) {
-                self.still.insert(seen.name.clone(), seen.clone());
-                judged.push((seen, Life::Silent));
+        let stale = archive.watch(&suspects, self.staleness)?;
+        for announced in suspects {
+            if stale.contains(&announced.name) {
+                self.stale.insert(announced.name.clone(), announced.clone());
+                judged.push((announced, Liveness::Suspect));
             } else {
-                judged.push((seen, Life::Alive));
+                judged.push((announced, Liveness::Active));
             }
         }
         Ok(judged)
     }
 
-    /// Other prunes that live.
+    /// Returns the other prunes that run, by name.
     fn prunes(&mut self, archive: &Archive) -> Result<Vec<(String, Heartbeat)>> {
-        let judged = self.judge(archive)?.into_iter().filter(|(_, life)| *life == Life::Alive);
-        let notices = judged.filter_map(|(seen, _)| Some((seen.name, seen.notice?)));
-        Ok(notices.filter(|(_, notice)| notice.operation == Operation::Prune).collect())
+        let judged = self.judge(archive)?.into_iter().filter(|(_, liveness)| *liveness == Liveness::Active);
+        let heartbeats = judged.filter_map(|(announced, _)| Some((announced.name, announced.heartbeat?)));
+        Ok(heartbeats.filter(|(_, heartbeat)| heartbeat.operation == Operation::Prune).collect())
     }
 }
 
-/// Announces a prune that is the only one, waiting at most this long for others to end.
-pub fn alone(archive: &Archive, patience: &Staleness, random: &str, wait: Duration) -> Result<Announcement> {
+/// Announces a prune and makes sure that no other one runs, waiting at most this long for others to end.
+///
+/// # Errors
+///
+/// [`Kind::Locked`] when another prune still runs then.
+pub fn alone(archive: &Archive, staleness: &Staleness, random: &str, wait: Duration) -> Result<Announcement> {
     let begun = Instant::now();
     loop {
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Prune), random)?;
-        let Some(other) = rival(archive, &own, patience)? else {
-            own.update(|notice| notice.decided = true)?;
+        let Some(other) = rival(archive, &own, staleness)? else {
+            own.update(|heartbeat| heartbeat.decided = true)?;
             return Ok(own);
         };
         drop(own);
         if begun.elapsed() >= wait {
-            return Err(Error::new(Kind::Locked, format!("another prune runs, on {other}"))
-                .hint("wait for it to end, or use --wait; one that crashed on another host counts for about an hour"));
+            return Err(Error::new(Kind::Locked, format!("another prune runs, on {other}")).hint(
+                "wait for it to end, or use --wait; one that crashed on another host counts for about an hour",
+            ));
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// The host of a prune that goes first: one that has decided, or one that began at the same moment and has the
+/// Returns the host of a prune that goes first: one that has decided, or one that began at the same moment and has the
 /// smaller name.
-fn rival(archive: &Archive, own: &Announcement, patience: &Staleness) -> Result<Option<String>> {
+fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result<Option<String>> {
     let begun = Instant::now();
-    let mut others = Others::new(patience, Some(own), jiff::Timestamp::UNIX_EPOCH);
+    // With an own announcement the time is the store's.
+    let mut others = Others::new(staleness, Some(own), jiff::Timestamp::UNIX_EPOCH);
     loop {
         let rivals = others.prunes(archive)?;
-        let first = rivals.iter().find(|(name, notice)| notice.decided || name.as_str() < own.name());
+        let first = rivals.iter().find(|(name, heartbeat)| heartbeat.decided || name.as_str() < own.name());
         match (first, rivals.first()) {
-            (Some((_, notice)), _) => return Ok(Some(notice.host.clone())),
+            (Some((_, heartbeat)), _) => return Ok(Some(heartbeat.host.clone())),
             (None, None) => return Ok(None),
-            // These see that they have to give way.
-            (None, Some((_, notice))) if begun.elapsed() > DECISION => return Ok(Some(notice.host.clone())),
-            (None, Some(_)) => std::thread::sleep(POLL),
+            // These give way when they see this one.
+            (None, Some((_, heartbeat))) if begun.elapsed() > DECISION_TIMEOUT => {
+                return Ok(Some(heartbeat.host.clone()));
+            }
+            (None, Some(_)) => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }

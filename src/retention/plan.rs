@@ -1,4 +1,4 @@
-//! What a prune keeps and removes: a value that is printed by `--dry-run` and carried out otherwise.
+//! The plan of a prune: which objects are kept and removed. `--dry-run` prints it, a prune carries it out. Pure.
 
 use super::others::InUse;
 use super::policy::{Policy, Reason, Reasons};
@@ -10,18 +10,18 @@ use crate::repo::packset::PackSet;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a backup that was taken for dead is kept from being recorded.
-const FENCED: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// Age at which the fence of a stale backup is removed.
+const FENCE_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// What is to be done.
+/// What is kept and removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order in which they were taken.
+    /// Kept backups, in the order in which they were taken.
     pub kept: Vec<Kept>,
     pub remove: Removal,
-    /// Who keeps something from being removed by using it.
+    /// Running operations that keep something from being removed.
     pub in_use: Vec<String>,
-    /// What somebody should look at. Whatever it concerns is kept.
+    /// Problems that an administrator should solve. Whatever they concern is kept.
     pub problems: Vec<String>,
 }
 
@@ -31,20 +31,20 @@ pub struct Kept {
     pub because: Vec<Reason>,
 }
 
-/// What goes, each with its size, in the order of the steps.
+/// The objects that are removed, with their bytes, in the order of the steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     pub backups: Vec<String>,
-    /// Backups that never were, whose data go.
+    /// Backups without a record whose data are removed.
     pub unfinished: Vec<String>,
     pub records: Vec<(ObjectName, u64)>,
-    /// Manifests, then packs, of backups that go and of ones that never were.
+    /// Manifest parts and packs that no backup needs.
     pub data: Vec<(ObjectName, u64)>,
-    /// The oldest first, whatever its timeline.
+    /// WAL, oldest first whatever its timeline.
     pub wal: Vec<(ObjectName, u64)>,
-    /// What verifications remember of backups that go: first of all, so that nobody misses them.
+    /// Notes of verifications about backups that are removed. They go first, so that no backup seems to be missing.
     pub memories: Vec<ObjectName>,
-    /// Pins of backups that are gone, and fences.
+    /// Pins of backups that do not exist, and old fences.
     pub rest: Vec<ObjectName>,
 }
 
@@ -74,22 +74,22 @@ impl Removal {
         self.sized().map(|(name, _)| name).chain(&self.memories).chain(&self.rest)
     }
 
-    /// What nobody may begin to need any more.
+    /// Returns the backups that no operation may begin to need.
     pub fn announced(&self) -> Vec<String> {
         self.backups.iter().chain(&self.unfinished).cloned().collect()
     }
 
-    /// Whether everything that goes here goes there too.
+    /// Returns true when the other removal contains all of this one.
     pub fn is_part_of(&self, other: &Removal) -> bool {
         let theirs: BTreeSet<&ObjectName> = other.names().collect();
         self.names().all(|name| theirs.contains(name))
     }
 }
 
-/// What somebody asks for beside the rules.
+/// Requests besides the rules.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// Backups to be removed whatever the rules say.
+    /// Backups to remove whatever the rules keep.
     pub discard: BTreeSet<String>,
     /// Backups that could not be removed.
     pub stuck: BTreeSet<String>,
@@ -102,20 +102,24 @@ impl Wishes {
 }
 
 impl Plan {
-    /// Decides. Depends on nothing but its arguments, and changes nothing.
+    /// Decides what is kept and removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] when a backup to discard is needed, or no complete backup would be left.
     pub fn make(stock: &Stock, policy: &Policy, wishes: &Wishes, now: Timestamp) -> Result<Plan> {
         let choice = Choice { stock, policy, wishes, now };
         let unreadable = stock.unreadable.iter().filter(|id| !wishes.is_to_go(id));
         let mut problems: Vec<String> = unreadable
             .map(|id| {
-                format!("the record or manifest of backup {id} cannot be read, so what it needs is not known: nothing is removed")
+                format!("the record or manifest of backup {id} cannot be read, so what it needs is unknown: nothing is removed")
             })
             .collect();
         problems.extend(choice.lost().map(|id| {
-            format!("backup {id} was listed when it was verified, and its record is gone, so what it needs is not known: nothing is removed. Bring the record back from a copy, or give the backup up with `walkeep prune --remove {id}`")
+            format!("backup {id} was listed when it was verified, and its record is gone, so what it needs is unknown: nothing is removed. Restore the record from a copy, or give the backup up with `walkeep prune --remove {id}`")
         }));
-        problems.extend(choice.untold().map(|timeline| {
-            format!("{} is missing or damaged, so what leads to timeline {timeline} is not known: nothing is removed. Push it again from pg_wal of the primary or a standby, after moving away what is there, or bring it back from a copy", WalName::History(*timeline))
+        problems.extend(choice.timelines_without_history().map(|timeline| {
+            format!("{} is missing or damaged, so the backups that lead to timeline {timeline} are unknown: nothing is removed. Move the damaged file away and push it again from pg_wal of the primary or a standby, or restore it from a copy", WalName::History(*timeline))
         }));
         if !problems.is_empty() {
             let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));
@@ -146,7 +150,7 @@ struct Choice<'a> {
     now: Timestamp,
 }
 
-/// What the backups that stay need of `data/`.
+/// The objects below `data/` that kept backups need.
 #[derive(Default)]
 struct Live<'a> {
     packs: PackSet,
@@ -154,8 +158,8 @@ struct Live<'a> {
 }
 
 impl Choice<'_> {
-    /// The backups that count: without damaged pages, with all of their objects and WAL, and no verification
-    /// found anything wrong with them.
+    /// Returns the whole backups: without damaged pages, with all of their objects and WAL, and without damage that a
+    /// verification found.
     fn whole(&self, problems: &mut Vec<String>) -> Vec<usize> {
         let mut whole = Vec::new();
         for (index, backup) in self.stock.backups.iter().enumerate() {
@@ -172,7 +176,7 @@ impl Choice<'_> {
         whole
     }
 
-    /// The first object that a backup needs and that is not there.
+    /// Returns the first object that a backup needs and that does not exist.
     fn missing(&self, backup: &Backup) -> Option<String> {
         let of = |id: &str| self.stock.data.get(id);
         for ((id, number), size) in &backup.manifest {
@@ -189,7 +193,7 @@ impl Choice<'_> {
         (!has_wal).then(|| format!("WAL between {} and {}", backup.wal.first, backup.wal.last))
     }
 
-    /// Which backups stay, and why.
+    /// Returns the kept backups and the reasons.
     fn keep(&self, whole: &[usize]) -> Reasons {
         let Choice { stock, policy, wishes, now } = self;
         let mut reasons = Reasons::new();
@@ -207,13 +211,13 @@ impl Choice<'_> {
             let reason = if policy.is_empty() { Reason::NoRetention } else { Reason::NotNamed };
             candidates.iter().for_each(|index| drop(reasons.insert(*index, [reason].into())));
         } else {
-            // A damaged one is kept as if it were whole, and takes no place from those that are.
+            // A damaged backup is kept as if it were whole, without counting in the place of a whole one.
             policy.apply(stock, &whole, *now, &mut reasons);
             policy.apply(stock, &candidates, *now, &mut reasons);
         }
         match (whole.last(), candidates.last()) {
             (Some(last), _) => drop(reasons.entry(*last).or_default().insert(Reason::LastComplete)),
-            // Without a whole one nothing goes but what was asked for.
+            // Without a whole backup only what was named is removed.
             (None, _) => {
                 for index in &candidates {
                     reasons.entry(*index).or_default().insert(Reason::LastComplete);
@@ -244,7 +248,7 @@ impl Choice<'_> {
         reasons
     }
 
-    /// Refuses what nobody may do, also not by name.
+    /// Refuses to discard a backup that is needed, and the last whole one.
     fn check_discarded(&self, reasons: &Reasons, whole: &[usize]) -> Result<()> {
         for (index, backup) in self.stock.backups.iter().enumerate() {
             let Some(reason) = reasons.get(&index).and_then(|reasons| reasons.first()) else {
@@ -253,7 +257,7 @@ impl Choice<'_> {
             if self.wishes.is_to_go(&backup.id) {
                 let why = match reason {
                     Reason::InUse => "a running operation needs it",
-                    _ => "it is pinned; `walkeep unpin` takes the pin away",
+                    _ => "it is pinned; `walkeep unpin` removes the pin",
                 };
                 return Err(Error::new(Kind::Refused, format!("backup {} stays: {why}", backup.id)));
             }
@@ -267,7 +271,7 @@ impl Choice<'_> {
         Ok(())
     }
 
-    /// Backups that were listed once, whose record nobody removed.
+    /// Iterates over backups that were listed once and whose record no prune removed.
     fn lost(&self) -> impl Iterator<Item = &String> {
         let known: BTreeSet<&String> = self.stock.backups.iter().map(|backup| &backup.id).collect();
         self.stock.data.keys().filter(move |id| {
@@ -278,8 +282,8 @@ impl Choice<'_> {
         })
     }
 
-    /// Timelines of which it matters what they descend from, and that is not known.
-    fn untold(&self) -> impl Iterator<Item = &TimelineId> {
+    /// Iterates over timelines whose unknown history matters: the window follows it.
+    fn timelines_without_history(&self) -> impl Iterator<Item = &TimelineId> {
         let by_window = self.policy.keep_within.is_some() && self.wishes.discard.is_empty();
         self.stock.unknown_histories.iter().filter(move |_| by_window)
     }
@@ -312,7 +316,8 @@ impl Choice<'_> {
             }
         }
         remove.rest.extend(stock.pins.keys().filter(|id| !stays.contains(id)).cloned().map(ObjectName::Pin));
-        let fences = stock.fenced.iter().filter(|(_, since)| self.now.duration_since(*since) > FENCED);
+        let fences =
+            stock.fenced.iter().filter(|(_, since)| self.now.duration_since(*since) > FENCE_LIFETIME);
         remove.rest.extend(fences.map(|(id, _)| ObjectName::Record(id.clone())));
         remove
     }
@@ -330,7 +335,7 @@ impl Choice<'_> {
             return;
         }
         for (id, data) in &stock.data {
-            // What a backup goes on from that never came to its end; of a listed one nothing goes that it names.
+            // A backup is being made there, or continues from an unfinished one. The packs of a listed one stay anyway.
             if making.contains(id) || (needed.contains(id) && !listed.contains(id)) {
                 continue;
             }
@@ -378,7 +383,7 @@ impl Choice<'_> {
         remove.wal = old.into_values().flatten().collect();
     }
 
-    /// The number of the first segment from which on all WAL stays; `None`: all there is.
+    /// Returns the number of the segment from which on all WAL stays; `None` when all WAL stays.
     fn floor(&self, reasons: &Reasons, whole: &[usize]) -> Option<u64> {
         let stock = self.stock;
         let size = stock.segment_size?;

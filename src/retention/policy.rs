@@ -1,4 +1,4 @@
-//! The rules: which backups are kept, and why.
+//! The rules of retention: which backups are kept, and why. Pure.
 
 use super::stock::Stock;
 use crate::pg::history::History;
@@ -7,18 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// When nothing at all arrived for this long, and for longer than the window, the window ends with what arrived last:
-/// either nothing is gained by letting go of the past, or the clock is wrong.
-const SILENCE: Duration = Duration::from_secs(31 * 86_400);
+/// Duration without any new WAL or backup after which the window (if it is shorter) ends with the newest of these instead
+/// of now: removing old backups gains nothing then, or the clock is wrong.
+const MAX_SILENCE: Duration = Duration::from_secs(31 * 86_400);
 
-/// What is kept. No rule at all: everything.
+/// Rules of what is kept. Without any rule everything is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// So many whole backups.
+    /// Number of newest backups.
     pub keep_last: Option<u32>,
-    /// Every moment of this long is restorable.
+    /// Duration of which every moment stays restorable.
     pub keep_within: Option<Duration>,
-    /// The last whole backup of so many days that have one, and so on.
+    /// Number of days whose last backup is kept; days without a backup do not count.
     pub keep_daily: Option<u32>,
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
@@ -28,9 +28,9 @@ pub struct Policy {
 /// Why a backup is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// There is no rule.
+    /// The policy has no rule.
     NoRetention,
-    /// Others were to be removed, by their names.
+    /// Only named backups were to be removed, and this one was not named.
     NotNamed,
     KeepLast,
     KeepWithin,
@@ -38,10 +38,10 @@ pub enum Reason {
     KeepWeekly,
     KeepMonthly,
     KeepYearly,
-    /// It is the last whole one.
+    /// It is the last complete backup.
     LastComplete,
     Pin,
-    /// Pinned, with just its own WAL.
+    /// Pinned with only its own WAL.
     PinStandalone,
     /// A running operation needs it.
     InUse,
@@ -49,11 +49,11 @@ pub enum Reason {
     NotRemovable,
 }
 
-/// Gives the moments of one day, week, month or year the same number.
+/// The number of the day, week, month or year of a moment.
 type Period = fn(Timestamp) -> i64;
 
 impl Reason {
-    /// As the configuration and reports have it.
+    /// Returns the name in the configuration and in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::NoRetention => "no_retention",
@@ -73,7 +73,7 @@ impl Reason {
     }
 }
 
-/// Backups that are kept, by their place in the stock.
+/// The backups that are kept, by index in the stock.
 pub type Reasons = BTreeMap<usize, BTreeSet<Reason>>;
 
 impl Policy {
@@ -81,7 +81,7 @@ impl Policy {
         *self == Policy::default()
     }
 
-    /// What the rules keep of some backups, given by their places.
+    /// Adds the reasons for which the rules keep some of the backups `of`, given by index.
     pub fn apply(&self, stock: &Stock, of: &[usize], now: Timestamp, reasons: &mut Reasons) {
         let mut keep = |index: usize, reason| {
             reasons.entry(index).or_default().insert(reason);
@@ -114,36 +114,36 @@ impl Policy {
     }
 }
 
-/// Where the window ends: now, or with what arrived last when nothing did for implausibly long.
+/// Returns the end of the window: now, or the time of the newest WAL or backup after a long silence.
 pub fn window_end(stock: &Stock, now: Timestamp, within: Duration) -> Timestamp {
     let stopped = stock.backups.iter().map(|backup| backup.stop_time);
     let last = stopped.chain(stock.stored.values().copied()).max().unwrap_or(now);
     let silence = now.duration_since(last);
-    if silence > SignedDuration::try_from(within.max(SILENCE)).unwrap_or(SignedDuration::MAX) {
+    if silence > SignedDuration::try_from(within.max(MAX_SILENCE)).unwrap_or(SignedDuration::MAX) {
         last
     } else {
         now
     }
 }
 
-/// `None` when the clock cannot say it: then nothing is old enough.
+/// Subtracts; `None` when the result is out of range, so that nothing is old enough.
 fn before(time: Timestamp, duration: Duration) -> Option<Timestamp> {
     time.checked_sub(SignedDuration::try_from(duration).ok()?).ok()
 }
 
-/// Days since 1970, in UTC.
+/// Returns days since 1970, in UTC.
 fn day(time: Timestamp) -> i64 {
     time.as_second().div_euclid(86_400)
 }
 
-/// Months since the year 0, in UTC.
+/// Returns months since the year 0, in UTC.
 fn month(time: Timestamp) -> i64 {
     let date = time.to_zoned(jiff::tz::TimeZone::UTC).date();
     i64::from(date.year()) * 12 + i64::from(date.month()) - 1
 }
 
-/// How old backups count as that were taken one after the other. A time that lies in the future, or before that of
-/// an earlier one, is none: such a backup is as old as the next one, or as new as can be.
+/// Returns the times by which backups are judged, given in the order in which they were taken. A time that is in the
+/// future, or before that of an earlier backup, is replaced by that of the next backup, or by now.
 fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     let mut newest = Timestamp::MIN;
     let mut known: Vec<Option<Timestamp>> = Vec::with_capacity(claimed.len());
@@ -164,9 +164,9 @@ fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     times
 }
 
-/// What makes every moment since `cutoff` restorable: along each timeline that lived since then, everything from
-/// the last backup before the first one that is young enough. Going by the order in which they were
-/// taken, a clock that was late for one of them takes nothing away.
+/// Returns the backups that make every moment since `cutoff` restorable: along each timeline that was used since then,
+/// all from the last backup before the first one that is young enough. They are taken in their order and not by time, so
+/// a wrong clock of one backup removes none.
 fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTreeSet<usize> {
     let backup = |index: &usize| stock.backups.get(*index);
     let timelines: BTreeSet<TimelineId> = stock

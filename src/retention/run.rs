@@ -1,5 +1,5 @@
-//! Carries out a plan: in an order in which a crash at any moment leaves a whole repository and garbage, and only
-//! when nobody can need what goes.
+//! Carries out a plan, in an order in which a crash at any moment leaves a whole repository and garbage, and only what no
+//! other operation can need.
 
 use super::others::{Others, alone};
 use super::plan::{Plan, Wishes};
@@ -13,27 +13,27 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info_span;
 
-/// Objects that are removed at once; between, it is seen to it that nobody takes this prune for dead.
-const BATCH: usize = 1000;
+/// Number of objects that are removed at once. Before each batch the announcement is confirmed.
+const BATCH_SIZE: usize = 1000;
 
-/// Times that a plan is made anew because something came in between.
-const ATTEMPTS: u32 = 10;
+/// Number of plans that are made when other operations keep changing what is needed.
+const MAX_ATTEMPTS: u32 = 10;
 
-/// After so many objects in a row that could not be removed the others are not tried.
-const HOPELESS: usize = 20;
+/// Number of failed removals in a row after which the rest is not tried.
+const MAX_FAILURES: usize = 20;
 
-/// How far the clocks of this host and the store may be apart before somebody hears of it.
-const APART: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+/// Difference between the clocks of this host and the store above which a warning is reported.
+const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
 pub struct Options {
     pub policy: Policy,
-    /// Backups to be removed whatever the rules say; then the rules remove none.
+    /// Backups to remove whatever the rules keep. If there are any, the rules remove none.
     pub discard: BTreeSet<String>,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
-    /// For how long to wait for another prune.
+    /// Duration to wait for another prune.
     pub wait: Duration,
-    pub patience: Staleness,
+    pub staleness: Staleness,
     /// Twelve random hexadecimal digits.
     pub random: String,
     /// Files that crashed writers left in the repository before this are removed.
@@ -44,14 +44,14 @@ pub struct Options {
 #[derive(Debug, Default)]
 pub struct Pruned {
     pub plan: Plan,
-    /// What was to go and could not be removed.
+    /// Objects that could not be removed.
     pub left: Vec<Left>,
 }
 
 #[derive(Debug)]
 pub struct Left {
     pub name: ObjectName,
-    /// `None`: not tried, since so many others could not be removed.
+    /// `None` when it was not tried after too many failures.
     pub why: Option<Error>,
 }
 
@@ -74,22 +74,22 @@ impl Run<'_> {
     fn run(&mut self) -> Result<Pruned> {
         let options = self.options;
         if options.dry_run {
-            let mut others = Others::new(&options.patience, None, options.now);
+            let mut others = Others::new(&options.staleness, None, options.now);
             let stock = self.stock(&mut others)?;
             return Ok(Pruned { plan: self.plan(&stock, options.now)?, left: Vec::new() });
         }
-        let own = alone(self.archive, &options.patience, &options.random, options.wait)?;
+        let own = alone(self.archive, &options.staleness, &options.random, options.wait)?;
         self.archive.repository().clean(options.garbage_before)?;
         let now = self.now(&own)?;
-        let mut others = Others::new(&options.patience, Some(&own), now);
+        let mut others = Others::new(&options.staleness, Some(&own), now);
         let (stock, plan) = self.settle(&own, &mut others, now)?;
         let pruned = self.apply(&own, &stock, plan, now)?;
-        others.bury_condemning(self.archive)?;
+        others.remove_stale_prunes(self.archive)?;
         Ok(pruned)
     }
 
     fn stock(&self, others: &mut Others<'_>) -> Result<Stock> {
-        progress::step("looking at what is there");
+        progress::step("reading the state of the repository");
         let stock = Stock::read(self.archive, others)?;
         let known = |id: &String| {
             stock.data.contains_key(id)
@@ -107,15 +107,15 @@ impl Run<'_> {
         Plan::make(stock, &self.options.policy, &self.wishes, now)
     }
 
-    /// The time: of this host or of the store, whichever is earlier. A clock that is ahead removes nothing.
+    /// Returns the time of this host or of the store, whichever is earlier: a clock that is ahead removes nothing.
     fn now(&self, own: &Announcement) -> Result<jiff::Timestamp> {
         let (here, there) = (self.options.now, own.time()?);
-        if here.duration_since(there).abs() > APART {
+        if here.duration_since(there).abs() > MAX_CLOCK_DIFFERENCE {
             progress::warn(
                 &Error::new(
                     Kind::Problem,
                     format!(
-                        "this host says that it is {here}, the repository {there}: the earlier one counts"
+                        "the clock of this host shows {here}, that of the repository {there}: the earlier one is used"
                     ),
                 )
                 .hint("set the clock that is wrong"),
@@ -124,14 +124,14 @@ impl Run<'_> {
         Ok(here.min(there))
     }
 
-    /// Makes a plan that stands after everybody could see what is to go.
+    /// Makes a plan that still holds after every other operation could see what is to be removed.
     fn settle(
         &self,
         own: &Announcement,
         others: &mut Others<'_>,
         now: jiff::Timestamp,
     ) -> Result<(Stock, Plan)> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let mut stock = self.stock(others)?;
             let plan = self.plan(&stock, now)?;
             if plan.remove.is_empty() {
@@ -144,8 +144,11 @@ impl Run<'_> {
             }
             own.update(|notice| notice.removing.clear())?;
         }
-        Err(Error::new(Kind::Locked, "backups and restores kept coming in between; nothing was removed")
-            .hint("run it again when less is going on"))
+        Err(Error::new(
+            Kind::Locked,
+            "new backups or restores started during every attempt; nothing was removed",
+        )
+        .hint("run it again when less is going on"))
     }
 
     fn apply(
@@ -159,7 +162,7 @@ impl Run<'_> {
         if !plan.remove.is_empty() {
             progress::step("removing");
         }
-        // A verification may be remembering what it found at this moment: so once before, once behind.
+        // A verification may write its notes at this moment, so they are removed before and after the records.
         self.remove(own, &plan.remove.memories, &mut left)?;
         self.keep_what_is_left(stock, &mut plan, &left, now)?;
         self.remove(own, &names(&plan.remove.records), &mut left)?;
@@ -171,7 +174,7 @@ impl Run<'_> {
         Ok(Pruned { plan, left })
     }
 
-    /// A backup that is still listed keeps all that it needs.
+    /// Plans again when records could not be removed: a backup that is still listed keeps all that it needs.
     fn keep_what_is_left(
         &mut self,
         stock: &Stock,
@@ -195,11 +198,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Removes objects. One that cannot be removed is left, and the others are tried; an outage ends the work.
+    /// Removes objects. An object that cannot be removed is left and the others are tried; an outage fails the prune.
     fn remove(&self, own: &Announcement, names: &[ObjectName], left: &mut Vec<Left>) -> Result<()> {
         let mut in_a_row = 0;
-        for batch in names.chunks(BATCH) {
-            if in_a_row >= HOPELESS {
+        for batch in names.chunks(BATCH_SIZE) {
+            if in_a_row >= MAX_FAILURES {
                 left.extend(batch.iter().map(|name| Left { name: name.clone(), why: None }));
                 continue;
             }
@@ -210,7 +213,7 @@ impl Run<'_> {
                 Err(_) => {}
             }
             for name in batch {
-                let why = match in_a_row < HOPELESS {
+                let why = match in_a_row < MAX_FAILURES {
                     true => match self.archive.remove(std::slice::from_ref(name)) {
                         Ok(()) => {
                             in_a_row = 0;

@@ -1,4 +1,4 @@
-//! What a repository has, as far as it matters for what stays.
+//! The state of a repository, as far as retention depends on it.
 
 use super::others::{InUse, Others};
 use crate::error::{Error, Kind, Result};
@@ -21,45 +21,45 @@ pub struct Backup {
     pub timeline: TimelineId,
     pub start_lsn: Lsn,
     pub stop_lsn: Lsn,
-    /// By the clock of the server.
+    /// The end of the backup, by the clock of the server.
     pub stop_time: jiff::Timestamp,
-    /// No page of the cluster was damaged when it was taken.
+    /// True when no page of the cluster was damaged.
     pub is_complete: bool,
     pub wal: WalRange,
     pub segment_size: SegmentSize,
     pub packs: PackSet,
-    /// What its manifest is told by, its own parts and parts of earlier ones: by backup and number, the sizes.
+    /// The parts needed to read its manifest, its own and their bases: bytes by backup and number.
     pub manifest: BTreeMap<(String, u32), u64>,
     /// Bytes of the record itself.
     pub record_size: u64,
 }
 
-/// Everything that a [`super::Plan`] depends on.
+/// Everything that a [`super::Plan`] depends on besides the policy.
 #[derive(Debug, Clone, Default)]
 pub struct Stock {
-    /// In the order in which they were taken, as far as names tell and not clocks: by timeline, then by LSN.
+    /// Listed backups in the order in which they were taken, without regard to clocks: by timeline, then by LSN.
     pub backups: Vec<Backup>,
-    /// Records that cannot be read.
+    /// Backups whose record or manifest cannot be read.
     pub unreadable: Vec<String>,
-    /// Backups that were kept from being recorded, and since when.
+    /// Fenced backups, and since when they are.
     pub fenced: Vec<(String, jiff::Timestamp)>,
-    /// What lies under `data/`.
+    /// Packs and manifests by backup.
     pub data: BTreeMap<String, Data>,
     /// Every WAL file and its size.
     pub wal: Vec<(WalName, u64)>,
     pub segment_size: Option<SegmentSize>,
     pub histories: BTreeMap<TimelineId, History>,
-    /// Timelines of which nobody can tell what they descend from: the history is missing, or damaged.
+    /// Timelines whose history is missing or damaged.
     pub unknown_histories: Vec<TimelineId>,
     /// When the newest segment of each timeline was stored.
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
     pub pins: BTreeMap<String, Pin>,
     pub in_use: Vec<InUse>,
-    /// Backups that a prune was removing which is presumed to be over, and may go on.
+    /// Backups that a stale prune was removing: it may be suspended, and continue.
     pub condemned: BTreeSet<String>,
-    /// Backups that a verification has seen; true: it found damage.
+    /// Backups that a verification has seen; true when it found damage.
     pub remembered: BTreeMap<String, bool>,
-    /// Segments that are there, for the question whether a backup has its own.
+    /// Runs of existing segments by their numbers, both ends included.
     pub segments: BTreeMap<TimelineId, Vec<(u64, u64)>>,
 }
 
@@ -133,14 +133,14 @@ impl Stock {
         }
     }
 
-    /// Whether all segments of a range are there.
+    /// Returns true when all segments of a range exist.
     pub fn has_all(&self, wal: &WalRange, size: SegmentSize) -> bool {
         let (first, last) = (wal.first.number(size), wal.last.number(size));
         let runs = self.segments.get(&wal.first.timeline);
         runs.is_some_and(|runs| runs.iter().any(|run| run.0 <= first && last <= run.1))
     }
 
-    /// The history of a timeline; where it is not known nothing is before it.
+    /// Returns the history of a timeline; an unknown one has no ancestors.
     pub fn history(&self, timeline: TimelineId) -> History {
         self.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
     }
@@ -167,12 +167,12 @@ impl Backup {
         (self.timeline, self.start_lsn, &self.id)
     }
 
-    /// The number of its first segment.
+    /// Returns the number of its first segment.
     pub fn first(&self) -> u64 {
         self.wal.first.number(self.segment_size)
     }
 
-    /// Whether a segment is one of those that make it consistent.
+    /// Returns true when a segment is one of those that make the backup consistent.
     pub fn needs(&self, name: SegmentName) -> bool {
         let number = name.number(self.segment_size);
         number >= self.first()

@@ -142,11 +142,8 @@ impl<'a> Backup<'a> {
     }
 
     fn file(&mut self, part: &Part, file: &FileEntry, is_inside: bool) {
-        let mut first = 0;
-        for extent in &file.at {
-            let behind = first + extent.blocks as usize;
-            let bytes = file.bytes_of(&(first..behind));
-            first = behind;
+        for (blocks, extent) in file.extents() {
+            let bytes = file.bytes_of(&blocks);
             let pack = part.packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));
             if let Some(ObjectName::Pack(id, number)) = pack {
                 let need = self.needs.entry((id, number)).or_default();

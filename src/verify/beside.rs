@@ -34,11 +34,8 @@ impl<'a> Beside<'a> {
     pub fn new_blocks(&mut self, file: &FileEntry, packs: &[String]) -> Vec<Vec<Range<usize>>> {
         self.advance_to(&file.path);
         let known = self.next.as_ref().filter(|known| known.path == file.path && known.block == file.block);
-        let mut first = 0;
         let mut new = Vec::with_capacity(file.at.len());
-        for extent in &file.at {
-            let blocks = first..first + extent.blocks as usize;
-            first = blocks.end;
+        for (blocks, extent) in file.extents() {
             new.push(match known {
                 Some(known) => differing(file, extent, &blocks, packs, known, &self.packs),
                 None => vec![blocks],
@@ -90,9 +87,7 @@ fn differing(
         _ => new.push(block..block + 1),
     };
     let mut at = blocks.start;
-    let mut first = 0;
-    for other in &known.at {
-        let end = first + other.blocks as usize;
+    for (Range { start: first, end }, other) in known.extents() {
         let common = at.max(first)..blocks.end.min(end);
         if common.start < common.end {
             (at..common.start).for_each(&mut add);
@@ -111,8 +106,7 @@ fn differing(
             }
             at = common.end;
         }
-        first = end;
-        if first >= blocks.end {
+        if end >= blocks.end {
             break;
         }
     }

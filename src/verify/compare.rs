@@ -78,11 +78,9 @@ impl Run<'_> {
             let (first, last) = (record.wal.first, record.wal.last);
             let numbers = first.number(size)..=last.number(size);
             for number in numbers.take(LONGEST) {
-                // A standby's backup may begin on one timeline and end on another.
-                let on = |timeline| SegmentName::of_number(TimelineId(timeline), number, size);
-                let mut lived = first.timeline.0..=last.timeline.0;
-                if !lived.any(|timeline| self.stored.contains_key(&on(timeline))) {
-                    let name = ObjectName::Wal(WalName::Segment(on(first.timeline.0)));
+                let segment = SegmentName::of_number(record.timeline, number, size);
+                if !self.stored.contains_key(&segment) {
+                    let name = ObjectName::Wal(WalName::Segment(segment));
                     let detail = format!("it is missing: backup {} is not consistent without it", record.id);
                     self.findings.problem(Kind::Missing, &name, detail, [record.id.as_str()]);
                 }

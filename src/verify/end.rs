@@ -179,11 +179,8 @@ impl Run<'_> {
                 }
             };
             for file in part.entries.iter().filter_map(Entry::any_file) {
-                let mut first = 0;
-                for extent in &file.at {
-                    let behind = first + extent.blocks as usize;
-                    let bytes = file.bytes_of(&(first..behind));
-                    first = behind;
+                for (blocks, extent) in file.extents() {
+                    let bytes = file.bytes_of(&blocks);
                     let begin = u64::from(extent.skip);
                     let end = begin + (bytes.end - bytes.start);
                     let is_bad = |(offset, from, to): &(u64, u32, u32)| {

@@ -8,7 +8,7 @@ use crate::codec::hash::BlockHash;
 use crate::error::{Error, Kind};
 use crate::pg::segment::WalName;
 use crate::repo::entry::FileEntry;
-use crate::repo::ranges::{StoredFrame, StoredRange, WantedBlocks, wrong};
+use crate::repo::ranges::{StoredFrame, StoredRange, WantedBlocks, mismatched_blocks};
 use crate::repo::{Archive, ObjectName};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -164,7 +164,8 @@ impl<'a> Reader<'a> {
         blocks: &[Blocks],
         bytes: &[u8],
     ) -> std::result::Result<(), (Range<usize>, Error)> {
-        let unpacked = self.decompressor.frame(stretch.frame(frame, bytes), FRAME, &mut self.content);
+        let stored = stretch.frame(frame, bytes);
+        let unpacked = stored.and_then(|stored| self.decompressor.frame(stored, FRAME, &mut self.content));
         unpacked.map_err(|error| (0..usize::MAX, error))?;
         let mut result: std::result::Result<(), (Range<usize>, Error)> = Ok(());
         for piece in &frame.pieces {
@@ -187,7 +188,7 @@ impl<'a> Reader<'a> {
     fn piece(&self, piece: &WantedBlocks, blocks: &Blocks) -> std::result::Result<(), (Range<usize>, Error)> {
         let all = piece.skip..piece.skip + piece.length;
         let bytes = piece.of(&self.content).map_err(|error| (all, error))?;
-        if let Some(bad) = wrong(bytes, blocks.block, &blocks.hashes) {
+        if let Some(bad) = mismatched_blocks(bytes, blocks.block, &blocks.hashes) {
             let at = |block: usize| piece.skip + (block * blocks.block as usize).min(piece.length);
             return Err((at(bad.start)..at(bad.end), piece.damaged(&blocks.path)));
         }

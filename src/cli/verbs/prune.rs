@@ -108,7 +108,7 @@ fn options(context: &Context, archive: &Archive, args: &PruneArgs) -> Result<Opt
         dry_run: args.dry_run,
         now,
         wait: setup::lock_timeout(&args.wait),
-        patience: Staleness::default(),
+        staleness: Staleness::default(),
         random: setup::random_hex::<6>()?,
         garbage_before: setup::garbage_before(now)?,
     })

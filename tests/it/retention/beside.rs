@@ -189,7 +189,7 @@ impl Elsewhere {
             dry_run: false,
             now: jiff::Timestamp::now(),
             wait: Duration::ZERO,
-            patience: Staleness { watch, ..Staleness::default() },
+            staleness: Staleness { watch, ..Staleness::default() },
             random: "fedcba987654".into(),
             garbage_before: jiff::Timestamp::UNIX_EPOCH,
         };
@@ -253,7 +253,7 @@ fn an_operation_of_another_host_is_over_when_both_signs_say_so_and_a_backup_is_f
     let mut record = elsewhere.archive.record(&ids[1]).expect("read").expect("a record");
     record.id = half.into();
     let error = elsewhere.archive.put_record(&record).expect_err("the fence holds");
-    assert!(error.to_string().contains("took it for dead"), "{error}");
+    assert!(error.to_string().contains("considered it stale"), "{error}");
     assert!(announcement.confirm().is_err());
     // What stands there is no backup, and hinders nobody.
     give(&live);

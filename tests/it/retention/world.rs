@@ -260,7 +260,7 @@ impl World {
             self.stock.data.insert(garbage.clone(), Data { manifests: BTreeMap::new(), packs });
             match self.dice.below(3) {
                 0 => self.stock.in_use.push(InUse {
-                    who: "a backup".into(),
+                    operation: "a backup".into(),
                     backup: Some(garbage),
                     needs: Some(Vec::new()),
                     wal_from: (!self.dice.one_in(3)).then(|| Lsn(self.dice.below(60) * MB + 40)),
@@ -273,14 +273,14 @@ impl World {
             let needed = self.dice.below(ids.len() as u64) as usize;
             let wal_from = self.stock.backups[needed].start_lsn;
             self.stock.in_use.push(InUse {
-                who: "a restore".into(),
+                operation: "a restore".into(),
                 backup: None,
                 needs: Some(vec![self.stock.backups[needed].id.clone()]),
                 wal_from: Some(wal_from),
             });
         }
         if self.dice.one_in(30) {
-            self.stock.in_use.push(InUse { who: "somebody".into(), ..InUse::default() });
+            self.stock.in_use.push(InUse { operation: "somebody".into(), ..InUse::default() });
         }
     }
 
