@@ -1,106 +1,124 @@
-//! Hashes blocks, verifies pages, and compresses what the repository does not have.
+//! Hashes the blocks of frames, verifies their pages, and compresses the blocks that no earlier backup stored. Knows
+//! nothing of threads and packs: what it makes goes to the packer.
 
-use super::earlier::Run;
-use super::pack::{FreshBlocks, Item, KnownBlocks, Outbox};
-use super::pages::{BadPages, Surprises};
-use super::pipeline::Frame;
-use crate::codec::compress::{self, Compression, FRAME};
+use super::frame::{FramePiece, RawFrame};
+use super::known::KnownRun;
+use super::pack::{FreshBlocks, KnownBlocks, Outbox, PackItem};
+use super::pages::{BadPages, PageCheck, UnloggedChanges};
+use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result, part};
 
-/// What one worker needs to compress frames.
-pub struct Compressor<'a> {
+/// Processes the frames of one thread.
+pub(super) struct FrameEncoder<'a> {
     bad: &'a BadPages,
-    surprises: Option<&'a Surprises>,
-    compressor: compress::Compressor,
-    /// Large enough for any frame, and used again.
-    scratch: Vec<u8>,
-    /// Blocks that changed among others that did not, gathered from many frames.
+    unlogged: Option<&'a UnloggedChanges>,
+    compressor: Compressor,
+    /// Compressed bytes of a frame. Kept: its memory is large enough for any frame.
+    compressed: Vec<u8>,
+    /// Content of changed blocks that lay between unchanged ones, gathered from many frames.
     gathered: Vec<u8>,
-    blocks: Vec<FreshBlocks>,
+    gathered_blocks: Vec<FreshBlocks>,
 }
 
-impl<'a> Compressor<'a> {
+/// Blocks of one frame, divided into those that earlier backups stored and others.
+#[derive(Default)]
+struct Divided {
+    known: Vec<KnownBlocks>,
+    /// With the number of their bytes in the frame.
+    fresh: Vec<(FreshBlocks, usize)>,
+}
+
+impl<'a> FrameEncoder<'a> {
     pub fn new(
         bad: &'a BadPages,
-        surprises: Option<&'a Surprises>,
+        unlogged: Option<&'a UnloggedChanges>,
         compression: Compression,
-    ) -> Result<Compressor<'a>> {
-        Ok(Compressor {
+    ) -> Result<FrameEncoder<'a>> {
+        Ok(FrameEncoder {
             bad,
-            surprises,
-            compressor: compress::Compressor::new(compression)?,
-            scratch: Vec::new(),
+            unlogged,
+            compressor: Compressor::new(compression)?,
+            compressed: Vec::new(),
             gathered: Vec::new(),
-            blocks: Vec::new(),
+            gathered_blocks: Vec::new(),
         })
     }
 
-    pub fn frame(&mut self, frame: &Frame, outbox: &mut Outbox) -> Result<()> {
-        let mut known = Vec::new();
-        let mut fresh = Vec::new();
+    /// Sends the blocks of a frame to the packer. A frame without known blocks is compressed as it is; of any other
+    /// frame the blocks to be stored are gathered until they fill a frame.
+    pub fn encode(&mut self, frame: &RawFrame, outbox: &mut Outbox) -> Result<()> {
+        let mut divided = Divided::default();
         for piece in &frame.pieces {
-            let Some(content) = frame.content().get(piece.skip..piece.skip + piece.length) else {
-                return Err(Error::new(Kind::Failed, "a piece reaches behind its frame"));
-            };
-            if let Some(pages) = &piece.pages {
-                pages.verify(content, piece.offset, self.bad)?;
-            }
-            let hashes: Vec<BlockHash> = content.chunks(piece.block as usize).map(block_hash).collect();
-            let first = (piece.offset / u64::from(piece.block)) as usize;
-            let runs = match &piece.known {
-                Some(known) => {
-                    if let Some(surprises) = self.surprises {
-                        surprises.look(known, piece, content, &hashes);
-                    }
-                    known.divide(piece.block, first, hashes.len(), |block| {
-                        hashes.get(block - first) == known.hashes(block..block + 1).first()
-                    })
-                }
-                None => vec![Run { blocks: 0..hashes.len(), known: None }],
-            };
-            for Run { blocks, known: place } in runs {
-                let begin = blocks.start * piece.block as usize;
-                let offset = piece.offset + begin as u64;
-                let hashes = hashes.get(blocks.clone()).unwrap_or_default().to_vec();
-                let Some((pack, extent)) = place else {
-                    let length = (blocks.len() * piece.block as usize).min(piece.length - begin);
-                    let skip = (piece.skip + begin) as u32;
-                    fresh.push((FreshBlocks { file: piece.file, offset, skip, hashes }, length));
-                    continue;
-                };
-                known.push(KnownBlocks { file: piece.file, offset, pack, extent, hashes });
-            }
+            self.divide(piece, frame.bytes_of(piece)?, &mut divided)?;
         }
+        let Divided { known, fresh } = divided;
         if known.is_empty() {
             let blocks = fresh.into_iter().map(|(blocks, _)| blocks).collect();
             return self.store(frame.content(), blocks, outbox);
         }
-        outbox.add(Item::Known(known))?;
+        outbox.add(PackItem::Known(known))?;
         for (blocks, length) in fresh {
             let begin = blocks.skip as usize;
-            self.gather(frame.content().get(begin..begin + length).unwrap_or_default(), blocks, outbox)?;
+            self.gather(part(frame.content(), begin..begin + length)?, blocks, outbox)?;
         }
         Ok(())
     }
 
-    /// Keeps blocks until there is a frame full of them.
+    /// Hashes the blocks of a piece, verifies its pages, and adds its blocks to the divided ones.
+    fn divide(&self, piece: &FramePiece, content: &[u8], divided: &mut Divided) -> Result<()> {
+        if let Some((file, first)) = &piece.pages {
+            PageCheck { file, first: *first }.verify(content, piece.offset, self.bad)?;
+        }
+        let block = piece.block as usize;
+        let hashes: Vec<BlockHash> = content.chunks(block).map(block_hash).collect();
+        let first = piece.first_block()?;
+        let runs = match &piece.known {
+            Some(known) => {
+                if let Some(unlogged) = self.unlogged {
+                    unlogged.compare(known, piece.block, first, content, &hashes)?;
+                }
+                known.divide(piece.block, first, hashes.len(), |number| {
+                    hashes.get(number - first).is_some_and(|hash| known.has_hash(number, hash))
+                })?
+            }
+            None => vec![KnownRun { blocks: 0..hashes.len(), known: None }],
+        };
+        for KnownRun { blocks, known } in runs {
+            let begin = blocks.start * block;
+            let offset = piece.offset + begin as u64;
+            let hashes = part(&hashes, blocks.clone())?.to_vec();
+            match known {
+                Some((pack, extent)) => {
+                    divided.known.push(KnownBlocks { file: piece.file, offset, pack, extent, hashes });
+                }
+                None => {
+                    let length = (blocks.len() * block).min(piece.length - begin);
+                    let skip = skip(piece.skip + begin)?;
+                    divided.fresh.push((FreshBlocks { file: piece.file, offset, skip, hashes }, length));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps blocks until they fill a frame.
     fn gather(&mut self, content: &[u8], blocks: FreshBlocks, outbox: &mut Outbox) -> Result<()> {
         if self.gathered.len() + content.len() > FRAME {
-            self.end(outbox)?;
+            self.flush(outbox)?;
         }
-        self.blocks.push(FreshBlocks { skip: self.gathered.len() as u32, ..blocks });
+        self.gathered_blocks.push(FreshBlocks { skip: skip(self.gathered.len())?, ..blocks });
         self.gathered.extend_from_slice(content);
         Ok(())
     }
 
-    /// Compresses what was kept.
-    pub fn end(&mut self, outbox: &mut Outbox) -> Result<()> {
-        if self.blocks.is_empty() {
+    /// Compresses the gathered blocks.
+    pub fn flush(&mut self, outbox: &mut Outbox) -> Result<()> {
+        if self.gathered_blocks.is_empty() {
             return Ok(());
         }
         let gathered = std::mem::take(&mut self.gathered);
-        let blocks = std::mem::take(&mut self.blocks);
+        let blocks = std::mem::take(&mut self.gathered_blocks);
         self.store(&gathered, blocks, outbox)?;
         self.gathered = gathered;
         self.gathered.clear();
@@ -108,8 +126,13 @@ impl<'a> Compressor<'a> {
     }
 
     fn store(&mut self, content: &[u8], blocks: Vec<FreshBlocks>, outbox: &mut Outbox) -> Result<()> {
-        self.compressor.frame(content, &mut self.scratch)?;
-        let item = Item::Frame { bytes: self.scratch.clone(), content: content.len() as u64, blocks };
-        outbox.send(item)
+        self.compressor.frame(content, &mut self.compressed)?;
+        let content = content.len() as u64;
+        outbox.send(PackItem::Frame { bytes: self.compressed.clone(), content, blocks })
     }
+}
+
+/// An offset in a frame, as a manifest has it.
+fn skip(offset: usize) -> Result<u32> {
+    u32::try_from(offset).map_err(|_| Error::defect(format!("offset {offset} in a frame")))
 }

@@ -1,33 +1,34 @@
-//! What went wrong when several threads work together.
+//! The first error of several threads that work together.
 
 use crate::error::{Error, Kind, Result};
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
-/// The first failure of any thread; later ones follow from it.
+/// The first error of any thread; later ones are its consequences.
 #[derive(Default)]
-pub struct Failure(Mutex<Option<Error>>);
+pub(super) struct FirstError(Mutex<Option<Error>>);
 
-impl Failure {
+impl FirstError {
+    /// Keeps an error, if it is the first one, and returns a value.
     pub fn note<T>(&self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                self.0.lock().get_or_insert(error);
                 None
             }
         }
     }
 
     pub fn is_set(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.0.lock().is_some()
     }
 
     pub fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
-/// What a stage says when the next one is gone: that one's error is the cause.
-pub fn cancelled() -> Error {
-    Error::new(Kind::Failed, "the work was given up")
+/// The error of a stage whose successor has ended: the successor's error is the cause.
+pub(super) fn cancelled() -> Error {
+    Error::new(Kind::Failed, "another stage of the backup failed")
 }

@@ -1,24 +1,33 @@
-//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows
-//! nothing of the configuration, and nothing of how WAL gets into the repository: only that it has to be there.
+//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows nothing of the
+//! configuration, and of WAL only that it has to be in the repository.
 //!
-//! The walker finds files, workers read them, as far as WAL summaries do not promise what is in them, hash their blocks, verify
-//! pages and compress what no earlier backup stored, the packer puts frames into packs and lines into the manifest, and one thread
-//! stores full packs. Every queue is bounded; memory is two packs and about a frame a thread.
+//! `run.rs` has the phases of a backup, `pipeline.rs` the way of a file through its threads.
 
 mod compress;
+mod connect;
+mod copy;
 mod earlier;
 mod failure;
+mod finish;
+mod frame;
+mod known;
+mod options;
 mod pack;
 mod pages;
 mod pipeline;
 mod pooler;
+mod prepare;
+mod queue;
 mod run;
 mod scan;
+mod session;
 mod source;
 mod standby;
+mod start;
 mod summaries;
 mod tablespaces;
 mod throttle;
 
-pub use run::{Options, Taken, run};
-pub use source::{Found, Server};
+pub use options::{Options, Taken};
+pub use run::run;
+pub use source::{Server, ServerFacts};

@@ -1,313 +1,314 @@
-//! Frames into packs, finished files into the manifest.
+//! Appends frames to packs and writes finished files to the manifest. Knows nothing of how files are read.
 //!
-//! Files stand in the manifest in the order in which they were found. One that is finished before another that
-//! was found earlier waits in memory: at most what is read while one file of 1 GiB is.
+//! The manifest has the files in the order in which they were found. A file that is finished before an earlier one waits
+//! in memory: at most those that are read in the time that one file of 1 GiB takes.
 
 use super::earlier::Earlier;
 use super::failure::cancelled;
+use super::scan::FoundFile;
 use crate::codec::compress::FRAME;
-use crate::codec::envelope::{HEADER_SIZE, ObjectKind};
+use crate::codec::envelope::ObjectKind;
 use crate::codec::hash::BlockHash;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::fs::aligned::Aligned;
-use crate::repo::entry::{Entry, Extent, FileEntry, Owner, StoredPath};
+use crate::repo::entry::{Entry, Extent, FileEntry, Owner};
 use crate::repo::manifest::{StoredPack, Writer, Written};
 use crate::repo::{Archive, data_key, pack_name};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::Arc;
 
-/// A pack is stored when it has grown to this. One is filled while another is stored.
-pub const PACK_SIZE: usize = 32 << 20;
+/// Size at which a pack is stored. The next one is filled meanwhile.
+const PACK_SIZE: usize = 32 << 20;
 
-/// What the packer is told.
-pub enum Item {
-    /// Something that has no content.
+/// Memory of a pack: its last frame may reach beyond [`PACK_SIZE`].
+const PACK_CAPACITY: usize = PACK_SIZE + 2 * FRAME;
+
+/// Items that an outbox sends at once.
+const MAX_BATCH: usize = 128;
+
+/// Input of the packer.
+pub(super) enum PackItem {
+    /// An entry without content.
     Entry(Entry),
-    /// A compressed frame, the bytes of its content, and whose they are.
+    /// A compressed frame, the number of bytes of its content, and the blocks in it.
     Frame { bytes: Vec<u8>, content: u64, blocks: Vec<FreshBlocks> },
     /// Blocks that the repository has.
     Known(Vec<KnownBlocks>),
-    /// A file has been read to its end; its blocks may still be on their way.
+    /// A file that was read to its end. Its blocks may come later.
     Finished(FinishedFile),
-    /// A file, by its number, was gone before it was read.
+    /// Number of a file that was removed before it was read.
     Gone(u64),
 }
 
-/// The way to the packer. Small things go together: to wake it costs more than a small file does.
-pub struct Outbox {
-    packer: Sender<Vec<Item>>,
-    waiting: Vec<Item>,
+/// The sending side of one thread. Small items are sent together: to wake the packer costs more than a small file.
+pub(super) struct Outbox {
+    packer: Sender<Vec<PackItem>>,
+    waiting: Vec<PackItem>,
 }
 
-/// Items that go together at most.
-const TOGETHER: usize = 128;
-
 impl Outbox {
-    pub fn new(packer: Sender<Vec<Item>>) -> Outbox {
+    pub fn new(packer: Sender<Vec<PackItem>>) -> Outbox {
         Outbox { packer, waiting: Vec::new() }
     }
 
-    /// For what may wait until [`Outbox::flush`].
-    pub fn add(&mut self, item: Item) -> Result<()> {
+    /// Adds an item that may wait until [`Outbox::flush`].
+    pub fn add(&mut self, item: PackItem) -> Result<()> {
         self.waiting.push(item);
-        if self.waiting.len() < TOGETHER { Ok(()) } else { self.flush() }
+        if self.waiting.len() < MAX_BATCH { Ok(()) } else { self.flush() }
     }
 
-    pub fn send(&mut self, item: Item) -> Result<()> {
+    pub fn send(&mut self, item: PackItem) -> Result<()> {
         self.waiting.push(item);
         self.flush()
     }
 
     pub fn flush(&mut self) -> Result<()> {
-        match self.waiting.is_empty() {
-            true => Ok(()),
-            false => self.packer.send(std::mem::take(&mut self.waiting)).map_err(|_| cancelled()),
+        if self.waiting.is_empty() {
+            return Ok(());
         }
+        self.packer.send(std::mem::take(&mut self.waiting)).map_err(|_| cancelled())
     }
 }
 
-/// Blocks of a file that lie behind each other in a frame.
-pub struct FreshBlocks {
-    /// The number of the file.
+/// Consecutive blocks of a file in a new frame.
+pub(super) struct FreshBlocks {
+    /// Number of the file.
     pub file: u64,
-    /// Where in the file they begin.
+    /// Offset in the file.
     pub offset: u64,
-    /// Where in the decompressed frame they begin.
+    /// Offset in the content of the frame.
     pub skip: u32,
     pub hashes: Vec<BlockHash>,
 }
 
-/// Blocks of a file that lie behind each other in a pack of an earlier backup.
-pub struct KnownBlocks {
+/// Consecutive blocks of a file in a frame of an earlier backup.
+pub(super) struct KnownBlocks {
+    /// Number of the file.
     pub file: u64,
+    /// Offset in the file.
     pub offset: u64,
-    /// The key of the pack.
+    /// Key of the pack.
     pub pack: Arc<str>,
+    /// Place of the blocks; its pack number is not used.
     pub extent: Extent,
     pub hashes: Vec<BlockHash>,
 }
 
-pub struct FinishedFile {
-    pub file: u64,
-    pub path: StoredPath,
-    pub size: u64,
-    pub mode: u32,
+/// A file that was read to its end.
+pub(super) struct FinishedFile {
+    pub number: u64,
+    pub found: Arc<FoundFile>,
     pub owner: Owner,
-    pub modified: i64,
-    /// Unless all of the file was read, or is as it was.
+    /// Bytes that were read, or taken from an earlier backup.
+    pub size: u64,
+    /// CRC-32C of the whole file; `None` when only a part of it was read.
     pub crc32c: Option<u32>,
+    /// Bytes of a block.
     pub block: u32,
-    /// From outside the data directory.
+    /// Whether it is a configuration file outside of the data directory.
     pub is_config: bool,
 }
 
-/// A pack that is being filled, or is on its way to the repository.
-#[derive(Default)]
-pub struct Pack {
+/// A pack that is being filled or stored.
+pub(super) struct OpenPack {
     number: u32,
-    /// Its memory is used again: fresh memory costs more than to fill it.
+    key: Arc<str>,
+    /// Memory that is used again: new memory costs more than filling it.
     bytes: Aligned,
-    /// Bytes of blocks in it.
+    /// Bytes of the blocks in it, decompressed.
     content: u64,
 }
 
-/// Memory of a pack: the last frame may reach beyond its size.
-const ROOM: usize = PACK_SIZE + 2 * FRAME;
-
-/// What the packer has put into the repository.
-pub struct Packed {
+/// Result of the packer: what it put into the repository.
+pub(super) struct Packed {
     pub manifest: Written,
     /// Bytes of packs and manifest.
     pub new_bytes: u64,
 }
 
-/// A file whose blocks are coming in.
+/// Consecutive blocks of a file, the key of their pack, and their place in it.
+struct PackedRun {
+    hashes: Vec<BlockHash>,
+    pack: Arc<str>,
+    extent: Extent,
+}
+
+/// A file of which blocks are missing, or the message that it was read to its end.
 #[derive(Default)]
-struct Building {
-    /// By where in the file they begin: their hashes, the key of their pack, where in it they are.
-    runs: BTreeMap<u64, (Vec<BlockHash>, Arc<str>, Extent)>,
+struct UnfinishedFile {
+    /// Runs of blocks by their offsets in the file.
+    runs: BTreeMap<u64, PackedRun>,
+    /// Number of blocks in `runs`.
     blocks: u64,
     finished: Option<FinishedFile>,
 }
 
-/// A line of the manifest, and the packs that its extents number.
-type Line = (Entry, Vec<Arc<str>>);
+impl UnfinishedFile {
+    fn is_complete(&self) -> bool {
+        let finished = self.finished.as_ref();
+        finished.is_some_and(|file| file.size.div_ceil(u64::from(file.block)) == self.blocks)
+    }
+}
 
-pub struct Packer<'a> {
+/// An entry of the manifest, and the keys of the packs that its extents number.
+type PackedEntry = (Entry, Vec<Arc<str>>);
+
+/// Collects blocks and files; writes packs and the manifest.
+pub(super) struct Packer<'a> {
     archive: &'a Archive,
     backup: &'a str,
     earlier: &'a Earlier,
     manifest: Writer<'a>,
-    packs: Sender<Pack>,
+    packs: Sender<OpenPack>,
     spare: Receiver<Aligned>,
-    /// The pack that is being filled, and its key.
-    pack: Pack,
-    key: Arc<str>,
-    building: HashMap<u64, Building>,
-    /// Files that are complete, by number, and wait for one that was found before them. `None`: it was gone.
-    ready: BTreeMap<u64, Option<Line>>,
-    /// The number of the file that is next in the manifest.
+    /// The pack that is being filled; `None` before its first frame.
+    pack: Option<OpenPack>,
+    /// Number of the last pack that was begun; the first one is 1.
+    last_number: u32,
+    unfinished: HashMap<u64, UnfinishedFile>,
+    /// Files, by number, that wait for one that was found earlier; `None` for one that was gone.
+    waiting: BTreeMap<u64, Option<PackedEntry>>,
+    /// Number of the next file of the manifest.
     next: u64,
-    /// The packs that are full, by key.
+    /// Full packs by key.
     stored: HashMap<Arc<str>, StoredPack>,
 }
 
 impl<'a> Packer<'a> {
-    /// `packs` leads to [`store`], and `spare` comes from there.
+    /// `packs` leads to [`store`], which returns the memory of packs through `spare`.
     pub fn new(
         archive: &'a Archive,
         backup: &'a str,
         earlier: &'a Earlier,
-        packs: Sender<Pack>,
+        packs: Sender<OpenPack>,
         spare: Receiver<Aligned>,
     ) -> Result<Packer<'a>> {
-        let mut packer = Packer {
+        Ok(Packer {
             archive,
             backup,
             earlier,
             manifest: Writer::new(archive, backup, &earlier.bases)?,
             packs,
             spare,
-            pack: Pack::default(),
-            key: Arc::from(""),
-            building: HashMap::new(),
-            ready: BTreeMap::new(),
+            pack: None,
+            last_number: 0,
+            unfinished: HashMap::new(),
+            waiting: BTreeMap::new(),
             next: 0,
             stored: HashMap::new(),
-        };
-        packer.begin_pack()?;
-        Ok(packer)
+        })
     }
 
-    fn begin_pack(&mut self) -> Result<()> {
-        // The pack before the last one has been stored when the last one was taken.
-        let memory = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(ROOM));
-        self.pack = Pack { number: self.pack.number + 1, bytes: memory, content: 0 };
-        self.pack.bytes.clear();
-        let name = pack_name(self.backup, self.pack.number);
-        self.key = Arc::from(data_key(&name));
-        let header = self.archive.header(ObjectKind::Pack, name);
-        self.pack.bytes.extend_from_slice(&header.encode()?);
-        Ok(())
+    /// Packs all items, then stores the last pack and the manifest.
+    pub fn run(mut self, items: &Receiver<Vec<PackItem>>) -> Result<Packed> {
+        items.iter().flatten().try_for_each(|item| self.add(item))?;
+        self.finish()
     }
 
-    /// Hands the pack on; waits while the one before is being stored.
-    fn close_pack(&mut self) -> Result<()> {
-        let stored = StoredPack { size: self.pack.bytes.len() as u64, content: self.pack.content };
-        self.stored.insert(self.key.clone(), stored);
-        let next = Pack { number: self.pack.number, ..Pack::default() };
-        self.packs.send(std::mem::replace(&mut self.pack, next)).map_err(|_| cancelled())
+    fn begin_pack(&mut self) -> Result<OpenPack> {
+        self.last_number += 1;
+        let number = self.last_number;
+        let name = pack_name(self.backup, number);
+        // The memory of the pack before the last one is back by now: the last one is being stored.
+        let mut bytes = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(PACK_CAPACITY));
+        bytes.clear();
+        let key = Arc::from(data_key(&name));
+        bytes.extend_from_slice(&self.archive.header(ObjectKind::Pack, name).encode()?);
+        Ok(OpenPack { number, key, bytes, content: 0 })
     }
 
-    pub fn add(&mut self, item: Item) -> Result<()> {
+    /// Hands a pack to the thread that stores; waits while the previous one is being stored.
+    fn close_pack(&mut self, pack: OpenPack) -> Result<()> {
+        let stored = StoredPack { size: pack.bytes.len() as u64, content: pack.content };
+        self.stored.insert(pack.key.clone(), stored);
+        self.packs.send(pack).map_err(|_| cancelled())
+    }
+
+    fn add(&mut self, item: PackItem) -> Result<()> {
         match item {
-            Item::Entry(entry) => self.manifest.entry(entry, |_| String::new()),
-            Item::Frame { bytes, content, blocks } => self.frame(&bytes, content, blocks),
-            Item::Known(blocks) => blocks.into_iter().try_for_each(|known| {
-                self.blocks(known.file, known.offset, known.hashes, known.pack, known.extent)
+            PackItem::Entry(entry) => self.write(entry, &[]),
+            PackItem::Frame { bytes, content, blocks } => self.add_frame(&bytes, content, blocks),
+            PackItem::Known(blocks) => blocks.into_iter().try_for_each(|known| {
+                let KnownBlocks { file, offset, pack, extent, hashes } = known;
+                self.add_run(file, offset, PackedRun { hashes, pack, extent })
             }),
-            Item::Finished(finished) => {
-                let file = finished.file;
-                self.building.entry(file).or_default().finished = Some(finished);
+            PackItem::Finished(finished) => {
+                let file = finished.number;
+                self.unfinished.entry(file).or_default().finished = Some(finished);
                 self.complete(file)
             }
-            Item::Gone(file) => self.ready(file, None),
+            PackItem::Gone(file) => self.write_in_order(file, None),
         }
     }
 
-    fn frame(&mut self, bytes: &[u8], content: u64, blocks: Vec<FreshBlocks>) -> Result<()> {
-        let offset = self.pack.bytes.len() as u64;
-        self.pack.bytes.extend_from_slice(bytes);
-        self.pack.content += content;
-        for fresh in blocks {
-            let extent = Extent {
-                pack: 0,
-                offset,
-                length: bytes.len() as u32,
-                skip: fresh.skip,
-                blocks: fresh.hashes.len() as u32,
-            };
-            self.blocks(fresh.file, fresh.offset, fresh.hashes, self.key.clone(), extent)?;
+    fn add_frame(&mut self, bytes: &[u8], content: u64, blocks: Vec<FreshBlocks>) -> Result<()> {
+        let mut pack = match self.pack.take() {
+            Some(pack) => pack,
+            None => self.begin_pack()?,
+        };
+        let offset = pack.bytes.len() as u64;
+        let length = narrow(bytes.len())?;
+        pack.bytes.extend_from_slice(bytes);
+        pack.content += content;
+        for FreshBlocks { file, offset: in_file, skip, hashes } in blocks {
+            let extent = Extent { pack: 0, offset, length, skip, blocks: narrow(hashes.len())? };
+            self.add_run(file, in_file, PackedRun { hashes, pack: pack.key.clone(), extent })?;
         }
-        if self.pack.bytes.len() >= PACK_SIZE {
-            self.close_pack()?;
-            self.begin_pack()?;
+        if pack.bytes.len() >= PACK_SIZE {
+            return self.close_pack(pack);
         }
+        self.pack = Some(pack);
         Ok(())
     }
 
-    fn blocks(
-        &mut self,
-        file: u64,
-        offset: u64,
-        hashes: Vec<BlockHash>,
-        pack: Arc<str>,
-        extent: Extent,
-    ) -> Result<()> {
-        let building = self.building.entry(file).or_default();
-        building.blocks += hashes.len() as u64;
-        building.runs.insert(offset, (hashes, pack, extent));
+    fn add_run(&mut self, file: u64, offset: u64, run: PackedRun) -> Result<()> {
+        let unfinished = self.unfinished.entry(file).or_default();
+        unfinished.blocks += run.hashes.len() as u64;
+        unfinished.runs.insert(offset, run);
         self.complete(file)
     }
 
-    /// Makes a file's line when all of it is there.
+    /// Makes the entry of a file when all of it is there.
     fn complete(&mut self, file: u64) -> Result<()> {
-        let is_whole = |building: &Building| {
-            let finished = building.finished.as_ref();
-            finished.is_some_and(|file| file.size.div_ceil(u64::from(file.block)) == building.blocks)
-        };
-        if !self.building.get(&file).is_some_and(is_whole) {
-            return Ok(());
-        }
-        let Some(Building { runs, finished: Some(finished), .. }) = self.building.remove(&file) else {
+        let hash_map::Entry::Occupied(unfinished) = self.unfinished.entry(file) else {
             return Ok(());
         };
-        let mut line = FileEntry {
-            path: finished.path,
-            size: finished.size,
-            mode: finished.mode,
-            owner: finished.owner,
-            modified: finished.modified,
-            crc32c: finished.crc32c,
-            block: finished.block,
-            hashes: Vec::new(),
-            at: Vec::new(),
-        };
-        let mut packs: Vec<Arc<str>> = Vec::new();
-        for (hashes, pack, extent) in runs.into_values() {
-            line.hashes.extend(hashes);
-            let known = packs.iter().rposition(|other| *other == pack);
-            let number = known.unwrap_or_else(|| {
-                packs.push(pack);
-                packs.len() - 1
-            });
-            line.add(Extent { pack: number as u32, ..extent });
+        if !unfinished.get().is_complete() {
+            return Ok(());
         }
-        let entry = if finished.is_config { Entry::Config(line) } else { Entry::File(line) };
-        self.ready(file, Some((entry, packs)))
+        let UnfinishedFile { runs, finished, .. } = unfinished.remove();
+        let finished = finished.ok_or_else(|| Error::defect("a complete file that is not finished"))?;
+        let entry = packed_entry(finished, runs)?;
+        self.write_in_order(file, Some(entry))
     }
 
-    /// Writes the lines whose turn it is.
-    fn ready(&mut self, file: u64, line: Option<Line>) -> Result<()> {
-        self.ready.insert(file, line);
-        while let Some(line) = self.ready.remove(&self.next) {
+    /// Writes the entries whose turn it is.
+    fn write_in_order(&mut self, file: u64, entry: Option<PackedEntry>) -> Result<()> {
+        self.waiting.insert(file, entry);
+        while let Some(next) = self.waiting.remove(&self.next) {
             self.next += 1;
-            if let Some((entry, packs)) = line {
-                let key = |number| packs.get(number as usize).map(|key| key.to_string()).unwrap_or_default();
-                self.manifest.entry(entry, key)?;
+            if let Some((entry, packs)) = next {
+                self.write(entry, &packs)?;
             }
         }
         Ok(())
     }
 
-    /// Stores the last pack and the manifest.
-    pub fn finish(mut self) -> Result<Packed> {
-        if !self.building.is_empty() || !self.ready.is_empty() {
-            return Err(Error::new(Kind::Failed, "a file was read and not stored"));
+    /// Writes an entry, whose extents number these packs, to the manifest.
+    fn write(&mut self, entry: Entry, packs: &[Arc<str>]) -> Result<()> {
+        self.manifest.entry(entry, |number| match packs.get(number as usize) {
+            Some(key) => Ok(key.to_string()),
+            None => Err(Error::defect(format!("an extent in pack {number} of {}", packs.len()))),
+        })
+    }
+
+    fn finish(mut self) -> Result<Packed> {
+        if !self.unfinished.is_empty() || !self.waiting.is_empty() {
+            return Err(Error::defect("a file was read and not stored"));
         }
-        if self.pack.bytes.len() > HEADER_SIZE {
-            self.close_pack()?;
+        if let Some(pack) = self.pack.take() {
+            self.close_pack(pack)?;
         }
         let (earlier, stored) = (self.earlier, &self.stored);
         let manifest = self.manifest.finish(|key| stored.get(key).copied().or_else(|| earlier.pack(key)))?;
@@ -316,11 +317,43 @@ impl<'a> Packer<'a> {
     }
 }
 
-/// Stores packs as they come, and gives their memory back.
-pub fn store(archive: &Archive, backup: &str, packs: &Receiver<Pack>, spare: &Sender<Aligned>) -> Result<()> {
-    packs.iter().try_for_each(|Pack { number, bytes, .. }| {
+/// The entry of a finished file; `runs` are all its blocks by their offsets.
+fn packed_entry(finished: FinishedFile, runs: BTreeMap<u64, PackedRun>) -> Result<PackedEntry> {
+    let FinishedFile { found, owner, size, crc32c, block, is_config, .. } = finished;
+    let (mode, modified) = (found.mode, found.modified);
+    // A frame that is still in use may share it.
+    let path = Arc::try_unwrap(found).map_or_else(|shared| shared.path.clone(), |found| found.path);
+    let (hashes, at) = (Vec::new(), Vec::new());
+    let mut file = FileEntry { path, size, mode, owner, modified, crc32c, block, hashes, at };
+    let mut packs: Vec<Arc<str>> = Vec::new();
+    for PackedRun { hashes, pack, extent } in runs.into_values() {
+        file.hashes.extend(hashes);
+        let known = packs.iter().rposition(|other| *other == pack);
+        let number = known.unwrap_or_else(|| {
+            packs.push(pack);
+            packs.len() - 1
+        });
+        file.add(Extent { pack: narrow(number)?, ..extent });
+    }
+    let entry = if is_config { Entry::Config(file) } else { Entry::File(file) };
+    Ok((entry, packs))
+}
+
+/// A number that a manifest has as 32 bits.
+fn narrow(number: usize) -> Result<u32> {
+    u32::try_from(number).map_err(|_| Error::defect(format!("the number {number} in an extent")))
+}
+
+/// Stores packs as they come, and returns their memory through `spare`.
+pub(super) fn store(
+    archive: &Archive,
+    backup: &str,
+    packs: &Receiver<OpenPack>,
+    spare: &Sender<Aligned>,
+) -> Result<()> {
+    packs.iter().try_for_each(|OpenPack { number, bytes, .. }| {
         archive.put_data(&pack_name(backup, number), &bytes).doing(|| format!("store pack {number}"))?;
-        // When nobody wants it any more there is no other pack to come.
+        // Without a receiver the packer has ended, and needs no memory.
         let _ = spare.send(bytes);
         Ok(())
     })

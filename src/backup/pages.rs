@@ -1,9 +1,8 @@
-//! What pages say of themselves while a file is read: whether their checksums are right, and whether they changed
-//! although the WAL summaries promised that they did not. A bad page is read again before it is believed: the server
-//! may be writing it.
+//! Checks of pages while a file is read: whether their checksums are right, and whether a page changed although the WAL
+//! summaries promise that it did not. A bad page is read again before it counts, since the server may be writing it.
 
-use super::earlier::KnownFile;
-use super::pipeline::Piece;
+use super::known::KnownFile;
+use super::scan::FoundFile;
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Result};
 use crate::fs::direct;
@@ -11,58 +10,54 @@ use crate::pg::lsn::Lsn;
 use crate::pg::page::{PAGE_SIZE, Verdict, claimed_lsn, verify};
 use crate::repo::entry::StoredPath;
 use crate::repo::record::DamagedFile;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Times that a bad page is read again before it is believed.
-const PAGE_ATTEMPTS: u32 = 5;
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+/// Number of times that a bad page is read again before it counts.
+const MAX_REREADS: u32 = 5;
+const REREAD_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Pages that are named for a damaged file.
-const NAMED_PAGES: usize = 1000;
+/// Pages that a record names of one damaged file.
+const MAX_NAMED_PAGES: usize = 1000;
 
-/// A file whose pages are to be verified.
-pub struct Pages {
-    pub source: PathBuf,
-    pub path: StoredPath,
-    /// The number of the first page of this file in its relation.
+/// The check of the pages of one file.
+pub(super) struct PageCheck<'a> {
+    pub file: &'a FoundFile,
+    /// Number of the file's first page in its relation.
     pub first: u32,
 }
 
-impl Pages {
-    /// Verifies the whole pages of a piece.
+impl PageCheck<'_> {
+    /// Verifies the whole pages in `content`, which lies at `offset` of the file.
     pub fn verify(&self, content: &[u8], offset: u64, bad: &BadPages) -> Result<()> {
-        let before = (offset / PAGE_SIZE as u64) as u32;
-        for (index, page) in content.chunks_exact(PAGE_SIZE).enumerate() {
-            let in_file = before + index as u32;
-            let in_relation = self.first.wrapping_add(in_file);
-            if verify(page, in_relation) != Verdict::Good
-                && let Some(lsn) = self.stays_bad(page, in_file)?
-            {
-                bad.add(&self.path, in_file, lsn);
+        let mut in_file = page_at(offset)?;
+        for page in content.chunks_exact(PAGE_SIZE) {
+            let is_good = verify(page, self.first.wrapping_add(in_file)) == Verdict::Good;
+            if !is_good && let Some(lsn) = self.stays_bad(page, in_file)? {
+                bad.add(&self.file.path, in_file, lsn);
             }
+            in_file += 1;
         }
         Ok(())
     }
 
-    /// Reads a bad page again: the server may be writing it at this moment. Gives the LSN that the page
-    /// claims when it stays the same and bad.
+    /// Reads a bad page again. Returns the LSN that the page claims, if it stays as it is and bad.
     fn stays_bad(&self, page: &[u8], in_file: u32) -> Result<Option<Lsn>> {
-        let doing = || format!("read page {in_file} of {} again", self.source.display());
+        let source = &self.file.source;
+        let doing = || format!("read page {in_file} of {} again", source.display());
         let mut claimed = None;
-        for _ in 0..PAGE_ATTEMPTS {
-            let file = match File::open(&self.source) {
+        for _ in 0..MAX_REREADS {
+            let file = match File::open(source) {
                 Ok(file) => file,
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(Error::io(doing(), &e)),
+                Err(e) => return Err(Error::from_io(doing(), e)),
             };
             let mut again = vec![0; PAGE_SIZE];
-            let got =
-                direct::read_full(&file, &mut again, u64::from(in_file) * PAGE_SIZE as u64).doing(doing)?;
+            let offset = u64::from(in_file) * PAGE_SIZE as u64;
+            let got = direct::read_full(&file, &mut again, offset).doing(doing)?;
             if got < PAGE_SIZE || again != page {
                 return Ok(None);
             }
@@ -70,73 +65,84 @@ impl Pages {
                 Verdict::Good => return Ok(None),
                 Verdict::Bad(lsn) => claimed = Some(lsn),
             }
-            std::thread::sleep(BETWEEN_ATTEMPTS);
+            std::thread::sleep(REREAD_INTERVAL);
         }
         Ok(claimed)
     }
 }
 
-/// Pages that were bad and stayed bad, by file, each with the LSN that it claims.
+/// Number of the page at an offset of a file.
+fn page_at(offset: u64) -> Result<u32> {
+    let number = offset / PAGE_SIZE as u64;
+    u32::try_from(number).map_err(|_| Error::defect(format!("page {number} of a file")))
+}
+
+/// Bad pages by file: the number of each page in its file, and the LSN that it claims.
 #[derive(Default)]
-pub struct BadPages(Mutex<BTreeMap<String, Vec<(u32, Lsn)>>>);
+pub(super) struct BadPages(Mutex<BTreeMap<String, Vec<(u32, Lsn)>>>);
 
 impl BadPages {
     fn add(&self, path: &StoredPath, page: u32, lsn: Lsn) {
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.0.lock();
         let pages = files.entry(path.display().into_owned()).or_default();
-        if pages.len() < NAMED_PAGES {
+        if pages.len() < MAX_NAMED_PAGES {
             pages.push((page, lsn));
         }
     }
 
-    /// What remains damaged after recovery. A page whose LSN lies between start and end of the backup was
-    /// written while it was read: its WAL, which holds all of it, repairs it.
+    /// The pages that stay damaged after recovery. A page whose LSN lies between start and end of the backup was
+    /// written while it was read: the WAL has a full image of it.
     pub fn into_files(self, start: Lsn, stop: Lsn) -> Vec<DamagedFile> {
-        let files = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let damaged = |(path, pages): (String, Vec<(u32, Lsn)>)| {
-            let real = pages.into_iter().filter(|(_, lsn)| *lsn < start || *lsn > stop);
-            let mut blocks: Vec<u32> = real.map(|(page, _)| page).collect();
+            let lasting = pages.into_iter().filter(|(_, lsn)| *lsn < start || *lsn > stop);
+            let mut blocks: Vec<u32> = lasting.map(|(page, _)| page).collect();
             blocks.sort_unstable();
             (!blocks.is_empty()).then_some(DamagedFile { path, blocks })
         };
-        files.into_iter().filter_map(damaged).collect()
+        self.0.into_inner().into_iter().filter_map(damaged).collect()
     }
 }
 
-/// Blocks that differ from what the WAL summaries promised: something changed them without WAL.
-pub struct Surprises {
-    blocks: BadPages,
-    /// Where the backup begins. What changed behind it was not promised to stay.
+/// Blocks that differ from the parent although the WAL summaries promise that they do not: they changed without WAL.
+pub(super) struct UnloggedChanges {
+    pages: BadPages,
+    /// Start of the backup. The WAL summaries promise nothing of later changes.
     start: Lsn,
 }
 
-impl Surprises {
-    pub fn new(start: Lsn) -> Surprises {
-        Surprises { blocks: BadPages::default(), start }
+impl UnloggedChanges {
+    pub fn new(start: Lsn) -> UnloggedChanges {
+        UnloggedChanges { pages: BadPages::default(), start }
     }
 
-    /// Compares a piece that was read with what the parent has.
-    pub fn look(&self, known: &KnownFile, piece: &Piece, content: &[u8], hashes: &[BlockHash]) {
-        let first = (piece.offset / u64::from(piece.block)) as usize;
-        let end = piece.offset + piece.length as u64;
-        let blocks = content.chunks(piece.block as usize).zip(hashes).zip(first..);
-        for ((block, hash), number) in blocks {
-            let is_other = known.hashes(number..number + 1).first() != Some(hash);
-            if !is_other || !known.promises(piece.block, number, end) {
+    /// Compares blocks of `block` bytes, which begin with number `first` of their file, with those of the parent.
+    pub fn compare(
+        &self,
+        known: &KnownFile,
+        block: u32,
+        first: usize,
+        content: &[u8],
+        hashes: &[BlockHash],
+    ) -> Result<()> {
+        let offset = |number: usize| number as u64 * u64::from(block);
+        let end = offset(first) + content.len() as u64;
+        let blocks = content.chunks(block as usize).zip(hashes).zip(first..);
+        for ((bytes, hash), number) in blocks {
+            if known.has_hash(number, hash) || !known.is_promised(block, number, end) {
                 continue;
             }
-            let newest = block.chunks_exact(PAGE_SIZE).map(claimed_lsn).max().unwrap_or(Lsn(0));
-            // Explained already; it must not take the place of one that nothing explains.
-            if newest >= self.start {
-                continue;
+            // A block shorter than a page has no LSN.
+            let newest = bytes.chunks_exact(PAGE_SIZE).map(claimed_lsn).max().unwrap_or(Lsn(0));
+            // A change behind the start explains the difference, and must not hide a page that nothing explains.
+            if newest < self.start {
+                self.pages.add(&known.path, page_at(offset(number))?, newest);
             }
-            let page = number as u64 * u64::from(piece.block) / PAGE_SIZE as u64;
-            self.blocks.add(&known.path, page as u32, newest);
         }
+        Ok(())
     }
 
-    /// The pages with which blocks begin that nothing explains, by file.
+    /// The first page of each differing block, by file.
     pub fn into_files(self) -> Vec<DamagedFile> {
-        self.blocks.into_files(self.start, Lsn(u64::MAX))
+        self.pages.into_files(self.start, Lsn(u64::MAX))
     }
 }

@@ -1,22 +1,22 @@
-//! What the server's WAL summaries say (PostgreSQL 17 and later, `summarize_wal`): which blocks can have changed
-//! between the start of the parent and the start of this backup. All other blocks of relations are as the parent has
-//! them, but for changes behind that start, which recovery brings: they need not be read. In doubt they are.
+//! The WAL summaries of the server (PostgreSQL 17 and later, `summarize_wal`): the blocks that may have changed between
+//! the start of the parent and the start of this backup. All other blocks of relations are as the parent has them, except
+//! for changes behind that start, which recovery replays: they need not be read. In case of doubt they are read.
 //!
-//! * Only main forks are promised anything. Changes of free space maps are not in the WAL, clearing a bit of a
-//!   visibility map is not in the summaries, and all else is small.
-//! * The *limit block* of a relation is the shortest that it was, 0 when it was made or dropped: everything from there on
-//!   is read. Whoever reuses the number of a dropped relation has a limit of 0.
-//! * A database that was made or dropped has a limit as a whole: everything in it is read. Its files may have been
-//!   copied without a word in the WAL about their blocks.
-//! * What was extended is longer than the parent has it, so it is read.
-//! * The summaries have to cover the way from start to start without a hole, on one timeline. A server that ran with
-//!   `wal_level = minimal` or without `summarize_wal` leaves a hole.
-//! * A backup with bad pages is no base for this: they would be taken over without being looked at. Nor is one with
-//!   another setting of data checksums: turning them on rewrites pages without WAL.
+//! * Only main forks are promised to be unchanged. Changes of free space maps are not in the WAL, clearing a bit of a
+//!   visibility map is not in the summaries, and all other files are small.
+//! * The *limit block* of a relation is its smallest length, 0 when it was created or dropped: everything from there on is
+//!   read. A relation that reuses the number of a dropped one has a limit of 0.
+//! * A database that was created or dropped has a limit as a whole: everything in it is read, since its files may have
+//!   been copied without WAL records for their blocks.
+//! * Blocks that were added are behind the end of the parent's file, so they are read.
+//! * The summaries have to cover the WAL from start to start without a gap, on one timeline. A server that ran with
+//!   `wal_level = minimal` or without `summarize_wal` leaves a gap.
+//! * A backup with bad pages is not used: they would be taken over without being verified. Neither is one with another
+//!   setting of data checksums: turning them on rewrites pages without WAL.
 
-use super::source::{SOON, Server, lsn};
+use super::session::{STATEMENT_TIMEOUT, lsn};
+use super::source::Server;
 use crate::error::{Doing, Error, Kind, Result};
-
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
@@ -29,71 +29,76 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
-/// Pages that are told apart, as a bit of a mask: 16 KiB. A mask of 32 bits covers 512 KiB, a *piece*.
-const GROUP: u64 = 2;
-const PIECE: u64 = 32 * GROUP;
+/// Pages in a *group* of 16 KiB, which is one bit of a mask. A mask of 32 bits covers a *span* of 512 KiB.
+const GROUP_PAGES: u64 = 2;
+const SPAN_PAGES: u64 = 32 * GROUP_PAGES;
 
-/// Pieces that are remembered, 8 bytes each. A cluster of which more changed is read as a whole.
-const MOST_PIECES: i64 = 4 << 20;
+/// Spans that are kept in memory, 8 bytes each. A cluster of which more changed is read as a whole.
+const MAX_SPANS: i64 = 4 << 20;
 
-/// How long the summaries may lag behind, and stand still meanwhile, before they are not waited for any more.
-const STILL: Duration = Duration::from_secs(30);
-const LAG: Duration = Duration::from_secs(600);
-const POLL: Duration = Duration::from_millis(200);
+/// Time limits for the summaries to reach the start of the backup: without any progress, and as a whole.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const LAG_TIMEOUT: Duration = Duration::from_secs(600);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long the server may take to read its summaries.
-const READING: Duration = Duration::from_secs(600);
+/// Time limit for the server to read its summaries.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What can have changed in each relation.
-pub struct Summaries {
-    relations: HashMap<(Place, u32), Arc<Changed>>,
-    /// Databases that were made or dropped.
+/// Pages that may have changed, by relation.
+pub(super) struct Summaries {
+    relations: HashMap<(Place, u32), Arc<ChangedPages>>,
+    /// Databases that were created or dropped.
     databases: HashSet<Place>,
-    untouched: Arc<Changed>,
+    unchanged: Arc<ChangedPages>,
 }
 
-/// What can have changed in the main fork of one relation.
+/// Pages that may have changed in the main fork of one relation.
 #[derive(Default)]
-pub struct Changed {
-    /// Everything from this page on.
+pub(super) struct ChangedPages {
+    /// All pages from this one on.
     limit: Option<u64>,
-    /// Pieces by their numbers, each with a bit for every group of pages.
-    pieces: Vec<(u32, u32)>,
+    /// Spans in order of their numbers, each with a bit for every group of pages.
+    spans: Vec<(u32, u32)>,
 }
 
 impl Summaries {
-    /// What can have changed in a relation; `None` when that is not known.
-    pub fn of(&self, place: Place, node: u32) -> Option<Arc<Changed>> {
+    /// Pages that may have changed in a relation; `None` when they are not known.
+    pub fn of(&self, place: Place, node: u32) -> Option<Arc<ChangedPages>> {
         if self.databases.contains(&place) {
             return None;
         }
-        Some(self.relations.get(&(place, node)).unwrap_or(&self.untouched).clone())
+        Some(self.relations.get(&(place, node)).unwrap_or(&self.unchanged).clone())
     }
 }
 
-impl Changed {
-    /// Whether any of these pages, by their numbers in the relation, can have changed.
+impl ChangedPages {
+    /// Whether any of these pages, by their numbers in the relation, may have changed.
     pub fn touches(&self, pages: Range<u64>) -> bool {
         if self.limit.is_some_and(|limit| pages.end > limit) {
             return true;
         }
-        (pages.start / GROUP..pages.end.div_ceil(GROUP)).any(|group| {
-            let (piece, bit) = (group / 32, group % 32);
-            let found = self.pieces.binary_search_by_key(&piece, |(piece, _)| u64::from(*piece));
-            let mask = found.ok().and_then(|at| self.pieces.get(at)).map_or(0, |(_, mask)| *mask);
+        (pages.start / GROUP_PAGES..pages.end.div_ceil(GROUP_PAGES)).any(|group| {
+            let (span, bit) = (group / 32, group % 32);
+            let found = self.spans.binary_search_by_key(&span, |(span, _)| u64::from(*span));
+            let mask = found.ok().and_then(|at| self.spans.get(at)).map_or(0, |(_, mask)| *mask);
             mask >> bit & 1 == 1
         })
     }
 }
 
 impl Server {
-    /// Asks for everything that changed between the parent's start and this one. `None`, with a word about the
-    /// reason, when that cannot be known: then everything is read.
-    pub fn summaries(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Result<Option<Summaries>> {
+    /// Reads the changes between the start of the parent and `start`. `None`, with a message that has the reason, when
+    /// they are not known: then everything is read.
+    pub(super) fn summaries(
+        &self,
+        parent: &Record,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Result<Option<Summaries>> {
         if !self.found.summarizes {
             return Ok(None);
         }
-        let known = match self.why_not(parent, timeline, start) {
+        let known = match self.unusable(parent, timeline, start) {
             Some(why) => Err(Error::new(Kind::Refused, why)),
             None => self
                 .await_summaries(timeline, parent.start_lsn, start)
@@ -111,7 +116,8 @@ impl Server {
         }
     }
 
-    fn why_not(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
+    /// The reason why the summaries since the parent cannot be used: the end of a sentence about them.
+    fn unusable(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
         let settings = &self.found.settings;
         if !parent.is_complete() {
             return Some("do not count: it has bad pages".into());
@@ -126,14 +132,14 @@ impl Server {
             return Some(format!("are of another timeline, {} and not {timeline}", parent.timeline));
         }
         // A standby that lags behind may begin before the parent has ended; what that copied may be newer.
-        (parent.stop_lsn > start).then(|| format!("are of no use: it ended behind {start}"))
+        (parent.stop_lsn > start).then(|| format!("do not help: it ended behind {start}"))
     }
 
-    /// Waits until the server has summarized the WAL between two positions; gives the summaries that cover it.
+    /// Waits until the server has summarized the WAL between two LSNs. Returns start and end of each summary.
     fn await_summaries(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Vec<(Lsn, Lsn)>> {
         let begun = Instant::now();
         let mut moved = (begun, Lsn(0));
-        let mut wait = POLL / 16;
+        let mut wait = MAX_POLL_INTERVAL / 16;
         loop {
             let ranges = self.available(timeline, from, to)?;
             let covered = covered(&ranges, from);
@@ -145,11 +151,11 @@ impl Server {
             if covered > moved.1 {
                 moved = (now, covered);
             }
-            if later || now - moved.0 > STILL || now - begun > LAG {
+            if later || now - moved.0 > STALL_TIMEOUT || now - begun > LAG_TIMEOUT {
                 return Err(Error::new(Kind::Hole, format!("are not complete: {covered} is missing")));
             }
             std::thread::sleep(wait);
-            wait = (wait * 2).min(POLL);
+            wait = (wait * 2).min(MAX_POLL_INTERVAL);
         }
     }
 
@@ -157,26 +163,30 @@ impl Server {
         let sql = "SELECT start_lsn, end_lsn FROM pg_available_wal_summaries() \
                    WHERE tli = $1 AND end_lsn > $2 AND start_lsn < $3 ORDER BY start_lsn, end_lsn";
         let timeline = i64::from(timeline.0);
-        let rows = self.session.query(sql, &[&timeline, &PgLsn::from(from.0), &PgLsn::from(to.0)], SOON)?;
+        let rows = self.session.query(
+            sql,
+            &[&timeline, &PgLsn::from(from.0), &PgLsn::from(to.0)],
+            STATEMENT_TIMEOUT,
+        )?;
         rows.iter().map(|row| Ok((lsn(row, 0)?, lsn(row, 1)?))).collect()
     }
 
-    /// Reads these summaries, put together by the server: it sends one row for each relation that changed, and of
-    /// how many blocks it tells 8 bytes for half a mebibyte.
+    /// Reads these summaries. The server combines them: it sends one row for each changed relation, with 8 bytes for each
+    /// span that changed.
     fn read_summaries(&self, timeline: TimelineId, ranges: &[(Lsn, Lsn)]) -> Result<Summaries> {
-        // Named one by one: one that is removed meanwhile is an error.
+        // One that is removed meanwhile is an error, since each is named.
         let sql = format!(
-            "WITH said AS MATERIALIZED (\
+            "WITH summary AS MATERIALIZED (\
                SELECT reltablespace AS t, reldatabase AS d, relfilenode AS r, relblocknumber AS b, is_limit_block AS l \
                FROM unnest($2::pg_lsn[], $3::pg_lsn[]) AS ranges (s, e), \
                LATERAL pg_wal_summary_contents($1, s, e) WHERE relforknumber = 0), \
-             piece AS MATERIALIZED (\
-               SELECT t, d, r, b / {PIECE} AS p, bit_or(1::int8 << (b / {GROUP} % 32)::int4) AS m \
-               FROM said WHERE NOT l GROUP BY 1, 2, 3, 4), \
-             many AS (SELECT count(*) > {MOST_PIECES} AS many FROM piece) \
+             span AS MATERIALIZED (\
+               SELECT t, d, r, b / {SPAN_PAGES} AS p, bit_or(1::int8 << (b / {GROUP_PAGES} % 32)::int4) AS m \
+               FROM summary WHERE NOT l GROUP BY 1, 2, 3, 4), \
+             many AS (SELECT count(*) > {MAX_SPANS} AS many FROM span) \
              SELECT t, d, r, NULL::int8, string_agg(int8send(p << 32 | m), ''::bytea ORDER BY p) \
-               FROM piece WHERE NOT (SELECT many FROM many) GROUP BY 1, 2, 3 \
-             UNION ALL SELECT t, d, r, min(b), NULL FROM said WHERE l AND NOT (SELECT many FROM many) GROUP BY 1, 2, 3 \
+               FROM span WHERE NOT (SELECT many FROM many) GROUP BY 1, 2, 3 \
+             UNION ALL SELECT t, d, r, min(b), NULL FROM summary WHERE l AND NOT (SELECT many FROM many) GROUP BY 1, 2, 3 \
              UNION ALL SELECT 0, 0, 0, NULL, NULL FROM many WHERE many"
         );
         let timeline = i64::from(timeline.0);
@@ -186,15 +196,15 @@ impl Server {
         let (starts, ends) = (bounds(|range| range.0), bounds(|range| range.1));
         let rows = self
             .session
-            .query(&sql, &[&timeline, &starts, &ends], Some(READING))
-            .doing(|| "cannot be read".to_owned())?;
-        let mut relations: HashMap<(Place, u32), Changed> = HashMap::new();
+            .query(&sql, &[&timeline, &starts, &ends], Some(READ_TIMEOUT))
+            .doing("cannot be read")?;
+        let mut relations: HashMap<(Place, u32), ChangedPages> = HashMap::new();
         let mut databases = HashSet::new();
         for row in &rows {
             let place = Place { tablespace: column(row, 0)?, database: column(row, 1)? };
             let node: u32 = column(row, 2)?;
             let limit = column::<Option<i64>>(row, 3)?;
-            let pieces = column::<Option<&[u8]>>(row, 4)?;
+            let spans = column::<Option<&[u8]>>(row, 4)?;
             if place.tablespace == 0 {
                 return Err(Error::new(Kind::Refused, "say that most of it changed"));
             }
@@ -203,20 +213,26 @@ impl Server {
                 continue;
             }
             let changed = relations.entry((place, node)).or_default();
-            changed.limit = limit.map(|limit| limit as u64).or(changed.limit);
-            let (pieces, _) = pieces.unwrap_or_default().as_chunks::<8>();
-            let piece = |bytes: &[u8; 8]| {
-                let number = u64::from_be_bytes(*bytes);
-                ((number >> 32) as u32, number as u32)
-            };
-            changed.pieces.extend(pieces.iter().map(piece));
+            // A row has either a limit or spans.
+            if let Some(limit) = limit {
+                changed.limit = Some(limit.cast_unsigned());
+            }
+            if let Some(spans) = spans {
+                changed.spans.extend(spans.as_chunks::<8>().0.iter().map(span));
+            }
         }
         let relations = relations.into_iter().map(|(key, changed)| (key, Arc::new(changed))).collect();
-        Ok(Summaries { relations, databases, untouched: Arc::default() })
+        Ok(Summaries { relations, databases, unchanged: Arc::default() })
     }
 }
 
-/// How far the summaries lead from a position without a hole.
+/// Number and mask of a span, which the server sends as one integer.
+fn span(bytes: &[u8; 8]) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = *bytes;
+    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+}
+
+/// The LSN up to which the summaries cover the WAL from `from` on without a gap.
 fn covered(ranges: &[(Lsn, Lsn)], from: Lsn) -> Lsn {
     let mut at = from;
     for (start, end) in ranges {

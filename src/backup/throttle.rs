@@ -1,18 +1,18 @@
-//! Lets bytes through no faster than was asked for.
+//! Limits the bytes that are read in a second.
 
 use crate::error::Result;
+use parking_lot::Mutex;
 use std::num::NonZeroU64;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long one wait is, before it is asked again whether there is still something to wait for.
-const SLICE: Duration = Duration::from_millis(500);
+/// Longest time between two calls of `check` during a wait.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Shared by all readers.
-pub struct Throttle {
-    /// Bytes a second; none: as fast as can be.
+/// The limit, shared by all threads that read.
+pub(super) struct Throttle {
+    /// Bytes a second; `None`: no limit.
     rate: Option<NonZeroU64>,
-    /// When the next bytes may come.
+    /// Time from which on the next bytes may be read.
     next: Mutex<Instant>,
 }
 
@@ -21,13 +21,13 @@ impl Throttle {
         Throttle { rate, next: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until these bytes may be read; `check` ends the wait when it fails.
+    /// Waits until these bytes may be read; an error of `check` ends the wait.
     pub fn pass(&self, bytes: usize, check: impl Fn() -> Result<()>) -> Result<()> {
         let Some(rate) = self.rate else {
             return Ok(());
         };
         let turn = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = self.next.lock();
             let turn = (*next).max(Instant::now());
             *next = turn + Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
             turn
@@ -37,7 +37,7 @@ impl Throttle {
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(SLICE));
+            std::thread::sleep(left.min(CHECK_INTERVAL));
             check()?;
         }
     }

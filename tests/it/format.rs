@@ -96,7 +96,7 @@ fn write_repository(root: &Path) {
     let bases = manifest::Bases::default();
     let manifest_of = |id| {
         let mut writer = manifest::Writer::new(&archive, id, &bases).expect("a manifest");
-        let pack_key = |_| format!("data/{ID}/pack/000001");
+        let pack_key = |_| Ok(format!("data/{ID}/pack/000001"));
         for path in ["", "base", "base/1", "global", "pg_wal", "pg_tblspc"] {
             let dir = Dir { path: StoredPath(path.into()), mode: 0o700, owner: owner.clone() };
             writer.entry(Entry::Dir(dir), pack_key).expect("a directory");

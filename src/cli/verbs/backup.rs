@@ -27,7 +27,7 @@ impl Finished<'_> {
         report["duration"] = self.duration.as_secs_f64().into();
         report["repository"] = self.repository.name().into();
         report["read_bytes"] = self.taken.read.into();
-        report["unpromised"] = json!(self.taken.surprises);
+        report["unpromised"] = json!(self.taken.unlogged);
         report
     }
 
@@ -50,7 +50,7 @@ impl Finished<'_> {
     /// Prints the blocks that are damaged or were changed without WAL, and returns the exit that follows from them.
     fn complain(&self) -> Exit {
         let bad = self.taken.record.damaged.iter().map(|file| (file, "has bad pages"));
-        let unpromised = self.taken.surprises.iter();
+        let unpromised = self.taken.unlogged.iter();
         let unpromised = unpromised
             .map(|file| (file, "was changed without WAL, in the blocks that begin with these pages"));
         let mut exit = Exit::Done;

@@ -111,7 +111,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Adds an entry. `pack_key` gives the key, relative to the archive, of each pack number in its extents.
-    pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> String) -> Result<()> {
+    pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> Result<String>) -> Result<()> {
         if let Entry::File(file) = &entry
             && let Some(base) = self.bases.next(&file.path)
         {
@@ -124,7 +124,7 @@ impl<'a> Writer<'a> {
             let mut left = file.size;
             for extent in &mut file.at {
                 let bytes = extent.take_bytes(file.block, &mut left);
-                extent.pack = self.pack(pack_key(extent.pack), bytes)?;
+                extent.pack = self.pack(pack_key(extent.pack)?, bytes)?;
             }
         }
         self.totals.count(&entry);

@@ -103,7 +103,7 @@ fn what_a_killed_backup_has_stored_is_not_stored_again() {
     std::fs::write(&changed, &bytes).expect("change a file");
     std::fs::File::open(&changed).and_then(|file| file.set_modified(before)).expect("set its time");
     let outcome = live.backing_up().go().ok();
-    assert!(outcome.stderr.contains("never came to its end"), "{outcome}");
+    assert!(outcome.stderr.contains("which did not finish"), "{outcome}");
     let id = live::text(&live::json(&outcome), "id");
     let added = stored_packs(&live) - left;
     assert!(added < 24_000 * 4000 - left / 2, "{added} bytes were added to {left}");

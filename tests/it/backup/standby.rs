@@ -237,7 +237,7 @@ fn a_standby_that_goes_over_to_another_primary_fails_its_backup_and_the_next_one
     second.await_sql("select min_recovery_end_timeline from pg_control_recovery()", "2");
     run::signal(slow.child.id(), "CONT");
     let outcome = slow.finish().is(1).told();
-    assert!(outcome.stderr.contains("went over from timeline 1 to 2"), "{outcome}");
+    assert!(outcome.stderr.contains("changed from timeline 1 to 2"), "{outcome}");
     assert_eq!(live::records(archive.root()), Vec::<String>::new());
     let archive = Archive::build(second.data()).connection(second.connection());
     let archive = archive.primary(pair.standby.connection()).root(pair.live.archive.root()).unregistered();

@@ -1,0 +1,113 @@
+//! Connects to the server that is backed up: looks for a pooler, checks the grants, reads the settings, and decides
+//! between a primary and a standby.
+
+use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
+use super::source::{Server, ServerFacts};
+use super::{pooler, standby};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::client::{KeepAlive, Options, Session, column};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::segment::{SegmentSize, TimelineId};
+use crate::repo::Lineage;
+use crate::repo::record::{Database, Settings};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Interval of the statement that notices a lost session while files are read.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+impl Server {
+    /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the primary of a standby
+    /// and is used for nothing else.
+    pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<Server> {
+        let options = Options {
+            keep_alive: KeepAlive { every: KEEP_ALIVE_INTERVAL, ..KeepAlive::default() },
+            ..Options::default()
+        };
+        let session = Session::connect(info, &options)?;
+        pooler::check(&session, info, &options)?;
+        check_grants(&session, &SERVER_GRANTS)?;
+        let found = read_facts(&session).doing("read the settings of the server")?;
+        if !found.in_recovery {
+            return Ok(Server { session, primary: None, found });
+        }
+        let session = Session::connect(info, &standby::watching(&options))?;
+        pooler::check_process(&session)?;
+        let system = found.lineage.system_identifier;
+        let primary = primary.map(|info| standby::connect_primary(info, &options, system)).transpose()?;
+        Ok(Server { session, primary, found })
+    }
+}
+
+/// All settings of the server, by name.
+struct ServerSettings(HashMap<String, String>);
+
+impl ServerSettings {
+    fn read(session: &Session) -> Result<ServerSettings> {
+        let sql = "SELECT name, coalesce(setting, '') FROM pg_settings";
+        let rows = session.query(sql, &[], STATEMENT_TIMEOUT)?;
+        let setting = |row| Ok((column(row, 0)?, column(row, 1)?));
+        rows.iter().map(setting).collect::<Result<_>>().map(ServerSettings)
+    }
+
+    fn text(&self, name: &str) -> Result<String> {
+        let missing = || Error::new(Kind::Failed, format!("pg_settings has no setting {name}"));
+        self.0.get(name).cloned().ok_or_else(missing)
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
+        let text = self.text(name)?;
+        let invalid = |_| {
+            Error::new(
+                Kind::Failed,
+                format!("the setting {name} of the server, {text}, is not a valid number"),
+            )
+        };
+        text.parse().map_err(invalid)
+    }
+
+    fn is_on(&self, name: &str) -> Result<bool> {
+        Ok(self.text(name)? == "on")
+    }
+}
+
+fn read_facts(session: &Session) -> Result<ServerFacts> {
+    let settings = ServerSettings::read(session)?;
+    // The timeline on which WAL is written now; the control file has it only after the next checkpoint.
+    let sql = "SELECT system_identifier, pg_is_in_recovery(), \
+               CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+               ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, \
+               (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
+    let row = session.query_one(sql, &[], STATEMENT_TIMEOUT)?;
+    let databases =
+        session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[], STATEMENT_TIMEOUT)?;
+    let database = |row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? });
+    Ok(ServerFacts {
+        lineage: Lineage {
+            // SQL has only signed integers; the identifier is the same 64 bits.
+            system_identifier: column::<i64>(&row, 0)?.cast_unsigned(),
+            major: session.server_version_num() / 10_000,
+        },
+        version: settings.text("server_version")?,
+        segment_size: SegmentSize::try_from(settings.number::<u64>("wal_segment_size")?)?,
+        timeline: TimelineId(column::<i32>(&row, 2)?.cast_unsigned()),
+        settings: Settings {
+            time_zone: column(&row, 3)?,
+            block_size: settings.number("block_size")?,
+            data_checksums: settings.is_on("data_checksums")?,
+            data_directory: settings.text("data_directory")?,
+            config_file: settings.text("config_file")?,
+            from_standby: column(&row, 1)?,
+        },
+        databases: databases.iter().map(database).collect::<Result<_>>()?,
+        hba_file: settings.text("hba_file")?,
+        ident_file: settings.text("ident_file")?,
+        wal_level: settings.text("wal_level")?,
+        archive_mode: settings.text("archive_mode")?,
+        archive_command: settings.text("archive_command")?,
+        archive_library: settings.text("archive_library")?,
+        in_recovery: column(&row, 1)?,
+        summarizes: settings.0.get("summarize_wal").is_some_and(|value| value == "on"),
+        logs_hints: settings.is_on("data_checksums")? || settings.is_on("wal_log_hints")?,
+    })
+}

@@ -1,0 +1,305 @@
+//! Third phase of a backup: reads everything between the start and the stop, which happens here. The stages and the way
+//! of a file through them are in `pipeline.rs`.
+
+use super::compress::FrameEncoder;
+use super::failure::{FirstError, cancelled};
+use super::frame::{FramePool, RawFrame};
+use super::options::Options;
+use super::pack::{self, OpenPack, Outbox, PackItem, Packed, Packer};
+use super::pages::{BadPages, UnloggedChanges};
+use super::pipeline::{FileReader, Handover, Shared};
+use super::queue::{FileQueue, KnownPart};
+use super::scan::{DataScan, FoundFile, OwnerNames, ScanSink};
+use super::source::{Server, StopPoint};
+use super::start::Started;
+use super::summaries::Summaries;
+use super::tablespaces::Tablespaces;
+use super::throttle::Throttle;
+use crate::error::{Doing, Error, Result};
+use crate::fs::aligned::Aligned;
+use crate::pg::control::Control;
+use crate::pg::page::PAGE_SIZE;
+use crate::progress::{self, in_span};
+use crate::repo::entry::{Entry, StoredPath};
+use crate::repo::record::TablespaceSize;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+use tracing::{Span, info_span};
+
+/// A backup whose packs and manifest are in the repository, and which the server has stopped.
+pub(super) struct Copied<'a> {
+    pub started: Started<'a>,
+    pub packed: Packed,
+    pub stopped: StopPoint,
+    pub tablespaces: Vec<TablespaceSize>,
+    /// Bytes of files that were read.
+    pub read: u64,
+    pub bad: BadPages,
+    /// `None` when the WAL summaries were not tested.
+    pub unlogged: Option<UnloggedChanges>,
+}
+
+/// Copies everything, and stops the backup on the server.
+pub(super) fn copy(mut started: Started<'_>) -> Result<Copied<'_>> {
+    let _span = info_span!("copy").entered();
+    progress::step("copying");
+    let summaries = started.summaries.take();
+    let prepared = &started.prepared;
+    let (options, server) = (prepared.options, prepared.server);
+    let found = &server.found;
+    let bad = BadPages::default();
+    // Without `wal_log_hints` or checksums a hint bit may change a page without WAL, which would be reported here.
+    let reads_all = options.full || options.rehash;
+    let unlogged = (reads_all && found.logs_hints).then(|| UnloggedChanges::new(started.point.lsn));
+    let failure = FirstError::default();
+    let check = || {
+        if failure.is_set() {
+            return Err(cancelled());
+        }
+        prepared.announced.check()?;
+        server.check()
+    };
+    let shared = Shared {
+        pool: FramePool::default(),
+        owners: OwnerNames::default(),
+        numbers: AtomicU64::new(0),
+        progress: &options.progress,
+        read: AtomicU64::new(0),
+        throttle: Throttle::new(options.rate),
+        check: &check,
+        verify_pages: options.verify_pages
+            && found.settings.data_checksums
+            && found.settings.block_size as usize == PAGE_SIZE,
+        trusts_summaries: !reads_all,
+    };
+    let encoder = || FrameEncoder::new(&bad, unlogged.as_ref(), options.compression);
+    let copier = Copier { started: &started, shared: &shared, failure: &failure, encoder: &encoder };
+    let (packed, (stopped, tablespaces)) = copier.run(summaries)?;
+    let read = shared.read.load(Ordering::Relaxed);
+    Ok(Copied { packed, stopped, tablespaces, read, bad, unlogged, started })
+}
+
+type Channel<T> = (Sender<T>, Receiver<T>);
+
+/// The channels between the stages.
+struct Stages {
+    /// Files of the scan, by number. Many, so that the total of the progress is known early.
+    found: Channel<(u64, FoundFile)>,
+    /// Parts of the parent's manifest. None waits in the channel: one is read while another is merged.
+    parts: Channel<KnownPart>,
+    /// Frames for idle readers. None waits: a frame is sent only when a reader receives.
+    frames: Channel<RawFrame>,
+    /// Batches for the packer, two for each job.
+    items: Channel<Vec<PackItem>>,
+    /// Full packs. None waits: the packer fills the next pack while one is stored, and then waits itself.
+    packs: Channel<OpenPack>,
+    /// Memory of stored packs, of which there are two.
+    spare: Channel<Aligned>,
+}
+
+impl Stages {
+    const FOUND_CAPACITY: usize = 100_000;
+
+    fn new(jobs: usize) -> Stages {
+        Stages {
+            found: bounded(Stages::FOUND_CAPACITY),
+            parts: bounded(0),
+            frames: bounded(0),
+            items: bounded(2 * jobs),
+            packs: bounded(0),
+            spare: unbounded(),
+        }
+    }
+}
+
+/// Result of the thread that scans: the end of the backup, and the tablespaces that were found.
+type Scanned = (StopPoint, Vec<TablespaceSize>);
+
+/// The threads of a backup.
+struct Copier<'a> {
+    started: &'a Started<'a>,
+    shared: &'a Shared<'a>,
+    failure: &'a FirstError,
+    encoder: &'a (dyn Fn() -> Result<FrameEncoder<'a>> + 'a),
+}
+
+impl<'a> Copier<'a> {
+    fn options(&self) -> &'a Options {
+        self.started.prepared.options
+    }
+
+    fn server(&self) -> &'a Server {
+        self.started.prepared.server
+    }
+
+    /// Runs all stages. Each thread owns the channel end that it receives from, and notes its error before that end is
+    /// dropped: so the first error noted is the cause of the others.
+    fn run(&self, summaries: Option<Summaries>) -> Result<(Packed, Scanned)> {
+        let (failure, id) = (self.failure, self.started.id.as_str());
+        let (archive, earlier) = (&self.started.prepared.archive, &self.started.prepared.earlier);
+        let jobs = self.options().jobs.get();
+        let Stages { found, parts, frames, items, packs, spare } = Stages::new(jobs);
+        let queue = Arc::new(FileQueue::new(found.1, parts.1, summaries));
+        let reader = |handover| {
+            let outbox = Outbox::new(items.0.clone());
+            Ok(FileReader::new(self.shared, (self.encoder)()?, outbox, handover))
+        };
+        let handover = || Handover { give: frames.0.clone(), take: frames.1.clone() };
+        // One more than the jobs: one may wait for the disk.
+        let readers = (0..=jobs).map(|_| reader(Some(handover()))).collect::<Result<Vec<_>>>()?;
+        let last = reader(None)?;
+        drop(frames);
+        let sink = FoundSink {
+            outbox: Outbox::new(items.0),
+            files: found.0,
+            shared: self.shared,
+            tablespaces: Vec::new(),
+        };
+
+        std::thread::scope(|scope| {
+            let storing = scope.spawn(in_span(info_span!("store"), move || {
+                failure.note(pack::store(archive, id, &packs.1, &spare.0))
+            }));
+            let packing = scope.spawn(in_span(info_span!("pack"), move || {
+                let packer = Packer::new(archive, id, earlier, packs.0, spare.1);
+                failure.note(packer.and_then(|packer| packer.run(&items.1)))
+            }));
+            scope.spawn(in_span(Span::current(), move || failure.note(earlier.read(archive, &parts.0))));
+            let mut reading = Vec::with_capacity(readers.len());
+            for reader in readers {
+                let queue = Arc::clone(&queue);
+                reading.push(scope.spawn(in_span(Span::current(), move || failure.note(reader.run(&queue)))));
+            }
+            drop(queue);
+            let scanned = failure.note(self.scan(sink, reading, last));
+            let packed = packing.join().ok().flatten();
+            // The last pack may still be being stored when the packer is done.
+            let stored = storing.join().ok().flatten();
+            match (failure.take(), scanned, packed, stored) {
+                (Some(error), ..) => Err(error),
+                (None, Some(scanned), Some(packed), Some(())) => Ok((packed, scanned)),
+                _ => Err(Error::defect("a thread of the backup panicked")),
+            }
+        })
+    }
+
+    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to be read last.
+    fn scan(
+        &self,
+        mut sink: FoundSink<'_>,
+        reading: Vec<ScopedJoinHandle<'_, Option<()>>>,
+        mut last: FileReader<'_>,
+    ) -> Result<Scanned> {
+        let (options, server) = (self.options(), self.server());
+        let version = version_directory(&options.pgdata, server.found.lineage.major)?;
+        let known = Tablespaces::read(server, &options.pgdata, &version)?;
+        DataScan::new(&options.pgdata, version, &options.foreign, &self.shared.owners).run(&mut sink)?;
+        let tablespaces = sink.close();
+        for reader in reading {
+            match reader.join() {
+                Ok(Some(())) => {}
+                Ok(None) => return Err(cancelled()),
+                Err(_) => return Err(Error::defect("a thread that reads files panicked")),
+            }
+        }
+        known.check(server)?;
+        let stopped = self.stop(&mut last)?;
+        last.end()?;
+        Ok((stopped, tablespaces))
+    }
+
+    /// Adds the configuration files from outside of the data directory and, last of all, the control file. Then stops the
+    /// backup, and adds the files that the server sends.
+    fn stop(&self, reader: &mut FileReader<'_>) -> Result<StopPoint> {
+        self.add_configuration(reader)?;
+        let pgdata = &self.options().pgdata;
+        let path = pgdata.join("global/pg_control");
+        let control = Control::read(pgdata)?;
+        let meta = path.metadata().doing(|| format!("look at {}", path.display()))?;
+        // The files that the server sends get owner and mode of the control file.
+        let like = |name: &str| FoundFile::new(StoredPath(name.into()), path.clone(), &meta);
+        reader.add_bytes(like("global/pg_control"), control.bytes(), false)?;
+        let stopped = self.server().stop()?;
+        reader.add_bytes(like("backup_label"), &stopped.label, false)?;
+        if let Some(map) = &stopped.tablespace_map {
+            reader.add_bytes(like("tablespace_map"), map, false)?;
+        }
+        Ok(stopped)
+    }
+
+    fn add_configuration(&self, reader: &mut FileReader<'_>) -> Result<()> {
+        let pgdata = &self.options().pgdata;
+        let inside = std::fs::canonicalize(pgdata).doing(|| format!("look at {}", pgdata.display()))?;
+        let is_outside = |path: &Path| !path.starts_with(&inside) && !path.starts_with(pgdata);
+        let (files, unknown) = self.server().configuration_files();
+        if let Some(unknown) = &unknown
+            && is_outside(Path::new(&self.server().found.settings.config_file))
+        {
+            progress::warn(unknown);
+        }
+        for file in files {
+            let path = Path::new(&file);
+            if !is_outside(path) {
+                continue;
+            }
+            match std::fs::read(path).and_then(|bytes| Ok((bytes, path.metadata()?))) {
+                Ok((bytes, meta)) => {
+                    let stored = StoredPath(path.as_os_str().as_bytes().to_vec());
+                    reader.add_bytes(FoundFile::new(stored, path.to_owned(), &meta), &bytes, true)?;
+                }
+                Err(e) => progress::warn(&Error::from_io(
+                    format!("read the configuration file {file}, which is left out"),
+                    e,
+                )),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes what the scan finds to the readers and the packer.
+struct FoundSink<'a> {
+    outbox: Outbox,
+    files: Sender<(u64, FoundFile)>,
+    shared: &'a Shared<'a>,
+    tablespaces: Vec<TablespaceSize>,
+}
+
+impl FoundSink<'_> {
+    /// Closes the queue of files: readers end when it is empty.
+    fn close(self) -> Vec<TablespaceSize> {
+        self.tablespaces
+    }
+}
+
+impl ScanSink for FoundSink<'_> {
+    fn entry(&mut self, entry: Entry) -> Result<()> {
+        if let Entry::Tablespace(tablespace) = &entry {
+            self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
+        }
+        // Before the files in it.
+        self.outbox.send(PackItem::Entry(entry))
+    }
+
+    fn file(&mut self, found: FoundFile) -> Result<()> {
+        self.shared.progress.add_total(found.size);
+        // The scan walks through one tablespace after the other.
+        if found.path.0.starts_with(b"pg_tblspc/")
+            && let Some(tablespace) = self.tablespaces.last_mut()
+        {
+            tablespace.size += found.size;
+        }
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
+        self.files.send((number, found)).map_err(|_| cancelled())
+    }
+}
+
+/// The directory of this server in the location of a tablespace: `PG_17_202406281`.
+fn version_directory(pgdata: &Path, major: u32) -> Result<String> {
+    let control = Control::read(pgdata)?;
+    Ok(format!("PG_{major}_{}", control.catalog_version()))
+}

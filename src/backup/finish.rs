@@ -1,0 +1,116 @@
+//! Last phase of a backup: waits for its WAL, checks that everything it needs is in the repository, and writes the record.
+//! Until then the backup is not listed.
+
+use super::copy::Copied;
+use super::earlier::check_stored;
+use super::options::{Options, Taken};
+use super::pages::UnloggedChanges;
+use super::prepare::{Prepared, check_history};
+use super::source::Server;
+use super::start::Started;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::label::Label;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{SegmentName, WalName};
+use crate::progress;
+use crate::repo::Archive;
+use crate::repo::manifest::Use;
+use crate::repo::record::{Record, State, WalRange};
+use std::time::Instant;
+use tracing::info_span;
+
+/// Awaits the WAL of a backup and writes its record.
+pub(super) fn finish(copied: Copied<'_>) -> Result<Taken> {
+    let Copied { started, packed, stopped, tablespaces, read, bad, unlogged } = copied;
+    let Started { prepared, point, id, .. } = started;
+    let Prepared { options, server, announced, archive, earlier, .. } = &prepared;
+    let label = Label::parse(&stopped.label)?;
+    server.check_timeline(label.timeline)?;
+
+    progress::step("waiting for the last segment to arrive in the repository");
+    let wal = wal_range(server, &label, stopped.lsn);
+    await_wal(options, server, archive, wal)?;
+    check_history(archive, label.timeline)?;
+    check_stored(archive, &packed.manifest)?;
+
+    let manifest = packed.manifest;
+    let shares_packs = manifest.packs.iter().any(|(storer, _)| storer != id);
+    let shared: u64 = manifest.uses.iter().map(Use::share).sum();
+    let damaged = bad.into_files(label.start, stopped.lsn);
+    let found = &server.found;
+    let record = Record {
+        id,
+        state: if damaged.is_empty() { State::Complete } else { State::Damaged },
+        start_time: point.time,
+        stop_time: stopped.time,
+        start_lsn: label.start,
+        stop_lsn: stopped.lsn,
+        timeline: label.timeline,
+        system_identifier: found.lineage.system_identifier,
+        pg_version: found.version.clone(),
+        size: manifest.totals.bytes,
+        stored: shared + manifest.stored,
+        new_bytes: packed.new_bytes,
+        files: manifest.totals.files,
+        labels: options.labels.clone(),
+        parent: earlier.parent.as_ref().filter(|_| shares_packs).map(|parent| parent.id.clone()),
+        manifest: manifest.parts,
+        packs: Some(manifest.packs),
+        segment_size: found.segment_size,
+        wal,
+        settings: found.settings.clone(),
+        tablespaces,
+        databases: found.databases.clone(),
+        damaged,
+    };
+    announced.check()?;
+    archive.put_record(&record)?;
+    // Without a test of the WAL summaries there is nothing to report.
+    let unlogged = unlogged.map_or_else(Vec::new, UnloggedChanges::into_files);
+    Ok(Taken { record, read, unlogged })
+}
+
+/// The segments that make the backup consistent.
+///
+/// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore` in
+/// `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. Behind that of a standby, which
+/// may be the end of a segment, it is the first record of the next one.
+fn wal_range(server: &Server, label: &Label, stop: Lsn) -> WalRange {
+    let (timeline, size) = (label.timeline, server.found.segment_size);
+    let last = if server.found.in_recovery { SegmentName::containing } else { SegmentName::ending_at };
+    WalRange { first: SegmentName::containing(timeline, label.start, size), last: last(timeline, stop, size) }
+}
+
+/// Waits for every segment of the backup, and reads each to its end.
+fn await_wal(options: &Options, server: &Server, archive: &Archive, wal: WalRange) -> Result<()> {
+    let _span = info_span!("await_wal").entered();
+    if server.found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
+        if server.can_switch() {
+            server.switch_segment()?;
+        } else {
+            tracing::info!(
+                "waiting until the primary has completed and archived {}: `primary` is not set, so walkeep cannot \
+                 end the segment",
+                wal.last
+            );
+        }
+    }
+    let begun = Instant::now();
+    let mut name = wal.first;
+    while name <= wal.last {
+        let left = options.archive_timeout.saturating_sub(begun.elapsed());
+        server.await_segment(&options.pgdata, archive, name, left)?;
+        verify_segment(archive, name)?;
+        name = name.next(server.found.segment_size);
+    }
+    Ok(())
+}
+
+/// Reads an archived segment to its end: the server does not keep it for long.
+fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
+    let doing = || format!("verify {name} in the repository");
+    let stored = archive
+        .get_wal(WalName::Segment(name))?
+        .ok_or_else(|| Error::new(Kind::Hole, "it was removed").doing(doing()))?;
+    stored.read(|_, _| Ok(())).doing(doing).map(|_| ())
+}

@@ -1,0 +1,94 @@
+//! First phase of a backup: everything that has to hold before the server starts it. From the announcement on, a prune
+//! of any host keeps what the backup needs.
+
+use super::earlier::Earlier;
+use super::options::Options;
+use super::source::Server;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::control::Control;
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{TimelineId, WalName};
+use crate::progress;
+use crate::repo::active::{Announcement, Heartbeat, Operation};
+use crate::repo::lock::Lock;
+use crate::repo::{Archive, Repository};
+use std::time::Duration;
+
+/// Time limit for the first segment to be archived: longer than the archiver takes to retry.
+const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A backup that is announced, of a cluster whose WAL arrives.
+pub(super) struct Prepared<'a> {
+    pub options: &'a Options,
+    pub server: &'a Server,
+    pub announced: Announcement,
+    pub archive: Archive,
+    pub earlier: Earlier,
+    /// Of the data directory; released last.
+    _lock: Lock,
+}
+
+/// Locks the data directory, checks that the server is the right one, announces the backup, chooses the earlier backups,
+/// and waits for a first segment.
+pub(super) fn prepare<'a>(
+    options: &'a Options,
+    server: &'a Server,
+    repository: &Repository,
+) -> Result<Prepared<'a>> {
+    let lock = Lock::wait_for(&options.pgdata, options.wait).doing("lock the data directory")?;
+    server.check_runs_on(&options.pgdata)?;
+    check_settings(server)?;
+    let archive = repository.open(server.found.lineage)?;
+    let announced = Announcement::begin(&archive, Heartbeat::new(Operation::Backup), &options.random)
+        .doing("announce the backup")?;
+    repository.clean(options.garbage_before)?;
+    check_history(&archive, server.found.timeline)?;
+    // A full backup compares with its parent only to test the WAL summaries.
+    let mut earlier = if options.full && !uses_summaries(options, server) {
+        Earlier::default()
+    } else {
+        Earlier::choose(&archive, &announced)?
+    };
+    if options.full {
+        earlier.forbid_reuse();
+    }
+    let wal_from = first_wal(options, server, &archive)?;
+    announced.update(|heartbeat| heartbeat.wal_from = Some(wal_from))?;
+    Ok(Prepared { options, server, announced, archive, earlier, _lock: lock })
+}
+
+/// Whether the WAL summaries of the server are used.
+pub(super) fn uses_summaries(options: &Options, server: &Server) -> bool {
+    options.wal_summaries && server.found.summarizes
+}
+
+fn check_settings(server: &Server) -> Result<()> {
+    match server.archiving_problems().into_iter().next() {
+        Some(problem) => Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server")),
+        None => Ok(()),
+    }
+}
+
+/// Returns the earliest LSN at which the backup may begin. Where a segment can be ended, first proves that WAL arrives.
+fn first_wal(options: &Options, server: &Server, archive: &Archive) -> Result<Lsn> {
+    if server.can_switch() {
+        progress::step("waiting for a first segment to arrive in the repository");
+        let probe = server.switch_segment()?;
+        let timeout = FIRST_SEGMENT_TIMEOUT.min(options.archive_timeout);
+        server.await_segment(&options.pgdata, archive, probe, timeout)?;
+        if !server.found.in_recovery {
+            return Ok(probe.start(server.found.segment_size));
+        }
+    }
+    Ok(Control::read(&options.pgdata)?.redo())
+}
+
+/// Refuses a timeline above 1 whose history file is not archived: nothing could be recovered on it.
+pub(super) fn check_history(archive: &Archive, timeline: TimelineId) -> Result<()> {
+    let name = WalName::History(timeline);
+    if timeline == TimelineId(1) || archive.has_wal(name)? {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, format!("{name} is not in the repository"))
+        .hint(format!("in the data directory run `walpush pg_wal/{name}`")))
+}

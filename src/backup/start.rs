@@ -1,0 +1,45 @@
+//! Second phase of a backup: the server has started it, so the files may be read.
+
+use super::prepare::{Prepared, uses_summaries};
+use super::source::{StartPoint, check_checkpoint};
+use super::summaries::Summaries;
+use crate::error::Result;
+use crate::progress;
+use tracing::{Span, info_span};
+
+/// A backup that the server has started.
+pub(super) struct Started<'a> {
+    pub prepared: Prepared<'a>,
+    pub point: StartPoint,
+    /// `20261121T081459Z-` and the random digits.
+    pub id: String,
+    /// Changes since the parent's start; `None` when they are not known.
+    pub summaries: Option<Summaries>,
+}
+
+/// Starts the backup, and reads the WAL summaries since the start of the parent.
+pub(super) fn start(mut prepared: Prepared<'_>) -> Result<Started<'_>> {
+    let (options, server) = (prepared.options, prepared.server);
+    progress::step("waiting for the checkpoint");
+    if !options.fast {
+        tracing::info!(
+            "waiting for the checkpoint, which is spread: this takes minutes, `--checkpoint fast` does not",
+        );
+    }
+    let point = info_span!("checkpoint").in_scope(|| server.start("walkeep", options.fast))?;
+    check_checkpoint(&options.pgdata, point.lsn)?;
+    let id = format!("{}-{}", point.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
+    Span::current().record("id", id.as_str());
+    prepared.announced.update(|heartbeat| heartbeat.backup = Some(id.clone()))?;
+    let summaries = match prepared.earlier.parent.as_ref().filter(|_| uses_summaries(options, server)) {
+        Some(parent) => {
+            progress::step("reading which blocks changed from the WAL summaries");
+            server.summaries(parent, server.found.timeline, point.lsn)?
+        }
+        None => None,
+    };
+    if summaries.is_some() {
+        prepared.earlier.forget_unfinished();
+    }
+    Ok(Started { prepared, point, id, summaries })
+}
