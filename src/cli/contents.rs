@@ -70,7 +70,8 @@ impl Contents {
         })
     }
 
-    /// Returns how far the WAL of a backup leads, along the newest timeline that the backup leads to.
+    /// Returns how far the WAL of a backup leads, along the newest timeline that the backup leads
+    /// to.
     pub fn reach(&self, record: &Record) -> Option<Reach> {
         let wal = self.wal.as_ref()?;
         let newest = wal.history(wal.inventory.newest_from(record.timeline));

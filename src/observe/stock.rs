@@ -1,5 +1,5 @@
-//! The state of a repository as `status` and `metrics` report it: listed once, without reading packs, and with the few
-//! segments of WAL that say where the windows end.
+//! The state of a repository as `status` and `metrics` report it: listed once, without reading
+//! packs, and with the few segments of WAL that say where the windows end.
 
 use super::facts::{Backup, Drilled, Server, Stock};
 use crate::error::{Error, Kind, Result};
@@ -106,13 +106,14 @@ impl Growth {
     }
 }
 
-/// Compares a repository with the server, which was asked before the repository was listed: what it counted as
-/// archived has to be there.
+/// Compares a repository with the server, which was asked before the repository was listed: what it
+/// counted as archived has to be there.
 pub(super) fn compare(stock: &mut Stock, server: &Server) {
     let size = server.segment_size.and_then(|size| SegmentSize::try_from(size).ok());
     let newest = stock.newest.map(|(name, _)| name);
     if let (Some(size), Some(current)) = (size, server.current) {
-        // Without a segment of its own everything that the server has finished is missing, as far back as it knows.
+        // Without a segment of its own everything that the server has finished is missing, as far
+        // back as it knows.
         let there = newest.filter(|newest| newest.timeline <= current.timeline);
         stock.behind = there.map(|there| current.number(size).saturating_sub(there.number(size) + 1));
     }

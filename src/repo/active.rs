@@ -1,12 +1,13 @@
-//! Announcements: each operation puts one into the repository and renews it, so that a prune on another host spares what
-//! the operation needs.
+//! Announcements: each operation puts one into the repository and renews it, so that a prune on
+//! another host spares what the operation needs.
 //!
-//! An operation announces first and reads the other announcements then. What was put is listed at once; so of two
-//! operations that announce at one moment at least one sees the other. `FORMAT.md` has the rest of the argument.
+//! An operation announces first and reads the other announcements then. What was put is listed at
+//! once; so of two operations that announce at one moment at least one sees the other. `FORMAT.md`
+//! has the rest of the argument.
 //!
-//! No clock of another host is trusted. The kernel knows whether a process of this host and this boot still runs. The
-//! process of an other announcement counts as ended only when two signs agree: its age by the clock of the store, and
-//! that it does not change while it is watched.
+//! No clock of another host is trusted. The kernel knows whether a process of this host and this
+//! boot still runs. The process of another announcement counts as ended only when two signs agree:
+//! its age by the clock of the store, and that it does not change while it is watched.
 
 use super::name::ObjectName;
 use super::process::{Process, host};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often an operation renews its announcement.
+/// Interval at which an operation renews its announcement.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Duration after which an operation fails when it could not renew its announcement.
@@ -31,7 +32,8 @@ const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 /// Age below which an announcement is never stale.
 const FRESH: Duration = Duration::from_secs(3600);
 
-// An operation fails long before another host may consider it stale, and one that is watched renews itself meanwhile.
+// An operation fails long before another host may consider it stale, and one that is watched renews
+// itself meanwhile.
 const _: () = assert!(2 * MAX_SILENCE.as_secs() <= FRESH.as_secs());
 const _: () = assert!(4 * HEARTBEAT_INTERVAL.as_secs() <= MAX_SILENCE.as_secs());
 
@@ -40,7 +42,8 @@ const _: () = assert!(4 * HEARTBEAT_INTERVAL.as_secs() <= MAX_SILENCE.as_secs())
 pub struct Staleness {
     /// Age by the clock of the store below which an announcement is never stale.
     pub fresh: Duration,
-    /// Duration for which an older one is watched, by a monotonic clock. It is stale when it does not change.
+    /// Duration for which an older one is watched, by a monotonic clock. It is stale when it does
+    /// not change.
     pub watch: Duration,
     /// Duration for which a finished restore keeps its WAL, since recovery still reads it.
     pub lease: Duration,
@@ -146,8 +149,8 @@ impl Announced {
         process.and_then(Process::is_over) == Some(true)
     }
 
-    /// Returns true when the operation may be about to remove this backup. A process of this host that has ended is
-    /// not; a process of another host may just be suspended.
+    /// Returns true when the operation may be about to remove this backup. A process of this host
+    /// that has ended is not; a process of another host may just be suspended.
     pub fn is_removing(&self, id: &str) -> bool {
         let removing = self.heartbeat.as_ref().map(|heartbeat| &heartbeat.removing);
         removing.is_some_and(|removing| removing.iter().any(|other| other == id)) && !self.has_ended()
@@ -159,7 +162,8 @@ impl Announced {
             && !self.has_ended()
     }
 
-    /// Returns the state of the operation. `now`: the store's time of something that was stored just now.
+    /// Returns the state of the operation. `now`: the store's time of something that was stored
+    /// just now.
     pub fn liveness(&self, now: jiff::Timestamp, staleness: &Staleness) -> Liveness {
         let age = now.duration_since(self.at).unsigned_abs();
         if self.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.left) {
@@ -224,8 +228,9 @@ impl Archive {
         Ok(still.into_iter().map(|announced| announced.name.clone()).collect())
     }
 
-    /// Removes the announcement of an operation that has ended or is stale. A backup that may still run is fenced first,
-    /// so that it can no longer be recorded. Returns false when it was recorded meanwhile.
+    /// Removes the announcement of an operation that has ended or is stale. A backup that may still
+    /// run is fenced first, so that it can no longer be recorded. Returns false when it was
+    /// recorded meanwhile.
     pub fn remove_stale(&self, announced: &Announced, liveness: Liveness) -> Result<bool> {
         let backup = announced.heartbeat.as_ref().and_then(|heartbeat| heartbeat.backup.as_deref());
         let is_fenced = match (liveness, backup) {
@@ -237,7 +242,8 @@ impl Archive {
     }
 }
 
-/// The announcement of this process's operation: renewed by a thread, and removed when this is dropped.
+/// The announcement of this process's operation: renewed by a thread, and removed when this is
+/// dropped.
 #[must_use = "the operation is announced only while this value exists"]
 pub struct Announcement {
     shared: Arc<Shared>,
@@ -312,7 +318,8 @@ impl Announcement {
         self.shared.archive.stored_at(&self.shared.object)?.ok_or_else(removed)
     }
 
-    /// Checks in the repository that the announcement still exists: to be called right before an irreversible step.
+    /// Checks in the repository that the announcement still exists: to be called right before an
+    /// irreversible step.
     pub fn confirm(&self) -> Result<()> {
         if self.shared.archive.stored_at(&self.shared.object)?.is_none() {
             self.shared.state.lock().is_removed = true;
@@ -324,8 +331,8 @@ impl Announcement {
     ///
     /// # Errors
     ///
-    /// [`Kind::Refused`] when another process removed the announcement, [`Kind::Unavailable`] when it could not be
-    /// renewed for long.
+    /// [`Kind::Refused`] when another process removed the announcement, [`Kind::Unavailable`] when
+    /// it could not be renewed for long.
     pub fn check(&self) -> Result<()> {
         let state = self.shared.state.lock();
         if state.is_removed {
@@ -341,7 +348,8 @@ impl Announcement {
         Ok(())
     }
 
-    /// Ends the operation and keeps the announcement for its lease: the backup was read, its WAL is still needed.
+    /// Ends the operation and keeps the announcement for its lease: the backup was read, its WAL is
+    /// still needed.
     pub fn leave(mut self) -> Result<()> {
         self.stop();
         self.update(|heartbeat| {

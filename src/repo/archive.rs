@@ -1,7 +1,9 @@
-//! The part of a repository that belongs to one cluster under one system identifier and major version: access to its
-//! objects by name. An [`Archive`] exists only after the identity of the repository has been checked.
+//! The part of a repository that belongs to one cluster under one system identifier and major
+//! version: access to its objects by name. An [`Archive`] exists only after the identity of the
+//! repository has been checked.
 //!
-//! What the objects mean is in the other files: `wal`, `record`, `data`, `manifest`, `pin`, `active`, `evidence`, `drills`.
+//! What the objects mean is in the other files: `wal`, `record`, `data`, `manifest`, `pin`,
+//! `active`, `evidence`, `drills`.
 
 use super::name::ObjectName;
 use super::object::{check_header, header, missing};
@@ -101,7 +103,8 @@ impl Archive {
         Ok(self.head(&self.key_of(name)?)?.map(|listed| listed.modified))
     }
 
-    /// Returns the bytes of an object whose key is relative to this archive; `None` when it does not exist.
+    /// Returns the bytes of an object whose key is relative to this archive; `None` when it does
+    /// not exist.
     pub fn size(&self, relative: &str) -> Result<Option<u64>> {
         Ok(self.head(&self.base.join(relative)?)?.map(|listed| listed.size))
     }
@@ -144,7 +147,8 @@ impl Archive {
         self.repository.store.get(key, range)
     }
 
-    /// Stores a copy of another repository's object under its key. [`Put::Exists`] does not compare the content.
+    /// Stores a copy of another repository's object under its key. [`Put::Exists`] does not compare
+    /// the content.
     pub fn put_object(&self, relative: &str, object: &Vec<u8>) -> Result<Put> {
         self.put(&self.base.join(relative)?, object)
     }

@@ -1,4 +1,5 @@
-//! The WAL of an archive as runs of segments without a hole, and how far it leads from a backup. Pure.
+//! The WAL of an archive as runs of segments without a hole, and how far it leads from a backup.
+//! Pure.
 
 use super::Archive;
 use super::record::Record;
@@ -170,8 +171,9 @@ impl Inventory {
         self.runs.get(&name.timeline)?.iter().find(|run| run.first <= name && name <= run.last)
     }
 
-    /// Returns the newest timeline that a server finds when it recovers from `timeline`: it requests one history file
-    /// after the other until one is missing (`findNewestTimeLine` in `timeline.c`).
+    /// Returns the newest timeline that a server finds when it recovers from `timeline`: it
+    /// requests one history file after the other until one is missing (`findNewestTimeLine` in
+    /// `timeline.c`).
     pub fn newest_from(&self, timeline: TimelineId) -> TimelineId {
         let mut newest = timeline;
         while self.histories.contains(&TimelineId(newest.0 + 1)) {
@@ -180,7 +182,8 @@ impl Inventory {
         newest
     }
 
-    /// Follows the WAL from the first segment of a backup along a history; `None` when that segment is missing.
+    /// Follows the WAL from the first segment of a backup along a history; `None` when that segment
+    /// is missing.
     pub fn reach(&self, record: &Record, history: &History) -> Option<Reach> {
         let mut number = record.wal.first.number(self.size);
         let first = number;
@@ -214,7 +217,8 @@ impl Inventory {
         Some(Reach { last, segments: number - first, stored, gap })
     }
 
-    /// Iterates over the timelines of a history, newest first, each with the number of the segment in which it begins.
+    /// Iterates over the timelines of a history, newest first, each with the number of the segment
+    /// in which it begins.
     fn line<'h>(&self, history: &'h History) -> impl Iterator<Item = (TimelineId, u64)> + 'h {
         let size = self.size.bytes();
         let mut begins = vec![0];
@@ -231,9 +235,9 @@ impl Inventory {
         Some(SegmentName::of_number(run.first.timeline, number, self.size))
     }
 
-    /// Returns the run from which a server reads this segment: that of the newest timeline that reaches back so far. When
-    /// that timeline has neither this segment nor a later one, the segment in which it began may exist on its parent
-    /// alone; otherwise it is a hole.
+    /// Returns the run from which a server reads this segment: that of the newest timeline that
+    /// reaches back so far. When that timeline has neither this segment nor a later one, the
+    /// segment in which it began may exist on its parent alone; otherwise it is a hole.
     fn run_at(&self, number: u64, history: &History) -> Option<&SegmentRun> {
         for (timeline, begin) in self.line(history).filter(|(_, begin)| *begin <= number) {
             let found = self.run_with(SegmentName::of_number(timeline, number, self.size));

@@ -22,7 +22,8 @@ impl Data {
     }
 }
 
-/// Returns for each backup the bytes of `data/` that removing it alone would free. `named` has the packs that each names.
+/// Returns for each backup the bytes of `data/` that removing it alone would free. `named` has the
+/// packs that each names.
 pub fn exclusive(records: &[Record], named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
     fn add<K: Ord>(users: &mut BTreeMap<K, Option<usize>>, object: K, user: usize) {
         let shared = |known: &mut Option<usize>| *known = known.filter(|known| *known == user);
@@ -101,7 +102,8 @@ impl Archive {
         }
     }
 
-    /// Lists what a backup stored: keys of packs and manifest parts, relative to this archive, each with its bytes.
+    /// Lists what a backup stored: keys of packs and manifest parts, relative to this archive, each
+    /// with its bytes.
     pub fn stored_by(&self, id: &str) -> Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
         self.each_named(&key::data(id), |name, listed| {

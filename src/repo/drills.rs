@@ -1,7 +1,8 @@
 //! The results of the last drills, in one object, so that reading them takes one request.
 //!
-//! They are evidence and not truth, like the notes of verifications. Two drills on different hosts that end at the same
-//! moment may overwrite each other; reading the object again after writing makes that rare.
+//! They are evidence and not truth, like the notes of verifications. Two drills on different hosts
+//! that end at the same moment may overwrite each other; reading the object again after writing
+//! makes that rare.
 
 use super::Archive;
 use super::name::ObjectName;

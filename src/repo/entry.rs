@@ -33,7 +33,8 @@ impl Entry {
         }
     }
 
-    /// Returns the file, if this entry is one of the data directory or a configuration file from outside.
+    /// Returns the file, if this entry is one of the data directory or a configuration file from
+    /// outside.
     pub fn any_file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) | Entry::Config(file) => Some(file),
@@ -134,7 +135,8 @@ impl FileEntry {
         })
     }
 
-    /// Appends an extent. If its blocks follow the last ones in the same frame, that extent becomes longer instead.
+    /// Appends an extent. If its blocks follow the last ones in the same frame, that extent becomes
+    /// longer instead.
     pub fn add(&mut self, extent: Extent) {
         let block = self.block;
         match self.at.last_mut() {
@@ -155,7 +157,7 @@ impl FileEntry {
 pub struct Extent {
     /// Number of the pack in the part of the manifest.
     pub pack: u32,
-    /// Where the frame begins in the pack.
+    /// Position of the frame in the pack.
     pub offset: u64,
     /// Bytes of the compressed frame.
     pub length: u32,
@@ -165,7 +167,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Returns the bytes of its blocks, subtracted from the `left` bytes of the file: the last block may be short.
+    /// Returns the bytes of its blocks, subtracted from the `left` bytes of the file: the last
+    /// block may be short.
     pub(super) fn take_bytes(&self, block: u32, left: &mut u64) -> u64 {
         let bytes = (u64::from(self.blocks) * u64::from(block)).min(*left);
         *left -= bytes;
@@ -225,13 +228,14 @@ impl StoredPath {
         std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
     }
 
-    /// Returns the path for messages and records, with replacement characters where it is not UTF-8.
+    /// Returns the path for messages and records, with replacement characters where it is not
+    /// UTF-8.
     pub fn display(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
 
-    /// Compares paths in the order of a manifest: a slash is lower than every other byte, so the content of a directory
-    /// follows its name.
+    /// Compares paths in the order of a manifest: a slash is lower than every other byte, so the
+    /// content of a directory follows its name.
     pub fn order(&self, other: &StoredPath) -> std::cmp::Ordering {
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
         self.0.iter().map(rank).cmp(other.0.iter().map(rank))

@@ -1,5 +1,6 @@
-//! The notes of verifications: what need not be read again soon, and what existed once and may be missing now. They are
-//! evidence and not truth: without them everything is read, and nothing else changes.
+//! The notes of verifications: what need not be read again soon, and what existed once and may be
+//! missing now. They are evidence and not truth: without them everything is read, and nothing else
+//! changes.
 
 use super::name::ObjectName;
 use super::{Archive, key};

@@ -1,6 +1,6 @@
-//! Hints about a remote store, kept in the spool of this machine: that it has shown its identity, so that the next
-//! push sends the file without waiting for that first, and that it failed a moment ago. Hints expire, may be deleted
-//! at any moment, and prove nothing.
+//! Hints about a remote store, kept in the spool of this machine: that it has shown its identity,
+//! so that the next push sends the file without waiting for that first, and that it failed a moment
+//! ago. Hints expire, may be deleted at any moment, and prove nothing.
 
 use super::Lineage;
 use crate::error::Kind;
@@ -8,10 +8,10 @@ use crate::storage::{Directory, Key, Mode, Storage};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// How long a hint about the identity of a store holds.
+/// Lifetime of a hint about the identity of a store.
 const MAX_KNOWN_AGE: SignedDuration = SignedDuration::from_hours(1);
 
-/// How long an optional store that failed is not tried again.
+/// Duration for which an optional store that failed is not tried again.
 const MAX_DOWN_AGE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Hints about one remote store.
@@ -23,8 +23,8 @@ pub struct RemoteHints {
 }
 
 impl RemoteHints {
-    /// Hints about the store `place`, a part of a key that differs between any two stores, also between two that
-    /// the configuration calls by the same name.
+    /// Hints about the store `place`, a part of a key that differs between any two stores, also
+    /// between two that the configuration calls by the same name.
     pub fn new(spool: Arc<Directory>, place: String, now: Timestamp) -> RemoteHints {
         RemoteHints { spool, place, now }
     }
@@ -46,7 +46,8 @@ impl RemoteHints {
     /// Removes the hint about the identity.
     pub fn forget_known(&self, lineage: Lineage) {
         if let Some(key) = self.key(&known(lineage)) {
-            // A hint that cannot be removed costs a failed attempt at every push until it expires, no more.
+            // A hint that cannot be removed costs a failed attempt at every push until it expires,
+            // no more.
             let _ = self.spool.delete(&[key]);
         }
     }
@@ -77,7 +78,8 @@ impl RemoteHints {
         };
         let content = content.as_bytes().to_vec();
         let put = || self.spool.put(&key, &content, Mode::Replace);
-        // The spool may not exist yet. One that cannot be created costs a wait at every call, no more.
+        // The spool may not exist yet. One that cannot be created costs a wait at every call, no
+        // more.
         if put().is_err_and(|error| error.kind() == Kind::Absent) && self.spool.prepare().is_ok() {
             let _ = put();
         }

@@ -1,4 +1,5 @@
-//! The WAL of an archive with the histories of its timelines: the spans that backups lead through, and the gaps.
+//! The WAL of an archive with the histories of its timelines: the spans that backups lead through,
+//! and the gaps.
 
 use super::Archive;
 use super::catalog::{Gap, Inventory, Reach};
@@ -44,8 +45,8 @@ impl WalHistory {
         &self.histories
     }
 
-    /// Reads the histories of timelines. The second value has those that are damaged, and why: nothing is known to
-    /// lead to these.
+    /// Reads the histories of timelines. The second value has those that are damaged, and why:
+    /// nothing is known to lead to these.
     pub(super) fn read_histories(
         archive: &Archive,
         timelines: &[TimelineId],
@@ -79,7 +80,8 @@ impl WalHistory {
         self.histories.get(&timeline).cloned().unwrap_or_else(|| History::root(timeline))
     }
 
-    /// Returns the spans along a timeline and its ancestors: each from the end of a backup to the end of the WAL or a hole.
+    /// Returns the spans along a timeline and its ancestors: each from the end of a backup to the
+    /// end of the WAL or a hole.
     pub fn along(&self, timeline: TimelineId, records: &[&Record]) -> Vec<Span> {
         let history = self.history(timeline);
         let size = self.inventory.segment_size();
@@ -125,8 +127,9 @@ impl WalHistory {
         spans
     }
 
-    /// Returns the gaps between segments of a timeline, and between a backup and WAL that it would lead to. Segments below
-    /// the first one that a backup begins with were pruned and are not gaps.
+    /// Returns the gaps between segments of a timeline, and between a backup and WAL that it would
+    /// lead to. Segments below the first one that a backup begins with were pruned and are not
+    /// gaps.
     pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
         let size = self.inventory.segment_size();
         let floor = records.iter().map(|record| record.wal.first.number(size)).min().unwrap_or(0);

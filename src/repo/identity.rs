@@ -1,5 +1,5 @@
-//! The identity of a repository: the cluster that it belongs to. Only `init` writes it, and every other command reads it
-//! first.
+//! The identity of a repository: the cluster that it belongs to. Only `init` writes it, and every
+//! other command reads it first.
 
 use super::object::{header, misplaced};
 use super::{Archive, Lineage, Repository, key, parse_json, to_json};
@@ -69,7 +69,8 @@ impl Repository {
         }
     }
 
-    /// Returns the error for a cluster without an identity: another cluster is registered here, or none.
+    /// Returns the error for a cluster without an identity: another cluster is registered here, or
+    /// none.
     fn stranger(&self, lineage: Lineage) -> Error {
         let doing = format!("open repository {}", self.name());
         match self.identities() {
@@ -123,8 +124,8 @@ impl Repository {
         Ok(identities)
     }
 
-    /// Reads all identities of the cluster, and reports those that are damaged and those that are missing although another
-    /// identity or the stored objects show that they existed.
+    /// Reads all identities of the cluster, and reports those that are damaged and those that are
+    /// missing although another identity or the stored objects show that they existed.
     pub fn check_identities(&self, own: Option<Lineage>) -> Result<Identities> {
         let mut identities = Vec::new();
         let mut problems = Vec::new();
@@ -161,15 +162,17 @@ impl Repository {
         Ok(Identities { good: identities, bad: problems })
     }
 
-    /// Opens the newest lineage of the cluster, which restore and list use when the data directory is gone.
+    /// Opens the newest lineage of the cluster, which restore and list use when the data directory
+    /// is gone.
     pub fn open_newest(&self) -> Result<Archive> {
         let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
         let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
         Archive::new(self.clone(), identity)
     }
 
-    /// Registers a cluster. Repeating it changes nothing; another system identifier or major version needs `upgrade`,
-    /// since it may be a mistake. `fresh_id`: 32 random hexadecimal digits.
+    /// Registers a cluster. Repeating it changes nothing; another system identifier or major
+    /// version needs `upgrade`, since it may be a mistake. `fresh_id`: 32 random hexadecimal
+    /// digits.
     pub fn register(
         &self,
         lineage: Lineage,

@@ -59,7 +59,8 @@ pub fn pack(id: &str, number: u32) -> String {
     format!("{id}/pack/{number:06}")
 }
 
-/// The key of an object that a backup stored, from its name; for the id of a backup, the folder of all of them.
+/// The key of an object that a backup stored, from its name; for the id of a backup, the folder of
+/// all of them.
 pub fn data(name: &str) -> String {
     format!("data/{name}")
 }

@@ -1,5 +1,5 @@
-//! A lock that at most one process of a host holds: `flock` on a directory that exists anyway, so that nothing has to be
-//! created or removed. The kernel releases it when the process ends.
+//! A lock that at most one process of a host holds: `flock` on a directory that exists anyway, so
+//! that nothing has to be created or removed. The kernel releases it when the process ends.
 
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
@@ -13,7 +13,7 @@ pub struct Lock {
     _file: File,
 }
 
-/// How often a held lock is tried again.
+/// Interval at which a held lock is tried again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Lock {

@@ -1,8 +1,9 @@
 //! The objects of a repository and its state as a whole. The format is in `FORMAT.md`.
 //!
-//! A [`Repository`] is a store and the name of a cluster in it. Opening it checks its identity and gives an [`Archive`],
-//! the part of one cluster under one system identifier and major version: before that nothing is stored, and nothing
-//! counts as absent. [`survey::Survey`] reads the state of an archive in one pass.
+//! A [`Repository`] is a store and the name of a cluster in it. Opening it checks its identity and
+//! gives an [`Archive`], the part of one cluster under one system identifier and major version:
+//! before that nothing is stored, and nothing counts as absent. [`survey::Survey`] reads the state
+//! of an archive in one pass.
 
 pub mod active;
 mod archive;
@@ -46,7 +47,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Key, Mode, Object, Storage};
 use std::sync::Arc;
 
-/// Name of the file that marks a directory as being restored. It is removed at the end and never backed up.
+/// Name of the file that marks a directory as being restored. It is removed at the end and never
+/// backed up.
 pub const RESTORING: &str = "walkeep.restoring";
 
 /// A cluster between `initdb` or `pg_upgrade` and the next of these.
@@ -98,8 +100,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A repository with its name in the configuration and the folder of the cluster in it. WAL counts as archived only
-    /// when every `required` repository has it.
+    /// A repository with its name in the configuration and the folder of the cluster in it. WAL
+    /// counts as archived only when every `required` repository has it.
     pub fn new(
         name: impl Into<String>,
         cluster: impl Into<String>,
@@ -109,13 +111,14 @@ impl Repository {
         Repository { name: name.into(), cluster: cluster.into(), required, store, hints: None }
     }
 
-    /// This repository as a remote one: each request costs a round trip, and `hints` saves some of them.
+    /// This repository as a remote one: each request costs a round trip, and `hints` saves some of
+    /// them.
     #[must_use]
     pub fn with_hints(self, hints: RemoteHints) -> Repository {
         Repository { hints: Some(hints), ..self }
     }
 
-    /// What this machine remembers about a remote store; `None` for a directory.
+    /// Returns what this machine remembers about a remote store; `None` for a directory.
     pub fn hints(&self) -> Option<&RemoteHints> {
         self.hints.as_ref()
     }
@@ -152,18 +155,21 @@ impl Repository {
         self.store.prove()
     }
 
-    /// Returns a text that is unique for this cluster in this store, whatever names the configuration gives them.
+    /// Returns a text that is unique for this cluster in this store, whatever names the
+    /// configuration gives them.
     pub fn place(&self) -> String {
         let store = self.hints.as_ref().map_or_else(|| self.url(), |hints| hints.place().to_owned());
         format!("{} in {store}", self.cluster)
     }
 
-    /// Removes temporary objects that crashed writers left before this moment. Returns their number.
+    /// Removes temporary objects that crashed writers left before this moment. Returns their
+    /// number.
     pub fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         self.store.clean(before)
     }
 
-    /// Reads and checks a small object, whose header has to have `name`; `None` when it does not exist.
+    /// Reads and checks a small object, whose header has to have `name`; `None` when it does not
+    /// exist.
     fn read_small(&self, key: &Key, name: &str) -> Result<Option<(Header, Vec<u8>)>> {
         let doing = || format!("read {key} of repository {}", self.name);
         let Some(object) = self.store.get(key, None).doing(doing)? else {

@@ -45,8 +45,8 @@ impl fmt::Display for ObjectName {
 }
 
 impl ObjectName {
-    /// Parses a key that is relative to the archive; `None` for a key that walkeep does not write. Only the one form that
-    /// is written is accepted, so an object in a wrong place has no name.
+    /// Parses a key that is relative to the archive; `None` for a key that walkeep does not write.
+    /// Only the one form that is written is accepted, so an object in a wrong place has no name.
     pub fn parse(key: &str) -> Option<ObjectName> {
         let (folder, rest) = key.split_once('/')?;
         let name = match folder {

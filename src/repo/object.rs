@@ -1,12 +1,13 @@
-//! What every object of a cluster has: a header with its kind, its name and its cluster, and the errors when these are
-//! not what the key promises.
+//! What every object of a cluster has: a header with its kind, its name and its cluster, and the
+//! errors when these are not what the key promises.
 
 use super::Lineage;
 use crate::codec::envelope::{Content, FORMAT, Header, ObjectKind};
 use crate::error::{Error, Kind, Result};
 use crate::storage::Object;
 
-/// Bytes of the largest object that is read whole without its size being known (identity, record, pin).
+/// Bytes of the largest object that is read whole without its size being known (identity, record,
+/// pin).
 pub(super) const MAX_SMALL: u64 = 16 << 20;
 
 /// An open WAL file of an archive; see [`Content`] for when its bytes are checked.

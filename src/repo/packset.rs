@@ -5,8 +5,9 @@ use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A set of packs: those that a backup names, its own and those of earlier backups. Memory grows with the number of runs.
-/// As JSON an object of backup ids, each with its runs `[first, last]`, sorted and apart.
+/// A set of packs: those that a backup names, its own and those of earlier backups. Memory grows
+/// with the number of runs. The JSON is an object of backup ids, each with its runs `[first,
+/// last]`, sorted and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PackSet(BTreeMap<String, Vec<(u32, u32)>>);

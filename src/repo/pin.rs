@@ -41,20 +41,24 @@ impl fmt::Display for Pin {
 }
 
 impl Archive {
-    /// Pins a backup, or changes how it is pinned. Fails when the backup is not there or is about to go:
-    /// whoever removes it looks for pins after it has said so, and this looks after it has pinned.
+    /// Pins a backup, or changes its pin. A prune reads the pins after it has announced what it
+    /// removes, and this reads the announcements after it has pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] when a prune is removing the backup, or it does not exist.
     pub fn pin(&self, id: &str, pin: &Pin) -> Result<()> {
         let doing = || format!("pin backup {id} in repository {}", self.repository().name());
         let name = ObjectName::Pin(id.to_owned());
         let _ = self.put_small(&name, ObjectKind::Pin, pin, Mode::Replace).doing(doing)?;
-        let goes = self.announced()?.iter().any(|seen| seen.is_removing(id));
-        if !goes && self.record(id).doing(doing)?.is_some() {
+        let is_removed = self.announced()?.iter().any(|announced| announced.is_removing(id));
+        if !is_removed && self.record(id).doing(doing)?.is_some() {
             return Ok(());
         }
         self.remove(&[name]).doing(doing)?;
-        Err(Error::new(Kind::Refused, "it is being removed by a prune, or is gone")
+        Err(Error::new(Kind::Refused, "a prune is removing it, or it does not exist")
             .doing(doing())
-            .hint("`walkeep list` names the backups there are"))
+            .hint("`walkeep list` names the backups"))
     }
 
     /// Removes a pin. Returns false when there was none.

@@ -1,4 +1,5 @@
-//! The identity of a process, by which another process of the same host finds out whether it still runs, without a clock.
+//! The identity of a process, by which another process of the same host finds out whether it still
+//! runs, without a clock.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,8 @@ impl Process {
         Some(Process { boot: boot()?, namespace: namespace()?, pid, started: look_up(pid)?.0 })
     }
 
-    /// Returns true when it has ended; `None` when it is of another host, boot or namespace, or `/proc` does not show it.
+    /// Returns true when it has ended; `None` when it is of another host, boot or namespace, or
+    /// `/proc` does not show it.
     pub fn is_over(&self) -> Option<bool> {
         if boot()? != self.boot || namespace()? != self.namespace {
             return None;

@@ -25,7 +25,7 @@ pub struct StoredRange {
 
 /// A frame in a pack, and the blocks in it that are wanted.
 pub struct StoredFrame {
-    /// Where it begins in the pack.
+    /// Position in the pack.
     pub offset: u64,
     pub length: u32,
     pub pieces: Vec<WantedBlocks>,
@@ -36,17 +36,18 @@ pub struct StoredFrame {
 pub struct WantedBlocks {
     /// Index of the file among those that were given.
     pub file: usize,
-    /// Where they begin in the file.
+    /// Position in the file.
     pub offset: u64,
-    /// Where they begin in the content of the frame.
+    /// Position in the content of the frame.
     pub skip: usize,
     pub length: usize,
     /// Numbers of the blocks in the file.
     pub blocks: Range<usize>,
 }
 
-/// Returns the ranges to read for files of one part of a manifest. `wanted` gets the index of a file, an extent, and the
-/// numbers of its blocks in the file, and returns which of these blocks are wanted.
+/// Returns the ranges to read for files of one part of a manifest. `wanted` gets the index of a
+/// file, an extent, and the numbers of its blocks in the file, and returns which of these blocks
+/// are wanted.
 pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     files: impl IntoIterator<Item = &'f FileEntry>,
     mut wanted: impl FnMut(usize, &Extent, Range<usize>) -> W,
@@ -68,7 +69,8 @@ pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     )
 }
 
-/// Returns the ranges to read for frames, which are given in the order of their packs and positions.
+/// Returns the ranges to read for frames, which are given in the order of their packs and
+/// positions.
 pub fn join(frames: impl IntoIterator<Item = (u32, StoredFrame)>) -> Vec<StoredRange> {
     let mut ranges: Vec<StoredRange> = Vec::new();
     for (pack, frame) in frames {
@@ -161,7 +163,8 @@ impl WantedBlocks {
     }
 }
 
-/// Returns the range from the first to the last block whose hash is not the expected one; `None` when all are right.
+/// Returns the range from the first to the last block whose hash is not the expected one; `None`
+/// when all are right.
 pub fn mismatched_blocks(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<usize>> {
     let blocks = bytes.chunks(block.max(1) as usize);
     if blocks.len() != expected.len() {

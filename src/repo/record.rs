@@ -1,6 +1,8 @@
-//! The record of a backup: the one small object that makes the backup exist. It is written last and never changed.
+//! The record of a backup: the one small object that makes the backup exist. It is written last and
+//! never changed.
 //!
-//! A fence in its place keeps a backup from being recorded: a prune puts it there when it considers the backup stale.
+//! A fence in its place keeps a backup from being recorded: a prune puts it there when it considers
+//! the backup stale.
 
 use super::entry::Tablespace;
 use super::name::ObjectName;
@@ -44,7 +46,8 @@ pub struct Record {
 
     /// The parts of the manifest, in order.
     pub manifest: Vec<ManifestPart>,
-    /// The packs that the manifest names; `None` in old records, where the manifest has to be read for them.
+    /// The packs that the manifest names; `None` in old records, where the manifest has to be read
+    /// for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packs: Option<PackSet>,
     pub segment_size: SegmentSize,
@@ -82,8 +85,8 @@ pub struct ManifestPart {
 }
 
 impl ManifestPart {
-    /// Returns the backup whose manifest it is part of, and its number there; `None` when the key is that of something
-    /// else.
+    /// Returns the backup whose manifest it is part of, and its number there; `None` when the key
+    /// is that of something else.
     pub fn place(&self) -> Option<(String, u32)> {
         match ObjectName::parse(&self.key) {
             Some(ObjectName::Manifest(id, number)) => Some((id, number)),
@@ -153,7 +156,8 @@ impl Record {
         Ok(record)
     }
 
-    /// Iterates over the objects needed to read the manifest: each part, then its base. A base may come more than once.
+    /// Iterates over the objects needed to read the manifest: each part, then its base. A base may
+    /// come more than once.
     pub fn manifest_objects(&self) -> impl Iterator<Item = &ManifestPart> {
         self.manifest.iter().flat_map(|part| [part].into_iter().chain(part.base.as_deref()))
     }
@@ -162,7 +166,7 @@ impl Record {
 /// The backups of an archive.
 #[derive(Debug, Default)]
 pub struct Records {
-    /// In the order of the LSNs at which they began.
+    /// Records in the order of their start LSNs.
     pub good: Vec<Record>,
     /// Ids of backups whose record is damaged, and why. The others are not affected.
     pub damaged: Vec<(String, Error)>,
@@ -199,7 +203,8 @@ impl Archive {
         })
     }
 
-    /// Fences a backup, so that it can never be recorded. Returns false when it is recorded already.
+    /// Fences a backup, so that it can never be recorded. Returns false when it is recorded
+    /// already.
     #[must_use = "a backup that is recorded has to stay"]
     pub fn fence(&self, id: &str) -> Result<bool> {
         let name = ObjectName::Record(id.to_owned());

@@ -1,8 +1,8 @@
-//! What an archive holds, read in one pass. Retention, observation, verification and the command line begin with it and
-//! add what only they need; it judges nothing.
+//! What an archive holds, read in one pass. Retention, observation, verification and the command
+//! line begin with it and add what only they need; it judges nothing.
 //!
-//! The order is that of `FORMAT.md`: records before what they name. So whatever a record names was stored before it was
-//! listed, and what is not listed was removed since, or is missing.
+//! The order is that of `FORMAT.md`: records before what they name. So whatever a record names was
+//! stored before it was listed, and what is not listed was removed since, or is missing.
 
 use super::catalog::{Gap, Inventory};
 use super::data::Data;
@@ -18,14 +18,14 @@ use crate::storage::ListedObject;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
-/// What to read besides the records of backups and the names of WAL files.
+/// The parts to read besides the records of backups and the names of WAL files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Want {
     /// The names and sizes of packs and manifests.
     pub data: bool,
     pub pins: bool,
     pub drills: bool,
-    /// What verifications remember of backups.
+    /// The notes of verifications about backups.
     pub verified: bool,
 }
 
@@ -33,15 +33,16 @@ pub struct Want {
 #[derive(Debug)]
 pub struct Survey {
     pub records: Records,
-    /// Of the newest backup, or of any segment; `None` without either.
+    /// The size in the newest record, or of any segment; `None` without either.
     pub segment_size: Option<SegmentSize>,
     /// `None` when there is neither a backup nor a segment.
     pub wal: Option<WalHistory>,
     /// Timelines whose history is damaged: nothing is known to lead to these.
     pub damaged_histories: Vec<(TimelineId, Error)>,
-    /// By backup. A pin that cannot be read still pins.
+    /// Pins by backup. A pin that cannot be read still pins.
     pub pins: BTreeMap<String, Result<Pin>>,
-    /// Oldest first. A history of drills that is damaged counts as none: the next drill begins it anew.
+    /// Oldest first. A history of drills that is damaged counts as none: the next drill begins it
+    /// anew.
     pub drills: Vec<Drill>,
     /// Packs and manifests by backup.
     pub data: BTreeMap<String, Data>,
@@ -54,7 +55,8 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// When the repository cannot be read. A damaged object fails nothing; its error is in the survey.
+    /// When the repository cannot be read. A damaged object fails nothing; its error is in the
+    /// survey.
     pub fn read(archive: &Archive, want: Want) -> Result<Survey> {
         Survey::read_each(archive, want, |_, _| {})
     }
@@ -106,7 +108,8 @@ impl Survey {
         pins.filter(|(_, pin)| pin.holds(now)).map(|(id, pin)| (id, pin.clone())).collect()
     }
 
-    /// Returns the segments that complete backups miss. A backup with a standalone pin misses none behind its end.
+    /// Returns the segments that complete backups miss. A backup with a standalone pin misses none
+    /// behind its end.
     pub fn gaps(&self, now: Timestamp) -> Vec<Gap> {
         let pins = self.pins_at(now);
         let mut leading = self.complete();
@@ -114,7 +117,8 @@ impl Survey {
         self.wal.as_ref().map_or_else(Vec::new, |wal| wal.gaps(&leading))
     }
 
-    /// Returns the moments that can be restored. Reads a bounded number of segments for each window.
+    /// Returns the moments that can be restored. Reads a bounded number of segments for each
+    /// window.
     pub fn windows(&self, archive: &Archive) -> Result<Windows> {
         match &self.wal {
             Some(wal) => wal.windows(archive, &self.complete()),

@@ -1,7 +1,9 @@
 //! The WAL files of a cluster in a repository.
 //!
-//! [`Wal`] needs no checked identity: whatever it finds is certain, since every object names its cluster; that it does
-//! *not* find something proves nothing until [`Repository::open`] has succeeded. The rest belongs to an [`Archive`].
+//! [`Wal`] needs no checked identity: whatever it finds is certain, since every object names its
+//! cluster; that it does
+//! *not* find something proves nothing until [`Repository::open`] has succeeded. The rest belongs
+//! to an [`Archive`].
 
 use super::archive::Archive;
 use super::name::ObjectName;
@@ -30,15 +32,15 @@ impl Wal<'_> {
         result.doing(|| format!("{what} {key} in repository {}", self.repository.name()))
     }
 
-    /// Stores an encoded WAL file. [`Put::Exists`] does not compare the content. Success counts only once the identity
-    /// of the repository has been checked.
+    /// Stores an encoded WAL file. [`Put::Exists`] does not compare the content. Success counts
+    /// only once the identity of the repository has been checked.
     pub fn put(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         let key = self.base.join(key::wal(name))?;
         self.in_repository("store", &key, self.repository.store.put(&key, body, Mode::Create))
     }
 
-    /// Opens a WAL file; `None` when it does not exist. The header has the right name and cluster; the content is still
-    /// unchecked.
+    /// Opens a WAL file; `None` when it does not exist. The header has the right name and cluster;
+    /// the content is still unchecked.
     pub fn get(&self, name: WalName) -> Result<Option<StoredWal>> {
         let key = self.base.join(key::wal(name))?;
         let read = || {
@@ -52,12 +54,13 @@ impl Wal<'_> {
         self.in_repository("read", &key, read())
     }
 
-    /// Returns a later complete segment of the same timeline. If there is one, a missing segment is a hole and not the
-    /// end of the archive.
+    /// Returns a later complete segment of the same timeline. If there is one, a missing segment is
+    /// a hole and not the end of the archive.
     pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
         let folder = self.base.join(key::wal_of(name.timeline))?;
         let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
-        // The next file mostly decides it; a full page follows only when files of other kinds lie between.
+        // The next file mostly decides it; a full page follows only when files of other kinds lie
+        // between.
         let mut limit = 8;
         loop {
             let page = self.repository.store.list(&folder, Some(&after), limit);
@@ -99,7 +102,8 @@ impl Archive {
 
     /// Stores an encoded WAL file; see [`Wal::put`].
     ///
-    /// The body may encode its content while the store reads it, and again when the store has to read it again.
+    /// The body may encode its content while the store reads it, and again when the store has to
+    /// read it again.
     pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         self.wal().put(name, body)
     }
@@ -136,7 +140,8 @@ impl Archive {
         self.wal().histories()
     }
 
-    /// Reads the history of a timeline; `None` when it does not exist. Timeline 1 has none and needs none.
+    /// Reads the history of a timeline; `None` when it does not exist. Timeline 1 has none and
+    /// needs none.
     pub fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
         if timeline.0 == 1 {
             return Ok(Some(History::root(timeline)));
@@ -158,7 +163,8 @@ impl Archive {
         })
     }
 
-    /// Returns the size of segments, from the first segment in the listing; `None` when there is none.
+    /// Returns the size of segments, from the first segment in the listing; `None` when there is
+    /// none.
     pub fn any_segment_size(&self) -> Result<Option<SegmentSize>> {
         let page = self.list(&self.base().join(key::WAL)?, None, PAGE)?;
         for listed in &page.entries {

@@ -1,8 +1,9 @@
 //! The moments that can be restored, and the search for the transactions that bound them.
 //!
-//! A recovery to a time stops at the first transaction that ended later. So a window ends right before the last
-//! transaction in its WAL, which the last segments have to be read for; the end of a backup is a moment too. Nothing
-//! here depends on when the store received a segment, unless no transaction is found.
+//! A recovery to a time stops at the first transaction that ended later. So a window ends right
+//! before the last transaction in its WAL, which the last segments have to be read for; the end of
+//! a backup is a moment too. Nothing here depends on when the store received a segment, unless no
+//! transaction is found.
 
 use super::Archive;
 use super::catalog::Reach;
@@ -17,10 +18,12 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Number of segments that are searched for the last transaction: an idle server switches segments too.
+/// Number of segments that are searched for the last transaction: an idle server switches segments
+/// too.
 pub const MAX_SEARCHED: u64 = 16;
 
-/// WAL without a hole behind a backup, with the moments that it restores: all from `from` to `to`, both included.
+/// WAL without a hole behind a backup, with the moments that it restores: all from `from` to `to`,
+/// both included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     pub timeline: TimelineId,
@@ -35,10 +38,11 @@ pub struct Window {
 /// All windows of an archive.
 #[derive(Debug, Default)]
 pub struct Windows {
-    /// The last window along the newest timeline that a backup leads to, with what it shares with its ancestors.
+    /// The last window along the newest timeline that a backup leads to, with what it shares with
+    /// its ancestors.
     pub newest: Option<Window>,
-    /// By timeline and position, each without what it shares with its ancestors. A timeline on which no transaction
-    /// ended and no backup was taken has none.
+    /// All windows by timeline and position, each without what it shares with its ancestors. A
+    /// timeline on which no transaction ended and no backup was taken has none.
     pub by_timeline: Vec<Window>,
     /// Segments that had to be read and are damaged. The windows end before them.
     pub damaged: Vec<(SegmentName, Error)>,
@@ -74,8 +78,8 @@ impl WalHistory {
         }
     }
 
-    /// Returns the last record that can be reached along a history, and the last transaction, each as far as it is in
-    /// the last [`MAX_SEARCHED`] segments. Fails when one of these is damaged.
+    /// Returns the last record that can be reached along a history, and the last transaction, each
+    /// as far as it is in the last [`MAX_SEARCHED`] segments. Fails when one of these is damaged.
     pub fn tail(&self, archive: &Archive, reach: &Reach, history: &History) -> Result<Tail> {
         let size = self.inventory.segment_size();
         let end = reach.last.number(size) + 1;
@@ -93,7 +97,7 @@ impl WalHistory {
 struct TailReader<'a> {
     archive: &'a Archive,
     wal: &'a WalHistory,
-    /// By segment and the position before which its tail was looked for.
+    /// Tails by segment and the position before which they end.
     read: BTreeMap<(SegmentName, Lsn), Tail>,
     damaged: Vec<(SegmentName, Error)>,
 }
@@ -103,7 +107,8 @@ impl<'a> TailReader<'a> {
         TailReader { archive, wal, read: BTreeMap::new(), damaged: Vec::new() }
     }
 
-    /// Returns the moments of a span; `None` when no transaction ended and no backup was taken in it.
+    /// Returns the moments of a span; `None` when no transaction ended and no backup was taken in
+    /// it.
     fn window(&mut self, span: &Span, records: &[&Record]) -> Result<Option<Window>> {
         let history = self.wal.history(span.timeline);
         let last = self.tail(&history, span.from..span.to)?.last_transaction;
@@ -125,13 +130,15 @@ impl<'a> TailReader<'a> {
         Ok(Some(Window { timeline, from_lsn, to_lsn, from: from.min(to), to }))
     }
 
-    /// Returns since when a recovery to a time may end on a timeline: the end of the last transaction before it.
+    /// Returns since when a recovery to a time may end on a timeline: the end of the last
+    /// transaction before it.
     fn begin_of(&mut self, history: &History, begin: Lsn) -> Result<Option<Timestamp>> {
         let last = self.tail(history, Lsn(0)..begin)?.last_transaction.map(|last| last.time);
         Ok(last.or_else(|| self.wal.inventory.begun(history.timeline)))
     }
 
-    /// Searches the segments that hold `lsns` from the last one back, at most [`MAX_SEARCHED`] of them, to a hole.
+    /// Searches the segments that hold `lsns` from the last one back, at most [`MAX_SEARCHED`] of
+    /// them, to a hole.
     fn tail(&mut self, history: &History, lsns: Range<Lsn>) -> Result<Tail> {
         let inventory = &self.wal.inventory;
         let size = inventory.segment_size().bytes();

@@ -7,13 +7,13 @@ use crate::repo::active::{Announced, Announcement, Heartbeat, Liveness, Operatio
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How often a prune looks whether another one has ended.
+/// Interval at which a prune looks whether another one has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Duration after which a prune gives up when others that began at the same moment do not give way.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a running operation needs.
+/// The needs of a running operation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InUse {
     /// The operation and its host: `a backup on db1`.
@@ -22,7 +22,7 @@ pub struct InUse {
     pub backup: Option<String>,
     /// Ids of backups; `None` when they are unknown, so that everything is needed.
     pub needs: Option<Vec<String>>,
-    /// Where the WAL that it needs begins; `None` when it needs all WAL.
+    /// Begin of the WAL that it needs; `None` when it needs all WAL.
     pub wal_from: Option<Lsn>,
 }
 
@@ -63,7 +63,8 @@ impl InUse {
 /// Reads the announcements of other operations, and remembers which ones it has watched.
 pub struct Others<'a> {
     staleness: &'a Staleness,
-    /// The announcement of this prune, which gives the time of the store. Without it nothing is removed.
+    /// The announcement of this prune, which gives the time of the store. Without it nothing is
+    /// removed.
     own: Option<&'a Announcement>,
     /// The time without an own announcement.
     now: jiff::Timestamp,
@@ -76,8 +77,8 @@ impl<'a> Others<'a> {
         Others { staleness, own, now, stale: BTreeMap::new() }
     }
 
-    /// Returns what other operations need, and which backups a stale prune was removing. Removes the announcements of
-    /// operations that have ended or are stale.
+    /// Returns what other operations need, and which backups a stale prune was removing. Removes
+    /// the announcements of operations that have ended or are stale.
     pub fn look(&mut self, archive: &Archive) -> Result<(Vec<InUse>, BTreeSet<String>)> {
         let mut in_use = Vec::new();
         let mut condemned = BTreeSet::new();
@@ -89,7 +90,8 @@ impl<'a> Others<'a> {
             let removing = announced.heartbeat.iter().flat_map(|heartbeat| &heartbeat.removing);
             let removing: Vec<&String> = removing.collect();
             if liveness == Liveness::Suspect && !removing.is_empty() {
-                // It may be suspended right before it removes these: so they go before its announcement does.
+                // It may be suspended right before it removes these: so they go before its
+                // announcement does.
                 condemned.extend(removing.into_iter().cloned());
             } else if self.own.is_some() {
                 // A backup that was recorded meanwhile is read with the records.
@@ -148,7 +150,8 @@ impl<'a> Others<'a> {
     }
 }
 
-/// Announces a prune and makes sure that no other one runs, waiting at most this long for others to end.
+/// Announces a prune and makes sure that no other one runs, waiting at most this long for others to
+/// end.
 ///
 /// # Errors
 ///
@@ -171,8 +174,8 @@ pub fn alone(archive: &Archive, staleness: &Staleness, random: &str, wait: Durat
     }
 }
 
-/// Returns the host of a prune that goes first: one that has decided, or one that began at the same moment and has the
-/// smaller name.
+/// Returns the host of a prune that goes first: one that has decided, or one that began at the same
+/// moment and has the smaller name.
 fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result<Option<String>> {
     let begun = Instant::now();
     // With an own announcement the time is the store's.

@@ -1,4 +1,5 @@
-//! The plan of a prune: which objects are kept and removed. `--dry-run` prints it, a prune carries it out. Pure.
+//! The plan of a prune: which objects are kept and removed. `--dry-run` prints it, a prune carries
+//! it out. Pure.
 
 use super::others::InUse;
 use super::policy::{Policy, Reason, Reasons};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Age at which the fence of a stale backup is removed.
 const FENCE_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// What is kept and removed.
+/// The backups that are kept and the objects that are removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Kept backups, in the order in which they were taken.
@@ -42,7 +43,8 @@ pub struct Removal {
     pub data: Vec<(ObjectName, u64)>,
     /// WAL, oldest first whatever its timeline.
     pub wal: Vec<(ObjectName, u64)>,
-    /// Notes of verifications about backups that are removed. They go first, so that no backup seems to be missing.
+    /// Notes of verifications about backups that are removed. They go first, so that no backup
+    /// seems to be missing.
     pub memories: Vec<ObjectName>,
     /// Pins of backups that do not exist, and old fences.
     pub rest: Vec<ObjectName>,
@@ -158,8 +160,8 @@ struct Live<'a> {
 }
 
 impl Choice<'_> {
-    /// Returns the whole backups: without damaged pages, with all of their objects and WAL, and without damage that a
-    /// verification found.
+    /// Returns the whole backups: without damaged pages, with all of their objects and WAL, and
+    /// without damage that a verification found.
     fn whole(&self, problems: &mut Vec<String>) -> Vec<usize> {
         let mut whole = Vec::new();
         for (index, backup) in self.stock.backups.iter().enumerate() {
@@ -211,7 +213,8 @@ impl Choice<'_> {
             let reason = if policy.is_empty() { Reason::NoRetention } else { Reason::NotNamed };
             candidates.iter().for_each(|index| drop(reasons.insert(*index, [reason].into())));
         } else {
-            // A damaged backup is kept as if it were whole, without counting in the place of a whole one.
+            // A damaged backup is kept as if it were whole, without counting in the place of a
+            // whole one.
             policy.apply(stock, &whole, *now, &mut reasons);
             policy.apply(stock, &candidates, *now, &mut reasons);
         }
@@ -335,7 +338,8 @@ impl Choice<'_> {
             return;
         }
         for (id, data) in &stock.data {
-            // A backup is being made there, or continues from an unfinished one. The packs of a listed one stay anyway.
+            // A backup is being made there, or continues from an unfinished one. The packs of a
+            // listed one stay anyway.
             if making.contains(id) || (needed.contains(id) && !listed.contains(id)) {
                 continue;
             }

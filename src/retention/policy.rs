@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Duration without any new WAL or backup after which the window (if it is shorter) ends with the newest of these instead
-/// of now: removing old backups gains nothing then, or the clock is wrong.
+/// Duration without any new WAL or backup after which the window (if it is shorter) ends with the
+/// newest of these instead of now: removing old backups gains nothing then, or the clock is wrong.
 const MAX_SILENCE: Duration = Duration::from_secs(31 * 86_400);
 
 /// Rules of what is kept. Without any rule everything is kept.
@@ -114,7 +114,8 @@ impl Policy {
     }
 }
 
-/// Returns the end of the window: now, or the time of the newest WAL or backup after a long silence.
+/// Returns the end of the window: now, or the time of the newest WAL or backup after a long
+/// silence.
 pub fn window_end(stock: &Stock, now: Timestamp, within: Duration) -> Timestamp {
     let stopped = stock.backups.iter().map(|backup| backup.stop_time);
     let last = stopped.chain(stock.stored.values().copied()).max().unwrap_or(now);
@@ -142,8 +143,9 @@ fn month(time: Timestamp) -> i64 {
     i64::from(date.year()) * 12 + i64::from(date.month()) - 1
 }
 
-/// Returns the times by which backups are judged, given in the order in which they were taken. A time that is in the
-/// future, or before that of an earlier backup, is replaced by that of the next backup, or by now.
+/// Returns the times by which backups are judged, given in the order in which they were taken. A
+/// time that is in the future, or before that of an earlier backup, is replaced by that of the next
+/// backup, or by now.
 fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     let mut newest = Timestamp::MIN;
     let mut known: Vec<Option<Timestamp>> = Vec::with_capacity(claimed.len());
@@ -164,9 +166,9 @@ fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     times
 }
 
-/// Returns the backups that make every moment since `cutoff` restorable: along each timeline that was used since then,
-/// all from the last backup before the first one that is young enough. They are taken in their order and not by time, so
-/// a wrong clock of one backup removes none.
+/// Returns the backups that make every moment since `cutoff` restorable: along each timeline that
+/// was used since then, all from the last backup before the first one that is young enough. They
+/// are taken in their order and not by time, so a wrong clock of one backup removes none.
 fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTreeSet<usize> {
     let backup = |index: &usize| stock.backups.get(*index);
     let timelines: BTreeSet<TimelineId> = stock

@@ -1,5 +1,5 @@
-//! Carries out a plan, in an order in which a crash at any moment leaves a whole repository and garbage, and only what no
-//! other operation can need.
+//! Carries out a plan, in an order in which a crash at any moment leaves a whole repository and
+//! garbage, and only what no other operation can need.
 
 use super::others::{Others, alone};
 use super::plan::{Plan, Wishes};
@@ -40,7 +40,7 @@ pub struct Options {
     pub garbage_before: jiff::Timestamp,
 }
 
-/// What a prune did, or would do.
+/// The result of a prune, or of its dry run.
 #[derive(Debug, Default)]
 pub struct Pruned {
     pub plan: Plan,
@@ -82,7 +82,7 @@ impl Run<'_> {
         self.archive.repository().clean(options.garbage_before)?;
         let now = self.now(&own)?;
         let mut others = Others::new(&options.staleness, Some(&own), now);
-        let (stock, plan) = self.settle(&own, &mut others, now)?;
+        let (stock, plan) = self.plan_announced(&own, &mut others, now)?;
         let pruned = self.apply(&own, &stock, plan, now)?;
         others.remove_stale_prunes(self.archive)?;
         Ok(pruned)
@@ -107,7 +107,8 @@ impl Run<'_> {
         Plan::make(stock, &self.options.policy, &self.wishes, now)
     }
 
-    /// Returns the time of this host or of the store, whichever is earlier: a clock that is ahead removes nothing.
+    /// Returns the time of this host or of the store, whichever is earlier: a clock that is ahead
+    /// removes nothing.
     fn now(&self, own: &Announcement) -> Result<jiff::Timestamp> {
         let (here, there) = (self.options.now, own.time()?);
         if here.duration_since(there).abs() > MAX_CLOCK_DIFFERENCE {
@@ -125,7 +126,7 @@ impl Run<'_> {
     }
 
     /// Makes a plan that still holds after every other operation could see what is to be removed.
-    fn settle(
+    fn plan_announced(
         &self,
         own: &Announcement,
         others: &mut Others<'_>,
@@ -162,7 +163,8 @@ impl Run<'_> {
         if !plan.remove.is_empty() {
             progress::step("removing");
         }
-        // A verification may write its notes at this moment, so they are removed before and after the records.
+        // A verification may write its notes at this moment, so they are removed before and after
+        // the records.
         self.remove(own, &plan.remove.memories, &mut left)?;
         self.keep_what_is_left(stock, &mut plan, &left, now)?;
         self.remove(own, &names(&plan.remove.records), &mut left)?;
@@ -174,7 +176,8 @@ impl Run<'_> {
         Ok(Pruned { plan, left })
     }
 
-    /// Plans again when records could not be removed: a backup that is still listed keeps all that it needs.
+    /// Plans again when records could not be removed: a backup that is still listed keeps all that
+    /// it needs.
     fn keep_what_is_left(
         &mut self,
         stock: &Stock,
@@ -198,7 +201,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Removes objects. An object that cannot be removed is left and the others are tried; an outage fails the prune.
+    /// Removes objects. An object that cannot be removed is left and the others are tried; an
+    /// outage fails the prune.
     fn remove(&self, own: &Announcement, names: &[ObjectName], left: &mut Vec<Left>) -> Result<()> {
         let mut in_a_row = 0;
         for batch in names.chunks(BATCH_SIZE) {
@@ -213,16 +217,16 @@ impl Run<'_> {
                 Err(_) => {}
             }
             for name in batch {
-                let why = match in_a_row < MAX_FAILURES {
-                    true => match self.archive.remove(std::slice::from_ref(name)) {
-                        Ok(()) => {
-                            in_a_row = 0;
-                            continue;
-                        }
-                        Err(error) if error.kind().is_transient() => return Err(error),
-                        Err(error) => Some(error),
-                    },
-                    false => None,
+                let removed =
+                    (in_a_row < MAX_FAILURES).then(|| self.archive.remove(std::slice::from_ref(name)));
+                let why = match removed {
+                    Some(Ok(())) => {
+                        in_a_row = 0;
+                        continue;
+                    }
+                    Some(Err(error)) if error.kind().is_transient() => return Err(error),
+                    Some(Err(error)) => Some(error),
+                    None => None,
                 };
                 in_a_row += 1;
                 left.push(Left { name: name.clone(), why });

@@ -37,7 +37,8 @@ pub struct Backup {
 /// Everything that a [`super::Plan`] depends on besides the policy.
 #[derive(Debug, Clone, Default)]
 pub struct Stock {
-    /// Listed backups in the order in which they were taken, without regard to clocks: by timeline, then by LSN.
+    /// Listed backups in the order in which they were taken, without regard to clocks: by timeline,
+    /// then by LSN.
     pub backups: Vec<Backup>,
     /// Backups whose record or manifest cannot be read.
     pub unreadable: Vec<String>,
@@ -64,7 +65,8 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Reads a repository in the order that `FORMAT.md` asks for: `data/`, then heartbeats, then records.
+    /// Reads a repository in the order that `FORMAT.md` asks for: `data/`, then heartbeats, then
+    /// records.
     pub fn read(archive: &Archive, others: &mut Others<'_>) -> Result<Stock> {
         let mut stock = Stock { data: archive.data()?, ..Stock::default() };
         (stock.in_use, stock.condemned) = others.look(archive)?;

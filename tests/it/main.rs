@@ -14,6 +14,7 @@
 )]
 
 mod ahead;
+mod algebra;
 mod architecture;
 mod backup;
 mod check;

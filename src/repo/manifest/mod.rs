@@ -1,9 +1,10 @@
-//! The manifest of a backup: directories, tablespaces and files, as lines of JSON in parts of bounded size; see
-//! `FORMAT.md`.
+//! The manifest of a backup: directories, tablespaces and files, as lines of JSON in parts of
+//! bounded size; see `FORMAT.md`.
 //!
-//! From one backup to the next most lines stay as they are. So a part is stored as a delta of a part of an earlier
-//! manifest, its *base*, while the delta takes less than half of the base. A base has no base itself: reading a part
-//! takes two objects at most. Parts end where those of the parent end, so that each keeps to one base.
+//! From one backup to the next most lines stay as they are. So a part is stored as a delta of a
+//! part of an earlier manifest, its *base*, while the delta takes less than half of the base. A
+//! base has no base itself: reading a part takes two objects at most. Parts end where those of the
+//! parent end, so that each keeps to one base.
 
 mod check;
 mod read;
@@ -17,7 +18,8 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Bytes of the longest text of a part: one line, which describes 1 GiB, may follow after a part is full.
+/// Bytes of the longest text of a part: one line, which describes 1 GiB, may follow after a part is
+/// full.
 pub const MAX_PART: u64 = 64 << 20;
 
 /// The hash of blocks, as the first line of a part names it.
@@ -37,7 +39,8 @@ enum Line {
     End(Totals),
 }
 
-/// The share of a pack that a backup needs. From it the next backup decides which packs are still worth naming.
+/// The share of a pack that a backup needs. From it the next backup decides which packs are still
+/// worth naming.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
     /// The key of the pack, relative to the archive.

@@ -25,8 +25,8 @@ pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Re
     })
 }
 
-/// The parts of a manifest, each read on demand and checked against the record. The last item is an error when the
-/// manifest is not complete; nothing follows an error.
+/// The parts of a manifest, each read on demand and checked against the record. The last item is an
+/// error when the manifest is not complete; nothing follows an error.
 pub struct Parts<'a> {
     archive: &'a Archive,
     record: &'a Record,
@@ -65,7 +65,8 @@ impl Iterator for Parts<'_> {
     }
 }
 
-/// Returns the parts that a backup without a record has stored, each checked against its own header alone.
+/// Returns the parts that a backup without a record has stored, each checked against its own header
+/// alone.
 pub fn unfinished<'a>(archive: &'a Archive, id: &'a str) -> impl Iterator<Item = Result<Part>> + 'a {
     let mut end = None;
     (1..).map_while(move |number| {
@@ -154,8 +155,8 @@ fn parse_part(
 }
 
 impl Archive {
-    /// Returns the packs that a backup names: from its record, or from its manifest where an old record does not have
-    /// them.
+    /// Returns the packs that a backup names: from its record, or from its manifest where an old
+    /// record does not have them.
     pub fn packs_of(&self, record: &Record) -> Result<PackSet> {
         if let Some(packs) = &record.packs {
             return Ok(packs.clone());
@@ -188,7 +189,8 @@ impl Archive {
         }
     }
 
-    /// Reads the text of a manifest part of a backup without a record; `None` when the part does not exist.
+    /// Reads the text of a manifest part of a backup without a record; `None` when the part does
+    /// not exist.
     fn get_unfinished_manifest(&self, id: &str, number: u32) -> Result<Option<Vec<u8>>> {
         let name = key::manifest(id, number);
         let Some(object) = self.get_unrecorded(&key::data(&name))? else {

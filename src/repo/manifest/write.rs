@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Bytes of text at which a part is full; twice as many while the part of the parent goes on. A backup that fails leaves
-/// its full parts behind.
+/// Bytes of text at which a part is full; twice as many while the part of the parent goes on. A
+/// backup that fails leaves its full parts behind.
 const PART_SIZE: usize = 2 << 20;
 
-/// Candidates for delta bases: parts of earlier manifests, by their first file. Filled while the parent's manifest is
-/// read, any distance ahead of the writer; so it holds no texts, and the writer reads the base that it needs once more.
+/// Candidates for delta bases: parts of earlier manifests, by their first file. Filled while the
+/// parent's manifest is read, any distance ahead of the writer; so it holds no texts, and the
+/// writer reads the base that it needs once more.
 #[derive(Default)]
 pub struct Bases(Mutex<VecDeque<(StoredPath, ManifestPart)>>);
 
@@ -31,7 +32,8 @@ impl Bases {
         }
     }
 
-    /// Returns the part in whose range a file lies; `None` when it is the same as for the file before.
+    /// Returns the part in whose range a file lies; `None` when it is the same as for the file
+    /// before.
     fn next(&self, path: &StoredPath) -> Option<ManifestPart> {
         let mut bases = self.0.lock();
         let mut passed = None;
@@ -62,9 +64,9 @@ pub struct Writer<'a> {
 
 /// A manifest that is stored.
 pub struct Written {
-    /// For the record.
+    /// The parts, for the record.
     pub parts: Vec<ManifestPart>,
-    /// For the record: the packs that the manifest names.
+    /// The packs that the manifest names, for the record.
     pub packs: PackSet,
     /// The same packs, with the share that is needed of each.
     pub uses: Vec<Use>,
@@ -110,7 +112,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Adds an entry. `pack_key` gives the key, relative to the archive, of each pack number in its extents.
+    /// Adds an entry. `pack_key` gives the key, relative to the archive, of each pack number in its
+    /// extents.
     pub fn entry(&mut self, mut entry: Entry, pack_key: impl Fn(u32) -> Result<String>) -> Result<()> {
         if let Entry::File(file) = &entry
             && let Some(base) = self.bases.next(&file.path)
@@ -174,7 +177,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Returns the part as a delta of its base; `None` when that does not pay off or the base is damaged.
+    /// Returns the part as a delta of its base; `None` when that does not pay off or the base is
+    /// damaged.
     fn patch(&self, mut header: Header) -> Result<Option<(Vec<u8>, ManifestPart)>> {
         let Some(base) = &self.base else {
             return Ok(None);
@@ -190,7 +194,8 @@ impl<'a> Writer<'a> {
         Ok(is_worth_it.then(|| (object, base.clone())))
     }
 
-    /// Writes the end. All parts are durable when this returns. `stored` gives every pack that was named.
+    /// Writes the end. All parts are durable when this returns. `stored` gives every pack that was
+    /// named.
     pub fn finish(mut self, stored: impl Fn(&str) -> Option<StoredPack>) -> Result<Written> {
         let mut packs = PackSet::default();
         let mut uses = Vec::with_capacity(self.live.len());
