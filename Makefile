@@ -1,19 +1,19 @@
 # make            builds the three programs
-# make demo       a table is lost and comes back, on a real PostgreSQL, in front of you; with S3=1 out of a bucket
-# make test       everything that has to hold; installs from Debian what it needs
-# make bench      measures
+# make demo       demonstrates the recovery of a lost table on a real PostgreSQL; with S3=1 from a bucket
+# make test       lint and all tests; installs missing packages from Debian
+# make bench      measurements
 # make install    PREFIX=/usr/local DESTDIR=
-# make lint       formatting and clippy alone
+# make lint       formatting and clippy
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
-# Where rustup puts Rust, for shells that do not know it.
+# rustup's directory of Rust, for shells that do not have it in PATH.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 built    := $(or $(CARGO_TARGET_DIR),target)/release
 programs := $(built)/walpush $(built)/walfetch $(built)/walkeep
-sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs')
+sources  := Cargo.toml Cargo.lock $(shell find src bin -name '*.rs' -o -name '*.css')
 examples := archive.conf restore.conf standby.conf walkeep.toml crontab alerts.yml \
             systemd/walkeep-backup.service systemd/walkeep-backup.timer \
             systemd/walkeep-drill.service systemd/walkeep-drill.timer \
@@ -38,8 +38,8 @@ demo:
 test:
 	.ci/setup test
 	$(MAKE) --no-print-directory lint
-	# A job in the background is started with some signals ignored, and tests send them.
-	# Servers that start and archive leave the processors idle now and then: one test more than there are of them.
+	# A shell starts background jobs with some signals ignored, and tests send these signals.
+	# Tests wait for servers now and then, so there is one more test at a time than processors.
 	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked -- --test-threads=$$(($$(nproc) + 1))
 
 lint:
@@ -49,7 +49,7 @@ lint:
 bench: all
 	tests/bench/record
 
-# The examples name the directory that the programs are installed in. Nothing is put into /etc.
+# The examples get the directory that the programs are installed in. Nothing is installed into /etc.
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 0755 $(programs) $(DESTDIR)$(PREFIX)/bin
