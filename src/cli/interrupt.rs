@@ -1,11 +1,11 @@
-//! Signals that ask the program to end, for verbs that have something to clean up.
+//! Signals that request the end of the program, for verbs that have to clean up first.
 
 use crate::error::{Error, Result};
 use crate::progress::Cancel;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Returns a request to end that the first SIGINT, SIGTERM or SIGHUP makes. From here on these signals do not end the
-/// program: the operation has to look at the request.
+/// Returns a token that the first SIGINT, SIGTERM or SIGHUP cancels. From here on these signals do not end the program:
+/// the operation has to check the token.
 pub fn cancel_on_signal() -> Result<Cancel> {
     let failed = |e: std::io::Error| Error::io("listen for signals", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;

@@ -32,15 +32,10 @@ pub fn build(context: &Context, more: &[&str]) -> Result<String> {
 
 /// Runs a `restore_command` as a server does: through a shell, in a directory, as the owner of that directory.
 pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    use std::os::unix::process::CommandExt;
     let command = fill_in(command, &name.to_string(), destination);
-    let owner = directory.metadata().doing(|| format!("read the owner of {}", directory.display()))?;
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(&command).current_dir(directory);
-    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        shell.uid(owner.uid()).gid(owner.gid());
-    }
+    setup::run_as_owner(&mut shell, directory)?;
     let output = shell.output().doing("try the restore_command")?;
     if output.status.success() {
         return Ok(());

@@ -1,11 +1,11 @@
-//! The server that a helper works for, as its data directory shows it.
+//! The server that a helper works for, as seen from its data directory and its process.
 
 use crate::error::{Error, Kind, Result};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The server that waits for a file. When it is stopped it does not wait for its `restore_command`; a file
-/// that appeared later would be taken for another one by the next start.
+/// The server that waits for a file. A server that is stopped does not wait for its `restore_command`, and the next
+/// start would take a file that appears later for the one that it requested itself.
 pub struct Waiting {
     parent: u32,
     postmaster: Option<String>,
@@ -15,9 +15,9 @@ impl Waiting {
     pub fn begin() -> Result<Waiting> {
         let parent = std::os::unix::process::parent_id();
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(|e| Error::io("ask to end with the server", &e.into()))?;
+            .map_err(|e| Error::io("request a signal for the end of the server", &e.into()))?;
         let waiting = Waiting { parent, postmaster: postmaster(Path::new("")) };
-        // It may have ended before the line above.
+        // The server may have ended before the signal was requested.
         waiting.check()?;
         Ok(waiting)
     }
@@ -27,11 +27,14 @@ impl Waiting {
         {
             return Ok(());
         }
-        Err(Error::new(Kind::Refused, "the server that asked for it has stopped; nothing was delivered"))
+        Err(Error::new(
+            Kind::Refused,
+            "the server that requested the file has stopped; nothing was delivered",
+        ))
     }
 }
 
-/// A recovery as somebody finds it who is not part of it.
+/// A recovery as observed from outside of the server.
 pub struct Recovery {
     pgdata: PathBuf,
     seen: Seen,
@@ -46,11 +49,12 @@ struct Seen {
 }
 
 impl Recovery {
+    /// Records the present state of a data directory.
     pub fn of(pgdata: &Path) -> Recovery {
         Recovery { pgdata: pgdata.to_owned(), seen: Seen::now(pgdata) }
     }
 
-    /// Fails when it is over: the server was stopped or promoted, or the directory is another one.
+    /// Fails when recovery is over: the server was stopped or promoted, or the directory was replaced.
     pub fn check(&self) -> Result<()> {
         if Seen::now(&self.pgdata) == self.seen {
             return Ok(());
@@ -70,9 +74,10 @@ impl Seen {
     }
 }
 
-/// The process that `postmaster.pid` names, with the time of its start.
+/// Returns process id and start time of the server, from its `postmaster.pid`.
 fn postmaster(pgdata: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
-    Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or_default()))
+    // Line 1 is the process id, line 3 the time of its start; a file that is being written may lack it.
+    Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or("")))
 }

@@ -1,4 +1,4 @@
-//! From a configuration file to the values that operations take.
+//! Configuration and command line turned into the values that operations take.
 
 use super::args;
 use super::output::{self, Console};
@@ -13,10 +13,11 @@ use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Stora
 use jiff::SignedDuration;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What every verb needs.
+/// Configuration, cluster, repositories and console of one run of a verb.
 pub struct Context {
     pub config: Config,
     pub cluster: ClusterConfig,
@@ -32,7 +33,7 @@ impl Context {
         Context::build(config, cluster, global)
     }
 
-    /// Of the cluster that was named, or of each that is configured.
+    /// Returns a context for the cluster that is named, or for each configured one.
     pub fn all(global: &args::GlobalArgs) -> Result<Vec<Context>> {
         let config = load(global.config.clone())?;
         let clusters = match global.cluster.as_deref() {
@@ -48,7 +49,7 @@ impl Context {
     }
 
     fn build(config: Config, cluster: ClusterConfig, global: &args::GlobalArgs) -> Result<Context> {
-        // For about a minute: a backup of hours must not end over less.
+        // Retries for about a minute: a shorter outage must not end a backup of hours.
         let policy = RetryPolicy { max_attempts_after_answer: 12, ..RetryPolicy::default() };
         let repositories = stores(&config, &cluster, policy)?;
         let console = Console::install(&global.standard_error(), Some(&config.log));
@@ -56,13 +57,13 @@ impl Context {
     }
 }
 
-/// Reads the configuration: `option` is `--config`.
+/// Reads the configuration; `option` is the value of `--config`.
 pub fn load(option: Option<PathBuf>) -> Result<Config> {
     load_for(option, std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// The same for a program that never asks how many threads a backup takes: to count the CPUs would cost the
-/// helpers more than to read the file.
+/// Reads the configuration for a helper, which needs no number of threads: counting the CPUs would take longer than
+/// reading the file.
 pub fn load_for_helper(option: Option<PathBuf>) -> Result<Config> {
     load_for(option, NonZeroUsize::MIN)
 }
@@ -73,11 +74,11 @@ fn load_for(option: Option<PathBuf>, cpus: NonZeroUsize) -> Result<Config> {
 }
 
 pub fn working_directory() -> Result<PathBuf> {
-    std::env::current_dir().map_err(|e| Error::io("find the working directory", &e))
+    std::env::current_dir().map_err(|e| Error::io("read the working directory", &e))
 }
 
-/// The repositories of a cluster for a helper, in the order of the configuration. PostgreSQL calls it again by
-/// itself, and has to hear what is wrong before the deadline.
+/// Returns the repositories of a cluster for a helper, in the order of the configuration. They retry less than those of
+/// a verb: PostgreSQL repeats the call itself, and the error has to be reported before the time limit.
 pub fn repositories(config: &Config, cluster: &ClusterConfig) -> Result<Vec<Repository>> {
     stores(config, cluster, RetryPolicy::default())
 }
@@ -99,7 +100,8 @@ fn stores(config: &Config, cluster: &ClusterConfig, policy: RetryPolicy) -> Resu
 
 /// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has hints of its own.
 fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, spool: &Path) -> RemoteHints {
-    let endpoint = bucket.options.endpoint.as_deref().unwrap_or_default();
+    // Without an endpoint it is AWS.
+    let endpoint = bucket.options.endpoint.as_deref().unwrap_or("");
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
     let place = hex::encode(hash);
     RemoteHints::new(
@@ -109,31 +111,33 @@ fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, s
     )
 }
 
-/// The store of a repository. It costs nothing before it is asked for something.
+/// Returns the store of a repository. Nothing is read or connected yet.
 fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
         (RepositoryUrl::File(path), _) => return Ok(Arc::new(Traced::new(Directory::new(path)))),
         (RepositoryUrl::S3 { .. }, Some(bucket)) => bucket,
         (RepositoryUrl::S3 { .. }, None) => {
             let message = format!("repository {} has no settings of a bucket", repository.name);
-            return Err(Error::new(Kind::Config, message));
+            return Err(Error::defect(message));
         }
     };
     let variable: Variable = Arc::new(|name| std::env::var(name).ok());
     let s3 = Traced::new(S3::new(S3Options { variable, ..bucket.options.clone() }));
-    Ok(match bucket.conditional_create {
-        true => Arc::new(Retry::new(s3, policy)),
-        false => Arc::new(Retry::new(Claims::new(s3), policy)),
-    })
+    if bucket.conditional_create {
+        Ok(Arc::new(Retry::new(s3, policy)))
+    } else {
+        Ok(Arc::new(Retry::new(Claims::new(s3), policy)))
+    }
 }
 
-/// How to reach the server of the cluster.
+/// Returns the connection to the server of the cluster.
 pub fn connection(context: &Context) -> Result<ConnInfo> {
-    let text = context.cluster.connection.as_deref().unwrap_or_default();
+    // An empty connection string stands for the defaults of libpq.
+    let text = context.cluster.connection.as_deref().unwrap_or("");
     connection_info(context, "connection", text)
 }
 
-/// How to reach the primary, where that is another server.
+/// Returns the connection to the primary, if that is another server.
 pub fn primary(context: &Context) -> Result<Option<ConnInfo>> {
     let text = context.cluster.primary.as_deref();
     text.map(|text| connection_info(context, "primary", text)).transpose()
@@ -203,8 +207,8 @@ pub fn selected(context: &Context, selection: &args::SelectionArgs) -> Result<Ve
     Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
 }
 
-/// The cluster's part of a repository: of the life that was asked for, of the data directory's own where there
-/// still is one, else of the newest that is registered.
+/// Opens the cluster's part of a repository: the selected lineage, else that of the data directory if it still exists,
+/// else the newest that is registered.
 pub fn archive(
     context: &Context,
     repository: &Repository,
@@ -216,14 +220,15 @@ pub fn archive(
     }
 }
 
-/// Of the data directory, where there still is one. One that cannot be read stops nobody who needs a backup, but is told.
+/// Returns the lineage of the data directory if it exists. An unreadable one is only a warning: it must not prevent a
+/// restore.
 pub fn own_lineage(context: &Context) -> Option<Lineage> {
     match Lineage::of(&context.cluster.pgdata) {
         Ok(lineage) => Some(lineage),
         Err(error) => {
             if error.kind() != Kind::Absent {
-                let error = error.doing("find out which life of the cluster this is").hint(
-                    "the newest that is registered in the repository is taken; --lineage names another one",
+                let error = error.doing("read the lineage of the cluster").hint(
+                    "the newest lineage that is registered in the repository is used; --lineage selects another one",
                 );
                 progress::warn(&error);
             }
@@ -232,7 +237,7 @@ pub fn own_lineage(context: &Context) -> Option<Lineage> {
     }
 }
 
-/// Directories that belong to us and not to the cluster, wherever they lie.
+/// Returns the directories of walkeep itself, which are not part of the cluster wherever they lie.
 pub fn foreign(context: &Context) -> Vec<PathBuf> {
     let config = &context.config;
     let repositories = config.repositories.iter().filter_map(|repository| match &repository.url {
@@ -242,7 +247,7 @@ pub fn foreign(context: &Context) -> Vec<PathBuf> {
     repositories.chain([config.wal.spool.clone()]).collect()
 }
 
-/// Roles that the cluster may have, the likeliest first.
+/// Returns the roles that the cluster may have, the likeliest first.
 pub fn roles(context: &Context) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let name = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
@@ -257,4 +262,15 @@ pub fn roles(context: &Context) -> Vec<String> {
         }
     }
     users
+}
+
+/// Makes a command of root run as the owner of a directory, as PostgreSQL's programs have to.
+pub fn run_as_owner(command: &mut Command, directory: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    let owner = directory.metadata().doing(|| format!("read the owner of {}", directory.display()))?;
+    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    Ok(())
 }

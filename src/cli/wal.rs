@@ -1,5 +1,5 @@
-//! `walpush` and `walfetch`, which PostgreSQL starts for every WAL file. What they do before the first
-//! byte is read is paid sixteen megabytes of WAL by sixteen megabytes.
+//! `walpush` and `walfetch`. PostgreSQL starts one for every WAL file, so work before the first byte is read costs for
+//! each 16 MiB of WAL.
 
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
@@ -58,20 +58,20 @@ struct FetchArgs {
     cluster: Option<String>,
     #[command(flatten)]
     log: LogArgs,
-    /// Ask this repository alone, and fetch nothing ahead, as a drill of it does
+    /// Use only this repository, and fetch nothing ahead, as a drill does
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// What to answer when the archive cannot be read [default: retry in a standby, abort otherwise]
+    /// Exit status when the archive cannot be read [default: retry in a standby, abort otherwise]
     #[arg(long, value_name = "WHAT")]
     on_error: Option<OnError>,
-    /// Fetches what lies behind the segment FILE_NAME of this many bytes, for the data directory DESTINATION: how
-    /// walfetch starts itself
+    /// Fetch the segments after FILE_NAME, each of this many bytes, for the data directory DESTINATION: used by walfetch
+    /// to start its worker
     #[arg(long, hide = true, value_name = "BYTES")]
     ahead: Option<u64>,
     /// Name of the WAL file: %f
     #[arg(value_name = "FILE_NAME")]
     name: String,
-    /// Where to put it: %p
+    /// Path to write the file to: %p
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
 }
@@ -84,8 +84,8 @@ Exit status:
   0    the verified file is at its destination
   1    proven absent: every repository was asked, and this is the end of the archive
        (in a standby also: the archive could not be read, PostgreSQL tries again)
-  200  anything else: an outage, damage, a missing file in the middle. Recovery
-       stops and can be started again; it never ends early.";
+  200  anything else: an outage, damage, a gap in the WAL. Recovery stops and can
+       be started again; it never ends early.";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OnError {
@@ -107,12 +107,13 @@ pub fn walpush() -> ExitCode {
         log::install_helper(&error, Some(&config.log));
         watch(config.wal.timeout, failed);
         let here = setup::working_directory()?;
-        // In a data directory that is not configured a copy of a cluster may be archiving; elsewhere
-        // somebody calls by hand.
+        // A server that is not configured may be the copy of a cluster and has to be refused; outside of a data
+        // directory the command was typed.
         let in_data_directory = is_data_directory(&here)?;
-        let cluster = match in_data_directory {
-            true => config.cluster(args.cluster.as_deref(), &here)?,
-            false => config.sole_cluster(args.cluster.as_deref(), &here)?,
+        let cluster = if in_data_directory {
+            config.cluster(args.cluster.as_deref(), &here)?
+        } else {
+            config.sole_cluster(args.cluster.as_deref(), &here)?
         };
         let pgdata = if in_data_directory { &here } else { &cluster.pgdata };
         let push = Push {
@@ -123,15 +124,15 @@ pub fn walpush() -> ExitCode {
             report: progress::warn,
         };
         let count = config.wal.push_ahead as usize;
-        // What cannot be done in the spool is done without it.
+        // The spool is optional: an unusable one only makes pushes slower.
         let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
         let now = SystemTime::now();
         if spool.as_ref().is_some_and(|spool| push::is_done(&push, spool, now)) {
             return Ok(0);
         }
-        // The file's own push has to be heard of before the deadline, whatever the others do.
-        let patience = config.wal.timeout / 2;
-        let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, patience, now));
+        // The push of the file itself has to end before the deadline, however long the pushes ahead take.
+        let limit = config.wal.timeout / 2;
+        let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, limit, now));
         let pushed = push.run();
         if let Some(ahead) = ahead {
             ahead.finish(pushed.is_ok());
@@ -164,10 +165,11 @@ pub fn walfetch() -> ExitCode {
             config.repository(name)?;
             repositories.retain(|repository| repository.name() == name);
         }
-        let pgdata = match is_data_directory(&here)? {
-            true => Some(&here),
-            // Somebody calls by hand, who need not be able to look there.
-            false => Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true))),
+        let pgdata = if is_data_directory(&here)? {
+            Some(&here)
+        } else {
+            // The command was typed, perhaps by a user that cannot read the data directory.
+            Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true)))
         };
         let fetch = Fetch {
             name,
@@ -176,8 +178,8 @@ pub fn walfetch() -> ExitCode {
             repositories: &repositories,
             still_wanted: &|| waiting.check(),
         };
-        // Without a data directory there is no server to fetch ahead for.
-        // What lies in the spool may come from any repository, and its worker outlives the call.
+        // Fetching ahead needs a data directory, and all repositories: a file of the spool may come from any of them,
+        // and the worker outlives this call.
         let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
         let server =
             server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
@@ -198,77 +200,74 @@ pub fn walfetch() -> ExitCode {
 
 fn be_worker(args: FetchArgs, size: u64) -> ExitCode {
     let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
-    // There is nobody to tell of a failure: every call does without a worker.
+    // Failures are ignored: each call of walfetch works without a worker.
     let _ = std::panic::catch_unwind(|| worker::run(worker::Start { config, cluster, pgdata, name, size }));
     ExitCode::SUCCESS
 }
 
-/// The command lines, for their manual pages.
+/// Returns the command line of `walpush`, for its manual page.
 pub fn push_command() -> clap::Command {
     PushArgs::command()
 }
 
+/// Returns the command line of `walfetch`, for its manual page.
 pub fn fetch_command() -> clap::Command {
     FetchArgs::command()
 }
 
-/// Help and version are no failures; a command line that is not understood is.
+/// Prints help, version or a usage error, and returns the status: only the last is a failure.
 fn answer_usage(error: &clap::Error, failed: u8) -> ExitCode {
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
-/// What walfetch answers when it failed. A standby must not be shut down by a passing outage; everything else must not be
-/// opened by one, and a promotion may begin while it waits. What cannot be seen counts as what does no harm.
+/// Returns the status of a failed `walfetch`. A status above 125 would shut down a standby; any other status would let
+/// a server open its database too early, also a standby under promotion. When in doubt the first is less harmful.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
-    let is_there = |name: &str| Path::new(name).try_exists();
+    let exists = |name: &str| Path::new(name).try_exists();
     match on_error {
         Some(OnError::Abort) => exit::FETCH_FAILED,
         Some(OnError::Retry) => exit::FETCH_ABSENT,
-        None => match (is_there("standby.signal"), is_there("promote")) {
+        None => match (exists("standby.signal"), exists("promote")) {
             (Ok(true), Ok(false)) => exit::FETCH_ABSENT,
             _ => exit::FETCH_FAILED,
         },
     }
 }
 
-/// Runs a helper, and gives the right status also when it panics.
+/// Runs a helper to its end, and returns its status, also for a panic.
 fn end(
     standard_error: &StandardError,
     failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
     let result = std::panic::catch_unwind(run);
-    // Does nothing where the configuration was read: then there is a log.
+    // Has no effect when the log was installed after the configuration was read.
     log::install_helper(standard_error, None);
-    match result {
-        Ok(Ok(status)) => ExitCode::from(status),
-        Ok(Err(error)) => {
+    match result.unwrap_or_else(|_| Err(exit::panicked())) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
             progress::error(&error);
             ExitCode::from(failed())
         }
-        Err(_) => {
-            tracing::error!("error: a defect of this program stopped it (the lines above say where)");
-            ExitCode::from(failed())
-        }
     }
 }
 
-/// Ends the process when the deadline is over, whatever it is waiting for by then.
-fn watch(deadline: Duration, failed: impl Fn() -> u8 + Send + 'static) {
+/// Ends the process after `limit`, whatever it waits for.
+fn watch(limit: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     let watcher = move || {
-        std::thread::sleep(deadline);
-        let error = Error::new(Kind::Timeout, format!("it was not done after {deadline:?}"))
-            .hint("is the repository reachable? the limit is `timeout` in [wal]");
+        std::thread::sleep(limit);
+        let error = Error::new(Kind::Timeout, format!("timed out after {limit:?}"))
+            .hint("check that the repository is reachable; the limit is `timeout` in [wal]");
         progress::error(&error);
         std::process::exit(i32::from(failed()));
     };
-    if std::thread::Builder::new().spawn(watcher).is_err() {
-        tracing::warn!("warning: there is no thread for the deadline, so there is none");
+    if std::thread::Builder::new().name("timeout".into()).spawn(watcher).is_err() {
+        tracing::warn!("warning: cannot start the timeout thread; running without a time limit");
     }
 }
 
-/// Whether the server keeps its files here. A restored directory counts too.
+/// Whether a path is a data directory of PostgreSQL, in use or restored.
 fn is_data_directory(path: &Path) -> Result<bool> {
     for name in ["PG_VERSION", "global/pg_control"] {
         let path = path.join(name);
@@ -276,7 +275,7 @@ fn is_data_directory(path: &Path) -> Result<bool> {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Ok(false),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
-            Err(e) => return Err(Error::io(format!("look at {}", path.display()), &e)),
+            Err(e) => return Err(Error::io(format!("read the metadata of {}", path.display()), &e)),
         }
     }
     Ok(true)

@@ -1,10 +1,8 @@
-//! The process that fetches ahead: `walfetch` started once more by itself, cut off from the server whose recovery
-//! it works for.
+//! The process that fetches ahead: a detached `walfetch`, started by `walfetch` during recovery.
 //!
-//! It has a session of its own, works in `/`, and holds nothing open that it was given: neither the server's log
-//! nor its sockets could be closed otherwise. It always ends with status 0, and by itself: where the server is
-//! process 1 (in a container), it inherits the worker when the call that started it has ended, and takes any
-//! other end of an unknown process for the crash of one of its own.
+//! It has its own session, works in `/`, and closes all inherited files: otherwise the server's log and sockets would
+//! stay open. It always ends by itself and with status 0: a server that is process 1 (in a container) adopts the worker
+//! when the call that started it has ended, and takes any other status of an unknown child for the crash of a backend.
 
 use super::log::{self, StandardError, Verbosity};
 use super::server::Recovery;
@@ -21,24 +19,24 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the worker looks whether the server is still recovering.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval between checks whether the server is still recovering.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A worker is not needed for longer than this at a time; the next call starts another one.
-const LIFE: Duration = Duration::from_secs(3600);
+/// Maximum lifetime of a worker; a later call starts another one.
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Where the marks and files of a data directory's fetches are.
+/// Returns the spool of the segments fetched for a data directory; `None` when fetching ahead is off or not possible.
 pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> {
     let spool = Spool::new(&config.wal.spool, pgdata, lineage, "fetch").ok();
     spool.filter(|_| config.wal.fetch_ahead > 0)
 }
 
-/// Starts a worker for what comes behind a delivered segment. Without one everything is as it would be, but slower.
+/// Starts a worker for the segments after a delivered one. Failures are ignored: recovery works without, only slower.
 pub fn start(config: &Config, cluster: &ClusterConfig, pgdata: &Path, spool: &Spool, asked: Asked) {
     let Ok(program) = std::env::current_exe() else {
         return;
     };
-    // A worker that could keep nothing would be started in vain by every call.
+    // Without a spool the worker could keep nothing, and every call would start another one.
     if spool.create().is_err() {
         return;
     }
@@ -48,7 +46,7 @@ pub fn start(config: &Config, cluster: &ClusterConfig, pgdata: &Path, spool: &Sp
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 
-/// What a worker is started with.
+/// Arguments of a worker.
 pub struct Start {
     pub config: Option<PathBuf>,
     pub cluster: Option<String>,
@@ -57,11 +55,11 @@ pub struct Start {
     pub size: u64,
 }
 
-/// Is the worker, to its end. Nobody hears of a failure, and nobody needs to.
+/// Runs the worker to its end.
 pub fn run(start: Start) -> Result<()> {
-    cut_off()?;
+    detach()?;
     let config = setup::load_for_helper(start.config)?;
-    // Standard error leads nowhere; the log file may be there.
+    // Standard error is /dev/null; a log file may be configured.
     let error = StandardError { program: "walfetch", verbosity: Verbosity::Quiet, format: LogFormat::Text };
     log::install_helper(&error, Some(&config.log));
     let cluster = config.sole_cluster(start.cluster.as_deref(), &setup::working_directory()?)?;
@@ -73,7 +71,7 @@ pub fn run(start: Start) -> Result<()> {
     let Some(spool) = spool(&config, &start.pgdata, lineage) else {
         return Ok(());
     };
-    std::env::set_current_dir("/").doing(|| "leave the data directory".to_owned())?;
+    std::env::set_current_dir("/").doing("leave the data directory")?;
     let recovery = Arc::new(recovery);
     watch(Arc::clone(&recovery), config.path.clone(), self::spool(&config, &start.pgdata, lineage))?;
     let worker = Worker {
@@ -86,7 +84,7 @@ pub fn run(start: Start) -> Result<()> {
     worker.run(asked)
 }
 
-/// Ends the process when recovery is over or the configuration another one, whatever it is waiting for at that moment.
+/// Ends the process when recovery is over or the configuration file was changed, whatever the worker waits for.
 fn watch(recovery: Arc<Recovery>, config: PathBuf, spool: Option<Spool>) -> Result<()> {
     let begun = Instant::now();
     let version = move || {
@@ -95,26 +93,26 @@ fn watch(recovery: Arc<Recovery>, config: PathBuf, spool: Option<Spool>) -> Resu
     };
     let watcher = move || {
         let first = version();
-        while begun.elapsed() < LIFE && recovery.check().is_ok() && version() == first {
-            std::thread::sleep(LOOK);
+        while begun.elapsed() < MAX_LIFETIME && recovery.check().is_ok() && version() == first {
+            std::thread::sleep(CHECK_INTERVAL);
         }
         if let Some(spool) = spool {
             spool.forget_all_but(|_| false);
         }
         std::process::exit(0);
     };
-    std::thread::Builder::new().spawn(watcher).map(|_| ()).doing(|| "start a thread".to_owned())
+    std::thread::Builder::new().name("recovery".into()).spawn(watcher).map(|_| ()).doing("start a thread")
 }
 
-/// Leaves the server's session, and closes what it left open.
-fn cut_off() -> Result<()> {
-    rustix::process::setsid().map_err(|e| Error::io("begin a session", &e.into()))?;
-    let doing = || "list what is open".to_owned();
+/// Leaves the server's session, and closes all inherited files.
+fn detach() -> Result<()> {
+    rustix::process::setsid().map_err(|e| Error::io("start a session", &e.into()))?;
+    let doing = "list open files";
     let mut open: Vec<i32> = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").doing(doing)? {
         open.extend(entry.doing(doing)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
-    // Nothing of this process is open yet but what was listed with, which is closed by now.
+    // This process has opened nothing yet but the directory that was listed, which is closed by now.
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
         let _ = nix::unistd::close(descriptor);
     }

@@ -1,6 +1,6 @@
 //! `walkeep restore --follow`: starts the restored server as its user would, follows its recovery, and compares the
-//! point that it reached with the one that was asked for. It looks at the server's files, so it needs no role in it;
-//! only that recovery pauses has to be asked.
+//! position that it reached with the target. Reads the server's files, so it needs no role; only a pause of recovery
+//! has to be queried.
 
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
@@ -13,31 +13,35 @@ use crate::pg::programs::Programs;
 use crate::pg::segment::TimelineId;
 use crate::progress;
 use crate::restore::{Action, Plan, Recovery, Target};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often the server is looked at.
-const POLL: Duration = Duration::from_millis(200);
+/// Interval between looks at the server's files.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long the server may take to show itself.
-const START: Duration = Duration::from_secs(10);
+/// Maximum time until the server writes its `postmaster.pid`.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For each question to a server that pauses.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Maximum time of a query to a paused server.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much of the log is shown.
-const SHOWN: usize = 8;
+/// Number of lines of the server's log to show.
+const MAX_LOG_LINES: usize = 8;
 
-/// Where recovery ended.
-pub struct End {
+/// End of a recovery.
+pub struct RecoveryEnd {
     pub reached: Lsn,
+    /// Position before which recovery must not end.
     pub expected: Option<Lsn>,
-    pub words: String,
+    pub text: String,
 }
 
+/// Starts the restored server, and waits until its recovery reaches the target.
+///
+/// # Errors
+///
+/// `Problem` when recovery ended before the target.
 pub fn follow(
     context: &Context,
     plan: &Plan,
@@ -45,47 +49,13 @@ pub fn follow(
     to: &Path,
     programs: &Programs,
     options: Option<&str>,
-) -> Result<End> {
+) -> Result<RecoveryEnd> {
     let expected = expected(plan)?;
     let log = to.join("walkeep.log");
     start(programs, to, &log, options)?;
     context.console.say(&format!("the server was started; its log begins in {}", log.display()));
-    let (mut last, mut seen, begun) = (Lsn(0), false, Instant::now());
-    let reached = loop {
-        std::thread::sleep(POLL);
-        let control = Control::read(to)?;
-        let at = control.min_recovery_point();
-        if at > last {
-            last = at;
-            progress::step(&format!("recovered to {at}"));
-        }
-        // A backup's own control file says the same; the signal file goes when recovery ends.
-        if control.is_in_production() && !to.join(recovery.signal()).exists() {
-            break promoted_at(to, plan)?;
-        }
-        let server = Postmaster::of(to);
-        seen |= server.is_some();
-        let Some(server) = server else {
-            if !seen && begun.elapsed() < START {
-                continue;
-            }
-            if recovery.action == Action::Shutdown && control.is_shut_down_in_recovery() {
-                break at;
-            }
-            return Err(Error::new(
-                Kind::Problem,
-                format!("the server ended at {at}, before it reached its target: {}", tail(&log)),
-            )
-            .hint("repair what the log says and start it again: recovery goes on. Do not remove recovery.signal or backup_label"));
-        };
-        if recovery.action == Action::Pause
-            && server.takes_connections
-            && let Some(at) = paused_at(context, &server)?
-        {
-            break at;
-        }
-    };
-    let asked = match &plan.target {
+    let reached = await_end(context, plan, recovery, to, &log)?;
+    let target = match &plan.target {
         Target::End => "the end of the archive".to_owned(),
         Target::Time(time) => time.to_string(),
         Target::Lsn(lsn) => lsn.to_string(),
@@ -98,15 +68,54 @@ pub fn follow(
     {
         return Err(Error::new(
             Kind::Problem,
-            format!("recovery stopped at {reached}, and {asked} is at {expected} or behind it"),
+            format!("recovery stopped at {reached}, and {target} is at {expected} or later"),
         )
-        .hint("what lies between is not in this server: look at its log before anybody writes to it"));
+        .hint("this server lacks the WAL between them: read its log before anything is written to it"));
     }
-    Ok(End { reached, expected, words: format!("recovered to {reached}; asked for: {asked}") })
+    Ok(RecoveryEnd { reached, expected, text: format!("recovered to {reached}; target: {target}") })
 }
 
-/// Before which recovery must not end, by the archive. For the other targets the server fails when it does not find
-/// them.
+/// Waits for the end of recovery, and returns its position.
+fn await_end(context: &Context, plan: &Plan, recovery: &Recovery, to: &Path, log: &Path) -> Result<Lsn> {
+    let (mut last, mut seen, begun) = (Lsn(0), false, Instant::now());
+    loop {
+        std::thread::sleep(POLL_INTERVAL);
+        let control = Control::read(to)?;
+        let at = control.min_recovery_point();
+        if at > last {
+            last = at;
+            progress::step(&format!("recovered to {at}"));
+        }
+        // The control file of a backup has this state too; the signal file is removed at the end of recovery.
+        if control.is_in_production() && !to.join(recovery.signal()).exists() {
+            return promoted_at(to, plan);
+        }
+        let server = Postmaster::of(to);
+        seen |= server.is_some();
+        let Some(server) = server else {
+            if !seen && begun.elapsed() < START_TIMEOUT {
+                continue;
+            }
+            if recovery.action == Action::Shutdown && control.is_shut_down_in_recovery() {
+                return Ok(at);
+            }
+            return Err(Error::new(
+                Kind::Problem,
+                format!("the server ended at {at}, before its target: {}", tail(log)),
+            )
+            .hint("repair the cause and start it again: recovery continues. Do not remove recovery.signal or backup_label"));
+        };
+        if recovery.action == Action::Pause
+            && server.takes_connections
+            && let Some(at) = paused_at(context, &server)?
+        {
+            return Ok(at);
+        }
+    }
+}
+
+/// Returns the position before which recovery must not end, by the archive. A server that does not find a target of
+/// another kind fails by itself.
 fn expected(plan: &Plan) -> Result<Option<Lsn>> {
     Ok(match plan.target {
         Target::End => plan.tail()?.last_record,
@@ -115,43 +124,43 @@ fn expected(plan: &Plan) -> Result<Option<Lsn>> {
     })
 }
 
-/// As the user would: by `pg_ctl`, which leaves the server alone afterwards.
+/// Starts the server with `pg_ctl`, as its user would.
 fn start(programs: &Programs, to: &Path, log: &Path, options: Option<&str>) -> Result<()> {
-    let doing = || "start the restored server".to_owned();
+    let doing = "start the restored server";
     let pg_ctl = programs.get("pg_ctl").ok_or_else(|| {
-        Error::new(Kind::Absent, "there is no pg_ctl beside the server's programs").doing(doing())
+        Error::new(Kind::Absent, "pg_ctl was not found beside the server's programs").doing(doing)
     })?;
     let mut command = Command::new(pg_ctl);
     command.arg("-D").arg(to).arg("-l").arg(log).arg("--no-wait").current_dir(to);
     options.into_iter().for_each(|options| {
         command.arg("-o").arg(options);
     });
-    let owner = to.metadata().doing(|| format!("look at {}", to.display()))?;
-    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        command.uid(owner.uid()).gid(owner.gid());
-    }
+    setup::run_as_owner(&mut command, to)?;
     let output = command.arg("start").stdin(Stdio::null()).output().doing(doing)?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Error::new(Kind::Failed, format!("{}: {said}", output.status)).doing(doing()))
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(Kind::Failed, format!("{}: {}", output.status, stderr.trim())).doing(doing))
+}
+
+/// Returns the last lines of the log, joined.
+fn tail(log: &Path) -> String {
+    match std::fs::read(log) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            let skipped = text.lines().count().saturating_sub(MAX_LOG_LINES);
+            text.lines().skip(skipped).collect::<Vec<_>>().join("; ")
         }
+        Err(e) => format!("its log cannot be read: {e}"),
     }
 }
 
-/// The last lines of the log, as one.
-fn tail(log: &Path) -> String {
-    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default().join("; ")
-}
-
-/// Where the server left the timeline of the archive: the history of the new one says so.
+/// Returns the position at which the server left the timeline of the archive, from the history of its new timeline.
 fn promoted_at(to: &Path, plan: &Plan) -> Result<Lsn> {
     let mut found = None;
     let wal = to.join("pg_wal");
-    for entry in std::fs::read_dir(&wal).doing(|| format!("look at {}", wal.display()))?.flatten() {
+    for entry in std::fs::read_dir(&wal).doing(|| format!("list {}", wal.display()))?.flatten() {
         let name = entry.file_name();
         let timeline = name.to_str().and_then(|name| name.strip_suffix(".history"));
         let timeline = timeline.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(TimelineId);
@@ -164,11 +173,11 @@ fn promoted_at(to: &Path, plan: &Plan) -> Result<Lsn> {
         }
     }
     found.map(|(_, end)| end).ok_or_else(|| {
-        Error::new(Kind::Failed, "the server is open, and does not say where its recovery ended")
+        Error::new(Kind::Failed, "the server is open, but pg_wal has no history of a new timeline")
     })
 }
 
-/// A server that runs, by its `postmaster.pid`.
+/// A running server, from its `postmaster.pid`.
 struct Postmaster {
     port: String,
     socket: String,
@@ -176,11 +185,12 @@ struct Postmaster {
 }
 
 impl Postmaster {
-    /// `None` when there is none any more.
+    /// Returns `None` when no server runs.
     fn of(to: &Path) -> Option<Postmaster> {
         let text = std::fs::read_to_string(to.join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        let line = |number: usize| lines.get(number).copied().unwrap_or_default();
+        // The server adds lines while it starts.
+        let line = |number: usize| lines.get(number).copied().unwrap_or("");
         let is_there = line(0).parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         is_there.then(|| Postmaster {
             port: line(3).to_owned(),
@@ -190,7 +200,7 @@ impl Postmaster {
     }
 }
 
-/// Where recovery pauses, once it does.
+/// Returns the position at which recovery is paused, or `None` while it is not.
 fn paused_at(context: &Context, server: &Postmaster) -> Result<Option<Lsn>> {
     let mut failure = None;
     for user in setup::roles(context) {
@@ -202,21 +212,19 @@ fn paused_at(context: &Context, server: &Postmaster) -> Result<Option<Lsn>> {
                 session.query_one(
                     "SELECT pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text",
                     &[],
-                    Some(ANSWER),
+                    Some(QUERY_TIMEOUT),
                 )
             });
         match asked {
             Ok(row) => {
-                return match column::<bool>(&row, 0)? {
-                    true => column::<String>(&row, 1)?.parse().map(Some),
-                    false => Ok(None),
-                };
+                let is_paused = column::<bool>(&row, 0)?;
+                return is_paused.then(|| column::<String>(&row, 1)?.parse()).transpose();
             }
             Err(error) => failure = Some(error),
         }
     }
-    let error = failure.unwrap_or_else(|| Error::new(Kind::Denied, "no role is known"));
-    Err(error.doing("ask whether recovery pauses").hint(
-        "the server runs and goes on; ask it yourself: select pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn()",
+    let error = failure.unwrap_or_else(|| Error::new(Kind::Denied, "no role is known that may connect"));
+    Err(error.doing("query the pause of recovery").hint(
+        "the server keeps running; query it with: select pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn()",
     ))
 }

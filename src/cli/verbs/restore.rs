@@ -109,7 +109,7 @@ fn execute(
     let followed = follow::follow(context, plan, recovery, to, &programs, start.as_deref());
     context.console.finish();
     if let Ok(end) = &followed {
-        context.console.say(&end.words);
+        context.console.say(&end.text);
         report.end = Some(end);
     }
     context.print(&report)?;
@@ -144,7 +144,7 @@ struct RestoreReport<'a> {
     to: &'a Path,
     restored: &'a Restored,
     /// End of recovery; `None` without `--follow`.
-    end: Option<&'a follow::End>,
+    end: Option<&'a follow::RecoveryEnd>,
 }
 
 impl Report for RestoreReport<'_> {

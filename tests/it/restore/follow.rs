@@ -29,7 +29,7 @@ fn the_end_of_the_archive_is_reached_and_said() {
     let (outcome, (server, _turn)) = follow(&archive, &[]);
     let server = server.expect("a server");
     let outcome = outcome.ok();
-    assert!(outcome.stderr.contains("asked for: the end of the archive"), "{outcome}");
+    assert!(outcome.stderr.contains("target: the end of the archive"), "{outcome}");
     let report = json(&outcome);
     assert!(report["reached_lsn"].is_string() && report["expected_lsn"].is_string(), "{report:#}");
     assert!(server.is_up());
