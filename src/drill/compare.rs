@@ -1,12 +1,13 @@
-//! Whether the primary goes on where the archive ends: the drill's server follows it as a standby, up to a restore
-//! point that is made there for this.
+//! Comparison with the primary: does it go on where the archive ends? The drill's server follows the
+//! primary as a standby, up to a restore point that is created there for this.
 //!
-//! The primary keeps nothing for it: no slot, no feedback, and no commit waits for it. The WAL that is streamed was not
-//! looked through before, so a primary that has tablespaces which the backup does not know is not followed: to replay
-//! their creation would write to where they are.
+//! The primary keeps nothing for it: no slot, no feedback, and no commit waits for it. The WAL that is
+//! streamed was not scanned before, so a primary with tablespaces that the backup does not have is not
+//! followed: replaying their creation would write into their directories.
 
-use super::recover::{Recovering, Setting};
-use super::server::{POLL, Server};
+use super::recover::{Recovering, RecoverySetting};
+use super::runner::POLL_INTERVAL;
+use super::server::DrillServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Options, Session, column};
 use crate::pg::conninfo::ConnInfo;
@@ -15,22 +16,22 @@ use crate::pg::segment::TimelineId;
 use crate::restore::Plan;
 use std::time::{Duration, Instant};
 
-/// The server that is followed.
+/// The server to follow.
 pub struct Primary {
     pub info: ConnInfo,
-    /// The same as libpq reads it.
+    /// `info` as a connection string of libpq, for `primary_conninfo`.
     pub conninfo: String,
-    /// For how long it is followed at most.
+    /// Maximum time to follow it.
     pub patience: Duration,
 }
 
-/// For each question to the primary.
-const ANSWER: Option<Duration> = Some(Duration::from_secs(30));
+/// Timeout of one statement on the primary.
+const STATEMENT_TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 
-/// How often the server's log is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval between two reads of the server's log.
+const LOG_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a server says when its WAL and the primary's are not of one history.
+/// Messages of a server whose WAL and the primary's are of different histories.
 const DIVERGED: [&str; 5] = [
     "before current recovery point",
     "is behind recovery timeline",
@@ -41,89 +42,99 @@ const DIVERGED: [&str; 5] = [
 
 const STREAMING: &str = "started streaming WAL from primary at ";
 
-/// What the primary is at.
-struct Mark {
-    point: String,
+/// Restore point on the primary.
+struct RestorePoint {
+    name: String,
     lsn: Lsn,
 }
 
-/// Follows the primary from the end of the archive to where it is now. Gives the server, which has left recovery there,
-/// and what there is to say; that is an error when it came there without the primary. [`Kind::Problem`]: it is not the
-/// same history.
+/// Follows the primary from the end of the archive to its present position. Returns the server, which
+/// has left recovery there, and the detail of the check; the detail is an error when the server got
+/// there without streaming.
+///
+/// # Errors
+/// `Problem` when archive and primary are not of one history; `Refused` and `Unavailable` when the
+/// primary may not or cannot be followed.
 pub fn follow(
     recovering: &Recovering<'_>,
     primary: &Primary,
     plan: &Plan,
     end: Lsn,
     random: &str,
-) -> Result<(Server, Result<String>)> {
+) -> Result<(DrillServer, Result<String>)> {
     let name = format!("walkeep_drill_{random}");
-    let mark = mark(primary, plan, end, &name)?;
-    let mut server = recovering.start("standby.signal", &settings(primary, &mark, &name))?;
+    let point = create_restore_point(primary, plan, end, &name)?;
+    let mut server = recovering.start("standby.signal", &settings(primary, &point, &name))?;
+    await_primary(&mut server, recovering, primary, point.lsn)?;
+    // The configuration may contain a password, and the directory may be kept.
+    recovering.configure(&[])?;
+    let log = server.log()?;
+    let detail = match log.line_with(STREAMING).and_then(|line| line.split_once(STREAMING)) {
+        Some((_, from)) => Ok(format!("streamed from {from}, caught up with the primary at {}", point.lsn)),
+        None => Err(Error::new(
+            Kind::Unavailable,
+            format!("the server reached {} from the archive alone: nothing was left to stream", point.lsn),
+        )
+        .hint("try again: the primary has just archived this WAL")),
+    };
+    Ok((server, detail))
+}
+
+/// Waits until the server has left recovery at `lsn`.
+fn await_primary(
+    server: &mut DrillServer,
+    recovering: &Recovering<'_>,
+    primary: &Primary,
+    lsn: Lsn,
+) -> Result<()> {
     let begun = Instant::now();
-    let mut looked = begun;
-    while !server.is_ready() {
-        recovering.surroundings.check()?;
+    let mut last_look = begun;
+    while !server.is_ready()? {
+        recovering.runner.check()?;
         let is_over = server.ended()?.is_some() || begun.elapsed() > primary.patience;
-        if is_over || looked.elapsed() > LOOK {
-            looked = Instant::now();
+        if is_over || last_look.elapsed() > LOG_INTERVAL {
+            last_look = Instant::now();
             let log = server.log()?;
             if let Some(line) = DIVERGED.iter().find_map(|words| log.line_with(words)) {
                 return Err(Error::new(Kind::Problem, format!("the archive and the primary have diverged: {line}"))
-                    .hint("which of the two holds the data that count? do not prune, and take a backup of the primary"));
+                    .hint("find out which of the two has the data that count; until then do not prune, and take a backup of the primary"));
             }
             if is_over {
-                let error = Error::new(
-                    Kind::Unavailable,
-                    format!(
-                        "it did not come to {} within {:?}: {}",
-                        mark.lsn,
-                        primary.patience,
-                        log.last_word()
-                    ),
-                );
-                return Err(error.hint(
+                let patience = primary.patience;
+                let message =
+                    format!("the server did not reach {lsn} within {patience:?}: {}", log.last_problem());
+                return Err(Error::new(Kind::Unavailable, message).hint(
                     "the role of `connection` needs REPLICATION, and pg_hba.conf of the primary a line `replication` for it",
                 ));
             }
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
-    // A password may stand in it, and the directory may be kept.
-    recovering.configure(&[])?;
-    let told = match server.log()?.line_with(STREAMING).and_then(|line| line.split_once(STREAMING)) {
-        Some((_, from)) => Ok(format!("streamed from {from}, caught up with the primary at {}", mark.lsn)),
-        None => Err(Error::new(
-            Kind::Unavailable,
-            format!("it came to {} by the archive alone: nothing was left to be streamed", mark.lsn),
-        )
-        .hint("try again: the primary has just archived it")),
-    };
-    Ok((server, told))
+    Ok(())
 }
 
-fn settings(primary: &Primary, mark: &Mark, name: &str) -> Vec<Setting> {
+fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<RecoverySetting> {
     let conninfo = match primary.conninfo.trim() {
         "" => "dbname=replication",
         conninfo => conninfo,
     };
     [
         ("primary_conninfo", conninfo),
-        // How it is called at the primary.
+        // Application name at the primary.
         ("cluster_name", name),
         ("wal_receiver_create_temp_slot", "off"),
         ("hot_standby_feedback", "off"),
         ("wal_retrieve_retry_interval", "500ms"),
         ("recovery_target_timeline", "latest"),
-        ("recovery_target_name", &mark.point),
+        ("recovery_target_name", &point.name),
     ]
     .map(|(name, value)| (name, value.to_owned()))
     .to_vec()
 }
 
-/// Looks whether the primary can and may be followed, and marks where it is.
-fn mark(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<Mark> {
-    let doing = || "ask the primary".to_owned();
+/// Checks that the primary can and may be followed, and creates a restore point at its position.
+fn create_restore_point(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<RestorePoint> {
+    let doing = "query the primary";
     let session = Session::connect(&primary.info, &Options::default()).doing(doing)?;
     let row = session
         .query_one(
@@ -131,10 +142,10 @@ fn mark(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<Mark> {
                     current_setting('synchronous_standby_names'), \
                     coalesce((SELECT array_agg(oid) FROM pg_tablespace WHERE oid >= 16384), '{}')",
             &[],
-            ANSWER,
+            STATEMENT_TIMEOUT,
         )
         .doing(doing)?;
-    let refused = |what: String, hint: &str| Err(Error::new(Kind::Refused, what).hint(hint));
+    let refused = |message: String, hint: &str| Err(Error::new(Kind::Refused, message).hint(hint));
     if column::<i64>(&row, 0)?.cast_unsigned() != plan.archive.lineage().system_identifier {
         return refused(
             "`connection` leads to another cluster".to_owned(),
@@ -147,10 +158,10 @@ fn mark(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<Mark> {
             "give `primary = \"host=…\"` beside `connection` in the configuration",
         );
     }
-    let called = primary.info.application_name.as_deref().unwrap_or(name);
-    if counts_as_synchronous(column(&row, 2)?, called) {
+    let application_name = primary.info.application_name.as_deref().unwrap_or(name);
+    if is_synchronous(column(&row, 2)?, application_name) {
         return refused(
-            "synchronous_standby_names of the primary would count the server of the drill, and commits would wait for it"
+            "synchronous_standby_names of the primary includes the server of the drill, so commits would wait for it"
                 .to_owned(),
             "name the synchronous standbys there instead of `*`",
         );
@@ -161,26 +172,26 @@ fn mark(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<Mark> {
         .find(|oid| !known.iter().any(|tablespace| tablespace.tablespace.oid == *oid));
     if let Some(oid) = new {
         return refused(
-            format!("the primary has tablespace {oid}, which backup {} does not know", plan.record.id),
+            format!("the primary has tablespace {oid}, which backup {} does not have", plan.record.id),
             "take a new backup: it has the tablespace",
         );
     }
-    same_history(&session, plan, end)?;
-    let point = format!("{name} {}", plan.record.id);
+    check_history(&session, plan, end)?;
+    let name = format!("{name} {}", plan.record.id);
     let row = session
-        .query_one("SELECT pg_create_restore_point($1)::text", &[&point], ANSWER)
-        .doing(|| "mark where the primary is".to_owned())?;
-    Ok(Mark { lsn: column::<String>(&row, 0)?.parse()?, point })
+        .query_one("SELECT pg_create_restore_point($1)::text", &[&name], STATEMENT_TIMEOUT)
+        .doing("create a restore point on the primary")?;
+    Ok(RestorePoint { lsn: column::<String>(&row, 0)?.parse()?, name })
 }
 
-/// What can be seen before anything is streamed. That a newer timeline of the primary left the archive's too early, the
-/// server finds out.
-fn same_history(session: &Session, plan: &Plan, end: Lsn) -> Result<()> {
+/// Compares the primary's timeline and position with the end of the archive, before anything is
+/// streamed. A newer timeline that left the archive's too early is found by the server itself.
+fn check_history(session: &Session, plan: &Plan, end: Lsn) -> Result<()> {
     let row = session.query_one(
         "SELECT pg_current_wal_flush_lsn()::text, \
                 ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int",
         &[],
-        ANSWER,
+        STATEMENT_TIMEOUT,
     )?;
     let flushed: Lsn = column::<String>(&row, 0)?.parse()?;
     let timeline = TimelineId(column::<i32>(&row, 1)?.cast_unsigned());
@@ -191,14 +202,14 @@ fn same_history(session: &Session, plan: &Plan, end: Lsn) -> Result<()> {
     Err(Error::new(
         Kind::Problem,
         format!(
-            "the archive and the primary have diverged: the archive leads to {end} on timeline {archived}, the primary is at {flushed} on timeline {timeline}"
+            "the archive and the primary have diverged: the archive ends at {end} on timeline {archived}, the primary is at {flushed} on timeline {timeline}"
         ),
     )
     .hint("is `connection` the cluster that counts? look for another server that archives into this repository"))
 }
 
-/// Whether `synchronous_standby_names` counts a standby of this name.
-fn counts_as_synchronous(names: &str, name: &str) -> bool {
-    let words = names.split(|c: char| c.is_whitespace() || "(),\"".contains(c));
-    words.into_iter().any(|word| word == "*" || word.eq_ignore_ascii_case(name))
+/// Whether `synchronous_standby_names` includes a standby of this name.
+fn is_synchronous(names: &str, name: &str) -> bool {
+    let mut words = names.split(|c: char| c.is_whitespace() || "(),\"".contains(c));
+    words.any(|word| word == "*" || word.eq_ignore_ascii_case(name))
 }

@@ -1,4 +1,5 @@
-//! How far recovery has to come, computed from the archive: all WAL from the backup on is read once, and checked.
+//! Position that recovery has to reach, computed from the archive: all WAL from the backup on is read
+//! once and checked.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
@@ -7,46 +8,54 @@ use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::StoredWal;
 use crate::restore::{Plan, Target};
 
-/// Where recovery has to end: not before the one, not behind the other.
+/// Range of positions in which recovery has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
+    /// Lowest position.
     pub least: Lsn,
+    /// Highest position; `None`: not limited.
     pub most: Option<Lsn>,
-    /// The position to show.
+    /// Position to report.
     pub lsn: Lsn,
-    /// Where the last record begins.
+    /// Begin of the last WAL record; `None` if there is none.
     pub last: Option<Lsn>,
 }
 
 impl Expected {
+    /// Whether a server that ended recovery at `reached` is in the range.
     pub fn is_met_by(&self, reached: Lsn) -> bool {
         reached >= self.least && self.most.is_none_or(|most| reached <= most)
     }
 }
 
-/// What is found on the way.
+/// Result of scanning WAL records in their order.
 #[derive(Default)]
-struct Seen {
+struct Scanned {
+    /// End of the last record.
     end: Option<Lsn>,
-    /// Where the record before it begins.
+    /// Begin of the last record.
     last: Option<Lsn>,
-    /// Behind the last transaction that ended at the target time or before it.
+    /// End of the last transaction at or before the target time.
     before: Option<Lsn>,
-    /// Behind which no record may be replayed.
+    /// Position behind which no record may be replayed.
     stop: Option<Lsn>,
+    /// Oid and location of the first tablespace that is created outside of the data directory.
     tablespace: Option<(u32, Vec<u8>)>,
 }
 
-/// Reads the WAL that the plan leads through, until `is_cancelled`. Refuses WAL that would make a tablespace, since
-/// replaying that writes to where the original is.
+/// Reads the WAL that the plan replays, until `is_cancelled`.
+///
+/// # Errors
+/// `Refused` when the WAL creates a tablespace: replaying that writes to the directory of the original.
+/// `Hole` when a segment is missing; errors of reading the repository.
 pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
-    let mut seen = Seen::default();
+    let mut scanned = Scanned::default();
     let mut scan = Scan::default();
     let first = plan.first_segment().number(record.segment_size);
     let last = plan.reach.last.number(record.segment_size);
     for number in first..=last {
-        if seen.stop.is_some() || is_cancelled() {
+        if scanned.stop.is_some() || is_cancelled() {
             break;
         }
         if plan.target == Target::Immediate && number > record.wal.last.number(record.segment_size) {
@@ -55,9 +64,9 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
         let (name, stored) = open(plan, number)?;
         let doing = || format!("read {name} of repository {}", plan.archive.repository().name());
         let (_, bytes) = stored.read_all(record.segment_size.bytes()).doing(doing)?;
-        scan.segment(&bytes, |found| seen.note(&plan.target, found));
+        scan.segment(&bytes, |found| scanned.note(&plan.target, found));
     }
-    if let Some((oid, location)) = seen.tablespace {
+    if let Some((oid, location)) = scanned.tablespace {
         return Err(Error::new(
             Kind::Refused,
             format!(
@@ -68,55 +77,59 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
         )
         .hint("take a new backup: it has the tablespace, and a drill puts it into the scratch directory"));
     }
-    let end = seen.end.unwrap_or(record.stop_lsn).max(record.stop_lsn);
-    let (least, most, lsn) = match (&plan.target, seen.stop) {
+    // A backup without any record behind its stop has been reached at its stop.
+    let end = scanned.end.map_or(record.stop_lsn, |end| end.max(record.stop_lsn));
+    let (least, most, lsn) = match (&plan.target, scanned.stop) {
         (Target::Time(_) | Target::Lsn(_), Some(stop)) => {
-            (seen.before.unwrap_or(record.stop_lsn), Some(stop), stop)
+            (scanned.before.unwrap_or(record.stop_lsn), Some(stop), stop)
         }
         (Target::Lsn(lsn), None) => (*lsn, None, *lsn),
-        // What the archive gets meanwhile is replayed too.
+        // WAL that is archived during the drill is replayed too.
         (Target::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
-    Ok(Expected { least, most, lsn, last: seen.last })
+    Ok(Expected { least, most, lsn, last: scanned.last })
 }
 
-/// The segment with this number that a server reads on its way along the history: of the newest timeline that
-/// reaches back so far and has it.
+/// Opens the segment with this number that a server reads on its way along the history: that of the
+/// newest timeline that reaches back so far and has it.
 fn open(plan: &Plan, number: u64) -> Result<(WalName, StoredWal)> {
     let size = plan.record.segment_size;
     let begins = std::iter::once(0).chain(plan.history.parents.iter().map(|(_, end)| end.0 / size.bytes()));
     let timelines = plan.history.parents.iter().map(|parent| parent.0).chain([plan.history.timeline]);
-    let mut line: Vec<_> = timelines.zip(begins).filter(|(_, begin)| *begin <= number).collect();
-    line.reverse();
-    for (timeline, _) in line {
+    let mut candidates: Vec<_> = timelines.zip(begins).filter(|(_, begin)| *begin <= number).collect();
+    candidates.reverse();
+    for (timeline, _) in candidates {
         let name = WalName::Segment(SegmentName::of_number(timeline, number, size));
         if let Some(stored) = plan.archive.get_wal(name)? {
             return Ok((name, stored));
         }
     }
     let name = SegmentName::of_number(plan.history.timeline, number, size);
-    Err(Error::new(Kind::Hole, format!("{name} is missing, and later ones are there")))
+    Err(Error::new(Kind::Hole, format!("segment {name} is missing although later ones exist")))
 }
 
-impl Seen {
+impl Scanned {
     fn note(&mut self, target: &Target, found: Found) {
         if self.stop.is_some() {
             return;
         }
         match (target, &found.meaning) {
-            (Target::Time(time), Meaning::TransactionEnd(ended)) => match ended > time {
-                true => self.stop = Some(found.begin),
-                false => self.before = Some(found.end),
-            },
-            // A server stops behind the first record that begins there or later.
+            (Target::Time(time), Meaning::TransactionEnd(ended)) => {
+                if ended > time {
+                    self.stop = Some(found.begin);
+                } else {
+                    self.before = Some(found.end);
+                }
+            }
+            // A server stops behind the first record that begins at the target or later.
             (Target::Lsn(lsn), _) if found.begin >= *lsn => {
                 self.before = Some(found.end);
                 self.stop = Some(found.end);
             }
             _ => {}
         }
-        // A record behind the place to stop is not replayed.
+        // Records behind the stop are not replayed.
         if let Meaning::Tablespace { oid, location } = found.meaning
             && !location.is_empty()
         {

@@ -1,4 +1,4 @@
-//! Which backup a drill takes, and to where it is recovered.
+//! Selection of the backup and the recovery target of a drill.
 
 use crate::repo::drills::{Chosen, Drill};
 use crate::repo::pin::Pin;
@@ -6,85 +6,89 @@ use crate::repo::record::Record;
 use crate::restore::Target;
 use std::collections::BTreeMap;
 
-/// What was asked for.
+/// Selection that the caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// A backup by its id, or the best one for a target.
+pub enum Request {
+    /// The backup with this id, or the best one for a target.
     This { backup: Option<String>, target: Target },
-    /// What is next: the newest, the oldest kept, a pinned one, a random moment.
+    /// The next of the rotation: the newest, the oldest kept, a pinned one, a random moment.
     Rotate,
 }
 
-/// What is taken.
+/// Backup and target of a drill.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct Selection {
     pub chosen: Chosen,
-    /// `None`: the best for the target.
+    /// Id of the backup; `None`: the best one for the target.
     pub backup: Option<String>,
     pub target: Target,
 }
 
-/// In this order one goes round.
-const ROUND: [Chosen; 4] = [Chosen::Newest, Chosen::Oldest, Chosen::Pinned, Chosen::Moment];
+impl Selection {
+    fn end_of_archive() -> Selection {
+        Selection { chosen: Chosen::Newest, backup: None, target: Target::End }
+    }
+}
 
-/// Chooses. `moment` is a random one of the window, where there is a window; `drills` are those of before, oldest
-/// first.
-pub fn choose(
-    wanted: Wanted,
+/// Order of the rotation.
+const ROTATION: [Chosen; 4] = [Chosen::Newest, Chosen::Oldest, Chosen::Pinned, Chosen::Moment];
+
+/// Selects backup and target. `drills` are the earlier ones, oldest first; `moment` is a random moment
+/// of the restorable window, `None` if there is no window.
+pub fn select(
+    request: Request,
     records: &[Record],
     pins: &BTreeMap<String, Pin>,
     drills: &[Drill],
     moment: Option<jiff::Timestamp>,
-) -> Choice {
-    let (backup, target) = match wanted {
-        Wanted::This { backup, target } => (backup, target),
-        Wanted::Rotate => return next(records, pins, drills, moment),
+) -> Selection {
+    let (backup, target) = match request {
+        Request::This { backup, target } => (backup, target),
+        Request::Rotate => return next_of_rotation(records, pins, drills, moment),
     };
-    let newest = backup.is_none() && target == Target::End;
-    let standalone = backup.as_ref().and_then(|id| pins.get(id)).is_some_and(|pin| pin.standalone);
-    Choice {
-        chosen: if newest { Chosen::Newest } else { Chosen::Named },
-        // Only the WAL to its own end is kept for it.
-        target: if standalone && target == Target::End { Target::Immediate } else { target },
+    let is_newest = backup.is_none() && target == Target::End;
+    let is_standalone = backup.as_ref().and_then(|id| pins.get(id)).is_some_and(|pin| pin.standalone);
+    Selection {
+        chosen: if is_newest { Chosen::Newest } else { Chosen::Named },
+        // Only the WAL up to the end of the backup is kept for it.
+        target: if is_standalone && target == Target::End { Target::Immediate } else { target },
         backup,
     }
 }
 
-fn next(
+/// Returns the step of the rotation behind that of the last drill, skipping steps without a backup.
+fn next_of_rotation(
     records: &[Record],
     pins: &BTreeMap<String, Pin>,
     drills: &[Drill],
     moment: Option<jiff::Timestamp>,
-) -> Choice {
-    let last = drills.iter().rev().find_map(|drill| ROUND.iter().position(|chosen| *chosen == drill.chosen));
+) -> Selection {
+    let last = drills.iter().rev().find_map(|drill| ROTATION.iter().position(|step| *step == drill.chosen));
     let begin = last.map_or(0, |last| last + 1);
     let is_standalone = |record: &Record| pins.get(&record.id).is_some_and(|pin| pin.standalone);
-    let good = || records.iter().filter(|record| record.is_complete());
+    let complete = || records.iter().filter(|record| record.is_complete());
     let end = |record: &Record| if is_standalone(record) { Target::Immediate } else { Target::End };
-    for step in 0..ROUND.len() {
-        let Some(chosen) = ROUND.get((begin + step) % ROUND.len()).copied() else {
-            continue;
-        };
+    // Position of the last drill of a backup; 0: none.
+    let last_drill = |record: &Record| {
+        drills.iter().rposition(|drill| drill.backup.as_ref() == Some(&record.id)).map_or(0, |at| at + 1)
+    };
+    for chosen in ROTATION.into_iter().cycle().skip(begin).take(ROTATION.len()) {
         let record = match chosen {
-            Chosen::Oldest => good().find(|record| !is_standalone(record)),
-            // The one whose last drill is longest ago.
-            Chosen::Pinned => good().filter(|record| pins.contains_key(&record.id)).min_by_key(|record| {
-                drills
-                    .iter()
-                    .rposition(|drill| drill.backup.as_ref() == Some(&record.id))
-                    .map_or(0, |at| at + 1)
-            }),
-            Chosen::Moment => match moment {
-                Some(moment) => return Choice { chosen, backup: None, target: Target::Time(moment) },
-                None => None,
-            },
-            Chosen::Newest | Chosen::Named => {
-                return Choice { chosen, backup: None, target: Target::End };
+            Chosen::Oldest => complete().find(|record| !is_standalone(record)),
+            Chosen::Pinned => complete()
+                .filter(|record| pins.contains_key(&record.id))
+                .min_by_key(|record| last_drill(record)),
+            Chosen::Moment => {
+                if let Some(moment) = moment {
+                    return Selection { chosen, backup: None, target: Target::Time(moment) };
+                }
+                None
             }
+            Chosen::Newest | Chosen::Named => return Selection::end_of_archive(),
         };
         if let Some(record) = record {
-            return Choice { chosen, backup: Some(record.id.clone()), target: end(record) };
+            return Selection { chosen, backup: Some(record.id.clone()), target: end(record) };
         }
     }
-    Choice { chosen: Chosen::Newest, backup: None, target: Target::End }
+    Selection::end_of_archive()
 }

@@ -1,37 +1,38 @@
-//! Reads everything in a cluster: every table of every database, by several sessions.
+//! Reads every table of every database of a cluster, by several sessions.
 
-use super::server::{Server, Surroundings};
+use super::runner::Runner;
+use super::server::DrillServer;
 use crate::error::{Error, Kind, Result};
-use crate::pg::client::{Session, column};
+use crate::pg::client::{Row, Session, column};
+use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
-/// How many failures are told of.
-const TOLD: usize = 10;
+/// Maximum number of lines that [`summarize`] shows.
+const MAX_LINES: usize = 10;
 
-/// One table to read.
-struct Table {
+/// One table, and the statement that reads it.
+struct TableScan {
     database: String,
     name: String,
     statement: String,
-    bytes: i64,
+    bytes: u64,
 }
 
-/// What was read.
-pub struct Read {
+/// Result of reading all tables.
+#[derive(Default)]
+pub struct TablesRead {
     pub databases: usize,
     pub tables: usize,
     pub bytes: u64,
-    /// What cannot be read, and why.
+    /// Tables that cannot be read, each with the reason.
     pub bad: Vec<String>,
-    /// What could not be tried: a library is missing here.
-    pub untold: Vec<String>,
+    /// Tables that could not be tried since a library is missing on this host, each with the reason.
+    pub untried: Vec<String>,
 }
 
-/// Tables of a database, so that each can be read to its last byte: `COPY` also puts together what lies in the TOAST
-/// table; that is read once more, page by page.
+/// Tables of a database, with statements that read each to its last byte: `COPY` also assembles values
+/// from the TOAST table, which is read once more, page by page.
 const TABLES: &str = "\
     SELECT format('%I.%I', n.nspname, c.relname) AS name, \
            CASE WHEN c.relkind IN ('t', 'S') THEN format('SELECT count(*) FROM %I.%I', n.nspname, c.relname) \
@@ -41,10 +42,11 @@ const TABLES: &str = "\
      WHERE c.relkind IN ('r', 'm', 't', 'S') AND c.relpersistence <> 't' \
        AND (c.relkind <> 'm' OR c.relispopulated)";
 
-/// Makes every database open to sessions of the superuser, and keeps code of the databases from running by itself.
-/// Those that the server calls invalid are left out: the server wants them dropped.
-pub fn open_databases(server: &Server, user: &str, surroundings: &Surroundings<'_>) -> Result<Vec<String>> {
-    let bound = Some(surroundings.until.saturating_duration_since(Instant::now()));
+/// Allows connections to every database and disables event triggers, so that no code of the databases
+/// runs by itself. Returns the names of the databases, without those that the server marks as invalid:
+/// they can only be dropped.
+pub fn open_databases(server: &DrillServer, user: &str, runner: &Runner<'_>) -> Result<Vec<String>> {
+    let bound = Some(runner.remaining());
     let first = server.session(user, "template1")?;
     let rows = first.query(
         "SELECT datname::text, datallowconn, format('ALTER DATABASE %I ALLOW_CONNECTIONS true', datname) \
@@ -72,95 +74,123 @@ pub fn open_databases(server: &Server, user: &str, surroundings: &Surroundings<'
     Ok(databases)
 }
 
-/// Reads all tables. Fails only when the server is gone or the time is over; what cannot be read is part of the
-/// answer.
+/// Reads all tables. A table that cannot be read is part of the result.
+///
+/// # Errors
+/// When the server has gone away, the drill has timed out or it was cancelled.
 pub fn read(
-    server: &Server,
+    server: &DrillServer,
     user: &str,
     databases: &[String],
     jobs: NonZeroUsize,
-    surroundings: &Surroundings<'_>,
-) -> Result<Read> {
+    runner: &Runner<'_>,
+) -> Result<TablesRead> {
+    let mut read = TablesRead { databases: databases.len(), ..TablesRead::default() };
     let mut tables = Vec::new();
-    let mut done =
-        Read { databases: databases.len(), tables: 0, bytes: 0, bad: Vec::new(), untold: Vec::new() };
     for database in databases {
-        surroundings.check()?;
-        let bound = Some(surroundings.until.saturating_duration_since(Instant::now()));
+        runner.check()?;
         let session = server.session(user, database)?;
-        match session.query(TABLES, &[], bound) {
+        match session.query(TABLES, &[], Some(runner.remaining())) {
             Ok(rows) => {
                 for row in &rows {
-                    tables.push(Table {
-                        database: database.clone(),
-                        name: column(row, "name")?,
-                        statement: column(row, "statement")?,
-                        bytes: column(row, "bytes")?,
-                    });
+                    tables.push(TableScan::of(database, row)?);
                 }
             }
             Err(error) if error.kind() == Kind::Timeout => return Err(error),
-            Err(error) => done.bad.push(format!("the tables of database {database}: {error}")),
+            Err(error) => read.bad.push(format!("the tables of database {database}: {error}")),
         }
     }
-    done.tables = tables.len();
-    // The largest first, so that none is alone at the end.
+    read.tables = tables.len();
+    // The largest first, so that no session is left alone with it at the end.
     tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
-    let queue = Mutex::new(tables.into_iter());
-    let bytes = AtomicU64::new(0);
-    let (bad, untold) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    let work = || -> Result<()> {
+    let readers = Readers {
+        server,
+        user,
+        runner,
+        queue: Mutex::new(tables.into_iter()),
+        bytes: AtomicU64::new(0),
+        bad: Mutex::new(std::mem::take(&mut read.bad)),
+        untried: Mutex::new(Vec::new()),
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs.get()).map(|_| scope.spawn(|| readers.work())).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::defect("a reader panicked"))))
+    })?;
+    read.bytes = readers.bytes.into_inner();
+    read.bad = readers.bad.into_inner();
+    read.untried = readers.untried.into_inner();
+    Ok(read)
+}
+
+impl TableScan {
+    fn of(database: &str, row: &Row) -> Result<TableScan> {
+        let bytes: i64 = column(row, "bytes")?;
+        Ok(TableScan {
+            database: database.to_owned(),
+            name: column(row, "name")?,
+            statement: column(row, "statement")?,
+            bytes: u64::try_from(bytes)
+                .map_err(|_| Error::new(Kind::Failed, format!("a table has {bytes} bytes")))?,
+        })
+    }
+}
+
+/// State that the reading threads share.
+struct Readers<'a> {
+    server: &'a DrillServer,
+    user: &'a str,
+    runner: &'a Runner<'a>,
+    queue: Mutex<std::vec::IntoIter<TableScan>>,
+    bytes: AtomicU64,
+    bad: Mutex<Vec<String>>,
+    untried: Mutex<Vec<String>>,
+}
+
+impl Readers<'_> {
+    /// Reads tables until the queue is empty.
+    fn work(&self) -> Result<()> {
         let mut session: Option<(String, Session)> = None;
         loop {
-            let Some(table) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+            let Some(table) = self.queue.lock().next() else {
                 return Ok(());
             };
-            surroundings.check()?;
+            self.runner.check()?;
             let open = match session.take().filter(|(database, _)| *database == table.database) {
                 Some((_, open)) => open,
-                None => server.session(user, &table.database)?,
+                None => self.server.session(self.user, &table.database)?,
             };
-            let bound = Some(surroundings.until.saturating_duration_since(Instant::now()));
-            match open.batch(&table.statement, bound) {
-                Ok(()) => drop(bytes.fetch_add(u64::try_from(table.bytes).unwrap_or(0), Ordering::Relaxed)),
+            match open.batch(&table.statement, Some(self.runner.remaining())) {
+                Ok(()) => drop(self.bytes.fetch_add(table.bytes, Ordering::Relaxed)),
                 Err(error) => {
-                    // Not this table: the server went away, or the time is over.
+                    // Not because of this table: the server has gone away, or the drill has timed out.
                     open.check()?;
                     if error.kind() == Kind::Timeout {
                         return Err(error);
                     }
                     let text = error.to_string();
-                    let list = if is_missing_library(&text) { &untold } else { &bad };
-                    let line = format!("{} of database {}: {text}", table.name, table.database);
-                    list.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                    let list = if is_missing_library(&text) { &self.untried } else { &self.bad };
+                    list.lock().push(format!("{} of database {}: {text}", table.name, table.database));
                 }
             }
             session = Some((table.database, open));
         }
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.get()).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a reader panicked")))
-        })
-    })?;
-    done.bytes = bytes.into_inner();
-    done.bad.extend(bad.into_inner().unwrap_or_else(PoisonError::into_inner));
-    done.untold.extend(untold.into_inner().unwrap_or_else(PoisonError::into_inner));
-    Ok(done)
+    }
 }
 
-/// Whether the server says that a library is not installed here: that says nothing about the backup.
+/// Whether a message of the server is about a library that is not installed on this host, which means
+/// nothing for the backup.
 pub fn is_missing_library(text: &str) -> bool {
     ["could not access file", "could not load library", "could not open extension control file"]
         .iter()
         .any(|words| text.contains(words))
 }
 
-/// The first of some lines, and how many there are.
-pub fn told(lines: &[String]) -> String {
-    let shown = lines.iter().take(TOLD).cloned().collect::<Vec<_>>().join("; ");
-    match lines.len().saturating_sub(TOLD) {
+/// Joins the first lines, and adds the number of the others.
+pub fn summarize(lines: &[String]) -> String {
+    let shown = lines.iter().take(MAX_LINES).cloned().collect::<Vec<_>>().join("; ");
+    match lines.len().saturating_sub(MAX_LINES) {
         0 => shown,
         more => format!("{shown}; and {more} more"),
     }

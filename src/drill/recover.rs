@@ -1,19 +1,20 @@
-//! Recovery of the drill's server: its configuration, its signal file, and what it means when it ends.
+//! Recovery of the drill's server: its configuration, its signal file, and the cause when it fails.
 
-use super::place::Place;
-use super::server::{Server, Surroundings};
-use super::settings::Settings;
+use super::runner::Runner;
+use super::server::DrillServer;
+use super::settings::ServerConfig;
+use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 
-/// A setting and its value.
-pub type Setting = (&'static str, String);
+/// Name and value of a setting.
+pub type RecoverySetting = (&'static str, String);
 
-const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
+const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
-/// What a server says when this machine is in the way, and not the backup.
-const MACHINE: [&str; 8] = [
+/// Messages of a server whose cause is this host and not the backup.
+const ENVIRONMENT_ERRORS: [&str; 8] = [
     "No space left on device",
     "Disk quota exceeded",
     "Cannot allocate memory",
@@ -24,103 +25,103 @@ const MACHINE: [&str; 8] = [
     "Permission denied",
 ];
 
-/// A restored directory that is to be recovered.
+/// A restored data directory to recover.
 pub struct Recovering<'a> {
-    pub place: &'a Place,
-    pub surroundings: &'a Surroundings<'a>,
-    /// Libraries without which the WAL cannot be replayed; mostly none.
+    pub workdir: &'a Workdir,
+    pub runner: &'a Runner<'a>,
+    /// Libraries that replaying the WAL needs; usually empty.
     pub preload: &'a str,
-    /// How, by the names of the settings.
-    pub settings: Vec<Setting>,
+    /// Settings of the recovery.
+    pub settings: Vec<RecoverySetting>,
 }
 
 impl Recovering<'_> {
-    /// Writes the configuration, with these settings instead of those of the same name.
-    pub fn configure(&self, instead: &[Setting]) -> Result<()> {
-        let place = self.place;
-        let stays = |setting: &&Setting| !instead.iter().any(|other| other.0 == setting.0);
-        let recovery: Vec<Setting> = self.settings.iter().filter(stays).chain(instead).cloned().collect();
-        let settings = Settings {
-            etc: &place.join("etc"),
-            socket: &place.join("socket"),
-            control: &Control::read(&place.join("data"))?,
+    /// Writes the configuration. `overrides` replace settings of the same name.
+    pub fn configure(&self, overrides: &[RecoverySetting]) -> Result<()> {
+        let workdir = self.workdir;
+        let stays = |setting: &&RecoverySetting| !overrides.iter().any(|other| other.0 == setting.0);
+        let recovery: Vec<RecoverySetting> =
+            self.settings.iter().filter(stays).chain(overrides).cloned().collect();
+        let config = ServerConfig {
+            etc: &workdir.join("etc"),
+            socket: &workdir.join("socket"),
+            control: &Control::read(&workdir.join("data"))?,
             preload: self.preload,
             recovery: &recovery,
         };
-        place.write("etc/postgresql.conf", &settings.postgresql_conf())?;
-        place.write("etc/pg_hba.conf", settings.pg_hba_conf())?;
-        place.write("etc/pg_ident.conf", "")?;
-        match self.surroundings.user {
-            Some((user, group)) => place.give(user, group),
+        workdir.write("etc/postgresql.conf", &config.postgresql_conf())?;
+        workdir.write("etc/pg_hba.conf", config.pg_hba_conf())?;
+        workdir.write("etc/pg_ident.conf", "")?;
+        match self.runner.user {
+            Some((user, group)) => workdir.chown(user, group),
             None => Ok(()),
         }
     }
 
-    /// Starts the server, by this signal file.
-    pub fn start(&self, signal: &str, instead: &[Setting]) -> Result<Server> {
-        for name in SIGNALS {
-            let path = self.place.join("data").join(name);
+    /// Starts the server with this signal file and these overrides.
+    pub fn start(&self, signal: &str, overrides: &[RecoverySetting]) -> Result<DrillServer> {
+        for name in SIGNAL_FILES {
+            let path = self.workdir.join("data").join(name);
             let doing = || format!("write {}", path.display());
             if name == signal {
                 std::fs::write(&path, "").doing(doing)?;
-                if let Some((user, group)) = self.surroundings.user {
+                if let Some((user, group)) = self.runner.user {
                     std::os::unix::fs::lchown(&path, Some(user), Some(group)).doing(doing)?;
                 }
             } else if path.exists() {
                 std::fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
             }
         }
-        self.configure(instead)?;
-        Server::start(self.place, self.surroundings)
+        self.configure(overrides)?;
+        DrillServer::start(self.workdir, self.runner)
     }
 
-    /// Recovers, and waits until the server takes connections.
-    pub fn run(&self) -> Result<Server> {
-        let mut server = self.start(SIGNALS[0], &[])?;
-        match server.await_ready(self.surroundings) {
+    /// Recovers to the target, and waits until the server accepts connections.
+    pub fn run(&self) -> Result<DrillServer> {
+        let mut server = self.start(SIGNAL_FILES[0], &[])?;
+        match server.await_ready(self.runner) {
             Ok(()) => Ok(server),
-            Err(error) => Err(why_not(error, &server)),
+            Err(error) => Err(explain_failure(error, &server)),
         }
     }
 
-    /// Recovers until the record that begins there is replayed, and stops the server: recovery can go on.
+    /// Recovers until the record that begins at `last` is replayed, and stops the server, so that
+    /// recovery can continue.
     pub fn to_record(&self, last: Lsn) -> Result<()> {
         let target =
             [("recovery_target_lsn", last.to_string()), ("recovery_target_action", "shutdown".to_owned())];
-        let mut server = self.start(SIGNALS[0], &target)?;
-        server.await_end(self.surroundings).map_err(|error| why_not(error, &server))?;
-        match Control::read(&self.place.join("data"))?.is_shut_down_in_recovery() {
-            true => Ok(()),
-            false => Err(why_not(
-                Error::new(Kind::Problem, "the server ended before it came to the end of the archive"),
-                &server,
-            )),
+        let mut server = self.start(SIGNAL_FILES[0], &target)?;
+        server.await_end(self.runner).map_err(|error| explain_failure(error, &server))?;
+        if Control::read(&self.workdir.join("data"))?.is_shut_down_in_recovery() {
+            return Ok(());
         }
+        let error = Error::new(Kind::Problem, "the server ended before the end of the archive");
+        Err(explain_failure(error, &server))
     }
 }
 
-/// What a server that ended says about the backup: nothing, when this machine or the way to the archive was in the
-/// way. All WAL had been read before, so a fetch that failed was an outage.
-pub fn why_not(error: Error, server: &Server) -> Error {
+/// Adds the cause from the log to the error of a server that ended. The error remains a `Problem` of the
+/// backup only when neither this host nor the repository was the cause: all WAL could be read before, so
+/// a failed fetch is an outage.
+pub fn explain_failure(error: Error, server: &DrillServer) -> Error {
     if error.kind() != Kind::Problem {
         return error;
     }
     let log = match server.log() {
         Ok(log) => log,
-        // It would have said whose fault it is.
-        Err(unread) => return unread,
+        // Without the log the cause is unknown.
+        Err(unreadable) => return unreadable,
     };
-    let reason = log.reason();
-    let error = Error::new(Kind::Problem, format!("{error}: {reason}"));
-    if let Some(complaint) = log.complaint() {
-        return Error::new(Kind::Unavailable, format!("{error}: {complaint}")).hint(
-            "the WAL could be read before: is the repository in reach of the user that runs the server?",
+    let error = Error::new(Kind::Problem, format!("{error}: {}", log.reason()));
+    if let Some(fetch_error) = log.fetch_error() {
+        return Error::new(Kind::Unavailable, format!("{error}: {fetch_error}")).hint(
+            "the WAL could be read before: can the user that runs the server still reach the repository?",
         );
     }
-    match MACHINE.iter().any(|words| log.mentions(words)) {
-        true => error.with_kind(Kind::Unavailable).hint(
-            "this machine is in the way, not the backup. Libraries that the WAL needs are named by `preload` in [drill] of the configuration",
-        ),
-        false => error.hint("look at it: `walkeep drill --keep` leaves the directory with the server's log"),
+    if log.mentions(&ENVIRONMENT_ERRORS) {
+        return error.with_kind(Kind::Unavailable).hint(
+            "the cause is this host and not the backup. Name libraries that the WAL needs in `preload` in [drill] of the configuration",
+        );
     }
+    error.hint("`walkeep drill --keep` leaves the directory with the server's log")
 }

@@ -1,21 +1,22 @@
 //! A drill from beginning to end.
 
-use super::check::{Checks, failed, lines, not_done, passed};
+use super::check::{Assertion, ROLE_HINT, ServerChecks, one_line};
 use super::compare::{self, Primary};
 use super::expect::{Expected, expect};
-use super::pick::Choice;
-use super::place::{self, Place};
-use super::recover::{Recovering, why_not};
-use super::server::{Server, Surroundings};
+use super::pick::Selection;
+use super::recover::{Recovering, explain_failure};
+use super::runner::{POLL_INTERVAL, Runner};
+use super::server::DrillServer;
+use super::workdir::{self, Workdir};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
-use crate::progress::{self, Cancel, Progress};
+use crate::progress::{Cancel, Progress, step};
 use crate::repo::Archive;
 use crate::repo::drills::{Check, Drill, Outcome};
-use crate::restore::{self, Action, Plan, Recovery, Target, TargetTimeline, Wish};
-use rustix::process::Signal;
+use crate::restore::{self, Action, Plan, Recovery, Restored, Target, TargetTimeline, Wish};
+use rustix::process::{Pid, Signal};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -23,158 +24,121 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{Span, info_span};
 
-/// How often it is asked whether the drill is to end.
-const POLL: Duration = Duration::from_millis(50);
-
-/// A socket's path has 107 bytes; this is what stands behind its directory.
-const SOCKET: (usize, &str) = (107, "socket/.s.PGSQL.5432");
-
-/// What has to be so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assertion {
-    pub name: String,
-    pub database: String,
-    pub sql: String,
-    /// Rows as lines, columns divided by `|`.
-    pub expected: String,
-}
-
 pub struct Options {
     /// Progress of the restore.
     pub progress: Progress,
     pub cancel: Cancel,
-    /// Where the scratch directory is made; absolute.
+    /// Absolute path of the directory in which the working directory is made.
     pub directory: PathBuf,
-    /// A part of its name.
+    /// Name of the cluster; a part of the working directory's name.
     pub cluster: String,
-    /// Where the programs of PostgreSQL are, when that is not where they usually are.
+    /// Directory of PostgreSQL's programs; `None`: the usual places.
     pub bin: Option<PathBuf>,
-    /// How the server fetches WAL, from this repository alone.
+    /// Command with which the server fetches WAL, from the drilled repository alone.
     pub restore_command: String,
-    /// Libraries without which the WAL cannot be replayed.
+    /// Value of `shared_preload_libraries`: libraries that replaying the WAL needs.
     pub preload: String,
-    /// Roles of the cluster that may exist.
+    /// Roles to try for connections, in this order; not all of them need to exist.
     pub users: Vec<String>,
     pub jobs: NonZeroUsize,
     pub amcheck: bool,
     pub assertions: Vec<Assertion>,
-    /// Follow this one as a standby from the end of the archive on.
+    /// Primary to follow as a standby from the end of the archive on.
     pub compare: Option<Primary>,
-    /// Leave the scratch directory for a look.
+    /// Keep the working directory.
     pub keep: bool,
     pub timeout: Duration,
-    /// For how long to wait for another drill of the cluster.
+    /// Maximum time to wait for another drill of the cluster.
     pub wait: Duration,
-    /// Variables of the environment that would steer PostgreSQL's programs.
-    pub forgotten: Vec<String>,
+    /// Environment variables that would change what PostgreSQL's programs do.
+    pub cleared_variables: Vec<String>,
     pub now: jiff::Timestamp,
     /// Twelve random hexadecimal digits.
     pub random: String,
 }
 
-/// A drill under way: what is found goes into `drill`.
-pub struct Run<'a> {
-    options: &'a Options,
-    begun: Instant,
+/// Result of a drill.
+pub struct Drilled {
     pub drill: Drill,
-    /// Why it could not be found out, or what is wrong besides the checks.
+    /// Why the outcome is unknown, or a problem beside the checks.
     pub error: Option<Error>,
-    /// What was left for a look.
+    /// The working directory, if it was kept.
     pub kept: Option<PathBuf>,
 }
 
-impl<'a> Run<'a> {
-    /// Does all of it. Fails, without an outcome, when another drill runs, or when it was interrupted.
-    pub fn new(archive: Archive, choice: &Choice, options: &'a Options) -> Result<Run<'a>> {
-        let _span = info_span!("drill", backup = choice.backup).entered();
-        place::sweep(&options.directory, &options.cluster, options.wait)?;
-        let mut run = Run {
-            options,
-            begun: Instant::now(),
-            drill: Drill {
-                backup: choice.backup.clone(),
-                chosen: choice.chosen,
-                target: describe(&choice.target),
-                outcome: Outcome::Unknown,
-                host: crate::repo::process::host(),
-                begun: options.now,
-                ended: options.now,
-                bytes: 0,
-                segments: 0,
-                expected_lsn: None,
-                reached_lsn: None,
-                restore_seconds: None,
-                recovery_seconds: None,
-                check_seconds: None,
-                checks: Vec::new(),
-            },
-            error: None,
-            kept: None,
-        };
-        let result = run.drill(archive, choice);
-        if options.cancel.is_cancelled() {
-            return Err(Error::new(Kind::Failed, "it was interrupted").hint("nothing was left behind"));
-        }
-        run.drill.outcome = match &result {
-            Err(error) if is_about_the_backup(error.kind()) => Outcome::Refuted,
-            _ if run.drill.checks.iter().any(|check| check.ok == Some(false)) => Outcome::Refuted,
-            Err(_) => Outcome::Unknown,
-            Ok(()) => Outcome::Proved,
-        };
-        run.error = result.err();
-        let took = jiff::SignedDuration::try_from(run.begun.elapsed()).unwrap_or_default();
-        run.drill.ended = options.now.checked_add(took).unwrap_or(options.now);
-        Ok(run)
+/// Performs a drill.
+///
+/// # Errors
+/// `Locked` when another drill of the cluster runs, `Failed` when it was cancelled. Every other failure
+/// is part of the result.
+pub fn run(archive: Archive, selection: &Selection, options: &Options) -> Result<Drilled> {
+    let _span = info_span!("drill", backup = selection.backup).entered();
+    workdir::sweep(&options.directory, &options.cluster, options.wait)?;
+    let target = target_text(&selection.target);
+    let mut job = DrillJob {
+        options,
+        begun: Instant::now(),
+        drill: Drill::begin(selection.backup.clone(), selection.chosen, target, options.now),
+        kept: None,
+    };
+    let result = job.perform(archive, selection);
+    if options.cancel.is_cancelled() {
+        return Err(Error::new(Kind::Failed, "the drill was interrupted").hint("nothing was left behind"));
     }
+    let DrillJob { mut drill, kept, begun, .. } = job;
+    drill.outcome = match &result {
+        Err(error) if is_about_the_backup(error.kind()) => Outcome::Refuted,
+        _ if drill.checks.iter().any(|check| check.ok == Some(false)) => Outcome::Refuted,
+        Err(_) => Outcome::Unknown,
+        Ok(()) => Outcome::Proved,
+    };
+    drill.ended = options
+        .now
+        .checked_add(begun.elapsed())
+        .map_err(|e| Error::new(Kind::Failed, format!("compute the end of the drill: {e}")))?;
+    Ok(Drilled { drill, error: result.err(), kept })
+}
 
-    fn step(&self, step: &str) {
-        progress::step(step);
-    }
+/// A drill in progress.
+struct DrillJob<'a> {
+    options: &'a Options,
+    begun: Instant,
+    drill: Drill,
+    kept: Option<PathBuf>,
+}
 
-    fn drill(&mut self, archive: Archive, choice: &Choice) -> Result<()> {
+impl DrillJob<'_> {
+    fn perform(&mut self, archive: Archive, selection: &Selection) -> Result<()> {
         let wish = Wish {
-            backup: choice.backup.clone(),
-            target: choice.target.clone(),
+            backup: selection.backup.clone(),
+            target: selection.target.clone(),
             timeline: None,
             allow_damaged: false,
         };
         let mut plan = Plan::make(archive, wish)?;
-        let record = plan.record.clone();
-        Span::current().record("backup", record.id.as_str());
-        self.drill.backup = Some(record.id.clone());
-        self.drill.bytes = record.size;
+        Span::current().record("backup", plan.record.id.as_str());
+        self.drill.backup = Some(plan.record.id.clone());
+        self.drill.bytes = plan.record.size;
         self.drill.segments = plan.reach.segments;
-        // Not another one that appears meanwhile.
-        plan.timeline = match plan.history.timeline == record.timeline {
-            true => TargetTimeline::Current,
-            false => TargetTimeline::Number(plan.history.timeline),
+        // The planned timeline, and not a newer one that is archived during the drill.
+        plan.timeline = if plan.history.timeline == plan.record.timeline {
+            TargetTimeline::Current
+        } else {
+            TargetTimeline::Number(plan.history.timeline)
         };
-        let programs = Programs::find(plan.archive.lineage().major, self.options.bin.as_deref())?;
-        self.check_socket()?;
-        let mut place = Place::make(&self.options.directory, &self.options.cluster, &self.options.random)?;
-        let drilled = self.drill_in(&place, &plan, &programs);
-        if self.options.keep && !self.options.cancel.is_cancelled() {
-            place.keep()?;
-            self.kept = Some(place.path().to_owned());
+        let options = self.options;
+        let programs = Programs::find(plan.archive.lineage().major, options.bin.as_deref())?;
+        let mut workdir = Workdir::make(&options.directory, &options.cluster, &options.random)?;
+        let drilled = self.drill_in(&workdir, &plan, &programs);
+        if options.keep && !options.cancel.is_cancelled() {
+            workdir.keep()?;
+            self.kept = Some(workdir.path().to_owned());
         }
-        let removed = place.remove().doing(|| "clean up".to_owned());
+        let removed = workdir.remove().doing("clean up");
         drilled.and(removed)
     }
 
-    fn check_socket(&self) -> Result<()> {
-        let name = format!("walkeep-drill-{}-{}", self.options.cluster, self.options.random);
-        let socket = self.options.directory.join(name).join(SOCKET.1);
-        if socket.as_os_str().len() <= SOCKET.0 {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Config,
-            format!("the path of a socket in {} is too long", self.options.directory.display()),
-        )
-        .hint("choose a directory with a shorter path: `directory` in [drill] of the configuration"))
-    }
-
-    fn drill_in(&mut self, place: &Place, plan: &Plan, programs: &Programs) -> Result<()> {
+    fn drill_in(&mut self, workdir: &Workdir, plan: &Plan, programs: &Programs) -> Result<()> {
         let recovery = Recovery {
             restore_command: self.options.restore_command.clone(),
             action: Action::Promote,
@@ -182,107 +146,53 @@ impl<'a> Run<'a> {
             standby: false,
             as_primary: false,
         };
-        let restored = self.restore(place, plan, &recovery)?;
-        let data = place.join("data");
+        let restored = self.restore(workdir, plan, &recovery)?;
+        let data = workdir.join("data");
         let owner = data.metadata().doing(|| format!("look at {}", data.display()))?;
-        let surroundings = Surroundings {
+        let runner = Runner {
             programs,
             user: nix::unistd::geteuid().is_root().then_some((owner.uid(), owner.gid())),
-            forgotten: &self.options.forgotten,
+            cleared_variables: &self.options.cleared_variables,
             cancel: &self.options.cancel,
-            until: self.begun + self.options.timeout,
+            deadline: self.begun + self.options.timeout,
         };
         let recovering = Recovering {
-            place,
-            surroundings: &surroundings,
+            workdir,
+            runner: &runner,
             preload: &self.options.preload,
             settings: recovery.settings(plan),
         };
         recovering.configure(&[])?;
-        self.step("verifying, and reading the WAL");
-        let (expected, verified) = std::thread::scope(|scope| {
-            let verified = scope.spawn(|| verify(place, &surroundings));
-            let expected = expect(plan, &|| self.options.cancel.is_cancelled());
-            (expected, verified.join())
-        });
-        let expected = expected?;
-        self.drill.expected_lsn = Some(expected.lsn);
-        let verified = verified.unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a verification panicked")));
-        self.drill.checks.push(verified?);
-        // The server would read this one, whatever its configuration file is.
-        let own = data.join("postgresql.auto.conf");
-        std::fs::write(&own, "").doing(|| format!("empty {}", own.display()))?;
+        let expected = self.verify_and_scan(workdir, plan, &runner)?;
+        // A server reads this file whatever its configuration file is.
+        let auto_conf = data.join("postgresql.auto.conf");
+        std::fs::write(&auto_conf, "").doing(|| format!("empty {}", auto_conf.display()))?;
 
         let (mut server, compared) = self.recover(&recovering, plan, expected)?;
-        // Nothing more is read from the repository.
+        // The repository is not read any more.
         drop(restored);
 
-        self.step("checking");
+        step("checking");
         let begun = Instant::now();
-        let checked = self.check(&mut server, place, &surroundings, expected);
+        let checked = self.check(&mut server, workdir, &runner, expected);
         self.drill.check_seconds = Some(begun.elapsed().as_secs_f64());
         let stopped = server.stop();
         checked.and(stopped).and(compared)
     }
 
-    /// Recovers to the target. With a comparison first to the end of the archive, by that alone, and from there on with
-    /// the primary; whether that could be compared is the second value.
-    fn recover(
-        &mut self,
-        recovering: &Recovering<'_>,
-        plan: &Plan,
-        expected: Expected,
-    ) -> Result<(Server, Result<()>)> {
-        let name = "compare";
-        self.step("recovering");
-        let begun = Instant::now();
-        let primary = self.options.compare.as_ref();
-        let Some((primary, last)) = primary.filter(|_| plan.target == Target::End).zip(expected.last) else {
-            let server = recovering.run()?;
-            self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
-            if primary.is_some() {
-                let why = "recovery does not go to the end of the archive";
-                self.drill.checks.push(not_done(name, why));
-            }
-            return Ok((server, Ok(())));
-        };
-        recovering.to_record(last)?;
-        self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
-        self.step("following the primary");
-        let error = match compare::follow(recovering, primary, plan, expected.least, &self.options.random) {
-            Ok((server, Ok(detail))) => {
-                self.drill.checks.push(passed(name, detail));
-                return Ok((server, Ok(())));
-            }
-            Ok((server, Err(error))) => {
-                self.drill.checks.push(not_done(name, error.to_string()));
-                return Ok((server, Err(error)));
-            }
-            Err(error) => error,
-        };
-        recovering.surroundings.check()?;
-        let is_refuted = is_about_the_backup(error.kind());
-        let (check, compared) = match is_refuted {
-            true => (failed(name, error.to_string()), Ok(())),
-            false => (not_done(name, error.to_string()), Err(error.doing("compare with the primary"))),
-        };
-        self.drill.checks.push(check);
-        // What the backup itself is worth can be found out all the same.
-        Ok((recovering.run()?, compared))
-    }
-
-    fn restore(&mut self, place: &Place, plan: &Plan, recovery: &Recovery) -> Result<restore::Restored> {
+    /// Restores the backup into the working directory.
+    fn restore(&mut self, workdir: &Workdir, plan: &Plan, recovery: &Recovery) -> Result<Restored> {
         let begun = Instant::now();
         let moved = plan.record.tablespaces.iter().filter_map(|tablespace| {
             tablespace.tablespace.location.as_ref()?;
             let oid = tablespace.tablespace.oid.to_string();
-            let new = place.join("tablespaces").join(&oid);
+            let new = workdir.join("tablespaces").join(&oid);
             Some((oid.into(), new))
         });
         let options = restore::Options {
             progress: self.options.progress.clone(),
             cancel: self.options.cancel.clone(),
-            to: place.join("data"),
+            to: workdir.join("data"),
             tablespaces: moved.collect(),
             config_dir: None,
             jobs: self.options.jobs,
@@ -294,68 +204,111 @@ impl<'a> Run<'a> {
             random: self.options.random.clone(),
         };
         let restored = restore::run(&options, plan, recovery)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        self.drill.restore_seconds = Some(seconds);
+        self.drill.restore_seconds = Some(begun.elapsed().as_secs_f64());
         self.drill.bytes = restored.bytes;
-        self.drill
-            .checks
-            .push(passed("restore", format!("{} bytes in {} files", restored.bytes, restored.files)));
+        let detail = format!("{} bytes in {} files", restored.bytes, restored.files);
+        self.drill.checks.push(Check::passed("restore", detail));
         Ok(restored)
     }
 
+    /// Runs `pg_verifybackup` while the WAL is scanned for the position that recovery has to reach.
+    fn verify_and_scan(&mut self, workdir: &Workdir, plan: &Plan, runner: &Runner<'_>) -> Result<Expected> {
+        step("verifying, and reading the WAL");
+        let (expected, verified) = std::thread::scope(|scope| {
+            let verified = scope.spawn(|| verify(workdir, runner));
+            let expected = expect(plan, &|| self.options.cancel.is_cancelled());
+            (expected, verified.join())
+        });
+        let expected = expected?;
+        self.drill.expected_lsn = Some(expected.lsn);
+        let verified = verified.unwrap_or_else(|_| Err(Error::defect("a verification panicked")));
+        self.drill.checks.push(verified?);
+        Ok(expected)
+    }
+
+    /// Recovers to the target. With a comparison first to the end of the archive, from the archive alone,
+    /// and from there on with the primary; the second value is an error when they could not be compared.
+    fn recover(
+        &mut self,
+        recovering: &Recovering<'_>,
+        plan: &Plan,
+        expected: Expected,
+    ) -> Result<(DrillServer, Result<()>)> {
+        let name = "compare";
+        step("recovering");
+        let begun = Instant::now();
+        let primary = self.options.compare.as_ref();
+        let Some((primary, last)) = primary.filter(|_| plan.target == Target::End).zip(expected.last) else {
+            let server = recovering.run()?;
+            self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
+            if primary.is_some() {
+                let reason = "recovery does not go to the end of the archive";
+                self.drill.checks.push(Check::not_done(name, reason));
+            }
+            return Ok((server, Ok(())));
+        };
+        recovering.to_record(last)?;
+        self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
+        step("following the primary");
+        let error = match compare::follow(recovering, primary, plan, expected.least, &self.options.random) {
+            Ok((server, Ok(detail))) => {
+                self.drill.checks.push(Check::passed(name, detail));
+                return Ok((server, Ok(())));
+            }
+            Ok((server, Err(error))) => {
+                self.drill.checks.push(Check::not_done(name, error.to_string()));
+                return Ok((server, Err(error.doing("compare with the primary"))));
+            }
+            Err(error) => error,
+        };
+        recovering.runner.check()?;
+        let (check, compared) = if is_about_the_backup(error.kind()) {
+            (Check::failed(name, error.to_string()), Ok(()))
+        } else {
+            (Check::not_done(name, error.to_string()), Err(error.doing("compare with the primary")))
+        };
+        self.drill.checks.push(check);
+        // The backup can be checked without the primary.
+        Ok((recovering.run()?, compared))
+    }
+
+    /// Checks the position that recovery reached, and everything in the server.
     fn check(
         &mut self,
-        server: &mut Server,
-        place: &Place,
-        surroundings: &Surroundings<'_>,
+        server: &mut DrillServer,
+        workdir: &Workdir,
+        runner: &Runner<'_>,
         expected: Expected,
     ) -> Result<()> {
         let options = self.options;
-        let reached = reached(server, &options.users, surroundings)?;
+        let reached = reached(server, &options.users, runner)?;
         self.drill.reached_lsn = Some(reached);
-        self.drill.checks.push(match expected.is_met_by(reached) {
-            true => passed("recovery", format!("reached {reached}, {} was expected", expected.lsn)),
-            false => failed(
-                "recovery",
-                format!(
-                    "reached {reached}, the archive leads to {}: what lies between is lost",
-                    expected.lsn
-                ),
-            ),
+        self.drill.checks.push(if expected.is_met_by(reached) {
+            Check::passed("recovery", format!("reached {reached}, expected {}", expected.lsn))
+        } else {
+            let end = expected.lsn;
+            let detail =
+                format!("reached {reached}, the archive ends at {end}: the WAL between them is lost");
+            Check::failed("recovery", detail)
         });
-        let mut done = Vec::new();
         let pid = server.pid();
-        let checks = Checks {
+        let checks = ServerChecks {
             server,
-            place,
-            surroundings,
+            workdir,
+            runner,
             users: &options.users,
             jobs: options.jobs,
             amcheck: options.amcheck,
             assertions: &options.assertions,
         };
-        // Statements take long: a server that ends makes them end too.
-        let over = AtomicBool::new(false);
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    if let (Some(pid), Err(_)) = (pid, surroundings.check()) {
-                        let _ = rustix::process::kill_process(pid, Signal::QUIT);
-                        return;
-                    }
-                    std::thread::sleep(POLL);
-                }
-            });
-            let result = checks.run(&mut done);
-            over.store(true, Ordering::Relaxed);
-            result
-        });
+        let mut done = Vec::new();
+        let result = with_watchdog(pid, runner, || checks.run(&mut done));
         self.drill.checks.append(&mut done);
         match result {
-            Err(_) if surroundings.check().is_err() => surroundings.check(),
+            Err(_) if runner.check().is_err() => runner.check(),
             // A server that goes away while it is read is a finding.
             Err(error) => match server.ended() {
-                Ok(Some(_)) => Err(why_not(error.with_kind(Kind::Problem), server)),
+                Ok(Some(_)) => Err(explain_failure(error.with_kind(Kind::Problem), server)),
                 _ => Err(error),
             },
             Ok(()) => Ok(()),
@@ -363,55 +316,75 @@ impl<'a> Run<'a> {
     }
 }
 
-/// PostgreSQL's own word for what was restored, before a server changes it.
-fn verify(place: &Place, surroundings: &Surroundings<'_>) -> Result<Check> {
-    let name = "pg_verifybackup";
-    let Some(program) = surroundings.programs.get(name) else {
-        return Ok(not_done(name, "it is not installed"));
-    };
-    let data = place.join("data");
-    let data = data.to_string_lossy();
-    let mut arguments = vec!["--quiet", &data];
-    if surroundings.programs.get("pg_waldump").is_none() {
-        arguments.insert(0, "--no-parse-wal");
-    }
-    let (status, said) = surroundings.run(&program, &arguments, &[], place)?;
-    Ok(match status.success() {
-        true => passed(name, "all files are as they were backed up"),
-        false => failed(name, lines(&said)),
+/// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out: that ends
+/// long statements too.
+fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce() -> T) -> T {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if let (Some(pid), Err(_)) = (server, runner.check()) {
+                    let _ = rustix::process::kill_process(pid, Signal::QUIT);
+                    return;
+                }
+                std::thread::sleep(POLL_INTERVAL);
+            }
+        });
+        let result = work();
+        is_over.store(true, Ordering::Relaxed);
+        result
     })
 }
 
-/// Where the server is.
-fn reached(server: &Server, users: &[String], surroundings: &Surroundings<'_>) -> Result<Lsn> {
-    let bound = Some(surroundings.until.saturating_duration_since(Instant::now()));
+/// Runs PostgreSQL's own check of a backup, before a server changes the files.
+fn verify(workdir: &Workdir, runner: &Runner<'_>) -> Result<Check> {
+    let name = "pg_verifybackup";
+    let Some(program) = runner.programs.get(name) else {
+        return Ok(Check::not_done(name, "not installed"));
+    };
+    let data = workdir.join("data");
+    let data = data.to_string_lossy();
+    let mut arguments = vec!["--quiet", &data];
+    if runner.programs.get("pg_waldump").is_none() {
+        arguments.insert(0, "--no-parse-wal");
+    }
+    let (status, output) = runner.run(&program, &arguments, &[], workdir)?;
+    Ok(if status.success() {
+        Check::passed(name, "all files are as they were backed up")
+    } else {
+        Check::failed(name, one_line(&output))
+    })
+}
+
+/// Queries the position at which the server ended recovery.
+fn reached(server: &DrillServer, users: &[String], runner: &Runner<'_>) -> Result<Lsn> {
     let mut failure = Error::new(Kind::Denied, "no role of the cluster is known");
     for user in users {
-        let asked = server.session(user, "template1").and_then(|session| {
+        let answer = server.session(user, "template1").and_then(|session| {
             let row = session.query_one(
                 "SELECT pg_last_wal_replay_lsn()::text, pg_is_in_recovery()",
                 &[],
-                bound,
+                Some(runner.remaining()),
             )?;
             if column::<bool>(&row, 1)? {
                 return Err(Error::new(Kind::Problem, "the server is still in recovery"));
             }
             column::<String>(&row, 0)?.parse()
         });
-        match asked {
+        match answer {
             Ok(lsn) => return Ok(lsn),
             Err(error) => failure = error,
         }
     }
-    Err(failure.hint("name a role of the cluster that may log in: `user` in [drill] of the configuration"))
+    Err(failure.hint(ROLE_HINT))
 }
 
-/// Whether such an error says that the backup, or the WAL, is not what it should be.
+/// Whether an error of this kind means that the backup or the WAL is bad.
 fn is_about_the_backup(kind: Kind) -> bool {
     matches!(kind, Kind::Problem | Kind::Damage | Kind::Hole)
 }
 
-fn describe(target: &Target) -> String {
+fn target_text(target: &Target) -> String {
     match target {
         Target::End => "end".to_owned(),
         Target::Immediate => "immediate".to_owned(),

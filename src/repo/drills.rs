@@ -6,6 +6,7 @@
 
 use super::Archive;
 use super::name::ObjectName;
+use super::process::host;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
@@ -62,6 +63,23 @@ pub struct Check {
     pub detail: String,
 }
 
+impl Check {
+    /// Returns a check that found nothing wrong.
+    pub fn passed(name: &str, detail: impl Into<String>) -> Check {
+        Check { name: name.to_owned(), ok: Some(true), detail: detail.into() }
+    }
+
+    /// Returns a check that found a problem.
+    pub fn failed(name: &str, detail: impl Into<String>) -> Check {
+        Check { name: name.to_owned(), ok: Some(false), detail: detail.into() }
+    }
+
+    /// Returns a check that was not done; `detail` is the reason.
+    pub fn not_done(name: &str, detail: impl Into<String>) -> Check {
+        Check { name: name.to_owned(), ok: None, detail: detail.into() }
+    }
+}
+
 /// One drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drill {
@@ -87,6 +105,27 @@ pub struct Drill {
 }
 
 impl Drill {
+    /// Returns a drill that begins now on this host, with nothing found yet.
+    pub fn begin(backup: Option<String>, chosen: Chosen, target: String, now: jiff::Timestamp) -> Drill {
+        Drill {
+            backup,
+            chosen,
+            target,
+            outcome: Outcome::Unknown,
+            host: host(),
+            begun: now,
+            ended: now,
+            bytes: 0,
+            segments: 0,
+            expected_lsn: None,
+            reached_lsn: None,
+            restore_seconds: None,
+            recovery_seconds: None,
+            check_seconds: None,
+            checks: Vec::new(),
+        }
+    }
+
     /// Compares host and times: the seconds of a drill lose bits in JSON.
     fn is(&self, other: &Drill) -> bool {
         (&self.host, self.begun, self.ended) == (&other.host, other.begun, other.ended)

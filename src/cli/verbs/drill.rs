@@ -6,7 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::cli::{interrupt, moment, output, restore_command};
-use crate::drill::{self, Choice, Wanted};
+use crate::drill::{self, Request, Selection};
 use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::Archive;
@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: &DrillArgs) -> Result<Exit> {
     let archive = setup::archive(context, &repository, &args.selection)?;
     let options = options(context, args, repository.name(), now)?;
     let choice = choice(args, &archive, now)?;
-    let run = drill::Run::new(archive.clone(), &choice, &options)?;
+    let run = drill::run(archive.clone(), &choice, &options)?;
     context.console.finish();
     let (drill, error) = (&run.drill, run.error.as_ref());
     if let Err(error) = archive.remember_drill(drill) {
@@ -103,7 +103,7 @@ fn options(
         keep: args.keep,
         timeout: args.timeout.unwrap_or(config.timeout),
         wait: setup::lock_timeout(&args.wait),
-        forgotten: std::env::vars_os()
+        cleared_variables: std::env::vars_os()
             .filter_map(|(name, _)| name.into_string().ok())
             .filter(|name| name.starts_with("PG"))
             .collect(),
@@ -140,7 +140,7 @@ fn primary(context: &Context, timeout: Option<Duration>) -> Result<drill::Primar
     Ok(drill::Primary { info, conninfo, patience: timeout.unwrap_or(COMPARE_TIMEOUT) })
 }
 
-fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<Choice> {
+fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<Selection> {
     let target = match (&args.time, args.lsn) {
         (Some(text), _) => Target::Time(moment::of_archive(text, archive)?),
         (None, Some(lsn)) => Target::Lsn(lsn),
@@ -150,15 +150,15 @@ fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<C
     if !args.rotate {
         let pins = archive.pins()?.into_iter();
         let pins = pins.filter_map(|(id, pin)| pin.ok().map(|pin| (id, pin))).collect();
-        let wanted = Wanted::This { backup: args.backup.clone(), target };
-        return Ok(drill::choose(wanted, &[], &pins, &[], None));
+        let wanted = Request::This { backup: args.backup.clone(), target };
+        return Ok(drill::select(wanted, &[], &pins, &[], None));
     }
     let contents = Contents::read(archive.clone(), now)?;
     let moment = match &contents.window {
         Some(window) => random_moment(window.from, window.to)?,
         None => None,
     };
-    Ok(drill::choose(Wanted::Rotate, &contents.records, &contents.pins, &contents.drills, moment))
+    Ok(drill::select(Request::Rotate, &contents.records, &contents.pins, &contents.drills, moment))
 }
 
 /// Returns a random time between two others, or `None` when there is none between them.

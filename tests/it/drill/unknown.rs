@@ -36,7 +36,7 @@ fn no_time() {
     let story = Story::get();
     let report = drill(&story.archive(), &["--timeout", "1ms"], 1);
     assert_eq!(report["outcome"], "unknown");
-    assert!(text(&report, "error").contains("the time for the drill is over"), "{report:#}");
+    assert!(text(&report, "error").contains("the drill timed out"), "{report:#}");
 }
 
 #[test]

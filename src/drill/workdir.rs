@@ -1,6 +1,8 @@
-//! The scratch directory of one drill: everything that a drill makes lies in it, and it goes at the end. The lock that
-//! a drill holds on it is let go by the kernel when the drill dies, so what is not locked was left behind.
+//! The working directory of one drill: everything that a drill makes lies in it, and it is removed at the
+//! end. The drill holds a lock on it, which the kernel releases when the process ends, so a directory that
+//! is not locked is an orphan.
 
+use super::log::ServerLogFile;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress;
 use crate::repo::lock::Lock;
@@ -8,99 +10,123 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Stands in every directory of a drill, and in none of anybody else.
-const MARK: &str = "walkeep.drill";
+/// File in every working directory, which shows that a drill made it.
+const MARKER: &str = "walkeep.drill";
 
-/// Stands in one that the user wanted to keep.
-const KEPT: &str = "walkeep.kept";
+/// File in a working directory that the user wanted to keep.
+const KEEP_MARKER: &str = "walkeep.kept";
 
-/// How long a left-behind server may take to end, each time it is told to.
-const END: Duration = Duration::from_secs(20);
+/// Time that an orphaned server has to end after each signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often it is looked at.
-const POLL: Duration = Duration::from_millis(20);
+/// Interval between two looks at it.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A scratch directory; removed when it is dropped.
-pub struct Place {
+/// Path of the server's socket in a working directory.
+const SOCKET: &str = "socket/.s.PGSQL.5432";
+
+/// Maximum length of a socket's path: `sun_path` has 108 bytes, the last of which is zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Working directory of a drill; dropping it removes it.
+pub struct Workdir {
     path: PathBuf,
     lock: Option<Lock>,
     kept: bool,
+    log: Arc<ServerLogFile>,
 }
 
-impl Place {
-    /// Makes one in `directory`. The name has the cluster in it, so that others find it.
-    pub fn make(directory: &Path, cluster: &str, random: &str) -> Result<Place> {
+impl Workdir {
+    /// Makes a working directory in `directory`. Its name contains the cluster, so that other drills of
+    /// the cluster find it.
+    pub fn make(directory: &Path, cluster: &str, random: &str) -> Result<Workdir> {
         let path = directory.join(format!("{}{random}", prefix(cluster)));
+        if path.join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
+            let directory = directory.display();
+            return Err(Error::new(Kind::Config, format!("the path of a socket in {directory} is too long"))
+                .hint(
+                    "choose a directory with a shorter path: `directory` in [drill] of the configuration",
+                ));
+        }
         make_dir(&path)?;
         let lock = Lock::wait_for(&path, Duration::ZERO)?;
-        let place = Place { path, lock: Some(lock), kept: false };
-        place.write(MARK, "a drill of walkeep works here; the next one removes this directory\n")?;
+        let log = Arc::new(ServerLogFile::new(path.join("server.log")));
+        let workdir = Workdir { path, lock: Some(lock), kept: false, log };
+        workdir.write(MARKER, "a drill of walkeep works here; the next one removes this directory\n")?;
         for name in ["etc", "socket", "tablespaces"] {
-            make_dir(&place.join(name))?;
+            make_dir(&workdir.join(name))?;
         }
-        Ok(place)
+        Ok(workdir)
     }
 
+    /// Path of a file in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
+    /// Path of the directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Log of the servers that run in it.
+    pub fn log(&self) -> &Arc<ServerLogFile> {
+        &self.log
+    }
+
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 
-    /// Gives what is not the data directory to the user who runs the server.
-    pub fn give(&self, user: u32, group: u32) -> Result<()> {
-        let own = ["", MARK, "etc", "socket", "tablespaces"];
+    /// Changes the owner of everything but the data directory to the user of the server.
+    pub fn chown(&self, user: u32, group: u32) -> Result<()> {
+        let own = ["", MARKER, "etc", "socket", "tablespaces"];
         let files = ["etc/postgresql.conf", "etc/pg_hba.conf", "etc/pg_ident.conf"];
         for name in own.into_iter().chain(files) {
             let path = self.path.join(name);
             std::os::unix::fs::lchown(&path, Some(user), Some(group))
-                .doing(|| format!("give {} to the user of the server", path.display()))?;
+                .doing(|| format!("change the owner of {}", path.display()))?;
         }
         Ok(())
     }
 
-    /// Leaves it for a look.
+    /// Marks the directory as kept: neither this drill nor a later one removes it.
     pub fn keep(&mut self) -> Result<()> {
         self.write(
-            KEPT,
-            "kept by `walkeep drill --keep`; remove this directory when you have looked at it\n",
+            KEEP_MARKER,
+            "kept by `walkeep drill --keep`; remove this directory when it is no longer needed\n",
         )?;
         self.kept = true;
         Ok(())
     }
 
-    /// Removes it.
+    /// Removes the directory unless it is kept.
     pub fn remove(mut self) -> Result<()> {
-        match self.kept {
-            true => Ok(()),
-            false => {
-                self.kept = true;
-                remove(&self.path)
-            }
+        if self.kept {
+            return Ok(());
         }
+        self.kept = true;
+        remove(&self.path)
     }
 }
 
-impl Drop for Place {
+impl Drop for Workdir {
     fn drop(&mut self) {
         if !self.kept {
-            // After a failure, which is what the user hears of; the next drill tries again.
+            // After a failure, which is what the user sees; the next drill tries again.
             let _ = remove(&self.path);
         }
         self.lock = None;
     }
 }
 
+/// Name of the working directories of a cluster's drills, without the random digits at their end.
 fn prefix(cluster: &str) -> String {
     format!("walkeep-drill-{cluster}-")
 }
@@ -119,8 +145,10 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Stops and removes what drills of this cluster left that were killed; [`Kind::Locked`] when one runs for longer
-/// than `patience`.
+/// Stops and removes what killed drills of this cluster left.
+///
+/// # Errors
+/// `Locked` when another drill still runs after `patience`.
 pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let prefix = prefix(cluster);
@@ -130,11 +158,11 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> 
     };
     for entry in entries {
         let entry = entry.doing(|| format!("look at {}", directory.display()))?;
-        let random =
-            entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)).map(str::to_owned);
-        let is_ours = random
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+        let is_workdir = random
             .is_some_and(|random| !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if !is_ours {
+        if !is_workdir {
             continue;
         }
         let path = entry.path();
@@ -152,15 +180,15 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> 
     Ok(())
 }
 
-/// One directory that has the name of a drill's.
+/// Removes one directory with the name of a working directory, unless it is kept or not of a drill.
 fn clear(path: &Path, patience: Duration) -> Result<()> {
     let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
     let own = nix::unistd::geteuid();
     if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) {
         return Ok(());
     }
-    let kept = path.join(KEPT);
-    if kept.try_exists().doing(|| format!("look at {}", kept.display()))? {
+    let keep_marker = path.join(KEEP_MARKER);
+    if keep_marker.try_exists().doing(|| format!("look at {}", keep_marker.display()))? {
         return Ok(());
     }
     let _lock = match Lock::wait_for(path, patience) {
@@ -171,37 +199,37 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.doing(|| format!("look at {}", path.display()))?,
     };
-    // One that was killed before its first step has nothing yet.
-    if entries.next().is_some() && !path.join(MARK).is_file() {
+    // A drill that was killed before its first step has left an empty directory.
+    if entries.next().is_some() && !path.join(MARKER).is_file() {
         return Ok(());
     }
-    end_server(path, meta.uid())?;
+    stop_orphan(path, meta.uid())?;
     remove(path)?;
     tracing::info!("removed {}, which an earlier drill left", path.display());
     Ok(())
 }
 
-/// Stops the server of a drill that was killed. It is the one that the `postmaster.pid` of the scratch directory
-/// names *and* that runs in there as the owner of the directory; another process of that number is left alone.
-fn end_server(path: &Path, owner: u32) -> Result<()> {
+/// Stops the server of a killed drill: the process that the `postmaster.pid` of the working directory
+/// names *and* that runs there as the owner of the directory. Another process with that id is left alone.
+fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     let data = path.join("data");
-    let lock = data.join("postmaster.pid");
-    let text = match std::fs::read_to_string(&lock) {
+    let pid_file = data.join("postmaster.pid");
+    let text = match std::fs::read_to_string(&pid_file) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.doing(|| format!("read {}", lock.display()))?,
+        text => text.doing(|| format!("read {}", pid_file.display()))?,
     };
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw)
     else {
         return Ok(());
     };
-    // Held while it is looked at, so that the number cannot come to mean another process.
+    // Open while the process is identified, so that the id cannot be reused for another one meanwhile.
     let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
         return Ok(());
     };
     let runs_here = || {
         let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-        let here = std::fs::read_link(proc.join("cwd")).ok();
-        let is_here = here.zip(std::fs::canonicalize(&data).ok()).is_some_and(|(here, data)| here == data);
+        let cwd = std::fs::read_link(proc.join("cwd")).ok();
+        let is_here = cwd.zip(std::fs::canonicalize(&data).ok()).is_some_and(|(cwd, data)| cwd == data);
         let is_owned = proc.metadata().is_ok_and(|meta| meta.uid() == owner);
         let is_postgres = std::fs::read_link(proc.join("exe"))
             .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == OsStr::new("postgres")));
@@ -212,16 +240,14 @@ fn end_server(path: &Path, owner: u32) -> Result<()> {
             return Ok(());
         }
         let _ = rustix::process::pidfd_send_signal(&process, signal);
-        let told = Instant::now();
-        while runs_here() && told.elapsed() < END {
-            std::thread::sleep(POLL);
+        let sent = Instant::now();
+        while runs_here() && sent.elapsed() < STOP_TIMEOUT {
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
-    match runs_here() {
-        false => Ok(()),
-        true => Err(Error::new(
-            Kind::Failed,
-            format!("its server, process {}, does not end", pid.as_raw_nonzero()),
-        )),
+    if runs_here() {
+        let pid = pid.as_raw_nonzero();
+        return Err(Error::new(Kind::Failed, format!("its server, process {pid}, does not end")));
     }
+    Ok(())
 }

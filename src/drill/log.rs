@@ -1,0 +1,136 @@
+//! Log of the drill's servers, without the messages that the drill itself causes by stopping them: those
+//! mean nothing for what was restored.
+
+use crate::error::{Doing, Error, Kind, Result};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// A role was tried that does not exist or may not log in.
+const UNKNOWN_ROLE: &str = " 28000 FATAL:  ";
+
+/// The WAL receiver. It also ends with an error when recovery has reached its target; whether it streamed
+/// is checked elsewhere.
+const WAL_RECEIVER: &str = "] walreceiver ";
+
+/// Severities of messages about a problem.
+pub const PROBLEMS: [&str; 3] = ["ERROR", "FATAL", "PANIC"];
+
+/// Maximum number of lines that [`ServerLog::reason`] shows.
+const MAX_LINES: usize = 5;
+
+/// File to which all servers of a drill append their messages.
+pub struct ServerLogFile {
+    path: PathBuf,
+    /// Bytes that were written between a stop's begin and the end of its server, in their order.
+    stops: Mutex<Vec<Range<usize>>>,
+}
+
+impl ServerLogFile {
+    /// A log in the file at `path`, which need not exist.
+    pub fn new(path: PathBuf) -> ServerLogFile {
+        ServerLogFile { path, stops: Mutex::new(Vec::new()) }
+    }
+
+    /// Opens the file to append to it, and creates it if necessary.
+    pub fn open(&self) -> Result<File> {
+        let doing = || format!("open {}", self.path.display());
+        File::options().append(true).create(true).open(&self.path).doing(doing)
+    }
+
+    /// Number of bytes in the file. Processes of PostgreSQL write each message with one call, so this is
+    /// the end of a line.
+    pub fn len(&self) -> Result<usize> {
+        let bytes = self.path.metadata().doing(|| format!("look at {}", self.path.display()))?.len();
+        usize::try_from(bytes).map_err(|_| Error::new(Kind::Failed, "the log of the server is too large"))
+    }
+
+    /// Excludes what a server has written since the file had `begin` bytes.
+    pub fn exclude_since(&self, begin: usize) -> Result<()> {
+        let end = self.len()?;
+        self.stops.lock().push(begin..end);
+        Ok(())
+    }
+
+    /// Reads the messages of all servers, except those that were excluded.
+    pub fn read(&self) -> Result<ServerLog> {
+        let bytes = std::fs::read(&self.path).doing(|| format!("read {}", self.path.display()))?;
+        let mut lines = Vec::new();
+        let mut add = |range: Range<usize>| -> Result<()> {
+            let text = bytes
+                .get(range)
+                .map(String::from_utf8_lossy)
+                .ok_or_else(|| Error::new(Kind::Failed, format!("{} was truncated", self.path.display())))?;
+            lines.extend(text.lines().map(str::to_owned));
+            Ok(())
+        };
+        let mut begin = 0;
+        for stop in self.stops.lock().iter() {
+            add(begin..stop.start)?;
+            begin = stop.end;
+        }
+        add(begin..bytes.len())?;
+        Ok(ServerLog(lines))
+    }
+}
+
+/// Lines of the log.
+pub struct ServerLog(Vec<String>);
+
+impl ServerLog {
+    /// Number of lines.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Lines from number `from` on that have one of these severities.
+    pub fn problems(&self, from: usize, severities: &[&str]) -> Vec<&str> {
+        let has_severity =
+            |line: &&str| severities.iter().any(|severity| line.contains(&format!(" {severity}:  ")));
+        let is_expected = |line: &&str| [UNKNOWN_ROLE, WAL_RECEIVER].iter().any(|words| line.contains(words));
+        self.lines().skip(from).filter(|line| has_severity(line) && !is_expected(line)).collect()
+    }
+
+    /// The last line with these words, from its severity on.
+    pub fn line_with(&self, words: &str) -> Option<&str> {
+        self.lines().rev().find(|line| line.contains(words)).map(without_prefix)
+    }
+
+    /// The last line about a problem, else the last line.
+    pub fn last_problem(&self) -> &str {
+        let is_problem =
+            |line: &&str| PROBLEMS.iter().any(|severity| line.contains(&format!("{severity}:  ")));
+        let last = self.lines().rev().find(is_problem).or_else(|| self.lines().last());
+        last.map_or("the log is empty", without_prefix)
+    }
+
+    /// Whether any line contains one of `texts`.
+    pub fn mentions(&self, texts: &[&str]) -> bool {
+        self.lines().any(|line| texts.iter().any(|text| line.contains(text)))
+    }
+
+    /// The last error of `restore_command`; its lines have no prefix.
+    pub fn fetch_error(&self) -> Option<&str> {
+        self.lines().rev().find(|line| line.starts_with("walfetch: error:"))
+    }
+
+    /// Why the server ended: the last lines about a problem, else the last lines.
+    pub fn reason(&self) -> String {
+        let problems = self.problems(0, &PROBLEMS);
+        let lines = if problems.is_empty() { self.lines().collect() } else { problems };
+        let shown = lines.iter().skip(lines.len().saturating_sub(MAX_LINES));
+        shown.map(|line| without_prefix(line)).collect::<Vec<_>>().join("; ")
+    }
+
+    fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// The part of a line from its severity on, without time and process.
+pub fn without_prefix(line: &str) -> &str {
+    let severities = ["ERROR:", "FATAL:", "PANIC:", "WARNING:", "LOG:"];
+    let at = severities.iter().filter_map(|severity| line.find(severity)).min();
+    at.and_then(|at| line.get(at..)).unwrap_or(line)
+}
