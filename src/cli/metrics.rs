@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::output;
 use super::verbs::status;
 use crate::error::Result;
-use crate::observe::{Facts, Health, Repository, Stock, write_textfile};
+use crate::observe::{Facts, Health, RepositoryFacts, RepositoryStock, write_textfile};
 use jiff::Timestamp;
 use std::fmt::Write;
 
@@ -109,13 +109,13 @@ const CLUSTER: &[Metric<Facts>] = &[
     }),
 ];
 
-const REPOSITORY: Metric<Repository> = gauge(
+const REPOSITORY: Metric<RepositoryFacts> = gauge(
     "walkeep_repository_up",
     "Whether the repository answers and belongs to this cluster.",
     |repository| Some(flag(repository.stock.is_ok())),
 );
 
-const STOCK: &[Metric<Stock>] = &[
+const STOCK: &[Metric<RepositoryStock>] = &[
     gauge("walkeep_backups", "Number of listed backups.", |stock| Some(stock.backups.len() as f64)),
     gauge("walkeep_backups_damaged", "Number of backups that are damaged or unreadable.", |stock| {
         let bad = stock.backups.iter().filter(|backup| !backup.is_good()).count();
@@ -178,7 +178,7 @@ fn of_cluster(health: &Health) -> Labels<'_> {
     vec![("cluster", &health.facts.cluster)]
 }
 
-fn of_repository<'a>(health: &'a Health, repository: &'a Repository) -> Labels<'a> {
+fn of_repository<'a>(health: &'a Health, repository: &'a RepositoryFacts) -> Labels<'a> {
     vec![("cluster", &health.facts.cluster), ("repository", &repository.name)]
 }
 

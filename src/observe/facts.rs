@@ -1,16 +1,16 @@
-//! What was seen, without a judgement.
+//! Facts about a cluster, without a judgement.
 
 use crate::error::Error;
-use crate::pg::segment::SegmentName;
+use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::catalog::Gap;
 use crate::repo::window::Window;
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// Something that was looked for, or why it cannot be known.
+/// A fact, or the reason why it is not known.
 pub type Gathered<T> = std::result::Result<T, Trouble>;
 
-/// Why something is not known.
+/// Reason why a fact is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub why: String,
@@ -18,6 +18,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// A reason without a hint.
     pub fn new(why: impl Into<String>) -> Trouble {
         Trouble { why: why.into(), hint: None }
     }
@@ -29,49 +30,52 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Everything that is known of a cluster at one moment.
+/// All facts about a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub cluster: String,
     pub now: Timestamp,
-    /// Whether the data directory looks as if a server ran on it: it has a `postmaster.pid`.
+    /// Whether the data directory has a `postmaster.pid`, as if a server ran on it.
     pub is_running: bool,
-    pub server: Gathered<Server>,
-    pub queue: Gathered<Queue>,
-    /// The file system of `pg_wal`.
+    pub server: Gathered<ServerFacts>,
+    pub queue: Gathered<ArchiveQueue>,
+    /// File system of `pg_wal`.
     pub disk: Gathered<Disk>,
-    /// In the order of the configuration.
-    pub repositories: Vec<Repository>,
+    /// Repositories in the order of the configuration.
+    pub repositories: Vec<RepositoryFacts>,
 }
 
-/// What the server says.
+/// Answers of the server.
 #[derive(Debug, Clone, Default)]
-pub struct Server {
+pub struct ServerFacts {
     pub version: String,
     pub in_recovery: bool,
-    /// None: it may not be asked.
+    /// System identifier of the server; `None` when the role may not read it.
     pub system_identifier: Option<u64>,
-    /// That of the data directory.
+    /// System identifier of the data directory.
     pub expected_identifier: Option<u64>,
-    /// `archive_mode` is on, and there is something that archives.
+    /// Whether `archive_mode` is on and an `archive_command` or `archive_library` is set.
     pub archives: bool,
-    /// The segment that is being written; none in recovery.
+    /// Segment that is being written; `None` in recovery.
     pub current: Option<SegmentName>,
-    pub segment_size: Option<u64>,
-    pub archiver: Archiver,
+    /// Size of a WAL segment; `None` when the server does not show it.
+    pub segment_size: Option<SegmentSize>,
+    pub archiver: ArchiverStats,
 }
 
-/// `pg_stat_archiver`.
+/// Counters of `pg_stat_archiver`.
 #[derive(Debug, Clone, Default)]
-pub struct Archiver {
+pub struct ArchiverStats {
     pub archived: u64,
+    /// Name of a WAL file and time.
     pub last_archived: Option<(String, Timestamp)>,
     pub failed: u64,
+    /// Name of a WAL file and time.
     pub last_failed: Option<(String, Timestamp)>,
 }
 
-impl Archiver {
-    /// The last attempt failed: the file, and since when attempts fail as far as is known.
+impl ArchiverStats {
+    /// File and time of the last attempt, if it failed.
     pub fn failing(&self) -> Option<(&str, Timestamp)> {
         let (name, failed) = self.last_failed.as_ref()?;
         let is_last = self.last_archived.as_ref().is_none_or(|(_, archived)| failed > archived);
@@ -79,113 +83,126 @@ impl Archiver {
     }
 }
 
-/// What waits in `pg_wal` to be archived.
+/// Files in `pg_wal` that wait to be archived.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Queue {
+pub struct ArchiveQueue {
+    /// Number of files.
     pub ready: u64,
-    /// Of the files that wait.
+    /// Size of these files.
     pub bytes: u64,
     pub oldest: Option<Ready>,
-    /// Unknown while too little has happened.
+    /// `None` when too little has happened to compute them.
     pub rates: Option<Rates>,
 }
 
-/// A file that waits.
+/// A file that waits to be archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
     pub name: String,
-    /// When it was ready.
+    /// Time at which it was ready.
     pub since: Timestamp,
 }
 
-/// Bytes in a second, of the last hour or as far back as `pg_wal` shows.
+/// Bytes per second over the last hour, or as far back as `pg_wal` shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     pub written: f64,
     pub archived: f64,
+    /// Duration over which both were measured.
     pub over: Duration,
 }
 
+/// Size and free space of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
     pub size: u64,
     pub free: u64,
 }
 
+/// One repository of the cluster.
 #[derive(Debug, Clone)]
-pub struct Repository {
+pub struct RepositoryFacts {
     pub name: String,
     pub url: String,
     pub is_required: bool,
-    pub stock: Gathered<Stock>,
+    pub stock: Gathered<RepositoryStock>,
 }
 
-/// What a repository has of the cluster.
+/// Backups and WAL of the cluster in one repository.
 #[derive(Debug, Clone, Default)]
-pub struct Stock {
-    /// In the order in which they began.
-    pub backups: Vec<Backup>,
-    /// Backups whose records cannot be read.
+pub struct RepositoryStock {
+    /// Backups in the order in which they began.
+    pub backups: Vec<ObservedBackup>,
+    /// Ids of backups whose records cannot be read.
     pub unreadable: Vec<String>,
-    /// History files that are damaged, and segments at the end of a window.
+    /// Names of timeline histories, and of segments at the end of a window, that are damaged.
     pub unreadable_wal: Vec<String>,
     pub gaps: Vec<Gap>,
-    /// Along the newest timeline that a backup leads to.
+    /// The window that `list` shows: along the newest timeline that a backup leads to.
     pub window: Option<Window>,
-    /// By timeline.
+    /// All windows, by timeline.
     pub windows: Vec<Window>,
-    /// The last segment of the newest timeline, and when it was stored.
+    /// Last segment of the newest timeline, and the time at which it was stored.
     pub newest: Option<(SegmentName, Timestamp)>,
-    /// How many segments there are behind it on the server that are finished; unknown without the server.
+    /// Number of finished segments of the server that are not in the repository; `None` without the
+    /// server.
     pub behind: Option<u64>,
-    /// What the server counts as archived is later than everything here.
+    /// WAL file that the server counts as archived, if it is newer than everything in the repository.
     pub lacks_archived: Option<String>,
+    /// Bytes of all backups.
     pub backup_bytes: u64,
-    /// Of backups that are being made or were given up; unknown where old records do not say what they name.
+    /// Bytes of backups that are being made or were abandoned; `None` where an old record does not
+    /// name its packs.
     pub unfinished_bytes: Option<u64>,
+    /// Bytes of all WAL.
     pub wal_bytes: u64,
-    /// Bytes in a second that were added in the last week, or since the first thing was stored.
+    /// Bytes per second that were added in the last week, or since the first object was stored.
     pub growth: Option<f64>,
-    pub drill: Option<Drilled>,
+    pub drill: Option<LastDrill>,
 }
 
+/// One backup.
 #[derive(Debug, Clone)]
-pub struct Backup {
+pub struct ObservedBackup {
     pub id: String,
     pub ended: Timestamp,
+    /// Restored size in bytes.
     pub size: u64,
+    /// Bytes that its blocks take in the repository.
     pub stored: u64,
-    /// No page of the cluster was damaged.
+    /// Whether no page of the cluster was damaged.
     pub is_complete: bool,
-    /// A verification found it damaged.
+    /// Whether a verification found it damaged.
     pub is_found_bad: bool,
 }
 
-impl Backup {
+impl ObservedBackup {
+    /// Whether it is complete and not known to be damaged.
     pub fn is_good(&self) -> bool {
         self.is_complete && !self.is_found_bad
     }
 }
 
-/// The newest drill that could tell, and the newest that proved something.
+/// The newest drill with an outcome other than unknown, and the newest that proved a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drilled {
+pub struct LastDrill {
     pub ended: Timestamp,
     pub outcome: String,
     pub is_refuted: bool,
+    /// End of the newest drill that proved a backup.
     pub last_proved: Option<Timestamp>,
 }
 
-impl Stock {
-    /// The newest backup that is worth something.
-    pub fn last_good(&self) -> Option<&Backup> {
+impl RepositoryStock {
+    /// The newest good backup.
+    pub fn last_good(&self) -> Option<&ObservedBackup> {
         self.backups.iter().filter(|backup| backup.is_good()).max_by_key(|backup| backup.ended)
     }
 }
 
 impl Facts {
-    /// In how many seconds the disk of `pg_wal` is full, at the rates of now; `None` when it does not fill, or that
-    /// cannot be known.
+    /// Seconds until the disk of `pg_wal` is full at the present rates; `None` when it does not fill or
+    /// that is not known.
     pub fn full_in(&self) -> Option<f64> {
         let (queue, disk) = (self.queue.as_ref().ok()?, self.disk.as_ref().ok()?);
         let rates = queue.rates?;

@@ -1,47 +1,54 @@
-//! Asks the server, looks into `pg_wal`, and lists the repositories side by side.
+//! Gathers the facts: queries the server, reads `pg_wal`, and lists the repositories at the same time.
 
-use super::facts::{Archiver, Disk, Facts, Gathered, Queue, Repository, Server, Stock, Trouble};
+use super::facts::{
+    ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, RepositoryFacts, RepositoryStock, ServerFacts,
+    Trouble,
+};
 use super::{queue, stock};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Options, Row, Session, column};
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::segment::SegmentName;
-use crate::repo::{self, Lineage};
+use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::repo::{Lineage, Repository};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// What is to be looked at, and how long that may take.
+/// Sources of the facts, and the time that gathering them may take.
 pub struct Look {
     pub cluster: String,
     pub pgdata: PathBuf,
-    /// How to reach the server, or why that is not known.
+    /// Connection to the server, or the reason why it is not known.
     pub server: Result<ConnInfo>,
-    pub repositories: Vec<repo::Repository>,
+    pub repositories: Vec<Repository>,
     pub now: Timestamp,
-    /// For everything together, about.
+    /// Approximate limit for everything together.
     pub limit: Duration,
 }
 
-/// Gathers what can be known. Changes nothing, and whatever does not answer in time is unknown.
+/// Maximum time to wait for the server.
+const MAX_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gathers what can be known. Changes nothing; whatever does not answer in time is unknown.
 pub fn look(look: Look) -> Facts {
     let end = Instant::now() + look.limit;
-    let expected = Lineage::of(&look.pgdata).ok();
+    // Without a readable data directory its newest lineage in each repository is taken.
+    let lineage = Lineage::of(&look.pgdata).ok();
     let (now, limit) = (look.now, look.limit);
     let pgdata = look.pgdata.clone();
-    let local = begin(move || Local::see(&pgdata, now));
+    let local = start(move || Local::read(&pgdata, now));
     // Before the repositories are listed, so that they cannot seem to lack what was archived meanwhile.
     let server = match look.server {
         Ok(info) => {
-            let patience = (limit / 3).min(Duration::from_secs(10));
-            let asked = begin(move || ask(&info, patience));
-            answer(&asked, Instant::now() + patience).unwrap_or_else(|| Err(unanswered(patience)))
+            let timeout = (limit / 3).min(MAX_SERVER_TIMEOUT);
+            let query = start(move || query(&info, timeout));
+            wait(&query, Instant::now() + timeout).unwrap_or_else(|| Err(server_timeout(timeout)))
         }
         Err(error) => Err(error),
     };
-    let server = server.map_err(Trouble::from).map(|server| Server {
-        expected_identifier: expected.map(|lineage| lineage.system_identifier),
+    let server = server.map_err(Trouble::from).map(|server| ServerFacts {
+        expected_identifier: lineage.map(|lineage| lineage.system_identifier),
         ..server
     });
     let listings: Vec<_> = look
@@ -50,19 +57,19 @@ pub fn look(look: Look) -> Facts {
         .map(|repository| {
             let (name, url, is_required) =
                 (repository.name().to_owned(), repository.url(), repository.is_required());
-            (name, url, is_required, begin(move || list(&repository, expected, now)))
+            (name, url, is_required, start(move || list(&repository, lineage, now)))
         })
         .collect();
     let repositories = listings.into_iter().map(|(name, url, is_required, listing)| {
-        let listed = answer(&listing, end).unwrap_or_else(|| Err(stock::late(limit.as_secs_f64())));
+        let listed = wait(&listing, end).unwrap_or_else(|| Err(repository_timeout(limit)));
         let mut stock = listed.map_err(Trouble::from);
         if let (Ok(stock), Ok(server)) = (&mut stock, &server) {
             stock::compare(stock, server);
         }
-        Repository { name, url, is_required, stock }
+        RepositoryFacts { name, url, is_required, stock }
     });
     let repositories = repositories.collect();
-    let local = answer(&local, end).unwrap_or_else(Local::unknown);
+    let local = wait(&local, end).unwrap_or_else(Local::unknown);
     Facts {
         cluster: look.cluster,
         now,
@@ -74,34 +81,40 @@ pub fn look(look: Look) -> Facts {
     }
 }
 
-/// Does something in a thread of its own, which is left behind when it does not come back: a file system over the
-/// network may hang for ever.
-fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
-    let (tell, told) = mpsc::sync_channel(1);
-    // Where there is no thread nobody answers.
-    let _ = std::thread::Builder::new().name("look".into()).spawn(move || tell.send(work()));
-    told
+/// Starts `work` in a thread of its own, which is abandoned when it does not return: a network file
+/// system may hang for ever.
+fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    // Without a thread the sender is dropped, which ends the wait at once.
+    let _ = std::thread::Builder::new().name("look".into()).spawn(move || sender.send(work()));
+    receiver
 }
 
-fn answer<T>(told: &mpsc::Receiver<T>, end: Instant) -> Option<T> {
-    told.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
+/// Waits for the result until `end`; `None`: there was none in time.
+fn wait<T>(receiver: &mpsc::Receiver<T>, end: Instant) -> Option<T> {
+    receiver.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
 }
 
-fn unanswered(patience: Duration) -> Error {
-    Error::new(Kind::Timeout, format!("the server does not answer within {} s", patience.as_secs_f64()))
+fn server_timeout(timeout: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("the server does not answer within {} s", timeout.as_secs_f64()))
 }
 
-/// What the data directory shows.
+fn repository_timeout(limit: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("no answer within {} s", limit.as_secs_f64()))
+        .hint("is it reachable? `--timeout` waits longer")
+}
+
+/// Facts about the data directory.
 struct Local {
     is_running: bool,
-    queue: Gathered<Queue>,
+    queue: Gathered<ArchiveQueue>,
     disk: Gathered<Disk>,
 }
 
 impl Local {
-    fn see(pgdata: &Path, now: Timestamp) -> Local {
+    fn read(pgdata: &Path, now: Timestamp) -> Local {
         Local {
-            // What cannot be looked at may well run.
+            // A server may well run on a directory that cannot be read.
             is_running: pgdata.join("postmaster.pid").try_exists().unwrap_or(true),
             queue: queue::queue(pgdata, now).map_err(Trouble::from),
             disk: disk(&pgdata.join("pg_wal")).map_err(Trouble::from),
@@ -121,10 +134,10 @@ fn disk(wal: &Path) -> Result<Disk> {
     Ok(Disk { size: bytes(room.f_blocks), free: bytes(room.f_bavail) })
 }
 
-fn list(repository: &repo::Repository, lineage: Option<Lineage>, now: Timestamp) -> Result<Stock> {
+fn list(repository: &Repository, lineage: Option<Lineage>, now: Timestamp) -> Result<RepositoryStock> {
     let archive = match lineage {
         Some(lineage) => repository.open(lineage)?,
-        // The data directory is gone or elsewhere.
+        // The data directory does not exist or is on another host.
         None => repository.open_newest()?,
     };
     stock::read(&archive, now)
@@ -145,34 +158,45 @@ SELECT current_setting('server_version') AS version,
        (extract(epoch FROM last_failed_time) * 1000000)::bigint AS last_failed_time
   FROM pg_stat_archiver";
 
-fn ask(info: &ConnInfo, patience: Duration) -> Result<Server> {
-    let options = Options { connect_timeout: patience, ..Options::default() };
+fn query(info: &ConnInfo, timeout: Duration) -> Result<ServerFacts> {
+    let options = Options { connect_timeout: timeout, ..Options::default() };
     let session = Session::connect(info, &options)?;
-    let bound = Some(patience);
-    let row = &session.query_one(STATE, &[], bound).doing(|| "ask for pg_stat_archiver".to_owned())?;
-    let number = |name: &str| column::<i64>(row, name).map(|number| u64::try_from(number).unwrap_or(0));
+    let bound = Some(timeout);
+    let row = &session.query_one(STATE, &[], bound).doing("query pg_stat_archiver")?;
     let current: Option<String> = column(row, "current")?;
-    // It needs a grant that is there where backups are taken; what it tells is no more than another safeguard.
+    let segment_size: Option<i64> = column(row, "segment_size")?;
+    // The role may lack the grant; the identifier is only one more safeguard.
     let control = session.query_one("SELECT system_identifier FROM pg_control_system()", &[], bound);
     let identifier = control.and_then(|row| column::<i64>(&row, 0)).ok();
-    Ok(Server {
+    Ok(ServerFacts {
         version: column(row, "version")?,
         in_recovery: column(row, "in_recovery")?,
         system_identifier: identifier.map(i64::cast_unsigned),
         expected_identifier: None,
         archives: column(row, "archives")?,
         current: current.map(|name| name.parse::<SegmentName>()).transpose()?,
-        segment_size: column::<Option<i64>>(row, "segment_size")?.and_then(|size| u64::try_from(size).ok()),
-        archiver: Archiver {
-            archived: number("archived_count")?,
+        segment_size: segment_size.map(|size| SegmentSize::try_from(size.cast_unsigned())).transpose()?,
+        archiver: ArchiverStats {
+            archived: number(row, "archived_count")?,
             last_archived: event(row, "last_archived_wal", "last_archived_time")?,
-            failed: number("failed_count")?,
+            failed: number(row, "failed_count")?,
             last_failed: event(row, "last_failed_wal", "last_failed_time")?,
         },
     })
 }
 
+fn number(row: &Row, name: &str) -> Result<u64> {
+    let number: i64 = column(row, name)?;
+    u64::try_from(number).map_err(|_| Error::new(Kind::Failed, format!("{name} is {number}")))
+}
+
+/// Name and time of an event; `None` when there was none.
 fn event(row: &Row, wal: &str, time: &str) -> Result<Option<(String, Timestamp)>> {
-    let (wal, time) = (column::<Option<String>>(row, wal)?, column::<Option<i64>>(row, time)?);
-    Ok(wal.zip(time.and_then(|time| Timestamp::from_microsecond(time).ok())))
+    let (wal, microseconds) = (column::<Option<String>>(row, wal)?, column::<Option<i64>>(row, time)?);
+    let Some((wal, microseconds)) = wal.zip(microseconds) else {
+        return Ok(None);
+    };
+    let at = Timestamp::from_microsecond(microseconds)
+        .map_err(|e| Error::new(Kind::Failed, format!("{time} is {microseconds}: {e}")))?;
+    Ok(Some((wal, at)))
 }

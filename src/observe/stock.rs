@@ -1,9 +1,9 @@
-//! The state of a repository as `status` and `metrics` report it: listed once, without reading
-//! packs, and with the few segments of WAL that say where the windows end.
+//! Facts about a repository, from its survey: it is listed once, and of its contents only the few segments
+//! are read in which the windows end.
 
-use super::facts::{Backup, Drilled, Server, Stock};
-use crate::error::{Error, Kind, Result};
-use crate::pg::segment::{SegmentSize, WalName};
+use super::facts::{LastDrill, ObservedBackup, RepositoryStock, ServerFacts};
+use crate::error::Result;
+use crate::pg::segment::WalName;
 use crate::repo::Archive;
 use crate::repo::data::{Data, manifest_bytes};
 use crate::repo::drills::{Drill, Outcome};
@@ -13,12 +13,13 @@ use crate::repo::survey::{Survey, Want};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
-/// Growth is measured over this.
+/// Period over which growth is measured.
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Growth over less than this is unknown: a single backup would decide it.
+/// Minimum of that period: a single backup would dominate a shorter one.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
+/// Reads the facts about a repository.
+pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock> {
     let mut growth = Growth::new(now);
     let want = Want { data: true, pins: true, drills: true, verified: true };
     let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
@@ -33,7 +34,7 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
     let inventory = wal.as_ref().map(|wal| &wal.inventory);
     let last = inventory.and_then(|inventory| inventory.runs().values().next_back()?.last());
     let stored: u64 = data.values().map(Data::bytes).sum();
-    let backup = |record: Record| Backup {
+    let backup = |record: Record| ObservedBackup {
         is_complete: record.is_complete(),
         is_found_bad: verified.get(&record.id) == Some(&true),
         ended: record.stop_time,
@@ -41,7 +42,7 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
         stored: record.stored,
         id: record.id,
     };
-    Ok(Stock {
+    Ok(RepositoryStock {
         unreadable: records.damaged.into_iter().map(|(id, _)| id).collect(),
         unreadable_wal: histories.chain(segments).collect(),
         gaps,
@@ -54,11 +55,11 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<Stock> {
         growth: growth.per_second(),
         drill: last_drill(&drills),
         backups: records.good.into_iter().map(backup).collect(),
-        ..Stock::default()
+        ..RepositoryStock::default()
     })
 }
 
-/// What lies under `data/` and no record names.
+/// Bytes of data that no record names; `None` where an old record does not name its packs.
 fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) -> Option<u64> {
     let mut named = PackSet::default();
     for record in records {
@@ -70,10 +71,10 @@ fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) ->
 }
 
 /// Returns the newest drill that proved or refuted a backup, else the newest of all.
-fn last_drill(drills: &[Drill]) -> Option<Drilled> {
+fn last_drill(drills: &[Drill]) -> Option<LastDrill> {
     let certain = drills.iter().rev().find(|drill| drill.outcome != Outcome::Unknown);
     let proved = drills.iter().rev().find(|drill| drill.outcome == Outcome::Proved);
-    certain.or(drills.last()).map(|drill| Drilled {
+    certain.or(drills.last()).map(|drill| LastDrill {
         ended: drill.ended,
         outcome: drill.outcome.as_str().to_owned(),
         is_refuted: drill.outcome == Outcome::Refuted,
@@ -81,7 +82,7 @@ fn last_drill(drills: &[Drill]) -> Option<Drilled> {
     })
 }
 
-/// What was added lately.
+/// Bytes that were added during the last week.
 struct Growth {
     now: Timestamp,
     oldest: Option<Timestamp>,
@@ -106,16 +107,14 @@ impl Growth {
     }
 }
 
-/// Compares a repository with the server, which was asked before the repository was listed: what it
-/// counted as archived has to be there.
-pub(super) fn compare(stock: &mut Stock, server: &Server) {
-    let size = server.segment_size.and_then(|size| SegmentSize::try_from(size).ok());
+/// Compares a repository with the server, which was queried before the repository was listed: whatever
+/// the server counts as archived has to be in the repository.
+pub(super) fn compare(stock: &mut RepositoryStock, server: &ServerFacts) {
     let newest = stock.newest.map(|(name, _)| name);
-    if let (Some(size), Some(current)) = (size, server.current) {
-        // Without a segment of its own everything that the server has finished is missing, as far
-        // back as it knows.
-        let there = newest.filter(|newest| newest.timeline <= current.timeline);
-        stock.behind = there.map(|there| current.number(size).saturating_sub(there.number(size) + 1));
+    if let (Some(size), Some(current)) = (server.segment_size, server.current) {
+        // Without any segment of these timelines the number of missing segments is not known.
+        let stored = newest.filter(|newest| newest.timeline <= current.timeline);
+        stock.behind = stored.map(|stored| current.number(size).saturating_sub(stored.number(size) + 1));
     }
     let archived = server.archiver.last_archived.as_ref().and_then(|(name, _)| name.parse().ok());
     if let Some(WalName::Segment(archived)) = archived
@@ -123,10 +122,4 @@ pub(super) fn compare(stock: &mut Stock, server: &Server) {
     {
         stock.lacks_archived = Some(archived.to_string());
     }
-}
-
-/// A repository that did not answer in time.
-pub(super) fn late(seconds: f64) -> Error {
-    Error::new(Kind::Timeout, format!("no answer within {seconds} s"))
-        .hint("is it reachable? `--timeout` waits longer")
 }

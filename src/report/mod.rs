@@ -15,7 +15,7 @@ mod tables;
 pub use page::{light, page};
 
 use crate::error::{Error, Result};
-use crate::observe::{Health, Stock};
+use crate::observe::{Health, RepositoryStock};
 use crate::repo::catalog::Gap;
 use crate::repo::drills::Drill;
 use crate::repo::history::WalHistory;
@@ -74,7 +74,7 @@ struct Known<'a> {
 impl Known<'_> {
     /// All backups of a repository by the time at which they ended. The order of their WAL may differ after a
     /// recovery.
-    fn all<'a>(holdings: &'a Holdings, stock: &Stock) -> Vec<Known<'a>> {
+    fn all<'a>(holdings: &'a Holdings, stock: &RepositoryStock) -> Vec<Known<'a>> {
         let bad = stock.backups.iter().filter(|backup| backup.is_found_bad);
         let bad: BTreeSet<&str> = bad.map(|backup| backup.id.as_str()).collect();
         let known = |record: &'a Record| Known {

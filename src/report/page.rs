@@ -3,7 +3,7 @@
 use super::html::Html;
 use super::{ClusterView, Holdings, Known, count, coverage, history, sizes, tables};
 use crate::error::{Error, Result};
-use crate::observe::{Facts, Finding, Light, Repository, Stock, size_text, span};
+use crate::observe::{Facts, Finding, Light, RepositoryFacts, RepositoryStock, size_text, span};
 use base64::Engine;
 use jiff::Timestamp;
 use sha2::Digest;
@@ -127,7 +127,7 @@ fn draw_cluster(html: &mut Html, number: usize, cluster: &ClusterView) {
 
 fn of_repository<'f>(
     findings: &'f [Finding],
-    repository: &'f Repository,
+    repository: &'f RepositoryFacts,
 ) -> impl Iterator<Item = &'f Finding> {
     findings.iter().filter(|finding| finding.repository.as_deref() == Some(&repository.name))
 }
@@ -155,7 +155,7 @@ fn unread(html: &mut Html, error: &Error) {
 
 /// The time up to which a repository restores everything: the end of its newest window, if a good backup lies in
 /// that window.
-fn restorable_until(repository: &Repository, holdings: &Option<Result<Holdings>>) -> Option<Timestamp> {
+fn restorable_until(repository: &RepositoryFacts, holdings: &Option<Result<Holdings>>) -> Option<Timestamp> {
     let (stock, holdings) = (repository.stock.as_ref().ok()?, holdings.as_ref()?.as_ref().ok()?);
     let window = holdings.window.as_ref()?;
     let is_inside = |at: Timestamp| window.from <= at && at <= window.to;
@@ -237,7 +237,7 @@ fn ago(facts: &Facts, then: Timestamp) -> String {
     span(facts.now.duration_since(then).as_secs_f64().max(0.0))
 }
 
-fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &Stock, holdings: &Holdings) {
+fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &RepositoryStock, holdings: &Holdings) {
     let backups = Known::all(holdings, stock);
     figures(html, facts, stock, holdings);
     html.leaf("h4", &[], "Backups");
@@ -272,7 +272,7 @@ fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &Stock, hold
 }
 
 /// Writes the key figures of a repository.
-fn figures(html: &mut Html, facts: &Facts, stock: &Stock, holdings: &Holdings) {
+fn figures(html: &mut Html, facts: &Facts, stock: &RepositoryStock, holdings: &Holdings) {
     let good = stock.last_good().map(|backup| format!("{} ago", ago(facts, backup.ended)));
     let window =
         holdings.window.as_ref().map(|window| span(window.to.duration_since(window.from).as_secs_f64()));

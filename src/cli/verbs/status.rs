@@ -7,7 +7,7 @@ use crate::cli::output;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::Result;
-use crate::observe::{Facts, Finding, Health, Light, Look, Repository, look};
+use crate::observe::{Facts, Finding, Health, Light, Look, RepositoryFacts, look};
 use crate::progress;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -109,7 +109,7 @@ pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
 /// Returns the text about one cluster; `briefly` leaves out green findings.
 fn text(health: &Health, briefly: bool) -> String {
     let mut text = format!("cluster {}: {}\n", health.facts.cluster, health.light().as_str());
-    let mut lines = |repository: Option<&Repository>| {
+    let mut lines = |repository: Option<&RepositoryFacts>| {
         let name = repository.map(|repository| repository.name.as_str());
         let about = |finding: &&Finding| {
             finding.repository.as_deref() == name && !(briefly && finding.light == Light::Green)
@@ -166,7 +166,7 @@ fn cluster(facts: &Facts, light: Light) -> Value {
     })
 }
 
-fn repository(repository: &Repository) -> Value {
+fn repository(repository: &RepositoryFacts) -> Value {
     let mut report = json!({
         "name": repository.name, "url": repository.url, "required": repository.is_required,
         "reachable": repository.stock.is_ok(),

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use walkeep::observe::{
-    Archiver, Backup, Disk, Drilled, Facts, Finding, Health, Light, Limits, Queue, Rates, Ready, Repository,
-    Server, Stock, Trouble,
+    ArchiveQueue, ArchiverStats, Disk, Facts, Finding, Health, LastDrill, Light, Limits, ObservedBackup,
+    Rates, Ready, RepositoryFacts, RepositoryStock, ServerFacts, Trouble,
 };
 use walkeep::pg::lsn::Lsn;
 use walkeep::pg::segment::TimelineId;
@@ -30,11 +30,18 @@ fn limits() -> Limits {
     }
 }
 
-fn backup(ended: Timestamp) -> Backup {
-    Backup { id: "a".into(), ended, size: 1 << 30, stored: 1 << 28, is_complete: true, is_found_bad: false }
+fn backup(ended: Timestamp) -> ObservedBackup {
+    ObservedBackup {
+        id: "a".into(),
+        ended,
+        size: 1 << 30,
+        stored: 1 << 28,
+        is_complete: true,
+        is_found_bad: false,
+    }
 }
 
-fn stock() -> Stock {
+fn stock() -> RepositoryStock {
     let newest = "00000001000000000000000A".parse().expect("a segment");
     let window = Window {
         timeline: TimelineId(1),
@@ -43,13 +50,13 @@ fn stock() -> Stock {
         from: ago(9 * HOUR),
         to: ago(60),
     };
-    Stock {
+    RepositoryStock {
         backups: vec![backup(ago(9 * HOUR))],
         window: Some(window.clone()),
         windows: vec![window],
         newest: Some((newest, ago(60))),
         behind: Some(0),
-        ..Stock::default()
+        ..RepositoryStock::default()
     }
 }
 
@@ -60,20 +67,20 @@ fn good() -> Facts {
         cluster: "main".into(),
         now: now(),
         is_running: true,
-        server: Ok(Server {
+        server: Ok(ServerFacts {
             version: "15.4".into(),
             archives: true,
-            archiver: Archiver {
+            archiver: ArchiverStats {
                 archived: 10,
                 last_archived,
                 failed: 3,
                 last_failed: Some(("x".into(), ago(HOUR))),
             },
-            ..Server::default()
+            ..ServerFacts::default()
         }),
-        queue: Ok(Queue::default()),
+        queue: Ok(ArchiveQueue::default()),
         disk: Ok(Disk { size: 100 << 30, free: 36 << 30 }),
-        repositories: vec![Repository {
+        repositories: vec![RepositoryFacts {
             name: "local".into(),
             url: "file:///r".into(),
             is_required: true,
@@ -106,18 +113,18 @@ fn light(name: &str, change: impl FnOnce(&mut Facts)) -> Light {
     judged(name, change).light
 }
 
-fn with_stock(change: impl FnOnce(&mut Stock)) -> impl FnOnce(&mut Facts) {
+fn with_stock(change: impl FnOnce(&mut RepositoryStock)) -> impl FnOnce(&mut Facts) {
     |facts| change(facts.repositories[0].stock.as_mut().expect("a stock"))
 }
 
-fn with_server(change: impl FnOnce(&mut Server)) -> impl FnOnce(&mut Facts) {
+fn with_server(change: impl FnOnce(&mut ServerFacts)) -> impl FnOnce(&mut Facts) {
     |facts| change(facts.server.as_mut().expect("a server"))
 }
 
 fn waiting(files: u64, seconds: i64, rates: Option<Rates>) -> impl FnOnce(&mut Facts) {
     move |facts| {
         let oldest = Some(Ready { name: "00000001000000000000000B".into(), since: ago(seconds) });
-        facts.queue = Ok(Queue { ready: files, bytes: files << 24, oldest, rates });
+        facts.queue = Ok(ArchiveQueue { ready: files, bytes: files << 24, oldest, rates });
     }
 }
 
@@ -139,8 +146,10 @@ fn the_age_of_the_last_good_backup_is_judged_and_bad_ones_do_not_count() {
     assert_eq!(light("backup", with_stock(|stock| stock.backups.clear())), Light::Red);
     let newer = |is_complete, is_found_bad| {
         with_stock(move |stock| {
-            stock.backups =
-                vec![backup(ago(30 * HOUR)), Backup { is_complete, is_found_bad, ..backup(ago(HOUR)) }];
+            stock.backups = vec![
+                backup(ago(30 * HOUR)),
+                ObservedBackup { is_complete, is_found_bad, ..backup(ago(HOUR)) },
+            ];
         })
     };
     assert_eq!(light("backup", newer(true, false)), Light::Green);
@@ -198,7 +207,7 @@ fn the_time_until_the_disk_is_full_is_what_is_written_faster_than_archived() {
         assert!(found.detail.contains(text), "{found:?}");
     }
     let unknown = judged("disk", waiting(2, 1, None));
-    assert!(unknown.detail.contains("cannot be known"), "{unknown:?}");
+    assert!(unknown.detail.contains("is not known"), "{unknown:?}");
     let idle = judged("disk", |facts| facts.queue.as_mut().expect("a queue").rates = rates(gib, 0.0));
     assert!(idle.light == Light::Green && idle.detail.contains("nothing waits"), "{idle:?}");
 }
@@ -217,8 +226,9 @@ fn a_server_that_is_gone_is_red_when_it_should_run_and_of_another_cluster_always
         facts.queue = Err(Trouble::new("permission denied"));
     };
     assert_eq!(light("server", blind), Light::Red);
-    let other =
-        |server: &mut Server| (server.system_identifier, server.expected_identifier) = (Some(1), Some(2));
+    let other = |server: &mut ServerFacts| {
+        (server.system_identifier, server.expected_identifier) = (Some(1), Some(2))
+    };
     assert_eq!(light("server", with_server(other)), Light::Red);
 }
 
@@ -248,7 +258,7 @@ fn drills_count_when_they_are_asked_for_and_one_that_refutes_always() {
     let drill = |is_refuted, days: Option<i64>| {
         with_stock(move |stock| {
             let last_proved = days.map(|days| ago(days * 24 * HOUR));
-            stock.drill = Some(Drilled { ended: ago(HOUR), outcome: "x".into(), is_refuted, last_proved });
+            stock.drill = Some(LastDrill { ended: ago(HOUR), outcome: "x".into(), is_refuted, last_proved });
         })
     };
     for (days, expected) in
