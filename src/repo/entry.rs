@@ -41,6 +41,14 @@ impl Entry {
             Entry::Dir(_) | Entry::Tablespace(_) => None,
         }
     }
+
+    /// Returns the file, also if it is a configuration file from outside of the data directory.
+    pub fn into_any_file(self) -> Option<FileEntry> {
+        match self {
+            Entry::File(file) | Entry::Config(file) => Some(file),
+            Entry::Dir(_) | Entry::Tablespace(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
-//! One backup: whether its record, its manifest and what lies under `data/` agree.
+//! Checks of one backup: its record, its manifest and the objects under `data/` have to agree.
 
-use super::findings::{Findings, Kind};
-use crate::error::{Error, Kind as ErrorKind, Result};
+use super::findings::{Findings, ProblemKind};
+use crate::error::{Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::label::{Label, parse_tablespace_map};
 use crate::pg::segment::SegmentName;
@@ -13,11 +13,14 @@ use crate::repo::record::Record;
 use crate::repo::{Archive, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// No file that is looked into is larger.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size of a file whose content is checked.
+const MAX_CONTENT: u64 = 1 << 20;
+
+/// Files without which no server starts; the last one only if there are tablespaces.
+const NEEDED: [&str; 4] = ["PG_VERSION", "global/pg_control", "backup_label", "tablespace_map"];
 
 /// A backup whose manifest is being read, part by part.
-pub struct Backup<'a> {
+pub struct BackupCheck<'a> {
     archive: &'a Archive,
     record: &'a Record,
     data: &'a BTreeMap<String, Data>,
@@ -25,34 +28,35 @@ pub struct Backup<'a> {
     files: u64,
     bytes: u64,
     packs: PackSet,
-    /// What the files need of each pack.
-    needs: BTreeMap<(String, u32), Need>,
-    /// What the manifest says of that.
+    /// What the files need of each pack, by the pack's backup and number.
+    needs: BTreeMap<(String, u32), PackNeed>,
+    /// What the files need of each pack, according to the manifest.
     uses: Vec<Use>,
     directories: BTreeSet<Vec<u8>>,
-    /// Directories that files are in.
+    /// Directories of files.
     parents: BTreeSet<Vec<u8>>,
     tablespaces: BTreeSet<u32>,
-    /// Files that are looked into, with the packs of their part.
-    looked_into: Vec<(Vec<String>, FileEntry)>,
+    /// Files whose content is checked, with the packs of their part.
+    needed_files: Vec<(Vec<String>, FileEntry)>,
 }
 
 #[derive(Default)]
-struct Need {
-    /// Where the last frame ends that is named.
+struct PackNeed {
+    /// End of the last frame that is named.
     end: u64,
-    /// Bytes of blocks.
+    /// Number of bytes of blocks.
     live: u64,
 }
 
-impl<'a> Backup<'a> {
+impl<'a> BackupCheck<'a> {
+    /// Begins the check of a backup; `data` are the packs and manifests that were listed.
     pub fn new(
         archive: &'a Archive,
         record: &'a Record,
         data: &'a BTreeMap<String, Data>,
         findings: &'a Findings,
-    ) -> Backup<'a> {
-        Backup {
+    ) -> BackupCheck<'a> {
+        BackupCheck {
             archive,
             record,
             data,
@@ -65,31 +69,32 @@ impl<'a> Backup<'a> {
             directories: BTreeSet::new(),
             parents: BTreeSet::new(),
             tablespaces: BTreeSet::new(),
-            looked_into: Vec::new(),
+            needed_files: Vec::new(),
         }
     }
 
+    /// Adds the problem that the record contradicts itself or other objects.
     pub fn contradiction(&self, detail: impl Into<String>) {
         let name = ObjectName::Record(self.record.id.clone());
-        self.findings.problem(Kind::Inconsistent, &name, detail, [self.record.id.as_str()]);
+        self.findings.problem(ProblemKind::Inconsistent, &name, detail, [self.record.id.as_str()]);
     }
 
-    /// What the record says by itself.
+    /// Checks the record by itself.
     pub fn record(&self) {
         let Record { wal, timeline, start_lsn, stop_lsn, segment_size: size, .. } = self.record;
         let first = SegmentName::containing(*timeline, *start_lsn, *size);
-        let last = SegmentName::ending_at(wal.last.timeline, *stop_lsn, *size);
+        let last = SegmentName::ending_at(*timeline, *stop_lsn, *size);
         if start_lsn > stop_lsn || wal.first != first || wal.last != last {
             self.contradiction(format!(
-                "it goes from {start_lsn} to {stop_lsn}, and names the WAL from {} to {}",
+                "it goes from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
                 wal.first, wal.last
             ));
         }
         if self.record.system_identifier != self.archive.lineage().system_identifier {
             self.contradiction(format!("it is of the cluster {}", self.record.system_identifier));
         }
-        for (index, part) in self.record.manifest.iter().enumerate() {
-            let name = ObjectName::Manifest(self.record.id.clone(), index as u32 + 1);
+        for (number, part) in (1..).zip(&self.record.manifest) {
+            let name = ObjectName::Manifest(self.record.id.clone(), number);
             if part.key != name.to_string() {
                 self.contradiction(format!("it names {} as part of its manifest", part.key));
             }
@@ -99,11 +104,11 @@ impl<'a> Backup<'a> {
         }
     }
 
-    /// Presence and size of what the manifest is told by; whether all of it can be read.
+    /// Checks presence and size of the objects of the manifest. Returns whether all can be read.
     pub fn parts(&self) -> bool {
         let mut whole = !self.record.manifest.is_empty();
         for part in self.record.manifest_objects() {
-            // What is no part of a manifest is a contradiction, and reported as such.
+            // Reported by `record`.
             let Some((id, number)) = part.place() else {
                 whole = false;
                 continue;
@@ -111,10 +116,11 @@ impl<'a> Backup<'a> {
             let stored = self.data.get(&id).and_then(|data| data.manifests.get(&number));
             let name = ObjectName::Manifest(id, number);
             let problem = match stored {
-                None => Some((Kind::Missing, "it is missing".to_owned())),
-                Some(size) if *size != part.size => {
-                    Some((Kind::Damaged, format!("it has {size} bytes, the record says {}", part.size)))
-                }
+                None => Some((ProblemKind::Missing, "it is missing".to_owned())),
+                Some(size) if *size != part.size => Some((
+                    ProblemKind::Damaged,
+                    format!("it has {size} bytes, the record says {}", part.size),
+                )),
                 Some(_) => None,
             };
             if let Some((kind, detail)) = problem {
@@ -125,6 +131,7 @@ impl<'a> Backup<'a> {
         whole
     }
 
+    /// Takes in one part of the manifest.
     pub fn part(&mut self, part: &Part) -> Result<()> {
         for key in &part.packs {
             self.packs.insert(key)?;
@@ -156,21 +163,18 @@ impl<'a> Backup<'a> {
         }
         self.files += 1;
         self.bytes += file.size;
-        let slash = file.path.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        let parent = file.path.0.get(..slash).unwrap_or_default();
+        // The directory of a path without a slash is the data directory, whose path is empty.
+        let parent = file.path.0.rsplitn(2, |&byte| byte == b'/').nth(1).unwrap_or(b"");
         if !self.parents.contains(parent) {
             self.parents.insert(parent.to_vec());
         }
-        if matches!(
-            &file.path.0[..],
-            b"PG_VERSION" | b"global/pg_control" | b"backup_label" | b"tablespace_map"
-        ) {
-            self.looked_into.push((part.packs.clone(), file.clone()));
+        if NEEDED.iter().any(|name| name.as_bytes() == file.path.0) {
+            self.needed_files.push((part.packs.clone(), file.clone()));
         }
     }
 
-    /// When the whole manifest was read: whether it and the record agree, and whether what a server needs to start
-    /// is in it.
+    /// Checks, after the whole manifest was read, that it agrees with the record and has the files that a
+    /// server needs to start.
     pub fn finish(self) {
         let record = self.record;
         if (self.files, self.bytes) != (record.files, record.size) {
@@ -193,10 +197,10 @@ impl<'a> Backup<'a> {
             ));
         }
         self.packs();
-        self.look_into();
+        self.needed_files();
     }
 
-    /// Presence and size of every pack, and whether the manifest says rightly how much of it is needed.
+    /// Checks presence and size of every pack, and the manifest's table of what is needed of it.
     fn packs(&self) {
         let mut uses: BTreeMap<&str, &Use> =
             self.uses.iter().map(|used| (used.pack.as_str(), used)).collect();
@@ -209,11 +213,11 @@ impl<'a> Backup<'a> {
         }
         differ += uses.len();
         if differ > 0 {
-            self.contradiction(format!("of {differ} packs the manifest does not say what its files need"));
+            self.contradiction(format!("the manifest's table of needed packs is wrong for {differ} of them"));
         }
     }
 
-    /// The size of a pack that was there when this began.
+    /// Size of a pack; `None` if it was not listed.
     fn stored(&self, pack: &ObjectName) -> Option<u64> {
         match pack {
             ObjectName::Pack(id, number) => self.data.get(id)?.packs.get(number).copied(),
@@ -221,30 +225,37 @@ impl<'a> Backup<'a> {
         }
     }
 
-    /// Presence and size of a pack. It has no bytes behind `end` that are needed.
+    /// Checks presence and size of a pack. No bytes behind `end` are needed.
     pub fn pack(&self, name: &ObjectName, expected: Option<u64>, end: u64) {
         let own = [self.record.id.as_str()];
         match self.stored(name) {
-            None => self.findings.problem(Kind::Missing, name, "it is missing", own),
+            None => self.findings.problem(ProblemKind::Missing, name, "it is missing", own),
             Some(size) if size < end || expected.is_some_and(|expected| size != expected) => {
                 let expected = expected.unwrap_or(end);
                 let detail = format!("it has {size} bytes, the manifest says {expected}");
-                self.findings.problem(Kind::Damaged, name, detail, own.into_iter().filter(|_| size < end));
+                self.findings.problem(
+                    ProblemKind::Damaged,
+                    name,
+                    detail,
+                    own.into_iter().filter(|_| size < end),
+                );
             }
             Some(_) => {}
         }
     }
 
-    /// Presence and size of its packs, with as little reading as possible: where what it stored adds up to what it
-    /// wrote, and the others it names packs of are listed and looked at themselves, sizes are right already.
+    /// Checks presence and size of its packs. The manifest is read only if necessary: the sizes are right
+    /// when the objects of the backup add up to what it wrote, and all other backups whose packs it names
+    /// are listed and so are checked themselves.
     pub fn quick(&self, listed: &BTreeSet<&str>) -> Result<()> {
         let packs = self.archive.packs_of(self.record)?;
-        let mut is_known = self.data.get(&self.record.id).map(Data::bytes) == Some(self.record.new_bytes);
+        let mut are_sizes_right =
+            self.data.get(&self.record.id).map(Data::bytes) == Some(self.record.new_bytes);
         for (id, number) in packs.iter() {
-            is_known &= listed.contains(id);
+            are_sizes_right &= listed.contains(id);
             self.pack(&ObjectName::Pack(id.to_owned(), number), None, 0);
         }
-        if is_known {
+        if are_sizes_right {
             return Ok(());
         }
         for used in manifest::uses(self.archive, self.record)? {
@@ -255,26 +266,25 @@ impl<'a> Backup<'a> {
         Ok(())
     }
 
-    /// The files without which no server starts.
-    fn look_into(&self) {
-        let mut missing = BTreeSet::from(["PG_VERSION", "global/pg_control", "backup_label"]);
-        if record_has_links(self.record) {
-            missing.insert("tablespace_map");
+    /// Checks the files without which no server starts.
+    fn needed_files(&self) {
+        let mut missing = BTreeSet::from(NEEDED);
+        if !has_tablespaces(self.record) {
+            missing.remove("tablespace_map");
         }
-        for (packs, file) in &self.looked_into {
+        for (packs, file) in &self.needed_files {
             let path = file.path.display();
-            let known = ["PG_VERSION", "global/pg_control", "backup_label", "tablespace_map"];
-            let Some(name) = known.into_iter().find(|known| *known == path) else {
+            let Some(name) = NEEDED.into_iter().find(|needed| *needed == path) else {
                 continue;
             };
             missing.remove(name);
-            if file.size > LARGEST {
+            if file.size > MAX_CONTENT {
                 self.contradiction(format!("{name} has {} bytes", file.size));
                 continue;
             }
             match self.archive.read_file(packs, file).and_then(|content| self.content(name, &content)) {
                 Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Problem => self.contradiction(error.to_string()),
+                Err(error) if error.kind() == Kind::Problem => self.contradiction(error.to_string()),
                 Err(error) => self.unread(packs, file, &error),
             }
         }
@@ -283,21 +293,22 @@ impl<'a> Backup<'a> {
         }
     }
 
-    /// Why a file could not be read. Nobody else says it of a pack that was verified not long ago.
+    /// Adds the error of reading a file. A pack that an earlier verification has read recently is not read
+    /// by the threads.
     fn unread(&self, packs: &[String], file: &FileEntry, error: &Error) {
         for extent in &file.at {
             let pack = packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));
             if let Some(name @ ObjectName::Pack(..)) = pack {
-                let is_there = self.stored(&name).is_some();
-                self.findings.error(&name, error, is_there, [self.record.id.as_str()]);
+                let exists = self.stored(&name).is_some();
+                self.findings.error(&name, error, exists, [self.record.id.as_str()]);
             }
         }
     }
 
     fn content(&self, name: &str, content: &[u8]) -> Result<()> {
         let record = self.record;
-        let wrong = |what: String| Err(Error::new(ErrorKind::Problem, format!("{name} {what}")));
-        let bad = |error: Error| error.with_kind(ErrorKind::Problem).doing(name.to_owned());
+        let wrong = |detail: String| Err(Error::new(Kind::Problem, format!("{name} {detail}")));
+        let bad = |error: Error| error.with_kind(Kind::Problem).doing(name.to_owned());
         match name {
             "PG_VERSION" => {
                 let version = String::from_utf8_lossy(content);
@@ -317,7 +328,7 @@ impl<'a> Backup<'a> {
                     return wrong(format!("says {} on timeline {}", label.start, label.timeline));
                 }
             }
-            // It may name one that was dropped before its files were read.
+            // The map may name a tablespace that was dropped before its files were read.
             _ => drop(parse_tablespace_map(content).map_err(bad)?),
         }
         Ok(())
@@ -325,6 +336,6 @@ impl<'a> Backup<'a> {
 }
 
 /// Whether the cluster had tablespaces outside of its data directory.
-fn record_has_links(record: &Record) -> bool {
+fn has_tablespaces(record: &Record) -> bool {
     record.tablespaces.iter().any(|known| known.tablespace.location.is_some())
 }

@@ -1,24 +1,18 @@
-//! What is seen without reading packs and WAL: whether what has to be there is there.
+//! Checks that read neither packs nor WAL: every object that has to exist was listed.
 
-use super::findings::Kind;
-use super::run::{Run, Scope};
+use super::findings::ProblemKind;
+use super::state::{Run, Scope};
 use crate::codec::envelope::HEADER_SIZE;
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::repo::ObjectName;
-use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
 use std::collections::BTreeSet;
 
-/// Segments of one backup that are looked for: 16 TiB written while it was taken.
-const LONGEST: usize = 1 << 20;
+/// Maximum number of segments of one backup that are looked for: 16 TiB written while it was taken.
+const MAX_SEGMENTS: usize = 1 << 20;
 
 impl Run<'_> {
-    /// The backups that a timeline may descend from.
-    pub fn led_by(&self, timeline: TimelineId) -> impl Iterator<Item = &str> {
-        self.records.iter().filter(move |record| record.timeline <= timeline).map(|record| record.id.as_str())
-    }
-
-    /// Everything that is seen without reading packs and WAL.
+    /// Performs all of these checks.
     pub fn compare(&self) {
         if self.options.needs_backup
             && self.options.scope != Scope::Wal
@@ -27,11 +21,11 @@ impl Run<'_> {
             self.findings.no_backup();
         }
         if self.options.scope == Scope::All {
-            for (id, _) in self.memory.backups.iter().filter(|(id, _)| !self.is_listed(id)) {
+            for (id, _) in self.evidence.backups.iter().filter(|(id, _)| !self.is_listed(id)) {
                 self.findings.problem(
-                    Kind::Missing,
+                    ProblemKind::Missing,
                     &ObjectName::Record(id.clone()),
-                    "the record is gone: the backup was listed when it was verified, and no prune removed it",
+                    "the record is missing: the backup was listed when it was verified, and no prune removed it",
                     [id.as_str()],
                 );
             }
@@ -41,48 +35,45 @@ impl Run<'_> {
         for (name, size) in &self.wal {
             if *size <= HEADER_SIZE as u64 {
                 let detail = format!("it has only {size} bytes");
-                self.findings.problem(Kind::Damaged, &ObjectName::Wal(*name), detail, []);
+                self.findings.problem(ProblemKind::Damaged, &ObjectName::Wal(*name), detail, []);
             }
         }
     }
 
     fn is_listed(&self, id: &str) -> bool {
         self.records.iter().any(|record| record.id == id)
-            || self.findings.is_known(&ObjectName::Record(id.to_owned()))
+            || self.findings.has_problem(&ObjectName::Record(id.to_owned()))
     }
 
-    /// Each timeline above the first has its history, and a server finds one after the other from the oldest backup on.
+    /// Checks that each timeline above the first has its history. A server requests one after the other from
+    /// the timeline of the oldest backup on.
     fn histories(&self) {
-        let Some(lines) = &self.lines else {
+        let Some(wal) = &self.history else {
             return;
         };
-        let known: BTreeSet<TimelineId> = lines.inventory.histories.iter().copied().collect();
+        let known: BTreeSet<TimelineId> = wal.inventory.histories.iter().copied().collect();
         let first = self.records.iter().map(|record| record.timeline.0).min().unwrap_or(1);
         let newest = known.last().map_or(first, |newest| newest.0);
-        let asked_for = (first + 1..=newest).map(TimelineId);
-        let lived = lines.timelines().into_iter().chain(self.records.iter().map(|record| record.timeline));
-        let needed: BTreeSet<TimelineId> = lived.chain(asked_for).filter(|timeline| timeline.0 > 1).collect();
+        let requested = (first + 1..=newest).map(TimelineId);
+        let used = wal.timelines().into_iter().chain(self.records.iter().map(|record| record.timeline));
+        let needed: BTreeSet<TimelineId> = used.chain(requested).filter(|timeline| timeline.0 > 1).collect();
         for timeline in needed.difference(&known) {
             let name = ObjectName::Wal(WalName::History(*timeline));
-            self.findings.problem(Kind::Missing, &name, "it is missing", self.led_by(*timeline));
+            self.findings.problem(ProblemKind::Missing, &name, "it is missing", self.leading_to(*timeline));
         }
     }
 
-    /// The WAL that makes each backup consistent, also of those that need no more.
+    /// Checks the WAL that makes each backup consistent, also of backups that are kept with that alone.
     fn own_wal(&self) {
-        let Some(WalHistory { inventory, .. }) = &self.lines else {
-            return;
-        };
-        let size = inventory.segment_size();
         for record in self.selected() {
-            let (first, last) = (record.wal.first, record.wal.last);
-            let numbers = first.number(size)..=last.number(size);
-            for number in numbers.take(LONGEST) {
+            let (wal, size) = (record.wal, record.segment_size);
+            let numbers = wal.first.number(size)..=wal.last.number(size);
+            for number in numbers.take(MAX_SEGMENTS) {
                 let segment = SegmentName::of_number(record.timeline, number, size);
                 if !self.stored.contains_key(&segment) {
                     let name = ObjectName::Wal(WalName::Segment(segment));
                     let detail = format!("it is missing: backup {} is not consistent without it", record.id);
-                    self.findings.problem(Kind::Missing, &name, detail, [record.id.as_str()]);
+                    self.findings.problem(ProblemKind::Missing, &name, detail, [record.id.as_str()]);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! What a problem costs: which backups do not get as far as they should, and which moments can no longer be
-//! restored.
+//! Cost of a problem: the backups that do not lead as far as they should, and the moments that can no
+//! longer be restored.
 
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
@@ -9,21 +9,24 @@ use crate::repo::record::Record;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A stretch of a timeline that cannot be restored.
+/// Positions of a timeline that cannot be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
+pub struct LostSpan {
     pub timeline: TimelineId,
     pub from_lsn: Lsn,
     pub to_lsn: Lsn,
-    /// As far as the archive knows: ends of backups, and when segments were stored.
+    /// Time of `from_lsn`, from the ends of backups and the times at which segments were stored; `None` if
+    /// it is not known.
     pub from: Option<Timestamp>,
+    /// Time of `to_lsn`.
     pub to: Option<Timestamp>,
 }
 
+/// The archive from which costs are computed.
 pub struct Costs<'a> {
-    pub lines: &'a WalHistory,
+    pub history: &'a WalHistory,
     pub records: &'a [Record],
-    /// When each segment was stored.
+    /// Time at which each segment was stored.
     pub stored: &'a BTreeMap<SegmentName, Timestamp>,
 }
 
@@ -32,24 +35,23 @@ impl Costs<'_> {
         self.records.iter().filter(|record| record.is_complete()).collect()
     }
 
-    /// When these backups cannot be restored.
-    pub fn of_backups(&self, bad: &BTreeSet<String>) -> Vec<Lost> {
+    /// Cost when these backups cannot be restored.
+    pub fn of_backups(&self, bad: &BTreeSet<String>) -> Vec<LostSpan> {
         let all = self.complete();
         let good: Vec<&Record> = all.iter().filter(|record| !bad.contains(&record.id)).copied().collect();
-        self.difference(&self.lines.spans(&all), &self.lines.spans(&good))
+        self.difference(&self.history.spans(&all), &self.history.spans(&good))
     }
 
-    /// When the WAL is what it is in the second inventory instead of in the first.
-    pub fn of_wal(&self, before: Inventory, after: Inventory) -> (Vec<Lost>, BTreeSet<String>) {
-        let (before, after) = (self.lines.with(before), self.lines.with(after));
+    /// Cost when the WAL is that of `after` instead of `before`, and the ids of the backups that it affects.
+    pub fn of_wal(&self, before: Inventory, after: Inventory) -> (Vec<LostSpan>, BTreeSet<String>) {
+        let (before, after) = (self.history.with(before), self.history.with(after));
         let all = self.complete();
         let lost = self.difference(&before.spans(&all), &after.spans(&all));
         let mut affected = BTreeSet::new();
-        for timeline in self.lines.timelines() {
-            let history = self.lines.history(timeline);
+        for timeline in self.history.timelines() {
+            let history = self.history.history(timeline);
             for record in self.records {
-                let reach =
-                    |lines: &WalHistory| lines.inventory.reach(record, &history).map(|reach| reach.last);
+                let reach = |wal: &WalHistory| wal.inventory.reach(record, &history).map(|reach| reach.last);
                 if history.contains(record.timeline, record.stop_lsn) && reach(&before) != reach(&after) {
                     affected.insert(record.id.clone());
                 }
@@ -58,7 +60,8 @@ impl Costs<'_> {
         (lost, affected)
     }
 
-    fn difference(&self, before: &[Span], after: &[Span]) -> Vec<Lost> {
+    /// Positions that are in `before` and not in `after`.
+    fn difference(&self, before: &[Span], after: &[Span]) -> Vec<LostSpan> {
         let mut lost = Vec::new();
         for span in before {
             let mut from = span.from;
@@ -76,7 +79,7 @@ impl Costs<'_> {
                 lost.push((span.timeline, from, span.to));
             }
         }
-        let describe = |(timeline, from, to)| Lost {
+        let describe = |(timeline, from, to)| LostSpan {
             timeline,
             from_lsn: from,
             to_lsn: to,
@@ -86,15 +89,15 @@ impl Costs<'_> {
         lost.into_iter().map(describe).collect()
     }
 
-    /// When a position was written, as far as is known.
+    /// Time at which a position was written, if it is known.
     fn moment(&self, timeline: TimelineId, lsn: Lsn) -> Option<Timestamp> {
-        let history = self.lines.history(timeline);
+        let history = self.history.history(timeline);
         let ends =
             |record: &&Record| record.stop_lsn == lsn && history.contains(record.timeline, record.stop_lsn);
         if let Some(record) = self.records.iter().find(ends) {
             return Some(record.stop_time);
         }
-        let size = self.lines.inventory.segment_size();
+        let size = self.history.inventory.segment_size();
         let name = SegmentName::ending_at(history.timeline_at(Lsn(lsn.0.saturating_sub(1))), lsn, size);
         self.stored
             .get(&name)

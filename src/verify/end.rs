@@ -1,10 +1,10 @@
-//! The last part of a verification: whether the WAL leads through, which backups each problem is about and what it costs,
-//! and what has gone away meanwhile because nobody keeps it.
+//! End of a verification: checks that the WAL leads through, finds the backups that each problem affects and
+//! what it costs, and drops the problems of objects that a prune has removed meanwhile.
 
 use super::cost::Costs;
-use super::findings::{Kind, Problem, Unknown};
-use super::run::{Report, Run, Scope};
-use crate::error::{Error, Kind as ErrorKind, Result};
+use super::findings::{Problem, ProblemKind, is_damage};
+use super::state::{Run, Scope, VerifyResult};
+use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::progress;
 use crate::repo::ObjectName;
@@ -15,38 +15,34 @@ use crate::repo::manifest::Parts;
 use crate::repo::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where frames begin, and bad bytes of their content.
-type Places = BTreeSet<(u64, u32, u32)>;
+/// Bad places of a pack: the offset of a frame, and a range of bytes of its content.
+type BadPlaces = BTreeSet<(u64, usize, usize)>;
 
-/// Problems whose cost is computed: everything is looked at again for each.
-const COSTED: usize = 200;
-
-/// Of a backup that could not be asked what it needs of what is bad. One whose manifest is bad has a problem of its own.
-fn not_asked(record: &Record, error: &Error) -> Option<Unknown> {
-    let is_known = matches!(error.kind(), ErrorKind::Damage | ErrorKind::Identity);
-    let object = ObjectName::Record(record.id.clone()).to_string();
-    (!is_known).then(|| Unknown { object, detail: error.to_string() })
-}
+/// Maximum number of problems whose cost is computed: each takes a look at the whole archive.
+const MAX_COSTED: usize = 200;
 
 impl Run<'_> {
-    pub fn end(self) -> Result<Report> {
+    /// Ends the verification and returns its result.
+    pub fn end(self) -> Result<VerifyResult> {
         self.gaps();
         self.lost_tails();
-        let (mut problems, mut unknown, mut checked) = self.findings.take();
-        self.attribute(&mut problems, &mut unknown);
+        let mut problems = self.findings.take_problems();
+        self.attribute(&mut problems);
         if !problems.is_empty() {
             progress::step("looking at the problems again");
             self.drop_pruned(&mut problems)?;
-            problems.iter_mut().take(COSTED).for_each(|problem| self.cost(problem));
+            problems.iter_mut().take(MAX_COSTED).for_each(|problem| self.cost(problem));
         }
+        let unknown = self.findings.take_unknown();
         self.remember(&problems, !unknown.is_empty());
+        let mut checked = self.findings.checked();
         checked.backups = self.selected.len() as u64;
         let bad_pages = self.selected().filter(|record| !record.is_complete());
         let bad_pages = bad_pages.map(|record| record.id.clone()).collect();
-        Ok(Report { checked, trusted: self.trusted(), problems, unknown, bad_pages })
+        Ok(VerifyResult { checked, trusted: self.trusted(), problems, unknown, bad_pages })
     }
 
-    /// Bytes of what was not read again.
+    /// Number of bytes that were not read again.
     fn trusted(&self) -> u64 {
         let packs = self.data.iter().flat_map(|(id, data)| {
             data.packs.iter().filter(move |(number, _)| !self.is_due(id, **number)).map(|(_, size)| size)
@@ -55,7 +51,7 @@ impl Run<'_> {
         packs.chain(wal).sum()
     }
 
-    /// The backups from which the WAL has to lead on.
+    /// Records of the backups from which the WAL has to lead on.
     fn leading(&self) -> Vec<&Record> {
         let in_scope = |record: &&Record| match self.options.scope {
             Scope::Backup(_) => self.selected.contains(&record.id),
@@ -66,26 +62,26 @@ impl Run<'_> {
     }
 
     fn gaps(&self) {
-        let Some(lines) = &self.lines else {
+        let Some(history) = &self.history else {
             return;
         };
-        let size = lines.inventory.segment_size();
-        for gap in lines.gaps(&self.leading()) {
+        let size = history.inventory.segment_size();
+        for gap in history.gaps(&self.leading()) {
             let name = ObjectName::Wal(WalName::Segment(gap.first));
-            if self.findings.is_known(&name) || self.has_come(&gap, size) {
+            if self.findings.has_problem(&name) || self.was_filled(&gap, size) {
                 continue;
             }
             let count = gap.last.number(size) - gap.first.number(size) + 1;
             let detail = match count {
-                1 => "it is missing, and later ones are there".to_owned(),
-                _ => format!("{count} segments are missing, to {}, and later ones are there", gap.last),
+                1 => "it is missing although later ones exist".to_owned(),
+                _ => format!("{count} segments are missing, up to {}, although later ones exist", gap.last),
             };
-            self.findings.problem(Kind::Gap, &name, detail, []);
+            self.findings.problem(ProblemKind::Gap, &name, detail, []);
         }
     }
 
-    /// Whether what was missing when the WAL was listed has been stored since then.
-    fn has_come(&self, gap: &Gap, size: SegmentSize) -> bool {
+    /// Whether the segments of a gap have been stored since the WAL was listed.
+    fn was_filled(&self, gap: &Gap, size: SegmentSize) -> bool {
         let numbers = gap.first.number(size)..=gap.last.number(size);
         numbers.map(|number| WalName::Segment(SegmentName::of_number(gap.timeline, number, size))).all(
             |name| {
@@ -97,9 +93,9 @@ impl Run<'_> {
         )
     }
 
-    /// Segments at the end of a timeline that were there when they were verified: nothing else tells.
+    /// Checks that segments at the end of a timeline still exist which an earlier verification has read.
     fn lost_tails(&self) {
-        let Some(WalHistory { inventory, .. }) = &self.lines else {
+        let Some(WalHistory { inventory, .. }) = &self.history else {
             return;
         };
         let size = inventory.segment_size();
@@ -110,20 +106,20 @@ impl Run<'_> {
             let last = inventory.runs().get(&name.timeline).and_then(|runs| runs.last());
             last.is_none_or(|run| run.last < *name)
         };
-        for name in self.memory.segments.keys() {
+        for name in self.evidence.segments.keys() {
             if name.number(size) >= floor && !self.stored.contains_key(name) && is_last(name) {
                 let object = ObjectName::Wal(WalName::Segment(*name));
-                let detail = "it is missing: it was there when it was verified, and nobody pruned it";
-                self.findings.problem(Kind::Missing, &object, detail, []);
+                let detail = "it is missing: it existed when it was verified, and no prune removed it";
+                self.findings.problem(ProblemKind::Missing, &object, detail, []);
             }
         }
     }
 
-    /// Finds the backups that need what is bad of packs.
-    fn attribute(&self, problems: &mut [Problem], unknown: &mut Vec<Unknown>) {
+    /// Adds to the problems with packs the backups that need the bad blocks.
+    fn attribute(&self, problems: &mut [Problem]) {
         let mut bad: BTreeMap<String, &mut Problem> = problems
             .iter_mut()
-            .filter(|problem| problem.hurts.all || !problem.hurts.places.is_empty())
+            .filter(|problem| problem.impact.all || !problem.impact.places.is_empty())
             .map(|problem| (problem.object.clone(), problem))
             .collect();
         if bad.is_empty() {
@@ -133,7 +129,7 @@ impl Run<'_> {
             let packs = match self.archive.packs_of(record) {
                 Ok(packs) => packs,
                 Err(error) => {
-                    unknown.extend(not_asked(record, &error));
+                    self.needs_unknown(record, &error);
                     continue;
                 }
             };
@@ -145,12 +141,13 @@ impl Run<'_> {
                 if !packs.contains(&id, number) || problem.backups.contains(&record.id) {
                     continue;
                 }
-                match problem.hurts.all {
-                    true => drop(problem.backups.insert(record.id.clone())),
-                    false => drop(places.insert(object.clone(), problem.hurts.places.clone())),
+                if problem.impact.all {
+                    problem.backups.insert(record.id.clone());
+                } else {
+                    places.insert(object.clone(), problem.impact.places.clone());
                 }
             }
-            for object in self.hurt(record, places, unknown) {
+            for object in self.affected_packs(record, places) {
                 if let Some(problem) = bad.get_mut(&object) {
                     problem.backups.insert(record.id.clone());
                 }
@@ -158,23 +155,25 @@ impl Run<'_> {
         }
     }
 
-    /// Those of the packs in which a backup has a block at one of these places.
-    fn hurt(
-        &self,
-        record: &Record,
-        mut places: BTreeMap<String, Places>,
-        unknown: &mut Vec<Unknown>,
-    ) -> BTreeSet<String> {
-        let mut hurt = BTreeSet::new();
+    /// Reports that it is not known whether a backup needs bad blocks. A damaged manifest is a problem of
+    /// its own.
+    fn needs_unknown(&self, record: &Record, error: &Error) {
+        if !is_damage(error) {
+            self.findings.unknown(&ObjectName::Record(record.id.clone()), error);
+        }
+    }
+
+    /// Returns the packs in which a backup has a block at one of these places.
+    fn affected_packs(&self, record: &Record, mut places: BTreeMap<String, BadPlaces>) -> BTreeSet<String> {
+        let mut affected = BTreeSet::new();
         let mut parts = Parts::of(self.archive, record);
         while !places.is_empty()
             && let Some(part) = parts.next()
         {
             let part = match part {
                 Ok(part) => part,
-                // What was read until here tells.
                 Err(error) => {
-                    unknown.extend(not_asked(record, &error));
+                    self.needs_unknown(record, &error);
                     break;
                 }
             };
@@ -183,24 +182,23 @@ impl Run<'_> {
                     let bytes = file.bytes_of(&blocks);
                     let begin = u64::from(extent.skip);
                     let end = begin + (bytes.end - bytes.start);
-                    let is_bad = |(offset, from, to): &(u64, u32, u32)| {
-                        *offset == extent.offset && u64::from(*from) < end && begin < u64::from(*to)
-                    };
+                    let is_bad =
+                        |(_, from, to): &(u64, usize, usize)| (*from as u64) < end && begin < *to as u64;
                     let Some(pack) = part.packs.get(extent.pack as usize) else {
                         continue;
                     };
-                    let from = (extent.offset, 0, 0)..=(extent.offset, u32::MAX, u32::MAX);
-                    if places.get(pack).is_some_and(|places| places.range(from).any(is_bad)) {
+                    let frame = (extent.offset, 0, 0)..=(extent.offset, usize::MAX, usize::MAX);
+                    if places.get(pack).is_some_and(|places| places.range(frame).any(is_bad)) {
                         places.remove(pack);
-                        hurt.insert(pack.clone());
+                        affected.insert(pack.clone());
                     }
                 }
             }
         }
-        hurt
+        affected
     }
 
-    /// What is gone because a prune has removed it since this began is no problem.
+    /// Drops the problems of objects that a prune has removed since the verification began.
     fn drop_pruned(&self, problems: &mut Vec<Problem>) -> Result<()> {
         let records = self.archive.records()?;
         let listed: BTreeSet<&String> = records
@@ -214,16 +212,18 @@ impl Run<'_> {
         let remembered = self.archive.remembered()?;
         let leading = records.good.iter().filter(|record| !self.standalone.contains(&record.id));
         let floor = leading.map(|record| record.wal.first.number(record.segment_size)).min();
-        let size = self.lines.as_ref().map(|lines| lines.inventory.segment_size());
+        let size = self.history.as_ref().map(|history| history.inventory.segment_size());
         problems.retain_mut(|problem| {
             let had = !problem.backups.is_empty();
             problem.backups.retain(|id| !pruned.contains(id));
             let is_about_pruned = had && problem.backups.is_empty();
             match ObjectName::parse(&problem.object) {
-                Some(ObjectName::Record(id)) if problem.kind == Kind::Missing => remembered.contains_key(&id),
+                Some(ObjectName::Record(id)) if problem.kind == ProblemKind::Missing => {
+                    remembered.contains_key(&id)
+                }
                 Some(ObjectName::Wal(
                     WalName::Segment(name) | WalName::Partial(name) | WalName::Backup(name, _),
-                )) if problem.kind != Kind::Damaged => {
+                )) if problem.kind != ProblemKind::Damaged => {
                     let is_below = size.zip(floor).is_some_and(|(size, floor)| name.number(size) < floor);
                     !(is_about_pruned || is_below && problem.backups.is_empty())
                 }
@@ -233,22 +233,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Computes the cost of a problem.
     fn cost(&self, problem: &mut Problem) {
-        let Some(lines) = &self.lines else {
+        let Some(history) = &self.history else {
             return;
         };
-        let costs = Costs { lines, records: &self.records, stored: &self.stored };
+        let costs = Costs { history, records: &self.records, stored: &self.stored };
         match ObjectName::parse(&problem.object) {
             Some(ObjectName::Wal(WalName::Segment(name))) => {
-                let (before, after) = self.inventories(&lines.inventory, problem.kind, name);
+                let (before, after) = self.inventories(&history.inventory, problem.kind, name);
                 let (lost, affected) = costs.of_wal(before, after);
-                // One that is kept with its own WAL alone leads no further anyway.
+                // A backup that is kept with its own WAL alone leads no further.
                 let is_own = |id: &String| {
                     let record = self.records.iter().find(|record| record.id == *id);
                     record.is_some_and(|record| record.wal.first <= name && name <= record.wal.last)
                 };
-                let hurt = affected.into_iter().filter(|id| !self.standalone.contains(id) || is_own(id));
-                problem.backups.extend(hurt);
+                let led = affected.into_iter().filter(|id| !self.standalone.contains(id) || is_own(id));
+                problem.backups.extend(led);
                 problem.window = Some(lost);
             }
             Some(ObjectName::Wal(WalName::Partial(_) | WalName::Backup(..)))
@@ -270,9 +271,9 @@ impl Run<'_> {
         }
     }
 
-    /// The WAL without the problem, and with it.
-    fn inventories(&self, now: &Inventory, kind: Kind, name: SegmentName) -> (Inventory, Inventory) {
-        if kind == Kind::Damaged {
+    /// Returns the WAL without the problem, and with it.
+    fn inventories(&self, now: &Inventory, kind: ProblemKind, name: SegmentName) -> (Inventory, Inventory) {
+        if kind == ProblemKind::Damaged {
             return (now.clone(), now.without(name));
         }
         let size = now.segment_size();

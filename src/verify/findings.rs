@@ -1,259 +1,265 @@
-//! What was found, gathered from all threads.
+//! Problems that the threads of a verification have found, and objects that could not be checked.
 
-use super::cost::Lost;
-use crate::error::{Error, Kind as ErrorKind};
+use super::cost::LostSpan;
+use crate::error::{Error, Kind};
 use crate::repo::ObjectName;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bad places that are kept for one pack; with more all of it counts as bad.
-const PLACES: usize = 1000;
+/// Maximum number of bad places that are kept for one pack; with more all of it counts as bad.
+const MAX_PLACES: usize = 1000;
 
-/// Problems that are kept apart; more are counted.
-const MOST: usize = 100_000;
+/// Maximum number of problems that are kept.
+const MAX_PROBLEMS: usize = 100_000;
 
-/// Objects in a row that could not be reached before the rest is not tried.
-const HOPELESS: u32 = 20;
+/// Number of objects in a row that could not be reached, after which the remaining ones are not tried.
+const MAX_UNREACHED: u32 = 20;
 
-/// What sort of problem it is.
+/// Content of a frame as a whole.
+pub const WHOLE_FRAME: Range<usize> = 0..usize::MAX;
+
+/// Whether an error proves damage. After any other error the state of the object is unknown.
+pub fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damage | Kind::Identity | Kind::Hole)
+}
+
+/// Kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// An object is not there.
+pub enum ProblemKind {
+    /// An object does not exist.
     Missing,
-    /// Its bytes are not what was stored, or of a wrong length.
+    /// The bytes of an object are not those that were stored, or their number is wrong.
     Damaged,
-    /// Whole objects contradict each other.
+    /// Undamaged objects contradict each other.
     Inconsistent,
-    /// WAL is missing between what is there.
+    /// WAL is missing between segments that exist.
     Gap,
     /// There is no complete backup.
     NoBackup,
 }
 
-impl Kind {
-    /// As reports have it.
+impl ProblemKind {
+    /// Name of the kind in reports.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Missing => "missing",
-            Kind::Damaged => "damaged",
-            Kind::Inconsistent => "inconsistent",
-            Kind::Gap => "gap",
-            Kind::NoBackup => "no_backup",
+            ProblemKind::Missing => "missing",
+            ProblemKind::Damaged => "damaged",
+            ProblemKind::Inconsistent => "inconsistent",
+            ProblemKind::Gap => "gap",
+            ProblemKind::NoBackup => "no_backup",
         }
     }
 }
 
-/// Something that is wrong with an object.
+/// A problem with an object.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    pub kind: Kind,
-    /// Its key, relative to the archive.
+    pub kind: ProblemKind,
+    /// Key of the object, relative to the archive.
     pub object: String,
     pub detail: String,
-    /// The backups that cannot be restored, or not as far as they should.
+    /// Ids of the backups that cannot be restored, or not as far as they should.
     pub backups: BTreeSet<String>,
-    /// What can no longer be restored because of it; `None` when that cannot be told.
-    pub window: Option<Vec<Lost>>,
-    /// Of a pack: whom it hurts beside those that are named.
-    pub(super) hurts: Hurts,
+    /// Moments that can no longer be restored because of it; `None` when they are not known.
+    pub window: Option<Vec<LostSpan>>,
+    /// Further backups that are affected, if the object is a pack.
+    pub(super) impact: Impact,
 }
 
-/// Who is hurt by what is wrong with a pack.
+/// Backups that are affected by damage to a pack.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Hurts {
-    /// Every backup that names it.
+pub(super) struct Impact {
+    /// Every backup that names the pack.
     pub all: bool,
-    /// Those with a block in one of these places: where a frame begins, and bytes of its content.
-    pub places: BTreeSet<(u64, u32, u32)>,
+    /// Backups with a block in one of these places: the offset of a frame, and a range of bytes of its
+    /// content.
+    pub places: BTreeSet<(u64, usize, usize)>,
 }
 
 impl Problem {
-    /// The object that says whose repository it is.
+    /// Returns a problem with the identity of a repository.
     pub fn of_identity(object: String, error: &Error) -> Problem {
-        Problem {
-            kind: if error.kind() == ErrorKind::Identity { Kind::Missing } else { Kind::Damaged },
-            object,
-            detail: error.to_string(),
-            backups: BTreeSet::new(),
-            window: None,
-            hurts: Hurts::default(),
-        }
+        let kind = if error.kind() == Kind::Identity { ProblemKind::Missing } else { ProblemKind::Damaged };
+        Problem::new(kind, object, error.to_string())
     }
 
-    /// What to do about it.
+    fn new(kind: ProblemKind, object: String, detail: String) -> Problem {
+        Problem { kind, object, detail, backups: BTreeSet::new(), window: None, impact: Impact::default() }
+    }
+
+    /// Command to type, or what else to do.
     pub fn hint(&self) -> &'static str {
-        const BACK: &str =
+        const RESTORE_OBJECT: &str =
             "move it away and bring it back: `walkeep sync` from a repository that has it, or a copy";
         match (ObjectName::parse(&self.object), self.kind) {
-            (_, Kind::NoBackup) => "run `walkeep backup`",
-            (Some(ObjectName::Pack(..)), Kind::Missing) => {
-                "bring it back: `walkeep sync` from a repository that has it, or a copy; else take a backup now, which stores anew what is lost, and remove the damaged ones: `walkeep prune --remove`"
+            (_, ProblemKind::NoBackup) => "run `walkeep backup`",
+            (Some(ObjectName::Pack(..)), ProblemKind::Missing) => {
+                "bring it back: `walkeep sync` from a repository that has it, or a copy; else take a backup now, which stores the lost blocks again, and remove the damaged ones: `walkeep prune --remove`"
             }
             (Some(ObjectName::Pack(..)), _) => {
                 "move it away and bring it back: `walkeep sync` from a repository that has it, or a copy; else take a backup now with --full, and remove the damaged ones: `walkeep prune --remove`"
             }
-            (Some(ObjectName::Record(_)), Kind::Missing) => {
-                "bring it back from another repository or a copy; its data stay until you say `walkeep prune --remove`"
+            (Some(ObjectName::Record(_)), ProblemKind::Missing) => {
+                "bring it back from another repository or a copy; its data stay until `walkeep prune --remove`"
             }
-            (Some(ObjectName::Record(_) | ObjectName::Manifest(..)), _) => BACK,
-            (Some(ObjectName::Wal(_)), Kind::Missing | Kind::Gap) => {
+            (Some(ObjectName::Record(_) | ObjectName::Manifest(..)), _) => RESTORE_OBJECT,
+            (Some(ObjectName::Wal(_)), ProblemKind::Missing | ProblemKind::Gap) => {
                 "push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now"
             }
             (Some(ObjectName::Wal(_)), _) => {
                 "move it away and push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now"
             }
-            (Some(ObjectName::Pin(_)), _) => "pin the backup again; until then it stays",
-            (Some(_), _) => "nothing is lost: it is only a note, and is written anew",
+            (Some(ObjectName::Pin(_)), _) => "pin the backup again; until then the backup is kept",
+            (Some(_), _) => "nothing is lost: it is only evidence, and is written again",
             (None, _) => "bring it back from another repository or a copy",
         }
     }
 }
 
-/// Something that could not be looked at.
+/// An object that could not be checked.
 #[derive(Debug, Clone)]
 pub struct Unknown {
     pub object: String,
     pub detail: String,
 }
 
-/// How much was looked at.
+/// Amount of work that was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
     pub backups: u64,
     pub objects: u64,
-    /// Bytes that were read, as they are stored.
+    /// Stored bytes that were read.
     pub bytes: u64,
     pub segments: u64,
 }
 
+/// Findings of all threads.
 #[derive(Default)]
 pub struct Findings {
-    problems: Mutex<BTreeMap<(String, Kind), Problem>>,
+    problems: Mutex<BTreeMap<(String, ProblemKind), Problem>>,
     unknown: Mutex<BTreeMap<String, Unknown>>,
     pub objects: AtomicU64,
     pub bytes: AtomicU64,
     pub segments: AtomicU64,
-    /// Objects in a row that an outage kept from being read.
-    silent: AtomicU32,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Number of objects in a row that could not be reached.
+    unreached: AtomicU32,
 }
 
 impl Findings {
+    /// Adds to one of the counters.
     pub fn count(counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// A problem with an object as a whole.
+    /// Adds a problem with an object as a whole.
     pub fn problem<'b>(
         &self,
-        kind: Kind,
+        kind: ProblemKind,
         object: &ObjectName,
         detail: impl Into<String>,
         backups: impl IntoIterator<Item = &'b str>,
     ) {
         let backups = backups.into_iter().map(str::to_owned).collect();
-        self.add(kind, object.to_string(), detail.into(), backups, Hurts::default());
+        self.add(Problem { backups, ..Problem::new(kind, object.to_string(), detail.into()) });
     }
 
-    /// A pack cannot be used by anybody who names it.
-    pub fn pack(&self, kind: Kind, pack: &ObjectName, detail: impl Into<String>) {
-        let hurts = Hurts { all: true, ..Hurts::default() };
-        self.add(kind, pack.to_string(), detail.into(), BTreeSet::new(), hurts);
+    /// Adds a problem with a pack that no backup can use any more.
+    pub fn pack(&self, kind: ProblemKind, pack: &ObjectName, detail: impl Into<String>) {
+        let impact = Impact { all: true, places: BTreeSet::new() };
+        self.add(Problem { impact, ..Problem::new(kind, pack.to_string(), detail.into()) });
     }
 
-    /// Some bytes of the content of a frame that begins at this offset are bad.
+    /// Adds damage to some bytes of the content of the frame at this offset of a pack.
     pub fn place(&self, pack: &str, offset: u64, bytes: Range<usize>, detail: String) {
-        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let place = (offset, narrow(bytes.start), narrow(bytes.end));
-        let hurts = Hurts { all: false, places: [place].into() };
-        self.add(Kind::Damaged, pack.to_owned(), detail, BTreeSet::new(), hurts);
+        let impact = Impact { all: false, places: [(offset, bytes.start, bytes.end)].into() };
+        self.add(Problem { impact, ..Problem::new(ProblemKind::Damaged, pack.to_owned(), detail) });
     }
 
-    /// What came of reading an object: damage is a problem, anything else could not be told.
+    /// Adds the error of reading an object: a problem if it proves damage, else an unknown object.
     pub fn error<'b>(
         &self,
         object: &ObjectName,
         error: &Error,
-        is_there: bool,
+        exists: bool,
         backups: impl IntoIterator<Item = &'b str>,
     ) {
-        match error.kind() {
-            ErrorKind::Damage | ErrorKind::Identity | ErrorKind::Hole => {
-                let kind = if is_there { Kind::Damaged } else { Kind::Missing };
-                self.problem(kind, object, error.to_string(), backups);
-            }
-            _ => self.unknown(object, error),
+        if is_damage(error) {
+            let kind = if exists { ProblemKind::Damaged } else { ProblemKind::Missing };
+            self.problem(kind, object, error.to_string(), backups);
+        } else {
+            self.unknown(object, error);
         }
     }
 
+    /// Adds an object that could not be checked.
     pub fn unknown(&self, object: &ObjectName, error: &Error) {
         if error.kind().is_transient() {
-            self.silent.fetch_add(1, Ordering::Relaxed);
+            self.unreached.fetch_add(1, Ordering::Relaxed);
         }
         let object = object.to_string();
         let unknown = Unknown { object: object.clone(), detail: error.to_string() };
-        lock(&self.unknown).entry(object).or_insert(unknown);
+        self.unknown.lock().entry(object).or_insert(unknown);
     }
 
-    fn add(&self, kind: Kind, object: String, detail: String, backups: BTreeSet<String>, hurts: Hurts) {
-        let mut problems = lock(&self.problems);
-        if problems.len() >= MOST {
+    fn add(&self, problem: Problem) {
+        let mut problems = self.problems.lock();
+        if problems.len() >= MAX_PROBLEMS {
             return;
         }
-        let known = problems.entry((object.clone(), kind)).or_insert_with(|| Problem {
-            kind,
-            object,
-            detail,
-            backups: BTreeSet::new(),
-            window: None,
-            hurts: Hurts::default(),
-        });
+        let Problem { kind, object, detail, backups, impact, .. } = problem;
+        let known =
+            problems.entry((object.clone(), kind)).or_insert_with(|| Problem::new(kind, object, detail));
         known.backups.extend(backups);
-        known.hurts.places.extend(hurts.places);
-        known.hurts.all |= hurts.all || known.hurts.places.len() > PLACES;
-        if known.hurts.all {
-            known.hurts.places.clear();
+        known.impact.places.extend(impact.places);
+        known.impact.all |= impact.all || known.impact.places.len() > MAX_PLACES;
+        if known.impact.all {
+            known.impact.places.clear();
         }
     }
 
+    /// Adds the problem that there is no complete backup.
     pub fn no_backup(&self) {
         let detail = "there is no complete backup".to_owned();
-        self.add(Kind::NoBackup, "backup".to_owned(), detail, BTreeSet::new(), Hurts::default());
+        self.add(Problem::new(ProblemKind::NoBackup, "backup".to_owned(), detail));
     }
 
     /// Whether there is a problem with this object.
-    pub fn is_known(&self, object: &ObjectName) -> bool {
-        let first = (object.to_string(), Kind::Missing);
-        let next = lock(&self.problems).range(first.clone()..).next().map(|((object, _), _)| object.clone());
-        next == Some(first.0)
+    pub fn has_problem(&self, object: &ObjectName) -> bool {
+        let first = (object.to_string(), ProblemKind::Missing);
+        let problems = self.problems.lock();
+        problems.range(first.clone()..).next().is_some_and(|((object, _), _)| *object == first.0)
     }
 
-    /// Whether the repository does not answer any more: then the rest is not tried.
-    pub fn is_hopeless(&self) -> bool {
-        self.silent.load(Ordering::Relaxed) >= HOPELESS
+    /// Whether the repository has stopped answering.
+    pub fn is_outage(&self) -> bool {
+        self.unreached.load(Ordering::Relaxed) >= MAX_UNREACHED
     }
 
-    /// Something could be read.
+    /// Notes that an object could be read.
     pub fn reached(&self) {
-        self.silent.store(0, Ordering::Relaxed);
+        self.unreached.store(0, Ordering::Relaxed);
     }
 
-    /// Everything that was found so far.
-    pub fn take(&self) -> (Vec<Problem>, Vec<Unknown>, Checked) {
-        let problems = std::mem::take(&mut *lock(&self.problems));
-        let unknown = std::mem::take(&mut *lock(&self.unknown));
+    /// Takes the problems that were found so far.
+    pub fn take_problems(&self) -> Vec<Problem> {
+        std::mem::take(&mut *self.problems.lock()).into_values().collect()
+    }
+
+    /// Takes the objects that could not be checked so far.
+    pub fn take_unknown(&self) -> Vec<Unknown> {
+        std::mem::take(&mut *self.unknown.lock()).into_values().collect()
+    }
+
+    /// Values of the counters; the number of backups is not counted here.
+    pub fn checked(&self) -> Checked {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let checked = Checked {
+        Checked {
             backups: 0,
             objects: load(&self.objects),
             bytes: load(&self.bytes),
             segments: load(&self.segments),
-        };
-        (problems.into_values().collect(), unknown.into_values().collect(), checked)
+        }
     }
 }

@@ -1,25 +1,30 @@
-//! Reads a repository and proves that every kept backup restores: every object is there, of the right size, its
-//! bytes are right to the last block, manifests are complete and agree with records, and from every backup on the
-//! WAL leads without a hole to the end of the archive. Changes nothing but what it notes under `verify/`.
+//! Reads a repository and proves that every kept backup restores: every object exists and has the right
+//! size, its bytes are right to the last block, manifests are complete and agree with their records, and
+//! from every backup on the WAL leads without a gap to the end of the archive. Changes nothing but the
+//! evidence that it records under `verify/`.
 //!
-//! There are three answers, and they are kept apart: good, bad, and could not tell. An outage is never damage, and
-//! nothing that could not be read counts as good. What disappears because a prune removes it is no problem, so
-//! nobody has to be held up: when something is missing, it is looked again which backups there still are.
+//! There are three answers: good, bad and unknown. An outage is never reported as damage, and nothing that
+//! could not be read counts as good. No lock is taken: when something is missing, the backups are listed
+//! again, and what a concurrent prune removes is not a problem.
 //!
-//! Blocks that several backups share are read once: every manifest is gone through beside that of its parent, see
-//! [`beside`]. Memory is two parts of manifests, 5 MiB a thread, and the names of all objects.
+//! Blocks that several backups share are read once: every manifest is read beside that of its parent, see
+//! [`diff`]. Memory is two parts of manifests, 5 MiB per thread, and the names of all objects.
 
 mod backup;
-mod beside;
 mod compare;
 mod cost;
+mod diff;
 mod end;
+mod evidence;
 mod findings;
-mod memory;
 mod packs;
+mod produce;
+mod remember;
 mod run;
+mod state;
 mod wal;
 
-pub use cost::Lost;
-pub use findings::{Checked, Kind as ProblemKind, Problem, Unknown};
-pub use run::{Options, Report, Scope, verify};
+pub use cost::LostSpan;
+pub use findings::{Checked, Problem, ProblemKind, Unknown, is_damage};
+pub use run::verify;
+pub use state::{Options, Scope, VerifyResult};

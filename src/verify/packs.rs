@@ -1,59 +1,66 @@
-//! Packs and WAL, read on many threads: each frame that a manifest names is decompressed, and every block hashed.
+//! Reading of packs and WAL on several threads: each frame that a manifest names is decompressed, and every
+//! block hashed.
 
-use super::findings::{Findings, Kind as ProblemKind};
+use super::findings::{Findings, ProblemKind, WHOLE_FRAME, is_damage};
 use super::wal;
 use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::envelope::HEADER_SIZE;
 use crate::codec::hash::BlockHash;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Result};
 use crate::pg::segment::WalName;
 use crate::repo::entry::FileEntry;
 use crate::repo::ranges::{StoredFrame, StoredRange, WantedBlocks, mismatched_blocks};
 use crate::repo::{Archive, ObjectName};
+use parking_lot::Mutex;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-/// Something to be read. Holds what it needs of a manifest and not the manifest.
-pub enum Task {
-    /// Whether an object is the pack that its key promises.
+/// Objects to read. Holds what it needs of a manifest, and not the manifest.
+pub enum ReadTask {
+    /// Key of a pack whose header has to be checked.
     Pack(Arc<str>),
-    /// Its pieces number the blocks that come with it.
-    StoredRange(Arc<str>, StoredRange, Vec<Blocks>),
+    /// Key of a pack, frames of it, and the expected blocks; the pieces of the frames number these.
+    StoredRange(Arc<str>, StoredRange, Vec<ExpectedBlocks>),
     /// WAL files and their sizes.
     Wal(Vec<(WalName, u64)>),
 }
 
-/// Blocks of a file, and what they should be.
-pub struct Blocks {
+/// Blocks of a file, and their hashes.
+pub struct ExpectedBlocks {
     path: Arc<str>,
     block: u32,
     hashes: Vec<BlockHash>,
-    whole: Option<Arc<Whole>>,
+    whole: Option<Arc<WholeFile>>,
 }
 
-/// A file all of whose blocks are read: its CRC has to be the one that was taken before it was cut into blocks.
-struct Whole {
-    /// The part of the manifest that has it, and its backup.
+/// A file all of whose blocks are read: its CRC has to be the one that was computed before the file was
+/// divided into blocks.
+struct WholeFile {
+    /// Part of the manifest that has the file.
     manifest: ObjectName,
+    /// Id of the backup.
     id: String,
     crc32c: u32,
-    /// Pieces that are not read yet.
+    /// Number of pieces that were not read yet.
     left: AtomicUsize,
-    /// Of each piece: where it lies in the file, how long it is, its CRC.
+    /// Offset in the file, length and CRC of each piece.
     parts: Mutex<Vec<(u64, usize, u32)>>,
 }
 
-/// Makes tasks of what has to be read for a part of a manifest.
+/// Makes tasks of the ranges to read for a part of a manifest.
+///
+/// # Errors
+/// An item is a `Defect` when its range is not of these files and packs.
 pub fn tasks(
     id: &str,
     number: u32,
     packs: &[Arc<str>],
     files: &[FileEntry],
-    stretches: Vec<StoredRange>,
-) -> impl Iterator<Item = Task> {
+    ranges: Vec<StoredRange>,
+) -> impl Iterator<Item = Result<ReadTask>> {
     let mut read = vec![(0, 0); files.len()];
-    for piece in stretches.iter().flat_map(|stretch| &stretch.frames).flat_map(|frame| &frame.pieces) {
+    for piece in ranges.iter().flat_map(|range| &range.frames).flat_map(|frame| &frame.pieces) {
         if let Some((pieces, blocks)) = read.get_mut(piece.file) {
             *pieces += 1;
             *blocks += piece.blocks.len();
@@ -61,7 +68,7 @@ pub fn tasks(
     }
     let known = |(file, (pieces, blocks)): (&FileEntry, (usize, usize))| {
         let whole = |crc32c| {
-            Arc::new(Whole {
+            Arc::new(WholeFile {
                 manifest: ObjectName::Manifest(id.to_owned(), number),
                 id: id.to_owned(),
                 crc32c,
@@ -73,42 +80,49 @@ pub fn tasks(
         let path = if pieces > 0 { Arc::from(file.path.display()) } else { Arc::from("") };
         (path, file.crc32c.filter(|_| is_whole).map(whole))
     };
-    let known: Vec<(Arc<str>, Option<Arc<Whole>>)> = files.iter().zip(read).map(known).collect();
-    stretches.into_iter().filter_map(move |mut stretch| {
+    let known: Vec<(Arc<str>, Option<Arc<WholeFile>>)> = files.iter().zip(read).map(known).collect();
+    let task = move |mut range: StoredRange| {
         let mut blocks = Vec::new();
-        for piece in stretch.frames.iter_mut().flat_map(|frame| &mut frame.pieces) {
+        for piece in range.frames.iter_mut().flat_map(|frame| &mut frame.pieces) {
             let (file, (path, whole)) = (files.get(piece.file)?, known.get(piece.file)?);
             piece.file = blocks.len();
-            blocks.push(Blocks {
+            blocks.push(ExpectedBlocks {
                 path: path.clone(),
                 block: file.block,
-                hashes: file.hashes.get(piece.blocks.clone()).unwrap_or_default().to_vec(),
+                hashes: file.hashes.get(piece.blocks.clone())?.to_vec(),
                 whole: whole.clone(),
             });
         }
-        let pack = packs.get(stretch.pack as usize)?.clone();
-        Some(Task::StoredRange(pack, stretch, blocks))
-    })
+        let pack = packs.get(range.pack as usize)?.clone();
+        Some(ReadTask::StoredRange(pack, range, blocks))
+    };
+    let missing = || Error::defect("blocks to read are not in the manifest");
+    ranges.into_iter().map(move |range| task(range).ok_or_else(missing))
 }
 
-/// Reads what it is told.
-pub struct Reader<'a> {
+/// Bytes of a frame's content that are bad, and the error.
+type BadContent = (Range<usize>, Error);
+
+/// Reads objects in one thread.
+pub struct ObjectReader<'a> {
     archive: &'a Archive,
     findings: &'a Findings,
     decompressor: Decompressor,
     content: Vec<u8>,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(archive: &'a Archive, findings: &'a Findings) -> Reader<'a> {
-        Reader { archive, findings, decompressor: Decompressor::default(), content: Vec::new() }
+impl<'a> ObjectReader<'a> {
+    /// Returns a reader that adds to `findings`.
+    pub fn new(archive: &'a Archive, findings: &'a Findings) -> ObjectReader<'a> {
+        ObjectReader { archive, findings, decompressor: Decompressor::default(), content: Vec::new() }
     }
 
-    pub fn read(&mut self, task: &Task) {
+    /// Reads and checks the objects of a task.
+    pub fn read(&mut self, task: &ReadTask) {
         match task {
-            Task::Pack(key) => self.pack(key),
-            Task::StoredRange(pack, stretch, blocks) => self.stretch(pack, stretch, blocks),
-            Task::Wal(files) => self.wal(files),
+            ReadTask::Pack(key) => self.pack(key),
+            ReadTask::StoredRange(pack, range, blocks) => self.range(pack, range, blocks),
+            ReadTask::Wal(files) => self.wal(files),
         }
     }
 
@@ -121,59 +135,62 @@ impl<'a> Reader<'a> {
         Findings::count(&self.findings.bytes, HEADER_SIZE as u64);
     }
 
-    /// Notes why a pack, or a stretch of it, cannot be read.
-    fn pack_error(&self, key: &str, error: &Error, stretch: Option<&StoredRange>) {
+    /// Adds the error of reading a pack, or a range of it.
+    fn pack_error(&self, key: &str, error: &Error, range: Option<&StoredRange>) {
         let Some(name) = ObjectName::parse(key) else {
             return;
         };
-        if !matches!(error.kind(), Kind::Damage | Kind::Identity) {
+        if !is_damage(error) {
             return self.findings.unknown(&name, error);
         }
-        match (self.archive.stored_at(&name), stretch) {
+        match (self.archive.stored_at(&name), range) {
             (Err(error), _) => self.findings.unknown(&name, &error),
             (Ok(None), _) => self.findings.pack(ProblemKind::Missing, &name, "it is missing"),
             (Ok(Some(_)), None) => self.findings.pack(ProblemKind::Damaged, &name, error.to_string()),
-            (Ok(Some(_)), Some(stretch)) => {
-                for frame in &stretch.frames {
-                    self.findings.place(key, frame.offset, 0..usize::MAX, error.to_string());
+            (Ok(Some(_)), Some(range)) => {
+                for frame in &range.frames {
+                    self.findings.place(key, frame.offset, WHOLE_FRAME, error.to_string());
                 }
             }
         }
     }
 
-    fn stretch(&mut self, key: &str, stretch: &StoredRange, blocks: &[Blocks]) {
-        let bytes = match self.archive.get_range(key, stretch.begin..stretch.end) {
+    fn range(&mut self, key: &str, range: &StoredRange, blocks: &[ExpectedBlocks]) {
+        let bytes = match self.archive.get_range(key, range.begin..range.end) {
             Ok(bytes) => bytes,
-            Err(error) => return self.pack_error(key, &error, Some(stretch)),
+            Err(error) => return self.pack_error(key, &error, Some(range)),
         };
         self.findings.reached();
-        for frame in &stretch.frames {
-            if let Err((place, error)) = self.frame(stretch, frame, blocks, &bytes) {
-                let detail = format!("at byte {}: {error}", frame.offset);
-                self.findings.place(key, frame.offset, place, detail);
+        for frame in &range.frames {
+            match self.frame(range, frame, blocks, &bytes) {
+                Ok(()) => {}
+                Err((place, error)) if is_damage(&error) => {
+                    let detail = format!("at byte {}: {error}", frame.offset);
+                    self.findings.place(key, frame.offset, place, detail);
+                }
+                Err((_, error)) => self.pack_error(key, &error, None),
             }
         }
         Findings::count(&self.findings.bytes, bytes.len() as u64);
     }
 
-    /// When something is wrong, also which bytes of the frame's content are.
+    /// Checks a frame. The error comes with the range from the first bad byte of the content to the last.
     fn frame(
         &mut self,
-        stretch: &StoredRange,
+        range: &StoredRange,
         frame: &StoredFrame,
-        blocks: &[Blocks],
+        blocks: &[ExpectedBlocks],
         bytes: &[u8],
-    ) -> std::result::Result<(), (Range<usize>, Error)> {
-        let stored = stretch.frame(frame, bytes);
+    ) -> std::result::Result<(), BadContent> {
+        let stored = range.frame(frame, bytes);
         let unpacked = stored.and_then(|stored| self.decompressor.frame(stored, FRAME, &mut self.content));
-        unpacked.map_err(|error| (0..usize::MAX, error))?;
-        let mut result: std::result::Result<(), (Range<usize>, Error)> = Ok(());
+        unpacked.map_err(|error| (WHOLE_FRAME, error))?;
+        let mut result = Ok(());
         for piece in &frame.pieces {
-            let Some(blocks) = blocks.get(piece.file) else {
-                continue;
-            };
-            if let Err((place, error)) = self.piece(piece, blocks) {
-                // One stretch from the first bad byte to the last one.
+            let expected = blocks
+                .get(piece.file)
+                .ok_or_else(|| (WHOLE_FRAME, Error::defect("a frame was read without knowing its blocks")))?;
+            if let Err((place, error)) = self.piece(piece, expected) {
                 result = match result {
                     Ok(()) => Err((place, error)),
                     Err((before, first)) => {
@@ -185,19 +202,19 @@ impl<'a> Reader<'a> {
         result
     }
 
-    fn piece(&self, piece: &WantedBlocks, blocks: &Blocks) -> std::result::Result<(), (Range<usize>, Error)> {
+    fn piece(&self, piece: &WantedBlocks, expected: &ExpectedBlocks) -> std::result::Result<(), BadContent> {
         let all = piece.skip..piece.skip + piece.length;
         let bytes = piece.of(&self.content).map_err(|error| (all, error))?;
-        if let Some(bad) = mismatched_blocks(bytes, blocks.block, &blocks.hashes) {
-            let at = |block: usize| piece.skip + (block * blocks.block as usize).min(piece.length);
-            return Err((at(bad.start)..at(bad.end), piece.damaged(&blocks.path)));
+        if let Some(bad) = mismatched_blocks(bytes, expected.block, &expected.hashes) {
+            let at = |block: usize| piece.skip + (block * expected.block as usize).min(piece.length);
+            return Err((at(bad.start)..at(bad.end), piece.damaged(&expected.path)));
         }
-        if let Some(whole) = &blocks.whole {
+        if let Some(whole) = &expected.whole {
             let parts = whole.add(piece.offset, bytes);
             if let Some(crc32c) = parts.filter(|crc32c| *crc32c != whole.crc32c) {
                 let detail = format!(
                     "{} has CRC-32C {crc32c:08x}, the manifest says {:08x}",
-                    blocks.path, whole.crc32c
+                    expected.path, whole.crc32c
                 );
                 let backups = [whole.id.as_str()];
                 self.findings.problem(ProblemKind::Inconsistent, &whole.manifest, detail, backups);
@@ -213,7 +230,7 @@ impl<'a> Reader<'a> {
                 Ok(Some(())) => self.findings.reached(),
                 Ok(None) => self.findings.problem(ProblemKind::Missing, &object, "it is missing", []),
                 Err(error) => match self.archive.stored_at(&object) {
-                    Ok(there) => self.findings.error(&object, &error, there.is_some(), []),
+                    Ok(stored) => self.findings.error(&object, &error, stored.is_some(), []),
                     Err(error) => self.findings.unknown(&object, &error),
                 },
             }
@@ -226,12 +243,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Whole {
-    /// Adds a piece that is right; with the last one the CRC of the whole file. A bad piece never comes, and what
-    /// is wrong then is known.
+impl WholeFile {
+    /// Adds a good piece; returns the CRC of the whole file with the last one. A bad piece is never added, so
+    /// a file with damage has no CRC here.
     fn add(&self, offset: u64, bytes: &[u8]) -> Option<u32> {
         let crc32c = crc32c::crc32c(bytes);
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock();
         parts.push((offset, bytes.len(), crc32c));
         if self.left.fetch_sub(1, Ordering::Relaxed) > 1 {
             return None;

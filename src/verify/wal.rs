@@ -1,4 +1,4 @@
-//! WAL files: their bytes, and whether they can be what their names say.
+//! Checks of WAL files: their bytes, and whether the content fits the name.
 
 use crate::codec::envelope::Content;
 use crate::error::{Error, Kind, Result};
@@ -7,7 +7,7 @@ use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::{Archive, StoredWal};
 
-/// Reads each to its end, segments side by side. `None`: it is not there.
+/// Reads each file to its end, several segments at the same time. `None`: the file does not exist.
 pub fn check(
     archive: &Archive,
     names: impl IntoIterator<Item = WalName>,
@@ -57,6 +57,6 @@ fn check_small(name: WalName, stored: StoredWal) -> Result<()> {
     match name {
         WalName::History(timeline) => History::parse(timeline, &text).map(|_| ()),
         _ if text.starts_with(b"START WAL LOCATION: ") => Ok(()),
-        _ => Err(Error::new(Kind::Damage, "it does not begin as a backup history file")),
+        _ => Err(Error::new(Kind::Damage, "the content is not a backup history file")),
     }
 }

@@ -4,10 +4,10 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::progress;
 use crate::repo::{Archive, Identities, Lineage, Repository};
-use crate::verify::{self, Lost, Options, Problem, Scope, Unknown};
+use crate::verify::{self, LostSpan, Options, Problem, Scope, Unknown};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ struct Verified {
     repository: Repository,
     /// `None` for the identities of the repository.
     lineage: Option<Lineage>,
-    report: verify::Report,
+    report: verify::VerifyResult,
     took: Duration,
 }
 
@@ -41,7 +41,7 @@ struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    fn sum(&self, count: fn(&verify::Report) -> u64) -> u64 {
+    fn sum(&self, count: fn(&verify::VerifyResult) -> u64) -> u64 {
         self.done.iter().map(|verified| count(&verified.report)).sum()
     }
 
@@ -139,12 +139,13 @@ fn look(
     let Identities { good: identities, bad: problems } = repository.check_identities(own)?;
     let current = own.or(identities.last().map(|identity| identity.lineage()));
     if !problems.is_empty() {
-        let mut report = verify::Report::default();
+        let mut report = verify::VerifyResult::default();
         for (lineage, error) in problems {
             let object = format!("identity/{lineage}");
-            match error.kind() {
-                Kind::Damage | Kind::Identity => report.problems.push(Problem::of_identity(object, &error)),
-                _ => report.unknown.push(Unknown { object, detail: error.to_string() }),
+            if verify::is_damage(&error) {
+                report.problems.push(Problem::of_identity(object, &error));
+            } else {
+                report.unknown.push(Unknown { object, detail: error.to_string() });
             }
         }
         done.push(Verified { repository: repository.clone(), lineage: None, report, took: Duration::ZERO });
@@ -206,7 +207,7 @@ fn options(context: &Context, args: &VerifyArgs, scope: Scope, is_current: bool)
     }
 }
 
-fn window(lost: &Lost) -> Value {
+fn window(lost: &LostSpan) -> Value {
     json!({
         "timeline": lost.timeline,
         "from_lsn": lost.from_lsn,

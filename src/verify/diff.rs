@@ -1,8 +1,8 @@
-//! The manifest of an earlier backup, gone through beside that of a later one: a block that both have, of the same
-//! file, at the same place of the same pack and with the same hash, is read for the first of them alone.
+//! Difference of a manifest to that of an earlier backup: a block that both have, of the same file, at the
+//! same place of the same pack and with the same hash, is read for the first of them alone.
 //!
-//! Both have their files in the same order, so two parts are in memory, however many files there are. Where the
-//! earlier one cannot be read to its end nothing is lost but time: what is not found in it is read.
+//! Both list their files in the same order, so two parts are in memory, however many files there are.
+//! Where the earlier manifest cannot be read to the end, its blocks are read again.
 
 use crate::repo::Archive;
 use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
@@ -11,18 +11,19 @@ use crate::repo::record::Record;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-pub struct Beside<'a> {
+/// Reader of the earlier manifest.
+pub struct ManifestDiff<'a> {
     parts: Option<Parts<'a>>,
     packs: Vec<String>,
     files: std::vec::IntoIter<FileEntry>,
-    /// The first file that has not been passed.
+    /// First file that has not been passed.
     next: Option<FileEntry>,
 }
 
-impl<'a> Beside<'a> {
-    /// Without an earlier backup nothing is found.
-    pub fn of(archive: &'a Archive, earlier: Option<&'a Record>) -> Beside<'a> {
-        Beside {
+impl<'a> ManifestDiff<'a> {
+    /// Compares with the manifest of `earlier`; with `None` every block is new.
+    pub fn new(archive: &'a Archive, earlier: Option<&'a Record>) -> ManifestDiff<'a> {
+        ManifestDiff {
             parts: earlier.map(|record| Parts::of(archive, record)),
             packs: Vec::new(),
             files: Vec::new().into_iter(),
@@ -30,18 +31,18 @@ impl<'a> Beside<'a> {
         }
     }
 
-    /// Which blocks of a file were not there before, extent by extent. Files are asked for in their order.
+    /// Returns the blocks of a file that the earlier manifest does not have, extent by extent. Files have
+    /// to be given in their order.
     pub fn new_blocks(&mut self, file: &FileEntry, packs: &[String]) -> Vec<Vec<Range<usize>>> {
         self.advance_to(&file.path);
         let known = self.next.as_ref().filter(|known| known.path == file.path && known.block == file.block);
-        let mut new = Vec::with_capacity(file.at.len());
-        for (blocks, extent) in file.extents() {
-            new.push(match known {
-                Some(known) => differing(file, extent, &blocks, packs, known, &self.packs),
-                None => vec![blocks],
-            });
+        let extents = file.extents();
+        match known {
+            Some(known) => extents
+                .map(|(blocks, extent)| differing(file, extent, &blocks, packs, known, &self.packs))
+                .collect(),
+            None => extents.map(|(blocks, _)| vec![blocks]).collect(),
         }
-        new
     }
 
     fn advance_to(&mut self, path: &StoredPath) {
@@ -51,13 +52,13 @@ impl<'a> Beside<'a> {
                 _ => {}
             }
             self.next = self.files.next();
-            if self.next.is_none() && !self.read_on() {
+            if self.next.is_none() && !self.read_part() {
                 return;
             }
         }
     }
 
-    fn read_on(&mut self) -> bool {
+    fn read_part(&mut self) -> bool {
         let Some(Ok(part)) = self.parts.as_mut().and_then(Iterator::next) else {
             self.parts = None;
             return false;
@@ -68,7 +69,7 @@ impl<'a> Beside<'a> {
     }
 }
 
-/// The blocks of an extent that the known file does not have at the same place with the same hash.
+/// Returns the blocks of an extent that the known file does not have at the same place with the same hash.
 fn differing(
     file: &FileEntry,
     extent: &Extent,
@@ -87,18 +88,19 @@ fn differing(
         _ => new.push(block..block + 1),
     };
     let mut at = blocks.start;
-    for (Range { start: first, end }, other) in known.extents() {
-        let common = at.max(first)..blocks.end.min(end);
+    for (other_blocks, other) in known.extents() {
+        let common = at.max(other_blocks.start)..blocks.end.min(other_blocks.end);
         if common.start < common.end {
             (at..common.start).for_each(&mut add);
             let is_same_place = pack.is_some()
                 && pack == known_packs.get(other.pack as usize)
                 && extent.offset == other.offset
-                && place(extent, blocks.start, common.start) == place(other, first, common.start);
+                && place(extent, blocks.start, common.start)
+                    == place(other, other_blocks.start, common.start);
             for block in common.clone() {
                 let one = block..block + 1;
                 let is_same = is_same_place
-                    && file.hashes.get(block) == known.hashes.get(block)
+                    && file.hashes.get(block).is_some_and(|hash| known.hashes.get(block) == Some(hash))
                     && file.bytes_of(&one) == known.bytes_of(&one);
                 if !is_same {
                     add(block);
@@ -106,7 +108,7 @@ fn differing(
             }
             at = common.end;
         }
-        if end >= blocks.end {
+        if other_blocks.end >= blocks.end {
             break;
         }
     }
