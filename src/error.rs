@@ -194,6 +194,42 @@ impl std::error::Error for Error {
     }
 }
 
+/// Failures of an operation that continues after each: all but the last are reported, the last is returned.
+#[derive(Debug)]
+pub struct Failures {
+    report: fn(&Error),
+    last: Option<Error>,
+}
+
+impl Failures {
+    pub fn new(report: fn(&Error)) -> Failures {
+        Failures { report, last: None }
+    }
+
+    /// Adds a failure, and reports the one before it.
+    pub fn push(&mut self, error: Error) {
+        if let Some(earlier) = self.last.replace(error) {
+            (self.report)(&earlier);
+        }
+    }
+
+    /// Returns the last failure.
+    ///
+    /// # Errors
+    ///
+    /// The last failure, if there was one.
+    pub fn finish(self) -> Result<()> {
+        self.last.map_or(Ok(()), Err)
+    }
+
+    /// Reports the last failure too: the operation succeeded in another way.
+    pub fn dismiss(self) {
+        if let Some(error) = self.last {
+            (self.report)(&error);
+        }
+    }
+}
+
 /// Description of a step: a literal, or a closure that formats one only when it is needed.
 pub trait Step {
     /// Returns the description.

@@ -9,9 +9,9 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Lineage;
-use crate::wal::ahead::push::{self, Ahead};
+use crate::wal::ahead::push::{self, PushAhead};
 use crate::wal::ahead::spool::Spool;
-use crate::wal::ahead::{self, Asked};
+use crate::wal::ahead::{self, DeliveredSegment};
 use crate::wal::fetch::{Fetch, Fetched};
 use crate::wal::push::Push;
 use clap::{CommandFactory, Parser, ValueEnum};
@@ -127,12 +127,12 @@ pub fn walpush() -> ExitCode {
         // The spool is optional: an unusable one only makes pushes slower.
         let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
         let now = SystemTime::now();
-        if spool.as_ref().is_some_and(|spool| push::is_done(&push, spool, now)) {
+        if spool.as_ref().is_some_and(|spool| push::is_archived(&push, spool, now)) {
             return Ok(0);
         }
         // The push of the file itself has to end before the deadline, however long the pushes ahead take.
         let limit = config.wal.timeout / 2;
-        let ahead = spool.and_then(|spool| Ahead::start(&push, spool, count, limit, now));
+        let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, limit, now));
         let pushed = push.run();
         if let Some(ahead) = ahead {
             ahead.finish(pushed.is_ok());
@@ -189,10 +189,10 @@ pub fn walfetch() -> ExitCode {
             return Ok(exit::FETCH_ABSENT);
         }
         if let Some((pgdata, spool)) = server
-            && let Some(asked) = Asked::delivered(name, &args.destination)
-            && !asked.tell(&spool)
+            && let Some(delivered) = DeliveredSegment::new(name, &args.destination)
+            && !delivered.send(&spool)
         {
-            worker::start(&config, cluster, pgdata, &spool, asked);
+            worker::start(&config, cluster, pgdata, &spool, delivered);
         }
         Ok(0)
     })

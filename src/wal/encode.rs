@@ -1,11 +1,12 @@
-//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes.
+//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes. Knows nothing of repositories.
 //!
-//! A file is read once: one thread reads, another hashes, and whichever has time compresses. Of several files each thread
-//! takes some side by side, which is less work in all ([`Encoded::encode_together`]). Files above [`WHOLE`] are read
-//! twice instead, so that memory stays bounded: once for the hash, which stands in front, and once while they are stored.
+//! A file is read once: one thread reads, another hashes, and the one that is idle compresses. Several files are read
+//! side by side on one thread, which is less work in all ([`LazyObject::encode_together`]). Files above
+//! [`MAX_IN_MEMORY`] are read twice instead, so that memory stays bounded: once for the hash, which is part of the
+//! header, and once while they are stored.
 
-use super::ahead::spool::Stamp;
-use super::budget::{Budget, Share};
+use super::permits::{Permit, Permits};
+use super::stamp::Stamp;
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
@@ -17,59 +18,65 @@ use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
 use crate::repo::{Body, Lineage, OpenBody};
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The largest file that is compressed into memory as a whole, 64 MiB.
-const WHOLE: u64 = 64 << 20;
+/// Bytes of a file that is compressed into memory as a whole, at most.
+const MAX_IN_MEMORY: u64 = 64 << 20;
 
-/// What a store may collect of a file that is compressed while it is stored.
-const STREAM: u64 = 16 << 20;
+/// Bytes that a store may buffer of a larger file, which is compressed while it is stored.
+const MAX_STREAM_BUFFER: u64 = 16 << 20;
 
-/// The space that an object is given at first, of which it touches what it needs. The allocator asks the system for
-/// pieces of more than 32 MiB each time, and gives them back; smaller ones it would keep, for each thread.
-const RETURNED: usize = 33 << 20;
+/// Bytes allocated for an object at first, of which only the needed pages are touched. The allocator takes blocks of
+/// more than 32 MiB from the system each time, and returns them; smaller ones it would keep, for each thread.
+const INITIAL_CAPACITY: usize = 33 << 20;
 
-/// Bytes of content in a frame: so few that what is decompressed is still in the processor's cache when it is
+/// Bytes of content in a frame: so few that the decompressed bytes are still in the processor's cache when they are
 /// hashed and written.
-const FRAME: usize = 256 << 10;
+const FRAME_SIZE: usize = 256 << 10;
 
 /// Pieces that wait for the hash.
-const QUEUE: usize = 3;
+const QUEUE_CAPACITY: usize = 3;
 
-/// The piece of a file that tells how large the object will be.
-const PROBE: usize = 3;
+/// Number of the piece after which the size of the whole object is estimated.
+const ESTIMATE_AFTER_PIECE: usize = 3;
 
-/// What each of several files gets of the memory that they share, at first and whenever it needs more.
-pub const STEP: u64 = 2 << 20;
+/// Bytes of the shared memory that each of several files takes at first and whenever it needs more.
+pub const MEMORY_STEP: u64 = 2 << 20;
 
-/// A WAL file that may be archived: a regular file whose content can be what its name says.
+/// A WAL file that may be archived: a regular file whose content agrees with its name.
 pub struct WalFile {
     pub name: WalName,
     path: PathBuf,
     file: File,
     size: u64,
-    /// Tells another file under the same name.
+    /// Detects that the name belongs to another file.
     stamp: Stamp,
 }
 
 impl WalFile {
-    /// Opens and checks. Refuses whatever is no regular file, so that nothing can block; a segment whose
-    /// header does not agree with its name, its size and the cluster; and history and backup files that
-    /// PostgreSQL cannot have written.
+    /// Opens and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` when it is not a regular file, which could block; `Damage` or `Identity` for a segment whose header
+    /// does not agree with its name, its size and the cluster, and for history and backup files that PostgreSQL
+    /// cannot have written.
     pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
         let doing = || format!("read {}", path.display());
         let file = open_plain(path, File::options().read(true)).map_err(|e| {
-            Error::io(doing(), &e).hint("walpush takes the path that PostgreSQL puts in the place of %p")
+            Error::io(doing(), &e).hint("walpush takes the path that PostgreSQL substitutes for %p")
         })?;
         let meta = file.metadata().doing(doing)?;
         if !meta.is_file() {
-            return Err(Error::new(Kind::Refused, "it is no regular file").doing(doing()));
+            return Err(Error::new(Kind::Refused, "not a regular file").doing(doing()));
         }
         let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: Stamp::of(&meta), file };
         wal.check(lineage).doing(doing)?;
@@ -81,26 +88,26 @@ impl WalFile {
             WalName::Segment(name) | WalName::Partial(name) => name,
             WalName::History(timeline) => return History::parse(timeline, &self.small()?).map(|_| ()),
             WalName::Backup(..) => {
-                return match self.small()?.starts_with(b"START WAL LOCATION: ") {
-                    true => Ok(()),
-                    false => Err(Error::new(Kind::Damage, "it does not begin as a backup history file")),
-                };
+                let is_backup_history = self.small()?.starts_with(b"START WAL LOCATION: ");
+                return is_backup_history.then_some(()).ok_or_else(|| {
+                    Error::new(Kind::Damage, "not a backup history file: START WAL LOCATION is missing")
+                });
             }
         };
-        let mut bytes = [0; WAL_HEADER_SIZE];
-        let length = bytes.len().min(self.size as usize);
-        self.file.read_exact_at(&mut bytes[..length], 0).doing(|| "read the header".to_owned())?;
-        let header = SegmentHeader::parse(&bytes[..length])?;
+        let mut bytes = vec![0; length_up_to(WAL_HEADER_SIZE, self.size)];
+        self.file.read_exact_at(&mut bytes, 0).doing("read the header")?;
+        let header = SegmentHeader::parse(&bytes)?;
         header.check(name, self.size, lineage.system_identifier, lineage.major)
     }
 
-    /// All of a history or backup file.
+    /// Reads the whole of a history or backup file.
     fn small(&self) -> Result<Vec<u8>> {
-        if self.size == 0 || self.size > MAX_FILE_SIZE {
-            return Err(Error::new(Kind::Damage, format!("{} bytes are no size of such a file", self.size)));
-        }
-        let mut bytes = vec![0; self.size as usize];
-        self.file.read_exact_at(&mut bytes, 0).doing(|| "read".to_owned())?;
+        let length = usize::try_from(self.size).ok().filter(|_| (1..=MAX_FILE_SIZE).contains(&self.size));
+        let length = length.ok_or_else(|| {
+            Error::new(Kind::Damage, format!("{} bytes is not a valid size for this kind of file", self.size))
+        })?;
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, 0).doing("read")?;
         Ok(bytes)
     }
 
@@ -116,17 +123,18 @@ impl WalFile {
         self.stamp
     }
 
-    /// Replaces `piece` by the one with this number, counted from 0; false behind the end.
+    /// Replaces `piece` by the one with this number, counted from 0; false after the end.
     fn read_piece(&self, number: usize, piece: &mut Vec<u8>) -> Result<bool> {
-        let offset = number as u64 * FRAME as u64;
+        let offset = number as u64 * FRAME_SIZE as u64;
         if offset >= self.size {
             return Ok(false);
         }
-        piece.resize(FRAME.min((self.size - offset) as usize), 0);
+        piece.resize(length_up_to(FRAME_SIZE, self.size - offset), 0);
         self.file.read_exact_at(piece, offset).doing(|| format!("read {}", self.path.display()))?;
         Ok(true)
     }
 
+    /// Reads the whole file and returns its hash.
     pub fn hash(&self) -> Result<ContentHash> {
         let mut hasher = Hasher::default();
         let mut piece = Vec::new();
@@ -138,7 +146,7 @@ impl WalFile {
         Ok(hasher.finish())
     }
 
-    /// Whether these are the bytes at `offset`.
+    /// Whether the file has these bytes at `offset`.
     pub fn has(&self, bytes: &[u8], offset: u64) -> Result<bool> {
         let end = offset + bytes.len() as u64;
         if end > self.size {
@@ -149,8 +157,8 @@ impl WalFile {
         Ok(own == bytes)
     }
 
-    /// Fails when the name now belongs to another file or the file was written to: PostgreSQL recycles
-    /// segments under new names, and what was read may then be half of each.
+    /// Fails when the name now belongs to another file or the file was written to: PostgreSQL recycles segments under
+    /// new names, and the bytes that were read may then be half of each.
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
         let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
@@ -158,39 +166,43 @@ impl WalFile {
         if Stamp::of(&now) == self.stamp && Stamp::of(&still) == self.stamp {
             return Ok(());
         }
-        Err(Error::new(Kind::Unavailable, "it changed while it was read").doing(doing()))
+        Err(Error::new(Kind::Unavailable, "the file changed while it was read").doing(doing()))
     }
 }
 
-/// The object that a WAL file becomes; made when the first store asks for it, and then kept for the others.
-pub struct Encoded {
+/// Number of bytes: `left`, but at most `limit`.
+fn length_up_to(limit: usize, left: u64) -> usize {
+    usize::try_from(left).map_or(limit, |left| left.min(limit))
+}
+
+/// The object that a WAL file becomes. The first store that opens it as a [`Body`] makes it, from inside of its `put`;
+/// other stores wait for that and use the same bytes.
+pub struct LazyObject {
     wal: WalFile,
     header: Header,
     compression: Compression,
-    whole: OnceLock<(Aligned, Option<Share>)>,
-    /// Keeps a second store from encoding beside the first.
-    making: Mutex<()>,
-    /// What its memory is taken from, and how long it may wait for that.
-    budget: Option<(Arc<Budget>, Duration)>,
+    whole: OnceCell<(Aligned, Option<Permit>)>,
+    /// Memory that is shared with other files, and how long to wait for it.
+    memory: Option<(Arc<Permits>, Duration)>,
 }
 
-impl Encoded {
-    pub fn new(wal: WalFile, header: Header, compression: Compression) -> Encoded {
-        Encoded { wal, header, compression, whole: OnceLock::new(), making: Mutex::new(()), budget: None }
+impl LazyObject {
+    pub fn new(wal: WalFile, header: Header, compression: Compression) -> LazyObject {
+        LazyObject { wal, header, compression, whole: OnceCell::new(), memory: None }
     }
 
-    /// The same, one of several that share memory.
-    pub fn within(self, budget: Arc<Budget>, patience: Duration) -> Encoded {
-        Encoded { budget: Some((budget, patience)), ..self }
+    /// Makes this one of several objects that share memory, for which each waits up to `patience`.
+    pub fn within(self, memory: Arc<Permits>, patience: Duration) -> LazyObject {
+        LazyObject { memory: Some((memory, patience)), ..self }
     }
 
     pub fn wal(&self) -> &WalFile {
         &self.wal
     }
 
-    /// Takes so much of the memory that is shared, if any is.
-    fn share(&self, bytes: u64) -> Result<Option<Share>> {
-        self.budget.as_ref().map(|(budget, patience)| budget.take(bytes, *patience)).transpose()
+    /// Takes this much of the shared memory, if there is any.
+    fn take_memory(&self, bytes: u64) -> Result<Option<Permit>> {
+        self.memory.as_ref().map(|(memory, patience)| memory.take(bytes, *patience)).transpose()
     }
 
     fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
@@ -201,20 +213,20 @@ impl Encoded {
     }
 
     fn encode(&self) -> Result<Aligned> {
-        let object = Mutex::new(Ordered { object: self.begin(), next: 0, early: BTreeMap::new() });
+        let object = Mutex::new(OrderedFrames { object: self.begin(), next: 0, early: BTreeMap::new() });
         let sha256 = self.compress(&object)?;
-        let object = object.into_inner().unwrap_or_else(PoisonError::into_inner).object;
-        self.end(object, sha256)
+        self.end(object.into_inner().object, sha256)
     }
 
-    /// An object without its header and its frames.
+    /// Returns an object with room for its header and without frames.
     fn begin(&self) -> Aligned {
-        let mut object = Aligned::with_capacity(if self.wal.size <= FRAME as u64 { 0 } else { RETURNED });
+        let is_one_piece = self.wal.size <= FRAME_SIZE as u64;
+        let mut object = Aligned::with_capacity(if is_one_piece { 0 } else { INITIAL_CAPACITY });
         object.extend_from_slice(&[0; HEADER_SIZE]);
         object
     }
 
-    /// An object that has its frames gets its header.
+    /// Gives its header to an object that has all its frames.
     fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
         object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
@@ -222,15 +234,15 @@ impl Encoded {
     }
 
     /// Encodes several files side by side, on this thread alone. A file for which that fails, also for want of
-    /// memory, is left to the store that asks for it first. `shares` have [`STEP`] bytes each.
-    pub fn encode_together(files: &[Encoded], shares: Vec<Share>) {
+    /// memory, is left to the store that opens it first. `permits` are for [`MEMORY_STEP`] bytes each.
+    pub fn encode_together(files: &[LazyObject], permits: Vec<Permit>) {
         let Some(Ok(mut compressor)) = files.first().map(|file| Compressor::new(file.compression)) else {
             return;
         };
         let mut frame = Vec::new();
-        let small = files.iter().filter(|file| file.wal.size <= WHOLE).zip(shares);
+        let small = files.iter().filter(|file| file.wal.size <= MAX_IN_MEMORY).zip(permits);
         hash_side_by_side(
-            small.map(|(file, share)| FileLane { file, share, object: file.begin(), pieces: 0 }),
+            small.map(|(file, memory)| FileLane { file, memory, object: file.begin(), pieces: 0 }),
             |lane, piece| lane.file.wal.read_piece(lane.pieces, piece),
             |lane, piece| {
                 compressor.frame(piece, &mut frame)?;
@@ -245,18 +257,18 @@ impl Encoded {
     }
 
     /// Appends the frames, and returns the hash of the content.
-    fn compress(&self, object: &Mutex<Ordered>) -> Result<ContentHash> {
-        let mut own = Frames::new(self.compression, object)?;
-        if self.wal.size <= FRAME as u64 {
+    fn compress(&self, object: &Mutex<OrderedFrames>) -> Result<ContentHash> {
+        let mut own = FrameWriter::new(self.compression, object)?;
+        if self.wal.size <= FRAME_SIZE as u64 {
             let mut piece = Vec::new();
             self.wal.read_piece(0, &mut piece)?;
             own.add(0, &piece)?;
             return Ok(ContentHash::of(&piece));
         }
-        let mut other = Frames::new(self.compression, object)?;
+        let mut other = FrameWriter::new(self.compression, object)?;
         let mut pieces = 0..;
         hash_on_two_threads(
-            QUEUE,
+            QUEUE_CAPACITY,
             |piece| pieces.next().map_or(Ok(false), |number| self.wal.read_piece(number, piece)),
             |piece| own.add(piece.number, piece.bytes),
             |piece| other.add(piece.number, piece.bytes),
@@ -266,8 +278,8 @@ impl Encoded {
 
 /// One of several files that are encoded side by side.
 struct FileLane<'a> {
-    file: &'a Encoded,
-    share: Share,
+    file: &'a LazyObject,
+    memory: Permit,
     object: Aligned,
     /// Number of pieces that are in the object.
     pieces: usize,
@@ -279,12 +291,12 @@ impl FileLane<'_> {
         self.object.extend_from_slice(frame);
         let mut size = self.object.len() as u64;
         // The size of the whole object at this rate: what will not fit is better given up early.
-        if self.pieces == PROBE {
-            let read = (self.pieces as u64 + 1) * FRAME as u64;
+        if self.pieces == ESTIMATE_AFTER_PIECE {
+            let read = (self.pieces as u64 + 1) * FRAME_SIZE as u64;
             size = size.max(size * self.file.wal.size / read);
         }
         self.pieces += 1;
-        if self.share.hold(size, STEP) {
+        if self.memory.grow(size, MEMORY_STEP) {
             return Ok(());
         }
         Err(Error::new(Kind::Full, "no memory for the object of this file"))
@@ -292,38 +304,40 @@ impl FileLane<'_> {
 
     fn end(mut self, sha256: ContentHash) {
         if let Ok(object) = self.file.end(self.object, sha256) {
-            self.share.shrink(object.len() as u64);
-            let _ = self.file.whole.set((object, Some(self.share)));
+            self.memory.shrink(object.len() as u64);
+            // Not yet set: no store has opened the file.
+            let _ = self.file.whole.set((object, Some(self.memory)));
         }
     }
 }
 
-/// An object in the making.
-struct Ordered {
+/// An object to which several threads append frames.
+struct OrderedFrames {
     object: Aligned,
-    /// The frame that comes next.
+    /// Number of the next frame to append.
     next: usize,
-    /// Frames that are done before the ones in front of them.
+    /// Frames that were finished before those in front of them.
     early: BTreeMap<usize, Vec<u8>>,
 }
 
-/// What one thread makes frames with.
-struct Frames<'a> {
+/// The compressor of one thread, with the object that it appends to.
+struct FrameWriter<'a> {
     compressor: Compressor,
-    /// Large enough for any frame, and used again.
+    /// Buffer of a frame, used again.
     scratch: Vec<u8>,
-    ordered: &'a Mutex<Ordered>,
+    ordered: &'a Mutex<OrderedFrames>,
 }
 
-impl Frames<'_> {
-    fn new(compression: Compression, ordered: &Mutex<Ordered>) -> Result<Frames<'_>> {
-        Ok(Frames { compressor: Compressor::new(compression)?, scratch: Vec::new(), ordered })
+impl FrameWriter<'_> {
+    fn new(compression: Compression, ordered: &Mutex<OrderedFrames>) -> Result<FrameWriter<'_>> {
+        Ok(FrameWriter { compressor: Compressor::new(compression)?, scratch: Vec::new(), ordered })
     }
 
+    /// Compresses a piece, and appends its frame when those in front of it are there.
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
         self.compressor.frame(piece, &mut self.scratch)?;
-        let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ordered { object, next, early } = &mut *ordered;
+        let mut ordered = self.ordered.lock();
+        let OrderedFrames { object, next, early } = &mut *ordered;
         if number != *next {
             early.insert(number, self.scratch.clone());
             return Ok(());
@@ -338,13 +352,13 @@ impl Frames<'_> {
     }
 }
 
-impl Body for Encoded {
+impl Body for LazyObject {
     fn open(&self) -> Result<OpenBody<'_>> {
-        if self.wal.size > WHOLE {
-            let share = self.share(STREAM)?;
+        if self.wal.size > MAX_IN_MEMORY {
+            let memory = self.take_memory(MAX_STREAM_BUFFER)?;
             let sha256 = self.wal.hash()?;
             self.wal.check_unchanged()?;
-            return Ok(OpenBody::Stream(Box::new(Stream {
+            return Ok(OpenBody::Stream(Box::new(EncodingStream {
                 wal: &self.wal,
                 compressor: Compressor::new(self.compression)?,
                 piece: Vec::new(),
@@ -352,38 +366,37 @@ impl Body for Encoded {
                 check: Some((Hasher::default(), sha256)),
                 ready: self.header(sha256)?.to_vec(),
                 given: 0,
-                _share: share,
+                _memory: memory,
             })));
         }
-        let _alone = self.making.lock();
-        if self.whole.get().is_none() {
-            let mut share = self.share(self.wal.size)?;
+        let whole = self.whole.get_or_try_init(|| {
+            let mut memory = self.take_memory(self.wal.size)?;
             let object = self.encode()?;
-            if let Some(share) = &mut share {
-                share.shrink(object.len() as u64);
+            if let Some(memory) = &mut memory {
+                memory.shrink(object.len() as u64);
             }
-            let _ = self.whole.set((object, share));
-        }
-        self.whole
-            .get()
-            .map(|(object, _)| OpenBody::Whole(object))
-            .ok_or_else(|| Error::new(Kind::Failed, "the encoded file is gone"))
+            Ok::<_, Error>((object, memory))
+        });
+        Ok(OpenBody::Whole(&whole?.0))
     }
 }
 
-/// A large file, compressed while it is stored; fails at its end when it was not what was hashed before.
-struct Stream<'a> {
+/// A large file, compressed while it is stored. Fails at its end when the bytes are not those that were hashed before.
+struct EncodingStream<'a> {
     wal: &'a WalFile,
     compressor: Compressor,
     piece: Vec<u8>,
     number: usize,
+    /// Hash of the bytes so far, and the expected one; `None` after the end.
     check: Option<(Hasher, ContentHash)>,
+    /// Encoded bytes, of which `given` were read.
     ready: Vec<u8>,
     given: usize,
-    _share: Option<Share>,
+    _memory: Option<Permit>,
 }
 
-impl Stream<'_> {
+impl EncodingStream<'_> {
+    /// Replaces `ready` by the next frame; empty at the end.
     fn refill(&mut self) -> Result<()> {
         self.ready.clear();
         self.given = 0;
@@ -396,14 +409,14 @@ impl Stream<'_> {
         } else if let Some((hasher, expected)) = self.check.take() {
             self.wal.check_unchanged()?;
             if hasher.finish() != expected {
-                return Err(Error::new(Kind::Unavailable, "it changed while it was read"));
+                return Err(Error::new(Kind::Unavailable, "the file changed while it was read"));
             }
         }
         Ok(())
     }
 }
 
-impl Read for Stream<'_> {
+impl Read for EncodingStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.given == self.ready.len() {
             self.refill().map_err(std::io::Error::other)?;

@@ -1,59 +1,64 @@
-//! Stores one WAL file in every repository.
+//! Stores one WAL file in every repository. Knows nothing of the other files that wait.
 
-use super::ahead::spool::Stamp;
-use super::encode::{Encoded, WalFile};
+use super::encode::{LazyObject, WalFile};
+use super::racing::Race;
+use super::stamp::Stamp;
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress::in_span;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tracing::{Span, info_span};
 
-/// How much longer than the required repositories an optional one may take.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time that an optional repository may take longer than the required ones.
+const OPTIONAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to push, and how.
+/// A WAL file and the repositories for it.
 pub struct Push<'a> {
-    /// The file, reachable from the working directory.
+    /// Path of the file, relative to the working directory.
     pub path: &'a Path,
-    /// The cluster that it has to belong to.
+    /// Cluster of the file, which is checked.
     pub lineage: Lineage,
     pub compression: Compression,
     pub repositories: &'a [Repository],
-    /// Reports a failure that the push goes on after.
+    /// Reports a failure in spite of which the push continues.
     pub report: fn(&Error),
 }
 
-/// What a repository answered.
+/// Outcome of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
     Stored,
-    /// The same content was there, whole and durable.
+    /// The repositories had the same content already, whole and durable.
     Already,
 }
 
 /// A file that is archived.
-pub(super) struct Stored {
+pub(super) struct StoredWalFile {
     pub stamp: Stamp,
-    /// What each repository has, in their order; `None` for an optional one that went without.
-    pub copies: Vec<Option<Held>>,
+    /// The copy in each repository, in their order; `None` for an optional one that failed.
+    pub copies: Vec<Option<StoredCopy>>,
 }
 
-/// What one repository has.
-pub(super) struct Held {
+/// The copy in one repository.
+pub(super) struct StoredCopy {
     pub pushed: Pushed,
     pub repository_id: String,
 }
 
 impl Push<'_> {
-    /// Ok when the file is durable in every required repository. All of them are tried, at once, whatever happens
-    /// to the others; the failure of an optional one is a warning. The file is read and compressed once (one of
-    /// more than 64 MiB once for each).
+    /// Stores the file, durably, in every repository, in all at once; a failure in one does not stop the others. The
+    /// file is read and compressed once (one of more than 64 MiB once for each repository).
+    ///
+    /// # Errors
+    ///
+    /// The last failure of a required repository; the earlier ones, and those of optional repositories, are reported.
+    /// `Conflict` when another file is archived under the name. Those of [`WalFile::open`].
     pub fn run(&self) -> Result<Pushed> {
         let stored = self.store(self.open()?)?;
         let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
@@ -61,98 +66,84 @@ impl Push<'_> {
     }
 
     pub(super) fn name(&self) -> Result<WalName> {
-        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let no_name = || Error::new(Kind::Usage, format!("{} does not name a WAL file", self.path.display()));
+        name.ok_or_else(no_name)?.parse()
     }
 
-    /// The object that the file becomes.
-    pub(super) fn open(&self) -> Result<Encoded> {
+    /// Opens and checks the file. Its object is made later, when the first store opens it.
+    pub(super) fn open(&self) -> Result<LazyObject> {
         let name = self.name()?;
         let wal = WalFile::open(self.path, name, self.lineage).doing(|| format!("push {name}"))?;
         let header = header(self.lineage, ObjectKind::Wal, name.to_string());
-        Ok(Encoded::new(wal, header, self.compression))
+        Ok(LazyObject::new(wal, header, self.compression))
     }
 
-    pub(super) fn store(&self, encoded: Encoded) -> Result<Stored> {
-        let (name, stamp) = (encoded.wal().name, encoded.wal().stamp());
+    pub(super) fn store(&self, object: LazyObject) -> Result<StoredWalFile> {
+        let (name, stamp) = (object.wal().name, object.wal().stamp());
         let copies = match self.repositories {
-            [only] => put(only, self.lineage, &encoded).map(|copy| vec![Some(copy)]),
-            _ => self.store_in_all(encoded),
+            [only] => put(only, self.lineage, &object).map(|copy| vec![Some(copy)]),
+            _ => self.store_in_all(object),
         };
-        Ok(Stored { stamp, copies: copies.doing(|| format!("push {name}"))? })
+        Ok(StoredWalFile { stamp, copies: copies.doing(|| format!("push {name}"))? })
     }
 
-    fn store_in_all(&self, encoded: Encoded) -> Result<Vec<Option<Held>>> {
-        let (sender, answers) = mpsc::channel();
-        let encoded = Arc::new(encoded);
-        let mut pending = Vec::new();
-        for (index, repository) in self.repositories.iter().enumerate() {
+    fn store_in_all(&self, object: LazyObject) -> Result<Vec<Option<StoredCopy>>> {
+        let object = Arc::new(object);
+        let mut race = Race::new();
+        for (number, repository) in self.repositories.iter().enumerate() {
             if !repository.is_required() && repository.hints().is_some_and(RemoteHints::is_down) {
-                let message = "it failed a moment ago and was left out";
-                (self.report)(&left_out(repository, Error::new(Kind::Unavailable, message)));
+                let message = "it failed a moment ago and was not tried";
+                (self.report)(&skipped(repository, Error::new(Kind::Unavailable, message)));
                 continue;
             }
-            pending.push(index);
-            let (sender, repository, encoded) = (sender.clone(), repository.clone(), Arc::clone(&encoded));
-            let lineage = self.lineage;
-            std::thread::spawn(move || {
-                // Nobody listens any more once those that are required have it.
-                let _ = sender.send((index, put(&repository, lineage, &encoded)));
-            });
+            let (copy, object, lineage) = (repository.clone(), Arc::clone(&object), self.lineage);
+            race.start(number, repository.name(), move || put(&copy, lineage, &object));
         }
-        self.collect(pending, &answers)
+        self.collect(race)
     }
 
-    /// Waits for all repositories that are required, and a while longer for the others.
-    fn collect(
-        &self,
-        mut pending: Vec<usize>,
-        answers: &mpsc::Receiver<(usize, Result<Held>)>,
-    ) -> Result<Vec<Option<Held>>> {
-        let mut failure: Option<Error> = None;
-        let mut copies: Vec<Option<Held>> = self.repositories.iter().map(|_| None).collect();
-        while !pending.is_empty() {
-            let is_required = pending.iter().any(|index| self.repositories[*index].is_required());
-            let patience = if is_required { Duration::MAX } else { GRACE };
-            let Ok((index, pushed)) = answers.recv_timeout(patience) else {
-                break;
-            };
-            pending.retain(|other| *other != index);
-            let repository = &self.repositories[index];
-            match pushed {
-                Ok(copy) => copies[index] = Some(copy),
-                Err(error) if repository.is_required() => {
-                    if let Some(earlier) = failure.replace(error) {
-                        (self.report)(&earlier);
-                    }
-                }
-                Err(error) => self.give_up(repository, error),
+    /// Waits for all required repositories, and for [`OPTIONAL_TIMEOUT`] more for the optional ones.
+    fn collect(&self, mut race: Race<StoredCopy>) -> Result<Vec<Option<StoredCopy>>> {
+        let mut failures = Failures::new(self.report);
+        let mut copies: Vec<Option<StoredCopy>> = self.repositories.iter().map(|_| None).collect();
+        let is_required = |number: &usize| self.repositories[*number].is_required();
+        loop {
+            let is_waiting = race.running().iter().any(is_required);
+            let patience = if is_waiting { Duration::MAX } else { OPTIONAL_TIMEOUT };
+            match race.next(patience) {
+                Some((number, Ok(copy))) => copies[number] = Some(copy),
+                Some((number, Err(error))) if is_required(&number) => failures.push(error),
+                Some((number, Err(error))) => self.skip(&self.repositories[number], error),
+                None => break,
             }
         }
-        for index in pending {
-            let repository = &self.repositories[index];
-            let error = Error::new(Kind::Timeout, format!("it was not done {GRACE:?} after the others"));
-            match repository.is_required() {
-                true => failure = Some(error.doing(format!("repository {}", repository.name()))),
-                false => self.give_up(repository, error),
-            }
+        for number in race.running() {
+            let message = format!("not done {OPTIONAL_TIMEOUT:?} after the required repositories");
+            self.skip(&self.repositories[*number], Error::new(Kind::Timeout, message));
         }
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(copies),
+        failures.finish().map(|()| copies)
+    }
+
+    /// Reports the failure of an optional repository, and records it, so that the next calls do not try that one.
+    fn skip(&self, repository: &Repository, error: Error) {
+        if let Some(hints) = repository.hints() {
+            hints.write_down(&error.to_string());
         }
+        (self.report)(&skipped(repository, error));
     }
 }
 
-/// Stores the file in one repository, which has to show its identity. One that has done so not long ago may do it
-/// while the file is on its way; nothing is sent to one that has not.
-fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<Held> {
-    let name = encoded.wal().name;
+/// Stores the file in one repository, whose identity is checked first, or at the same time if it was checked not long
+/// ago. The store pulls the bytes: it opens `object` inside of its `put`, which reads and compresses the file.
+fn put(repository: &Repository, lineage: Lineage, object: &LazyObject) -> Result<StoredCopy> {
+    let name = object.wal().name;
     let _span = info_span!("push", segment = %name, repository = repository.name()).entered();
     let (archive, put) = match repository.hints() {
         Some(hints) if hints.is_known(lineage) => std::thread::scope(|scope| {
             let identity = scope.spawn(in_span(Span::current(), || repository.open(lineage)));
-            let put = repository.wal(lineage).and_then(|wal| wal.put(name, encoded));
-            let panicked = |_| Err(Error::new(Kind::Failed, "looking for the identity panicked"));
+            let put = repository.wal(lineage).and_then(|wal| wal.put(name, object));
+            let panicked = |_| Err(Error::defect("the thread that reads the identity panicked"));
             let archive = identity.join().unwrap_or_else(panicked);
             if archive.is_err() {
                 hints.forget_known(lineage);
@@ -164,43 +155,34 @@ fn put(repository: &Repository, lineage: Lineage, encoded: &Encoded) -> Result<H
             if let Some(hints) = hints {
                 hints.write_known(lineage);
             }
-            let put = archive.put_wal(name, encoded)?;
+            let put = archive.put_wal(name, object)?;
             (archive, put)
         }
     };
     let pushed = match put {
         Put::Stored => Pushed::Stored,
-        Put::Exists => compare(&archive, encoded.wal()).map(|()| Pushed::Already)?,
+        Put::Exists => compare(&archive, object.wal()).map(|()| Pushed::Already)?,
     };
-    Ok(Held { pushed, repository_id: archive.identity().repository_id.clone() })
+    Ok(StoredCopy { pushed, repository_id: archive.identity().repository_id.clone() })
 }
 
-impl Push<'_> {
-    /// Goes on without an optional repository, and leaves it in peace for a while.
-    fn give_up(&self, repository: &Repository, error: Error) {
-        if let Some(hints) = repository.hints() {
-            hints.write_down(&error.to_string());
-        }
-        (self.report)(&left_out(repository, error));
-    }
-}
-
-pub(super) fn left_out(repository: &Repository, error: Error) -> Error {
+/// The warning for an optional repository that does not get a file.
+pub(super) fn skipped(repository: &Repository, error: Error) -> Error {
     error
         .doing(format!("optional repository {}", repository.name()))
-        .hint("what it misses is brought to it by `walkeep sync`")
+        .hint("`walkeep sync` copies the missing files there from another repository")
 }
 
-/// Whether the archive holds the same bytes under this name, all of them read and checked: the server will
-/// throw its copy away.
+/// Fails unless the archive has the same bytes under this name. All of them are read and checked, since the server
+/// will remove its copy.
 fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     let doing = || format!("compare with {} in repository {}", wal.name, archive.repository().name());
-    let stored = archive
-        .get_wal(wal.name)?
-        .ok_or_else(|| Error::new(Kind::Unavailable, "the stored file went away").doing(doing()))?;
+    let stored = archive.get_wal(wal.name)?.ok_or_else(|| {
+        Error::new(Kind::Unavailable, "the stored file was removed meanwhile").doing(doing())
+    })?;
     if same(stored, wal).doing(doing).map_err(|error| match error.kind() {
         Kind::Damage => error.hint(
-            "the stored file is damaged and the server's is not: move the damaged object aside, and the server's will be archived at its next attempt",
+            "the stored file is damaged and the server's is not: move the damaged object away, and the server's is archived at the next attempt",
         ),
         _ => error,
     })? {
@@ -211,15 +193,15 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     Err(Error::new(
         Kind::Conflict,
         format!(
-            "another file is archived under this name: its SHA-256 is {theirs}, the one to be archived has {}",
+            "another file is archived under this name: its SHA-256 is {theirs}, that of the new file is {}",
             wal.hash()?
         ),
     )
     .doing(doing())
-    .hint("two servers archive into one place (a second primary, a restored copy, a promotion that was repeated), or the timeline was reused; nothing was replaced. Give the server that should not archive here `archive_mode = off` or a repository of its own"))
+    .hint("two servers archive into the same place (a second primary, a restored copy, a repeated promotion), or the timeline was reused; nothing was replaced. Set `archive_mode = off` on the server that should not archive here, or give it a repository of its own"))
 }
 
-/// Reads a stored file to its end. Damage is an error, other content is not.
+/// Whether a stored file has the same content, read to its end. Damage is an error.
 fn same(stored: StoredWal, wal: &WalFile) -> Result<bool> {
     let same = AtomicBool::new(stored.size() == wal.size());
     stored.read(|piece, offset| {

@@ -55,3 +55,18 @@ fn end_workers(archive: &Archive) {
         until("the worker is gone", || !wait::is_running(pid) && threads() <= 1);
     }
 }
+
+/// Waits until the files are old enough for a mark: the clock that dates them has advanced since they were written.
+/// (Their status change time, by which that is decided, cannot be set.)
+fn settle(site: &Site, paths: &[String]) {
+    use std::os::unix::fs::MetadataExt;
+    const TICK: Duration = Duration::from_millis(20);
+    let changed = |path: &String| {
+        let meta = std::fs::metadata(site.data.path.join(path)).expect("look at a segment");
+        Duration::new(meta.ctime().unsigned_abs(), u32::try_from(meta.ctime_nsec()).expect("nanoseconds"))
+    };
+    let newest = paths.iter().map(changed).max().unwrap_or_default();
+    until("the segments are older than a tick", || {
+        std::time::SystemTime::now() >= std::time::UNIX_EPOCH + newest + TICK
+    });
+}

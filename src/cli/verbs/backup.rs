@@ -7,7 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::config::Checkpoint;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Failures, Kind, Result};
 use crate::progress;
 use crate::repo::Repository;
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
     let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
     let mut finished = Vec::new();
     let mut exit = Exit::Done;
-    let mut failure: Option<Error> = None;
+    let mut failures = Failures::new(progress::error);
     for repository in &context.repositories {
         let begun = Instant::now();
         let taken = options(context, args).and_then(|options| backup::run(&options, &server, repository));
@@ -109,20 +109,12 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
                     .hint("`walkeep sync` copies the backups of another repository there");
                 progress::warn(&error);
             }
-            Err(error) => {
-                if let Some(earlier) = failure.replace(error) {
-                    progress::error(&earlier);
-                }
-            }
+            Err(error) => failures.push(error),
         }
     }
-    match failure {
-        Some(error) => Err(error),
-        None => {
-            context.print(&BackupReport(finished))?;
-            Ok(exit)
-        }
-    }
+    failures.finish()?;
+    context.print(&BackupReport(finished))?;
+    Ok(exit)
 }
 
 fn options(context: &Context, args: &BackupArgs) -> Result<Options> {

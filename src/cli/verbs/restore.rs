@@ -8,7 +8,7 @@ use crate::cli::render::{self, Report};
 use crate::cli::restore_command;
 use crate::cli::setup::{self, Context};
 use crate::config::RepositoryUrl;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::WalName;
@@ -207,21 +207,18 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
 
 /// Returns the plan of the first repository that can fulfil the wish.
 fn plan(context: &Context, args: &RestoreArgs) -> Result<Plan> {
-    let mut failure: Option<Error> = None;
+    let mut failures = Failures::new(progress::warn);
     for repository in setup::selected(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
             .and_then(|archive| wish(args, &archive).map(|wish| (archive, wish)))
             .and_then(|(archive, wish)| Plan::make(archive, wish));
         match plan {
             Ok(plan) => return Ok(plan),
-            Err(error) => {
-                if let Some(earlier) = failure.replace(error) {
-                    progress::warn(&earlier);
-                }
-            }
+            Err(error) => failures.push(error),
         }
     }
-    Err(failure.unwrap_or_else(|| Error::new(Kind::Config, "no repository is configured")))
+    failures.finish()?;
+    Err(Error::new(Kind::Config, "no repository is configured"))
 }
 
 fn wish(args: &RestoreArgs, archive: &Archive) -> Result<Wish> {

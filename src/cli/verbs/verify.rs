@@ -4,7 +4,7 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::error::{Error, Result};
+use crate::error::{Error, Failures, Result};
 use crate::progress;
 use crate::repo::{Archive, Identities, Lineage, Repository};
 use crate::verify::{self, LostSpan, Options, Problem, Scope, Unknown};
@@ -108,15 +108,14 @@ impl Report for Verification<'_> {
 
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let mut done = Vec::new();
-    let mut failure: Option<Error> = None;
+    let mut failures = Failures::new(progress::error);
     for repository in setup::selected(context, &args.selection)? {
-        if let Err(error) = look(context, args, &repository, &mut done)
-            && let Some(earlier) = failure.replace(error)
-        {
-            progress::error(&earlier);
+        if let Err(error) = look(context, args, &repository, &mut done) {
+            failures.push(error);
         }
     }
     context.console.finish();
+    let failure = failures.finish().err();
     if let (Some(id), true, None) = (&args.backup, done.is_empty(), &failure) {
         return Err(setup::no_backup(id));
     }

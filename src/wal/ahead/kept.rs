@@ -1,12 +1,13 @@
-//! What the calls and the worker of one data directory share: the names in the spool, the mark of a kept segment,
-//! and the message about a delivered one.
+//! Agreements between the calls and the worker of one data directory: the names in the spool, the mark of a kept
+//! segment, and the message about a delivered one.
 
-use super::spool::{Spool, Stamp};
+use super::spool::Spool;
 use crate::codec::hash::{BlockHash, hash_all};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::open_plain;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::{Lineage, Repository};
+use crate::wal::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -14,132 +15,130 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Bytes that are kept at most; a single segment may have more.
-const MOST: u64 = 1 << 30;
+/// Name of the FIFO on which calls send messages to the worker.
+pub(super) const FIFO: &str = "asked";
 
-/// Through which calls tell the worker.
-pub(super) const ASKED: &str = "asked";
-
-/// A segment that was delivered.
+/// The message of a call: this segment was delivered.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct DeliveredSegment {
     pub name: SegmentName,
     pub size: SegmentSize,
 }
 
-impl Asked {
-    /// Of what was just delivered, if it is a segment.
-    pub fn delivered(name: WalName, destination: &Path) -> Option<Asked> {
+impl DeliveredSegment {
+    /// The message about a file that was delivered to `destination`; `None` when it is not a segment.
+    pub fn new(name: WalName, destination: &Path) -> Option<DeliveredSegment> {
         let WalName::Segment(name) = name else {
             return None;
         };
         let size = std::fs::metadata(destination).ok()?.len();
-        Some(Asked { name, size: SegmentSize::try_from(size).ok()? })
+        Some(DeliveredSegment { name, size: SegmentSize::try_from(size).ok()? })
     }
 
-    /// Tells the worker; false when there is none.
-    pub fn tell(self, spool: &Spool) -> bool {
-        let fifo = open_plain(&spool.path(ASKED), File::options().write(true));
+    /// Sends the message to the worker. Returns false when no worker is running.
+    #[must_use]
+    pub fn send(self, spool: &Spool) -> bool {
+        let fifo = open_plain(&spool.path(FIFO), File::options().write(true));
         let is_fifo = |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_fifo());
         let Some(mut fifo) = fifo.ok().filter(is_fifo) else {
             return false;
         };
-        // A worker that reads nothing has enough to read.
+        // When the FIFO is full, the worker has enough messages to read.
         let _ = fifo.write_all(format!("{} {}\n", self.name, self.size.bytes()).as_bytes());
         true
     }
-
-    /// The segments behind it, as many as are to be kept.
-    pub(super) fn next(self, count: usize) -> Vec<SegmentName> {
-        let count = count.min((MOST / self.size.bytes()).max(1) as usize);
-        let begin = self.name.number(self.size);
-        (1..=count as u64)
-            .map(|distance| SegmentName::of_number(self.name.timeline, begin + distance, self.size))
-            .collect()
-    }
 }
 
-impl FromStr for Asked {
+impl FromStr for DeliveredSegment {
     type Err = Error;
 
-    fn from_str(line: &str) -> Result<Asked> {
-        let parts = line.split_once(' ');
-        let (name, size) = parts.ok_or_else(|| Error::new(Kind::Damage, "no name and size"))?;
-        let size: u64 = size.parse().map_err(|_| Error::new(Kind::Damage, "no size"))?;
-        Ok(Asked { name: name.parse()?, size: SegmentSize::try_from(size)? })
+    fn from_str(line: &str) -> Result<DeliveredSegment> {
+        let invalid = || Error::new(Kind::Damage, format!("{line:?} is not a message to the worker"));
+        let (name, size) = line.split_once(' ').ok_or_else(invalid)?;
+        let size: u64 = size.parse().map_err(|_| invalid())?;
+        Ok(DeliveredSegment { name: name.parse()?, size: SegmentSize::try_from(size)? })
     }
 }
 
-/// That a kept file is what was fetched and verified.
+/// Evidence that a kept file is the one that was fetched and verified.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct KeptMark {
     lineage: String,
-    /// Where it may come from: a changed configuration begins anew.
-    sources: Vec<Source>,
+    /// Repositories that the file may come from: after a change of the configuration the mark does not fit.
+    sources: Vec<MarkedRepository>,
     stamp: Stamp,
     pub hash: BlockHash,
-    /// What was written before the machine went down need not be on the disk.
+    /// Boot of the machine: bytes that were written before a crash may not be on the disk.
     boot: String,
 }
 
-/// A repository, and which one was at its place, when it costs nothing to ask and answers.
+/// A repository, by its place and, where that takes no request to a remote store, its identity.
 #[derive(Serialize, Deserialize)]
-struct Source {
+struct MarkedRepository {
     place: String,
+    /// `None` for a remote repository, and for one whose identity cannot be read.
     repository_id: Option<String>,
 }
 
-impl Source {
-    fn all(repositories: &[Repository], lineage: Lineage) -> Vec<Source> {
-        let id = |repository: &Repository| match repository.is_remote() {
-            true => None,
-            false => Some(repository.open(lineage).ok()?.identity().repository_id.clone()),
+impl MarkedRepository {
+    fn all(repositories: &[Repository], lineage: Lineage) -> Vec<MarkedRepository> {
+        let id = |repository: &Repository| {
+            let archive = (!repository.is_remote()).then(|| repository.open(lineage).ok()).flatten();
+            archive.map(|archive| archive.identity().repository_id.clone())
         };
-        let source =
-            |repository: &Repository| Source { place: repository.place(), repository_id: id(repository) };
-        repositories.iter().map(source).collect()
+        let marked = |repository: &Repository| MarkedRepository {
+            place: repository.place(),
+            repository_id: id(repository),
+        };
+        repositories.iter().map(marked).collect()
     }
 
-    /// A repository that does not answer now may have been the one that it was.
-    fn is(&self, now: &Source) -> bool {
-        let is_other =
-            self.repository_id.as_ref().zip(now.repository_id.as_ref()).is_some_and(|(a, b)| a != b);
-        self.place == now.place && !is_other
+    /// Whether `now` can be the same repository; true also when one of the identities is unknown.
+    fn matches(&self, now: &MarkedRepository) -> bool {
+        let ids = self.repository_id.as_ref().zip(now.repository_id.as_ref());
+        self.place == now.place && ids.is_none_or(|(then, now)| then == now)
     }
 }
 
-impl Mark {
-    pub fn new(lineage: Lineage, repositories: &[Repository], stamp: Stamp, hash: BlockHash) -> Result<Mark> {
-        let sources = Source::all(repositories, lineage);
-        Ok(Mark { lineage: lineage.to_string(), sources, stamp, hash, boot: boot()? })
+impl KeptMark {
+    pub fn new(
+        lineage: Lineage,
+        repositories: &[Repository],
+        stamp: Stamp,
+        hash: BlockHash,
+    ) -> Result<KeptMark> {
+        let sources = MarkedRepository::all(repositories, lineage);
+        Ok(KeptMark { lineage: lineage.to_string(), sources, stamp, hash, boot: boot()? })
     }
 
-    /// Whether it speaks of this fetch and of the file with this stamp.
+    /// Whether the mark belongs to this fetch and to the file with this stamp.
     pub fn fits(&self, lineage: Lineage, repositories: &[Repository], stamp: Stamp) -> Result<bool> {
-        let sources = Source::all(repositories, lineage);
+        let sources = MarkedRepository::all(repositories, lineage);
         Ok(self.lineage == lineage.to_string()
             && self.stamp == stamp
             && self.sources.len() == sources.len()
-            && self.sources.iter().zip(&sources).all(|(then, now)| then.is(now))
+            && self.sources.iter().zip(&sources).all(|(then, now)| then.matches(now))
             && self.boot == boot()?)
     }
 }
 
-/// Tells this run of the machine from every other.
+/// Identifier of this boot of the machine.
 fn boot() -> Result<String> {
     const BOOT: &str = "/proc/sys/kernel/random/boot_id";
     std::fs::read_to_string(BOOT).doing(|| format!("read {BOOT}"))
 }
 
+/// Name of the mark of a kept segment.
 pub(super) fn mark_of(name: SegmentName) -> String {
     format!("{name}.mark")
 }
 
-/// Is locked while the worker is fetching the segment.
+/// Name of the lock that the worker holds while it fetches a segment.
 pub(super) fn busy_of(name: SegmentName) -> String {
     format!("{name}.busy")
 }
 
+/// Hash of a whole file.
 pub(super) fn hash_of(file: &mut File) -> std::io::Result<BlockHash> {
     file.rewind()?;
     hash_all(file)

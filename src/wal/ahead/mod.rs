@@ -1,17 +1,22 @@
-//! Fetches what recovery is going to ask for while PostgreSQL replays what it has, and hands it over.
+//! WAL ahead of PostgreSQL's requests: [`push`] archives segments before the archiver calls for them, and the rest
+//! fetches segments before recovery calls for them. Between the calls both use the [`spool`], and nothing in it is
+//! needed: a call without it does its work alone. Knows nothing of the configuration.
 //!
-//! A worker of its own, one for a data directory, keeps the next segments of the timeline in the spool. It fetches
-//! as [`Fetch`] does, so what it keeps was verified, and marks each file with its [`Stamp`] and hash, the cluster,
-//! the repositories and the boot of the machine. A file whose mark does not fit exactly (written to since, torn by a
-//! crash, from another life of the directory) is not there, and all of it is hashed once more before it is handed
-//! over. A call takes what is kept by renaming it, and else fetches by itself: it never takes anything from the worker
-//! but whole files, waits for one only while it grows, and never answers "absent" because of it. So the worker may be
-//! stopped or killed at any moment.
+//! # The life of a kept segment
 //!
-//! Calls tell the worker what they have delivered through a FIFO. One that has no reader says that there is no
-//! worker, and whoever has delivered a segment then starts one. What the worker keeps follows what was delivered
-//! last, forwards, backwards and onto another timeline. It ends, and leaves nothing, when the next segment is not
-//! archived yet, when nobody has asked for a while, or when its caller says that the server is gone.
+//! 1. A call of `walfetch` delivers segment n, and sends a [`DeliveredSegment`] to the worker through the FIFO in the
+//!    spool. If the FIFO has no reader, no worker is running, and the call starts one with that message.
+//! 2. The worker ([`FetchWorker`]) moves its window to the segments after n, forwards, backwards or onto another
+//!    timeline, and removes the kept files outside of it. It fetches the missing ones as any call does
+//!    ([`Fetch`](crate::wal::fetch::Fetch)), so each is verified, and holds a lock on each for that time.
+//! 3. It marks each file with its stamp and hash, the cluster, the repositories and the boot of the machine.
+//! 4. The call for segment n+1 ([`hand_over`]) waits for that lock while the file grows, checks the mark, the header
+//!    and the hash of the whole file, and renames the file to its destination. A file that does not fit its mark
+//!    exactly (written to since, torn by a crash, from an earlier life of the directory) counts as missing, and the
+//!    call fetches by itself. It never answers "absent" because of the spool, so the worker may be killed at any
+//!    moment.
+//! 5. The worker ends, and removes everything, when the next segment is not archived yet, when no message has arrived
+//!    for a while, or when the server does not recover any more.
 
 mod handover;
 mod kept;
@@ -20,5 +25,5 @@ pub mod spool;
 mod worker;
 
 pub use handover::hand_over;
-pub use kept::Asked;
-pub use worker::Worker;
+pub use kept::DeliveredSegment;
+pub use worker::{FetchWorker, StillWanted, detach};

@@ -1,80 +1,54 @@
-//! What one server's `walpush` and `walfetch` leave on this machine for their next calls: marks of segments that are
-//! archived already, and segments that recovery will ask for.
+//! Files that `walpush` and `walfetch` of one server leave on this machine for their next calls: marks of segments
+//! that are archived already, and segments that recovery will request.
 //!
-//! Nothing depends on it. All of it may vanish or be damaged at any moment, may be left by another life of the data
-//! directory, or cannot be made at all; whatever does not fit exactly counts as not there. A mark is bound to the
-//! file that it speaks of by its [`Stamp`], to the cluster, and to the places of the repositories. Nothing here is
-//! synced: what a crash of the machine tears does not fit any more.
+//! Nothing depends on it. All of it may vanish or be damaged at any moment, may come from an earlier life of the data
+//! directory, and may be impossible to create; a file that does not fit exactly counts as missing. A mark is bound to
+//! its file by a [`Stamp`](crate::wal::stamp::Stamp), to the cluster, and to the places of the repositories. Nothing
+//! here is synced: a file that a crash of the machine tears does not fit any more.
 //!
-//! Each data directory has a folder of its own, so servers on one machine share a spool and nothing in it.
+//! Each data directory has a folder of its own, so servers on one machine share a spool and no file in it.
 
 use crate::codec::hash::block_hash;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::fs::{durable, open_plain};
 use crate::repo::Lineage;
 use fs2::FileExt as _;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::fs::{DirBuilder, File, Metadata};
-use std::io::Read;
+use serde::{Serialize, de::DeserializeOwned};
+use std::fs::{DirBuilder, File};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-/// No mark comes near.
-const LARGEST_MARK: u64 = 64 << 10;
+/// Bytes of a mark, at most.
+const MAX_MARK_SIZE: u64 = 64 << 10;
+
+/// Name of the lock that one process of a server holds at a time.
+const LOCK: &str = "lock";
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Tells a file from any other, and from itself after it was written to. Its status change time (`ctime`) cannot be
-/// set by anybody, so a copy that got the old times back does not have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    dev: u64,
-    ino: u64,
-    pub size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-impl Stamp {
-    pub fn of(meta: &Metadata) -> Stamp {
-        Stamp {
-            dev: meta.dev(),
-            ino: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-
-    /// When the file was last written to or renamed, as far as the ticks of its clock tell.
-    pub fn changed(&self) -> SystemTime {
-        let (seconds, nanoseconds) = self.ctime;
-        let since = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
-        SystemTime::UNIX_EPOCH + since
-    }
-
-    /// Of the file that has this name; not of one behind a link.
-    pub fn at(path: &Path) -> Option<Stamp> {
-        let meta = std::fs::symlink_metadata(path).ok().filter(Metadata::is_file)?;
-        Some(Stamp::of(&meta))
-    }
-}
-
 /// The part of the spool for one purpose of one server.
+#[derive(Clone)]
 pub struct Spool {
     folder: PathBuf,
 }
 
-/// Held until it is dropped, or the process ends.
-pub struct SpoolLock(#[allow(dead_code)] File);
+/// A lock, held until it is dropped or the process ends.
+pub struct SpoolLock {
+    _file: File,
+}
 
 impl Spool {
-    /// Below `root`, for the server in this data directory, whose owner alone has one: what another user, calling by
-    /// hand, made there could not be used by the server. Touches nothing.
+    /// The folder below `root` for the server in `pgdata`. Its name contains device and inode of the data directory,
+    /// so that a copy of it has another one. Touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of looking at `pgdata`.
     pub fn new(root: &Path, pgdata: &Path, lineage: Lineage, purpose: &str) -> Result<Spool> {
         let doing = || format!("look at {}", pgdata.display());
         let path = std::fs::canonicalize(pgdata).doing(doing)?;
@@ -89,40 +63,41 @@ impl Spool {
         self.folder.join(name)
     }
 
-    /// Makes the folder. The directory of the whole spool is made too, where its parent allows it.
+    /// Creates the folder, and the directory of the whole spool where its parent allows it.
     pub fn create(&self) -> Result<()> {
         let doing = || format!("create {}", self.folder.display());
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.folder).doing(doing)
     }
 
-    /// Keeps a second process of this server out; `None` when one is in, or nothing can be locked here. The file
-    /// stays: who would remove it could remove one that is locked.
+    /// Locks the folder against other processes of this server; `None` when it is locked, or nothing can be locked
+    /// here. The lock file is never removed: another process could have locked it meanwhile.
     pub fn lock(&self) -> Option<SpoolLock> {
-        self.lock_as("lock")
+        self.lock_as(LOCK)
     }
 
-    /// The same for something smaller.
+    /// Locks a part of the folder's content under a name of its own.
     pub fn lock_as(&self, name: &str) -> Option<SpoolLock> {
         let file = self.open(File::options().write(true).create(true).truncate(false), name).ok()?;
         file.try_lock_exclusive().ok()?;
-        Some(SpoolLock(file))
+        Some(SpoolLock { _file: file })
     }
 
-    /// Waits until nobody holds this lock, as long as `is_alive` says every so often that something is being done.
-    /// False when it gave up.
-    pub fn await_lock(&self, name: &str, mut is_alive: impl FnMut() -> bool, every: Duration) -> bool {
-        let Some(file) = self.read(name) else {
+    /// Waits until no process holds this lock, as long as `is_alive`, called once per `interval`, returns true. False
+    /// when it gave up.
+    pub fn await_lock(&self, name: &str, mut is_alive: impl FnMut() -> bool, interval: Duration) -> bool {
+        let Some(file) = self.open_own(name) else {
             return true;
         };
         let (sender, free) = mpsc::channel();
-        // It also ends when the process that holds the lock does, and else with this one.
+        // Detached, since a lock cannot be awaited with a timeout: the thread ends with the process that holds the
+        // lock, or with this one.
         let wait = move || sender.send(file.lock_exclusive().is_ok());
-        if std::thread::Builder::new().spawn(wait).is_err() {
+        if std::thread::Builder::new().name("await lock".to_owned()).spawn(wait).is_err() {
             return false;
         }
         loop {
-            match free.recv_timeout(every) {
-                Ok(free) => return free,
+            match free.recv_timeout(interval) {
+                Ok(is_free) => return is_free,
                 Err(mpsc::RecvTimeoutError::Timeout) if is_alive() => {}
                 Err(_) => return false,
             }
@@ -134,49 +109,52 @@ impl Spool {
         open_plain(&path, options.mode(FILE_MODE)).doing(|| format!("open {}", path.display()))
     }
 
-    /// A regular file of the spool that this user has made.
-    pub fn read(&self, name: &str) -> Option<File> {
+    /// Opens a regular file that this user has created; `None` when there is none.
+    pub fn open_own(&self, name: &str) -> Option<File> {
         let file = self.open(File::options().read(true), name).ok()?;
         let meta = file.metadata().ok()?;
         (meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw()).then_some(file)
     }
 
-    /// What was marked under this name, if that is not longer ago; none if it cannot be understood.
-    pub fn mark<T: DeserializeOwned>(&self, name: &str, age: Duration, now: SystemTime) -> Option<T> {
-        let file = self.read(name)?;
+    /// Reads a mark that was written within `max_age`; `None` when there is none that can be parsed.
+    pub fn read_mark<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        max_age: Duration,
+        now: SystemTime,
+    ) -> Option<T> {
+        let file = self.open_own(name)?;
         let written = file.metadata().ok()?.modified().ok()?;
-        // A clock that was set back makes a mark no younger.
-        let passed = now.duration_since(written).unwrap_or_else(|later| later.duration());
-        if passed > age {
+        // The absolute value, so that a clock that was set back does not prolong a mark.
+        let age = now.duration_since(written).unwrap_or_else(|later| later.duration());
+        if age > max_age {
             return None;
         }
         let mut text = Vec::new();
-        file.take(LARGEST_MARK).read_to_end(&mut text).ok()?;
+        file.take(MAX_MARK_SIZE).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Marks something, in one step. Only for who holds the lock.
+    /// Writes a mark, in one step. The caller holds the lock.
     pub fn write_mark(&self, name: &str, mark: &impl Serialize) -> Result<()> {
-        use std::io::Write;
         let doing = || format!("mark {name}");
-        let text = serde_json::to_vec(mark)
-            .map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")).doing(doing()))?;
+        let text = serde_json::to_vec(mark).map_err(|e| Error::defect(format!("write JSON: {e}")))?;
         let temporary = format!("{name}.new");
         let mut file = self.open(File::options().write(true).create(true).truncate(true), &temporary)?;
         file.write_all(&text).doing(doing)?;
         durable::replace_volatile(&self.path(&temporary), &self.path(name))
     }
 
-    /// Forgets something. That it stays is no harm: it is looked at before it is believed.
-    pub fn forget(&self, name: &str) {
+    /// Removes a file. A failure does no harm: files are checked before they are used.
+    pub fn remove(&self, name: &str) {
         let _ = std::fs::remove_file(self.path(name));
     }
 
-    /// Forgets everything but the lock and what is to be kept. Only for who holds the lock.
-    pub fn forget_all_but(&self, keep: impl Fn(&str) -> bool) {
+    /// Removes everything but the lock and the files for which `keep` is true. The caller holds the lock.
+    pub fn remove_all_but(&self, keep: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             match entry.file_name().to_str() {
-                Some(name) if name == "lock" || keep(name) => {}
+                Some(name) if name == LOCK || keep(name) => {}
                 _ => {
                     let _ = std::fs::remove_file(entry.path());
                 }

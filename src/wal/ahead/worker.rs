@@ -1,102 +1,168 @@
-//! The worker that fetches ahead, a process of its own.
+//! The worker, a process of its own that keeps the next segments of the timeline in the spool.
+//!
+//! It has a session of its own, works in `/`, and has no descriptor open that it inherited: neither the server's log
+//! nor its sockets could be closed otherwise. Knows nothing of how it is started and configured.
 
-use super::kept::{ASKED, Asked, Mark, busy_of, hash_of, mark_of};
-use super::spool::{Spool, SpoolLock, Stamp};
+use super::kept::{DeliveredSegment, FIFO, KeptMark, busy_of, hash_of, mark_of};
+use super::spool::{Spool, SpoolLock};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::progress;
 use crate::repo::{Lineage, Repository};
 use crate::wal::fetch::{Fetch, Fetched};
+use crate::wal::stamp::Stamp;
 use rustix::fs::{CWD, Mode};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-/// Segments whose space has to be free besides the one that is fetched.
-const SPARE: u64 = 8;
+/// Bytes that are kept, at most; a single segment may be larger.
+const MAX_KEPT_BYTES: u64 = 1 << 30;
 
-/// How long the worker waits for the next call.
-const IDLE: Duration = Duration::from_secs(60);
+/// Segments for which the file system has to have free space beside those that are being fetched.
+const MIN_FREE_SEGMENTS: u64 = 8;
 
-/// Segments that are fetched at once: from a distant store most of the time is spent on the way, and from a directory
-/// one is enough to be ahead of the server, which replays with one process.
-const LANES: usize = 8;
-const LANES_NEAR: usize = 2;
+/// Time without a message after which the worker ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Keeps segments ready for the calls of one data directory.
-pub struct Worker<'a> {
+/// Segments that are fetched at once. With a remote store most of the time is round trips; with a directory one
+/// fetch is faster than the server, which replays with one process.
+const MAX_REMOTE_FETCHES: usize = 8;
+const MAX_LOCAL_FETCHES: usize = 2;
+
+/// Interval at which the watcher checks that the worker is still wanted.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Lifetime of a worker; the next call after it starts another one.
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The function that fails when the server does not need the worker any more.
+pub type StillWanted = dyn Fn() -> Result<()> + Send + Sync;
+
+/// Leaves the server's session, and closes all descriptors but the standard ones. For the begin of the process, when
+/// it has opened none itself.
+///
+/// # Errors
+///
+/// When the session cannot be left, or `/proc` cannot be read.
+pub fn detach() -> Result<()> {
+    rustix::process::setsid().map_err(|e| Error::io("begin a session", &e.into()))?;
+    let doing = "list the open descriptors";
+    let mut open: Vec<i32> = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").doing(doing)? {
+        open.extend(entry.doing(doing)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    // One of these was of the listing itself, and is closed already.
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        let _ = nix::unistd::close(descriptor);
+    }
+    Ok(())
+}
+
+/// Keeps segments in the spool for the calls of one data directory.
+pub struct FetchWorker<'a> {
     pub spool: &'a Spool,
     pub lineage: Lineage,
     pub repositories: &'a [Repository],
-    /// Segments to keep.
+    /// Number of segments to keep.
     pub count: usize,
-    /// An error means that the server is gone.
-    pub still_wanted: &'a (dyn Fn() -> Result<()> + Sync),
+    pub still_wanted: Arc<StillWanted>,
+    /// Ends the process.
+    pub exit: fn(),
 }
 
-/// What the worker waits for.
-enum News {
-    Asked(Asked),
-    /// A segment is kept, or why not.
+/// An event that the worker waits for.
+enum WorkerEvent {
+    Delivered(DeliveredSegment),
     Fetched(SegmentName, Result<Fetched>),
 }
 
-/// What the worker is about.
-struct Window {
+/// The segments that are to be kept at present.
+struct KeepWindow {
     size: SegmentSize,
-    /// What is to be kept.
+    /// All of them, in order.
     next: Vec<SegmentName>,
-    /// What of it is neither kept nor under way.
+    /// Those that are neither kept nor being fetched.
     missing: VecDeque<SegmentName>,
-    under_way: BTreeSet<SegmentName>,
-    /// What of it was kept. A call may have taken it, and is about to tell.
+    in_progress: BTreeSet<SegmentName>,
+    /// Those that were kept. A call may have taken one, and be about to send the message.
     kept: BTreeSet<SegmentName>,
-    /// The archive ends before the end of `next`.
-    is_tip: bool,
+    /// The archive ends before the last of `next`.
+    has_archive_end: bool,
 }
 
-impl Worker<'_> {
-    /// Works until there is nothing more to do. Ends at once when another one is at work.
-    pub fn run(&self, first: Asked) -> Result<()> {
+impl FetchWorker<'_> {
+    /// Works until there is nothing more to do; returns at once when another worker is running.
+    ///
+    /// # Errors
+    ///
+    /// Those of the spool, and those of `still_wanted`. A segment that cannot be fetched is not one of them.
+    pub fn run(&self, first: DeliveredSegment) -> Result<()> {
+        rustix::process::chdir("/").map_err(|e| Error::io("leave the data directory", &e.into()))?;
+        self.watch()?;
         self.spool.create()?;
         let Some(_alone) = self.spool.lock() else {
             return Ok(());
         };
-        self.spool.forget_all_but(|_| false);
-        let (sender, news) = mpsc::channel();
-        let worked = self.listen(sender.clone()).and_then(|()| self.work(first, &sender, &news));
-        self.spool.forget_all_but(|_| false);
+        self.spool.remove_all_but(|_| false);
+        let (sender, events) = mpsc::channel();
+        let worked = self.listen(sender.clone()).and_then(|()| self.work(first, &sender, &events));
+        self.spool.remove_all_but(|_| false);
         worked
     }
 
-    fn work(&self, first: Asked, sender: &mpsc::Sender<News>, news: &mpsc::Receiver<News>) -> Result<()> {
-        let is_distant = self.repositories.iter().any(|repository| repository.is_remote());
-        let most = if is_distant { LANES } else { LANES_NEAR };
-        // One more with each segment that is there: at the end of the archive only one is looked for in vain.
-        let mut lanes = 1;
+    /// Ends the process when the worker is not wanted any more, whatever it is waiting for at that moment. The thread
+    /// is detached: it ends with the process.
+    fn watch(&self) -> Result<()> {
+        let begun = Instant::now();
+        let (spool, still_wanted, exit) = (self.spool.clone(), Arc::clone(&self.still_wanted), self.exit);
+        let watch = move || {
+            while begun.elapsed() < MAX_LIFETIME && still_wanted().is_ok() {
+                std::thread::sleep(WATCH_INTERVAL);
+            }
+            spool.remove_all_but(|_| false);
+            exit();
+        };
+        let thread = std::thread::Builder::new().name("watch".to_owned());
+        thread.spawn(watch).map(|_| ()).doing("start a thread")
+    }
+
+    fn work(
+        &self,
+        first: DeliveredSegment,
+        sender: &mpsc::Sender<WorkerEvent>,
+        events: &mpsc::Receiver<WorkerEvent>,
+    ) -> Result<()> {
+        let is_remote = self.repositories.iter().any(Repository::is_remote);
+        let most = if is_remote { MAX_REMOTE_FETCHES } else { MAX_LOCAL_FETCHES };
+        // One more after each segment that was found, so that at the end of the archive only one is missing.
+        let mut at_once = 1;
         let mut window = self.window(first, BTreeSet::new(), BTreeSet::new());
         std::thread::scope(|scope| {
             loop {
                 (self.still_wanted)()?;
-                let room = window.size.bytes() * (SPARE + lanes as u64);
-                while window.under_way.len() < lanes
+                let room = window.size.bytes() * (MIN_FREE_SEGMENTS + at_once as u64);
+                while window.in_progress.len() < at_once
                     && self.has_room(room)
                     && let Some(name) = window.missing.pop_front()
                 {
-                    window.under_way.insert(name);
+                    window.in_progress.insert(name);
                     let sender = sender.clone();
-                    scope.spawn(move || sender.send(News::Fetched(name, self.keep(name))));
+                    scope.spawn(move || sender.send(WorkerEvent::Fetched(name, self.keep(name))));
                 }
-                if window.is_tip && window.under_way.is_empty() && window.kept.is_empty() {
+                if window.has_archive_end && window.in_progress.is_empty() && window.kept.is_empty() {
                     return Ok(());
                 }
-                match news.recv_timeout(IDLE) {
-                    Ok(News::Asked(asked)) => window = self.window(asked, window.under_way, window.kept),
-                    Ok(News::Fetched(name, fetched)) => {
-                        lanes =
-                            if matches!(fetched, Ok(Fetched::Delivered)) { most.min(lanes + 1) } else { 1 };
-                        self.note(name, fetched, &mut window);
+                match events.recv_timeout(IDLE_TIMEOUT) {
+                    Ok(WorkerEvent::Delivered(segment)) => {
+                        window = self.window(segment, window.in_progress, window.kept);
+                    }
+                    Ok(WorkerEvent::Fetched(name, fetched)) => {
+                        let is_found = matches!(fetched, Ok(Fetched::Delivered));
+                        at_once = if is_found { most.min(at_once + 1) } else { 1 };
+                        self.update(&mut window, name, fetched);
                     }
                     Err(_) => return Ok(()),
                 }
@@ -104,29 +170,34 @@ impl Worker<'_> {
         })
     }
 
-    /// What is to be done after a segment was delivered. What is kept for nothing goes.
+    /// The window after a segment was delivered. Removes the kept files outside of it.
     fn window(
         &self,
-        asked: Asked,
-        under_way: BTreeSet<SegmentName>,
+        delivered: DeliveredSegment,
+        in_progress: BTreeSet<SegmentName>,
         mut kept: BTreeSet<SegmentName>,
-    ) -> Window {
-        let next = asked.next(self.count);
+    ) -> KeepWindow {
+        let DeliveredSegment { name, size } = delivered;
+        let affordable = usize::try_from(MAX_KEPT_BYTES / size.bytes()).unwrap_or(usize::MAX).max(1);
+        let begin = name.number(size);
+        let segment = |distance| SegmentName::of_number(name.timeline, begin + distance, size);
+        let next: Vec<SegmentName> = (1..=self.count.min(affordable) as u64).map(segment).collect();
         kept.retain(|name| next.contains(name));
-        self.spool.forget_all_but(|name| {
+        self.spool.remove_all_but(|name| {
             let begins = |segment: &SegmentName| name.starts_with(&segment.to_string());
-            name == ASKED || next.iter().any(begins) || under_way.iter().any(begins)
+            name == FIFO || next.iter().any(begins) || in_progress.iter().any(begins)
         });
-        let missing = next.iter().filter(|name| !under_way.contains(name) && !kept.contains(name));
+        let missing = next.iter().filter(|name| !in_progress.contains(name) && !kept.contains(name));
         let missing = missing.copied().collect();
-        Window { size: asked.size, next, missing, under_way, kept, is_tip: false }
+        KeepWindow { size, next, missing, in_progress, kept, has_archive_end: false }
     }
 
-    fn note(&self, name: SegmentName, fetched: Result<Fetched>, window: &mut Window) {
-        window.under_way.remove(&name);
+    /// Records the end of a fetch in the window.
+    fn update(&self, window: &mut KeepWindow, name: SegmentName, fetched: Result<Fetched>) {
+        window.in_progress.remove(&name);
         if !window.next.contains(&name) {
-            self.spool.forget(&mark_of(name));
-            self.spool.forget(&name.to_string());
+            self.spool.remove(&mark_of(name));
+            self.spool.remove(&name.to_string());
             return;
         }
         match fetched {
@@ -134,38 +205,42 @@ impl Worker<'_> {
                 window.kept.insert(name);
             }
             Ok(Fetched::Absent) => {
-                window.is_tip = true;
+                window.has_archive_end = true;
                 window.missing.clear();
             }
-            // A call will meet the same, and tell it; what lies behind is of no use before.
-            Err(_) => window.missing.clear(),
+            // A call will meet the same failure and report it; later segments are of no use before.
+            Err(error) => {
+                progress::debug(&error);
+                window.missing.clear();
+            }
         }
     }
 
-    /// Passes on what calls tell.
-    fn listen(&self, sender: mpsc::Sender<News>) -> Result<()> {
-        let path = self.spool.path(ASKED);
+    /// Creates the FIFO, and starts the thread that reads it. The thread is detached: it ends with the process.
+    fn listen(&self, sender: mpsc::Sender<WorkerEvent>) -> Result<()> {
+        let path = self.spool.path(FIFO);
         let doing = || format!("listen at {}", path.display());
         rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| Error::io(doing(), &errno.into()))?;
-        // Open for writing too, so that it never ends.
+        // Open for writing too, so that a read never returns the end of the file.
         let fifo = File::options().read(true).write(true).open(&path).doing(doing)?;
         let listen = move || {
             for line in BufReader::new(fifo).lines().map_while(std::io::Result::ok) {
-                if let Ok(asked) = line.parse()
-                    && sender.send(News::Asked(asked)).is_err()
+                if let Ok(segment) = line.parse()
+                    && sender.send(WorkerEvent::Delivered(segment)).is_err()
                 {
                     return;
                 }
             }
         };
-        std::thread::Builder::new().spawn(listen).map(|_| ()).doing(|| "start a thread".to_owned())
+        let thread = std::thread::Builder::new().name("listen".to_owned());
+        thread.spawn(listen).map(|_| ()).doing("start a thread")
     }
 
     /// Fetches and verifies a segment as a call would, and marks it.
     fn keep(&self, name: SegmentName) -> Result<Fetched> {
-        let Some(_busy) = Busy::begin(self.spool, name) else {
-            return Err(Error::new(Kind::Locked, format!("{name} is being fetched")));
+        let Some(_busy) = BusyLock::take(self.spool, name) else {
+            return Err(Error::new(Kind::Locked, format!("{name} is being fetched already")));
         };
         let path = self.spool.path(&name.to_string());
         let fetch = Fetch {
@@ -173,16 +248,16 @@ impl Worker<'_> {
             destination: &path,
             lineage: Some(self.lineage),
             repositories: self.repositories,
-            still_wanted: self.still_wanted,
+            still_wanted: &*self.still_wanted,
         };
         let fetched = fetch.run()?;
         if fetched == Fetched::Delivered {
             let doing = || format!("read {}", path.display());
-            let gone = || Error::new(Kind::Absent, "it is gone").doing(doing());
-            let mut file = self.spool.read(&name.to_string()).ok_or_else(gone)?;
+            let missing = || Error::new(Kind::Absent, "the file does not exist").doing(doing());
+            let mut file = self.spool.open_own(&name.to_string()).ok_or_else(missing)?;
             let stamp = Stamp::of(&file.metadata().doing(doing)?);
             let hash = hash_of(&mut file).doing(doing)?;
-            let mark = Mark::new(self.lineage, self.repositories, stamp, hash)?;
+            let mark = KeptMark::new(self.lineage, self.repositories, stamp, hash)?;
             self.spool.write_mark(&mark_of(name), &mark)?;
         }
         Ok(fetched)
@@ -194,21 +269,21 @@ impl Worker<'_> {
     }
 }
 
-/// Tells calls that a segment is being fetched.
-struct Busy<'a> {
+/// The lock on a segment that is being fetched, for which calls wait.
+struct BusyLock<'a> {
     spool: &'a Spool,
     name: SegmentName,
     _lock: SpoolLock,
 }
 
-impl Busy<'_> {
-    fn begin(spool: &Spool, name: SegmentName) -> Option<Busy<'_>> {
-        Some(Busy { spool, name, _lock: spool.lock_as(&busy_of(name))? })
+impl BusyLock<'_> {
+    fn take(spool: &Spool, name: SegmentName) -> Option<BusyLock<'_>> {
+        Some(BusyLock { spool, name, _lock: spool.lock_as(&busy_of(name))? })
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for BusyLock<'_> {
     fn drop(&mut self) {
-        self.spool.forget(&busy_of(self.name));
+        self.spool.remove(&busy_of(self.name));
     }
 }

@@ -14,9 +14,8 @@ fn ready(site: &Site, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
         site.data.write_other(&format!("archive_status/{}.ready", segment.name()), "");
         site.data.write(&segment)
     });
-    let paths = paths.collect();
-    // A mark is not trusted for a file that was written at the very same moment.
-    std::thread::sleep(Duration::from_millis(50));
+    let paths: Vec<String> = paths.collect();
+    settle(site, &paths);
     paths
 }
 
@@ -283,7 +282,7 @@ fn eight_segments_ahead_take_no_more_than_64_megabytes() {
             site.data.write(&segment)
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(50));
+    settle(&site, &files);
     let measure = "import resource, subprocess, sys; status = subprocess.call(sys.argv[1:]); \
                    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)";
     let run = site.archive.pushing(&files[0]).under(["/usr/bin/python3", "-c", measure]);

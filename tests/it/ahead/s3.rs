@@ -24,8 +24,8 @@ impl Far {
             self.site.data.write_other(&format!("archive_status/{}.ready", segment.name()), "");
             self.site.data.write(&segment)
         });
-        let paths = paths.collect();
-        std::thread::sleep(Duration::from_millis(50));
+        let paths: Vec<String> = paths.collect();
+        settle(&self.site, &paths);
         paths
     }
 

@@ -3,72 +3,9 @@
 
 use super::repo::{Damage, damage, swap};
 use super::*;
-use std::path::{Path, PathBuf};
+use crate::support::oracle::{ALL, Oracle, rows};
+use std::path::Path;
 use std::sync::Mutex;
-
-const ALL: &str = "6000";
-
-/// A base backup with 1 000 rows, and an archive with five segments that bring 1 000 rows each.
-struct Oracle {
-    base: PathBuf,
-    repository: PathBuf,
-    segments: Vec<String>,
-    scratch: Scratch,
-}
-
-impl Oracle {
-    fn new() -> Oracle {
-        let server = Cluster::build().wal_segsize(1).create();
-        let archive = Archive::of_server(&server);
-        server.start();
-        server.psql("create table t as select generate_series(1, 1000) as i");
-        let scratch = Scratch::new();
-        let base = scratch.join("base");
-        server.base_backup(&base);
-        let mut segments = Vec::new();
-        for _ in 0..5 {
-            server.psql("insert into t select generate_series(1, 1000)");
-            segments.push(server.switch_wal());
-        }
-        server.await_archived(&segments[4]);
-        server.stop(Stop::Immediate);
-        let repository = scratch.join("repository");
-        scratch::copy_tree(archive.root(), &repository);
-        Oracle { base, repository, segments, scratch }
-    }
-
-    /// A copy of the backup in recovery mode (`recovery.signal`, `standby.signal`), with its own copy of the archive.
-    fn copy(&self, signal: &str, config: &str) -> (Cluster, Archive) {
-        let scratch = Scratch::new();
-        let data = scratch.join("data");
-        scratch::copy_tree(&self.base, &data);
-        let repository = scratch.join("repository");
-        scratch::copy_tree(&self.repository, &repository);
-        let server = Cluster::over(scratch, data);
-        let archive = Archive::build(server.data()).config_name(config).root(&repository);
-        let archive = archive.unregistered();
-        server.set("archive_mode", "off");
-        server.set("restore_command", &archive.restore_command());
-        server.set("wal_retrieve_retry_interval", "200ms");
-        server.touch(signal);
-        (server, archive)
-    }
-}
-
-/// Starts the server; the rows it shows once it is out of recovery, or none when it did not come up.
-fn rows(server: &Cluster) -> Option<String> {
-    if !server.try_start() {
-        return None;
-    }
-    until("recovery ends in one way or the other", || {
-        let recovered = server.try_psql("select pg_is_in_recovery()");
-        !server.is_up() || (recovered.code() == Some(0) && recovered.stdout.trim() == "f")
-    });
-    if !server.is_up() {
-        return None;
-    }
-    Some(server.psql("select count(*) from t"))
-}
 
 /// What a case does to the archive; the path is the object of the segment in the middle.
 type Harm = Box<dyn Fn(&Archive, &Path) + Sync + Send>;
@@ -79,7 +16,7 @@ fn harm(kind: Damage) -> Harm {
 
 #[test]
 fn damaged_wal_gives_all_rows_or_no_server() {
-    let oracle = Oracle::new();
+    let oracle = Oracle::new(5);
     let middle = oracle.segments[2].clone();
     let neighbour = oracle.segments[3].clone();
     let cases: Vec<(&str, Harm)> = vec![
@@ -136,7 +73,7 @@ fn damaged_wal_gives_all_rows_or_no_server() {
 }
 
 fn one_case(oracle: &Oracle, middle: &str, harmless: bool, harm: &Harm) -> Result<(), String> {
-    let (server, archive) = oracle.copy("recovery.signal", "walkeep.toml");
+    let (server, archive) = oracle.copy("recovery.signal", |build| build);
     harm(&archive, &archive.object(middle));
     let story = |what: String| Err(format!("{what}\n{}", server.log_text()));
     match rows(&server) {
@@ -164,9 +101,10 @@ fn one_case(oracle: &Oracle, middle: &str, harmless: bool, harm: &Harm) -> Resul
 
 #[test]
 fn a_repository_that_goes_away_in_the_middle_gives_all_rows_or_no_server() {
-    let oracle = Oracle::new();
+    let oracle = Oracle::new(5);
     // A quote, a space and a percent sign in the path of the configuration have to survive two layers of quoting.
-    let (server, archive) = oracle.copy("recovery.signal", "it's 100% walkeep.toml");
+    let (server, archive) =
+        oracle.copy("recovery.signal", |build| build.config_name("it's 100% walkeep.toml"));
     let (root, away) = (archive.root().to_owned(), archive.root().with_extension("away"));
     let vanish = format!(
         "if test %f = {}; then mv {} {}; fi; {}",
@@ -185,8 +123,8 @@ fn a_repository_that_goes_away_in_the_middle_gives_all_rows_or_no_server() {
 
 #[test]
 fn an_outage_of_history_files_alone_starts_no_wrong_timeline() {
-    let oracle = Oracle::new();
-    let (server, archive) = oracle.copy("recovery.signal", "walkeep.toml");
+    let oracle = Oracle::new(5);
+    let (server, archive) = oracle.copy("recovery.signal", |build| build);
     // Everything else is served; a history file never.
     let nowhere = archive.scratch().join("nowhere.toml");
     let text = std::fs::read_to_string(archive.config()).expect("read the configuration");
@@ -202,8 +140,9 @@ fn an_outage_of_history_files_alone_starts_no_wrong_timeline() {
 
 #[test]
 fn the_restore_command_needs_no_environment() {
-    let oracle = Oracle::new();
-    let (server, archive) = oracle.copy("recovery.signal", "it's 100% walkeep.toml");
+    let oracle = Oracle::new(5);
+    let (server, archive) =
+        oracle.copy("recovery.signal", |build| build.config_name("it's 100% walkeep.toml"));
     let command = archive
         .restore_command()
         .replace("%f", &oracle.segments[0])
@@ -216,8 +155,8 @@ fn the_restore_command_needs_no_environment() {
 
 #[test]
 fn a_standby_survives_an_outage_and_damage_and_catches_up() {
-    let oracle = Oracle::new();
-    let (server, archive) = oracle.copy("standby.signal", "walkeep.toml");
+    let oracle = Oracle::new(5);
+    let (server, archive) = oracle.copy("standby.signal", |build| build);
     // It needs the first segments to become consistent; what comes behind them is away at first.
     let object = archive.object(&oracle.segments[1]);
     let intact = read(&object);
@@ -243,8 +182,8 @@ fn a_standby_survives_an_outage_and_damage_and_catches_up() {
 
 #[test]
 fn promoting_a_standby_during_an_outage_gives_all_rows_or_no_server() {
-    let oracle = Oracle::new();
-    let (server, archive) = oracle.copy("standby.signal", "walkeep.toml");
+    let oracle = Oracle::new(5);
+    let (server, archive) = oracle.copy("standby.signal", |build| build);
     // Long pauses between the attempts: the promotion falls into one of them.
     server.set("wal_retrieve_retry_interval", "3s");
     let object = archive.object(&oracle.segments[2]);
@@ -271,8 +210,8 @@ fn promoting_a_standby_during_an_outage_gives_all_rows_or_no_server() {
 
 #[test]
 fn a_stopped_server_leaves_no_fetch_behind_that_writes_later() {
-    let oracle = Oracle::new();
-    let (server, archive) = oracle.copy("standby.signal", "walkeep.toml");
+    let oracle = Oracle::new(5);
+    let (server, archive) = oracle.copy("standby.signal", |build| build);
     let Some(strace) = Strace::new() else {
         return;
     };

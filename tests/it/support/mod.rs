@@ -6,6 +6,7 @@
 //! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a fixed time.
 //! - [`pg`]: a real PostgreSQL cluster.
 //! - [`live`]: a server with its archive, backups of it, and restored copies.
+//! - [`oracle`]: a base backup with an archive, whose recovery shows all rows or does not come up.
 //! - [`saga`]: a repository with several backups, timelines and a pruned past.
 //! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
 //! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
@@ -28,6 +29,7 @@ pub mod account;
 pub mod credentials;
 pub mod http;
 pub mod live;
+pub mod oracle;
 pub mod pg;
 pub mod proxy;
 pub mod repo;

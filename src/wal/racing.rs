@@ -1,0 +1,55 @@
+//! Work in several repositories at once: a thread for each, whose results arrive as they are ready.
+//!
+//! The threads are detached on purpose. A call of `walpush` or `walfetch` must not wait for a repository that is too
+//! late: it ends with the result that it has, and the end of the process ends the threads, as a crash would. What
+//! they do is safe to interrupt at any point.
+
+use crate::error::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Work that runs in several repositories.
+pub struct Race<T> {
+    sender: mpsc::Sender<(usize, Result<T>)>,
+    results: mpsc::Receiver<(usize, Result<T>)>,
+    running: Vec<usize>,
+}
+
+impl<T: Send + 'static> Race<T> {
+    pub fn new() -> Race<T> {
+        let (sender, results) = mpsc::channel();
+        Race { sender, results, running: Vec::new() }
+    }
+
+    /// Starts `work` for the repository with this number and name, on a thread of its own.
+    pub fn start(&mut self, number: usize, name: &str, work: impl FnOnce() -> Result<T> + Send + 'static) {
+        self.running.push(number);
+        let sender = self.sender.clone();
+        let run = move || {
+            let panicked = |_| Err(Error::defect("the thread of a repository panicked"));
+            let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked);
+            // The receiver is gone when the caller had what it needed.
+            let _ = sender.send((number, result));
+        };
+        let thread = std::thread::Builder::new().name(format!("to {name}"));
+        if let Err(error) = thread.spawn(run) {
+            let _ = self.sender.send((number, Err(Error::from_io("start a thread", error))));
+        }
+    }
+
+    /// Waits for the next result, up to `patience`. `None` when none arrived, or no work is running.
+    pub fn next(&mut self, patience: Duration) -> Option<(usize, Result<T>)> {
+        if self.running.is_empty() {
+            return None;
+        }
+        let (number, result) = self.results.recv_timeout(patience).ok()?;
+        self.running.retain(|other| *other != number);
+        Some((number, result))
+    }
+
+    /// Numbers of the repositories whose results have not arrived.
+    pub fn running(&self) -> &[usize] {
+        &self.running
+    }
+}
