@@ -1,6 +1,6 @@
 //! Standard output, and the results and progress of a verb on standard error.
 
-use super::log::{self, Lines, Memory, StandardError, Verbosity};
+use super::log::{self, Lines, LogMemory, StandardError, Verbosity};
 use super::render::Report;
 use crate::config::LogConfig;
 use crate::error::{Error, Kind, Result};
@@ -50,7 +50,7 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// Standard error of `walkeep`: messages, and a progress bar on a terminal.
 pub struct Console {
     verbosity: Verbosity,
-    memory: Memory,
+    memory: LogMemory,
     bar: ProgressBar,
     /// Progress of the present operation.
     progress: Arc<Mutex<Option<Progress>>>,

@@ -13,7 +13,7 @@ use crate::wal::ahead::push::{self, PushAhead};
 use crate::wal::ahead::spool::Spool;
 use crate::wal::ahead::{self, DeliveredSegment};
 use crate::wal::fetch::{Fetch, Fetched};
-use crate::wal::push::Push;
+use crate::wal::push::{Push, Pushed};
 use clap::{CommandFactory, Parser, ValueEnum};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -98,110 +98,123 @@ enum OnError {
 pub fn walpush() -> ExitCode {
     let args = match PushArgs::try_parse() {
         Ok(args) => args,
-        Err(error) => return answer_usage(&error, exit::PUSH_FAILED + 1),
+        Err(error) => return usage(&error, exit::PUSH_FAILED + 1),
     };
-    let failed = || exit::PUSH_FAILED;
-    let error = args.log.standard_error("walpush", Verbosity::Quiet);
-    end(&error.clone(), failed, move || {
-        let config = setup::load_for_helper(args.config)?;
-        log::install_helper(&error, Some(&config.log));
-        watch(config.wal.timeout, failed);
-        let here = setup::working_directory()?;
-        // A server that is not configured may be the copy of a cluster and has to be refused; outside of a data
-        // directory the command was typed.
-        let in_data_directory = is_data_directory(&here)?;
-        let cluster = if in_data_directory {
-            config.cluster(args.cluster.as_deref(), &here)?
-        } else {
-            config.sole_cluster(args.cluster.as_deref(), &here)?
-        };
-        let pgdata = if in_data_directory { &here } else { &cluster.pgdata };
-        let push = Push {
-            path: &args.path,
-            lineage: Lineage::of(pgdata)?,
-            compression: config.wal.compression,
-            repositories: &setup::repositories(&config, cluster)?,
-            report: progress::warn,
-        };
-        let count = config.wal.push_ahead as usize;
-        // The spool is optional: an unusable one only makes pushes slower.
-        let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
-        let now = SystemTime::now();
-        if spool.as_ref().is_some_and(|spool| push::is_archived(&push, spool, now)) {
-            return Ok(0);
-        }
-        // The push of the file itself has to end before the deadline, however long the pushes ahead take.
-        let limit = config.wal.timeout / 2;
-        let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, limit, now));
-        let pushed = push.run();
-        if let Some(ahead) = ahead {
-            ahead.finish(pushed.is_ok());
-        }
-        pushed.map(|_| 0)
-    })
+    let standard_error = args.log.standard_error("walpush", Verbosity::Quiet);
+    end(&standard_error, || exit::PUSH_FAILED, || push(&args, &standard_error))
+}
+
+fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
+    let config = setup::load_for_helper(args.config.clone())?;
+    log::install_helper(standard_error, Some(&config.log));
+    limit_time(config.wal.timeout, || exit::PUSH_FAILED);
+    let here = setup::working_directory()?;
+    // A data directory that is not configured may be a copy of a cluster, which must not archive under the name
+    // of the original; in any other directory a person calls.
+    let in_data_directory = is_data_directory(&here)?;
+    let cluster = if in_data_directory {
+        config.cluster(args.cluster.as_deref(), &here)?
+    } else {
+        config.sole_cluster(args.cluster.as_deref(), &here)?
+    };
+    let pgdata = if in_data_directory { &here } else { &cluster.pgdata };
+    let push = Push {
+        path: &args.path,
+        lineage: Lineage::of(pgdata)?,
+        compression: config.wal.compression,
+        repositories: &setup::repositories(&config, cluster)?,
+        report: progress::warn,
+    };
+    let count = config.wal.push_ahead as usize;
+    // Without a spool nothing is pushed ahead.
+    let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
+    let now = SystemTime::now();
+    if spool.as_ref().is_some_and(|spool| push::is_archived(&push, spool, now)) {
+        tracing::info!("archived {} ahead of its call", args.path.display());
+        return Ok(0);
+    }
+    // The result of the file itself has to be known before the timeout, whatever becomes of the files ahead.
+    let patience = config.wal.timeout / 2;
+    let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, patience, now));
+    let pushed = push.run();
+    if let Some(ahead) = ahead {
+        ahead.finish(pushed.is_ok());
+    }
+    match pushed? {
+        Pushed::Stored => tracing::info!("archived {}", args.path.display()),
+        Pushed::Already => tracing::info!("{} was archived already", args.path.display()),
+    }
+    Ok(0)
 }
 
 pub fn walfetch() -> ExitCode {
     let args = match FetchArgs::try_parse() {
         Ok(args) => args,
-        Err(error) => return answer_usage(&error, fetch_failed(None)),
+        Err(error) => return usage(&error, fetch_failed(None)),
     };
     if let Some(size) = args.ahead {
         return be_worker(args, size);
     }
     let on_error = args.on_error;
-    let failed = move || fetch_failed(on_error);
-    let error = args.log.standard_error("walfetch", Verbosity::Quiet);
-    end(&error.clone(), failed, move || {
-        let waiting = Waiting::begin()?;
-        let name: WalName = args.name.parse()?;
-        let config = setup::load_for_helper(args.config)?;
-        log::install_helper(&error, Some(&config.log));
-        watch(config.wal.timeout, failed);
-        let here = setup::working_directory()?;
-        let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
-        let mut repositories = setup::repositories(&config, cluster)?;
-        if let Some(name) = &args.repository {
-            config.repository(name)?;
-            repositories.retain(|repository| repository.name() == name);
-        }
-        let pgdata = if is_data_directory(&here)? {
-            Some(&here)
-        } else {
-            // The command was typed, perhaps by a user that cannot read the data directory.
-            Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true)))
-        };
-        let fetch = Fetch {
-            name,
-            destination: &args.destination,
-            lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
-            repositories: &repositories,
-            still_wanted: &|| waiting.check(),
-        };
-        // Fetching ahead needs a data directory, and all repositories: a file of the spool may come from any of them,
-        // and the worker outlives this call.
-        let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
-        let server =
-            server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
-        let kept =
-            server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
-        if !kept && fetch.run()? == Fetched::Absent {
-            return Ok(exit::FETCH_ABSENT);
-        }
-        if let Some((pgdata, spool)) = server
-            && let Some(delivered) = DeliveredSegment::new(name, &args.destination)
-            && !delivered.send(&spool)
-        {
-            worker::start(&config, cluster, pgdata, &spool, delivered);
-        }
-        Ok(0)
-    })
+    let standard_error = args.log.standard_error("walfetch", Verbosity::Quiet);
+    end(&standard_error, || fetch_failed(on_error), || fetch(&args, &standard_error))
+}
+
+fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
+    let waiting = Waiting::begin()?;
+    let name: WalName = args.name.parse()?;
+    let config = setup::load_for_helper(args.config.clone())?;
+    log::install_helper(standard_error, Some(&config.log));
+    let on_error = args.on_error;
+    limit_time(config.wal.timeout, move || fetch_failed(on_error));
+    let here = setup::working_directory()?;
+    let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
+    let mut repositories = setup::repositories(&config, cluster)?;
+    if let Some(name) = &args.repository {
+        config.repository(name)?;
+        repositories.retain(|repository| repository.name() == name);
+    }
+    let pgdata = if is_data_directory(&here)? {
+        Some(&here)
+    } else {
+        // A person who calls may lack the permission to read the data directory.
+        Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true)))
+    };
+    let fetch = Fetch {
+        name,
+        destination: &args.destination,
+        lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
+        repositories: &repositories,
+        still_wanted: &|| waiting.check(),
+    };
+    // Files in the spool may come from any repository, and the worker outlives the call; without a data directory
+    // there is no server to fetch ahead for.
+    let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
+    let server =
+        server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
+    let kept = server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
+    if !kept && fetch.run()? == Fetched::Absent {
+        tracing::info!("{name} is not in the archive, which ends before it");
+        return Ok(exit::FETCH_ABSENT);
+    }
+    tracing::info!("delivered {name}");
+    if let Some((pgdata, spool)) = server
+        && let Some(delivered) = DeliveredSegment::new(name, &args.destination)
+        && !delivered.send(&spool)
+    {
+        worker::start(&config, cluster, pgdata, &spool, delivered);
+    }
+    Ok(0)
 }
 
 fn be_worker(args: FetchArgs, size: u64) -> ExitCode {
     let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
-    // Failures are ignored: each call of walfetch works without a worker.
-    let _ = std::panic::catch_unwind(|| worker::run(worker::Start { config, cluster, pgdata, name, size }));
+    let start = worker::Start { config, cluster, pgdata, name, size };
+    // Every call works without a worker, so a failure is worth a line in the log file and no more.
+    match std::panic::catch_unwind(|| worker::run(start)) {
+        Ok(Err(error)) => progress::debug(&error),
+        Ok(Ok(())) | Err(_) => {}
+    }
     ExitCode::SUCCESS
 }
 
@@ -215,14 +228,15 @@ pub fn fetch_command() -> clap::Command {
     FetchArgs::command()
 }
 
-/// Prints help, version or a usage error, and returns the status: only the last is a failure.
-fn answer_usage(error: &clap::Error, failed: u8) -> ExitCode {
+/// Prints what the argument parser has to print: help and version, which are a success, or an error of usage.
+fn usage(error: &clap::Error, failed: u8) -> ExitCode {
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
-/// Returns the status of a failed `walfetch`. A status above 125 would shut down a standby; any other status would let
-/// a server open its database too early, also a standby under promotion. When in doubt the first is less harmful.
+/// Returns the status of a failed walfetch. A passing outage must not shut down a standby, and must not open any other
+/// server; a promotion may be requested while walfetch runs. A file that cannot be looked at counts as the case that
+/// does no harm.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
     let exists = |name: &str| Path::new(name).try_exists();
     match on_error {
@@ -235,39 +249,39 @@ fn fetch_failed(on_error: Option<OnError>) -> u8 {
     }
 }
 
-/// Runs a helper to its end, and returns its status, also for a panic.
+/// Runs a helper; a failure and a panic end with the status of `failed`.
 fn end(
     standard_error: &StandardError,
     failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
-    let result = std::panic::catch_unwind(run);
-    // Has no effect when the log was installed after the configuration was read.
-    log::install_helper(standard_error, None);
-    match result.unwrap_or_else(|_| Err(exit::panicked())) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(exit::panicked()));
+    result.map_or_else(
+        |error| {
+            // Does nothing where the configuration was read: then a log is installed.
+            log::install_helper(standard_error, None);
             progress::error(&error);
             ExitCode::from(failed())
-        }
-    }
+        },
+        ExitCode::from,
+    )
 }
 
-/// Ends the process after `limit`, whatever it waits for.
-fn watch(limit: Duration, failed: impl Fn() -> u8 + Send + 'static) {
+/// Ends the process with the status of `failed` after `timeout`, whatever it waits for.
+fn limit_time(timeout: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     let watcher = move || {
-        std::thread::sleep(limit);
-        let error = Error::new(Kind::Timeout, format!("timed out after {limit:?}"))
-            .hint("check that the repository is reachable; the limit is `timeout` in [wal]");
+        std::thread::sleep(timeout);
+        let error = Error::new(Kind::Timeout, format!("timed out after {timeout:?}"))
+            .hint("is the repository reachable? the limit is `timeout` in [wal]");
         progress::error(&error);
         std::process::exit(i32::from(failed()));
     };
-    if std::thread::Builder::new().name("timeout".into()).spawn(watcher).is_err() {
-        tracing::warn!("warning: cannot start the timeout thread; running without a time limit");
+    if let Err(error) = std::thread::Builder::new().name("timeout".into()).spawn(watcher) {
+        progress::warn(&Error::io("start the timeout thread; running without a time limit", &error));
     }
 }
 
-/// Whether a path is a data directory of PostgreSQL, in use or restored.
+/// Whether a directory is the data directory of a server, also of a restored one.
 fn is_data_directory(path: &Path) -> Result<bool> {
     for name in ["PG_VERSION", "global/pg_control"] {
         let path = path.join(name);

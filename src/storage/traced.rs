@@ -26,20 +26,20 @@ impl<S: Storage> Traced<S> {
 }
 
 /// A request that has begun.
-struct Request {
+struct TracedRequest {
     op: &'static str,
     key: String,
     begun: Instant,
     span: Span,
 }
 
-impl Request {
+impl TracedRequest {
     /// Returns `None` when nothing wants to see requests.
-    fn begin(op: &'static str, key: &Key) -> Option<Request> {
+    fn begin(op: &'static str, key: &Key) -> Option<TracedRequest> {
         tracing::enabled!(Level::DEBUG).then(|| {
             let key = key.as_str().to_owned();
             let span = debug_span!("store.request", op, key, attempt = ATTEMPT.get());
-            Request { op, key, begun: Instant::now(), span }
+            TracedRequest { op, key, begun: Instant::now(), span }
         })
     }
 
@@ -61,7 +61,7 @@ fn traced<T>(
     work: impl FnOnce() -> Result<T>,
     status: impl FnOnce(&T) -> String,
 ) -> Result<T> {
-    let Some(request) = Request::begin(op, key) else {
+    let Some(request) = TracedRequest::begin(op, key) else {
         return work();
     };
     let result = request.span.in_scope(work);
@@ -109,7 +109,7 @@ impl Read for CountedStream<'_> {
 /// An object whose request ends when it is dropped.
 struct TracedObject {
     object: Object,
-    request: Request,
+    request: TracedRequest,
     bytes: u64,
     failed: bool,
 }
@@ -134,7 +134,7 @@ impl Drop for TracedObject {
 
 impl<S: Storage> Storage for Traced<S> {
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
-        let Some(request) = Request::begin("put", key) else {
+        let Some(request) = TracedRequest::begin("put", key) else {
             return self.0.put(key, body, mode);
         };
         let counted = CountedBody { body, bytes: AtomicU64::new(0) };
@@ -149,7 +149,7 @@ impl<S: Storage> Storage for Traced<S> {
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
-        let Some(request) = Request::begin("get", key) else {
+        let Some(request) = TracedRequest::begin("get", key) else {
             return self.0.get(key, range);
         };
         match request.span.in_scope(|| self.0.get(key, range)) {

@@ -1,7 +1,7 @@
 //! Standard error: lines for people, or one JSON object on each line.
 
 use super::FINDING;
-use super::record::{Fields, Record};
+use super::record::{Fields, LogRecord};
 use crate::config::LogFormat;
 use indicatif::ProgressBar;
 use std::fmt::Write as _;
@@ -9,20 +9,20 @@ use std::io::Write;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
-pub(super) struct Console {
+pub(super) struct StderrLog {
     program: &'static str,
     format: LogFormat,
     /// Bar that must not stand on the line while something is written.
     bar: Option<ProgressBar>,
 }
 
-impl Console {
-    pub(super) fn new(program: &'static str, format: LogFormat, bar: Option<ProgressBar>) -> Console {
-        Console { program, format, bar }
+impl StderrLog {
+    pub(super) fn new(program: &'static str, format: LogFormat, bar: Option<ProgressBar>) -> StderrLog {
+        StderrLog { program, format, bar }
     }
 
     /// Writes a record. A failure to write changes nothing.
-    pub(super) fn show(&self, record: &Record) {
+    pub(super) fn show(&self, record: &LogRecord) {
         let text = match self.format {
             LogFormat::Text => self.text(record),
             LogFormat::Json => record.json(self.program),
@@ -37,7 +37,7 @@ impl Console {
         }
     }
 
-    fn text(&self, record: &Record) -> String {
+    fn text(&self, record: &LogRecord) -> String {
         let (program, message) = (self.program, &record.fields.message);
         if record.level >= Level::INFO || record.target == FINDING {
             return format!("{message}\n");
@@ -56,7 +56,7 @@ impl Console {
 }
 
 /// The whole log of a helper.
-impl Subscriber for Console {
+impl Subscriber for StderrLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= Level::WARN && metadata.target().starts_with("walkeep")
     }
@@ -68,7 +68,7 @@ impl Subscriber for Console {
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
         let fields = Fields::of(metadata, |visitor| event.record(visitor));
-        self.show(&Record::new(*metadata.level(), metadata.target(), fields));
+        self.show(&LogRecord::new(*metadata.level(), metadata.target(), fields));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

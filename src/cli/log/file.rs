@@ -1,6 +1,6 @@
 //! The log file: opened to append, one write for each line, opened again after it was moved away.
 
-use super::record::Record;
+use super::record::LogRecord;
 use crate::config::LogFormat;
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
@@ -42,7 +42,7 @@ impl LogFile {
     /// # Errors
     ///
     /// Those of the operating system; the next record opens the file again.
-    pub(super) fn write(&self, record: &Record) -> Result<()> {
+    pub(super) fn write(&self, record: &LogRecord) -> Result<()> {
         let line = match self.format {
             LogFormat::Text => record.text(self.program),
             LogFormat::Json => record.json(self.program),

@@ -1,7 +1,7 @@
 //! Destinations of the events of `tracing`: standard error, the log file, and the memory that notices are made of.
 //! Knows nothing of verbs.
 //!
-//! `walkeep` installs [`Log`], which also follows spans. A helper installs [`Console`] alone as long as nothing but its
+//! `walkeep` installs [`LogLayer`], which also follows spans. A helper installs [`StderrLog`] alone as long as nothing but its
 //! warnings is asked for: it has no spans and no state, since PostgreSQL starts a helper for every WAL file.
 
 mod console;
@@ -11,11 +11,11 @@ mod record;
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::error::{Error, Kind};
 use crate::progress;
-use console::Console;
+use console::StderrLog;
 use file::LogFile;
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
-use record::{Fields, Record};
+use record::{Fields, LogRecord};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,11 +106,11 @@ pub struct Lines {
     pub printed: Vec<String>,
 }
 
-/// Memory of an installed log; clones share it.
+/// LogMemory of an installed log; clones share it.
 #[derive(Debug, Default, Clone)]
-pub struct Memory(Arc<Mutex<Lines>>);
+pub struct LogMemory(Arc<Mutex<Lines>>);
 
-impl Memory {
+impl LogMemory {
     /// Returns the lines until now.
     pub fn lines(&self) -> Lines {
         self.0.lock().clone()
@@ -141,12 +141,12 @@ pub struct StandardError {
 }
 
 /// Installs the log of `walkeep`; `file` is known once the configuration is. A log that is installed already stays.
-pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar) -> Memory {
-    let memory = Memory::default();
+pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar) -> LogMemory {
+    let memory = LogMemory::default();
     if !tracing::dispatcher::has_been_set() {
         let asked = asked();
         let filter = asked.as_ref().ok().and_then(Option::as_ref);
-        Log::install(error, file, filter, Some(bar), Some(memory.clone()));
+        LogLayer::install(error, file, filter, Some(bar), Some(memory.clone()));
         warn_of(asked.as_ref().err());
     }
     memory
@@ -162,10 +162,10 @@ pub fn install_helper(error: &StandardError, file: Option<&LogConfig>) {
     let has_file = file.is_some_and(|options| options.file.is_some());
     if filter.is_none() && !has_file && error.verbosity == Verbosity::Quiet && error.format == LogFormat::Text
     {
-        let console = Console::new(error.program, error.format, None);
+        let console = StderrLog::new(error.program, error.format, None);
         let _ = tracing::subscriber::set_global_default(console);
     } else {
-        Log::install(error, file, filter, None, None);
+        LogLayer::install(error, file, filter, None, None);
     }
     warn_of(asked.as_ref().err());
 }
@@ -190,33 +190,33 @@ fn warn_of(error: Option<&Error>) {
 }
 
 /// The whole log: each event goes to the destinations that want it.
-struct Log {
-    console: (Targets, Console),
+struct LogLayer {
+    console: (Targets, StderrLog),
     file: Option<(Targets, LogFile)>,
     /// Whether a failure to write the file was reported; one report is enough.
     file_failed: AtomicBool,
-    memory: Option<(Targets, Memory)>,
+    memory: Option<(Targets, LogMemory)>,
 }
 
-impl Log {
+impl LogLayer {
     fn install(
         error: &StandardError,
         file: Option<&LogConfig>,
         asked: Option<&Targets>,
         bar: Option<ProgressBar>,
-        memory: Option<Memory>,
+        memory: Option<LogMemory>,
     ) {
-        let console = Console::new(error.program, error.format, bar);
+        let console = StderrLog::new(error.program, error.format, bar);
         let file = file.and_then(|options| {
             let path = options.file.clone()?;
             let file = LogFile::new(path, error.program, options.format);
             Some((extended(file_filter(options.level), asked), file))
         });
-        let log = Log {
+        let log = LogLayer {
             console: (extended(error.verbosity.filter(), asked), console),
             file,
             file_failed: AtomicBool::new(false),
-            memory: memory.map(|memory| (Memory::filter(), memory)),
+            memory: memory.map(|memory| (LogMemory::filter(), memory)),
         };
         let _ = tracing::subscriber::set_global_default(Registry::default().with(log));
     }
@@ -231,7 +231,7 @@ fn wants(filter: &Targets, metadata: &Metadata<'_>) -> bool {
     filter.would_enable(metadata.target(), metadata.level())
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         self.filters().any(|filter| wants(filter, metadata))
     }
@@ -268,7 +268,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
         if !is_shown && file.is_none() {
             return;
         }
-        let mut record = Record::new(*metadata.level(), metadata.target(), fields);
+        let mut record = LogRecord::new(*metadata.level(), metadata.target(), fields);
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             record.add_span(span.name(), span.extensions().get::<Fields>());
         }
@@ -279,7 +279,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
             && let Err(error) = file.write(&record)
             && !self.file_failed.swap(true, Ordering::Relaxed)
         {
-            console.show(&Record::of_warning(&error));
+            console.show(&LogRecord::of_warning(&error));
         }
     }
 }

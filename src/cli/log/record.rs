@@ -93,7 +93,7 @@ impl Visit for Fields {
 }
 
 /// An event, and the fields of the spans around it.
-pub(super) struct Record {
+pub(super) struct LogRecord {
     time: Timestamp,
     pub(super) level: Level,
     pub(super) target: String,
@@ -103,21 +103,21 @@ pub(super) struct Record {
     span_fields: Vec<(&'static str, Value)>,
 }
 
-impl Record {
-    pub(super) fn new(level: Level, target: &str, fields: Fields) -> Record {
+impl LogRecord {
+    pub(super) fn new(level: Level, target: &str, fields: Fields) -> LogRecord {
         let (spans, span_fields) = (Vec::new(), Vec::new());
-        Record { time: Timestamp::now(), level, target: target.to_owned(), fields, spans, span_fields }
+        LogRecord { time: Timestamp::now(), level, target: target.to_owned(), fields, spans, span_fields }
     }
 
     /// Returns the record of an error of the log itself.
-    pub(super) fn of_warning(error: &Error) -> Record {
+    pub(super) fn of_warning(error: &Error) -> LogRecord {
         let fields = Fields {
             message: error.to_string(),
             kind: Some(error.kind().as_str().to_owned()),
             hint: error.advice().map(str::to_owned),
             ..Fields::default()
         };
-        Record::new(Level::WARN, module_path!(), fields)
+        LogRecord::new(Level::WARN, module_path!(), fields)
     }
 
     /// Adds a span; spans come from the outermost to the innermost.
