@@ -35,38 +35,38 @@ impl Waiting {
 }
 
 /// A recovery as observed from outside of the server.
-pub struct Recovery {
+pub struct ObservedRecovery {
     pgdata: PathBuf,
-    seen: Seen,
+    seen: ServerState,
 }
 
 #[derive(PartialEq, Eq)]
-struct Seen {
+struct ServerState {
     directory: Option<(u64, u64)>,
     postmaster: Option<String>,
     /// `recovery.signal` and `standby.signal`: the server removes them when recovery is over.
     signals: (bool, bool),
 }
 
-impl Recovery {
+impl ObservedRecovery {
     /// Records the present state of a data directory.
-    pub fn of(pgdata: &Path) -> Recovery {
-        Recovery { pgdata: pgdata.to_owned(), seen: Seen::now(pgdata) }
+    pub fn of(pgdata: &Path) -> ObservedRecovery {
+        ObservedRecovery { pgdata: pgdata.to_owned(), seen: ServerState::now(pgdata) }
     }
 
     /// Fails when recovery is over: the server was stopped or promoted, or the directory was replaced.
     pub fn check(&self) -> Result<()> {
-        if Seen::now(&self.pgdata) == self.seen {
+        if ServerState::now(&self.pgdata) == self.seen {
             return Ok(());
         }
         Err(Error::new(Kind::Refused, "recovery is over"))
     }
 }
 
-impl Seen {
-    fn now(pgdata: &Path) -> Seen {
+impl ServerState {
+    fn now(pgdata: &Path) -> ServerState {
         let meta = std::fs::metadata(pgdata).ok();
-        Seen {
+        ServerState {
             directory: meta.map(|meta| (meta.dev(), meta.ino())),
             postmaster: postmaster(pgdata),
             signals: (pgdata.join("recovery.signal").exists(), pgdata.join("standby.signal").exists()),

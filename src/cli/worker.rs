@@ -4,7 +4,7 @@
 //! call that started it has ended, and takes any other status of an unknown child for the crash of a backend.
 
 use super::log::{self, StandardError, Verbosity};
-use super::server::Recovery;
+use super::server::ObservedRecovery;
 use super::setup;
 use crate::config::{ClusterConfig, Config, LogFormat};
 use crate::error::{Error, Kind, Result};
@@ -73,14 +73,14 @@ pub fn run(start: Start) -> Result<()> {
         lineage,
         repositories: &repositories,
         count: config.wal.fetch_ahead as usize,
-        still_wanted: still_wanted(Recovery::of(&start.pgdata), config.path.clone()),
+        still_wanted: still_wanted(ObservedRecovery::of(&start.pgdata), config.path.clone()),
         exit: || std::process::exit(0),
     };
     worker.run(delivered)
 }
 
 /// Fails when recovery is over or the configuration file was changed.
-fn still_wanted(recovery: Recovery, config: PathBuf) -> Arc<StillWanted> {
+fn still_wanted(recovery: ObservedRecovery, config: PathBuf) -> Arc<StillWanted> {
     let version = move || {
         let meta = std::fs::metadata(&config).ok()?;
         Some((meta.ino(), meta.modified().ok()?))

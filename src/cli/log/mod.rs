@@ -38,7 +38,7 @@ const VARIABLE: &str = "WALKEEP_LOG";
 /// Lines of each kind that a notice holds: what follows the first failures is mostly their consequence.
 const MAX_LINES: usize = 20;
 
-/// What standard error shows.
+/// Amount of detail on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Warnings and errors.
