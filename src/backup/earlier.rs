@@ -81,10 +81,7 @@ impl Earlier {
                 continue;
             }
             announced.update(|notice| notice.needs = vec![record.id.clone()])?;
-            // A prune announces what it removes and then looks for announcements like this one: one of both sees the
-            // other.
-            let is_removed = archive.announced()?.iter().any(|seen| seen.is_removing(&record.id));
-            if is_removed || archive.record(&record.id)?.is_none() {
+            if !archive.may_need(&record.id)? {
                 continue;
             }
             match self.add_parent(archive, record) {

@@ -51,8 +51,7 @@ impl Archive {
         let doing = || format!("pin backup {id} in repository {}", self.repository().name());
         let name = ObjectName::Pin(id.to_owned());
         let _ = self.put_small(&name, ObjectKind::Pin, pin, Mode::Replace).doing(doing)?;
-        let is_removed = self.announced()?.iter().any(|announced| announced.is_removing(id));
-        if !is_removed && self.record(id).doing(doing)?.is_some() {
+        if self.may_need(id).doing(doing)? {
             return Ok(());
         }
         self.remove(&[name]).doing(doing)?;

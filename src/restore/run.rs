@@ -101,9 +101,7 @@ fn announce(plan: &Plan, random: &str) -> Result<Option<Announcement>> {
             return Ok(None);
         }
     };
-    // A prune that began before looks for this announcement after it has said what it removes.
-    let goes = plan.archive.announced()?.iter().any(|seen| seen.is_removing(id));
-    if goes || plan.archive.record(id)?.is_none() {
+    if !plan.archive.may_need(id)? {
         return Err(Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
             .hint("choose another one: `walkeep list` names them"));
     }

@@ -36,6 +36,7 @@ mod report;
 mod restore;
 mod retention;
 mod s3;
+mod schedules;
 mod storage;
 mod support;
 mod sync;
