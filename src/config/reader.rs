@@ -5,7 +5,7 @@
 
 use super::document::Table;
 use super::schema::{Key, Shape};
-use super::shown::{Section, Setting, Shown};
+use super::shown::{Section, Setting, ShownAs};
 use crate::error::Result;
 use std::borrow::Cow;
 use toml::de::DeValue;
@@ -216,9 +216,4 @@ impl<'d> TableReader<'d> {
             self.keys.push(Key { name, shape });
         }
     }
-}
-
-/// A value of the configuration that can be shown, without its secrets.
-pub(super) trait ShownAs {
-    fn shown(&self) -> Shown;
 }

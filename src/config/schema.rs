@@ -11,7 +11,7 @@ pub(super) struct Key {
     pub(super) shape: Shape,
 }
 
-/// What may be under a key.
+/// The kind of value under a key.
 pub(super) enum Shape {
     /// A single value.
     Value,

@@ -1,7 +1,6 @@
 //! The configuration in force with the source of each value, as text and as JSON.
 
 use super::read::Connection;
-use super::reader::ShownAs;
 use super::value::duration_text;
 use super::{Checkpoint, LogFormat, LogLevel, MASK, RepositoryUrl, checksums_text, shown_connection};
 use crate::notify::{NoticeEvent, Webhook, WebhookFormat};
@@ -128,6 +127,11 @@ impl Serialize for ShownConfig<'_> {
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+/// A setting that can be shown, without its secrets.
+pub(super) trait ShownAs {
+    fn shown(&self) -> Shown;
 }
 
 macro_rules! shown_as {
