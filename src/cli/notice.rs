@@ -6,7 +6,7 @@ use super::log::Lines;
 use super::render::Report;
 use super::setup::Context;
 use crate::error::{Error, Kind, Result};
-use crate::notify::{Channel, Due, FailureMemory, Notice, NoticeEvent};
+use crate::notify::{Due, FailureMemory, Notice, NoticeChannel, NoticeEvent};
 use crate::observe::{Health, Light};
 use crate::progress;
 use jiff::{SignedDuration, Timestamp};
@@ -67,10 +67,10 @@ pub fn of_status(global: &args::GlobalArgs, all: &[Health]) -> Result<()> {
     Ok(())
 }
 
-fn channels(context: &Context) -> Vec<Channel> {
+fn channels(context: &Context) -> Vec<NoticeChannel> {
     let config = &context.config.notify;
-    let webhook = config.webhook.iter().cloned().map(Channel::Webhook);
-    webhook.chain(config.command.iter().cloned().map(Channel::Command)).collect()
+    let webhook = config.webhook.iter().cloned().map(NoticeChannel::Webhook);
+    webhook.chain(config.command.iter().cloned().map(NoticeChannel::Command)).collect()
 }
 
 /// Sends the notice that is due after a verb has ended. No failure of it changes the exit status.
@@ -133,8 +133,8 @@ fn notice(
 }
 
 /// Sends a notice over one channel; returns whether it was accepted. A failure is a warning.
-fn send(context: &Context, channel: &Channel, notice: &Notice) -> bool {
-    if let Channel::Webhook(webhook) = channel
+fn send(context: &Context, channel: &NoticeChannel, notice: &Notice) -> bool {
+    if let NoticeChannel::Webhook(webhook) = channel
         && webhook.is_open()
     {
         let message =

@@ -4,8 +4,8 @@
 //! required values are then those of the examples. Reading runs on the file, whose keys have been checked.
 
 use super::document::Table;
-use super::schema::{Key, Shape};
-use super::shown::{Section, Setting, ShownAs};
+use super::schema::{KnownKey, Shape};
+use super::shown::{Section, ShownAs, ShownSetting};
 use crate::error::Result;
 use std::borrow::Cow;
 use toml::de::DeValue;
@@ -13,14 +13,14 @@ use toml::de::DeValue;
 pub(super) struct TableReader<'d> {
     table: Table<'d>,
     is_declaration: bool,
-    keys: Vec<Key>,
-    settings: Vec<Setting>,
+    keys: Vec<KnownKey>,
+    settings: Vec<ShownSetting>,
     /// Sections of the tables below this one.
     below: Vec<Section>,
 }
 
 /// Collects the keys that `read` declares.
-pub(super) fn keys<T>(read: impl FnOnce(&mut TableReader<'_>) -> Result<T>) -> Result<Vec<Key>> {
+pub(super) fn keys<T>(read: impl FnOnce(&mut TableReader<'_>) -> Result<T>) -> Result<Vec<KnownKey>> {
     let mut reader = TableReader::new(Table::empty(), true);
     read(&mut reader)?;
     Ok(reader.keys)
@@ -174,7 +174,7 @@ impl<'d> TableReader<'d> {
         &mut self,
         tables: Vec<Table<'_>>,
         mut read: impl FnMut(&mut TableReader<'_>, &[T]) -> Result<T>,
-    ) -> Result<(Vec<T>, Vec<Key>)> {
+    ) -> Result<(Vec<T>, Vec<KnownKey>)> {
         let (mut values, mut all_keys) = (Vec::new(), Vec::new());
         for table in tables {
             let (value, keys) = self.read_below(table, |reader| read(reader, &values))?;
@@ -188,7 +188,7 @@ impl<'d> TableReader<'d> {
         &mut self,
         table: Table<'_>,
         read: impl FnOnce(&mut TableReader<'_>) -> Result<T>,
-    ) -> Result<(T, Vec<Key>)> {
+    ) -> Result<(T, Vec<KnownKey>)> {
         let mut reader = TableReader::new(table, self.is_declaration);
         let value = read(&mut reader)?;
         let TableReader { table, keys, settings, below, .. } = reader;
@@ -207,13 +207,13 @@ impl<'d> TableReader<'d> {
         self.declare(key, shape);
         if !self.is_declaration {
             let line = self.table.get(key).and_then(|(_, line)| line);
-            self.settings.push(Setting { key, value: value.map(ShownAs::shown), line });
+            self.settings.push(ShownSetting { key, value: value.map(ShownAs::shown), line });
         }
     }
 
     fn declare(&mut self, name: &'static str, shape: Shape) {
         if self.is_declaration {
-            self.keys.push(Key { name, shape });
+            self.keys.push(KnownKey { name, shape });
         }
     }
 }

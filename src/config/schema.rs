@@ -6,7 +6,7 @@ use crate::error::Result;
 use toml::de::DeValue;
 
 /// A known key, and what may be under it.
-pub(super) struct Key {
+pub(super) struct KnownKey {
     pub(super) name: &'static str,
     pub(super) shape: Shape,
 }
@@ -17,17 +17,17 @@ pub(super) enum Shape {
     Value,
     /// A list of single values.
     Values,
-    Table(Vec<Key>),
+    Table(Vec<KnownKey>),
     /// A table of tables, each under a name that the user chooses.
-    Named(Vec<Key>),
+    Named(Vec<KnownKey>),
     /// A list of tables.
-    List(Vec<Key>),
+    List(Vec<KnownKey>),
 }
 
 /// Refuses the first key, in the order of the file, that is unknown or of the wrong shape.
-pub(super) fn check(table: &Table<'_>, keys: &[Key], root: &[Key]) -> Result<()> {
+pub(super) fn check(table: &Table<'_>, keys: &[KnownKey], root: &[KnownKey]) -> Result<()> {
     for (name, value) in table.entries() {
-        let Some(Key { shape, .. }) = keys.iter().find(|key| key.name == name) else {
+        let Some(KnownKey { shape, .. }) = keys.iter().find(|key| key.name == name) else {
             return Err(table.error(name, "unknown key").hint(nearest(name, keys, root)));
         };
         if !shape.fits(value) {
@@ -44,7 +44,7 @@ pub(super) fn check(table: &Table<'_>, keys: &[Key], root: &[Key]) -> Result<()>
 }
 
 impl Shape {
-    fn keys(&self) -> &[Key] {
+    fn keys(&self) -> &[KnownKey] {
         match self {
             Shape::Value | Shape::Values => &[],
             Shape::Table(keys) | Shape::Named(keys) | Shape::List(keys) => keys,
@@ -96,8 +96,8 @@ impl Shape {
 }
 
 /// The hint for an unknown key: the place where such a key is known, and the nearest key of this table.
-fn nearest(name: &str, keys: &[Key], root: &[Key]) -> String {
-    let likeness = |key: &&Key| strsim::jaro_winkler(key.name, name);
+fn nearest(name: &str, keys: &[KnownKey], root: &[KnownKey]) -> String {
+    let likeness = |key: &&KnownKey| strsim::jaro_winkler(key.name, name);
     let nearest = keys.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     let nearest = nearest.map_or_else(String::new, |key| format!("the nearest key here is `{}`", key.name));
     let place = if root.iter().any(|key| key.name == name) {
@@ -109,7 +109,7 @@ fn nearest(name: &str, keys: &[Key], root: &[Key]) -> String {
 }
 
 /// Header of the first table below `keys` that has a key called `name`.
-fn header_of(name: &str, path: &str, keys: &[Key]) -> Option<String> {
+fn header_of(name: &str, path: &str, keys: &[KnownKey]) -> Option<String> {
     keys.iter().find_map(|key| {
         let path = join(path, key.name);
         let below = key.shape.keys();

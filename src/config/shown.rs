@@ -17,15 +17,15 @@ pub(super) struct Section {
     pub path: String,
     pub header: String,
     pub line: Option<usize>,
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ShownSetting>,
 }
 
 /// A key with its value and source.
 #[derive(Debug, Clone)]
-pub(super) struct Setting {
+pub(super) struct ShownSetting {
     pub key: &'static str,
     /// `None`: not set and without a default.
-    pub value: Option<Shown>,
+    pub value: Option<ShownValue>,
     /// Line of the key. `None`: the value is the default.
     pub line: Option<usize>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Setting {
 /// A value in a form that can be shown.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-pub(super) enum Shown {
+pub(super) enum ShownValue {
     Text(String),
     Integer(i64),
     Count(u64),
@@ -84,17 +84,17 @@ impl fmt::Display for ShownConfig<'_> {
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ShownValue {
     /// Writes the value as TOML.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // JSON and TOML escape text alike, except for the delete character, which readers refuse.
-            Shown::Text(text) => write!(f, "{}", serde_json::Value::from(text.as_str())),
-            Shown::Integer(number) => write!(f, "{number}"),
-            Shown::Count(number) => write!(f, "{number}"),
-            Shown::Flag(flag) => write!(f, "{flag}"),
-            Shown::List(texts) => write!(f, "{}", serde_json::Value::from(texts.as_slice())),
-            Shown::Duration(duration) => write!(f, "\"{}\"", duration_text(*duration)),
+            ShownValue::Text(text) => write!(f, "{}", serde_json::Value::from(text.as_str())),
+            ShownValue::Integer(number) => write!(f, "{number}"),
+            ShownValue::Count(number) => write!(f, "{number}"),
+            ShownValue::Flag(flag) => write!(f, "{flag}"),
+            ShownValue::List(texts) => write!(f, "{}", serde_json::Value::from(texts.as_slice())),
+            ShownValue::Duration(duration) => write!(f, "\"{}\"", duration_text(*duration)),
         }
     }
 }
@@ -109,7 +109,7 @@ impl Serialize for ShownConfig<'_> {
         #[derive(Serialize)]
         struct JsonSetting<'a> {
             key: String,
-            value: Option<&'a Shown>,
+            value: Option<&'a ShownValue>,
             source: String,
         }
         let sections = self.sections.iter();
@@ -131,13 +131,13 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 
 /// A setting that can be shown, without its secrets.
 pub(super) trait ShownAs {
-    fn shown(&self) -> Shown;
+    fn shown(&self) -> ShownValue;
 }
 
 macro_rules! shown_as {
     ($($type:ty: |$value:ident| $shown:expr;)*) => {
         $(impl ShownAs for $type {
-            fn shown(&self) -> Shown {
+            fn shown(&self) -> ShownValue {
                 let $value = self;
                 $shown
             }
@@ -146,23 +146,23 @@ macro_rules! shown_as {
 }
 
 shown_as! {
-    String: |text| Shown::Text(text.clone());
-    PathBuf: |path| Shown::Text(path.to_string_lossy().into_owned());
-    RepositoryUrl: |url| Shown::Text(url.to_string());
-    Connection: |connection| Shown::Text(shown_connection(&connection.0));
-    Checkpoint: |checkpoint| Shown::Text(checkpoint.as_str().into());
-    Checksums: |checksums| Shown::Text(checksums_text(*checksums).into());
-    Webhook: |webhook| Shown::Text(webhook.shown(MASK));
-    WebhookFormat: |format| Shown::Text(format.as_str().into());
-    LogLevel: |level| Shown::Text(level.as_str().into());
-    LogFormat: |format| Shown::Text(format.as_str().into());
-    bool: |flag| Shown::Flag(*flag);
-    u32: |number| Shown::Integer(i64::from(*number));
-    i32: |number| Shown::Integer(i64::from(*number));
-    u64: |number| Shown::Count(*number);
-    NonZeroUsize: |number| Shown::Count(number.get() as u64);
-    NonZeroU64: |bytes| Shown::Text(format!("{bytes}B"));
-    Duration: |duration| Shown::Duration(*duration);
-    Vec<String>: |words| Shown::List(words.clone());
-    Vec<NoticeEvent>: |events| Shown::List(events.iter().map(|event| event.as_str().to_owned()).collect());
+    String: |text| ShownValue::Text(text.clone());
+    PathBuf: |path| ShownValue::Text(path.to_string_lossy().into_owned());
+    RepositoryUrl: |url| ShownValue::Text(url.to_string());
+    Connection: |connection| ShownValue::Text(shown_connection(&connection.0));
+    Checkpoint: |checkpoint| ShownValue::Text(checkpoint.as_str().into());
+    Checksums: |checksums| ShownValue::Text(checksums_text(*checksums).into());
+    Webhook: |webhook| ShownValue::Text(webhook.shown(MASK));
+    WebhookFormat: |format| ShownValue::Text(format.as_str().into());
+    LogLevel: |level| ShownValue::Text(level.as_str().into());
+    LogFormat: |format| ShownValue::Text(format.as_str().into());
+    bool: |flag| ShownValue::Flag(*flag);
+    u32: |number| ShownValue::Integer(i64::from(*number));
+    i32: |number| ShownValue::Integer(i64::from(*number));
+    u64: |number| ShownValue::Count(*number);
+    NonZeroUsize: |number| ShownValue::Count(number.get() as u64);
+    NonZeroU64: |bytes| ShownValue::Text(format!("{bytes}B"));
+    Duration: |duration| ShownValue::Duration(*duration);
+    Vec<String>: |words| ShownValue::List(words.clone());
+    Vec<NoticeEvent>: |events| ShownValue::List(events.iter().map(|event| event.as_str().to_owned()).collect());
 }

@@ -1,6 +1,6 @@
 //! Notices to an administrator: a verb failed, it works again, a drill has ended.
 //!
-//! A [`Notice`] consists of facts and is sent over one or more [`Channel`]s, each within a time limit. Whether it
+//! A [`Notice`] consists of facts and is sent over one or more [`NoticeChannel`]s, each within a time limit. Whether it
 //! arrived concerns only the sender. [`FailureMemory`] records what was reported, so that a lasting failure is not
 //! reported every time and its end exactly once. The address of a webhook is a secret: no error and no `{:?}` shows it.
 
@@ -18,19 +18,19 @@ use std::time::Duration;
 
 /// A means of delivering notices.
 #[derive(Debug, Clone)]
-pub enum Channel {
+pub enum NoticeChannel {
     Webhook(Webhook),
     /// A program and its arguments; not empty.
     Command(Vec<String>),
 }
 
-impl Channel {
+impl NoticeChannel {
     /// Name in messages.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Channel::Webhook(webhook) => format!("the webhook of {}", webhook.host()),
-            Channel::Command(words) => words
+            NoticeChannel::Webhook(webhook) => format!("the webhook of {}", webhook.host()),
+            NoticeChannel::Command(words) => words
                 .first()
                 .map_or_else(|| "an empty command".to_owned(), |program| format!("the command {program}")),
         }
@@ -43,8 +43,8 @@ impl Channel {
     /// Any kind, when it is not certain that the notice was accepted.
     pub fn send(&self, notice: &Notice, limit: Duration) -> Result<()> {
         match self {
-            Channel::Webhook(webhook) => webhook.post(notice, limit),
-            Channel::Command(words) => command::run(words, notice, limit),
+            NoticeChannel::Webhook(webhook) => webhook.post(notice, limit),
+            NoticeChannel::Command(words) => command::run(words, notice, limit),
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Figure<'a> {
     pub caption: String,
     /// Height of the plot.
     pub height: f64,
-    pub legend: &'a [(Mark, &'static str)],
+    pub legend: &'a [(ChartMark, &'static str)],
 }
 
 impl Figure<'_> {
@@ -64,7 +64,7 @@ impl Figure<'_> {
 
 /// A mark of a chart. Marks that mean different things in one chart differ in shape or pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum ChartMark {
     Full,
     Incremental,
     Damaged,
@@ -80,33 +80,37 @@ pub enum Mark {
     Third,
 }
 
-impl Mark {
+impl ChartMark {
     /// Draws the mark around the origin.
     fn shape(self, html: &mut Html) {
         let class = self.class();
         let path = match self {
-            Mark::Full => "M-5 -5H5V5H-5Z",
-            Mark::Incremental => "M-4.5 0A4.5 4.5 0 1 1 4.5 0A4.5 4.5 0 1 1 -4.5 0Z",
-            Mark::Damaged | Mark::Refuted => "M-5 -5L5 5M5 -5L-5 5",
-            Mark::Pinned => "M-4 -4H4L0 3Z",
-            Mark::Proved => "M-5 0L-1.5 4.5L5.5 -5",
-            Mark::Unknown => "M-3 -3A3 3 0 1 1 0 0.5V2M0 4.5V6",
-            Mark::Covered | Mark::Missing | Mark::First | Mark::Second | Mark::Third => "M-7 -5H7V5H-7Z",
+            ChartMark::Full => "M-5 -5H5V5H-5Z",
+            ChartMark::Incremental => "M-4.5 0A4.5 4.5 0 1 1 4.5 0A4.5 4.5 0 1 1 -4.5 0Z",
+            ChartMark::Damaged | ChartMark::Refuted => "M-5 -5L5 5M5 -5L-5 5",
+            ChartMark::Pinned => "M-4 -4H4L0 3Z",
+            ChartMark::Proved => "M-5 0L-1.5 4.5L5.5 -5",
+            ChartMark::Unknown => "M-3 -3A3 3 0 1 1 0 0.5V2M0 4.5V6",
+            ChartMark::Covered
+            | ChartMark::Missing
+            | ChartMark::First
+            | ChartMark::Second
+            | ChartMark::Third => "M-7 -5H7V5H-7Z",
         };
         html.empty("path", &[("class", &class), ("d", &path)]);
     }
 
     pub fn class(self) -> &'static str {
         match self {
-            Mark::Full | Mark::Incremental => "mark",
-            Mark::Pinned => "pin",
-            Mark::Damaged | Mark::Refuted => "cross",
-            Mark::Proved => "tick",
-            Mark::Unknown => "query",
-            Mark::Covered | Mark::First => "first",
-            Mark::Missing => "missing",
-            Mark::Second => "second",
-            Mark::Third => "third",
+            ChartMark::Full | ChartMark::Incremental => "mark",
+            ChartMark::Pinned => "pin",
+            ChartMark::Damaged | ChartMark::Refuted => "cross",
+            ChartMark::Proved => "tick",
+            ChartMark::Unknown => "query",
+            ChartMark::Covered | ChartMark::First => "first",
+            ChartMark::Missing => "missing",
+            ChartMark::Second => "second",
+            ChartMark::Third => "third",
         }
     }
 
@@ -153,8 +157,8 @@ pub fn row(html: &mut Html, y: f64, name: &str) {
 }
 
 /// Draws a horizontal bar in a row. One that is too short to be seen is drawn longer.
-pub fn bar_in_row(html: &mut Html, mark: Mark, (begin, end): (f64, f64), y: f64, label: &str) {
-    let least = if mark == Mark::Missing { 4.0 } else { 2.0 };
+pub fn bar_in_row(html: &mut Html, mark: ChartMark, (begin, end): (f64, f64), y: f64, label: &str) {
+    let least = if mark == ChartMark::Missing { 4.0 } else { 2.0 };
     let width = tenth((end - begin).max(least));
     let begin = begin.min(RIGHT - width);
     let place: [Attribute<'_>; 5] =
@@ -281,7 +285,7 @@ impl Measure {
 /// A bar made of parts on top of each other.
 pub struct Bar {
     pub time: Timestamp,
-    pub parts: Vec<(Mark, f64)>,
+    pub parts: Vec<(ChartMark, f64)>,
     pub label: String,
 }
 

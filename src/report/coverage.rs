@@ -1,6 +1,6 @@
 //! Chart and table of the archived WAL: every timeline, and its gaps.
 
-use super::chart::{self, Figure, Mark, Scale};
+use super::chart::{self, ChartMark, Figure, Scale};
 use super::html::Html;
 use super::{Holdings, count, tables};
 use crate::observe::size_text;
@@ -17,7 +17,8 @@ const MAX_TICKS: u64 = 4;
 /// Rows of the table.
 const MAX_ROWS: usize = 40;
 
-const LEGEND: &[(Mark, &str)] = &[(Mark::Covered, "archived"), (Mark::Missing, "missing: a gap")];
+const LEGEND: &[(ChartMark, &str)] =
+    &[(ChartMark::Covered, "archived"), (ChartMark::Missing, "missing: a gap")];
 
 /// Consecutive segments that are all archived or all missing.
 struct Stretch {
@@ -71,8 +72,8 @@ pub fn draw(html: &mut Html, id: &str, holdings: &Holdings) {
                 })
             };
             // Gaps are drawn on top: they are short and must be visible.
-            draw_row(html, &scale, size, Mark::Covered, of(true), y);
-            draw_row(html, &scale, size, Mark::Missing, of(false), y);
+            draw_row(html, &scale, size, ChartMark::Covered, of(true), y);
+            draw_row(html, &scale, size, ChartMark::Missing, of(false), y);
         }
     });
     table(html, &all, size);
@@ -83,7 +84,7 @@ fn draw_row<'s>(
     html: &mut Html,
     scale: &Scale,
     size: SegmentSize,
-    mark: Mark,
+    mark: ChartMark,
     stretches: impl Iterator<Item = &'s Stretch>,
     y: f64,
 ) {
@@ -100,7 +101,7 @@ fn draw_row<'s>(
         }
     }
     for (place, number, stretch) in drawn {
-        let state = if mark == Mark::Missing { "missing" } else { "archived" };
+        let state = if mark == ChartMark::Missing { "missing" } else { "archived" };
         let label = match number {
             1 => format!("{state}: {} to {}", stretch.first, stretch.last),
             _ => format!("{state}: {number} stretches from {} on", stretch.first),

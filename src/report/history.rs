@@ -1,6 +1,6 @@
 //! Chart of backups, restorable moments and drills over time.
 
-use super::chart::{self, Figure, Mark, Times};
+use super::chart::{self, ChartMark, Figure, Times};
 use super::html::Html;
 use super::{Holdings, Known, count};
 use crate::observe::span;
@@ -14,15 +14,15 @@ const MIN_DISTANCE: f64 = 16.0;
 /// Timelines with a row, the newest ones.
 const MAX_TIMELINES: usize = 8;
 
-const LEGEND: &[(Mark, &str)] = &[
-    (Mark::Full, "full backup"),
-    (Mark::Incremental, "incremental backup"),
-    (Mark::Damaged, "damaged backup"),
-    (Mark::Pinned, "pinned"),
-    (Mark::Covered, "any moment can be restored"),
-    (Mark::Proved, "drill: proved"),
-    (Mark::Refuted, "drill: refuted"),
-    (Mark::Unknown, "drill: could not tell"),
+const LEGEND: &[(ChartMark, &str)] = &[
+    (ChartMark::Full, "full backup"),
+    (ChartMark::Incremental, "incremental backup"),
+    (ChartMark::Damaged, "damaged backup"),
+    (ChartMark::Pinned, "pinned"),
+    (ChartMark::Covered, "any moment can be restored"),
+    (ChartMark::Proved, "drill: proved"),
+    (ChartMark::Refuted, "drill: refuted"),
+    (ChartMark::Unknown, "drill: could not tell"),
 ];
 
 pub fn draw(html: &mut Html, id: &str, holdings: &Holdings, backups: &[Known<'_>], now: Timestamp) {
@@ -57,7 +57,7 @@ pub fn draw(html: &mut Html, id: &str, holdings: &Holdings, backups: &[Known<'_>
             for window in holdings.windows.iter().filter(|window| window.timeline.0 == timeline) {
                 let label = format!("restorable from {} to {}", minute(window.from), minute(window.to));
                 let place = (times.at(window.from), times.at(window.to));
-                chart::bar_in_row(html, Mark::Covered, place, y, &label);
+                chart::bar_in_row(html, ChartMark::Covered, place, y, &label);
             }
         }
         if !drills.is_empty() {
@@ -132,28 +132,28 @@ fn draw_backups(html: &mut Html, times: &Times, group: &[Known<'_>], y: f64) {
     let (begin, end) = (first.record.stop_time, last.record.stop_time);
     let label = format!("{}; from {} to {}", summary(group), minute(begin), minute(end));
     let mark = group.iter().map(mark).max_by_key(|mark| match mark {
-        Mark::Damaged => 2,
-        Mark::Full => 1,
+        ChartMark::Damaged => 2,
+        ChartMark::Full => 1,
         _ => 0,
     });
     let x = (times.at(begin) + times.at(end)) / 2.0;
     let is_pinned = group.iter().any(|backup| backup.pin.is_some());
-    draw_backup(html, mark.unwrap_or(Mark::Incremental), is_pinned, (x, y), &label);
+    draw_backup(html, mark.unwrap_or(ChartMark::Incremental), is_pinned, (x, y), &label);
     number(html, x, y, group.len());
 }
 
-fn draw_backup(html: &mut Html, mark: Mark, is_pinned: bool, (x, y): (f64, f64), label: &str) {
+fn draw_backup(html: &mut Html, mark: ChartMark, is_pinned: bool, (x, y): (f64, f64), label: &str) {
     mark.draw(html, x, y, label);
     if is_pinned {
-        Mark::Pinned.draw(html, x, y - 12.0, label);
+        ChartMark::Pinned.draw(html, x, y - 12.0, label);
     }
 }
 
-fn mark(backup: &Known<'_>) -> Mark {
+fn mark(backup: &Known<'_>) -> ChartMark {
     match (backup.is_good(), backup.is_full()) {
-        (false, _) => Mark::Damaged,
-        (true, true) => Mark::Full,
-        (true, false) => Mark::Incremental,
+        (false, _) => ChartMark::Damaged,
+        (true, true) => ChartMark::Full,
+        (true, false) => ChartMark::Incremental,
     }
 }
 
@@ -162,13 +162,13 @@ fn draw_drills(html: &mut Html, times: &Times, group: &[&Drill], y: f64) {
         return;
     };
     let mark = |drill: &Drill| match drill.outcome {
-        Outcome::Proved => Mark::Proved,
-        Outcome::Refuted => Mark::Refuted,
-        Outcome::Unknown => Mark::Unknown,
+        Outcome::Proved => ChartMark::Proved,
+        Outcome::Refuted => ChartMark::Refuted,
+        Outcome::Unknown => ChartMark::Unknown,
     };
     let mark = group.iter().map(|drill| mark(drill)).max_by_key(|mark| match mark {
-        Mark::Refuted => 2,
-        Mark::Unknown => 1,
+        ChartMark::Refuted => 2,
+        ChartMark::Unknown => 1,
         _ => 0,
     });
     let took = last.restore_seconds.map_or_else(String::new, |took| format!(", restored in {}", span(took)));
@@ -179,7 +179,7 @@ fn draw_drills(html: &mut Html, times: &Times, group: &[&Drill], y: f64) {
         last.outcome.as_str()
     );
     let x = times.at(last.ended);
-    mark.unwrap_or(Mark::Unknown).draw(html, x, y, &label);
+    mark.unwrap_or(ChartMark::Unknown).draw(html, x, y, &label);
     number(html, x, y, group.len());
 }
 

@@ -1,6 +1,6 @@
 //! Charts of the sizes of backups and the durations of drills.
 
-use super::chart::{Bar, Figure, Mark, Measure, bars};
+use super::chart::{Bar, ChartMark, Figure, Measure, bars};
 use super::html::Html;
 use super::{Holdings, Known, count};
 use crate::observe::span;
@@ -56,16 +56,16 @@ fn bar(group: &[Known<'_>], of: SizeOf) -> Option<Bar> {
         1 => format!("{}: {text}", first.id),
         number => format!("{number} backups from {} to {}: {text} each", first.id, last.id),
     };
-    Some(Bar { time: last.stop_time, parts: vec![(Mark::First, mean)], label })
+    Some(Bar { time: last.stop_time, parts: vec![(ChartMark::First, mean)], label })
 }
 
 /// A phase of a drill: its mark, its name and its duration in seconds.
-type Phase = (Mark, &'static str, fn(&Drill) -> Option<f64>);
+type Phase = (ChartMark, &'static str, fn(&Drill) -> Option<f64>);
 
 const PHASES: [Phase; 3] = [
-    (Mark::First, "restore", |drill| drill.restore_seconds),
-    (Mark::Second, "recovery", |drill| drill.recovery_seconds),
-    (Mark::Third, "checks", |drill| drill.check_seconds),
+    (ChartMark::First, "restore", |drill| drill.restore_seconds),
+    (ChartMark::Second, "recovery", |drill| drill.recovery_seconds),
+    (ChartMark::Third, "checks", |drill| drill.check_seconds),
 ];
 
 /// Draws the durations of drills.
