@@ -34,7 +34,7 @@ impl PageCheck<'_> {
     /// Verifies the whole pages in `content`, which lies at `offset` of the file.
     pub fn verify(&self, content: &[u8], offset: u64, bad: &BadPages) -> Result<()> {
         let mut in_file = page_at(offset)?;
-        for page in content.chunks_exact(PAGE_SIZE) {
+        for page in content.as_chunks().0 {
             let is_good = verify(page, self.first.wrapping_add(in_file)) == Verdict::Good;
             if !is_good && let Some(lsn) = self.stays_bad(page, in_file)? {
                 bad.add(&self.file.path, in_file, lsn);
@@ -45,7 +45,7 @@ impl PageCheck<'_> {
     }
 
     /// Reads a bad page again. Returns the LSN that the page claims, if it stays as it is and bad.
-    fn stays_bad(&self, page: &[u8], in_file: u32) -> Result<Option<Lsn>> {
+    fn stays_bad(&self, page: &[u8; PAGE_SIZE], in_file: u32) -> Result<Option<Lsn>> {
         let source = &self.file.source;
         let doing = || format!("read page {in_file} of {} again", source.display());
         let mut claimed = None;
@@ -55,10 +55,10 @@ impl PageCheck<'_> {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(Error::from_io(doing(), e)),
             };
-            let mut again = vec![0; PAGE_SIZE];
+            let mut again = [0; PAGE_SIZE];
             let offset = u64::from(in_file) * PAGE_SIZE as u64;
             let got = direct::read_full(&file, &mut again, offset).doing(doing)?;
-            if got < PAGE_SIZE || again != page {
+            if got < PAGE_SIZE || again != *page {
                 return Ok(None);
             }
             match verify(&again, self.first.wrapping_add(in_file)) {
@@ -132,7 +132,7 @@ impl UnloggedChanges {
                 continue;
             }
             // A block shorter than a page has no LSN.
-            let newest = bytes.chunks_exact(PAGE_SIZE).map(claimed_lsn).max().unwrap_or(Lsn(0));
+            let newest = bytes.as_chunks().0.iter().map(claimed_lsn).max().unwrap_or(Lsn(0));
             // A change behind the start explains the difference, and must not hide a page that nothing explains.
             if newest < self.start {
                 self.pages.add(&known.path, page_at(offset(number))?, newest);

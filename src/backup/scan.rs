@@ -1,7 +1,7 @@
 //! Finds the files that belong to a backup, by the rules of PostgreSQL's `basebackup.c`. Does not read them.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::relation::{Fork, Place, RelationFile, is_temporary_relation};
+use crate::pg::relation::{Fork, RelationDirectory, RelationFile, is_temporary_relation};
 use crate::progress;
 use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
 use parking_lot::Mutex;
@@ -48,7 +48,7 @@ pub(super) struct FoundFile {
     /// Number of its first page in its relation; `None` for a file whose pages have no checksums.
     pub first_page: Option<u32>,
     /// Directory and file number by which WAL names the relation; `None` unless it is a main fork.
-    pub node: Option<(Place, u32)>,
+    pub node: Option<(RelationDirectory, u32)>,
 }
 
 impl FoundFile {
@@ -194,7 +194,7 @@ impl<'a> DataScan<'a> {
 
     /// Passes on a file, unless it is temporary, or of an unlogged relation.
     fn file(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, found: FoundFile, name: &str) -> Result<()> {
-        let place = Place::parse(listed.path);
+        let place = RelationDirectory::parse(listed.path);
         let relation = RelationFile::parse(name).filter(|_| place.is_some());
         let is_unlogged = relation.is_some_and(|relation| {
             relation.fork != Fork::Init && listed.unlogged.contains(OsStr::new(relation.node))
@@ -299,7 +299,7 @@ fn child(directory: &[u8], name: &[u8]) -> Vec<u8> {
 /// File numbers in this directory that have an initialization fork, from which recovery rebuilds the other forks of an
 /// unlogged relation.
 fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsStr> {
-    if Place::parse(path).is_none() {
+    if RelationDirectory::parse(path).is_none() {
         return HashSet::new();
     }
     let init = names.iter().filter_map(|name| RelationFile::parse(name.to_str()?));

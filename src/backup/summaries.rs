@@ -20,7 +20,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
-use crate::pg::relation::Place;
+use crate::pg::relation::RelationDirectory;
 use crate::pg::segment::TimelineId;
 use crate::repo::record::Record;
 use std::collections::{HashMap, HashSet};
@@ -46,9 +46,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Pages that may have changed, by relation.
 pub(super) struct Summaries {
-    relations: HashMap<(Place, u32), Arc<ChangedPages>>,
+    relations: HashMap<(RelationDirectory, u32), Arc<ChangedPages>>,
     /// Databases that were created or dropped.
-    databases: HashSet<Place>,
+    databases: HashSet<RelationDirectory>,
     unchanged: Arc<ChangedPages>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct ChangedPages {
 
 impl Summaries {
     /// Pages that may have changed in a relation; `None` when they are not known.
-    pub fn of(&self, place: Place, node: u32) -> Option<Arc<ChangedPages>> {
+    pub fn of(&self, place: RelationDirectory, node: u32) -> Option<Arc<ChangedPages>> {
         if self.databases.contains(&place) {
             return None;
         }
@@ -198,10 +198,10 @@ impl Server {
             .session
             .query(&sql, &[&timeline, &starts, &ends], Some(READ_TIMEOUT))
             .doing("cannot be read")?;
-        let mut relations: HashMap<(Place, u32), ChangedPages> = HashMap::new();
+        let mut relations: HashMap<(RelationDirectory, u32), ChangedPages> = HashMap::new();
         let mut databases = HashSet::new();
         for row in &rows {
-            let place = Place { tablespace: column(row, 0)?, database: column(row, 1)? };
+            let place = RelationDirectory { tablespace: column(row, 0)?, database: column(row, 1)? };
             let node: u32 = column(row, 2)?;
             let limit = column::<Option<i64>>(row, 3)?;
             let spans = column::<Option<&[u8]>>(row, 4)?;

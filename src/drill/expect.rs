@@ -3,7 +3,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
-use crate::pg::record::{Found, Meaning, Scan};
+use crate::pg::record::{FoundRecord, Meaning, RecordScan};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::StoredWal;
 use crate::restore::{Plan, Target};
@@ -51,7 +51,7 @@ struct Scanned {
 pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
     let mut scanned = Scanned::default();
-    let mut scan = Scan::default();
+    let mut scan = RecordScan::default();
     let first = plan.first_segment().number(record.segment_size);
     let last = plan.reach.last.number(record.segment_size);
     for number in first..=last {
@@ -110,7 +110,7 @@ fn open(plan: &Plan, number: u64) -> Result<(WalName, StoredWal)> {
 }
 
 impl Scanned {
-    fn note(&mut self, target: &Target, found: Found) {
+    fn note(&mut self, target: &Target, found: FoundRecord) {
         if self.stop.is_some() {
             return;
         }

@@ -1,128 +1,168 @@
 //! `global/pg_control`. Source: PostgreSQL's `catalog/pg_control.h`.
 
+use super::bytes::{u32_at, u64_at};
 use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;
 
-/// Bytes of the file; the structure takes less than one sector of it, the rest is zero.
+/// Size of the file in bytes; the structure takes less than one sector of it, the rest is zero.
 pub const FILE_SIZE: usize = 8192;
 
-/// Where the structure can end: its CRC is its last field, and its length differs between majors.
+/// Range of possible ends of the structure: its CRC is its last field, and its length differs between major versions.
 const CRC_OFFSETS: std::ops::Range<usize> = 200..512;
 
-/// Where `checkPoint` lies, in every supported major.
-const CHECKPOINT: usize = 32;
-
-/// Where `state`, `minRecoveryPoint` and `MaxConnections` with the four behind it lie, in every supported major.
+/// Offsets of fields, which are the same in every supported major version.
+const SYSTEM_IDENTIFIER: usize = 0;
+const VERSION: usize = 8;
+const CATALOG_VERSION: usize = 12;
 const STATE: usize = 16;
+/// `checkPoint`, with `checkPointCopy` behind it, which begins with `redo` and `ThisTimeLineID`.
+const CHECKPOINT: usize = 32;
+const REDO: usize = CHECKPOINT + 8;
+const TIMELINE: usize = CHECKPOINT + 16;
 const MIN_RECOVERY_POINT: usize = 136;
-const LEAST_SETTINGS: usize = 180;
+/// `MaxConnections`, the first of five settings of four bytes.
+const MIN_SETTINGS: usize = 180;
 
-/// `DB_SHUTDOWNED_IN_RECOVERY` and `DB_IN_PRODUCTION`.
+/// Names of the settings at [`MIN_SETTINGS`], in their order.
+const SETTING_NAMES: [&str; 5] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];
+
+/// `DB_SHUTDOWNED_IN_RECOVERY` and `DB_IN_PRODUCTION` of `DBState`.
 const SHUT_DOWN_IN_RECOVERY: u32 = 2;
 const IN_PRODUCTION: u32 = 6;
 
-/// A checkpoint location that no server can find a record at: a restored cluster whose backup label is
-/// taken away then refuses to start, instead of starting with corrupt data.
+/// Checkpoint location at which no server finds a record: a restored cluster whose backup label was removed then refuses
+/// to start, instead of starting with corrupt data.
 const NO_CHECKPOINT: u64 = 0xDEAD;
 
-/// Times that a file which the server may be writing is read again before its CRC is believed.
-const ATTEMPTS: u32 = 20;
+/// Maximum number of reads of a file that the server may be writing, until its CRC is believed, and the pause between.
+const MAX_READS: u32 = 20;
+const READ_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// A copy of `pg_control` whose CRC was right.
+/// Copy of `pg_control` with a correct CRC.
 #[derive(Debug, Clone)]
 pub struct Control {
     bytes: Vec<u8>,
     crc_offset: usize,
+    system_identifier: u64,
+    version: u32,
+    catalog_version: u32,
+    state: u32,
+    redo: Lsn,
+    timeline: TimelineId,
+    min_recovery_point: Lsn,
+    min_settings: [(&'static str, u32); 5],
 }
 
 impl Control {
+    /// Checks the size and the CRC of a copy, and decodes it.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` for a wrong size or CRC.
     pub fn parse(bytes: Vec<u8>) -> Result<Control> {
-        let damaged = |what: &str| Err(Error::new(Kind::Damage, format!("pg_control {what}")));
+        let damaged = |what: &str| Error::new(Kind::Damage, format!("pg_control {what}"));
         if bytes.len() != FILE_SIZE {
-            return damaged(&format!("has {} bytes instead of {FILE_SIZE}", bytes.len()));
+            return Err(damaged(&format!("has {} bytes instead of {FILE_SIZE}", bytes.len())));
         }
-        let mut crc = crc32c::crc32c(&bytes[..CRC_OFFSETS.start]);
-        for offset in CRC_OFFSETS.step_by(4) {
-            if crc == u32::from_le_bytes(array(&bytes, offset)) {
-                return Ok(Control { bytes, crc_offset: offset });
-            }
-            crc = crc32c::crc32c_append(crc, &bytes[offset..offset + 4]);
+        let crc_offset = crc_offset(&bytes).ok_or_else(|| damaged("has a wrong checksum"))?;
+        let outside = || Error::defect("a field outside of pg_control");
+        let number = |offset| u32_at(&bytes, offset).ok_or_else(outside);
+        let long = |offset| u64_at(&bytes, offset).ok_or_else(outside);
+        let mut min_settings = SETTING_NAMES.map(|name| (name, 0));
+        for (index, (_, value)) in min_settings.iter_mut().enumerate() {
+            *value = number(MIN_SETTINGS + 4 * index)?;
         }
-        damaged("has a wrong checksum")
+        Ok(Control {
+            crc_offset,
+            system_identifier: long(SYSTEM_IDENTIFIER)?,
+            version: number(VERSION)?,
+            catalog_version: number(CATALOG_VERSION)?,
+            state: number(STATE)?,
+            redo: Lsn(long(REDO)?),
+            timeline: TimelineId(number(TIMELINE)?),
+            min_recovery_point: Lsn(long(MIN_RECOVERY_POINT)?),
+            min_settings,
+            bytes,
+        })
     }
 
-    /// Reads `global/pg_control` of a data directory. A running server may be writing it, so a copy
-    /// with a wrong CRC is read again, for about a fifth of a second at most.
+    /// Reads `global/pg_control` of a data directory. A running server may be writing it, so a copy with a wrong CRC is
+    /// read again, for about a fifth of a second at most.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` as of [`Control::parse`]; those of the operating system.
     pub fn read(pgdata: &Path) -> Result<Control> {
         let path = pgdata.join("global/pg_control");
         let mut attempt = 1;
         loop {
             let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
             match Control::parse(bytes) {
-                Err(_) if attempt < ATTEMPTS => attempt += 1,
+                Err(_) if attempt < MAX_READS => attempt += 1,
                 result => return result.doing(|| format!("read {}", path.display())),
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(READ_INTERVAL);
         }
     }
 
+    /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     pub fn system_identifier(&self) -> u64 {
-        u64::from_le_bytes(array(&self.bytes, 0))
+        self.system_identifier
     }
 
-    /// 1300 for PostgreSQL 15 and 16, 1700 for 17, 1800 for 18.
+    /// Version of the structure: 1300 for PostgreSQL 15 and 16, 1700 for 17, 1800 for 18.
     pub fn version(&self) -> u32 {
-        u32::from_le_bytes(array(&self.bytes, 8))
+        self.version
     }
 
-    /// Part of the names of tablespaces' directories.
+    /// Catalog version, which is part of the names of tablespaces' directories.
     pub fn catalog_version(&self) -> u32 {
-        u32::from_le_bytes(array(&self.bytes, 12))
+        self.catalog_version
     }
 
     /// Redo location of the latest checkpoint.
     pub fn redo(&self) -> Lsn {
-        Lsn(u64::from_le_bytes(array(&self.bytes, CHECKPOINT + 8)))
+        self.redo
     }
 
     /// Timeline of the latest checkpoint.
     pub fn timeline(&self) -> TimelineId {
-        TimelineId(u32::from_le_bytes(array(&self.bytes, CHECKPOINT + 16)))
+        self.timeline
     }
 
-    /// What a server that replays this cluster's WAL needs at least, by the names of the settings.
+    /// Minimum values of the settings that a server needs to replay this cluster's WAL, with their names.
     pub fn least_settings(&self) -> [(&'static str, u32); 5] {
-        let number = |at| u32::from_le_bytes(array(&self.bytes, at));
-        [
-            ("max_connections", number(LEAST_SETTINGS)),
-            ("max_worker_processes", number(LEAST_SETTINGS + 4)),
-            ("max_wal_senders", number(LEAST_SETTINGS + 8)),
-            ("max_prepared_transactions", number(LEAST_SETTINGS + 12)),
-            ("max_locks_per_transaction", number(LEAST_SETTINGS + 16)),
-        ]
+        self.min_settings
     }
 
     /// Whether the server runs, or was killed: neither shut down nor in recovery.
     pub fn is_in_production(&self) -> bool {
-        u32::from_le_bytes(array(&self.bytes, STATE)) == IN_PRODUCTION
+        self.state == IN_PRODUCTION
     }
 
-    /// Whether it was shut down in the middle of recovery, as `recovery_target_action` may say.
+    /// Whether the server was shut down during recovery, which `recovery_target_action` may cause.
     pub fn is_shut_down_in_recovery(&self) -> bool {
-        u32::from_le_bytes(array(&self.bytes, STATE)) == SHUT_DOWN_IN_RECOVERY
+        self.state == SHUT_DOWN_IN_RECOVERY
     }
 
-    /// Up to where recovery has written; zero outside of recovery.
+    /// Position up to which recovery has written; zero outside of recovery.
     pub fn min_recovery_point(&self) -> Lsn {
-        Lsn(u64::from_le_bytes(array(&self.bytes, MIN_RECOVERY_POINT)))
+        self.min_recovery_point
     }
 
-    /// The same file with a checkpoint location that leads nowhere, for a restored directory.
+    /// Replaces the checkpoint location by one without a checkpoint record, for a restored directory.
+    #[must_use]
     pub fn without_checkpoint(mut self) -> Control {
         self.bytes[CHECKPOINT..CHECKPOINT + 8].copy_from_slice(&NO_CHECKPOINT.to_le_bytes());
         let crc = crc32c::crc32c(&self.bytes[..self.crc_offset]);
@@ -131,7 +171,14 @@ impl Control {
     }
 }
 
-/// `N` bytes at `offset`; zero where the input is too short, which callers have ruled out.
-pub(super) fn array<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
-    bytes.get(offset..offset + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
+/// Finds the offset of the CRC, which is that of everything before it.
+fn crc_offset(bytes: &[u8]) -> Option<usize> {
+    let mut crc = crc32c::crc32c(bytes.get(..CRC_OFFSETS.start)?);
+    for offset in CRC_OFFSETS.step_by(4) {
+        if crc == u32_at(bytes, offset)? {
+            return Some(offset);
+        }
+        crc = crc32c::crc32c_append(crc, bytes.get(offset..offset + 4)?);
+    }
+    None
 }

@@ -3,24 +3,28 @@
 use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Error, Kind, Result};
 
-/// More than any real history has; a file beyond it is no history file.
+/// Maximum size of a history file, in bytes; no real one comes near.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// The ancestry of a timeline: through which timelines its WAL leads, and where each was left.
+/// Ancestry of a timeline: the timelines that its WAL passes through, and where it left each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     pub timeline: TimelineId,
-    /// The ancestors, oldest first, each with the LSN at which the next one begins.
+    /// Ancestors, oldest first, each with the position at which the next timeline begins.
     pub parents: Vec<(TimelineId, Lsn)>,
 }
 
 impl History {
-    /// The history of a timeline that has no file: timeline 1, or one whose ancestors are not known.
+    /// History of a timeline without a file: timeline 1, or one whose ancestors are unknown.
     pub fn root(timeline: TimelineId) -> History {
         History { timeline, parents: Vec::new() }
     }
 
-    /// Reads the text of `<timeline>.history`: lines of `parent LSN reason`, comments and blank lines.
+    /// Parses `<timeline>.history`: lines of `parent LSN reason`, comments and blank lines (`readTimeLineHistory`).
+    ///
+    /// # Errors
+    ///
+    /// `Damage` for a line of another form, timelines out of order, and a file without ancestors.
     pub fn parse(timeline: TimelineId, text: &[u8]) -> Result<History> {
         let damaged = |line: usize, what: &str| {
             Error::new(Kind::Damage, format!("line {line} of {:08X}.history {what}", timeline.0))
@@ -47,8 +51,8 @@ impl History {
         Ok(History { timeline, parents })
     }
 
-    /// Where this history leaves `timeline`: `None` when it never does, being its last one; zero for
-    /// a timeline that it does not lead through.
+    /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for one that it does not
+    /// contain.
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         if timeline == self.timeline {
             return None;
@@ -62,7 +66,7 @@ impl History {
         self.end_of(timeline).is_none_or(|end| lsn <= end)
     }
 
-    /// The timeline that the byte at `lsn` belongs to.
+    /// Timeline of the byte at `lsn`.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
         self.parents.iter().find(|(_, end)| lsn < *end).map_or(self.timeline, |parent| parent.0)
     }

@@ -3,17 +3,24 @@
 use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Error, Kind, Result};
 
-/// What the server wrote into `backup_label`. The file itself is kept byte for byte.
+/// Fields of `backup_label` (`build_backup_content`). The file itself is kept byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// Redo starts here: the first WAL that the backup needs.
+    /// Start of redo: the first WAL that the backup needs.
     pub start: Lsn,
+    /// Position of the checkpoint record.
     pub checkpoint: Lsn,
     pub timeline: TimelineId,
+    /// Whether the backup was taken from a standby.
     pub from_standby: bool,
 }
 
 impl Label {
+    /// Parses a label.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` for a missing field or a value of another form.
     pub fn parse(text: &[u8]) -> Result<Label> {
         let text = String::from_utf8_lossy(text);
         let field = |key: &str| -> Result<&str> {
@@ -22,32 +29,34 @@ impl Label {
                 .map(str::trim)
                 .ok_or_else(|| Error::new(Kind::Damage, format!("backup_label has no `{key}`")))
         };
-        let start = field("START WAL LOCATION")?;
-        let start = start.split_whitespace().next().unwrap_or_default();
+        let position = |text: &str| text.parse::<Lsn>().map_err(|error| error.with_kind(Kind::Damage));
+        let start = field("START WAL LOCATION")?; // 0/2000028 (file 000000010000000000000002)
+        let start = start.split_once(' ').map_or(start, |(start, _)| start);
         let timeline = field("START TIMELINE")?;
         Ok(Label {
-            start: start.parse().map_err(|e: Error| e.with_kind(Kind::Damage))?,
-            checkpoint: field("CHECKPOINT LOCATION")?
-                .parse()
-                .map_err(|e: Error| e.with_kind(Kind::Damage))?,
+            start: position(start)?,
+            checkpoint: position(field("CHECKPOINT LOCATION")?)?,
             timeline: TimelineId(timeline.parse().map_err(|_| {
-                Error::new(Kind::Damage, format!("backup_label: `{timeline}` is no timeline"))
+                Error::new(Kind::Damage, format!("backup_label: `{timeline}` is not a timeline"))
             })?),
             from_standby: field("BACKUP FROM")? == "standby",
         })
     }
 }
 
-/// One line of `tablespace_map`: which directory a link in `pg_tblspc` leads to. Bytes, since a path
-/// need not be UTF-8.
+/// Line of `tablespace_map`: a link in `pg_tblspc` and its target, in bytes, since a path need not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablespaceLink {
     pub oid: u32,
     pub location: Vec<u8>,
 }
 
-/// Reads a tablespace map: `OID location`, one space between, `\` before a backslash, a newline or a
-/// carriage return of the location.
+/// Parses a tablespace map: lines of `OID location` with one space between, and a `\` before each backslash, newline
+/// and carriage return of the location (`read_tablespace_map`).
+///
+/// # Errors
+///
+/// `Damage` for a line of another form.
 pub fn parse_tablespace_map(text: &[u8]) -> Result<Vec<TablespaceLink>> {
     let mut links = Vec::new();
     let mut line = Vec::new();
@@ -72,18 +81,17 @@ pub fn parse_tablespace_map(text: &[u8]) -> Result<Vec<TablespaceLink>> {
 fn parse_link(line: &[u8]) -> Result<TablespaceLink> {
     let damaged = || {
         let line = String::from_utf8_lossy(line);
-        Error::new(Kind::Damage, format!("tablespace_map: `{line}` is no link"))
+        Error::new(Kind::Damage, format!("tablespace_map: `{line}` is not a link"))
     };
-    let space = line.iter().position(|&b| b == b' ').ok_or_else(damaged)?;
-    let (oid, location) = line.split_at(space);
-    let oid = std::str::from_utf8(oid).ok().and_then(|oid| oid.parse().ok());
-    Ok(TablespaceLink {
-        oid: oid.ok_or_else(damaged)?,
-        location: location.get(1..).unwrap_or_default().to_vec(),
-    })
+    let mut parts = line.splitn(2, |byte| *byte == b' ');
+    let oid = parts.next().and_then(|oid| std::str::from_utf8(oid).ok()?.parse().ok());
+    match (oid, parts.next()) {
+        (Some(oid), Some(location)) => Ok(TablespaceLink { oid, location: location.to_vec() }),
+        _ => Err(damaged()),
+    }
 }
 
-/// Writes a tablespace map as the server does.
+/// Formats a tablespace map like the server.
 pub fn format_tablespace_map(links: &[TablespaceLink]) -> Vec<u8> {
     let mut text = Vec::new();
     for link in links {

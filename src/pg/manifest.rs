@@ -5,18 +5,19 @@ use super::{lsn::Lsn, segment::TimelineId};
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 
-/// One file of the manifest.
+/// File in the manifest.
 pub struct ManifestFile<'a> {
-    /// Relative to the data directory; need not be UTF-8.
+    /// Path relative to the data directory; need not be UTF-8.
     pub path: &'a [u8],
+    /// Size in bytes.
     pub size: u64,
-    /// Seconds since 1970.
+    /// Time of the last modification, in seconds since 1970.
     pub modified: i64,
-    /// CRC-32C of the content; without it only the size is verified.
+    /// CRC-32C of the content; `None` lets `pg_verifybackup` check the size only.
     pub crc32c: Option<u32>,
 }
 
-/// A manifest being written: files as they come, then [`ManifestWriter::finish`].
+/// Writer of a manifest: files in any order, then [`ManifestWriter::finish`].
 pub struct ManifestWriter<W> {
     out: W,
     hash: Sha256,
@@ -24,7 +25,11 @@ pub struct ManifestWriter<W> {
 }
 
 impl<W: Write> ManifestWriter<W> {
-    /// `major` decides the version of the format: 2 with the system identifier since PostgreSQL 17.
+    /// Begins a manifest. `major` decides the version of the format: 2, with the system identifier, since PostgreSQL 17.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
     pub fn new(out: W, major: u32, system_identifier: u64) -> io::Result<ManifestWriter<W>> {
         let mut writer = ManifestWriter { out, hash: Sha256::new(), files: 0 };
         if major >= 17 {
@@ -37,16 +42,23 @@ impl<W: Write> ManifestWriter<W> {
         Ok(writer)
     }
 
+    /// Writes the line of a file.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
     pub fn file(&mut self, file: &ManifestFile<'_>) -> io::Result<()> {
         let separator = if self.files == 0 { "" } else { "," };
         let path = match std::str::from_utf8(file.path) {
             Ok(path) => format!("\"Path\": {}", serde_json::Value::from(path)),
-            Err(_) => format!("\"Encoded-Path\": \"{}\"", hex(file.path)),
+            Err(_) => format!("\"Encoded-Path\": \"{}\"", hex::encode(file.path)),
         };
-        let modified = jiff::Timestamp::from_second(file.modified).unwrap_or_default();
-        // The number as it lies in memory (`pg_checksum_final`).
+        // pg_verifybackup ignores the time; one that no calendar has becomes the nearest that it has.
+        let nearest = if file.modified < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        let modified = jiff::Timestamp::from_second(file.modified).unwrap_or(nearest);
+        // The bytes of the number in memory (`pg_checksum_final`).
         let checksum = file.crc32c.map_or_else(String::new, |crc| {
-            let crc = hex(&crc.to_ne_bytes());
+            let crc = hex::encode(crc.to_ne_bytes());
             format!(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\"")
         });
         let line = format!(
@@ -58,7 +70,11 @@ impl<W: Write> ManifestWriter<W> {
         self.write(&line)
     }
 
-    /// Ends the manifest with the WAL that the backup needs, oldest timeline first.
+    /// Ends the manifest with the WAL that the backup needs, oldest timeline first, and returns `out`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
     pub fn finish(mut self, wal: &[(TimelineId, Lsn, Lsn)]) -> io::Result<W> {
         self.write("\n],\n\"WAL-Ranges\": [")?;
         for (index, (timeline, start, end)) in wal.iter().enumerate() {
@@ -68,7 +84,7 @@ impl<W: Write> ManifestWriter<W> {
             ))?;
         }
         self.write("\n],\n")?;
-        let checksum = hex(&self.hash.finalize());
+        let checksum = hex::encode(self.hash.finalize());
         writeln!(self.out, "\"Manifest-Checksum\": \"{checksum}\"}}")?;
         Ok(self.out)
     }
@@ -77,9 +93,4 @@ impl<W: Write> ManifestWriter<W> {
         self.hash.update(text);
         self.out.write_all(text.as_bytes())
     }
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

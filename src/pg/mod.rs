@@ -1,8 +1,9 @@
-//! What PostgreSQL's files and protocols mean. Knows nothing of archives, repositories and terminals.
+//! The formats and protocols of PostgreSQL. Does not know archives, repositories and terminals.
 //!
-//! Formats are parsed once, here, into values; whatever comes from a file or a network may be cut, damaged
-//! or hostile, and is answered with an error, never with a panic.
+//! Formats are parsed into values here and nowhere else. Bytes of a file or a network may be cut, damaged or hostile: they
+//! lead to an error, never to a panic.
 
+mod bytes;
 pub mod client;
 pub mod conninfo;
 pub mod control;
@@ -23,22 +24,29 @@ mod x509;
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;
 
-/// The oldest and newest major version that walkeep knows the files of.
+/// Supported major versions of PostgreSQL.
 pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
 
-/// The major version that a data directory says it belongs to, from its file `PG_VERSION`.
+/// Reads the major version of a data directory from its file `PG_VERSION`.
+///
+/// # Errors
+///
+/// `Refused` for a version that is not supported, `Damage` for a file of another form; those of the operating system.
 pub fn major_version(pgdata: &Path) -> Result<u32> {
     let path = pgdata.join("PG_VERSION");
     let doing = || format!("read {}", path.display());
     let text = std::fs::read_to_string(&path).doing(doing)?;
-    let major = text
-        .trim()
-        .parse()
-        .map_err(|_| Error::new(Kind::Damage, format!("`{}` is no version", text.trim())).doing(doing()))?;
+    let major = text.trim().parse().map_err(|_| {
+        Error::new(Kind::Damage, format!("`{}` is not a version", text.trim())).doing(doing())
+    })?;
     if !SUPPORTED.contains(&major) {
         return Err(Error::new(Kind::Refused, format!("PostgreSQL {major} is not supported"))
             .doing(doing())
-            .hint(format!("this walkeep knows PostgreSQL {} to {}", SUPPORTED.start(), SUPPORTED.end())));
+            .hint(format!(
+                "this version of walkeep supports PostgreSQL {} to {}",
+                SUPPORTED.start(),
+                SUPPORTED.end()
+            )));
     }
     Ok(major)
 }

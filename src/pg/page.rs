@@ -1,16 +1,16 @@
 //! Checksums of data pages. Source: PostgreSQL's `checksum_impl.h`, `bufpage.h` and `basebackup.c`.
 
-use super::{control::array, lsn::Lsn};
+use super::lsn::Lsn;
 
-/// Bytes of a data page. Other block sizes are a build option that no packager uses; a cluster with
-/// another size is backed up without its pages being verified.
+/// Size of a data page in bytes. Other block sizes are a build option that no packager uses; a cluster with another size
+/// is backed up without its pages being verified.
 pub const PAGE_SIZE: usize = 8192;
 
-/// Checksums that are computed side by side.
+/// Number of checksums that are computed side by side (`N_SUMS`).
 const LANES: usize = 32;
 const FNV_PRIME: u32 = 16_777_619;
 
-/// Where each lane starts: the seeds that PostgreSQL fixed.
+/// Initial values of the lanes (`checksumBaseOffsets`).
 const SEEDS: [u32; LANES] = [
     0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
     0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
@@ -18,64 +18,69 @@ const SEEDS: [u32; LANES] = [
     0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
 ];
 
-/// What a page's checksum says.
+/// Result of the verification of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Right, or a new page of nothing but zeros.
+    /// Correct checksum, or a new page that is all zeros.
     Good,
-    /// Wrong. With the LSN that the page claims: a page that changed after a backup began may have
-    /// been read half-written and is repaired by WAL.
+    /// Wrong checksum, with the LSN in the page: one that changed after a backup began may have been read half-written
+    /// and is repaired by WAL.
     Bad(Lsn),
 }
 
-/// Judges one page of [`PAGE_SIZE`] bytes; `block` is its number in the whole relation, all segments
-/// of 1 GiB counted.
-pub fn verify(page: &[u8], block: u32) -> Verdict {
-    let upper = u16::from_le_bytes(array(page, 14));
+/// Verifies one page; `block` is its number in the whole relation, across all segments of 1 GiB.
+pub fn verify(page: &[u8; PAGE_SIZE], block: u32) -> Verdict {
+    let upper = u16::from_le_bytes([page[14], page[15]]);
     if upper == 0 && page.iter().all(|&byte| byte == 0) {
         return Verdict::Good;
     }
-    if upper != 0 && checksum(page, block) == u16::from_le_bytes(array(page, 8)) {
+    if upper != 0 && checksum(page, block) == u16::from_le_bytes([page[8], page[9]]) {
         return Verdict::Good;
     }
     Verdict::Bad(claimed_lsn(page))
 }
 
-/// Where in the WAL a page says that it was changed last (`pd_lsn`).
-pub fn claimed_lsn(page: &[u8]) -> Lsn {
-    let high = u32::from_le_bytes(array(page, 0));
-    let low = u32::from_le_bytes(array(page, 4));
+/// Position in the WAL of the last change of a page, as it is in the page (`pd_lsn`).
+pub fn claimed_lsn(page: &[u8; PAGE_SIZE]) -> Lsn {
+    let [a, b, c, d, e, f, g, h, ..] = *page;
+    let [high, low] = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
     Lsn(u64::from(high) << 32 | u64::from(low))
 }
 
-/// The checksum that PostgreSQL writes into `pd_checksum` of this page.
-pub fn checksum(page: &[u8], block: u32) -> u16 {
+/// Checksum that PostgreSQL writes into `pd_checksum` of this page (`pg_checksum_page`).
+pub fn checksum(page: &[u8; PAGE_SIZE], block: u32) -> u16 {
     #[cfg(target_arch = "x86_64")]
     let sum = if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the function needs nothing but AVX2, and the line above has found it.
-        unsafe { sum_avx2(page) }
+        // SAFETY: the function needs nothing but AVX2, which the condition above has found.
+        #[allow(unsafe_code, reason = "a call of a function that is compiled for AVX2")]
+        unsafe {
+            sum_avx2(page)
+        }
     } else {
         sum(page)
     };
     #[cfg(not(target_arch = "x86_64"))]
     let sum = sum(page);
-    ((sum ^ block) % 65_535 + 1) as u16
+    #[allow(clippy::cast_possible_truncation, reason = "from 1 to 65,535")]
+    let sum = ((sum ^ block) % 65_535 + 1) as u16;
+    sum
 }
 
-/// The same code, compiled for a processor that multiplies eight lanes at once.
+/// [`sum`], compiled for processors that multiply eight lanes at once.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn sum_avx2(page: &[u8]) -> u32 {
+fn sum_avx2(page: &[u8; PAGE_SIZE]) -> u32 {
     sum(page)
 }
 
 #[inline(always)]
-fn sum(page: &[u8]) -> u32 {
+fn sum(page: &[u8; PAGE_SIZE]) -> u32 {
     let mut lanes = SEEDS;
-    for (index, row) in page.chunks_exact(LANES * 4).enumerate() {
+    let (words, _) = page.as_chunks::<4>();
+    for (index, row) in words.as_chunks::<LANES>().0.iter().enumerate() {
         let mut values = [0u32; LANES];
-        for (value, bytes) in values.iter_mut().zip(row.chunks_exact(4)) {
-            *value = u32::from_le_bytes(array(bytes, 0));
+        for (value, bytes) in values.iter_mut().zip(row) {
+            *value = u32::from_le_bytes(*bytes);
         }
         if index == 0 {
             // pd_checksum itself counts as zero; pd_flags beside it does not.

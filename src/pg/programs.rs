@@ -1,18 +1,22 @@
-//! Where the programs of PostgreSQL are on this machine.
+//! The installed programs of PostgreSQL.
 
 use crate::error::{Error, Kind, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The programs of one major version.
+/// Programs of one major version.
 #[derive(Debug, Clone)]
 pub struct Programs {
     directory: PathBuf,
 }
 
 impl Programs {
-    /// Those of this major version: in the directory that was configured, else where Debian, Red Hat and SUSE put
-    /// them, else where a build from source does.
+    /// Finds the programs of a major version: in the configured directory, or without one in those of Debian, Red Hat,
+    /// SUSE and builds from source.
+    ///
+    /// # Errors
+    ///
+    /// `Absent` when there is no server of this version.
     pub fn find(major: u32, configured: Option<&Path>) -> Result<Programs> {
         let usual = [
             format!("/usr/lib/postgresql/{major}/bin"),
@@ -31,29 +35,30 @@ impl Programs {
             let postgres = directory.join("postgres");
             match version(&postgres) {
                 Some(found) if found == major => return Ok(Programs { directory: directory.clone() }),
-                Some(found) => others.push(format!("{} is of version {found}", postgres.display())),
+                Some(found) => others.push(format!("{} has version {found}", postgres.display())),
                 None => {}
             }
         }
         let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-        let mut message = format!("there is no server of PostgreSQL {major} in {}", looked.join(", "));
+        let mut message = format!("no server of PostgreSQL {major} found in {}", looked.join(", "));
         others.iter().for_each(|other| message.push_str(&format!("; {other}")));
         Err(Error::new(Kind::Absent, message).hint(format!(
-            "install PostgreSQL {major} here, or say where it is: `bin` in [drill] of the configuration"
+            "install PostgreSQL {major} here, or set `bin` in [drill] of the configuration to its directory"
         )))
     }
 
-    /// The path of a program, where it is there.
+    /// Path of a program, if it is installed.
     pub fn get(&self, name: &str) -> Option<PathBuf> {
         Some(self.directory.join(name)).filter(|path| path.is_file())
     }
 
+    /// Path of the server program.
     pub fn postgres(&self) -> PathBuf {
         self.directory.join("postgres")
     }
 }
 
-/// The major version that a server program says it has: `postgres (PostgreSQL) 15.18 (Debian …)`.
+/// Asks a server program for its major version: `postgres (PostgreSQL) 15.18 (Debian …)`.
 fn version(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

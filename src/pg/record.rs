@@ -1,18 +1,24 @@
-//! Records of the WAL: where they end, when transactions ended, which tablespaces are created. Source: PostgreSQL's
-//! `xlogrecord.h`, `xlog_internal.h`, `xact.h` and `tablespace.h`.
+//! Records of the WAL: their ends, the times of commits and aborts, and the tablespaces that they create. Source:
+//! PostgreSQL's `xlogrecord.h`, `xlog_internal.h`, `xact.h` and `tablespace.h`.
 
-use super::control::array;
+use super::bytes::{array_at, u16_at, u32_at, u64_at};
 use super::lsn::Lsn;
 use super::wal::{HEADER_SIZE as LONG_HEADER, SegmentHeader};
 
-/// Bytes of a page header, unless it is the first of its segment.
+/// Size in bytes of a page header that is not the first of its segment (`SizeOfXLogShortPHD`).
 const SHORT_HEADER: usize = 24;
+/// Size of a record's header in bytes (`SizeOfXLogRecord`), and offsets of its fields: length, info, resource manager,
+/// CRC.
 const RECORD_HEADER: usize = 24;
+const LENGTH: usize = 0;
+const INFO: usize = 16;
+const RESOURCE_MANAGER: usize = 17;
+const CRC: usize = 20;
 
-/// The page begins with the rest of a record of the page before.
+/// `XLP_FIRST_IS_CONTRECORD`: the page begins with the rest of a record.
 const CONTINUES: u16 = 0x0001;
 
-/// Resource manager of transactions; in the upper bits of the info, which kind of record.
+/// Resource manager of transactions (`RM_XACT_ID`), and its kinds of records in the upper bits of the info.
 const TRANSACTIONS: u8 = 1;
 const KIND: u8 = 0x70;
 const COMMIT: u8 = 0x00;
@@ -20,52 +26,52 @@ const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
 
-/// Resource manager of tablespaces, and the kind that creates one.
+/// Resource manager of tablespaces (`RM_TBLSPC_ID`), and the kind of record that creates one.
 const TABLESPACES: u8 = 5;
 const CREATE_TABLESPACE: u8 = 0x00;
 
-/// The kind of record that ends a segment early, of the WAL's own resource manager.
+/// `XLOG_SWITCH`: the record that ends a segment early, of resource manager 0.
 const SWITCH: u8 = 0x40;
 
-/// No record is longer (`XLogRecordMaxSize`).
-const LONGEST: usize = 1020 << 20;
+/// Maximum length of a record in bytes (`XLogRecordMaxSize`).
+const MAX_LENGTH: usize = 1020 << 20;
 
-/// Nor is one that means something here; what is longer and spans segments is passed over.
-const SPANNING: usize = 64 << 20;
+/// Maximum length of a record that is collected across segments; none with a meaning for this program is longer.
+const MAX_SPANNING_LENGTH: usize = 64 << 20;
 
-/// Ids of what stands before a record's data.
+/// Ids of the headers before a record's data (`XLR_BLOCK_ID_…`).
 const DATA_SHORT: u8 = 255;
 const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
 
-/// PostgreSQL counts microseconds from 2000-01-01.
+/// 2000-01-01, from which PostgreSQL counts, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// What the end of a segment says.
+/// Last records of a segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tail {
-    /// Where the last record begins that lies wholly in this segment.
+    /// Start of the last record that lies wholly in this segment.
     pub last_record: Option<Lsn>,
-    /// The last commit or abort: a recovery target time is compared with its time.
+    /// Last commit or abort, with whose time a recovery target time is compared.
     pub last_transaction: Option<TransactionEnd>,
 }
 
-/// A commit or abort.
+/// Commit or abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionEnd {
-    /// Where its record begins.
+    /// Start of its record.
     pub lsn: Lsn,
     pub time: jiff::Timestamp,
 }
 
 impl Tail {
-    /// The tail of all records of a segment that begin before `limit`.
+    /// Reads the records of a segment that begin before `limit`, up to the first that is incomplete or wrong.
     pub fn before(segment: &[u8], limit: Lsn) -> Tail {
         let mut tail = Tail::default();
         let mut last = None;
-        let mut reader = Reader::new(segment);
-        while let Some((lsn, record)) = reader.as_mut().and_then(Reader::next) {
+        let mut reader = RecordReader::new(segment);
+        while let Some((lsn, record)) = reader.as_mut().and_then(RecordReader::next) {
             if lsn >= limit {
                 break;
             }
@@ -78,39 +84,37 @@ impl Tail {
     }
 }
 
-/// What a record means, as far as anybody here asks.
+/// Meaning of a record, as far as this program needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// A commit or an abort, at this time.
+    /// Commit or abort, at this time.
     TransactionEnd(jiff::Timestamp),
-    /// A tablespace was created, at this place; replaying it makes a link to there.
-    Tablespace {
-        oid: u32,
-        location: Vec<u8>,
-    },
+    /// Creation of a tablespace; its replay creates a link to `location`.
+    Tablespace { oid: u32, location: Vec<u8> },
+    /// Anything else.
     Other,
 }
 
-/// A record that is whole and has the right CRC.
+/// Complete record with a correct CRC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRecord {
     pub begin: Lsn,
-    /// Where the server says that it is when it has replayed it.
+    /// Position that a server reports when it has replayed the record.
     pub end: Lsn,
     pub meaning: Meaning,
 }
 
-/// Goes through segments that follow each other, and through records that span them.
+/// Reader of consecutive segments and of the records that span them.
 #[derive(Debug, Default)]
-pub struct Scan {
-    open: Option<Open>,
+pub struct RecordScan {
+    open: Option<PartialRecord>,
 }
 
-impl Scan {
-    /// The records that end in this segment. Those behind something that is no record are not found.
-    pub fn segment(&mut self, segment: &[u8], mut each: impl FnMut(Found)) {
+impl RecordScan {
+    /// Gives `each` the records that end in the next segment, up to the first bytes that are not a record.
+    pub fn segment(&mut self, segment: &[u8], mut each: impl FnMut(FoundRecord)) {
         let open = self.open.take();
-        let Some((mut reader, rest)) = Reader::open(segment) else {
+        let Some((mut reader, rest)) = RecordReader::open(segment) else {
             return;
         };
         if rest > 0 {
@@ -136,7 +140,7 @@ impl Scan {
         }
         while let Some(open) = reader.next_open() {
             if open.missing() > 0 {
-                self.open = (open.length <= SPANNING).then_some(open);
+                self.open = (open.length <= MAX_SPANNING_LENGTH).then_some(open);
                 return;
             }
             reader.align();
@@ -148,33 +152,34 @@ impl Scan {
     }
 }
 
-/// Microseconds since 2000 of a commit or abort record.
+/// Time of a commit or abort record, in microseconds since 2000.
 fn transaction_end(record: &[u8]) -> Option<i64> {
-    let kind = record[16] & KIND;
-    if record[17] != TRANSACTIONS || ![COMMIT, ABORT, COMMIT_PREPARED, ABORT_PREPARED].contains(&kind) {
+    let kind = record.get(INFO)? & KIND;
+    if *record.get(RESOURCE_MANAGER)? != TRANSACTIONS
+        || ![COMMIT, ABORT, COMMIT_PREPARED, ABORT_PREPARED].contains(&kind)
+    {
         return None;
     }
-    let data = main_data(record).filter(|data| data.len() >= 8)?;
-    Some(i64::from_le_bytes(array(data, 0)))
+    array_at(main_data(record)?, 0).map(i64::from_le_bytes)
 }
 
-/// The place of a tablespace that a record creates.
+/// Tablespace that a record creates.
 fn tablespace(record: &[u8]) -> Option<Meaning> {
-    if record[17] != TABLESPACES || record[16] & 0xF0 != CREATE_TABLESPACE {
+    if *record.get(RESOURCE_MANAGER)? != TABLESPACES || record.get(INFO)? & 0xF0 != CREATE_TABLESPACE {
         return None;
     }
-    let data = main_data(record).filter(|data| data.len() >= 4)?;
+    let data = main_data(record)?;
     let location = data.get(4..)?.split(|byte| *byte == 0).next()?.to_vec();
-    Some(Meaning::Tablespace { oid: u32::from_le_bytes(array(data, 0)), location })
+    Some(Meaning::Tablespace { oid: u32_at(data, 0)?, location })
 }
 
-/// The data of a record that has no blocks.
+/// Main data of a record without blocks.
 fn main_data(record: &[u8]) -> Option<&[u8]> {
     let mut at = RECORD_HEADER;
     let length = loop {
         match *record.get(at)? {
             DATA_SHORT => break usize::from(*record.get(at + 1)?),
-            DATA_LONG => break u32::from_le_bytes(array(record, at + 1)) as usize,
+            DATA_LONG => break usize::try_from(u32_at(record, at + 1)?).ok()?,
             ORIGIN => at += 3,
             TOPLEVEL_XID => at += 5,
             _ => return None,
@@ -188,29 +193,29 @@ fn timestamp(microseconds: i64) -> Option<jiff::Timestamp> {
     microseconds.checked_add(EPOCH).and_then(|last| jiff::Timestamp::from_microsecond(last).ok())
 }
 
-/// A record, as far as it has been read.
+/// Record of which at least the beginning has been read.
 #[derive(Debug)]
-struct Open {
+struct PartialRecord {
     begin: Lsn,
     length: usize,
     bytes: Vec<u8>,
 }
 
-impl Open {
+impl PartialRecord {
     fn missing(&self) -> usize {
         self.length - self.bytes.len()
     }
 
-    /// A whole one whose CRC is right.
+    /// Start and bytes of the record, if its CRC is correct.
     fn checked(self) -> Option<(Lsn, Vec<u8>)> {
         let record = self.bytes;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(record.get(RECORD_HEADER..)?), record.get(..20)?);
-        (crc == u32::from_le_bytes(array(&record, 20))).then_some((self.begin, record))
+        let crc = crc32c::crc32c_append(crc32c::crc32c(record.get(RECORD_HEADER..)?), record.get(..CRC)?);
+        (crc == u32_at(&record, CRC)?).then_some((self.begin, record))
     }
 }
 
-/// Goes through the records of one segment; ends at the first that is not whole and right.
-struct Reader<'a> {
+/// Reader of the records of one segment, up to the first that is incomplete or wrong.
+struct RecordReader<'a> {
     segment: &'a [u8],
     page_size: usize,
     magic: u16,
@@ -218,9 +223,9 @@ struct Reader<'a> {
     at: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn new(segment: &'a [u8]) -> Option<Reader<'a>> {
-        let (mut reader, rest) = Reader::open(segment)?;
+impl<'a> RecordReader<'a> {
+    fn new(segment: &'a [u8]) -> Option<RecordReader<'a>> {
+        let (mut reader, rest) = RecordReader::open(segment)?;
         if rest > 0 {
             reader.skip(rest)?;
             reader.align();
@@ -228,33 +233,35 @@ impl<'a> Reader<'a> {
         Some(reader)
     }
 
-    /// Stands behind the first page header; and how many bytes of a record from before follow.
-    fn open(segment: &'a [u8]) -> Option<(Reader<'a>, usize)> {
+    /// Reads the first page header. Returns the reader behind it, and the number of bytes of the previous segment's last
+    /// record that follow.
+    fn open(segment: &'a [u8]) -> Option<(RecordReader<'a>, usize)> {
         let header = SegmentHeader::parse(segment).ok()?;
-        let page_size = header.block_size as usize;
+        header.page_address.checked_add(segment.len() as u64)?; // no position in it is beyond 64 bits
+        let page_size = usize::try_from(header.block_size).ok()?;
         if !page_size.is_power_of_two() || page_size < 1024 || !segment.len().is_multiple_of(page_size) {
             return None;
         }
-        let reader = Reader {
+        let reader = RecordReader {
             segment,
             page_size,
-            magic: u16::from_le_bytes(array(segment, 0)),
+            magic: u16_at(segment, 0)?,
             address: header.page_address,
             at: LONG_HEADER,
         };
-        let continues = u16::from_le_bytes(array(segment, 2)) & CONTINUES != 0;
-        let rest = if continues { u32::from_le_bytes(array(segment, 16)) as usize } else { 0 };
+        let continues = u16_at(segment, 2)? & CONTINUES != 0;
+        let rest = if continues { usize::try_from(u32_at(segment, 16)?).ok()? } else { 0 };
         Some((reader, rest))
     }
 
-    /// Steps over the header of the page that begins here, if one does.
+    /// Skips the page header if a page begins here; `None` if it is not of this WAL.
     fn enter_page(&mut self) -> Option<()> {
         if self.at.is_multiple_of(self.page_size) {
             let header = self.segment.get(self.at..self.at + SHORT_HEADER)?;
-            let right = u16::from_le_bytes(array(header, 0)) == self.magic
-                && u64::from_le_bytes(array(header, 8)) == self.address + self.at as u64;
-            // What lies behind the end of the WAL is left over from an older segment.
-            self.at += right.then_some(SHORT_HEADER)?;
+            // Behind the end of the WAL are the pages of an older segment.
+            let address = self.address + self.at as u64;
+            let is_ours = u16_at(header, 0)? == self.magic && u64_at(header, 8)? == address;
+            self.at += is_ours.then_some(SHORT_HEADER)?;
         }
         Some(())
     }
@@ -273,29 +280,30 @@ impl<'a> Reader<'a> {
         self.at = self.at.next_multiple_of(8);
     }
 
-    /// The next record, and where it begins.
+    /// The next record and its start.
     fn next(&mut self) -> Option<(Lsn, Vec<u8>)> {
         let open = self.next_open().filter(|open| open.missing() == 0)?;
         self.align();
         open.checked()
     }
 
-    /// The next record, as far as the segment has it.
-    fn next_open(&mut self) -> Option<Open> {
+    /// The next record, as far as it lies in the segment.
+    fn next_open(&mut self) -> Option<PartialRecord> {
         self.enter_page()?;
         let begin = Lsn(self.address + self.at as u64);
         // The length never crosses a page, since records begin at multiples of eight.
-        let length = u32::from_le_bytes(array(self.segment.get(self.at..self.at + 4)?, 0)) as usize;
-        if !(RECORD_HEADER..=LONGEST).contains(&length) {
+        let length = usize::try_from(u32_at(self.segment, self.at + LENGTH)?).ok()?;
+        if !(RECORD_HEADER..=MAX_LENGTH).contains(&length) {
             return None;
         }
-        let mut open = Open { begin, length, bytes: Vec::with_capacity(length.min(self.segment.len())) };
+        let mut open =
+            PartialRecord { begin, length, bytes: Vec::with_capacity(length.min(self.segment.len())) };
         self.fill(&mut open);
         Some(open)
     }
 
-    /// Reads on in a record, to its end or that of the segment.
-    fn fill(&mut self, open: &mut Open) {
+    /// Reads the rest of a record, up to its end or that of the segment.
+    fn fill(&mut self, open: &mut PartialRecord) {
         while open.missing() > 0 && self.at < self.segment.len() {
             if self.enter_page().is_none() {
                 return;
@@ -309,15 +317,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the record means that ends here.
-    fn found(&mut self, begin: Lsn, record: &[u8]) -> Found {
-        if record[17] == 0 && record[16] & 0xF0 == SWITCH {
+    /// Interprets the record that ends here.
+    fn found(&mut self, begin: Lsn, record: &[u8]) -> FoundRecord {
+        if record.get(RESOURCE_MANAGER) == Some(&0) && record.get(INFO).is_some_and(|i| i & 0xF0 == SWITCH) {
             // The rest of the segment belongs to it.
             self.at = self.segment.len();
         }
         let end = Lsn(self.address + self.at as u64);
         let time = transaction_end(record).and_then(timestamp).map(Meaning::TransactionEnd);
         let meaning = time.or_else(|| tablespace(record)).unwrap_or(Meaning::Other);
-        Found { begin, end, meaning }
+        FoundRecord { begin, end, meaning }
     }
 }

@@ -1,54 +1,56 @@
-//! Which file of a data directory is what. Source: PostgreSQL's `relpath.c`, `basebackup.c` and `fd.c`.
+//! Meaning of the names of files in a data directory. Source: PostgreSQL's `relpath.c`, `basebackup.c` and `fd.c`.
 
-/// Blocks of 8 KiB in a segment of a relation (`RELSEG_SIZE`): 1 GiB.
+/// Number of blocks of 8 KiB in a segment of a relation (`RELSEG_SIZE`): 1 GiB.
 pub const BLOCKS_PER_SEGMENT: u32 = 131_072;
 
-/// A relation's file: `16384`, `16384.1`, `16384_fsm`, `16384_init`.
+/// File of a relation: `16384`, `16384.1`, `16384_fsm`, `16384_init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelationFile<'a> {
-    /// The file number, as written.
+    /// File number, as written.
     pub node: &'a str,
     pub fork: Fork,
+    /// Number of the segment of 1 GiB, from 0.
     pub segment: u32,
 }
 
 impl RelationFile<'_> {
-    /// The number of the first block of this file in its relation.
+    /// Number of this file's first block in its relation; `None` above 32 bits.
     pub fn first_block(&self) -> Option<u32> {
         self.segment.checked_mul(BLOCKS_PER_SEGMENT)
     }
 }
 
-/// A directory in which relations live, by its OIDs.
+/// Directory of relations, by its OIDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RelationDirectory {
     pub tablespace: u32,
-    /// 0: shared by all databases.
+    /// Database; 0 for relations that all databases share.
     pub database: u32,
 }
 
-impl Place {
-    /// Understands a path relative to the data directory: `global`, `base/5`,
-    /// `pg_tblspc/16396/PG_15_202209061/5`.
-    pub fn parse(directory: &[u8]) -> Option<Place> {
+impl RelationDirectory {
+    /// Parses a path relative to the data directory: `global`, `base/5`, `pg_tblspc/16396/PG_15_202209061/5`. `None` for
+    /// other directories.
+    pub fn parse(directory: &[u8]) -> Option<RelationDirectory> {
         let parts: Vec<&str> = std::str::from_utf8(directory).ok()?.split('/').collect();
         let (tablespace, database) = match parts[..] {
-            ["global"] => return Some(Place { tablespace: GLOBAL, database: 0 }),
+            ["global"] => return Some(RelationDirectory { tablespace: GLOBAL, database: 0 }),
             ["base", database] => (DEFAULT, database),
             ["pg_tblspc", tablespace, _, database] => (number(tablespace)?, database),
             _ => return None,
         };
-        Some(Place { tablespace, database: number(database)? })
+        Some(RelationDirectory { tablespace, database: number(database)? })
     }
 }
 
-/// Databases below this OID come with every cluster (`FirstNormalObjectId`): `postgres` and the templates.
+/// First OID of objects of users (`FirstNormalObjectId`); databases below are `postgres` and the templates.
 pub const FIRST_OF_USERS: u32 = 16_384;
 
-/// The OIDs of the tablespaces that every cluster has (`pg_tablespace.dat`): `base` and `global`.
+/// OIDs of the tablespaces of every cluster (`pg_tablespace.dat`): `base` and `global`.
 const DEFAULT: u32 = 1663;
 const GLOBAL: u32 = 1664;
 
+/// Fork of a relation (`forkNames`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
     Main,
@@ -58,7 +60,8 @@ pub enum Fork {
 }
 
 impl<'a> RelationFile<'a> {
-    /// Understands a file name (without its directory) of `global` or of a database's directory.
+    /// Parses a file name (without its directory) of `global` or of a database's directory. `None` for files of other
+    /// kinds.
     pub fn parse(name: &'a str) -> Option<RelationFile<'a>> {
         let (stem, segment) = match name.split_once('.') {
             Some((stem, segment)) => (stem, number(segment).filter(|&n| n > 0)?),
@@ -76,7 +79,7 @@ impl<'a> RelationFile<'a> {
     }
 }
 
-/// A temporary relation of a session: `t3_16384`, `t3_16384_fsm.1`.
+/// Whether this is a file of a temporary relation: `t3_16384`, `t3_16384_fsm.1`.
 pub fn is_temporary_relation(name: &str) -> bool {
     name.strip_prefix('t')
         .and_then(|rest| rest.split_once('_'))

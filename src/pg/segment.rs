@@ -4,7 +4,7 @@ use super::lsn::Lsn;
 use crate::error::{Error, Kind, Result};
 use std::{fmt, str::FromStr};
 
-/// Number of a timeline; 1 is the first.
+/// Number of a timeline, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct TimelineId(pub u32);
 
@@ -24,7 +24,7 @@ impl SegmentSize {
         u64::from(self.0)
     }
 
-    /// Segments that share the second eight digits of their names.
+    /// Number of segments that share the second eight digits of their names (`XLogSegmentsPerXLogId`).
     fn per_log(self) -> u64 {
         (1 << 32) / self.bytes()
     }
@@ -34,11 +34,12 @@ impl TryFrom<u64> for SegmentSize {
     type Error = Error;
 
     fn try_from(bytes: u64) -> Result<SegmentSize> {
-        if bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes) {
-            Ok(SegmentSize(bytes as u32))
-        } else {
-            Err(Error::new(Kind::Damage, format!("{bytes} bytes is no size of a WAL segment"))
-                .hint("WAL segments are a power of two from 1 MiB to 1 GiB"))
+        match u32::try_from(bytes) {
+            Ok(size) if size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size) => {
+                Ok(SegmentSize(size))
+            }
+            _ => Err(Error::new(Kind::Damage, format!("{bytes} bytes is not a size of a WAL segment"))
+                .hint("WAL segments are a power of two from 1 MiB to 1 GiB")),
         }
     }
 }
@@ -49,8 +50,7 @@ impl From<SegmentSize> for u64 {
     }
 }
 
-/// Name of a complete segment: 24 upper-case hexadecimal digits. Ordered as PostgreSQL names are:
-/// by timeline, then by position.
+/// Name of a complete segment: 24 upper-case hexadecimal digits. Ordered by timeline, then by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
     pub timeline: TimelineId,
@@ -59,24 +59,25 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
-    /// The segment in which the byte at `lsn` lies.
+    /// Segment that contains the byte at `lsn`.
     pub fn containing(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> SegmentName {
         SegmentName::of_number(timeline, lsn.0 / size.bytes(), size)
     }
 
-    /// The last segment that holds a byte before `lsn`: for an end of WAL that lies on a boundary it
-    /// is the one before. PostgreSQL's `pg_walfile_name` changed its mind about this in 17.
+    /// Last segment that contains a byte before `lsn`: for an end of WAL on a boundary, the segment before it. (The
+    /// result of PostgreSQL's `pg_walfile_name` for a boundary changed in 17.)
     pub fn ending_at(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> SegmentName {
         SegmentName::containing(timeline, Lsn(lsn.0.saturating_sub(1)), size)
     }
 
-    /// The segment with this number, counted from the start of all WAL.
+    /// Segment with this number, counted from the start of all WAL.
     pub fn of_number(timeline: TimelineId, number: u64, size: SegmentSize) -> SegmentName {
-        SegmentName {
-            timeline,
-            log: (number / size.per_log()) as u32,
-            segment: (number % size.per_log()) as u32,
-        }
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "at most 2^44 segments of 1 MiB, 4096 in each log"
+        )]
+        let (log, segment) = ((number / size.per_log()) as u32, (number % size.per_log()) as u32);
+        SegmentName { timeline, log, segment }
     }
 
     /// Position of the segment in all WAL, counted in segments.
@@ -84,11 +85,12 @@ impl SegmentName {
         u64::from(self.log) * size.per_log() + u64::from(self.segment)
     }
 
-    /// LSN of the first byte.
+    /// Position of the first byte.
     pub fn start(self, size: SegmentSize) -> Lsn {
         Lsn(self.number(size) * size.bytes())
     }
 
+    /// Segment after this one, on the same timeline.
     pub fn next(self, size: SegmentSize) -> SegmentName {
         SegmentName::of_number(self.timeline, self.number(size) + 1, size)
     }
@@ -98,7 +100,7 @@ impl SegmentName {
         u64::from(self.segment) < size.per_log()
     }
 
-    /// The same position on another timeline.
+    /// Segment at this position on another timeline.
     pub fn on(self, timeline: TimelineId) -> SegmentName {
         SegmentName { timeline, ..self }
     }
@@ -139,19 +141,20 @@ impl<'de> serde::Deserialize<'de> for SegmentName {
     }
 }
 
-/// Every name that PostgreSQL gives to `archive_command` or asks of `restore_command`.
+/// Name of a file that PostgreSQL passes to `archive_command` or requests from `restore_command`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalName {
     Segment(SegmentName),
-    /// The last, incomplete segment of a timeline that ended by a promotion.
+    /// `….partial`: the last, incomplete segment of a timeline that ended with a promotion.
     Partial(SegmentName),
-    /// `….OFFSET.backup`: the history of a base backup.
+    /// `….OFFSET.backup`: the backup history file of a base backup.
     Backup(SegmentName, u32),
     /// `TIMELINE.history`.
     History(TimelineId),
 }
 
 impl WalName {
+    /// Timeline in the name.
     pub fn timeline(self) -> TimelineId {
         match self {
             WalName::Segment(name) | WalName::Partial(name) | WalName::Backup(name, _) => name.timeline,

@@ -1,57 +1,67 @@
 //! The first page of a WAL segment. Source: PostgreSQL's `xlog_internal.h`.
 
-use super::control::array;
+use super::bytes::{u16_at, u32_at, u64_at};
 use super::segment::{SegmentName, SegmentSize, TimelineId};
 use crate::error::{Error, Kind, Result};
 
-/// Bytes of a long page header.
+/// Size of a long page header, in bytes (`SizeOfXLogLongPHD`).
 pub const HEADER_SIZE: usize = 40;
 
-/// `XLP_LONG_HEADER`: the first page of each segment has it; other bits vary.
+/// `XLP_LONG_HEADER`, which the first page of each segment has; other bits vary.
 const LONG_HEADER: u16 = 0x0002;
 
-/// The long header at the start of a segment.
+/// Long page header at the start of a segment (`XLogLongPageHeaderData`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// The major version whose WAL this is.
+    /// Major version of PostgreSQL that wrote the WAL.
     pub major: u32,
-    /// Not above the timeline of the name; below it in the first segment after a promotion.
+    /// Timeline of the page; never above that of the name, and below it in the first segment after a promotion.
     pub timeline: TimelineId,
+    /// Position of the page in the WAL.
     pub page_address: u64,
     pub system_identifier: u64,
     pub segment_size: SegmentSize,
+    /// Size of a WAL page in bytes.
     pub block_size: u32,
 }
 
 impl SegmentHeader {
+    /// Decodes the header from the first bytes of a segment.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when it is not a header of a supported version.
     pub fn parse(bytes: &[u8]) -> Result<SegmentHeader> {
         let bad = |what: String| Error::new(Kind::Damage, what);
-        if bytes.len() < HEADER_SIZE {
-            return Err(bad(format!("{} bytes are too few for a WAL segment", bytes.len())));
-        }
-        let magic = u16::from_le_bytes(array(bytes, 0));
+        let short = || bad(format!("{} bytes are too few for a WAL segment", bytes.len()));
+        let magic = u16_at(bytes, 0).ok_or_else(short)?;
+        // XLOG_PAGE_MAGIC
         let major = match magic {
             0xD110 => 15,
             0xD113 => 16,
             0xD116 => 17,
             0xD118 => 18,
             0 => return Err(bad("the WAL page header is empty".into())),
-            _ => return Err(bad(format!("{magic:04X} is no page magic of a supported PostgreSQL"))),
+            _ => return Err(bad(format!("{magic:04X} is not the page magic of a supported PostgreSQL"))),
         };
-        if u16::from_le_bytes(array(bytes, 2)) & LONG_HEADER == 0 {
+        if u16_at(bytes, 2).ok_or_else(short)? & LONG_HEADER == 0 {
             return Err(bad("the first page has no long header".into()));
         }
         Ok(SegmentHeader {
             major,
-            timeline: TimelineId(u32::from_le_bytes(array(bytes, 4))),
-            page_address: u64::from_le_bytes(array(bytes, 8)),
-            system_identifier: u64::from_le_bytes(array(bytes, 24)),
-            segment_size: SegmentSize::try_from(u64::from(u32::from_le_bytes(array(bytes, 32))))?,
-            block_size: u32::from_le_bytes(array(bytes, 36)),
+            timeline: TimelineId(u32_at(bytes, 4).ok_or_else(short)?),
+            page_address: u64_at(bytes, 8).ok_or_else(short)?,
+            system_identifier: u64_at(bytes, 24).ok_or_else(short)?,
+            segment_size: SegmentSize::try_from(u64::from(u32_at(bytes, 32).ok_or_else(short)?))?,
+            block_size: u32_at(bytes, 36).ok_or_else(short)?,
         })
     }
 
-    /// Whether a file of `size` bytes with this header can be the segment `name` of the cluster.
+    /// Checks that a file of `size` bytes with this header can be the segment `name` of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// `Identity` for WAL of another cluster or version, `Damage` for another size, position or timeline.
     pub fn check(&self, name: SegmentName, size: u64, system_identifier: u64, major: u32) -> Result<()> {
         let damage = |what: String| Err(Error::new(Kind::Damage, what));
         if self.system_identifier != system_identifier {
@@ -72,7 +82,7 @@ impl SegmentHeader {
         }
         if size != self.segment_size.bytes() {
             return damage(format!(
-                "the file has {size} bytes, its header says segments of {}",
+                "the file has {size} bytes, but its header is of segments of {}",
                 self.segment_size.bytes()
             ));
         }
@@ -82,12 +92,15 @@ impl SegmentHeader {
         let start = name.start(self.segment_size);
         if self.page_address != start.0 {
             return damage(format!(
-                "the header says position {}, the name says {start}",
+                "the header is of position {}, the name of {start}",
                 super::lsn::Lsn(self.page_address)
             ));
         }
         if self.timeline > name.timeline || self.timeline.0 == 0 {
-            return damage(format!("the header says timeline {}, the name {}", self.timeline, name.timeline));
+            return damage(format!(
+                "the header is of timeline {}, the name of {}",
+                self.timeline, name.timeline
+            ));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use super::files::create;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::relation::{FIRST_OF_USERS, Place};
+use crate::pg::relation::{FIRST_OF_USERS, RelationDirectory};
 use crate::repo::record::{Database, Record};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -50,7 +50,7 @@ impl Chosen {
             return false;
         };
         let (directory, name) = path.split_at(slash);
-        let place = Place::parse(directory);
+        let place = RelationDirectory::parse(directory);
         // Without its version no server looks at the directory at all.
         place.is_some_and(|place| place.database >= FIRST_OF_USERS && !oids.contains(&place.database))
             && name != b"/PG_VERSION"

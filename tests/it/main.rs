@@ -31,6 +31,7 @@ mod log;
 mod matrix;
 mod notify;
 mod observe;
+mod properties;
 mod push_fetch;
 mod report;
 mod restore;

@@ -135,10 +135,10 @@ fn certificates_as_administrators_make_them_are_understood() {
         refused(&way("evil.test", &format!("sslmode=verify-full {}", root("self")))).kind(),
         Kind::Identity
     );
-    assert_eq!(
-        refused(&way("self.test", &format!("sslmode=verify-full {}", root("ca")))).kind(),
-        Kind::Identity
-    );
+    // The TLS library has no variant for this cause, which is recognized by its name: an update must not lose it.
+    let error = refused(&way("self.test", &format!("sslmode=verify-full {}", root("ca"))));
+    assert_eq!(error.kind(), Kind::Identity);
+    assert!(error.to_string().contains("its certificate is that of an authority"), "{error}");
     // Version 1, from `openssl x509 -req` without extensions.
     offer_tls(&server, "old");
     assert!(connect(&way("db.test", "sslmode=require")).unwrap().is_encrypted());
