@@ -5,7 +5,7 @@ use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use super::source::{Server, ServerFacts};
 use super::{pooler, standby};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{KeepAlive, Options, Session, column};
+use crate::pg::client::{KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::segment::{SegmentSize, TimelineId};
 use crate::repo::Lineage;
@@ -20,9 +20,9 @@ impl Server {
     /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the primary of a standby
     /// and is used for nothing else.
     pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<Server> {
-        let options = Options {
+        let options = SessionOptions {
             keep_alive: KeepAlive { every: KEEP_ALIVE_INTERVAL, ..KeepAlive::default() },
-            ..Options::default()
+            ..SessionOptions::default()
         };
         let session = Session::connect(info, &options)?;
         pooler::check(&session, info, &options)?;

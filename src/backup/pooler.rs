@@ -4,7 +4,7 @@
 
 use super::session::STATEMENT_TIMEOUT;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Options, Session};
+use crate::pg::client::{Session, SessionOptions};
 use crate::pg::conninfo::ConnInfo;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const HINT: &str = "let `connection` lead to the server itself: its own port or 
 
 /// Refuses a session that was given another process. A pooler gives the process of an idle session to the next client
 /// that needs one: here to a second session, which keeps it by an open transaction.
-pub fn check(session: &Session, info: &ConnInfo, options: &Options) -> Result<()> {
+pub fn check(session: &Session, info: &ConnInfo, options: &SessionOptions) -> Result<()> {
     let doing = || "look for a connection pooler".to_owned();
     let other = Session::connect(info, options).doing(doing)?;
     for _ in 0..ATTEMPTS {

@@ -7,23 +7,23 @@
 
 use super::session::{PRIMARY_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Expect, KeepAlive, Options, Session, column};
+use crate::pg::client::{Expect, KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 
-/// Options of a session that keeps asking whether the server is still a standby, so that a promotion is noticed while
+/// Settings of a session that keeps asking whether the server is still a standby, so that a promotion is noticed while
 /// files are read.
-pub fn watching(options: &Options) -> Options {
+pub fn watching(options: &SessionOptions) -> SessionOptions {
     let expect = Expect { answer: "t".into(), otherwise: "the standby was promoted".into() };
     let keep_alive = KeepAlive {
         statement: "SELECT pg_is_in_recovery()".into(),
         expect: Some(expect),
         ..options.keep_alive.clone()
     };
-    Options { keep_alive, ..options.clone() }
+    SessionOptions { keep_alive, ..options.clone() }
 }
 
 /// Opens a session with the primary of a standby. Refuses a server of another cluster, and another standby.
-pub fn connect_primary(info: &ConnInfo, options: &Options, system_identifier: u64) -> Result<Session> {
+pub fn connect_primary(info: &ConnInfo, options: &SessionOptions, system_identifier: u64) -> Result<Session> {
     let doing = || "look at the server that `primary` names".to_owned();
     let session = Session::connect(info, options).doing(doing)?;
     check_grants(&session, &PRIMARY_GRANTS).doing(doing)?;

@@ -9,7 +9,7 @@ use super::recover::{Recovering, RecoverySetting};
 use super::runner::POLL_INTERVAL;
 use super::server::DrillServer;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Options, Session, column};
+use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::TimelineId;
@@ -135,7 +135,7 @@ fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<Recovery
 /// Checks that the primary can and may be followed, and creates a restore point at its position.
 fn create_restore_point(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<RestorePoint> {
     let doing = "query the primary";
-    let session = Session::connect(&primary.info, &Options::default()).doing(doing)?;
+    let session = Session::connect(&primary.info, &SessionOptions::default()).doing(doing)?;
     let row = session
         .query_one(
             "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \

@@ -5,7 +5,7 @@ use super::log::{ServerLog, ServerLogFile};
 use super::runner::{POLL_INTERVAL, Runner};
 use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Options, Session};
+use crate::pg::client::{Session, SessionOptions};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use rustix::process::{Pid, Signal};
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Time that the server has to end after each signal. It kills its own processes after five seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Options of every session. Those of a session take precedence over settings of roles and databases.
+/// SessionOptions of every session. Those of a session take precedence over settings of roles and databases.
 const SESSION_OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries= -c jit=off \
      -c default_transaction_read_only=off -c row_security=off";
 
@@ -113,10 +113,10 @@ impl DrillServer {
             quoted(self.options()),
         );
         let environment = Environment { variable: &|_| None, home: None, user: None };
-        Session::connect(&ConnInfo::parse(&text, &environment)?, &Options::default())
+        Session::connect(&ConnInfo::parse(&text, &environment)?, &SessionOptions::default())
     }
 
-    /// Options for sessions of other programs.
+    /// SessionOptions for sessions of other programs.
     pub fn options(&self) -> &'static str {
         SESSION_OPTIONS
     }

@@ -1,5 +1,5 @@
-//! Connections to servers of HTTP, with TLS that is set up when the first `https` address is met. Knows nothing of what
-//! is asked over them.
+//! Connections to HTTP servers. TLS is set up when the first `https` address is used. Does not know what is requested over
+//! the connections.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::net::tls::Chain;
@@ -9,29 +9,32 @@ use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as Tcp;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use once_cell::sync::OnceCell;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use tower_service::Service;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// For the name, the connection and the handshake together.
-pub const CONNECT: Duration = Duration::from_secs(5);
+/// Time limit of name resolution, connection and handshake together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Servers close connections that nobody uses; one that is older than this is not tried.
-const IDLE: Duration = Duration::from_secs(15);
+/// Maximum idle time of a connection that is used again: servers close those that are not used.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The first of these that is there holds the certificates of the system, all in one file.
+/// Interval of TCP keepalives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Files that hold all certificates of the system; the first that exists is used.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -39,15 +42,16 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Whom to trust.
+/// Trusted root certificates.
 #[derive(Debug, Clone)]
 pub enum Roots {
-    /// The certificates in this file alone.
+    /// Only the certificates in this file.
     File(PathBuf),
+    /// Those of the operating system.
     System,
 }
 
-/// A client with connections of its own, which are used again.
+/// Creates a client with its own pool of connections.
 pub fn client<B>(roots: Roots) -> Client<Connect, B>
 where
     B: Body + Send,
@@ -55,13 +59,16 @@ where
 {
     let mut tcp = Tcp::new();
     tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
+    tcp.set_keepalive(Some(KEEPALIVE_INTERVAL));
     tcp.enforce_http(false);
-    let connect = Connect { tcp, tls: Arc::new(LazyTls { roots, config: OnceLock::new() }) };
-    Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connect)
+    let connect = Connect { tcp, tls: Arc::new(LazyTls { roots, config: OnceCell::new() }) };
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .build(connect)
 }
 
-/// An error and what is below it; an I/O error hides what it was made from, so that is looked for too.
+/// An error and its sources. An I/O error does not report the error that it wraps as its source, so that is included too.
 pub fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -71,19 +78,19 @@ pub fn chain<'a>(
     })
 }
 
-/// There was no connection in time.
+/// Error of a connection that was not established in time.
 #[derive(Debug)]
 pub struct Late;
 
 impl fmt::Display for Late {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no connection within {CONNECT:?}")
+        write!(f, "no connection within {CONNECT_TIMEOUT:?}")
     }
 }
 
 impl std::error::Error for Late {}
 
-/// Makes connections.
+/// Connector of the client.
 #[derive(Clone)]
 pub struct Connect {
     tcp: Tcp,
@@ -110,40 +117,37 @@ impl Service<Uri> for Connect {
                     _ => Ok(MaybeHttpsStream::Http(tcp.call(address).await?)),
                 }
             };
-            timeout(CONNECT, connecting).await.map_err(|_| Late)?
+            timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| Late)?
         })
     }
 }
 
-/// The settings of TLS, made once.
+/// TLS settings, which are made when they are first needed.
 struct LazyTls {
     roots: Roots,
-    config: OnceLock<Arc<ClientConfig>>,
+    config: OnceCell<Arc<ClientConfig>>,
 }
 
 impl LazyTls {
     fn config(&self) -> Result<Arc<ClientConfig>> {
-        if let Some(config) = self.config.get() {
-            return Ok(config.clone());
-        }
-        let failed = |error: String| Error::new(Kind::Failed, error);
-        let provider = Arc::new(crypto::ring::default_provider());
-        let (store, own) = self.roots.read()?;
-        let library = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
-            .build()
-            .map_err(|error| failed(error.to_string()))?;
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Chain::new(library, own)))
-            .with_no_client_auth();
-        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
+        let make = || -> Result<_> {
+            let provider = Arc::new(crypto::ring::default_provider());
+            let (store, named) = self.roots.read()?;
+            let chain = Chain::new(provider.clone(), store, named, Vec::new())?;
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|error| Error::new(Kind::Failed, error.to_string()))?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(chain))
+                .with_no_client_auth();
+            Ok(Arc::new(config))
+        };
+        self.config.get_or_try_init(make).cloned()
     }
 }
 
 impl Roots {
-    /// All that are trusted, and those among them that a user named.
+    /// Reads all trusted certificates, and those among them that the user named.
     fn read(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
         let mut store = RootCertStore::empty();
         let mut own = Vec::new();
@@ -153,12 +157,12 @@ impl Roots {
                 own = certificates(path).doing(doing).map_err(|error| error.with_kind(Kind::Config))?;
                 store.add_parsable_certificates(own.iter().cloned());
                 if store.is_empty() {
-                    let error = Error::new(Kind::Config, "it holds no certificate that can be used");
+                    let error = Error::new(Kind::Config, "the file has no certificate that can be used");
                     return Err(error.doing(doing()));
                 }
             }
             Roots::System => {
-                // A folder with hundreds of files is read only where there is no bundle.
+                // The folder with hundreds of files is read only without a bundle.
                 let bundles = BUNDLES.iter().filter_map(|path| certificates(Path::new(path)).ok());
                 let bundle = bundles.into_iter().find(|bundle| !bundle.is_empty());
                 store.add_parsable_certificates(
@@ -175,7 +179,7 @@ impl Roots {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = std::fs::read(path).doing(|| "open".to_owned())?;
+    let text = std::fs::read(path).doing("open")?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<_, _>>();
     certificates.map_err(|error| Error::new(Kind::Config, error.to_string()))
 }

@@ -1,16 +1,17 @@
-//! Which certificate of a server a chain to trusted roots proves, for PostgreSQL and for S3 alike.
+//! Verification of servers' certificates against trusted roots, for PostgreSQL and for S3 alike.
 
-use rustls::client::WebPkiServerVerifier;
+use crate::error::Kind;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use std::sync::Arc;
 use tokio_rustls::rustls;
 
-/// Proves certificates as the library does, and takes one more: a certificate that calls itself an authority and
-/// is itself among the roots. `openssl req -x509` makes such self-signed certificates, and servers use them as their
-/// own.
+/// Verifier that accepts what the library accepts, and also a certificate of an authority that is itself one of the
+/// roots: `openssl req -x509` makes such self-signed certificates, and servers use them as their own.
 #[derive(Debug)]
 pub struct Chain {
     library: Arc<WebPkiServerVerifier>,
@@ -18,25 +19,39 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// `library` has been made from these `roots`.
-    pub fn new(library: Arc<WebPkiServerVerifier>, roots: Vec<CertificateDer<'static>>) -> Chain {
-        Chain { library, roots }
+    /// `trusted` are all roots, `named` those among them that the user named; lists of revoked certificates, if any, are
+    /// `revoked`.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for roots or lists that the library cannot use.
+    pub fn new(
+        provider: Arc<CryptoProvider>,
+        trusted: RootCertStore,
+        named: Vec<CertificateDer<'static>>,
+        revoked: Vec<CertificateRevocationListDer<'static>>,
+    ) -> crate::error::Result<Chain> {
+        let library =
+            WebPkiServerVerifier::builder_with_provider(trusted.into(), provider).with_crls(revoked);
+        let unusable =
+            |error: VerifierBuilderError| crate::error::Error::new(Kind::Config, error.to_string());
+        Ok(Chain { library: library.build().map_err(unusable)?, roots: named })
     }
 }
 
-/// Whether a certificate was refused because it calls itself an authority.
+/// Whether a certificate was refused because it is one of an authority (`CaUsedAsEndEntity` of webpki).
 pub fn is_authority(other: &OtherError) -> bool {
-    // The library has no variant of its own for it.
-    is(other, "CaUsedAsEndEntity")
+    is_cause(other, "CaUsedAsEndEntity")
 }
 
-/// Causes for which the library has no variant of its own are known by their names alone.
-pub fn is(other: &OtherError, name: &str) -> bool {
+/// Whether this is the cause of that name. Causes without a variant in the library can be recognized by their names only;
+/// tests of the PostgreSQL client (`client/tls.rs`) fail when an update changes a name.
+pub fn is_cause(other: &OtherError, name: &str) -> bool {
     format!("{other:?}").contains(name)
 }
 
 impl ServerCertVerifier for Chain {
-    /// Fails for the name only when the chain is good.
+    /// Returns an error about the name only if the chain is valid.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -46,7 +61,7 @@ impl ServerCertVerifier for Chain {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.library.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // It is trusted byte by byte; its dates were checked before this answer.
+            // Trusted byte by byte; the library has checked its dates before it returned this error.
             Err(Error::InvalidCertificate(CertificateError::Other(other)))
                 if is_authority(&other) && self.roots.contains(end_entity) =>
             {

@@ -6,7 +6,7 @@ use super::facts::{
 };
 use super::{queue, stock};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Options, Row, Session, column};
+use crate::pg::client::{Row, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::{Lineage, Repository};
@@ -159,7 +159,7 @@ SELECT current_setting('server_version') AS version,
   FROM pg_stat_archiver";
 
 fn query(info: &ConnInfo, timeout: Duration) -> Result<ServerFacts> {
-    let options = Options { connect_timeout: timeout, ..Options::default() };
+    let options = SessionOptions { connect_timeout: timeout, ..SessionOptions::default() };
     let session = Session::connect(info, &options)?;
     let bound = Some(timeout);
     let row = &session.query_one(STATE, &[], bound).doing("query pg_stat_archiver")?;

@@ -1,26 +1,27 @@
-//! One SQL session with a server: blocking, usable from any thread, and watched while it is idle. Knows
-//! nothing of what the statements are for.
+//! SQL session with a server: blocking, usable from any thread, and monitored while it is idle. Does not know what the
+//! statements are for.
 //!
-//! A base backup lives and dies with its session: when the session ends, so does the server's backup
-//! mode. Therefore a session is never reconnected. A thread of its own drives the connection, asks
-//! something at intervals, and [`Session::check`] answers at once whether it is still alive.
+//! A base backup depends on its session: when the session ends, so does the server's backup mode. Therefore a session is
+//! never reconnected. A thread of its own drives the connection and runs a keep-alive statement at intervals, and
+//! [`Session::check`] reports immediately whether the session is lost.
 //!
-//! Promises: every wait that is given a bound ends; no time-out of a role or database ends the session;
-//! no transaction stays open; no secret and no statement is part of an error.
+//! Promises: each wait with a time limit ends; no time limit of a role or database ends the session; no transaction stays
+//! open; no secret and no statement is part of an error.
 
 mod connect;
 mod error;
 mod life;
 
 use super::conninfo::ConnInfo;
-use super::wire::{Address, Encryption, Opened, Wire};
+use super::wire::{Address, Encryption, NoHandshake, Wire};
 use crate::error::{Doing, Error, Kind, Result};
-use life::{End, Started, wait};
+use life::{StartedSession, StopOnDrop, wait};
+use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -32,22 +33,22 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, SimpleQueryMessage};
 
 pub use tokio_postgres::Row;
 
-/// The parameters of a statement, `$1` first.
+/// Parameters of a statement, `$1` first.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// How a session begins and is kept.
+/// Settings of a session.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// Shown in pg_stat_activity, unless the connection string names another.
+pub struct SessionOptions {
+    /// Name in pg_stat_activity, unless the connection string has one.
     pub application_name: String,
-    /// The bound of each attempt, unless the connection string has one: an address, with TLS or without.
+    /// Time limit of each attempt (one address, with or without TLS), unless the connection string has one.
     pub connect_timeout: Duration,
     pub keep_alive: KeepAlive,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
             application_name: "walkeep".into(),
             connect_timeout: Duration::from_secs(10),
             keep_alive: KeepAlive::default(),
@@ -55,12 +56,13 @@ impl Default for Options {
     }
 }
 
-/// What is asked while nobody else asks anything.
+/// Statement that is run while the session is idle.
 #[derive(Debug, Clone)]
 pub struct KeepAlive {
-    /// The time without a statement after which it is asked.
+    /// Idle time after which the statement is run.
     pub every: Duration,
     pub statement: String,
+    /// Result that the statement must have; `None` accepts any.
     pub expect: Option<Expect>,
 }
 
@@ -70,18 +72,19 @@ impl Default for KeepAlive {
     }
 }
 
-/// The answer without which the session is of no use: a backup from a standby ends when it is promoted.
+/// Result of the keep-alive statement without which the session is useless: a backup from a standby fails when the
+/// standby is promoted.
 #[derive(Debug, Clone)]
 pub struct Expect {
-    /// The first column of the first row, as text: `t`.
+    /// First column of the first row, as text: `t`.
     pub answer: String,
-    /// The error text when it is anything else.
+    /// Message of the error for any other result.
     pub otherwise: String,
 }
 
-/// A message of the server that is no error: NOTICE, WARNING and the like.
+/// Message of the server that is not an error: NOTICE, WARNING and the like.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+pub struct ServerMessage {
     pub severity: String,
     /// SQLSTATE, five characters.
     pub code: String,
@@ -90,92 +93,90 @@ pub struct Notice {
     pub hint: Option<String>,
 }
 
-/// The time for a statement to end once it is cancelled, and for a request to cancel to be delivered.
-const GRACE: Duration = Duration::from_secs(5);
-/// Notices that are kept until somebody asks; older ones go first.
+/// Time limit for a cancelled statement to end, and for the delivery of a request to cancel.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which a wait without a time limit checks its condition again.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of messages that are kept until they are taken; the oldest are dropped.
 const MAX_NOTICES: usize = 1000;
 
-/// A session. Dropping it ends it, and with it whatever the server holds for it.
+/// Session. Its end on drop also ends everything that the server holds for it.
 pub struct Session {
-    // Dropped before the thread is told to end, so that the server hears a goodbye.
+    // Dropped before the thread stops, so that the server receives a Terminate message.
     client: Arc<Client>,
     cancel: CancelToken,
-    shared: Arc<Shared>,
+    shared: Arc<SessionState>,
     runtime: tokio::runtime::Handle,
     address: Address,
     encryption: Encryption,
     tls: bool,
     backend_pid: i32,
     version: u32,
-    _end: End,
+    _stop: StopOnDrop,
 }
 
-/// What the session's thread and its callers both see.
-struct Shared {
+/// State that the session's thread and its callers share.
+struct SessionState {
     place: String,
-    lost: Mutex<Option<Lost>>,
-    notices: Mutex<VecDeque<Notice>>,
+    /// Why the session was lost; `None` as long as it is not.
+    lost: Mutex<Option<Error>>,
+    notices: Mutex<VecDeque<ServerMessage>>,
     turn: Mutex<TurnState>,
     free: Condvar,
 }
 
-struct Lost {
-    kind: Kind,
-    message: String,
-    hint: Option<String>,
-}
-
 struct TurnState {
-    taken: bool,
-    /// When the last statement ended.
+    is_taken: bool,
+    /// End of the last statement.
     since: Instant,
 }
 
-/// Exclusive use of the connection. Statements are not sent while another runs: a request to cancel
-/// would hit whichever the server is at.
-struct Turn<'a>(&'a Shared);
+/// Exclusive use of the connection. No statement is sent while another runs, since a request to cancel ends whichever the
+/// server runs at that moment.
+struct Turn<'a>(&'a SessionState);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.turn) = TurnState { taken: false, since: Instant::now() };
+        *self.0.turn.lock() = TurnState { is_taken: false, since: Instant::now() };
         self.0.free.notify_one();
     }
 }
 
 impl Session {
-    /// Connects, logs in and makes the session fit for a long life: `search_path` is `pg_catalog`, the
-    /// encoding UTF8, every time-out of the server that could end it is off. Autocommit always.
+    /// Connects, logs in and prepares a long session: `search_path` is `pg_catalog`, the encoding UTF8, and all time limits
+    /// of the server that could end the session are off. Each statement commits.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] when no server answers, [`Kind::Denied`] when it refuses the login,
-    /// [`Kind::Identity`] when its certificate does not prove it, [`Kind::Refused`] when it cannot do the
-    /// TLS that is asked for, [`Kind::Config`] for files and settings.
-    pub fn connect(info: &ConnInfo, options: &Options) -> Result<Session> {
+    ///
+    /// [`Kind::Unavailable`] when no server accepts the connection, [`Kind::Denied`] when it rejects the login,
+    /// [`Kind::Identity`] when its certificate is not the right one, [`Kind::Refused`] when it does not support the required
+    /// TLS, [`Kind::Config`] for files and settings.
+    pub fn connect(info: &ConnInfo, options: &SessionOptions) -> Result<Session> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .doing(|| "start the session's runtime".into())?;
+            .doing("start the session's runtime")?;
         let handle = runtime.handle().clone();
         let (info, options) = (info.clone(), options.clone());
-        let (tell, told) = mpsc::sync_channel(1);
+        let (started, start) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let (finished, finish) = mpsc::sync_channel::<()>(1);
         thread::Builder::new()
             .name("sql session".into())
             .spawn(move || {
-                let _finished = finished; // dropped last: the other end hears it
+                let _finished = finished; // dropped last, which ends the wait of StopOnDrop
                 runtime.block_on(async {
                     match connect::connect(&info, &options).await {
-                        Ok(connected) => life::live(connected, &options.keep_alive, &tell, stopped).await,
-                        Err(error) => drop(tell.send(Err(error))),
+                        Ok(connected) => life::run(connected, &options.keep_alive, &started, stopped).await,
+                        Err(error) => drop(started.send(Err(error))),
                     }
                 });
-                // A host name may still be looked up, and nobody waits for it any more.
+                // Does not wait for the resolution of a host name that may still run.
                 runtime.shutdown_background();
             })
-            .doing(|| "start the session's thread".into())?;
-        let started: Started =
-            told.recv().map_err(|_| Error::new(Kind::Failed, "the session's thread ended"))??;
+            .doing("start the session's thread")?;
+        let ended = |_| Error::defect("the session's thread ended without a session or an error");
+        let started: StartedSession = start.recv().map_err(ended)??;
         Ok(Session {
             client: started.client,
             cancel: started.cancel,
@@ -186,62 +187,66 @@ impl Session {
             tls: started.tls,
             backend_pid: started.backend_pid,
             version: started.version,
-            _end: End { stop: Some(stop), finish: Mutex::new(finish) },
+            _stop: StopOnDrop { stop: Some(stop), finish: Mutex::new(finish) },
         })
     }
 
-    /// Whether the session is alive, as far as is known. Costs a lock; asks the server nothing.
+    /// Checks that the session is not known to be lost. Takes a lock, and does not ask the server.
     ///
     /// # Errors
-    /// Why it was lost; the same at every call from then on.
+    ///
+    /// The reason of the loss, the same in each call from then on.
     pub fn check(&self) -> Result<()> {
         self.shared.check()
     }
 
-    /// All rows of one statement.
+    /// Runs one statement and returns all rows. `bound` limits the time.
     ///
     /// # Errors
-    /// The server's message; [`Kind::Timeout`] when `bound` passed and the statement was cancelled;
-    /// the reason when the session is lost.
+    ///
+    /// The server's message; [`Kind::Timeout`] when `bound` passed and the statement was cancelled; the reason when the
+    /// session is lost.
     pub fn query(&self, sql: &str, params: Params<'_>, bound: Option<Duration>) -> Result<Vec<Row>> {
         self.run(bound, self.client.query(sql, params))
     }
 
-    /// The one row of a statement.
+    /// Runs one statement and returns its only row.
     ///
     /// # Errors
-    /// As [`Session::query`]; [`Kind::Failed`] for no row or more than one.
+    ///
+    /// Those of [`Session::query`]; [`Kind::Failed`] for no row or more than one.
     pub fn query_one(&self, sql: &str, params: Params<'_>, bound: Option<Duration>) -> Result<Row> {
         let mut rows = self.query(sql, params, bound)?;
         match (rows.pop(), rows.len()) {
             (Some(row), 0) => Ok(row),
-            (None, _) => Err(Error::new(Kind::Failed, "one row was expected, and none came")),
-            (Some(_), more) => {
-                Err(Error::new(Kind::Failed, format!("one row was expected, and {} came", more + 1)))
-            }
+            (None, _) => Err(Error::new(Kind::Failed, "expected one row, got none")),
+            (Some(_), more) => Err(Error::new(Kind::Failed, format!("expected one row, got {}", more + 1))),
         }
     }
 
-    /// Runs one statement and answers the number of rows that it touched.
+    /// Runs one statement and returns the number of rows that it affected.
     ///
     /// # Errors
-    /// As [`Session::query`].
+    ///
+    /// Those of [`Session::query`].
     pub fn execute(&self, sql: &str, params: Params<'_>, bound: Option<Duration>) -> Result<u64> {
         self.run(bound, self.client.execute(sql, params))
     }
 
-    /// Runs statements without parameters, divided by semicolons, as one transaction unless they say otherwise.
+    /// Runs statements without parameters, separated by semicolons; one transaction unless they control it themselves.
     ///
     /// # Errors
-    /// As [`Session::query`].
+    ///
+    /// Those of [`Session::query`].
     pub fn batch(&self, sql: &str, bound: Option<Duration>) -> Result<()> {
         self.run(bound, self.client.batch_execute(sql))
     }
 
-    /// What statements answer, all values as text: the rows of the last one that has any.
+    /// Runs statements, and returns the rows of the last one that has any, with all values as text.
     ///
     /// # Errors
-    /// As [`Session::query`].
+    ///
+    /// Those of [`Session::query`].
     pub fn text(&self, sql: &str, bound: Option<Duration>) -> Result<Vec<Vec<Option<String>>>> {
         let mut rows = Vec::new();
         let mut is_over = false;
@@ -260,17 +265,17 @@ impl Session {
         Ok(rows)
     }
 
-    /// Takes what the server has told besides answers since the last call.
-    pub fn notices(&self) -> Vec<Notice> {
-        lock(&self.shared.notices).drain(..).collect()
+    /// Takes the messages that the server has sent since the last call.
+    pub fn notices(&self) -> Vec<ServerMessage> {
+        self.shared.notices.lock().drain(..).collect()
     }
 
-    /// The process id of the server process, as in pg_stat_activity.
+    /// Process id of the server process, as in pg_stat_activity.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
     }
 
-    /// `150004` for 15.4.
+    /// Version of the server: `150004` for 15.4.
     pub fn server_version_num(&self) -> u32 {
         self.version
     }
@@ -280,13 +285,13 @@ impl Session {
         self.tls
     }
 
-    /// The server in words: `host db1 port 5432`.
+    /// Description of the server: `host db1 port 5432`.
     pub fn place(&self) -> &str {
         &self.shared.place
     }
 
-    /// Waits for a statement. When its time is over it is cancelled at the server; one that does not
-    /// even end then takes the session with it, since its answer would come to somebody else.
+    /// Waits for a statement, and cancels it at the server when its time has passed. If it does not end even then, the
+    /// session is lost, since its result would be taken for that of the next statement.
     fn run<T>(
         &self,
         bound: Option<Duration>,
@@ -294,8 +299,9 @@ impl Session {
     ) -> Result<T> {
         let until = bound.and_then(|bound| Instant::now().checked_add(bound));
         let late = || {
-            let seconds = bound.unwrap_or_default().as_secs_f64();
-            Error::new(Kind::Timeout, format!("no answer within {seconds} s"))
+            let limit =
+                bound.map_or("the time limit".to_owned(), |bound| format!("{} s", bound.as_secs_f64()));
+            Error::new(Kind::Timeout, format!("no answer within {limit}"))
         };
         self.check()?;
         let Some(_turn) = self.shared.wait_turn(until) else {
@@ -308,40 +314,40 @@ impl Session {
             return result.map_err(|cause| self.failed(&cause));
         }
         self.cancel();
-        match wait(work.as_mut(), Instant::now().checked_add(GRACE)) {
-            // It was done before the request arrived. What it did is done, so say so.
+        match wait(work.as_mut(), Instant::now().checked_add(CANCEL_TIMEOUT)) {
+            // It ended before the request arrived. Its effects exist, so it is not reported as cancelled.
             Some(Ok(value)) => Ok(value),
             Some(Err(cause)) if cause.code() == Some(&SqlState::QUERY_CANCELED) => Err(late()),
             Some(Err(cause)) => Err(self.failed(&cause)),
             None => {
-                self.shared.lose(
-                    late().hint("the statement could not be cancelled: the server or the network hangs"),
-                );
+                self.shared.lose(late().hint(
+                    "the statement could not be cancelled; check whether the server or the network hangs",
+                ));
                 self.check()?;
                 Err(late())
             }
         }
     }
 
-    /// Asks the server to cancel the running statement and waits until it has taken note, so that the
-    /// request cannot hit a later one.
+    /// Requests the server to cancel the running statement and waits until it has handled the request, so that this cannot
+    /// cancel a later statement.
     fn cancel(&self) {
         let (token, address, encryption) =
             (self.cancel.clone(), self.address.clone(), self.encryption.clone());
-        let (tell, told) = mpsc::sync_channel::<()>(1);
+        let (sender, handled) = mpsc::sync_channel::<()>(1);
         self.runtime.spawn(async move {
-            let _tell = tell;
-            // Failure shows in the statement, which then does not end.
-            let _ = timeout(GRACE, async {
+            let _sender = sender;
+            // After a failure the statement does not end, which is handled there.
+            let _ = timeout(CANCEL_TIMEOUT, async {
                 let mut wire = Wire::open(&address, &encryption).await?;
-                let sent = token.cancel_query_raw(&mut wire, Opened).await;
-                // The server closes the connection after it has sent the signal.
+                let sent = token.cancel_query_raw(&mut wire, NoHandshake).await;
+                // The server closes the connection after it has signalled its process.
                 wire.drain().await;
                 sent.map_err(|cause| error::of(&cause))
             })
             .await;
         });
-        let _ = told.recv_timeout(GRACE * 2);
+        let _ = handled.recv_timeout(CANCEL_TIMEOUT * 2);
     }
 
     fn failed(&self, cause: &tokio_postgres::Error) -> Error {
@@ -361,96 +367,81 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A column of a row, by name or position from 0.
+/// Returns a column of a row, by name or by position from 0.
 ///
 /// # Errors
-/// [`Kind::Failed`] when there is no such column, or it holds another type or NULL.
+///
+/// [`Kind::Failed`] when the column does not exist, has another type or is NULL.
 pub fn column<'a, T: FromSql<'a>>(row: &'a Row, index: impl RowIndex + Display) -> Result<T> {
     row.try_get(index).map_err(|cause| error::of(&cause))
 }
 
-impl Shared {
-    fn new(place: String) -> Shared {
-        Shared {
+impl SessionState {
+    fn new(place: String) -> SessionState {
+        SessionState {
             place,
             lost: Mutex::new(None),
             notices: Mutex::default(),
-            turn: Mutex::new(TurnState { taken: false, since: Instant::now() }),
+            turn: Mutex::new(TurnState { is_taken: false, since: Instant::now() }),
             free: Condvar::new(),
         }
     }
 
     fn check(&self) -> Result<()> {
-        let lost = lock(&self.lost);
-        let Some(lost) = lost.as_ref() else {
-            return Ok(());
-        };
-        let error =
-            Error::new(lost.kind, lost.message.clone()).doing(format!("session at {} lost", self.place));
-        Err(match &lost.hint {
-            Some(hint) => error.hint(hint.clone()),
-            None => error,
-        })
+        let lost = self.lost.lock();
+        lost.clone().map_or(Ok(()), |error| Err(error.doing(format!("session at {} lost", self.place))))
     }
 
-    /// The first reason stays, except that a message of the server says more than a closed connection.
+    /// Records why the session was lost. The first reason stays, unless it is a closed connection, which says less than a
+    /// message of the server.
     fn lose(&self, error: Error) {
-        let mut lost = lock(&self.lost);
+        let mut lost = self.lost.lock();
         let closed = error::closed().to_string();
-        if lost.as_ref().is_none_or(|lost| lost.message == closed) {
-            *lost = Some(Lost {
-                kind: error.kind(),
-                message: error.to_string(),
-                hint: error.advice().map(str::to_string),
-            });
+        if lost.as_ref().is_none_or(|lost| lost.to_string() == closed) {
+            *lost = Some(error);
         }
     }
 
     fn notice(&self, message: AsyncMessage) {
-        let AsyncMessage::Notice(said) = message else {
+        let AsyncMessage::Notice(notice) = message else {
             return;
         };
-        let mut notices = lock(&self.notices);
+        let mut notices = self.notices.lock();
         if notices.len() == MAX_NOTICES {
             notices.pop_front();
         }
-        notices.push_back(Notice {
-            severity: said.severity().into(),
-            code: said.code().code().into(),
-            message: error::one_line(said.message()),
-            detail: said.detail().map(error::one_line),
-            hint: said.hint().map(error::one_line),
+        notices.push_back(ServerMessage {
+            severity: notice.severity().into(),
+            code: notice.code().code().into(),
+            message: error::one_line(notice.message()),
+            detail: notice.detail().map(error::one_line),
+            hint: notice.hint().map(error::one_line),
         });
     }
 
     fn wait_turn(&self, until: Option<Instant>) -> Option<Turn<'_>> {
-        let mut state = lock(&self.turn);
-        while state.taken {
+        let mut state = self.turn.lock();
+        while state.is_taken {
             let left = match until {
-                None => Duration::from_secs(1), // looked at again, whatever happens
+                None => RECHECK_INTERVAL,
                 Some(until) => until.checked_duration_since(Instant::now())?,
             };
-            state = self.free.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.free.wait_for(&mut state, left);
         }
-        state.taken = true;
+        state.is_taken = true;
         Some(Turn(self))
     }
 
-    /// The turn if nobody has it and nothing was asked for `every`, or the time to wait until then.
+    /// Takes the turn if the connection is not in use and was idle for `every`; else returns the time to wait.
     fn idle_turn(&self, every: Duration) -> std::result::Result<Turn<'_>, Duration> {
-        let mut state = lock(&self.turn);
-        match (state.taken, every.checked_sub(state.since.elapsed())) {
+        let mut state = self.turn.lock();
+        match (state.is_taken, every.checked_sub(state.since.elapsed())) {
             (true, _) => Err(every),
             (false, Some(left)) if !left.is_zero() => Err(left),
             (false, _) => {
-                state.taken = true;
+                state.is_taken = true;
                 Ok(Turn(self))
             }
         }
     }
-}
-
-/// A lock whose holder panicked still guards plain values.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
-//! Where a server is and how to get in: libpq's connection strings, environment variables, service and
-//! password files, resolved into one value. Reads no process environment and opens no connection.
+//! Connection parameters: libpq's connection strings, environment variables, service and password files, resolved into
+//! one value. Does not read the environment of the process, and opens no connection.
 //!
-//! Rules are those of libpq (PostgreSQL documentation, "Database Connection Control Functions"). Where it
-//! offers something that is not built here, a connection string that asks for it is refused by name:
-//! leaving out, say, `requirepeer` would be weaker than what was asked for. Values are never part of an
-//! error text, since a misplaced quote makes a piece of a password look like any other word.
+//! The rules are those of libpq (PostgreSQL documentation, "Database Connection Control Functions"). A connection string
+//! with a keyword that is not supported here is refused by name: to ignore `requirepeer`, for example, would be weaker
+//! than what was requested. Values are never part of an error, since a misplaced quote makes a part of a password look
+//! like any other word.
 
 mod files;
 mod resolve;
@@ -18,25 +18,27 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the process knows of its surroundings, as far as libpq looks at it.
+/// Environment of the process, as far as libpq uses it.
 pub struct Environment<'a> {
-    /// The value of an environment variable such as `PGHOST`.
+    /// Returns the value of an environment variable such as `PGHOST`.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// The home directory, for `.pgpass` and `.postgresql/`.
+    /// Home directory, for `.pgpass` and `.postgresql/`.
     pub home: Option<PathBuf>,
-    /// The name of the operating system's user, the default of `user`.
+    /// Name of the operating system's user, the default of `user`.
     pub user: Option<String>,
 }
 
-/// A secret; shows itself as `***`.
+/// Secret, whose `Debug` is `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
+    /// Wraps a secret.
     pub fn new(secret: impl Into<Vec<u8>>) -> Secret {
         Secret(secret.into())
     }
 
+    /// Returns the secret itself.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }
@@ -48,45 +50,51 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Everything needed to open a connection. `Debug` shows no secret.
+/// Parameters of a connection. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct ConnInfo {
-    /// The servers to try, in order; at least one.
-    pub targets: Vec<Target>,
+    /// Servers to try, in this order; at least one.
+    pub targets: Vec<Endpoint>,
+    /// Name of the role.
     pub user: String,
+    /// Name of the database.
     pub dbname: String,
+    /// `None` leaves the name to the program.
     pub application_name: Option<String>,
-    /// Command-line options for the server process: `-c name=value`.
+    /// Command-line options of the server process: `-c name=value`.
     pub options: Option<String>,
-    /// For each address that is tried; `None` where nothing, or libpq's "for ever", was asked for.
+    /// Time limit for each address; `None` if none is given, or libpq's "infinite".
     pub connect_timeout: Option<Duration>,
+    /// Required kind of server.
     pub target_session_attrs: SessionAttrs,
-    pub tcp: Tcp,
-    pub tls: Tls,
-    /// What the administrator should hear of: a password file that was passed over.
+    pub tcp: TcpOptions,
+    pub tls: TlsOptions,
+    /// Warnings for the administrator, such as a password file that is ignored.
     pub warnings: Vec<String>,
 }
 
-/// One server.
+/// Server that a connection string names.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct Endpoint {
     pub host: Host,
     pub port: u16,
+    /// Password for this server; `None` if none is given and the password file has none.
     pub password: Option<Secret>,
 }
 
+/// Host of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    /// The directory of a Unix socket.
+    /// Directory of a Unix socket.
     Socket(PathBuf),
-    /// A name that is looked up.
+    /// Name that has to be resolved.
     Name(String),
-    /// An address that is used as it is, and the name that its certificate has to show.
+    /// Address, and the name that the server's certificate must have.
     Address(IpAddr, Option<String>),
 }
 
-impl Target {
-    /// The path of the Unix socket, if it is one.
+impl Endpoint {
+    /// Path of the Unix socket, if the host is one.
     pub fn socket(&self) -> Option<PathBuf> {
         match &self.host {
             Host::Socket(directory) => Some(directory.join(format!(".s.PGSQL.{}", self.port))),
@@ -95,7 +103,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.host, self.socket()) {
             (_, Some(socket)) => write!(f, "socket {}", socket.display()),
@@ -109,7 +117,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// What the server must be for the connection to be kept.
+/// Kind of server that is required (`target_session_attrs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionAttrs {
     Any,
@@ -120,13 +128,17 @@ pub enum SessionAttrs {
     PreferStandby,
 }
 
-/// How a TCP connection notices that its other end is gone. `None` leaves it to the program.
+/// Settings by which a TCP connection detects that its peer is gone. `None` leaves a value to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tcp {
+pub struct TcpOptions {
     pub keepalives: bool,
+    /// Idle time before the first keepalive.
     pub idle: Option<Duration>,
+    /// Interval of keepalives.
     pub interval: Option<Duration>,
+    /// Number of lost keepalives after which the connection is closed.
     pub count: Option<u32>,
+    /// Time limit for the acknowledgement of data (`TCP_USER_TIMEOUT`).
     pub user_timeout: Option<Duration>,
 }
 
@@ -141,6 +153,7 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// Use of channel binding in a SCRAM login (`channel_binding`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding {
     Disable,
@@ -148,45 +161,52 @@ pub enum ChannelBinding {
     Require,
 }
 
-/// A file that was named, or one that libpq looks for in `~/.postgresql` and does without.
+/// File that a connection string names, or that libpq uses if it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+pub struct LibpqFile {
     pub path: PathBuf,
+    /// Whether it was named, and so has to exist.
     pub named: bool,
 }
 
+/// Trusted root certificates (`sslrootcert`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCert {
     None,
-    File(File),
-    /// The trusted roots of the operating system.
+    File(LibpqFile),
+    /// Trusted roots of the operating system.
     System,
 }
 
-/// Everything that TLS needs to know; no file has been looked at yet.
+/// TLS settings of a connection string; the files have not been opened yet.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct TlsOptions {
     pub mode: SslMode,
     pub root: RootCert,
-    pub cert: Option<File>,
-    pub key: Option<File>,
-    pub crl: Option<File>,
+    /// Client's certificate.
+    pub cert: Option<LibpqFile>,
+    /// Private key of the client's certificate.
+    pub key: Option<LibpqFile>,
+    /// Certificate revocation list.
+    pub crl: Option<LibpqFile>,
+    /// Whether the host's name is sent in the handshake.
     pub sni: bool,
-    /// Whether TLS 1.2 is good enough.
+    /// Whether TLS 1.2 is allowed.
     pub tls12: bool,
-    /// Whether TLS 1.3 may be used.
+    /// Whether TLS 1.3 is allowed.
     pub tls13: bool,
     pub channel_binding: ChannelBinding,
 }
 
 impl ConnInfo {
-    /// Resolves a connection string, keywords and values or a URI: what it says, then its service's
-    /// entry, then the environment, then libpq's defaults; passwords last from the password file.
+    /// Resolves a connection string, keywords and values or a URI. Each value is that of the string, else of its service's
+    /// entry, else of the environment, else libpq's default; a password may also be in the password file.
     ///
     /// # Errors
-    /// [`Kind::Config`], naming the keyword and never the value.
+    ///
+    /// [`Kind::Config`], with the keyword and never the value.
     pub fn parse(text: &str, environment: &Environment<'_>) -> Result<ConnInfo> {
-        resolve::Settings::collect(text, environment)
+        resolve::Keywords::collect(text, environment)
             .and_then(|settings| settings.resolve(environment))
             .map_err(|error| error.doing("connection string"))
     }

@@ -1,16 +1,14 @@
-//! TLS as libpq means it: which `sslmode` proves what about the server, with which files, and the value
-//! that binds a SCRAM login to the server's certificate. Opens no connection.
+//! TLS with libpq's rules: what each `sslmode` proves about the server, with which files, and the value that binds a SCRAM
+//! login to the server's certificate. Opens no connection.
 //!
-//! After fe-secure-openssl.c: a root certificate file that is there is used in every mode; without one
-//! `require` and weaker modes take any certificate; `verify-full` compares the host name, with the
-//! common name as a fallback. Stricter than libpq in one thing: a file that was named and is missing is
-//! an error, never a reason to prove less.
+//! Follows fe-secure-openssl.c: an existing root certificate file is used in every mode; without one, `require` and weaker
+//! modes accept any certificate; `verify-full` compares the host name, with the common name as a fallback. Stricter than
+//! libpq in one respect: a file that was named and does not exist is an error, never a reason to prove less.
 
-use super::conninfo::{File, RootCert, SslMode, Tls};
-use super::x509::{Certificate, Hash};
+use super::conninfo::{LibpqFile, RootCert, SslMode, TlsOptions};
+use super::x509::{Certificate, SignatureHash};
 use crate::error::{Error, Kind, Result};
-use crate::net::tls::{Chain, is, is_authority};
-use rustls::client::WebPkiServerVerifier;
+use crate::net::tls::{Chain, is_authority, is_cause};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -25,19 +23,20 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio_rustls::rustls;
 
-/// What to do for one server: the library's configuration and the name it sends.
+/// TLS settings for one server: the library's configuration, and the name that it sends.
 #[derive(Debug, Clone)]
-pub(super) struct Setup {
+pub(super) struct TlsSetup {
     pub config: Arc<ClientConfig>,
     pub name: ServerName<'static>,
 }
 
-/// Reads the files that TLS to `host` needs.
+/// Reads the files for TLS to `host`.
 ///
 /// # Errors
-/// [`Kind::Config`] for a file that is missing, cannot be read or holds something else;
-/// [`Kind::Denied`] for a private key that others may read.
-pub(super) fn setup(tls: &Tls, host: Option<&str>) -> Result<Setup> {
+///
+/// [`Kind::Config`] for a file that is missing, cannot be read or has another content; [`Kind::Denied`] for a private key
+/// that other users may read.
+pub(super) fn setup(tls: &TlsOptions, host: Option<&str>) -> Result<TlsSetup> {
     let name = host.and_then(|host| ServerName::try_from(host.to_string()).ok());
     if tls.mode == SslMode::VerifyFull && name.is_none() {
         return Err(config("sslmode=verify-full needs a host name to compare with the certificate")
@@ -64,14 +63,14 @@ pub(super) fn setup(tls: &Tls, host: Option<&str>) -> Result<Setup> {
             .map_err(|error| config(format!("sslcert and sslkey: {error}")))?,
     };
     client.enable_sni = tls.sni;
-    Ok(Setup {
+    Ok(TlsSetup {
         config: Arc::new(client),
-        // An address is never sent as a name; nothing compares it below verify-full.
+        // Without a name, which verify-full has: an address is not sent to the server, and nothing compares it.
         name: name.unwrap_or_else(|| std::net::IpAddr::from([0, 0, 0, 0]).into()),
     })
 }
 
-fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>, host: Option<&str>) -> Result<Verifier> {
+fn verifier(tls: &TlsOptions, provider: &Arc<CryptoProvider>, host: Option<&str>) -> Result<Verifier> {
     let full = tls.mode == SslMode::VerifyFull;
     let mut roots: Vec<CertificateDer<'static>> = Vec::new();
     match &tls.root {
@@ -93,38 +92,40 @@ fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>, host: Option<&str>) -> Re
     if roots.is_empty() && tls.mode >= SslMode::VerifyCa {
         let missing = match &tls.root {
             RootCert::File(file) => format!("root certificate file {} does not exist", file.path.display()),
-            _ => "no root certificate file is known".to_string(),
+            _ => "there is no root certificate file".to_string(),
         };
         return Err(config(missing).hint(
             "sslmode verify-ca and verify-full need it: name it with sslrootcert, or use sslrootcert=system",
         ));
     }
-    let chain = match roots.is_empty() {
-        true => None,
-        false => {
-            let mut store = RootCertStore::empty();
-            let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
-            if added == 0 {
-                return Err(config("sslrootcert holds no certificate that can be used"));
-            }
-            let mut builder = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone());
-            if let Some(file) = &tls.crl
-                && let Some(path) = present(file, "sslcrl")?
-            {
-                let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
-                    .and_then(|lists| lists.collect())
-                    .map_err(|error| unreadable(path, &error))?;
-                builder = builder.with_crls(lists);
-            }
-            let library = builder.build().map_err(|error| config(error.to_string()))?;
-            Some(Chain::new(library, roots))
-        }
-    };
+    let chain = if roots.is_empty() { None } else { Some(chain(tls, provider, roots)?) };
     Ok(Verifier { chain, host: host.filter(|_| full).map(str::to_string), provider: provider.clone() })
 }
 
-/// The client's own certificate, where there is one.
-fn identity(tls: &Tls) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+/// Verifier of chains to these roots, with the lists of revoked certificates.
+fn chain(
+    tls: &TlsOptions,
+    provider: &Arc<CryptoProvider>,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Chain> {
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
+    if added == 0 {
+        return Err(config("sslrootcert has no certificate that can be used"));
+    }
+    let mut revoked = Vec::new();
+    if let Some(file) = &tls.crl
+        && let Some(path) = present(file, "sslcrl")?
+    {
+        revoked = CertificateRevocationListDer::pem_file_iter(path)
+            .and_then(|lists| lists.collect())
+            .map_err(|error| unreadable(path, &error))?;
+    }
+    Chain::new(provider.clone(), store, roots, revoked)
+}
+
+/// The client's certificate and key, if there is one.
+fn identity(tls: &TlsOptions) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
     let Some(cert) = &tls.cert else {
         return Ok(None);
     };
@@ -138,7 +139,7 @@ fn identity(tls: &Tls) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKe
     let key = &key.path;
     let metadata = std::fs::metadata(key)
         .map_err(|error| config(format!("private key file {}: {error}", key.display())))?;
-    // The rule of libpq: 0600 for a key of one's own, 0640 for one of root's.
+    // As in libpq: at most 0600 for a key of this user, 0640 for one of root.
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     if metadata.mode() & forbidden != 0 {
         let message = format!("private key file {} has group or world access", key.display());
@@ -151,8 +152,8 @@ fn identity(tls: &Tls) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKe
     Ok(Some((chain, key)))
 }
 
-/// The path if the file is there; one that was named has to be.
-fn present<'a>(file: &'a File, keyword: &str) -> Result<Option<&'a Path>> {
+/// The path if the file exists, which a file that was named has to.
+fn present<'a>(file: &'a LibpqFile, keyword: &str) -> Result<Option<&'a Path>> {
     match std::fs::metadata(&file.path) {
         Ok(_) => Ok(Some(&file.path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !file.named => Ok(None),
@@ -168,10 +169,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect())
         .map_err(|error| unreadable(path, &error))?;
-    match certificates.is_empty() {
-        true => Err(config(format!("{} holds no certificate", path.display()))),
-        false => Ok(certificates),
+    if certificates.is_empty() {
+        return Err(config(format!("{} has no certificate", path.display())));
     }
+    Ok(certificates)
 }
 
 fn unreadable(path: &Path, error: &rustls_pki_types::pem::Error) -> Error {
@@ -182,37 +183,37 @@ fn config(message: impl Into<String>) -> Error {
     Error::new(Kind::Config, message)
 }
 
-/// Whether the TLS library found the fault, as opposed to the network.
+/// Whether this is an error of the TLS library, as opposed to the network.
 pub(super) fn is_tls(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Turns a failed handshake into an error that says what was wrong with the certificate.
+/// Converts the error of a handshake, and describes what is wrong with the certificate.
 pub(super) fn handshake_error(error: &std::io::Error) -> Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let cause = match inner {
         Some(rustls::Error::InvalidCertificate(cause)) => cause,
-        // In TLS 1.3 this comes after the handshake, instead of the answer to the login.
+        // In TLS 1.3 the alert arrives after the handshake, in place of the response to the login.
         Some(rustls::Error::AlertReceived(alert)) => {
-            return Error::new(Kind::Denied, format!("the server breaks the TLS handshake off: {alert:?}"))
-                .hint("is the certificate of sslcert signed by an authority in ssl_ca_file of the server?");
+            return Error::new(Kind::Denied, format!("the server aborted the TLS handshake: {alert:?}"))
+                .hint("check that the certificate of sslcert is signed by an authority in the server's ssl_ca_file");
         }
         Some(_) => return Error::io("tls handshake", error).with_kind(Kind::Failed),
         None => return Error::io("tls handshake", error),
     };
-    let root = "sslrootcert has to hold the certificate of the authority that signed the server's";
+    let root = "sslrootcert must contain the certificate of the authority that signed the server's";
     let (message, hint) = match cause {
         CertificateError::UnknownIssuer => {
             ("its certificate is not signed by a trusted root".to_string(), root)
         }
         CertificateError::NotValidForNameContext { presented, .. } => (
             format!("its certificate is for {}, not for this host", names(presented)),
-            "connect by a name of the certificate; hostaddr=… can say where that name is",
+            "use a name of the certificate as host, and hostaddr=… for the address of the server",
         ),
         CertificateError::Other(other) if is_authority(other) => {
             ("its certificate is that of an authority, and not a trusted one".to_string(), root)
         }
-        CertificateError::Other(other) if is(other, "UnsupportedCertVersion") => (
+        CertificateError::Other(other) if is_cause(other, "UnsupportedCertVersion") => (
             "its certificate is of X.509 version 1".to_string(),
             "issue the server's certificate with a subjectAltName, which makes it version 3",
         ),
@@ -221,10 +222,10 @@ pub(super) fn handshake_error(error: &std::io::Error) -> Error {
             "look at it with: openssl s_client -starttls postgres -connect HOST:PORT",
         ),
     };
-    Error::new(Kind::Identity, format!("the server is not proven to be the right one: {message}")).hint(hint)
+    Error::new(Kind::Identity, format!("the identity of the server is not proven: {message}")).hint(hint)
 }
 
-/// The library lists the names of a certificate as `DnsName("db1")`, `IpAddress(10.0.0.1)`.
+/// Formats the names of a certificate, which the library lists as `DnsName("db1")` and `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
     let name = |text: &String| match text.split_once('(') {
         Some((_, inner)) => inner.trim_matches(['"', ')']).to_string(),
@@ -236,30 +237,31 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function of
-/// its own signature. `None` where none is defined; SCRAM then runs without it.
+/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function of its own signature.
+/// `None` where the RFC defines none; SCRAM then works without it.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(match Certificate::parse(certificate)?.signature_hash? {
-        Hash::Sha224 => sha2::Sha224::digest(certificate).to_vec(),
-        Hash::Sha256 => sha2::Sha256::digest(certificate).to_vec(),
-        Hash::Sha384 => sha2::Sha384::digest(certificate).to_vec(),
-        Hash::Sha512 => sha2::Sha512::digest(certificate).to_vec(),
+        SignatureHash::Sha224 => sha2::Sha224::digest(certificate).to_vec(),
+        SignatureHash::Sha256 => sha2::Sha256::digest(certificate).to_vec(),
+        SignatureHash::Sha384 => sha2::Sha384::digest(certificate).to_vec(),
+        SignatureHash::Sha512 => sha2::Sha512::digest(certificate).to_vec(),
     })
 }
 
-/// Decides about the server's certificate.
+/// Verifier of the server's certificate.
 #[derive(Debug)]
 struct Verifier {
-    /// Proves the chain; `None` takes any certificate.
+    /// Verifier of the chain; `None` accepts any certificate.
     chain: Option<Chain>,
-    /// The name that the certificate has to show.
+    /// Name that the certificate must have; `None` below `verify-full`.
     host: Option<String>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    /// An answer about the name says that the chain is good.
-    fn prove_name(
+    /// Checks the name by the common name, as libpq does. `error` is the library's about the name, which implies that the
+    /// chain is valid.
+    fn check_common_name(
         &self,
         certificate: &CertificateDer<'_>,
         error: rustls::Error,
@@ -302,7 +304,7 @@ impl ServerCertVerifier for Verifier {
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(rustls::Error::InvalidCertificate(
                 error @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
-            )) => self.prove_name(end_entity, error.into())?,
+            )) => self.check_common_name(end_entity, error.into())?,
             other => return other,
         }
         Ok(ServerCertVerified::assertion())
@@ -317,9 +319,9 @@ impl ServerCertVerifier for Verifier {
         crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    /// Proves that the server has the certificate's key, also where any certificate will do: channel
-    /// binding rests on it. The key is taken from the certificate here, since the library refuses to
-    /// read the version 1 certificates that `openssl x509 -req` makes.
+    /// Verifies that the server has the certificate's key, also where any certificate is accepted: channel binding relies
+    /// on it. Reads the key from the certificate itself, since the library rejects certificates of version 1, which
+    /// `openssl x509 -req` makes.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

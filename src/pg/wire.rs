@@ -1,8 +1,8 @@
-//! A byte stream to one server: a Unix socket, TCP, or TLS over TCP after PostgreSQL's SSLRequest.
-//! Knows nothing of what is said on it.
+//! Byte stream to one server: a Unix socket, TCP, or TLS over TCP after PostgreSQL's SSLRequest. Does not know the protocol
+//! on it.
 
-use super::conninfo::Tcp;
-use super::tls::{self, Setup};
+use super::conninfo::TcpOptions;
+use super::tls::{self, TlsSetup};
 use crate::error::{Doing, Error, Kind, Result};
 use std::io;
 use std::net::SocketAddr;
@@ -16,42 +16,42 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as Rustls;
 
-/// A server's one address, ready to be connected to.
+/// Resolved address of a server.
 #[derive(Debug, Clone)]
 pub(super) enum Address {
     Socket(PathBuf),
-    Tcp(SocketAddr, Tcp),
+    Tcp(SocketAddr, TcpOptions),
 }
 
-/// Whether the bytes are to be encrypted.
+/// Encryption of a stream.
 #[derive(Debug, Clone)]
 pub(super) enum Encryption {
     Plain,
-    /// Encrypted if the server can; what it says in the clear decides.
-    IfOffered(Setup),
-    Required(Setup),
+    /// Encrypted if the server offers it, which it does in clear text.
+    IfOffered(TlsSetup),
+    Required(TlsSetup),
 }
 
-/// An open stream.
+/// Open stream.
 pub(super) enum Wire {
     Socket(UnixStream),
     Tcp(TcpStream),
-    /// With the `tls-server-end-point` of the server's certificate.
+    /// TLS, with the `tls-server-end-point` of the server's certificate.
     Tls(Box<Rustls<TcpStream>>, Option<Vec<u8>>),
 }
 
-/// The idle time, the interval and the count after which the kernel gives a silent peer up, where the
-/// connection string says nothing: about a minute. The system's own two hours would leave a backup
-/// waiting for a machine that is long gone.
-const IDLE: Duration = Duration::from_secs(30);
-const INTERVAL: Duration = Duration::from_secs(10);
-const COUNT: u32 = 3;
+/// Default settings of keepalives: the kernel drops a silent peer after about a minute. With the system's two hours, a
+/// backup would wait for a machine that is long gone.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_LOST_KEEPALIVES: u32 = 3;
 
 impl Wire {
-    /// Connects. The caller bounds the time.
+    /// Connects. The caller limits the time.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] where nobody answers; the kinds of a TLS failure otherwise.
+    ///
+    /// [`Kind::Unavailable`] when no server accepts the connection; the kinds of a TLS failure otherwise.
     pub(super) async fn open(address: &Address, encryption: &Encryption) -> Result<Wire> {
         match address {
             Address::Socket(path) => match UnixStream::connect(path).await {
@@ -59,12 +59,12 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Error::io(
                     "connect", &error,
                 )
-                .hint("this user may not open the socket: see unix_socket_permissions and its directory")),
+                .hint("this user may not open the socket: check unix_socket_permissions and the mode of its directory")),
                 Err(error) => Err(unreachable(&error)),
             },
             Address::Tcp(address, tcp) => {
                 let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
-                tune(&stream, tcp).doing(|| "socket options".into())?;
+                tune(&stream, tcp).doing("set socket options")?;
                 match encryption {
                     Encryption::Plain => Ok(Wire::Tcp(stream)),
                     Encryption::IfOffered(setup) => encrypt(stream, setup, false).await,
@@ -78,38 +78,39 @@ impl Wire {
         matches!(self, Wire::Tls(..))
     }
 
-    /// Reads until the other end closes; what comes is thrown away.
+    /// Reads and discards everything until the peer closes the stream.
     pub(super) async fn drain(&mut self) {
         let mut buffer = [0; 64];
         while matches!(self.read(&mut buffer).await, Ok(1..)) {}
     }
 }
 
-/// Nobody answered. A missing socket or a refusal of the kernel is the same news as a dead host.
+/// Nobody answered. A missing socket or a refusal of the kernel is the same as an unreachable host.
 fn unreachable(error: &io::Error) -> Error {
     Error::io("connect", error).with_kind(Kind::Unavailable)
 }
 
-fn tune(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
+fn tune(stream: &TcpStream, tcp: &TcpOptions) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     if tcp.keepalives {
         sockopt::set_socket_keepalive(stream, true)?;
-        sockopt::set_tcp_keepidle(stream, tcp.idle.unwrap_or(IDLE))?;
-        sockopt::set_tcp_keepintvl(stream, tcp.interval.unwrap_or(INTERVAL))?;
-        sockopt::set_tcp_keepcnt(stream, tcp.count.unwrap_or(COUNT))?;
+        sockopt::set_tcp_keepidle(stream, tcp.idle.unwrap_or(KEEPALIVE_IDLE))?;
+        sockopt::set_tcp_keepintvl(stream, tcp.interval.unwrap_or(KEEPALIVE_INTERVAL))?;
+        sockopt::set_tcp_keepcnt(stream, tcp.count.unwrap_or(MAX_LOST_KEEPALIVES))?;
     }
     if let Some(timeout) = tcp.user_timeout {
+        // A limit above 49 days, the maximum, is as good as 49 days.
         sockopt::set_tcp_user_timeout(stream, timeout.as_millis().try_into().unwrap_or(u32::MAX))?;
     }
     Ok(())
 }
 
-/// Asks for TLS (protocol documentation, "SSL Session Encryption"). One byte is read and no more:
-/// anything a man in the middle sends with it reaches the handshake, which fails (CVE-2021-23222).
-async fn encrypt(mut stream: TcpStream, setup: &Setup, required: bool) -> Result<Wire> {
+/// Requests TLS (protocol documentation, "SSL Session Encryption"). Reads a single byte: anything that a man in the middle
+/// sends with it becomes part of the handshake, which fails (CVE-2021-23222).
+async fn encrypt(mut stream: TcpStream, setup: &TlsSetup, required: bool) -> Result<Wire> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-    let doing = || "ask for tls".to_string();
+    let doing = "request tls";
     stream.write_all(&SSL_REQUEST).await.doing(doing)?;
     match stream.read_u8().await.doing(doing)? {
         b'S' => {}
@@ -118,16 +119,16 @@ async fn encrypt(mut stream: TcpStream, setup: &Setup, required: bool) -> Result
             return Err(Error::new(Kind::Refused, "the server does not offer TLS, and sslmode requires it")
                 .hint("set ssl = on at the server, or choose a weaker sslmode"));
         }
-        // What an error says at this point is not authenticated and not repeated (CVE-2024-10977).
+        // The text of an error at this point is not authenticated, so it is not shown (CVE-2024-10977).
         b'E' => {
             return Err(Error::new(
                 Kind::Unavailable,
-                "the server answers the request for TLS with an error",
+                "the server responded to the request for TLS with an error",
             ));
         }
         _ => {
-            return Err(Error::new(Kind::Failed, "what answers is not PostgreSQL")
-                .hint("is another program listening on that port?"));
+            return Err(Error::new(Kind::Failed, "the peer is not a PostgreSQL server")
+                .hint("check whether another program listens on that port"));
         }
     }
     let connector = TlsConnector::from(setup.config.clone());
@@ -193,10 +194,10 @@ impl TlsStream for &mut Wire {
     }
 }
 
-/// Tells tokio-postgres that the stream which it gets is as encrypted as it has to be.
-pub(super) struct Opened;
+/// TLS connector for tokio-postgres that does nothing, since the stream is already encrypted if it has to be.
+pub(super) struct NoHandshake;
 
-impl<S: TlsStream + Unpin> TlsConnect<S> for Opened {
+impl<S: TlsStream + Unpin> TlsConnect<S> for NoHandshake {
     type Stream = S;
     type Error = io::Error;
     type Future = std::future::Ready<io::Result<S>>;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use walkeep::error::{Error, Kind, Result};
-use walkeep::pg::client::{Expect, KeepAlive, Options, Session, column};
+use walkeep::pg::client::{Expect, KeepAlive, Session, SessionOptions, column};
 use walkeep::pg::conninfo::{ConnInfo, Environment};
 
 mod server;
@@ -25,7 +25,7 @@ fn info(text: &str) -> ConnInfo {
 }
 
 fn connect(text: &str) -> Result<Session> {
-    Session::connect(&info(text), &Options::default())
+    Session::connect(&info(text), &SessionOptions::default())
 }
 
 fn refused(text: &str) -> Error {
@@ -119,7 +119,7 @@ fn a_wrong_or_missing_password_is_told_without_showing_it() {
     for (mode, works) in [(0o600, true), (0o644, false)] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let info = ConnInfo::parse(&format!("{tcp} user=bk"), &environment(Some(home.path()))).unwrap();
-        assert_eq!(Session::connect(&info, &Options::default()).is_ok(), works, "mode {mode:o}");
+        assert_eq!(Session::connect(&info, &SessionOptions::default()).is_ok(), works, "mode {mode:o}");
         assert_eq!(info.warnings.is_empty(), works);
     }
 }
@@ -138,9 +138,9 @@ fn timeouts_and_paths_of_the_role_do_not_reach_the_session() {
         None,
     )
     .unwrap();
-    let quiet = Options {
+    let quiet = SessionOptions {
         keep_alive: KeepAlive { every: Duration::from_secs(600), ..KeepAlive::default() },
-        ..Options::default()
+        ..SessionOptions::default()
     };
     let session =
         Session::connect(&info(&format!("{} user=bk dbname=postgres", server.socket())), &quiet).unwrap();
@@ -192,13 +192,13 @@ fn a_keep_alive_keeps_the_server_awake_and_tells_when_its_answer_changes() {
     let boss = server.boss();
     boss.batch("CREATE TABLE public.role (standby boolean); INSERT INTO public.role VALUES (true)", None)
         .unwrap();
-    let options = Options {
+    let options = SessionOptions {
         keep_alive: KeepAlive {
             every: Duration::from_millis(100),
             statement: "SELECT standby FROM public.role".into(),
             expect: Some(Expect { answer: "t".into(), otherwise: "the standby was promoted".into() }),
         },
-        ..Options::default()
+        ..SessionOptions::default()
     };
     let text = format!("{} user=boss dbname=postgres", server.socket());
     let session = Session::connect(&info(&text), &options).unwrap();

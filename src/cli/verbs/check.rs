@@ -15,7 +15,7 @@ use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Result};
-use crate::pg::client::{Options, Session, column};
+use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::{Archive, Lineage, Repository};
@@ -184,7 +184,7 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
 fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session)> {
     let connected = setup::connection(context).and_then(|info| {
         let server = Server::connect(&info, setup::primary(context)?.as_ref())?;
-        Ok((server, Session::connect(&info, &Options::default())?))
+        Ok((server, Session::connect(&info, &SessionOptions::default())?))
     });
     checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
     let connected = connected.map(|(server, session)| {

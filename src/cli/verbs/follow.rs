@@ -4,7 +4,7 @@
 
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::client::{Options, Session, column};
+use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::control::Control;
 use crate::pg::history::History;
@@ -207,7 +207,7 @@ fn paused_at(context: &Context, server: &Postmaster) -> Result<Option<Lsn>> {
         let text = format!("host='{}' port={} user='{user}' dbname=postgres", server.socket, server.port);
         let environment = Environment { variable: &|_| None, home: std::env::home_dir(), user: None };
         let asked = ConnInfo::parse(&text, &environment)
-            .and_then(|info| Session::connect(&info, &Options::default()))
+            .and_then(|info| Session::connect(&info, &SessionOptions::default()))
             .and_then(|session| {
                 session.query_one(
                     "SELECT pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text",

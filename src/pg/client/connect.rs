@@ -1,10 +1,10 @@
-//! From a [`ConnInfo`] to one logged-in connection: which server, which address, with TLS or without, in
-//! libpq's order. Every attempt has a bound.
+//! Connects and logs in with a [`ConnInfo`]: tries servers, addresses and TLS in libpq's order. Each attempt has a time
+//! limit.
 
-use super::super::conninfo::{self, ConnInfo, Host, SessionAttrs, SslMode, Target};
+use super::super::conninfo::{self, ConnInfo, Endpoint, Host, SessionAttrs, SslMode};
 use super::super::tls;
-use super::super::wire::{Address, Encryption, Opened, Wire};
-use super::Options;
+use super::super::wire::{Address, Encryption, NoHandshake, Wire};
+use super::SessionOptions;
 use super::error;
 use crate::error::{Error, Kind, Result};
 use std::future::poll_fn;
@@ -14,10 +14,10 @@ use tokio_postgres::config::{ChannelBinding, Config, SslMode as Negotiate, SslNe
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, SimpleQueryMessage};
 
-/// Run at once after the login. Role, database and command-line settings may hold time-outs that end a
-/// long session and a search_path that puts somebody's function before the server's; nothing is called
-/// before search_path is safe. Servers before 14 and 17 do not know the last two time-outs. The answer
-/// of the last statement describes the session. `client_min_messages` keeps notices coming.
+/// Statements that are run after the login. Settings of a role, a database or the command line may include time limits
+/// that end a long session, and a search_path with a user's function before the server's; no function is called before
+/// search_path is safe. Servers before 14 and 17 do not have the last two time limits. The result of the last statement
+/// describes the session. `client_min_messages` enables notices.
 const SETUP: &str = "\
     SET search_path = pg_catalog; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET client_min_messages = notice; \
@@ -27,43 +27,44 @@ const SETUP: &str = "\
     SELECT pg_backend_pid(), current_setting('server_version_num'), pg_is_in_recovery(), \
            current_setting('transaction_read_only')";
 
-/// A connection that is ready for statements.
+/// Connection that is ready for statements.
 pub(super) struct Connected {
     pub client: Client,
     pub connection: Connection<Wire, Wire>,
-    /// How to reach the same server again, to cancel a statement.
+    /// Address of the server, to cancel a statement there.
     pub address: Address,
     pub encryption: Encryption,
-    /// The server in words.
+    /// Description of the server.
     pub place: String,
     pub tls: bool,
     pub backend_pid: i32,
     pub version: u32,
-    /// What the server said while the session was set up.
+    /// Messages of the server from before the session was ready.
     pub messages: Vec<AsyncMessage>,
     in_recovery: bool,
     read_only: bool,
 }
 
-/// How far an attempt came; it decides what may be tried next.
+/// Stage at which an attempt failed, which decides what may be tried next.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    /// Nobody answered, or not in time, or not yet: another server may.
+    /// The server did not accept the connection, or not in time: another may.
     Reach,
     Tls,
-    /// The server said no, on an encrypted connection or another.
+    /// The server rejected the login; `tls`: the connection was encrypted.
     Login {
         tls: bool,
     },
 }
 
-struct Failure {
+/// Failed attempt.
+struct FailedAttempt {
     stage: Stage,
     error: Error,
 }
 
-/// Tries the servers in order. As with libpq, one that answers and refuses the login ends the search.
-pub(super) async fn connect(info: &ConnInfo, options: &Options) -> Result<Connected> {
+/// Tries the servers in order. As in libpq, one that rejects the login ends the search.
+pub(super) async fn connect(info: &ConnInfo, options: &SessionOptions) -> Result<Connected> {
     let passes: &[SessionAttrs] = match info.target_session_attrs {
         SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
         ref other => std::slice::from_ref(other),
@@ -87,10 +88,10 @@ pub(super) async fn connect(info: &ConnInfo, options: &Options) -> Result<Connec
     Err(all(failures))
 }
 
-/// One error of many: the texts of all, the kind and the hint of the last.
+/// Combines errors: the texts of all, the kind and the hint of the last.
 fn all(mut failures: Vec<Error>) -> Error {
     let Some(last) = failures.pop() else {
-        return Error::new(Kind::Config, "no server is named");
+        return Error::new(Kind::Config, "no server is given");
     };
     if failures.is_empty() {
         return last;
@@ -107,12 +108,12 @@ fn all(mut failures: Vec<Error>) -> Error {
 /// Tries every address of a server.
 async fn server(
     info: &ConnInfo,
-    options: &Options,
-    target: &Target,
+    options: &SessionOptions,
+    target: &Endpoint,
     wanted: SessionAttrs,
-) -> std::result::Result<Connected, Failure> {
+) -> std::result::Result<Connected, FailedAttempt> {
     let bound = info.connect_timeout.unwrap_or(options.connect_timeout);
-    let reach = |error: Error| Failure { stage: Stage::Reach, error: error.hint(how_to_check(target)) };
+    let reach = |error: Error| FailedAttempt { stage: Stage::Reach, error: error.hint(how_to_check(target)) };
     let mut failures = Vec::new();
     for address in addresses(info, target, bound).await.map_err(reach)? {
         match login_encrypted_or_not(info, options, target, &address, bound).await {
@@ -120,14 +121,14 @@ async fn server(
                 None => return Ok(connected),
                 Some(error) => failures.push(error),
             },
-            Err(Failure { stage: Stage::Reach, error }) => failures.push(error),
+            Err(FailedAttempt { stage: Stage::Reach, error }) => failures.push(error),
             Err(failure) => return Err(failure),
         }
     }
     Err(reach(all(failures)))
 }
 
-async fn addresses(info: &ConnInfo, target: &Target, bound: Duration) -> Result<Vec<Address>> {
+async fn addresses(info: &ConnInfo, target: &Endpoint, bound: Duration) -> Result<Vec<Address>> {
     let name = match &target.host {
         Host::Socket(_) => return Ok(target.socket().map(Address::Socket).into_iter().collect()),
         Host::Address(address, _) => {
@@ -138,34 +139,34 @@ async fn addresses(info: &ConnInfo, target: &Target, bound: Duration) -> Result<
     let found = timeout(bound, tokio::net::lookup_host((name.as_str(), target.port)))
         .await
         .map_err(|_| late(bound))?
-        .map_err(|error| Error::io("look up the host name", &error).with_kind(Kind::Unavailable))?;
+        .map_err(|error| Error::io("resolve the host name", &error).with_kind(Kind::Unavailable))?;
     let addresses: Vec<Address> = found.map(|address| Address::Tcp(address, info.tcp)).collect();
-    match addresses.is_empty() {
-        true => Err(Error::new(Kind::Unavailable, "the host name has no address")),
-        false => Ok(addresses),
+    if addresses.is_empty() {
+        return Err(Error::new(Kind::Unavailable, "the host name has no address"));
     }
+    Ok(addresses)
 }
 
-/// The order in which `sslmode` tries: `allow` first without TLS, `prefer` first with it, both once
-/// more the other way when that fails at a server that answers (PQconnectPoll). The others never change.
+/// Logs in with or without TLS, in the order of `sslmode`: `allow` first without TLS, `prefer` first with it, and both once
+/// more the other way when a server rejected the first (`PQconnectPoll`). The other modes have one way.
 async fn login_encrypted_or_not(
     info: &ConnInfo,
-    options: &Options,
-    target: &Target,
+    options: &SessionOptions,
+    target: &Endpoint,
     address: &Address,
     bound: Duration,
-) -> std::result::Result<Connected, Failure> {
-    let attempt = async |encryption: std::result::Result<Encryption, Failure>| {
+) -> std::result::Result<Connected, FailedAttempt> {
+    let attempt = async |encryption: std::result::Result<Encryption, FailedAttempt>| {
         let encryption = encryption?;
         timeout(bound, login(info, options, target, address, encryption))
             .await
-            .unwrap_or_else(|_| Err(Failure { stage: Stage::Reach, error: late(bound) }))
+            .unwrap_or_else(|_| Err(FailedAttempt { stage: Stage::Reach, error: late(bound) }))
     };
     let host = match &target.host {
         Host::Name(name) | Host::Address(_, Some(name)) => Some(name.as_str()),
         _ => None,
     };
-    let setup = || tls::setup(&info.tls, host).map_err(|error| Failure { stage: Stage::Tls, error });
+    let setup = || tls::setup(&info.tls, host).map_err(|error| FailedAttempt { stage: Stage::Tls, error });
     let required = || setup().map(Encryption::Required);
     let mode = match address {
         Address::Socket(_) => SslMode::Disable, // libpq: sslmode is ignored on sockets
@@ -183,14 +184,14 @@ async fn login_encrypted_or_not(
         _ => return Err(first),
     };
     second.map_err(|second| match second.stage {
-        // It cannot do the other at all, or says the same again: nothing new.
+        // The other way is impossible, or fails with the same error.
         Stage::Tls => first,
         _ if second.error.to_string() == first.error.to_string() => second,
         stage => {
             let way = |tls| if tls { "with TLS" } else { "without TLS" };
             let prefer = mode == SslMode::Prefer;
             let (one, other) = (first.error.doing(way(prefer)), second.error.doing(way(!prefer)));
-            Failure { stage, error: all(vec![one, other]) }
+            FailedAttempt { stage, error: all(vec![one, other]) }
         }
     })
 }
@@ -198,12 +199,12 @@ async fn login_encrypted_or_not(
 /// One attempt: stream, login, setup.
 async fn login(
     info: &ConnInfo,
-    options: &Options,
-    target: &Target,
+    options: &SessionOptions,
+    target: &Endpoint,
     address: &Address,
     encryption: Encryption,
-) -> std::result::Result<Connected, Failure> {
-    let wire = Wire::open(address, &encryption).await.map_err(|error| Failure {
+) -> std::result::Result<Connected, FailedAttempt> {
+    let wire = Wire::open(address, &encryption).await.map_err(|error| FailedAttempt {
         stage: match error.kind() {
             Kind::Unavailable | Kind::Timeout => Stage::Reach,
             _ if matches!(address, Address::Socket(_)) => Stage::Reach,
@@ -218,7 +219,7 @@ async fn login(
         .dbname(&info.dbname)
         .application_name(info.application_name.as_ref().unwrap_or(&options.application_name))
         .ssl_mode(if tls { Negotiate::Require } else { Negotiate::Disable })
-        // The stream is encrypted already; tokio-postgres is not to ask for it again.
+        // The stream is already encrypted; tokio-postgres must not request that again.
         .ssl_negotiation(SslNegotiation::Direct)
         .channel_binding(match info.tls.channel_binding {
             conninfo::ChannelBinding::Disable => ChannelBinding::Disable,
@@ -232,7 +233,7 @@ async fn login(
         config.password(password.reveal());
     }
     let (client, mut connection) =
-        config.connect_raw(wire, Opened).await.map_err(|cause| refused(&cause, tls))?;
+        config.connect_raw(wire, NoHandshake).await.map_err(|cause| refused(&cause, tls))?;
     let mut messages = Vec::new();
     let answer = {
         let mut setup = std::pin::pin!(client.simple_query(SETUP));
@@ -243,7 +244,7 @@ async fn login(
             setup.as_mut().poll(context)
         })
         .await
-        .map_err(|cause| Failure {
+        .map_err(|cause| FailedAttempt {
             stage: Stage::Login { tls },
             error: error::of(&cause).doing("set up the session"),
         })?
@@ -252,19 +253,23 @@ async fn login(
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    let field = |index| row.and_then(|row| row.try_get(index).ok().flatten()).unwrap_or_default();
-    let (Ok(backend_pid), Ok(version)) = (field(0).parse(), field(1).parse()) else {
-        let error = Error::new(Kind::Failed, "the server does not say its version");
-        return Err(Failure { stage: Stage::Login { tls }, error });
+    let field = |index| row.and_then(|row| row.try_get(index).ok().flatten());
+    let described = || {
+        let (pid, version) = (field(0)?.parse().ok()?, field(1)?.parse().ok()?);
+        Some((pid, version, field(2)? == "t", field(3)? == "on"))
+    };
+    let Some((backend_pid, version, in_recovery, read_only)) = described() else {
+        let error = Error::new(Kind::Failed, "the server did not report its version and state");
+        return Err(FailedAttempt { stage: Stage::Login { tls }, error });
     };
     Ok(Connected {
         backend_pid,
         version,
-        in_recovery: field(2) == "t",
-        read_only: field(3) == "on",
+        in_recovery,
+        read_only,
         address: address.clone(),
         encryption: match encryption {
-            // A request to cancel is as secret as the session that it is for.
+            // A request to cancel is encrypted if its session is.
             Encryption::IfOffered(setup) if tls => Encryption::Required(setup),
             Encryption::IfOffered(_) => Encryption::Plain,
             other => other,
@@ -277,19 +282,19 @@ async fn login(
     })
 }
 
-fn refused(cause: &tokio_postgres::Error, tls: bool) -> Failure {
+fn refused(cause: &tokio_postgres::Error, tls: bool) -> FailedAttempt {
     let error = error::of_login(cause);
-    // libpq goes on to the next server when this one is starting up or shutting down.
+    // libpq continues with the next server when this one is starting up or shutting down.
     let stage = match cause.code() {
         Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => Stage::Reach,
         Some(_) => Stage::Login { tls },
         None if error.kind() == Kind::Unavailable => Stage::Reach,
         None => Stage::Login { tls },
     };
-    Failure { stage, error }
+    FailedAttempt { stage, error }
 }
 
-/// Why a server is not the one that target_session_attrs asks for.
+/// Returns the reason if a server does not meet target_session_attrs.
 fn unwanted(connected: &Connected, wanted: SessionAttrs) -> Option<Error> {
     let why = match wanted {
         SessionAttrs::ReadWrite if connected.read_only => "the session is read-only",
@@ -298,22 +303,22 @@ fn unwanted(connected: &Connected, wanted: SessionAttrs) -> Option<Error> {
         SessionAttrs::Standby if !connected.in_recovery => "the server is not a standby",
         _ => return None,
     };
-    Some(Error::new(Kind::Unavailable, why).hint("target_session_attrs asks for another server"))
+    Some(Error::new(Kind::Unavailable, why).hint("target_session_attrs requires another server"))
 }
 
 fn late(bound: Duration) -> Error {
     Error::new(Kind::Unavailable, format!("no answer within {} s", bound.as_secs_f64()))
 }
 
-fn how_to_check(target: &Target) -> String {
+fn how_to_check(target: &Endpoint) -> String {
     match (&target.host, target.socket()) {
         (Host::Socket(directory), Some(_)) => format!(
-            "is the server running, with {} in unix_socket_directories and port = {}? host and port of the connection string say where to look",
+            "check that the server runs with {} in unix_socket_directories and port = {}, or correct host and port of the connection string",
             directory.display(),
             target.port
         ),
         _ => format!(
-            "is the server running and listening on port {} (listen_addresses, firewall)? host and port of the connection string say where to look",
+            "check that the server runs and listens on port {} (listen_addresses, firewall), or correct host and port of the connection string",
             target.port
         ),
     }

@@ -1,4 +1,4 @@
-//! What a failure of the SQL library means: its kind, the server's own words, and what to do.
+//! Conversion of the SQL library's errors: kind, message of the server, and hint.
 
 use super::super::tls;
 use crate::error::{Error, Kind};
@@ -6,10 +6,10 @@ use std::error::Error as _;
 use std::io;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
-/// An error of a session or of its beginning. Statements and parameters are never part of it.
+/// Converts an error of a session or its login. Statements and parameters are never part of it.
 pub(super) fn of(error: &tokio_postgres::Error) -> Error {
-    if let Some(said) = error.as_db_error() {
-        return server(said);
+    if let Some(error) = error.as_db_error() {
+        return server(error);
     }
     if error.is_closed() {
         return closed();
@@ -23,7 +23,7 @@ pub(super) fn of(error: &tokio_postgres::Error) -> Error {
         Some(io) if !matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
             let mapped = Error::io(error.to_string(), io);
             match mapped.kind() {
-                Kind::Timeout => mapped.with_kind(Kind::Unavailable), // the kernel gave the peer up
+                Kind::Timeout => mapped.with_kind(Kind::Unavailable), // keepalives or TCP_USER_TIMEOUT of the kernel
                 _ => mapped,
             }
         }
@@ -31,16 +31,16 @@ pub(super) fn of(error: &tokio_postgres::Error) -> Error {
     }
 }
 
-/// An error before the server is ready: what is neither of the server nor of the network is about the login.
+/// Converts an error of the login: one that is neither of the server nor of the network is about authentication.
 pub(super) fn of_login(error: &tokio_postgres::Error) -> Error {
     let local = error.source().is_some_and(|source| !source.is::<DbError>() && !source.is::<io::Error>());
     if !local {
         return of(error);
     }
-    let source = error.source().map(ToString::to_string).unwrap_or_default();
+    let source = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     match source.as_str() {
         "password missing" => {
-            Error::new(Kind::Denied, "the server asks for a password and there is none").hint(PASSWORD)
+            Error::new(Kind::Denied, "the server requires a password, and none is given").hint(PASSWORD)
         }
         _ => Error::new(Kind::Denied, format!("login failed: {source}")),
     }
@@ -49,38 +49,39 @@ pub(super) fn of_login(error: &tokio_postgres::Error) -> Error {
 const PASSWORD: &str =
     "put a line host:port:database:user:password into ~/.pgpass (mode 0600), or name a passfile";
 
-/// Whether the server ends the session with this.
+/// Whether the server ended the session with this error.
 pub(super) fn is_fatal(error: &tokio_postgres::Error) -> bool {
     error
         .as_db_error()
-        .is_some_and(|said| matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
+        .is_some_and(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
 }
 
+/// Error of a connection that was closed without a message.
 pub(super) fn closed() -> Error {
     Error::new(Kind::Unavailable, "the server closed the connection")
-        .hint("the server's log says why: a crash, a restart or pg_terminate_backend")
+        .hint("look for the reason in the server's log: a crash, a restart or pg_terminate_backend")
 }
 
-/// The server's message and detail, its hint, and the kind by SQLSTATE (PostgreSQL documentation,
+/// Converts an error of the server: its message and detail, its hint, and the kind by SQLSTATE (PostgreSQL documentation,
 /// "PostgreSQL Error Codes").
-fn server(said: &DbError) -> Error {
-    let code = said.code();
+fn server(reported: &DbError) -> Error {
+    let code = reported.code();
     let kind = match code.code().get(..2) {
         Some("28") => Kind::Denied,      // invalid authorization
         Some("08") => Kind::Unavailable, // connection exception
         _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => Kind::Denied,
         _ if *code == SqlState::DISK_FULL => Kind::Full,
         _ if *code == SqlState::TOO_MANY_CONNECTIONS => Kind::Unavailable,
-        // Shutdown, crash, starting up, the time-outs that end a session.
+        // Shutdown, crash, startup, the time limits that end a session.
         Some("57") if *code != SqlState::QUERY_CANCELED => Kind::Unavailable,
         _ => Kind::Failed,
     };
-    let mut message = one_line(said.message());
-    if let Some(detail) = said.detail() {
+    let mut message = one_line(reported.message());
+    if let Some(detail) = reported.detail() {
         message = format!("{message}: {}", one_line(detail));
     }
     let error = Error::new(kind, message);
-    if let Some(hint) = said.hint() {
+    if let Some(hint) = reported.hint() {
         return error.hint(one_line(hint));
     }
     match code {
@@ -89,18 +90,18 @@ fn server(said: &DbError) -> Error {
             error.hint("pg_hba.conf of the server decides who may log in, from where and how")
         }
         code if *code == SqlState::INSUFFICIENT_PRIVILEGE => error.hint("the role needs a GRANT for it"),
-        // Nobody else names statements in a session: this one's went to two server processes, or two sessions to one.
+        // Names of statements are unique in a session, so it was spread over two server processes, or shares one.
         code if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) => {
-            error.hint("is there a connection pooler in between? let `connection` lead to the server itself")
+            error.hint("a connection pooler may be in between; set `connection` to the server itself")
         }
         code if *code == SqlState::INVALID_CATALOG_NAME => {
-            error.hint("dbname=… names the database; without it the user's name is taken")
+            error.hint("set dbname=…; the default is the user's name")
         }
         _ => error,
     }
 }
 
-/// One line without a full stop at its end, as all errors are.
+/// Joins lines into one without a full stop at its end, the form of all errors.
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_string()
 }

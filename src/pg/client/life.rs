@@ -1,13 +1,14 @@
-//! The life of a session on its thread: drives the connection, collects what the server tells, asks
-//! something while nobody else does, and writes down why the session was lost.
+//! The thread of a session: drives the connection, collects messages of the server, runs the keep-alive statement, and
+//! records why the session was lost.
 
 use super::super::wire::{Address, Encryption, Wire};
 use super::connect::Connected;
-use super::{KeepAlive, Shared, error, lock};
+use super::{KeepAlive, SessionState, error};
 use crate::error::{Error, Kind, Result};
+use parking_lot::Mutex;
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -15,17 +16,17 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{CancelToken, Client, Connection, SimpleQueryMessage};
 
-/// The time after which a keep-alive that is not answered means that the server is gone. A busy
-/// machine answers late; a dead one is noticed by TCP before.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The time for the goodbye of a session that is dropped.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Time limit of a keep-alive statement, after which the server is considered gone. A busy machine responds late; one that
+/// is down is detected by TCP before.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for the Terminate message of a session that is dropped.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the thread hands to the one who connects.
-pub(super) struct Started {
+/// Session that is ready, as the thread returns it to the caller of `connect`.
+pub(super) struct StartedSession {
     pub client: Arc<Client>,
     pub cancel: CancelToken,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SessionState>,
     pub address: Address,
     pub encryption: Encryption,
     pub tls: bool,
@@ -33,35 +34,35 @@ pub(super) struct Started {
     pub version: u32,
 }
 
-/// Tells the thread to end and gives it the time to say goodbye.
-pub(super) struct End {
+/// Stops the thread on drop, and waits until it has sent the Terminate message.
+pub(super) struct StopOnDrop {
     pub stop: Option<oneshot::Sender<()>>,
-    /// A lock because a receiver alone may not be shared, and sessions are.
+    /// Behind a lock since a receiver is not `Sync`, and sessions are.
     pub finish: Mutex<mpsc::Receiver<()>>,
 }
 
-impl Drop for End {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         drop(self.stop.take());
-        let _ = lock(&self.finish).recv_timeout(GOODBYE * 2);
+        let _ = self.finish.lock().recv_timeout(TERMINATE_TIMEOUT * 2);
     }
 }
 
-/// Runs a session until `stopped`.
-pub(super) async fn live(
+/// Runs a session until `stopped` is ready.
+pub(super) async fn run(
     connected: Connected,
     keep_alive: &KeepAlive,
-    tell: &mpsc::SyncSender<Result<Started>>,
+    started_to: &mpsc::SyncSender<Result<StartedSession>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let shared = Arc::new(Shared::new(connected.place));
+    let shared = Arc::new(SessionState::new(connected.place));
     for message in connected.messages {
         shared.notice(message);
     }
     let client = Arc::new(connected.client);
     let mut driver = tokio::spawn(drive(connected.connection, shared.clone()));
     let mut watch = pin!(watch(Arc::downgrade(&client), &shared, keep_alive));
-    let started = Started {
+    let started = StartedSession {
         cancel: client.cancel_token(),
         client,
         shared: shared.clone(),
@@ -71,7 +72,7 @@ pub(super) async fn live(
         backend_pid: connected.backend_pid,
         version: connected.version,
     };
-    if tell.send(Ok(started)).is_err() {
+    if started_to.send(Ok(started)).is_err() {
         return;
     }
     let mut stopped = pin!(stopped);
@@ -88,24 +89,24 @@ pub(super) async fn live(
     })
     .await;
     if driven {
-        let _ = timeout(GOODBYE, driver).await;
+        let _ = timeout(TERMINATE_TIMEOUT, driver).await;
     }
 }
 
-/// Moves bytes until the connection ends, and says why it did.
-async fn drive(mut connection: Connection<Wire, Wire>, shared: Arc<Shared>) {
+/// Drives the connection until it ends, and records the reason.
+async fn drive(mut connection: Connection<Wire, Wire>, shared: Arc<SessionState>) {
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(message)) => shared.notice(message),
-            // Written down before the connection is dropped and its callers hear of it.
+            // Recorded before the connection is dropped, which fails the statements of its callers.
             Some(Err(cause)) => return shared.lose(error::of(&cause)),
             None => return,
         }
     }
 }
 
-/// Asks at intervals, until the session is lost; never ends by itself.
-async fn watch(client: Weak<Client>, shared: &Shared, keep_alive: &KeepAlive) {
+/// Runs the keep-alive statement at intervals until the session is lost. The future never completes.
+async fn watch(client: Weak<Client>, shared: &SessionState, keep_alive: &KeepAlive) {
     while shared.check().is_ok() {
         let turn = match shared.idle_turn(keep_alive.every) {
             Ok(turn) => turn,
@@ -117,8 +118,8 @@ async fn watch(client: Weak<Client>, shared: &Shared, keep_alive: &KeepAlive) {
         let Some(client) = client.upgrade() else {
             break;
         };
-        let answer = timeout(PATIENCE, ask(&client, keep_alive)).await.unwrap_or_else(|_| {
-            let message = format!("no answer to the keep-alive within {} s", PATIENCE.as_secs());
+        let answer = timeout(KEEP_ALIVE_TIMEOUT, keep(&client, keep_alive)).await.unwrap_or_else(|_| {
+            let message = format!("no answer to the keep-alive within {} s", KEEP_ALIVE_TIMEOUT.as_secs());
             Err(Error::new(Kind::Unavailable, message))
         });
         if let Err(error) = answer {
@@ -129,7 +130,8 @@ async fn watch(client: Weak<Client>, shared: &Shared, keep_alive: &KeepAlive) {
     pending().await
 }
 
-async fn ask(client: &Client, keep_alive: &KeepAlive) -> Result<()> {
+/// Runs the keep-alive statement and checks its result.
+async fn keep(client: &Client, keep_alive: &KeepAlive) -> Result<()> {
     let answer = client.simple_query(&keep_alive.statement).await.map_err(|cause| error::of(&cause))?;
     let Some(expect) = &keep_alive.expect else {
         return Ok(());
@@ -152,8 +154,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread for what the session's thread brings about, `None` when it is too late. The
-/// future may borrow from the caller, which a task on the other thread could not.
+/// Waits on this thread for a future that the session's thread completes; `None` when `until` has passed. The future may
+/// borrow from the caller, which a task on the other thread could not.
 pub(super) fn wait<F: Future>(mut future: Pin<&mut F>, until: Option<Instant>) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -1,60 +1,61 @@
-//! The files beside a connection string: `.pgpass` and `pg_service.conf`.
+//! The password file `.pgpass` and the service file `pg_service.conf` (`passwordFromFile` and `parseServiceFile` in
+//! libpq's fe-connect.c).
 
-use super::{File, Host, Secret, Target, config};
+use super::{Endpoint, Host, LibpqFile, Secret, config};
 use crate::error::{Error, Kind, Result};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// Nobody writes a larger one; a bound keeps a wrong path (`/dev/zero`, a dump) from being read whole.
-const MAX_FILE: u64 = 1 << 20;
+/// Maximum size of these files in bytes, so that a wrong path (`/dev/zero`, a dump) is not read as a whole.
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// The lines of a password file: `host:port:database:user:password`.
+/// Lines of a password file: `host:port:database:user:password`.
 pub(super) struct Passwords(Vec<[Field; 5]>);
 
 #[derive(Default)]
 struct Field {
     text: Vec<u8>,
-    /// The field is `*`, with nothing escaped.
-    any: bool,
+    /// Whether the field is a `*` that is not escaped.
+    is_any: bool,
 }
 
 impl Field {
     fn matches(&self, text: &str) -> bool {
-        self.any || self.text == text.as_bytes()
+        self.is_any || self.text == text.as_bytes()
     }
 }
 
 impl Passwords {
-    /// Reads the file; one that is not there holds no password.
+    /// Reads the file; one that was not named and does not exist has no password.
     ///
     /// # Errors
-    /// The text of a warning, where libpq passes over the file with one: others may read it.
-    pub(super) fn read(file: &File) -> std::result::Result<Passwords, String> {
+    ///
+    /// The text of a warning for a file that is ignored, as libpq ignores one that other users may read.
+    pub(super) fn read(file: &LibpqFile) -> std::result::Result<Passwords, String> {
         let path = file.path.display();
-        let passed_over = |why: &str| format!("password file {path} is not used: {why}");
+        let ignored = |why: &str| format!("password file {path} is not used: {why}");
         let metadata = match fs::metadata(&file.path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound && !file.named => {
                 return Ok(Passwords(Vec::new()));
             }
-            Err(error) => return Err(passed_over(&error.to_string())),
+            Err(error) => return Err(ignored(&error.to_string())),
         };
-        if !metadata.is_file() || metadata.len() > MAX_FILE {
-            return Err(passed_over("it is not a plain file of a reasonable size"));
+        if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE {
+            return Err(ignored("not a regular file of at most 1 MiB"));
         }
         if metadata.permissions().mode() & 0o077 != 0 {
-            return Err(passed_over("group or others have access; its mode should be 0600 or less"));
+            return Err(ignored("group or others have access; its mode must be 0600 or less"));
         }
-        let bytes = fs::read(&file.path).map_err(|error| passed_over(&error.to_string()))?;
+        let bytes = fs::read(&file.path).map_err(|error| ignored(&error.to_string()))?;
         let lines = bytes.split(|byte| *byte == b'\n');
         Ok(Passwords(lines.filter_map(line).collect()))
     }
 
-    /// The password of the first line that fits. A socket is looked for by its directory and, as it is
-    /// on this machine, as `localhost`.
-    pub(super) fn find(&self, target: &Target, dbname: &str, user: &str) -> Option<Secret> {
+    /// Finds the password in the first line that matches. A socket matches its directory, and `localhost`.
+    pub(super) fn find(&self, target: &Endpoint, dbname: &str, user: &str) -> Option<Secret> {
         let port = target.port.to_string();
         let names: Vec<String> = match &target.host {
             Host::Name(name) | Host::Address(_, Some(name)) => vec![name.clone()],
@@ -72,7 +73,7 @@ impl Passwords {
     }
 }
 
-/// A line with five fields; comments and anything shorter are none. `\` takes the next byte as it is.
+/// Parses a line of five fields; `None` for comments and shorter lines. `\` escapes the next byte.
 fn line(line: &[u8]) -> Option<[Field; 5]> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.starts_with(b"#") {
@@ -84,7 +85,7 @@ fn line(line: &[u8]) -> Option<[Field; 5]> {
     let mut raw_length = 0;
     while let Some(byte) = bytes.next() {
         if byte == b':' {
-            fields[index].any = raw_length == 1 && fields[index].text == b"*";
+            fields[index].is_any = raw_length == 1 && fields[index].text == b"*";
             index += 1;
             raw_length = 0;
             if index == fields.len() {
@@ -105,14 +106,15 @@ fn line(line: &[u8]) -> Option<[Field; 5]> {
     (index >= 4).then_some(fields)
 }
 
-/// The settings of a service: a section `[name]` with lines `keyword=value` in the first file that has it.
+/// Reads the settings of a service: the section `[name]` with lines `keyword=value`, of the first file that has it.
 ///
 /// # Errors
-/// No file has the section, or one cannot be understood.
+///
+/// `Config` when no file has the section, or one cannot be read or parsed.
 pub(super) fn service(name: &str, places: &[PathBuf]) -> Result<Vec<(String, String)>> {
     for path in places {
         let text = match fs::metadata(path).and_then(|metadata| match metadata.len() {
-            0..=MAX_FILE => fs::read_to_string(path),
+            0..=MAX_FILE_SIZE => fs::read_to_string(path),
             _ => Err(std::io::Error::from(ErrorKind::FileTooLarge)),
         }) {
             Ok(text) => text,
@@ -151,6 +153,7 @@ pub(super) fn service(name: &str, places: &[PathBuf]) -> Result<Vec<(String, Str
             return Ok(settings);
         }
     }
-    Err(config(format!("service {name} is defined in no service file"))
-        .hint("services stand in ~/.pg_service.conf or the file of PGSERVICEFILE, as [name] and keyword=value lines"))
+    Err(config(format!("service {name} is not defined in any service file")).hint(
+        "define it in ~/.pg_service.conf or the file of PGSERVICEFILE: [name], then keyword=value lines",
+    ))
 }

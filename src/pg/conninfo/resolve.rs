@@ -1,26 +1,25 @@
-//! From keywords and values to what they mean: the table of libpq's keywords, where each value comes
-//! from, and what it has to look like.
+//! Interpretation of keywords and values: the table of libpq's keywords, the sources of each value, and its format.
 
 use super::{
-    ChannelBinding, ConnInfo, Environment, File, Host, RootCert, Secret, SessionAttrs, SslMode, Target, Tcp,
-    Tls, config, files, text,
+    ChannelBinding, ConnInfo, Endpoint, Environment, Host, LibpqFile, RootCert, Secret, SessionAttrs,
+    SslMode, TcpOptions, TlsOptions, config, files, text,
 };
 use crate::error::Result;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What is done with a keyword of libpq.
+/// Support of a keyword of libpq.
 enum Treat {
     Use,
-    /// Has no effect on a client that is built as this one is.
+    /// The keyword has no effect on this client.
     Ignore,
-    /// Understood with these values alone; any other asks for something that is not there.
+    /// Only these values are supported.
     Only(&'static [&'static str]),
 }
 use Treat::{Ignore, Only, Use};
 
-/// libpq's keywords, their environment variables, and what is done with them (fe-connect.c, PQconninfoOptions).
+/// libpq's keywords, their environment variables and their support (`PQconninfoOptions` in fe-connect.c).
 const KEYWORDS: &[(&str, &str, Treat)] = &[
     ("host", "PGHOST", Use),
     ("hostaddr", "PGHOSTADDR", Use),
@@ -66,21 +65,22 @@ const KEYWORDS: &[(&str, &str, Treat)] = &[
     ("replication", "", Only(&[])),
 ];
 
-/// Where servers put their sockets: Debian and Red Hat, then PostgreSQL's own default.
+/// Usual directories of sockets: that of Debian and Red Hat, then PostgreSQL's default.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 const DEFAULT_PORT: u16 = 5432;
 
-/// Keywords and their values, before they mean anything.
-pub(super) struct Settings(BTreeMap<&'static str, String>);
+/// Keywords and their values as text.
+pub(super) struct Keywords(BTreeMap<&'static str, String>);
 
-impl Settings {
-    pub(super) fn collect(text: &str, environment: &Environment<'_>) -> Result<Settings> {
-        let mut settings = Settings(BTreeMap::new());
+impl Keywords {
+    /// Collects the values of the string, the service file and the environment, in this order of precedence.
+    pub(super) fn collect(text: &str, environment: &Environment<'_>) -> Result<Keywords> {
+        let mut settings = Keywords(BTreeMap::new());
         let mut after_password = false;
         for text::Pair { keyword, value, .. } in text::pairs_with_spans(text)? {
             let known = known(&keyword, after_password)?;
             after_password = known == "password";
-            settings.0.insert(known, value); // the last one wins, as in libpq
+            settings.0.insert(known, value); // the last value is used, as in libpq
         }
         let from_environment = |name: &str| (environment.variable)(name).filter(|v| !v.is_empty());
         let variable = |keyword: &str, name: &str| {
@@ -127,17 +127,18 @@ impl Settings {
         Ok(())
     }
 
-    /// The value, unless it is empty: libpq takes its default then.
+    /// The value, unless it is empty: libpq uses its default then.
     fn given(&self, keyword: &str) -> Option<&str> {
         self.0.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// Interprets the values.
     pub(super) fn resolve(&self, environment: &Environment<'_>) -> Result<ConnInfo> {
         let user = match (self.given("user"), &environment.user) {
             (Some(user), _) => user.to_string(),
             (None, Some(user)) => user.clone(),
             (None, None) => {
-                return Err(config("no user name is given and the system knows none")
+                return Err(config("no user name is given, and the operating system has none")
                     .hint("add user=… to the connection string"));
             }
         };
@@ -161,7 +162,7 @@ impl Settings {
         Ok(info)
     }
 
-    /// A password in the connection string is for every server; the password file has one for each.
+    /// Sets passwords: one of the connection string is for every server, the password file has one for each.
     fn passwords(&self, info: &mut ConnInfo, environment: &Environment<'_>) {
         if let Some(password) = self.given("password") {
             for target in &mut info.targets {
@@ -170,8 +171,8 @@ impl Settings {
             return;
         }
         let file = match (self.given("passfile"), &environment.home) {
-            (Some(path), _) => File { path: path.into(), named: true },
-            (None, Some(home)) => File { path: home.join(".pgpass"), named: false },
+            (Some(path), _) => LibpqFile { path: path.into(), named: true },
+            (None, Some(home)) => LibpqFile { path: home.join(".pgpass"), named: false },
             (None, None) => return,
         };
         match files::Passwords::read(&file) {
@@ -184,9 +185,9 @@ impl Settings {
         }
     }
 
-    fn targets(&self) -> Result<Vec<Target>> {
+    fn targets(&self) -> Result<Vec<Endpoint>> {
         let list = |keyword| -> Vec<&str> {
-            self.given(keyword).map(|list| list.split(',').map(str::trim).collect()).unwrap_or_default()
+            self.given(keyword).map_or_else(Vec::new, |list| list.split(',').map(str::trim).collect())
         };
         let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
         let count = names.len().max(addresses.len()).max(1);
@@ -198,24 +199,26 @@ impl Settings {
         }
         let mut targets = Vec::new();
         for index in 0..count {
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or_default();
-            let port = match port {
-                "" => DEFAULT_PORT,
-                digits => digits
+            // One port is that of every server.
+            let port = match ports.get(index).or(ports.first()).copied() {
+                None | Some("") => DEFAULT_PORT,
+                Some(digits) => digits
                     .parse()
                     .ok()
                     .filter(|port| *port != 0)
                     .ok_or_else(|| config("port is not a number from 1 to 65535"))?,
             };
-            let name = names.get(index).copied().unwrap_or_default();
-            let hosts = match addresses.get(index).copied().unwrap_or_default() {
-                "" => hosts(name)?,
-                address => {
+            let not_empty =
+                |list: &[&str]| list.get(index).filter(|text| !text.is_empty()).map(|t| t.to_string());
+            let name = not_empty(&names);
+            let hosts = match not_empty(&addresses) {
+                None => hosts(name)?,
+                Some(address) => {
                     let address = address.parse().map_err(|_| config("hostaddr is not an address"))?;
-                    vec![Host::Address(address, Some(name).filter(|n| !n.is_empty()).map(str::to_string))]
+                    vec![Host::Address(address, name)]
                 }
             };
-            targets.extend(hosts.into_iter().map(|host| Target { host, port, password: None }));
+            targets.extend(hosts.into_iter().map(|host| Endpoint { host, port, password: None }));
         }
         Ok(targets)
     }
@@ -235,8 +238,8 @@ impl Settings {
         )
     }
 
-    fn tcp(&self) -> Result<Tcp> {
-        Ok(Tcp {
+    fn tcp(&self) -> Result<TcpOptions> {
+        Ok(TcpOptions {
             keepalives: self.number("keepalives")? != Some(0),
             idle: self.seconds("keepalives_idle")?,
             interval: self.seconds("keepalives_interval")?,
@@ -249,12 +252,12 @@ impl Settings {
         })
     }
 
-    fn tls(&self, environment: &Environment<'_>) -> Result<Tls> {
+    fn tls(&self, environment: &Environment<'_>) -> Result<TlsOptions> {
         let root = match self.given("sslrootcert") {
             Some("system") => RootCert::System,
             _ => self.file("sslrootcert", environment, "root.crt").map_or(RootCert::None, RootCert::File),
         };
-        // libpq: trusting every public CA is worth nothing unless the name is checked as well.
+        // As in libpq: to trust every public authority is worthless unless the name is checked too.
         let default = match root {
             RootCert::System => SslMode::VerifyFull,
             _ => SslMode::Prefer,
@@ -276,17 +279,17 @@ impl Settings {
             ("prefer", ChannelBinding::Prefer),
             ("require", ChannelBinding::Require),
         ];
-        // Versions before 1.2 are as good as none: nothing here speaks them.
+        // Versions before 1.2 are not supported by the library.
         let versions = [("TLSv1", 1), ("TLSv1.1", 1), ("TLSv1.2", 2), ("TLSv1.3", 3)];
         let (min, max) = (
             self.choice("ssl_min_protocol_version", &versions, 2)?,
             self.choice("ssl_max_protocol_version", &versions, 3)?,
         );
         if max < 2 || min > max {
-            return Err(config("ssl_min_protocol_version and ssl_max_protocol_version leave no version")
+            return Err(config("ssl_min_protocol_version and ssl_max_protocol_version allow no version")
                 .hint("TLSv1.2 and TLSv1.3 are supported"));
         }
-        Ok(Tls {
+        Ok(TlsOptions {
             mode,
             root,
             cert: self.file("sslcert", environment, "postgresql.crt"),
@@ -299,12 +302,12 @@ impl Settings {
         })
     }
 
-    fn file(&self, keyword: &str, environment: &Environment<'_>, default: &str) -> Option<File> {
+    fn file(&self, keyword: &str, environment: &Environment<'_>, default: &str) -> Option<LibpqFile> {
         if let Some(path) = self.given(keyword) {
-            return Some(File { path: path.into(), named: true });
+            return Some(LibpqFile { path: path.into(), named: true });
         }
         let home = environment.home.as_ref()?;
-        Some(File { path: home.join(".postgresql").join(default), named: false })
+        Some(LibpqFile { path: home.join(".postgresql").join(default), named: false })
     }
 
     fn choice<T: Copy>(&self, keyword: &str, choices: &[(&str, T)], default: T) -> Result<T> {
@@ -315,7 +318,7 @@ impl Settings {
             Some((_, choice)) => Ok(*choice),
             None => {
                 let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                Err(config(format!("{keyword} is none of {}", names.join(", "))))
+                Err(config(format!("{keyword} is not one of {}", names.join(", "))))
             }
         }
     }
@@ -326,34 +329,34 @@ impl Settings {
             .transpose()
     }
 
-    /// Whole seconds; nothing, zero and less mean that libpq sets no time.
+    /// Whole seconds; `None` for zero and less, which set no limit in libpq.
     fn seconds(&self, keyword: &str) -> Result<Option<Duration>> {
         let number = self.number(keyword)?;
         Ok(number.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).map(Duration::from_secs))
     }
 }
 
-/// What `host` means; nothing stands for the usual socket directories.
-fn hosts(name: &str) -> Result<Vec<Host>> {
-    if name.is_empty() {
+/// Interprets one name of `host`; `None` stands for the usual socket directories.
+fn hosts(name: Option<String>) -> Result<Vec<Host>> {
+    let Some(name) = name else {
         return Ok(SOCKET_DIRECTORIES.iter().map(|path| Host::Socket(path.into())).collect());
-    }
+    };
     if name.starts_with('/') {
         return Ok(vec![Host::Socket(name.into())]);
     }
     if name.contains('@') {
-        return Err(config("host holds an @").hint(
+        return Err(config("host contains an @").hint(
             "write an @ in the user name or password of a URI as %40; abstract sockets are not supported",
         ));
     }
     Ok(vec![match name.parse() {
-        // An address as a host is the name to verify too: certificates may show addresses.
-        Ok(address) => Host::Address(address, Some(name.to_string())),
-        Err(_) => Host::Name(name.to_string()),
+        // An address is also the name to verify: certificates may contain addresses.
+        Ok(address) => Host::Address(address, Some(name)),
+        Err(_) => Host::Name(name),
     }])
 }
 
-/// The keyword of the table. One that follows a password may be the rest of it, and stays unnamed.
+/// Looks a keyword up in the table. An unknown one behind a password may be the rest of it, so the error does not name it.
 fn known(keyword: &str, after_password: bool) -> Result<&'static str> {
     if let Some((name, _, _)) = KEYWORDS.iter().find(|(name, _, _)| *name == keyword) {
         return Ok(name);

@@ -1,6 +1,6 @@
 //! HTTP for the SDK. Knows nothing of S3.
 
-use crate::net::https::{BoxError, CONNECT, Connect, Late, chain, client};
+use crate::net::https::{BoxError, CONNECT_TIMEOUT, Connect, Late, chain, client};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -37,7 +37,7 @@ impl fmt::Debug for Http {
 impl HttpClient for Http {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         // Only the sources of credentials set timeouts here; requests to S3 have theirs where they are sent.
-        let connect = settings.connect_timeout().unwrap_or(CONNECT);
+        let connect = settings.connect_timeout().unwrap_or(CONNECT_TIMEOUT);
         let limit = settings.read_timeout().map(|read| connect + read);
         SharedHttpConnector::new(Requests { http: self.clone(), limit })
     }

@@ -113,7 +113,7 @@ fn a_root_certificate_in_the_home_directory_is_used_without_being_named() {
         fs::copy(server.path(&format!("tls/{ca}.crt")), home.path().join(".postgresql/root.crt")).unwrap();
         let text = format!("{} user=bk sslmode=require", server.tcp("db.test"));
         let info = ConnInfo::parse(&text, &environment(Some(home.path()))).unwrap();
-        assert_eq!(Session::connect(&info, &Options::default()).is_ok(), works, "{ca}");
+        assert_eq!(Session::connect(&info, &SessionOptions::default()).is_ok(), works, "{ca}");
     }
 }
 
