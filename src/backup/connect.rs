@@ -2,7 +2,7 @@
 //! between a primary and a standby.
 
 use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
-use super::source::{Server, ServerFacts};
+use super::source::{BackupServer, ServerFacts};
 use super::{pooler, standby};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{KeepAlive, Session, SessionOptions, column};
@@ -16,10 +16,10 @@ use std::time::Duration;
 /// Interval of the statement that notices a lost session while files are read.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-impl Server {
+impl BackupServer {
     /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the primary of a standby
     /// and is used for nothing else.
-    pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<Server> {
+    pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<BackupServer> {
         let options = SessionOptions {
             keep_alive: KeepAlive { every: KEEP_ALIVE_INTERVAL, ..KeepAlive::default() },
             ..SessionOptions::default()
@@ -29,13 +29,13 @@ impl Server {
         check_grants(&session, &SERVER_GRANTS)?;
         let found = read_facts(&session).doing("read the settings of the server")?;
         if !found.in_recovery {
-            return Ok(Server { session, primary: None, found });
+            return Ok(BackupServer { session, primary: None, found });
         }
         let session = Session::connect(info, &standby::watching(&options))?;
         pooler::check_process(&session)?;
         let system = found.lineage.system_identifier;
         let primary = primary.map(|info| standby::connect_primary(info, &options, system)).transpose()?;
-        Ok(Server { session, primary, found })
+        Ok(BackupServer { session, primary, found })
     }
 }
 

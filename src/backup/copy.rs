@@ -7,11 +7,11 @@ use super::frame::{FramePool, RawFrame};
 use super::options::Options;
 use super::pack::{self, OpenPack, Outbox, PackItem, Packed, Packer};
 use super::pages::{BadPages, UnloggedChanges};
-use super::pipeline::{FileReader, Handover, Shared};
+use super::pipeline::{FileReader, Handover, ReadState};
 use super::queue::{FileQueue, KnownPart};
 use super::scan::{DataScan, FoundFile, OwnerNames, ScanSink};
-use super::source::{Server, StopPoint};
-use super::start::Started;
+use super::source::{BackupServer, StopPoint};
+use super::start::StartedBackup;
 use super::summaries::Summaries;
 use super::tablespaces::Tablespaces;
 use super::throttle::Throttle;
@@ -31,8 +31,8 @@ use std::thread::ScopedJoinHandle;
 use tracing::{Span, info_span};
 
 /// A backup whose packs and manifest are in the repository, and which the server has stopped.
-pub(super) struct Copied<'a> {
-    pub started: Started<'a>,
+pub(super) struct CopiedBackup<'a> {
+    pub started: StartedBackup<'a>,
     pub packed: Packed,
     pub stopped: StopPoint,
     pub tablespaces: Vec<TablespaceSize>,
@@ -44,7 +44,7 @@ pub(super) struct Copied<'a> {
 }
 
 /// Copies everything, and stops the backup on the server.
-pub(super) fn copy(mut started: Started<'_>) -> Result<Copied<'_>> {
+pub(super) fn copy(mut started: StartedBackup<'_>) -> Result<CopiedBackup<'_>> {
     let _span = info_span!("copy").entered();
     progress::step("copying");
     let summaries = started.summaries.take();
@@ -63,7 +63,7 @@ pub(super) fn copy(mut started: Started<'_>) -> Result<Copied<'_>> {
         prepared.announced.check()?;
         server.check()
     };
-    let shared = Shared {
+    let shared = ReadState {
         pool: FramePool::default(),
         owners: OwnerNames::default(),
         numbers: AtomicU64::new(0),
@@ -80,25 +80,25 @@ pub(super) fn copy(mut started: Started<'_>) -> Result<Copied<'_>> {
     let copier = Copier { started: &started, shared: &shared, failure: &failure, encoder: &encoder };
     let (packed, (stopped, tablespaces)) = copier.run(summaries)?;
     let read = shared.read.load(Ordering::Relaxed);
-    Ok(Copied { packed, stopped, tablespaces, read, bad, unlogged, started })
+    Ok(CopiedBackup { packed, stopped, tablespaces, read, bad, unlogged, started })
 }
 
-type Channel<T> = (Sender<T>, Receiver<T>);
+type StageChannel<T> = (Sender<T>, Receiver<T>);
 
 /// The channels between the stages.
 struct Stages {
     /// Files of the scan, by number. Many, so that the total of the progress is known early.
-    found: Channel<(u64, FoundFile)>,
+    found: StageChannel<(u64, FoundFile)>,
     /// Parts of the parent's manifest. None waits in the channel: one is read while another is merged.
-    parts: Channel<KnownPart>,
+    parts: StageChannel<KnownPart>,
     /// Frames for idle readers. None waits: a frame is sent only when a reader receives.
-    frames: Channel<RawFrame>,
+    frames: StageChannel<RawFrame>,
     /// Batches for the packer, two for each job.
-    items: Channel<Vec<PackItem>>,
+    items: StageChannel<Vec<PackItem>>,
     /// Full packs. None waits: the packer fills the next pack while one is stored, and then waits itself.
-    packs: Channel<OpenPack>,
+    packs: StageChannel<OpenPack>,
     /// Memory of stored packs, of which there are two.
-    spare: Channel<Aligned>,
+    spare: StageChannel<Aligned>,
 }
 
 impl Stages {
@@ -121,8 +121,8 @@ type Scanned = (StopPoint, Vec<TablespaceSize>);
 
 /// The threads of a backup.
 struct Copier<'a> {
-    started: &'a Started<'a>,
-    shared: &'a Shared<'a>,
+    started: &'a StartedBackup<'a>,
+    shared: &'a ReadState<'a>,
     failure: &'a FirstError,
     encoder: &'a (dyn Fn() -> Result<FrameEncoder<'a>> + 'a),
 }
@@ -132,7 +132,7 @@ impl<'a> Copier<'a> {
         self.started.prepared.options
     }
 
-    fn server(&self) -> &'a Server {
+    fn server(&self) -> &'a BackupServer {
         self.started.prepared.server
     }
 
@@ -265,7 +265,7 @@ impl<'a> Copier<'a> {
 struct FoundSink<'a> {
     outbox: Outbox,
     files: Sender<(u64, FoundFile)>,
-    shared: &'a Shared<'a>,
+    shared: &'a ReadState<'a>,
     tablespaces: Vec<TablespaceSize>,
 }
 

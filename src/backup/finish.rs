@@ -1,13 +1,13 @@
 //! Last phase of a backup: waits for its WAL, checks that everything it needs is in the repository, and writes the record.
 //! Until then the backup is not listed.
 
-use super::copy::Copied;
+use super::copy::CopiedBackup;
 use super::earlier::check_stored;
 use super::options::{Options, Taken};
 use super::pages::UnloggedChanges;
-use super::prepare::{Prepared, check_history};
-use super::source::Server;
-use super::start::Started;
+use super::prepare::{PreparedBackup, check_history};
+use super::source::BackupServer;
+use super::start::StartedBackup;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
@@ -20,10 +20,10 @@ use std::time::Instant;
 use tracing::info_span;
 
 /// Awaits the WAL of a backup and writes its record.
-pub(super) fn finish(copied: Copied<'_>) -> Result<Taken> {
-    let Copied { started, packed, stopped, tablespaces, read, bad, unlogged } = copied;
-    let Started { prepared, point, id, .. } = started;
-    let Prepared { options, server, announced, archive, earlier, .. } = &prepared;
+pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
+    let CopiedBackup { started, packed, stopped, tablespaces, read, bad, unlogged } = copied;
+    let StartedBackup { prepared, point, id, .. } = started;
+    let PreparedBackup { options, server, announced, archive, earlier, .. } = &prepared;
     let label = Label::parse(&stopped.label)?;
     server.check_timeline(label.timeline)?;
 
@@ -75,14 +75,14 @@ pub(super) fn finish(copied: Copied<'_>) -> Result<Taken> {
 /// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore` in
 /// `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. Behind that of a standby, which
 /// may be the end of a segment, it is the first record of the next one.
-fn wal_range(server: &Server, label: &Label, stop: Lsn) -> WalRange {
+fn wal_range(server: &BackupServer, label: &Label, stop: Lsn) -> WalRange {
     let (timeline, size) = (label.timeline, server.found.segment_size);
     let last = if server.found.in_recovery { SegmentName::containing } else { SegmentName::ending_at };
     WalRange { first: SegmentName::containing(timeline, label.start, size), last: last(timeline, stop, size) }
 }
 
 /// Waits for every segment of the backup, and reads each to its end.
-fn await_wal(options: &Options, server: &Server, archive: &Archive, wal: WalRange) -> Result<()> {
+fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: WalRange) -> Result<()> {
     let _span = info_span!("await_wal").entered();
     if server.found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
         if server.can_switch() {

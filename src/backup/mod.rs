@@ -30,4 +30,4 @@ mod throttle;
 
 pub use options::{Options, Taken};
 pub use run::run;
-pub use source::{Server, ServerFacts};
+pub use source::{BackupServer, ServerFacts};

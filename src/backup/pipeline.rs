@@ -50,7 +50,7 @@ const SMALL_BLOCK: u32 = 8 << 10;
 const LARGE_BLOCK: u32 = 16 << 10;
 
 /// State that all threads of a backup share.
-pub(super) struct Shared<'a> {
+pub(super) struct ReadState<'a> {
     pub pool: FramePool,
     pub owners: OwnerNames,
     /// Number of the next file; files that the scan does not find get numbers too.
@@ -76,7 +76,7 @@ pub(super) struct Handover {
 
 /// One thread: reads files until there are no more, and then compresses frames that others read.
 pub(super) struct FileReader<'a> {
-    shared: &'a Shared<'a>,
+    shared: &'a ReadState<'a>,
     encoder: FrameEncoder<'a>,
     outbox: Outbox,
     /// `None` for a reader that works alone.
@@ -86,7 +86,7 @@ pub(super) struct FileReader<'a> {
 }
 
 /// A file that is being read.
-struct OpenFile<'a> {
+struct SourceFile<'a> {
     found: &'a Arc<FoundFile>,
     number: u64,
     source: DirectSource<'a>,
@@ -96,14 +96,14 @@ struct OpenFile<'a> {
     known: Option<Arc<KnownFile>>,
 }
 
-impl<'a> OpenFile<'a> {
-    fn new(job: &'a FileJob, file: &'a File, size: u64, verify_pages: bool) -> OpenFile<'a> {
+impl<'a> SourceFile<'a> {
+    fn new(job: &'a FileJob, file: &'a File, size: u64, verify_pages: bool) -> SourceFile<'a> {
         let FileJob { number, found, known } = job;
         let is_large = size > MAX_SMALL_FILE;
         let source = if is_large { DirectSource::new } else { DirectSource::small }(&found.source, file);
         let pages = found.first_page.filter(|_| verify_pages).map(|first| (Arc::clone(found), first));
         let (number, known) = (*number, known.clone());
-        OpenFile { found, number, source, is_large, block: block_of(size), pages, known }
+        SourceFile { found, number, source, is_large, block: block_of(size), pages, known }
     }
 }
 
@@ -125,7 +125,7 @@ fn distance(begin: u64, end: u64) -> Result<usize> {
 
 impl<'a> FileReader<'a> {
     pub fn new(
-        shared: &'a Shared<'a>,
+        shared: &'a ReadState<'a>,
         encoder: FrameEncoder<'a>,
         outbox: Outbox,
         handover: Option<Handover>,
@@ -200,7 +200,7 @@ impl<'a> FileReader<'a> {
         };
         // Bytes that are appended from now on are in the WAL.
         let size = file.metadata().doing(|| format!("read {}", job.found.source.display()))?.len();
-        let mut open = OpenFile::new(job, &file, size, self.shared.verify_pages);
+        let mut open = SourceFile::new(job, &file, size, self.shared.verify_pages);
         let mut crc = 0;
         let mut offset = 0;
         while offset < size {
@@ -232,7 +232,7 @@ impl<'a> FileReader<'a> {
                 None => return Ok(()),
             }
         };
-        let mut open = file.as_ref().map(|file| OpenFile::new(job, file, size, self.shared.verify_pages));
+        let mut open = file.as_ref().map(|file| SourceFile::new(job, file, size, self.shared.verify_pages));
         let mut kept = Vec::new();
         let mut offset = 0;
         for (first, KnownRun { blocks, known: place }) in runs {
@@ -267,7 +267,7 @@ impl<'a> FileReader<'a> {
 
     /// Reads bytes of a file, at most a frame, into the frame that is being filled. Returns fewer bytes at the end of the
     /// file.
-    fn read(&mut self, open: &mut OpenFile<'_>, offset: u64, want: usize) -> Result<usize> {
+    fn read(&mut self, open: &mut SourceFile<'_>, offset: u64, want: usize) -> Result<usize> {
         // Reads that bypass the page cache need aligned memory.
         let is_aligned = !open.is_large || self.frame.filled().is_multiple_of(ALIGNMENT);
         if !self.frame.has_room(want) || !is_aligned {

@@ -3,7 +3,7 @@
 
 use super::earlier::Earlier;
 use super::options::Options;
-use super::source::Server;
+use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
@@ -18,9 +18,9 @@ use std::time::Duration;
 const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A backup that is announced, of a cluster whose WAL arrives.
-pub(super) struct Prepared<'a> {
+pub(super) struct PreparedBackup<'a> {
     pub options: &'a Options,
-    pub server: &'a Server,
+    pub server: &'a BackupServer,
     pub announced: Announcement,
     pub archive: Archive,
     pub earlier: Earlier,
@@ -32,9 +32,9 @@ pub(super) struct Prepared<'a> {
 /// and waits for a first segment.
 pub(super) fn prepare<'a>(
     options: &'a Options,
-    server: &'a Server,
+    server: &'a BackupServer,
     repository: &Repository,
-) -> Result<Prepared<'a>> {
+) -> Result<PreparedBackup<'a>> {
     let lock = Lock::wait_for(&options.pgdata, options.wait).doing("lock the data directory")?;
     server.check_runs_on(&options.pgdata)?;
     check_settings(server)?;
@@ -54,15 +54,15 @@ pub(super) fn prepare<'a>(
     }
     let wal_from = first_wal(options, server, &archive)?;
     announced.update(|heartbeat| heartbeat.wal_from = Some(wal_from))?;
-    Ok(Prepared { options, server, announced, archive, earlier, _lock: lock })
+    Ok(PreparedBackup { options, server, announced, archive, earlier, _lock: lock })
 }
 
 /// Whether the WAL summaries of the server are used.
-pub(super) fn uses_summaries(options: &Options, server: &Server) -> bool {
+pub(super) fn uses_summaries(options: &Options, server: &BackupServer) -> bool {
     options.wal_summaries && server.found.summarizes
 }
 
-fn check_settings(server: &Server) -> Result<()> {
+fn check_settings(server: &BackupServer) -> Result<()> {
     match server.archiving_problems().into_iter().next() {
         Some(problem) => Err(problem.with_kind(Kind::Refused).doing("look at the settings of the server")),
         None => Ok(()),
@@ -70,7 +70,7 @@ fn check_settings(server: &Server) -> Result<()> {
 }
 
 /// Returns the earliest LSN at which the backup may begin. Where a segment can be ended, first proves that WAL arrives.
-fn first_wal(options: &Options, server: &Server, archive: &Archive) -> Result<Lsn> {
+fn first_wal(options: &Options, server: &BackupServer, archive: &Archive) -> Result<Lsn> {
     if server.can_switch() {
         progress::step("waiting for a first segment to arrive in the repository");
         let probe = server.switch_segment()?;

@@ -1,7 +1,7 @@
 //! A base backup from beginning to end, in four phases. Each is a type that owns what the next one needs:
 //!
 //! ```text
-//! prepare ──▶ Prepared ──start──▶ Started ──copy──▶ Copied ──finish──▶ Taken
+//! prepare ─▶ PreparedBackup ─start─▶ StartedBackup ─copy─▶ CopiedBackup ─finish─▶ Taken
 //! ```
 //!
 //! So nothing is copied before the backup is announced and started, and the record is written last, when packs, manifest
@@ -11,14 +11,14 @@ use super::copy::copy;
 use super::finish::finish;
 use super::options::{Options, Taken};
 use super::prepare::prepare;
-use super::source::Server;
+use super::source::BackupServer;
 use super::start::start;
 use crate::error::{Doing, Result};
 use crate::repo::Repository;
 use tracing::{field::Empty, info_span};
 
 /// Takes a backup of the server into one repository.
-pub fn run(options: &Options, server: &Server, repository: &Repository) -> Result<Taken> {
+pub fn run(options: &Options, server: &BackupServer, repository: &Repository) -> Result<Taken> {
     let _span = info_span!("backup", id = Empty, repository = repository.name()).entered();
     prepare(options, server, repository)
         .and_then(start)

@@ -21,7 +21,7 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_START_DIFFERENCE: i64 = 60;
 
 /// A session with the server, and the settings that it reported.
-pub struct Server {
+pub struct BackupServer {
     pub(super) session: Session,
     /// A session with the primary; `None` for a primary, and for a standby whose primary the configuration does not name.
     pub(super) primary: Option<Session>,
@@ -76,7 +76,7 @@ struct ArchiverStatus {
     last_failed: Option<String>,
 }
 
-impl Server {
+impl BackupServer {
     /// Fails as soon as the session is lost.
     pub fn check(&self) -> Result<()> {
         self.session.check().map_err(|error| {

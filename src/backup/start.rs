@@ -1,6 +1,6 @@
 //! Second phase of a backup: the server has started it, so the files may be read.
 
-use super::prepare::{Prepared, uses_summaries};
+use super::prepare::{PreparedBackup, uses_summaries};
 use super::source::{StartPoint, check_checkpoint};
 use super::summaries::Summaries;
 use crate::error::Result;
@@ -8,8 +8,8 @@ use crate::progress;
 use tracing::{Span, info_span};
 
 /// A backup that the server has started.
-pub(super) struct Started<'a> {
-    pub prepared: Prepared<'a>,
+pub(super) struct StartedBackup<'a> {
+    pub prepared: PreparedBackup<'a>,
     pub point: StartPoint,
     /// `20261121T081459Z-` and the random digits.
     pub id: String,
@@ -18,7 +18,7 @@ pub(super) struct Started<'a> {
 }
 
 /// Starts the backup, and reads the WAL summaries since the start of the parent.
-pub(super) fn start(mut prepared: Prepared<'_>) -> Result<Started<'_>> {
+pub(super) fn start(mut prepared: PreparedBackup<'_>) -> Result<StartedBackup<'_>> {
     let (options, server) = (prepared.options, prepared.server);
     progress::step("waiting for the checkpoint");
     if !options.fast {
@@ -41,5 +41,5 @@ pub(super) fn start(mut prepared: Prepared<'_>) -> Result<Started<'_>> {
     if summaries.is_some() {
         prepared.earlier.forget_unfinished();
     }
-    Ok(Started { prepared, point, id, summaries })
+    Ok(StartedBackup { prepared, point, id, summaries })
 }

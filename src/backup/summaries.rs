@@ -15,7 +15,7 @@
 //!   setting of data checksums: turning them on rewrites pages without WAL.
 
 use super::session::{STATEMENT_TIMEOUT, lsn};
-use super::source::Server;
+use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
@@ -86,7 +86,7 @@ impl ChangedPages {
     }
 }
 
-impl Server {
+impl BackupServer {
     /// Reads the changes between the start of the parent and `start`. `None`, with a message that has the reason, when
     /// they are not known: then everything is read.
     pub(super) fn summaries(

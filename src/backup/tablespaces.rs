@@ -4,7 +4,7 @@
 
 use super::scan::found;
 use super::session::STATEMENT_TIMEOUT;
-use super::source::Server;
+use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ type Inode = (u64, u64);
 impl Tablespaces {
     /// Reads them after the backup was started: tablespaces that are created later are in the WAL. `version` is the name
     /// of this server's directory in each.
-    pub fn read(server: &Server, pgdata: &Path, version: &str) -> Result<Tablespaces> {
+    pub fn read(server: &BackupServer, pgdata: &Path, version: &str) -> Result<Tablespaces> {
         let path = |oid: u32| pgdata.join("pg_tblspc").join(oid.to_string()).join(version);
         let known = |oid| {
             let path = path(oid);
@@ -39,7 +39,7 @@ impl Tablespaces {
     }
 
     /// Fails when the directory of a tablespace that the server still has was missing then, or was replaced since.
-    pub fn check(&self, server: &Server) -> Result<()> {
+    pub fn check(&self, server: &BackupServer) -> Result<()> {
         let mut attempt = 1;
         while let Some((oid, path)) = self.missing(server)? {
             if attempt == MAX_ATTEMPTS {
@@ -55,7 +55,7 @@ impl Tablespaces {
         Ok(())
     }
 
-    fn missing(&self, server: &Server) -> Result<Option<(u32, &PathBuf)>> {
+    fn missing(&self, server: &BackupServer) -> Result<Option<(u32, &PathBuf)>> {
         for oid in oids(server)? {
             if let Some((path, then)) = self.known.get(&oid)
                 && (then.is_none() || inode(path)? != *then)
@@ -68,7 +68,7 @@ impl Tablespaces {
 }
 
 /// OIDs of the tablespaces that have a directory of their own.
-fn oids(server: &Server) -> Result<Vec<u32>> {
+fn oids(server: &BackupServer) -> Result<Vec<u32>> {
     let sql = "SELECT oid FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')";
     let rows = server.session.query(sql, &[], STATEMENT_TIMEOUT).doing("read the list of tablespaces")?;
     rows.iter().map(|row| column(row, 0)).collect()

@@ -13,7 +13,7 @@ use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::TimelineId;
-use crate::restore::Plan;
+use crate::restore::RestorePlan;
 use std::time::{Duration, Instant};
 
 /// The server to follow.
@@ -58,7 +58,7 @@ struct RestorePoint {
 pub fn follow(
     recovering: &Recovering<'_>,
     primary: &Primary,
-    plan: &Plan,
+    plan: &RestorePlan,
     end: Lsn,
     random: &str,
 ) -> Result<(DrillServer, Result<String>)> {
@@ -133,7 +133,7 @@ fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<Recovery
 }
 
 /// Checks that the primary can and may be followed, and creates a restore point at its position.
-fn create_restore_point(primary: &Primary, plan: &Plan, end: Lsn, name: &str) -> Result<RestorePoint> {
+fn create_restore_point(primary: &Primary, plan: &RestorePlan, end: Lsn, name: &str) -> Result<RestorePoint> {
     let doing = "query the primary";
     let session = Session::connect(&primary.info, &SessionOptions::default()).doing(doing)?;
     let row = session
@@ -186,7 +186,7 @@ fn create_restore_point(primary: &Primary, plan: &Plan, end: Lsn, name: &str) ->
 
 /// Compares the primary's timeline and position with the end of the archive, before anything is
 /// streamed. A newer timeline that left the archive's too early is found by the server itself.
-fn check_history(session: &Session, plan: &Plan, end: Lsn) -> Result<()> {
+fn check_history(session: &Session, plan: &RestorePlan, end: Lsn) -> Result<()> {
     let row = session.query_one(
         "SELECT pg_current_wal_flush_lsn()::text, \
                 ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int",

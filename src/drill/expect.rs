@@ -6,7 +6,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::record::{FoundRecord, Meaning, RecordScan};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::StoredWal;
-use crate::restore::{Plan, Target};
+use crate::restore::{RecoveryTarget, RestorePlan};
 
 /// Range of positions in which recovery has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ struct Scanned {
 /// # Errors
 /// `Refused` when the WAL creates a tablespace: replaying that writes to the directory of the original.
 /// `Hole` when a segment is missing; errors of reading the repository.
-pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
+pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
     let mut scanned = Scanned::default();
     let mut scan = RecordScan::default();
@@ -58,7 +58,7 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
         if scanned.stop.is_some() || is_cancelled() {
             break;
         }
-        if plan.target == Target::Immediate && number > record.wal.last.number(record.segment_size) {
+        if plan.target == RecoveryTarget::Immediate && number > record.wal.last.number(record.segment_size) {
             break;
         }
         let (name, stored) = open(plan, number)?;
@@ -80,12 +80,12 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
     // A backup without any record behind its stop has been reached at its stop.
     let end = scanned.end.map_or(record.stop_lsn, |end| end.max(record.stop_lsn));
     let (least, most, lsn) = match (&plan.target, scanned.stop) {
-        (Target::Time(_) | Target::Lsn(_), Some(stop)) => {
+        (RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_), Some(stop)) => {
             (scanned.before.unwrap_or(record.stop_lsn), Some(stop), stop)
         }
-        (Target::Lsn(lsn), None) => (*lsn, None, *lsn),
+        (RecoveryTarget::Lsn(lsn), None) => (*lsn, None, *lsn),
         // WAL that is archived during the drill is replayed too.
-        (Target::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
+        (RecoveryTarget::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
     Ok(Expected { least, most, lsn, last: scanned.last })
@@ -93,7 +93,7 @@ pub fn expect(plan: &Plan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> 
 
 /// Opens the segment with this number that a server reads on its way along the history: that of the
 /// newest timeline that reaches back so far and has it.
-fn open(plan: &Plan, number: u64) -> Result<(WalName, StoredWal)> {
+fn open(plan: &RestorePlan, number: u64) -> Result<(WalName, StoredWal)> {
     let size = plan.record.segment_size;
     let begins = std::iter::once(0).chain(plan.history.parents.iter().map(|(_, end)| end.0 / size.bytes()));
     let timelines = plan.history.parents.iter().map(|parent| parent.0).chain([plan.history.timeline]);
@@ -110,12 +110,12 @@ fn open(plan: &Plan, number: u64) -> Result<(WalName, StoredWal)> {
 }
 
 impl Scanned {
-    fn note(&mut self, target: &Target, found: FoundRecord) {
+    fn note(&mut self, target: &RecoveryTarget, found: FoundRecord) {
         if self.stop.is_some() {
             return;
         }
         match (target, &found.meaning) {
-            (Target::Time(time), Meaning::TransactionEnd(ended)) => {
+            (RecoveryTarget::Time(time), Meaning::TransactionEnd(ended)) => {
                 if ended > time {
                     self.stop = Some(found.begin);
                 } else {
@@ -123,7 +123,7 @@ impl Scanned {
                 }
             }
             // A server stops behind the first record that begins at the target or later.
-            (Target::Lsn(lsn), _) if found.begin >= *lsn => {
+            (RecoveryTarget::Lsn(lsn), _) if found.begin >= *lsn => {
                 self.before = Some(found.end);
                 self.stop = Some(found.end);
             }

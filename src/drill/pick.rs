@@ -3,14 +3,14 @@
 use crate::repo::drills::{Chosen, Drill};
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
-use crate::restore::Target;
+use crate::restore::RecoveryTarget;
 use std::collections::BTreeMap;
 
 /// Selection that the caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// The backup with this id, or the best one for a target.
-    This { backup: Option<String>, target: Target },
+    This { backup: Option<String>, target: RecoveryTarget },
     /// The next of the rotation: the newest, the oldest kept, a pinned one, a random moment.
     Rotate,
 }
@@ -21,12 +21,12 @@ pub struct Selection {
     pub chosen: Chosen,
     /// Id of the backup; `None`: the best one for the target.
     pub backup: Option<String>,
-    pub target: Target,
+    pub target: RecoveryTarget,
 }
 
 impl Selection {
     fn end_of_archive() -> Selection {
-        Selection { chosen: Chosen::Newest, backup: None, target: Target::End }
+        Selection { chosen: Chosen::Newest, backup: None, target: RecoveryTarget::End }
     }
 }
 
@@ -46,12 +46,16 @@ pub fn select(
         Request::This { backup, target } => (backup, target),
         Request::Rotate => return next_of_rotation(records, pins, drills, moment),
     };
-    let is_newest = backup.is_none() && target == Target::End;
+    let is_newest = backup.is_none() && target == RecoveryTarget::End;
     let is_standalone = backup.as_ref().and_then(|id| pins.get(id)).is_some_and(|pin| pin.standalone);
     Selection {
         chosen: if is_newest { Chosen::Newest } else { Chosen::Named },
         // Only the WAL up to the end of the backup is kept for it.
-        target: if is_standalone && target == Target::End { Target::Immediate } else { target },
+        target: if is_standalone && target == RecoveryTarget::End {
+            RecoveryTarget::Immediate
+        } else {
+            target
+        },
         backup,
     }
 }
@@ -67,7 +71,8 @@ fn next_of_rotation(
     let begin = last.map_or(0, |last| last + 1);
     let is_standalone = |record: &Record| pins.get(&record.id).is_some_and(|pin| pin.standalone);
     let complete = || records.iter().filter(|record| record.is_complete());
-    let end = |record: &Record| if is_standalone(record) { Target::Immediate } else { Target::End };
+    let end =
+        |record: &Record| if is_standalone(record) { RecoveryTarget::Immediate } else { RecoveryTarget::End };
     // Position of the last drill of a backup; 0: none.
     let last_drill = |record: &Record| {
         drills.iter().rposition(|drill| drill.backup.as_ref() == Some(&record.id)).map_or(0, |at| at + 1)
@@ -80,7 +85,7 @@ fn next_of_rotation(
                 .min_by_key(|record| last_drill(record)),
             Chosen::Moment => {
                 if let Some(moment) = moment {
-                    return Selection { chosen, backup: None, target: Target::Time(moment) };
+                    return Selection { chosen, backup: None, target: RecoveryTarget::Time(moment) };
                 }
                 None
             }

@@ -15,7 +15,9 @@ use crate::pg::programs::Programs;
 use crate::progress::{Cancel, Progress, step};
 use crate::repo::Archive;
 use crate::repo::drills::{Check, Drill, Outcome};
-use crate::restore::{self, Action, Plan, Recovery, Restored, Target, TargetTimeline, Wish};
+use crate::restore::{
+    self, Action, PlanRequest, RecoverySettings, RecoveryTarget, RestorePlan, Restored, TargetTimeline,
+};
 use rustix::process::{Pid, Signal};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
@@ -109,13 +111,13 @@ struct DrillJob<'a> {
 
 impl DrillJob<'_> {
     fn perform(&mut self, archive: Archive, selection: &Selection) -> Result<()> {
-        let wish = Wish {
+        let wish = PlanRequest {
             backup: selection.backup.clone(),
             target: selection.target.clone(),
             timeline: None,
             allow_damaged: false,
         };
-        let mut plan = Plan::make(archive, wish)?;
+        let mut plan = RestorePlan::make(archive, wish)?;
         Span::current().record("backup", plan.record.id.as_str());
         self.drill.backup = Some(plan.record.id.clone());
         self.drill.bytes = plan.record.size;
@@ -138,8 +140,8 @@ impl DrillJob<'_> {
         drilled.and(removed)
     }
 
-    fn drill_in(&mut self, workdir: &Workdir, plan: &Plan, programs: &Programs) -> Result<()> {
-        let recovery = Recovery {
+    fn drill_in(&mut self, workdir: &Workdir, plan: &RestorePlan, programs: &Programs) -> Result<()> {
+        let recovery = RecoverySettings {
             restore_command: self.options.restore_command.clone(),
             action: Action::Promote,
             exclusive: false,
@@ -181,7 +183,12 @@ impl DrillJob<'_> {
     }
 
     /// Restores the backup into the working directory.
-    fn restore(&mut self, workdir: &Workdir, plan: &Plan, recovery: &Recovery) -> Result<Restored> {
+    fn restore(
+        &mut self,
+        workdir: &Workdir,
+        plan: &RestorePlan,
+        recovery: &RecoverySettings,
+    ) -> Result<Restored> {
         let begun = Instant::now();
         let moved = plan.record.tablespaces.iter().filter_map(|tablespace| {
             tablespace.tablespace.location.as_ref()?;
@@ -212,7 +219,12 @@ impl DrillJob<'_> {
     }
 
     /// Runs `pg_verifybackup` while the WAL is scanned for the position that recovery has to reach.
-    fn verify_and_scan(&mut self, workdir: &Workdir, plan: &Plan, runner: &Runner<'_>) -> Result<Expected> {
+    fn verify_and_scan(
+        &mut self,
+        workdir: &Workdir,
+        plan: &RestorePlan,
+        runner: &Runner<'_>,
+    ) -> Result<Expected> {
         step("verifying, and reading the WAL");
         let (expected, verified) = std::thread::scope(|scope| {
             let verified = scope.spawn(|| verify(workdir, runner));
@@ -231,14 +243,15 @@ impl DrillJob<'_> {
     fn recover(
         &mut self,
         recovering: &Recovering<'_>,
-        plan: &Plan,
+        plan: &RestorePlan,
         expected: Expected,
     ) -> Result<(DrillServer, Result<()>)> {
         let name = "compare";
         step("recovering");
         let begun = Instant::now();
         let primary = self.options.compare.as_ref();
-        let Some((primary, last)) = primary.filter(|_| plan.target == Target::End).zip(expected.last) else {
+        let Some((primary, last)) = primary.filter(|_| plan.target == RecoveryTarget::End).zip(expected.last)
+        else {
             let server = recovering.run()?;
             self.drill.recovery_seconds = Some(begun.elapsed().as_secs_f64());
             if primary.is_some() {
@@ -384,13 +397,13 @@ fn is_about_the_backup(kind: Kind) -> bool {
     matches!(kind, Kind::Problem | Kind::Damage | Kind::Hole)
 }
 
-fn target_text(target: &Target) -> String {
+fn target_text(target: &RecoveryTarget) -> String {
     match target {
-        Target::End => "end".to_owned(),
-        Target::Immediate => "immediate".to_owned(),
-        Target::Time(time) => time.to_string(),
-        Target::Lsn(lsn) => lsn.to_string(),
-        Target::Xid(xid) => format!("transaction {xid}"),
-        Target::Name(name) => name.clone(),
+        RecoveryTarget::End => "end".to_owned(),
+        RecoveryTarget::Immediate => "immediate".to_owned(),
+        RecoveryTarget::Time(time) => time.to_string(),
+        RecoveryTarget::Lsn(lsn) => lsn.to_string(),
+        RecoveryTarget::Xid(xid) => format!("transaction {xid}"),
+        RecoveryTarget::Name(name) => name.clone(),
     }
 }

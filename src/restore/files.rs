@@ -1,83 +1,74 @@
-//! Writes files out of packs: in the order in which they lie there, on several threads, each block checked
-//! before it is written.
+//! Writes files out of packs, in the order in which their frames lie there, on several threads. Every block is compared with
+//! its hash before it is written.
 
+use super::create::{create, set_mode};
 use super::delta;
-use super::frames::Frames;
-use super::layout::{self, Region};
+use super::frames::FrameReader;
+use super::layout::{self, Region, TargetFile};
 use super::owner::Ownership;
-use super::sums::Sums;
-use crate::error::{Doing, Error, Kind, Result};
+use super::sums::FileSums;
+use crate::error::{Doing, Error, Result, part};
 use crate::fs::aligned::Aligned;
 use crate::fs::direct;
 use crate::progress::{Progress, in_span};
 use crate::repo::Archive;
-use crate::repo::entry::FileEntry as Stored;
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tracing::Span;
 
-/// A file to be written.
-pub struct Target<'a> {
-    pub path: PathBuf,
-    pub stored: &'a Stored,
-    /// Whether it goes into `backup_manifest` as it is.
-    pub listed: bool,
-}
-
-pub struct Writing<'a> {
+/// The files of one part of a manifest, and how they are to be written.
+pub(super) struct FileWriting<'a> {
     pub archive: &'a Archive,
     pub packs: &'a [String],
-    pub targets: &'a [Target<'a>],
+    pub targets: &'a [TargetFile<'a>],
     pub ownership: &'a Ownership,
     pub jobs: NonZeroUsize,
-    /// Files that are there are compared, and only blocks that differ are read and written.
+    /// Compare existing files, and read and write only the blocks that differ.
     pub delta: bool,
-    /// What is written is read at once, so it stays in the page cache.
+    /// The files are read at once, so they stay in the page cache.
     pub scratch: bool,
     pub progress: &'a Progress,
-    /// Asked again and again: fails when the work is to end.
+    /// Called before each region: fails when the restore has to end.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
-/// What was written.
-pub struct Written {
-    /// Bytes that were in their place already.
+/// Result of writing the files of one part.
+pub(super) struct WrittenFiles {
+    /// Bytes that were in place before.
     pub kept: u64,
-    /// CRC-32C of each target.
+    /// CRC-32C of each target; `None` where it is not known.
     pub sums: Vec<Option<u32>>,
 }
 
-/// How many threads there are for each job: half of the time one waits for the disk.
-const THREADS: usize = 2;
+/// Threads for each job: a thread waits for the disk half of the time.
+const THREADS_PER_JOB: usize = 2;
 
-impl Writing<'_> {
-    /// Writes all targets. The first failure ends the work.
-    pub fn run(&self) -> Result<Written> {
+impl FileWriting<'_> {
+    /// Writes all targets. The first error ends the work.
+    pub fn run(&self) -> Result<WrittenFiles> {
         self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
         let regions = layout::regions(self.targets);
-        let together = if self.delta { layout::COMPARED } else { layout::WRITTEN };
-        let batches = layout::batches(&regions, together);
-        let threads = self.jobs.get() * THREADS;
-        let work = Work {
+        let max = if self.delta { layout::MAX_COMPARE_BATCH } else { layout::MAX_WRITE_BATCH };
+        let batches = layout::batches(&regions, max);
+        let threads = self.jobs.get() * THREADS_PER_JOB;
+        let state = WriteState {
             writing: self,
-            there: self.targets.iter().map(|target| self.make_room(target)).collect::<Result<_>>()?,
-            sums: Sums::new(self.targets),
+            existing: self.targets.iter().map(|target| self.allocate(target)).collect::<Result<_>>()?,
+            sums: FileSums::new(self.targets),
             kept: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         };
         let shares = Shares::new(batches.len(), threads);
         let next = |own: usize| {
-            let number = shares.next(own).filter(|_| !work.stop.load(Ordering::Relaxed))?;
+            let number = shares.next(own).filter(|_| !state.stop.load(Ordering::Relaxed))?;
             regions.get(batches.get(number)?.clone())
         };
         let thread = |own: usize| {
-            let mut worker = Worker::new(&work);
-            let done = std::iter::from_fn(|| next(own)).try_for_each(|batch| worker.batch(batch));
-            work.stop.fetch_or(done.is_err(), Ordering::Relaxed);
+            let mut writer = RegionWriter::new(&state);
+            let done = std::iter::from_fn(|| next(own)).try_for_each(|batch| writer.batch(batch));
+            state.stop.fetch_or(done.is_err(), Ordering::Relaxed);
             done
         };
         std::thread::scope(|scope| {
@@ -86,8 +77,9 @@ impl Writing<'_> {
                 (0..threads).map(|own| scope.spawn(in_span(Span::current(), move || thread(own)))).collect();
             let mut result = Ok(());
             for thread in threads {
-                let ended =
-                    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a writer panicked")));
+                let ended = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::defect("a thread that writes files panicked")));
                 result = result.and(ended);
             }
             result
@@ -96,12 +88,12 @@ impl Writing<'_> {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;
         }
-        Ok(Written { kept: work.kept.into_inner(), sums: work.sums.finish(self.targets) })
+        Ok(WrittenFiles { kept: state.kept.into_inner(), sums: state.sums.finish(self.targets) })
     }
 
-    /// Makes a file that several threads write, and one that nobody does; the others are made by who writes them.
-    /// Says how long one is that was there.
-    fn make_room(&self, target: &Target<'_>) -> Result<Option<u64>> {
+    /// Creates a file of several regions, which several threads write, or of none. A file of one region is created when it
+    /// is written. Returns the length of a file that existed.
+    fn allocate(&self, target: &TargetFile<'_>) -> Result<Option<u64>> {
         if layout::is_one_region(target.stored) {
             return Ok(None);
         }
@@ -115,68 +107,74 @@ impl Writing<'_> {
     }
 }
 
-/// What the threads share.
-struct Work<'a> {
-    writing: &'a Writing<'a>,
-    /// How long each target was that several threads write; `None`: it is new.
-    there: Vec<Option<u64>>,
-    sums: Sums,
+/// State that the threads share.
+struct WriteState<'a> {
+    writing: &'a FileWriting<'a>,
+    /// Length of each target of several regions before the restore; `None` for a new one.
+    existing: Vec<Option<u64>>,
+    sums: FileSums,
     kept: AtomicU64,
     stop: AtomicBool,
 }
 
-/// One thread.
-struct Worker<'a> {
-    work: &'a Work<'a>,
-    frames: Frames<'a>,
-    /// What several frames give, or what there was.
+/// One thread that compares and writes regions.
+struct RegionWriter<'a> {
+    state: &'a WriteState<'a>,
+    frames: FrameReader<'a>,
+    /// Bytes of a region out of several frames, or of an existing file.
     buffer: Aligned,
-    /// The file that was written last, or compared.
+    /// The file that was written or compared last, by its index.
     open: Option<(usize, direct::DirectTarget<'a>)>,
 }
 
-impl<'a> Worker<'a> {
-    fn new(work: &'a Work<'a>) -> Worker<'a> {
-        let frames = Frames::new(work.writing.archive, work.writing.packs);
-        Worker { work, frames, buffer: Aligned::default(), open: None }
+impl<'a> RegionWriter<'a> {
+    fn new(state: &'a WriteState<'a>) -> RegionWriter<'a> {
+        let frames = FrameReader::new(state.writing.archive, state.writing.packs);
+        RegionWriter { state, frames, buffer: Aligned::default(), open: None }
     }
 
     fn batch(&mut self, batch: &[Region]) -> Result<()> {
+        let writing = self.state.writing;
         let mut differing = Vec::new();
-        if self.work.writing.delta {
+        if writing.delta {
             for region in batch {
-                (self.work.writing.check)()?;
+                (writing.check)()?;
                 self.compare(region, &mut differing)?;
             }
         }
-        let regions = if self.work.writing.delta { &differing[..] } else { batch };
+        let regions = if writing.delta { &differing[..] } else { batch };
         self.frames.read(regions)?;
         for region in regions {
-            (self.work.writing.check)()?;
+            (writing.check)()?;
             self.write(region)?;
         }
         Ok(())
     }
 
-    /// Adds what of a region is not in its place.
+    /// Compares a region with an existing file, and adds the blocks that differ.
     fn compare(&mut self, region: &Region, differing: &mut Vec<Region>) -> Result<()> {
-        let Work { writing, there, sums, kept, .. } = self.work;
+        let WriteState { writing, existing, sums, kept, .. } = self.state;
         let target = target(writing, region)?;
-        let length = match region.is_file {
-            false => there.get(region.target).copied().flatten(),
-            true => delta::open(&target.path, target.stored)?.map(|(file, length)| {
+        let length = if !region.is_file {
+            let length = existing.get(region.target);
+            *length.ok_or_else(|| Error::defect("a region without a file"))?
+        } else {
+            delta::open(&target.path, target.stored)?.map(|(file, length)| {
                 let file = direct::DirectTarget::new(&target.path, file, writing.scratch);
                 self.open = Some((region.target, file));
                 length
-            }),
+            })
         };
         let Some(length) = length else {
             differing.push(region.clone());
             return Ok(());
         };
-        let file = opened(&mut self.open, writing, region)?;
-        let same = delta::compare(file, region, target.stored, length, &mut self.buffer)
-            .doing(|| format!("compare {}", target.path.display()))?;
+        let file = open_target(&mut self.open, writing, region)?;
+        let same = delta::compare(&target.path, file, region, target.stored, length, &mut self.buffer)?;
+        let in_region = |offset: u64| {
+            let distance = offset.checked_sub(region.offset()).and_then(|bytes| usize::try_from(bytes).ok());
+            distance.ok_or_else(|| Error::defect("bytes outside of their region"))
+        };
         let mut first = region.blocks().start;
         for run in same.chunk_by(|one, next| one == next) {
             let blocks = first..first + run.len();
@@ -186,12 +184,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let Range { start, end } = target.stored.bytes_of(&blocks);
-            let bytes = self.buffer.bytes((end - region.offset()) as usize);
-            sums.add(
-                region.target,
-                start,
-                bytes.get((start - region.offset()) as usize..).unwrap_or_default(),
-            );
+            sums.add(region.target, start, part(&self.buffer, in_region(start)?..in_region(end)?)?);
             kept.fetch_add(end - start, Ordering::Relaxed);
             writing.progress.add_done(end - start);
         }
@@ -199,15 +192,14 @@ impl<'a> Worker<'a> {
     }
 
     fn write(&mut self, region: &Region) -> Result<()> {
-        let Work { writing, sums, .. } = self.work;
+        let WriteState { writing, sums, .. } = self.state;
         let target = target(writing, region)?;
         let bytes = self.frames.bytes(region, target.stored, &mut self.buffer)?;
-        match region.is_file {
-            true => {
-                let doing = || format!("write {}", target.path.display());
-                create(&target.path)?.write_all_at(bytes, region.offset()).doing(doing)?;
-            }
-            false => opened(&mut self.open, writing, region)?.write(bytes, region.offset())?,
+        if region.is_file {
+            let doing = || format!("write {}", target.path.display());
+            create(&target.path)?.write_all_at(bytes, region.offset()).doing(doing)?;
+        } else {
+            open_target(&mut self.open, writing, region)?.write(bytes, region.offset())?;
         }
         sums.add(region.target, region.offset(), bytes);
         writing.progress.add_done(bytes.len() as u64);
@@ -215,15 +207,16 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn target<'a>(writing: &'a Writing<'a>, region: &Region) -> Result<&'a Target<'a>> {
+/// The file of a region.
+fn target<'a>(writing: &'a FileWriting<'a>, region: &Region) -> Result<&'a TargetFile<'a>> {
     let target = writing.targets.get(region.target);
-    target.ok_or_else(|| Error::new(Kind::Failed, "a region without a file"))
+    target.ok_or_else(|| Error::defect("a region without a file"))
 }
 
-/// The file of a region, which is there: the one that is open, or in its place.
-fn opened<'o, 'a>(
+/// Returns the open file of a region, which exists: the file that is open, or else opens it in its place.
+fn open_target<'o, 'a>(
     open: &'o mut Option<(usize, direct::DirectTarget<'a>)>,
-    writing: &'a Writing<'a>,
+    writing: &'a FileWriting<'a>,
     region: &Region,
 ) -> Result<&'o mut direct::DirectTarget<'a>> {
     let (number, file) = match open.take().filter(|(number, _)| *number == region.target) {
@@ -233,8 +226,8 @@ fn opened<'o, 'a>(
     Ok(&mut open.insert((number, file)).1)
 }
 
-/// Divides work among threads: each begins at a place of its own, so that they seldom write to one file, and goes on
-/// with what others have not begun.
+/// Divides items among threads. Each thread begins with its own share, so that threads seldom write to the same file, and
+/// continues with what is left of the other shares.
 struct Shares(Vec<(AtomicUsize, usize)>);
 
 impl Shares {
@@ -243,6 +236,7 @@ impl Shares {
         Shares((0..threads).map(|thread| (AtomicUsize::new(begin(thread)), begin(thread + 1))).collect())
     }
 
+    /// Number of the next item for a thread.
     fn next(&self, own: usize) -> Option<usize> {
         let (before, after) = self.0.split_at(own.min(self.0.len()));
         after.iter().chain(before).find_map(|(next, end)| {
@@ -250,20 +244,4 @@ impl Shares {
             (number < *end).then_some(number)
         })
     }
-}
-
-/// Makes a file that must not be there: nothing is written through a link, nothing is replaced.
-pub fn create(path: &Path) -> Result<File> {
-    File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .doing(|| format!("create {}", path.display()))
-}
-
-pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .doing(|| format!("set the mode of {}", path.display()))
 }

@@ -1,38 +1,39 @@
-//! The frames that regions lie in: read from their packs together, unpacked when they are asked for.
+//! Reads the frames of regions from their packs, those of a batch together, and decompresses them on demand.
 
-use super::layout::{Place, Region};
+use super::layout::{FramePosition, Region};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result, part};
 use crate::fs::aligned::Aligned;
 use crate::repo::Archive;
 use crate::repo::entry::FileEntry;
 use crate::repo::ranges::{self, StoredFrame, StoredRange, WantedBlocks};
 use std::collections::BTreeSet;
 
-/// Frames that are kept unpacked beside the main one. Blocks of neighbouring regions that were stored anew lie in one
-/// frame; and a backup does not let a region lie in more runs than about twice as many frames give.
-const KEPT: usize = 8;
+/// Decompressed frames that are kept besides the main one. Blocks of neighbouring regions that were stored anew lie in one
+/// frame, and a backup bounds the number of runs of a region to about twice this number of frames.
+const MAX_KEPT: usize = 8;
 
-pub struct Frames<'a> {
+/// The frames of one thread.
+pub(super) struct FrameReader<'a> {
     archive: &'a Archive,
     packs: &'a [String],
-    /// What was read last.
+    /// Ranges of packs that were read last, and their bytes.
     read: Vec<(StoredRange, Vec<u8>)>,
     decompressor: Decompressor,
-    main: Unpacked,
-    /// The one that was used last stands last.
-    others: Vec<Unpacked>,
+    main: UnpackedFrame,
+    /// Other frames; the one used last is at the end.
+    others: Vec<UnpackedFrame>,
 }
 
 #[derive(Default)]
-struct Unpacked {
-    /// Which frame it is, and bytes of its content.
-    of: Option<(Place, usize)>,
+struct UnpackedFrame {
+    /// Position of the frame, and number of bytes of its content; `None` when the memory holds no frame.
+    of: Option<(FramePosition, usize)>,
     content: Aligned,
 }
 
-impl Unpacked {
-    fn is(&self, frame: Place) -> bool {
+impl UnpackedFrame {
+    fn is(&self, frame: FramePosition) -> bool {
         self.of.is_some_and(|(of, _)| of == frame)
     }
 
@@ -41,101 +42,106 @@ impl Unpacked {
     }
 }
 
-impl<'a> Frames<'a> {
-    /// `packs` are those of the part of the manifest.
-    pub fn new(archive: &'a Archive, packs: &'a [String]) -> Frames<'a> {
+impl<'a> FrameReader<'a> {
+    /// `packs` are the keys of the packs of the part of the manifest.
+    pub fn new(archive: &'a Archive, packs: &'a [String]) -> FrameReader<'a> {
         let decompressor = Decompressor::default();
-        Frames {
+        FrameReader {
             archive,
             packs,
             read: Vec::new(),
             decompressor,
-            main: Unpacked::default(),
+            main: UnpackedFrame::default(),
             others: Vec::new(),
         }
     }
 
-    /// How messages call the reading of a frame.
-    fn reading(&self, frame: Place) -> impl Fn() -> String + use<'a> {
-        let (archive, pack) = (self.archive, self.pack(frame.pack));
-        move || format!("read {pack} of repository {}", archive.repository().name())
+    /// The step of a message about a frame.
+    fn reading(&self, frame: FramePosition) -> impl Fn() -> String + use<'a> {
+        let (archive, packs) = (self.archive, self.packs);
+        move || {
+            let pack = packs.get(frame.pack as usize).map_or("an unnamed pack", String::as_str);
+            format!("read {pack} of repository {}", archive.repository().name())
+        }
     }
 
-    fn pack(&self, number: u32) -> &'a str {
-        self.packs.get(number as usize).map(String::as_str).unwrap_or_default()
+    /// The key of a pack.
+    fn pack(&self, number: u32) -> Result<&'a str> {
+        let pack = self.packs.get(number as usize);
+        pack.map(String::as_str)
+            .ok_or_else(|| Error::defect(format!("pack {number} of {}", self.packs.len())))
     }
 
-    /// Reads the frames of these regions, in place of those that were read before.
+    /// Reads the frames of these regions, and forgets the frames that were read before.
     pub fn read(&mut self, regions: &[Region]) -> Result<()> {
         self.read.clear();
         self.main.of = None;
         self.others.iter_mut().for_each(|other| other.of = None);
-        let frames: BTreeSet<Place> =
-            regions.iter().flat_map(|region| &region.parts).map(|(place, _)| *place).collect();
+        let frames: BTreeSet<FramePosition> =
+            regions.iter().flat_map(|region| &region.parts).map(|(frame, _)| *frame).collect();
         let frame =
-            |place: Place| StoredFrame { offset: place.offset, length: place.length, pieces: Vec::new() };
-        for stretch in ranges::join(frames.into_iter().map(|place| (place.pack, frame(place)))) {
-            let bytes = self.archive.get_range(self.pack(stretch.pack), stretch.begin..stretch.end)?;
-            self.read.push((stretch, bytes));
+            |at: FramePosition| StoredFrame { offset: at.offset, length: at.length, pieces: Vec::new() };
+        for range in ranges::join(frames.into_iter().map(|at| (at.pack, frame(at)))) {
+            let bytes = self.archive.get_range(self.pack(range.pack)?, range.begin..range.end)?;
+            self.read.push((range, bytes));
         }
         Ok(())
     }
 
-    /// The bytes of a region whose frames were read, when every block of it has its hash. They are where its main frame
-    /// was unpacked, or in the buffer if there is no place for all of them.
+    /// Returns the bytes of a region whose frames were read, after every block was compared with its hash. They lie in the
+    /// memory of its main frame or, where that has no place for all of them, in the buffer.
     pub fn bytes<'b>(
         &'b mut self,
         region: &Region,
         stored: &FileEntry,
         buffer: &'b mut Aligned,
     ) -> Result<&'b [u8]> {
-        if let [(place, piece)] = &region.parts[..] {
-            let doing = self.reading(*place);
-            return checked(piece, stored, self.content(*place, *place == region.main)?).doing(doing);
+        if let [(frame, wanted)] = &region.parts[..] {
+            let doing = self.reading(*frame);
+            return checked(wanted, stored, self.content(*frame, *frame == region.main)?).doing(doing);
         }
-        if let Some(begin) = region.place_in_main() {
+        if let Some(begin) = region.begin_in_main() {
             let size = self.content(region.main, true)?.len();
-            // Where others want the same frame, it is not spoiled for the sake of a few blocks.
+            // Other regions may need the frame: it is not overwritten for the sake of a few blocks.
             if begin + region.length() <= size && region.length() >= size / 2 {
                 return self.patched(region, stored, begin);
             }
         }
         let memory = buffer.slice(region.length());
         let mut begin = 0;
-        for (place, piece) in &region.parts {
-            let doing = self.reading(*place);
-            let bytes = self.content(*place, *place == region.main)?;
-            if let Some(part) = memory.get_mut(begin..begin + piece.length) {
-                part.copy_from_slice(checked(piece, stored, bytes).doing(doing)?);
-            }
-            begin += piece.length;
+        for (frame, wanted) in &region.parts {
+            let doing = self.reading(*frame);
+            let bytes = checked(wanted, stored, self.content(*frame, *frame == region.main)?).doing(doing)?;
+            part_mut(memory, begin, wanted.length)?.copy_from_slice(bytes);
+            begin += wanted.length;
         }
         Ok(memory)
     }
 
-    /// A region where its main frame was unpacked: most of it is there, and the rest is put in the place of what is not
-    /// the region's, whose frame is not that frame any more.
+    /// Completes a region in the memory of its main frame, which has most of its bytes. The other bytes replace content that
+    /// is not the region's, so the memory does not hold that frame any more.
     fn patched(&mut self, region: &Region, stored: &FileEntry, begin: usize) -> Result<&[u8]> {
         let mut main = std::mem::take(&mut self.main);
         let size = main.bytes().len();
         main.of = None;
         let memory = main.content.slice(size);
         let mut at = begin;
-        for (place, piece) in &region.parts {
-            let doing = self.reading(*place);
-            if *place == region.main {
-                checked(piece, stored, memory).doing(doing)?;
-            } else if let Some(part) = memory.get_mut(at..at + piece.length) {
-                part.copy_from_slice(checked(piece, stored, self.content(*place, false)?).doing(doing)?);
+        for (frame, wanted) in &region.parts {
+            let doing = self.reading(*frame);
+            if *frame == region.main {
+                checked(wanted, stored, memory).doing(doing)?;
+            } else {
+                let bytes = checked(wanted, stored, self.content(*frame, false)?).doing(doing)?;
+                part_mut(memory, at, wanted.length)?.copy_from_slice(bytes);
             }
-            at += piece.length;
+            at += wanted.length;
         }
         self.main = main;
-        Ok(self.main.content.bytes(at).get(begin..).unwrap_or_default())
+        part(self.main.content.bytes(at), begin..at)
     }
 
-    /// The content of one of the frames that were read.
-    fn content(&mut self, frame: Place, is_main: bool) -> Result<&[u8]> {
+    /// Returns the content of one of the frames that were read.
+    fn content(&mut self, frame: FramePosition, is_main: bool) -> Result<&[u8]> {
         if is_main {
             if !self.main.is(frame) {
                 let mut main = std::mem::take(&mut self.main);
@@ -146,29 +152,28 @@ impl<'a> Frames<'a> {
         }
         let known = self.others.iter().position(|other| other.is(frame));
         let free = || self.others.iter().position(|other| other.of.is_none());
-        let oldest = (self.others.len() == KEPT).then_some(0);
+        let oldest = (self.others.len() == MAX_KEPT).then_some(0);
         let mut other = match known.or_else(free).or(oldest) {
-            Some(place) => self.others.remove(place),
-            None => Unpacked::default(),
+            Some(index) => self.others.remove(index),
+            None => UnpackedFrame::default(),
         };
         if known.is_none() {
             self.unpack(frame, &mut other)?;
         }
         self.others.push(other);
-        Ok(self.others.last().map_or(&[], Unpacked::bytes))
+        let other = self.others.last().ok_or_else(|| Error::defect("a frame that was not kept"))?;
+        Ok(other.bytes())
     }
 
-    fn unpack(&mut self, frame: Place, into: &mut Unpacked) -> Result<()> {
+    fn unpack(&mut self, frame: FramePosition, into: &mut UnpackedFrame) -> Result<()> {
         let doing = self.reading(frame);
-        let is_in = |stretch: &StoredRange| {
-            stretch.pack == frame.pack && (stretch.begin..stretch.end).contains(&frame.offset)
+        let has_frame = |range: &StoredRange| {
+            range.pack == frame.pack && (range.begin..range.end).contains(&frame.offset)
         };
-        let (stretch, bytes) = self
-            .read
-            .iter()
-            .find(|(stretch, _)| is_in(stretch))
-            .ok_or_else(|| Error::new(Kind::Failed, "the frame was left out").doing(doing()))?;
-        let stored = stretch.bytes(frame.offset, frame.length, bytes).doing(&doing)?;
+        let found = self.read.iter().find(|(range, _)| has_frame(range));
+        let (range, bytes) =
+            found.ok_or_else(|| Error::defect("a frame that was not read").doing(doing()))?;
+        let stored = range.bytes(frame.offset, frame.length, bytes).doing(&doing)?;
         let size = content_size(stored, FRAME).doing(&doing)?;
         into.of = None;
         self.decompressor.frame_into(stored, into.content.slice(size)).doing(&doing)?;
@@ -177,8 +182,14 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn checked<'c>(piece: &WantedBlocks, stored: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
-    piece.checked(stored, content).map_err(|error| {
+fn part_mut(memory: &mut [u8], begin: usize, length: usize) -> Result<&mut [u8]> {
+    let part = memory.get_mut(begin..begin + length);
+    part.ok_or_else(|| Error::defect("blocks outside of their region"))
+}
+
+/// The bytes of wanted blocks in the content of their frame, after every block was compared with its hash.
+fn checked<'c>(wanted: &WantedBlocks, stored: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
+    wanted.checked(stored, content).map_err(|error| {
         error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
     })
 }

@@ -1,76 +1,91 @@
-//! What is written at once, and in which order. A file is written in regions as large as a frame. Most lie in one
-//! frame; those of which an incremental backup stored some blocks anew lie in that and in a few others. Regions go in
-//! the order of their main frames, so packs are read from front to back, each frame is unpacked once, and a file is
-//! not cut into more writes because its blocks come from several backups.
+//! Regions: the parts of files that are written at once, and their order. Does not read and write.
+//!
+//! A region is as large as a frame. Most regions lie in one frame. A region of which an incremental backup stored some
+//! blocks anew lies in that frame and in a few others. Regions are written in the order of their main frames, so packs are
+//! read from front to back, each frame is decompressed once, and a file is not written in more pieces because its blocks
+//! come from several backups.
 
-use super::files::Target;
 use crate::codec::compress::FRAME;
 use crate::fs::aligned::ALIGNMENT;
-use crate::repo::entry::{Extent, FileEntry as Stored};
+use crate::repo::entry::{Extent, FileEntry};
 use crate::repo::ranges::{GAP, READ, WantedBlocks};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 
-/// Regions that are written together hold no more than this.
-pub const WRITTEN: u64 = 64 << 20;
+/// Bytes of regions that one thread writes in one batch.
+pub(super) const MAX_WRITE_BATCH: u64 = 64 << 20;
 
-/// And those that are compared together: while a thread repairs what it has compared it reads nothing, and all end
-/// with that.
-pub const COMPARED: u64 = 16 << 20;
+/// Bytes of regions that one thread compares in one batch. Smaller: a thread first compares a batch and then repairs it,
+/// and the last repairs should end together.
+pub(super) const MAX_COMPARE_BATCH: u64 = 16 << 20;
 
-/// A frame in its pack, by the pack's number in the part of the manifest.
+/// A file to be written.
+pub struct TargetFile<'a> {
+    pub path: PathBuf,
+    pub stored: &'a FileEntry,
+    /// Whether `backup_manifest` lists it with the content of the backup.
+    pub listed: bool,
+}
+
+/// Position of a frame in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct FramePosition {
+    /// Number of the pack in the part of the manifest.
     pub pack: u32,
     pub offset: u64,
     pub length: u32,
 }
 
-/// Blocks of a file that lie behind each other, from one frame or several.
+/// Consecutive blocks of a file, from one frame or several.
 #[derive(Clone)]
 pub struct Region {
-    /// The file's place among those that are written.
+    /// Index of the file among the targets.
     pub target: usize,
-    /// The frame that most of it lies in.
-    pub main: Place,
-    /// Whether that is all of the file, which is made when it is written.
+    /// The frame that has most of its bytes.
+    pub main: FramePosition,
+    /// Whether it is the whole file, which is then created when it is written.
     pub is_file: bool,
-    /// In their order in the file, without a hole.
-    pub parts: Vec<(Place, WantedBlocks)>,
+    /// Its blocks in order, without a gap; never empty.
+    pub parts: Vec<(FramePosition, WantedBlocks)>,
 }
 
-impl Place {
-    fn of(extent: &Extent) -> Place {
-        Place { pack: extent.pack, offset: extent.offset, length: extent.length }
+impl FramePosition {
+    fn of(extent: &Extent) -> FramePosition {
+        FramePosition { pack: extent.pack, offset: extent.offset, length: extent.length }
     }
 }
 
 impl Region {
+    /// Offset in the file. A region has at least one part.
     pub fn offset(&self) -> u64 {
-        self.parts.first().map_or(0, |(_, piece)| piece.offset)
+        self.parts.first().map_or(0, |(_, wanted)| wanted.offset)
     }
 
     pub fn length(&self) -> usize {
-        self.parts.iter().map(|(_, piece)| piece.length).sum()
+        self.parts.iter().map(|(_, wanted)| wanted.length).sum()
     }
 
+    /// Numbers of its blocks in the file.
     pub fn blocks(&self) -> Range<usize> {
-        let first = self.parts.first().map_or(0, |(_, piece)| piece.blocks.start);
-        first..self.parts.last().map_or(first, |(_, piece)| piece.blocks.end)
+        let first = self.parts.first().map_or(0, |(_, wanted)| wanted.blocks.start);
+        first..self.parts.last().map_or(first, |(_, wanted)| wanted.blocks.end)
     }
 
-    /// These of its blocks, to be written into the file that is there.
-    pub fn cut(&self, stored: &Stored, wanted: &Range<usize>) -> Region {
-        let cut = |(place, piece): &(Place, WantedBlocks)| Some((*place, piece.cut(stored, wanted)?));
+    /// Returns the region of those of its blocks that are `wanted`, to be written into an existing file.
+    pub fn cut(&self, stored: &FileEntry, blocks: &Range<usize>) -> Region {
+        let cut =
+            |(frame, wanted): &(FramePosition, WantedBlocks)| Some((*frame, wanted.cut(stored, blocks)?));
         Region { parts: self.parts.iter().filter_map(cut).collect(), is_file: false, ..*self }
     }
 
-    /// Where all of it would begin in the content of its main frame, if what lies there has its place in it.
-    pub fn place_in_main(&self) -> Option<usize> {
-        let of_main = self.parts.iter().filter(|(place, _)| *place == self.main);
-        let mut begins = of_main.map(|(_, piece)| {
-            let before = piece.offset.checked_sub(self.offset())?;
-            piece.skip.checked_sub(before as usize)
+    /// Returns the offset at which the region would begin in the content of its main frame, if all its blocks in that
+    /// frame have the right distance from it.
+    pub fn begin_in_main(&self) -> Option<usize> {
+        let of_main = self.parts.iter().filter(|(frame, _)| *frame == self.main);
+        let mut begins = of_main.map(|(_, wanted)| {
+            let before = wanted.offset.checked_sub(self.offset())?;
+            wanted.skip.checked_sub(usize::try_from(before).ok()?)
         });
         let begin = begins.next()??;
         let is_aligned = begin.is_multiple_of(ALIGNMENT);
@@ -78,31 +93,32 @@ impl Region {
     }
 
     fn find_main(&mut self) {
-        let mut frames: Vec<(Place, usize)> = Vec::new();
-        for (place, piece) in &self.parts {
-            match frames.iter_mut().find(|(known, _)| known == place) {
-                Some((_, bytes)) => *bytes += piece.length,
-                None => frames.push((*place, piece.length)),
+        let mut frames: Vec<(FramePosition, usize)> = Vec::new();
+        for (frame, wanted) in &self.parts {
+            match frames.iter_mut().find(|(known, _)| known == frame) {
+                Some((_, bytes)) => *bytes += wanted.length,
+                None => frames.push((*frame, wanted.length)),
             }
         }
-        // Of several that have as much, the first.
-        let main = frames.into_iter().rev().max_by_key(|(_, bytes)| *bytes);
-        self.main = main.map_or(self.main, |(place, _)| place);
+        // The first of those with the most bytes.
+        if let Some((main, _)) = frames.into_iter().rev().max_by_key(|(_, bytes)| *bytes) {
+            self.main = main;
+        }
     }
 }
 
-/// Blocks of a region that is whole. A region of a large file begins where a frame of it began when it was read.
-fn blocks_of_region(stored: &Stored) -> usize {
+/// Number of blocks of a full region. A region of a large file begins where a frame began when the file was read.
+fn blocks_of_region(stored: &FileEntry) -> usize {
     (FRAME / stored.block.max(1) as usize).max(1)
 }
 
-/// Whether a file is written in one go; an empty one is not written at all.
-pub fn is_one_region(stored: &Stored) -> bool {
+/// Whether a file is written in one piece. An empty file is not written at all.
+pub(super) fn is_one_region(stored: &FileEntry) -> bool {
     (1..=blocks_of_region(stored)).contains(&stored.hashes.len())
 }
 
-/// The regions of all files, in the order of their main frames.
-pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
+/// Returns the regions of all files, in the order of their main frames.
+pub fn regions(targets: &[TargetFile<'_>]) -> Vec<Region> {
     let mut regions: Vec<Region> = Vec::new();
     for (number, target) in targets.iter().enumerate() {
         let stored = target.stored;
@@ -112,7 +128,7 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
             while begin < blocks.end {
                 let end = blocks.end.min((begin / whole + 1) * whole);
                 let wanted = WantedBlocks::new(number, stored, extent, blocks.start, begin..end);
-                let part = (Place::of(extent), wanted);
+                let part = (FramePosition::of(extent), wanted);
                 match regions.last_mut().filter(|_| !begin.is_multiple_of(whole)) {
                     Some(region) => region.parts.push(part),
                     None => {
@@ -129,27 +145,27 @@ pub fn regions(targets: &[Target<'_>]) -> Vec<Region> {
     regions
 }
 
-/// Divides regions into what one thread does at a time: those of frames that are read together, with the others that
-/// they need, up to so many bytes of content. What is read of packs for one batch is bounded too: it is in memory.
-pub fn batches(regions: &[Region], together: u64) -> Vec<Range<usize>> {
+/// Divides regions into batches for one thread: regions whose frames are read together, up to about `max` bytes of content.
+/// The bytes of packs that are read for one batch are in memory, and bounded too.
+pub fn batches(regions: &[Region], max: u64) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut begin, mut packed, mut content) = (0, 0, 0);
-    let mut frames: BTreeSet<Place> = BTreeSet::new();
-    let mut last: Option<Place> = None;
+    let mut frames: BTreeSet<FramePosition> = BTreeSet::new();
+    let mut last: Option<FramePosition> = None;
     for (number, region) in regions.iter().enumerate() {
-        if last.is_some_and(|last| last != region.main) && (packed >= READ || content >= together) {
+        if last.is_some_and(|last| last != region.main) && (packed >= READ || content >= max) {
             batches.push(begin..number);
             (begin, packed, content) = (number, 0, 0);
             frames.clear();
         }
-        for (place, piece) in &region.parts {
-            content += piece.length as u64;
-            if frames.insert(*place) {
+        for (frame, wanted) in &region.parts {
+            content += wanted.length as u64;
+            if frames.insert(*frame) {
                 let is_next = last.is_some_and(|last| {
-                    (last.pack, last.offset + u64::from(last.length)) == (place.pack, place.offset)
+                    (last.pack, last.offset + u64::from(last.length)) == (frame.pack, frame.offset)
                 });
-                // What lies between two frames that are wanted may be read too.
-                packed += u64::from(place.length) + if is_next { 0 } else { GAP };
+                // Bytes between two wanted frames may be read too.
+                packed += u64::from(frame.length) + if is_next { 0 } else { GAP };
             }
         }
         last = Some(region.main);

@@ -1,23 +1,30 @@
 //! From a repository into a directory that PostgreSQL can recover from. Knows nothing of the configuration.
 //!
-//! [`Plan`] says what would happen and refuses what cannot work; [`run`] does it. A directory that is
-//! not finished has no `pg_control`, so no server starts on it; and it has a marker, so that it can be
-//! begun again.
+//! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`run`] performs the restore. A directory
+//! that is not finished has no `pg_control`, so no server starts on it; and it has a marker, so that the restore can be
+//! started again.
 
+mod create;
 mod delta;
+mod empty;
 mod files;
 mod frames;
+mod job;
 mod layout;
+mod mapping;
+mod options;
 mod owner;
 mod partial;
 mod plan;
 mod recovery;
-mod room;
+
 mod run;
+mod space;
 mod sums;
 mod write;
 
-pub use plan::{Plan, Target, TargetTimeline, Wish};
-pub use recovery::{Action, Recovery, restore_command};
-pub use room::{Room, rooms};
-pub use run::{Options, Restored, run};
+pub use options::{Options, Restored};
+pub use plan::{PlanRequest, RecoveryTarget, RestorePlan, TargetTimeline};
+pub use recovery::{Action, RecoverySettings, restore_command};
+pub use run::run;
+pub use space::{SpaceNeed, space_needed};

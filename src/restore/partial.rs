@@ -1,8 +1,8 @@
-//! A restore of some databases, for rescue work. What belongs to the others becomes empty files of the right size, which
-//! take no space: recovery writes into them as it does into any, since what it changes first it has as a whole page.
-//! They cannot be read afterwards, only dropped. `postgres` and the templates are always restored.
+//! A restore of some databases, for rescue work. Files of the other databases become sparse files of the right size, which
+//! take no space. Recovery can write into them, since the WAL has a full image of each page that it changes first. These
+//! databases cannot be read afterwards, only dropped. `postgres` and the templates are always restored.
 
-use super::files::create;
+use super::create::create;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::relation::{FIRST_OF_USERS, RelationDirectory};
 use crate::repo::record::{Database, Record};
@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Which databases are restored.
-pub struct Chosen(Option<BTreeSet<u32>>);
+/// OIDs of the databases that are restored; `None` for all.
+pub(super) struct ChosenDatabases(Option<BTreeSet<u32>>);
 
-impl Chosen {
-    /// By names or OIDs; all when none is named.
-    pub fn new(wanted: &[String], record: &Record) -> Result<Chosen> {
+impl ChosenDatabases {
+    /// Finds databases by names or OIDs; all when `wanted` is empty.
+    pub fn new(wanted: &[String], record: &Record) -> Result<ChosenDatabases> {
         if wanted.is_empty() {
-            return Ok(Chosen(None));
+            return Ok(ChosenDatabases(None));
         }
         let find = |wanted: &String| {
             let known = record.databases.iter().find(|database| database.name == *wanted);
@@ -27,21 +27,22 @@ impl Chosen {
                 let names: Vec<&str> =
                     record.databases.iter().map(|database| database.name.as_str()).collect();
                 Error::new(Kind::Refused, format!("backup {} has no database {wanted:?}", record.id)).hint(
-                    match names.is_empty() {
-                        true => "the backup was taken by a version that did not note them".to_owned(),
-                        false => format!("it has {}", names.join(", ")),
+                    if names.is_empty() {
+                        "the backup was taken by a version that did not record its databases".to_owned()
+                    } else {
+                        format!("it has {}", names.join(", "))
                     },
                 )
             })
         };
-        wanted.iter().map(find).collect::<Result<_>>().map(|oids| Chosen(Some(oids)))
+        wanted.iter().map(find).collect::<Result<_>>().map(|oids| ChosenDatabases(Some(oids)))
     }
 
     pub fn is_all(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether a file of the manifest becomes an empty one.
+    /// Whether a file of the manifest becomes an empty file.
     pub fn leaves_out(&self, path: &[u8]) -> bool {
         let Some(oids) = &self.0 else {
             return false;
@@ -51,12 +52,12 @@ impl Chosen {
         };
         let (directory, name) = path.split_at(slash);
         let place = RelationDirectory::parse(directory);
-        // Without its version no server looks at the directory at all.
+        // A server does not accept a database directory without PG_VERSION.
         place.is_some_and(|place| place.database >= FIRST_OF_USERS && !oids.contains(&place.database))
             && name != b"/PG_VERSION"
     }
 
-    /// The databases that are not restored.
+    /// Returns the databases that are not restored.
     pub fn left_out(&self, record: &Record) -> Vec<Database> {
         let is_out = |database: &&Database| {
             let oids = self.0.as_ref();
@@ -66,8 +67,8 @@ impl Chosen {
     }
 }
 
-/// Makes an empty file of this size.
-pub fn make_empty(path: &Path, size: u64) -> Result<()> {
+/// Creates a sparse file of this size, in place of any file that exists.
+pub(super) fn make_empty(path: &Path, size: u64) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             return Err(Error::io(format!("remove {}", path.display()), &e));

@@ -1,4 +1,4 @@
-//! Which backup, along which timeline, and whether the WAL leads there.
+//! The plan of a restore: the backup, the timeline, and the WAL to the target. Writes nothing.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
@@ -13,70 +13,70 @@ use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::{MAX_SEARCHED, Window};
 
-/// Where recovery is to end.
+/// The end of recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// All WAL that the archive has.
+pub enum RecoveryTarget {
+    /// The end of the WAL in the archive.
     End,
     Time(jiff::Timestamp),
     Lsn(Lsn),
     Xid(u64),
     Name(String),
-    /// As soon as the backup is consistent.
+    /// The end of the backup, where it is consistent.
     Immediate,
 }
 
+/// The timeline that recovery follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetTimeline {
     Latest,
-    /// The backup's own.
+    /// The timeline of the backup.
     Current,
     Number(TimelineId),
 }
 
-/// What was asked for.
+/// Backup and target as the caller wants them.
 #[derive(Debug, Clone)]
-pub struct Wish {
-    /// A backup by its id; `latest` means the newest.
+pub struct PlanRequest {
+    /// Id of a backup, or `latest` for the newest; `None`: the newest one from which the target can be reached.
     pub backup: Option<String>,
-    pub target: Target,
-    /// Default: the backup's own for [`Target::Immediate`], the latest otherwise.
+    pub target: RecoveryTarget,
+    /// `None`: the timeline of the backup for [`RecoveryTarget::Immediate`], the latest otherwise.
     pub timeline: Option<TargetTimeline>,
     pub allow_damaged: bool,
 }
 
-/// What would be done.
-pub struct Plan {
+/// A restore that can be performed.
+pub struct RestorePlan {
     pub archive: Archive,
     pub record: Record,
-    pub target: Target,
+    pub target: RecoveryTarget,
     pub timeline: TargetTimeline,
-    /// The ancestry of the timeline that recovery ends on.
+    /// Ancestry of the timeline on which recovery ends.
     pub history: History,
-    /// The WAL that the target may need, as far as the archive has it.
+    /// WAL that the target may need, as far as the archive has it.
     pub reach: Reach,
-    /// What the archive held when the plan was made.
+    /// State of the archive when the plan was made.
     survey: Survey,
 }
 
-impl Plan {
-    /// Chooses the backup. Refuses, and says what is possible instead, when there is none from which the
-    /// target can be reached.
-    pub fn make(archive: Archive, wish: Wish) -> Result<Plan> {
+impl RestorePlan {
+    /// Chooses the backup. Refuses a target that no backup leads to, with a hint of what is possible.
+    pub fn make(archive: Archive, request: PlanRequest) -> Result<RestorePlan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
         let survey = Survey::read(&archive, Want::default()).doing(doing)?;
         survey.records.damaged.iter().for_each(|(_, error)| progress::warn(error));
         let (Some(WalHistory { inventory, .. }), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
-            return Err(Error::new(Kind::Refused, "it has no backup of this cluster")
+            return Err(Error::new(Kind::Refused, "the repository has no backup of this cluster")
                 .doing(doing())
-                .hint("`walkeep backup` makes one"));
+                .hint("take one with `walkeep backup`"));
         };
-        let timeline = wish.timeline.unwrap_or(match wish.target {
-            Target::Immediate => TargetTimeline::Current,
+        let timeline = request.timeline.unwrap_or(match request.target {
+            RecoveryTarget::Immediate => TargetTimeline::Current,
             _ => TargetTimeline::Latest,
         });
-        let chooser = Chooser { archive: &archive, inventory, wish: &wish, timeline };
+        let chooser = Chooser { archive: &archive, inventory, request: &request, timeline };
         let (record, history) = chooser.choose(&survey.records.good).doing(doing)?;
         let record = record.clone();
         let reach = inventory.reach(&record, &history).ok_or_else(|| {
@@ -84,14 +84,14 @@ impl Plan {
                 Kind::Hole,
                 format!("{}, the first WAL of backup {}, is missing", record.wal.first, record.id),
             )
-            .hint("run `walkeep list` to see what is there, and take another backup")
+            .hint("choose another backup: `walkeep list` shows them")
         })?;
-        let plan = Plan { record, target: wish.target, timeline, history, reach, archive, survey };
+        let plan = RestorePlan { record, target: request.target, timeline, history, reach, archive, survey };
         plan.check_reach().doing(doing)?;
         Ok(plan)
     }
 
-    /// Refuses a target behind a hole.
+    /// Refuses a target behind a gap of the WAL.
     fn check_reach(&self) -> Result<()> {
         let record = &self.record;
         let size = record.segment_size;
@@ -106,13 +106,16 @@ impl Plan {
                     self.reach.last.next(size)
                 ),
             )
-            .hint("take another backup with `walkeep restore BACKUP`"));
+            .hint("choose another backup with `walkeep restore BACKUP`"));
         }
         let beyond = match self.target {
-            Target::Lsn(lsn) => lsn > end,
-            // Where in the WAL these are is not known before it is replayed.
-            Target::End | Target::Time(_) | Target::Xid(_) | Target::Name(_) => self.reach.gap.is_some(),
-            Target::Immediate => false,
+            RecoveryTarget::Lsn(lsn) => lsn > end,
+            // The LSN of these is not known before the WAL is replayed.
+            RecoveryTarget::End
+            | RecoveryTarget::Time(_)
+            | RecoveryTarget::Xid(_)
+            | RecoveryTarget::Name(_) => self.reach.gap.is_some(),
+            RecoveryTarget::Immediate => false,
         };
         if !beyond {
             return self.check_time();
@@ -128,13 +131,13 @@ impl Plan {
             format!("{missing}, so the WAL leads from backup {} only to {last}", record.id),
         )
         .hint(format!(
-            "--lsn {last} recovers as far as possible; a backup behind the hole leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
+            "--lsn {last} recovers as far as possible; a backup behind the gap leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
         )))
     }
 
     /// Refuses a time behind the last commit: recovery would replay everything, and then fail.
     fn check_time(&self) -> Result<()> {
-        let Target::Time(time) = self.target else {
+        let RecoveryTarget::Time(time) = self.target else {
             return Ok(());
         };
         let last = self.tail()?.last_transaction.map(|last| last.time);
@@ -144,14 +147,14 @@ impl Plan {
             }
             None if self.reach.segments <= MAX_SEARCHED => {
                 format!(
-                    "cannot be told: no transaction ended in the archived WAL since backup {}",
+                    "cannot be checked: no transaction ended in the archived WAL since backup {}",
                     self.record.id
                 )
             }
             _ => return Ok(()),
         };
         Err(Error::new(Kind::Refused, format!("the target {time} {ended}")).hint(
-            "without a target everything is recovered; a later one needs WAL that is not archived yet (select pg_switch_wal() on the primary)",
+            "without a target everything is recovered; a later target needs WAL that is not archived yet (select pg_switch_wal() on the primary)",
         ))
     }
 
@@ -183,60 +186,53 @@ impl Plan {
     }
 }
 
+/// Chooses the backup for a request.
 struct Chooser<'a> {
     archive: &'a Archive,
     inventory: &'a Inventory,
-    wish: &'a Wish,
+    request: &'a PlanRequest,
     timeline: TargetTimeline,
 }
 
 impl Chooser<'_> {
+    /// Returns the backup, and the history to follow from it.
     fn choose<'r>(&self, records: &'r [Record]) -> Result<(&'r Record, History)> {
-        let list = || {
-            let ids: Vec<String> = records
-                .iter()
-                .rev()
-                .take(5)
-                .map(|record| format!("{} (ends at {}, {})", record.id, record.stop_time, record.stop_lsn))
-                .collect();
-            format!("the newest backups are {}", ids.join(", "))
-        };
-        match self.wish.backup.as_deref() {
+        let list = || newest(records);
+        match self.request.backup.as_deref() {
             Some("latest") | None => {}
             Some(id) => {
                 let record = records.iter().find(|record| record.id == id).ok_or_else(|| {
-                    Error::new(Kind::Refused, format!("there is no backup {id}")).hint(list())
+                    Error::new(Kind::Refused, format!("backup {id} does not exist")).hint(list())
                 })?;
-                return self.usable(record).map(|history| (record, history));
+                return self.history_from(record).map(|history| (record, history));
             }
         }
-        if self.wish.backup.is_none() && matches!(self.wish.target, Target::Xid(_) | Target::Name(_)) {
+        if self.request.backup.is_none()
+            && matches!(self.request.target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
+        {
             return Err(Error::new(
                 Kind::Refused,
-                "when that transaction or restore point was written is not known before its WAL is replayed",
+                "the position of a transaction or restore point is not known before its WAL is replayed",
             )
             .hint(format!("name the backup that ended before it: {}", list())));
         }
-        let mut reason = None;
+        // The reason against the oldest backup, with which the possible targets begin.
+        let mut reason = Error::defect("no backup to choose from");
         for record in records.iter().rev() {
-            match self.usable(record) {
+            match self.history_from(record) {
                 Ok(history) => return Ok((record, history)),
-                Err(error) if matches!(error.kind(), Kind::Refused | Kind::Problem) => {
-                    reason = Some(error);
-                }
+                Err(error) if matches!(error.kind(), Kind::Refused | Kind::Problem) => reason = error,
                 Err(error) => return Err(error),
             }
         }
-        // The last one asked is the oldest: what is possible begins with it.
-        let reason = reason.unwrap_or_else(|| Error::new(Kind::Refused, "there is no backup"));
         let advice = reason.advice().map_or_else(String::new, |advice| format!("{advice}; "));
         Err(Error::new(Kind::Refused, format!("no backup leads to the target; the oldest: {reason}"))
             .hint(format!("{advice}{}", list())))
     }
 
-    /// The history to follow from this backup, or why it cannot be used.
-    fn usable(&self, record: &Record) -> Result<History> {
-        if !record.is_complete() && !self.wish.allow_damaged {
+    /// Returns the history to follow from this backup. Refuses one from which the target cannot be reached.
+    fn history_from(&self, record: &Record) -> Result<History> {
+        if !record.is_complete() && !self.request.allow_damaged {
             return Err(Error::new(
                 Kind::Problem,
                 format!(
@@ -245,11 +241,11 @@ impl Chooser<'_> {
                     record.damaged.len()
                 ),
             )
-            .hint("`walkeep show` names them; --allow-damaged restores it all the same"));
+            .hint("`walkeep show` lists them; --allow-damaged restores the backup all the same"));
         }
-        let before = match &self.wish.target {
-            Target::Time(time) if *time <= record.stop_time => Some(time.to_string()),
-            Target::Lsn(lsn) if *lsn < record.stop_lsn => Some(lsn.to_string()),
+        let before = match &self.request.target {
+            RecoveryTarget::Time(time) if *time <= record.stop_time => Some(time.to_string()),
+            RecoveryTarget::Lsn(lsn) if *lsn < record.stop_lsn => Some(lsn.to_string()),
             _ => None,
         };
         if let Some(target) = before {
@@ -271,7 +267,10 @@ impl Chooser<'_> {
             self.archive.history(timeline)?.unwrap_or_else(|| History::root(timeline))
         } else {
             self.archive.history(timeline)?.ok_or_else(|| {
-                Error::new(Kind::Refused, format!("there is no history of timeline {timeline}"))
+                Error::new(
+                    Kind::Refused,
+                    format!("the history of timeline {timeline} is not in the repository"),
+                )
             })?
         };
         if !history.contains(record.timeline, record.stop_lsn) {
@@ -288,4 +287,12 @@ impl Chooser<'_> {
         }
         Ok(history)
     }
+}
+
+/// The newest backups, for hints.
+fn newest(records: &[Record]) -> String {
+    let backup =
+        |record: &Record| format!("{} (ends at {}, {})", record.id, record.stop_time, record.stop_lsn);
+    let newest: Vec<String> = records.iter().rev().take(5).map(backup).collect();
+    format!("the newest backups are {}", newest.join(", "))
 }

@@ -1,8 +1,8 @@
-//! What the restored server is told: the settings in `postgresql.auto.conf`, and the signal file.
+//! Recovery settings of the restored server: its `postgresql.auto.conf` and its signal file.
 
-use super::plan::{Plan, Target, TargetTimeline};
+use super::plan::{RecoveryTarget, RestorePlan, TargetTimeline};
 
-/// What the server does when the target is reached.
+/// Action of the server when it reaches the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Pause,
@@ -10,20 +10,20 @@ pub enum Action {
     Shutdown,
 }
 
-/// How the restored server is to recover.
+/// Settings with which the restored server recovers.
 #[derive(Debug, Clone)]
-pub struct Recovery {
-    /// As PostgreSQL runs it, with `%f` and `%p`.
+pub struct RecoverySettings {
+    /// Command with `%f` and `%p`.
     pub restore_command: String,
     pub action: Action,
     /// Stop just before the target.
     pub exclusive: bool,
     pub standby: bool,
-    /// Let it archive, stream to subscribers and wait for synchronous standbys as the lost primary did.
+    /// Keep archiving, logical replication and synchronous standbys as the lost primary had them.
     pub as_primary: bool,
 }
 
-/// Settings that are taken away, unless the target is one of them.
+/// Settings that are emptied, unless the target is one of them.
 const EMPTIED: [&str; 7] = [
     "archive_cleanup_command",
     "recovery_end_command",
@@ -34,33 +34,32 @@ const EMPTIED: [&str; 7] = [
     "recovery_target_name",
 ];
 
-/// Settings that would reach out of a restored copy into production.
+/// Settings by which a restored copy would affect production.
 const NEUTRALIZED: [(&str, &str); 3] =
     [("archive_mode", "off"), ("synchronous_standby_names", ""), ("max_logical_replication_workers", "0")];
 
-/// Settings of a standby, which anything else must not have.
+/// Settings of a standby, which no other server must have.
 const STREAMING: [(&str, &str); 3] =
     [("primary_conninfo", ""), ("primary_slot_name", ""), ("recovery_min_apply_delay", "0")];
 
-impl Recovery {
-    /// The name of the signal file.
+impl RecoverySettings {
+    /// Name of the signal file.
     pub fn signal(&self) -> &'static str {
         if self.standby { "standby.signal" } else { "recovery.signal" }
     }
 
-    /// What is decided, in order. Empty values are written too: they take away what stands in
-    /// `postgresql.conf`. The target comes behind them, since the server (before 16) refuses even an empty
-    /// second one once it has read the first.
-    pub fn settings(&self, plan: &Plan) -> Vec<(&'static str, String)> {
+    /// Returns the settings in order. Empty values are written too: they override `postgresql.conf`. The target comes behind
+    /// them, since a server before 16 refuses a second target, even an empty one, after the first.
+    pub fn settings(&self, plan: &RestorePlan) -> Vec<(&'static str, String)> {
         let chosen = match &plan.target {
-            Target::End => None,
-            Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
-            Target::Time(time) => {
+            RecoveryTarget::End => None,
+            RecoveryTarget::Immediate => Some(("recovery_target", "immediate".to_owned())),
+            RecoveryTarget::Time(time) => {
                 Some(("recovery_target_time", time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string()))
             }
-            Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
-            Target::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
-            Target::Name(name) => Some(("recovery_target_name", name.clone())),
+            RecoveryTarget::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+            RecoveryTarget::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
+            RecoveryTarget::Name(name) => Some(("recovery_target_name", name.clone())),
         };
         let is_chosen = |name: &str| chosen.as_ref().is_some_and(|(chosen, _)| *chosen == name);
         let mut settings = vec![("restore_command", self.restore_command.clone())];
@@ -81,8 +80,8 @@ impl Recovery {
         settings.push(("recovery_target_inclusive", inclusive.to_owned()));
         settings.push(("recovery_target_action", action.to_owned()));
         settings.push(("recovery_target_timeline", timeline));
-        if plan.target == Target::Immediate {
-            // Reading ahead would ask for WAL behind the end of the backup, which need not be there.
+        if plan.target == RecoveryTarget::Immediate {
+            // Prefetching would request WAL behind the end of the backup, which the archive may not have.
             settings.push(("recovery_prefetch", "off".to_owned()));
         }
         let mut add = |more: &[(&'static str, &str)]| {
@@ -97,9 +96,9 @@ impl Recovery {
         settings
     }
 
-    /// The restored `postgresql.auto.conf`: what was there, without the settings that are decided here, and
-    /// these behind it, where they win over every other file.
-    pub fn rewrite(&self, plan: &Plan, old: &[u8]) -> Vec<u8> {
+    /// Returns the new `postgresql.auto.conf`: the old lines without the settings that are set here, and these at the end,
+    /// where they override every other file.
+    pub fn rewrite(&self, plan: &RestorePlan, old: &[u8]) -> Vec<u8> {
         let settings = self.settings(plan);
         let decided = |name: &str| settings.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
         let mut text = Vec::new();
@@ -124,7 +123,8 @@ impl Recovery {
     }
 }
 
-/// A `restore_command` of these words: quoted for the shell, with `%` doubled for PostgreSQL, and `%f %p` behind.
+/// Returns a `restore_command` of these words, quoted for the shell, with `%` doubled for PostgreSQL, and `%f %p` at the
+/// end.
 pub fn restore_command(words: &[&str]) -> String {
     let mut command = String::new();
     for word in words {

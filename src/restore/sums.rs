@@ -1,50 +1,48 @@
-//! CRC-32C of whole files out of those of their pieces, which are written in whatever order: for `backup_manifest`,
-//! where the backup does not have it because it did not read all of the file.
+//! CRC-32C of whole files, combined from their pieces, which are written in any order. `backup_manifest` needs them for
+//! files of which the backup did not read everything.
 
-use super::files::Target;
+use super::layout::TargetFile;
 use crc32c::{crc32c_append, crc32c_combine};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
-/// The sums of the files that need one.
-pub struct Sums(Vec<Option<Pieces>>);
+/// Sums of the targets; `None` for a file whose sum the backup has.
+pub(super) struct FileSums(Vec<Option<PieceSums>>);
 
-/// By where in the file they begin: their lengths and sums.
-type Pieces = Mutex<BTreeMap<u64, (usize, u32)>>;
+/// Lengths and sums of pieces by their offsets.
+type PieceSums = Mutex<BTreeMap<u64, (usize, u32)>>;
 
-/// Takes out the piece that ends here: where it begins, its length, its sum.
+/// Removes the piece that ends at `end`. Returns its offset, length and sum.
 fn take_before(pieces: &mut BTreeMap<u64, (usize, u32)>, end: u64) -> Option<(u64, usize, u32)> {
     let (&begin, &(length, sum)) = pieces.range(..end).next_back()?;
     (begin + length as u64 == end).then(|| pieces.remove(&begin)).map(|_| (begin, length, sum))
 }
 
-impl Sums {
-    pub fn new(targets: &[Target<'_>]) -> Sums {
-        let needed = |target: &Target<'_>| target.stored.crc32c.is_none().then(Pieces::default);
-        Sums(targets.iter().map(needed).collect())
+impl FileSums {
+    pub fn new(targets: &[TargetFile<'_>]) -> FileSums {
+        let needed = |target: &TargetFile<'_>| target.stored.crc32c.is_none().then(PieceSums::default);
+        FileSums(targets.iter().map(needed).collect())
     }
 
-    /// Takes a piece of a file that is in its place.
+    /// Adds a piece of a file.
     pub fn add(&self, target: usize, offset: u64, bytes: &[u8]) {
         let Some(Some(pieces)) = self.0.get(target) else {
             return;
         };
-        let pieces = || pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        // To go on with the piece in front costs much less than to combine two sums.
-        let (begin, length, sum) = take_before(&mut pieces(), offset).unwrap_or((offset, 0, 0));
+        // To continue the sum of the piece before costs much less than to combine two sums.
+        let (begin, length, sum) = take_before(&mut pieces.lock(), offset).unwrap_or((offset, 0, 0));
         let sum = crc32c_append(sum, bytes);
-        pieces().insert(begin, (length + bytes.len(), sum));
+        pieces.lock().insert(begin, (length + bytes.len(), sum));
     }
 
-    /// The sum of each file, in the order of the targets.
-    pub fn finish(self, targets: &[Target<'_>]) -> Vec<Option<u32>> {
-        let whole = |(target, pieces): (&Target<'_>, Option<Pieces>)| {
+    /// Returns the sum of each target; `None` when pieces are missing.
+    pub fn finish(self, targets: &[TargetFile<'_>]) -> Vec<Option<u32>> {
+        let whole = |(target, pieces): (&TargetFile<'_>, Option<PieceSums>)| {
             let Some(pieces) = pieces else {
                 return target.stored.crc32c;
             };
             let (mut sum, mut end) = (0, 0);
-            for (offset, (length, of_piece)) in pieces.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                // Without a hole, or there is no sum of the file.
+            for (offset, (length, of_piece)) in pieces.into_inner() {
                 if offset != end {
                     return None;
                 }

@@ -1,10 +1,13 @@
-//! Writes what the manifest names, and what a restored cluster needs besides: the settings, the signal, the WAL of
-//! the backup, `backup_manifest`. All but the control file.
+//! Writes the files of the manifest, and what else a restored cluster needs: the settings, the signal file, the WAL of the
+//! backup, `backup_manifest`. The control file is written last, by the caller.
 
-use super::files::{Target as FileTarget, Writing, create, set_mode};
+use super::create::{create, set_mode};
+use super::files::FileWriting;
+use super::job::RestoreJob;
+use super::layout::TargetFile;
+use super::options::Restored;
 use super::owner::Ownership;
 use super::partial::make_empty;
-use super::run::{Restored, Run};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable;
 use crate::pg::control::Control;
@@ -22,29 +25,31 @@ use std::path::{Path, PathBuf};
 const CONTROL: &[u8] = b"global/pg_control";
 const MAP: &[u8] = b"tablespace_map";
 
-/// Writes what the manifest names, part by part.
-pub struct Writer<'a> {
-    run: &'a Run<'a>,
+/// Writes a cluster, part by part of the manifest.
+pub(super) struct ClusterWriter<'a> {
+    job: &'a RestoreJob<'a>,
     manifest: ManifestWriter<BufWriter<std::fs::File>>,
-    /// Directories whose mode would be in the way of writing into them.
+    /// Modes of directories, which are set last: a mode may forbid to write into its directory.
     modes: Vec<(PathBuf, u32)>,
-    /// Lines for `backup_manifest` of files that are not restored as they were.
+    /// Entries of files that are changed before `backup_manifest` lists them.
     control: Option<FileEntry>,
     map: Option<FileEntry>,
+    /// Entry of the data directory.
     root: Option<Dir>,
     report: Restored,
 }
 
-/// A directory that needs nothing any more but its control file.
-pub struct Finished {
+/// A restored cluster that lacks only its control file.
+pub(super) struct UnfinishedCluster {
+    /// Path of the control file.
     path: PathBuf,
     control: Control,
     file: FileEntry,
     pub report: Restored,
 }
 
-impl Finished {
-    /// The last file: without it no server starts.
+impl UnfinishedCluster {
+    /// Writes the control file, without which no server starts.
     pub fn write_control(&self, ownership: &Ownership) -> Result<()> {
         durable::write_replacing(&self.path, self.control.bytes(), self.file.mode)?;
         ownership.give(&self.path, &self.file.owner)?;
@@ -52,40 +57,41 @@ impl Finished {
     }
 }
 
-impl<'a> Writer<'a> {
-    pub fn new(run: &'a Run<'a>) -> Result<Writer<'a>> {
-        let path = run.options.to.join("backup_manifest");
+impl<'a> ClusterWriter<'a> {
+    pub fn new(job: &'a RestoreJob<'a>) -> Result<ClusterWriter<'a>> {
+        let path = job.options.to.join("backup_manifest");
         let file = BufWriter::new(create(&path)?);
-        let record = &run.plan.record;
-        let major = run.plan.archive.lineage().major;
+        let record = &job.plan.record;
+        let major = job.plan.archive.lineage().major;
         let manifest = ManifestWriter::new(file, major, record.system_identifier)
             .doing(|| format!("write {}", path.display()))?;
         let report = Restored {
             bytes: 0,
             files: 0,
             kept: 0,
-            left_out: run.chosen.left_out(&run.plan.record),
+            left_out: job.chosen.left_out(record),
             tablespaces: Vec::new(),
             config_left: Vec::new(),
             announced: None,
         };
-        Ok(Writer { run, manifest, modes: Vec::new(), control: None, map: None, root: None, report })
+        Ok(ClusterWriter { job, manifest, modes: Vec::new(), control: None, map: None, root: None, report })
     }
 
-    pub fn write(mut self) -> Result<Finished> {
-        let plan = self.run.plan;
+    /// Writes everything except for the control file.
+    pub fn write(mut self) -> Result<UnfinishedCluster> {
+        let plan = self.job.plan;
         manifest::read(&plan.archive, &plan.record, |part| self.part(&part))?;
         let control = self.take_control()?;
-        let to = &self.run.options.to;
+        let to = &self.job.options.to;
         let settings = to.join("postgresql.auto.conf");
-        self.rewrite(&settings, |old| Ok(self.run.recovery.rewrite(plan, old)))?;
+        self.rewrite(&settings, |old| Ok(self.job.recovery.rewrite(plan, old)))?;
         if let Some(file) = self.map.take() {
             let new = self.rewrite(&to.join("tablespace_map"), |old| self.remap(old))?;
             self.line(&file, new.len() as u64, Some(crc32c::crc32c(&new)))?;
         }
         self.link_tablespaces()?;
         self.fetch_wal()?;
-        let signal = to.join(self.run.recovery.signal());
+        let signal = to.join(self.job.recovery.signal());
         create(&signal)?;
         self.own(&signal)?;
         for (path, mode) in std::mem::take(&mut self.modes) {
@@ -100,9 +106,9 @@ impl<'a> Writer<'a> {
         let wal = [(record.timeline, record.start_lsn, record.stop_lsn)];
         self.manifest.finish(&wal).and_then(|mut out| out.flush()).doing(doing)?;
         if let Some(root) = &self.root {
-            self.run.ownership.give(&path, &root.owner)?;
+            self.job.ownership.give(&path, &root.owner)?;
         }
-        Ok(Finished { path: to.join("global/pg_control"), control, file, report: self.report })
+        Ok(UnfinishedCluster { path: to.join("global/pg_control"), control, file, report: self.report })
     }
 
     fn part(&mut self, part: &Part) -> Result<()> {
@@ -111,17 +117,17 @@ impl<'a> Writer<'a> {
             match entry {
                 Entry::Dir(dir) => self.dir(dir)?,
                 Entry::Tablespace(_) => {}
-                Entry::File(file) if !self.run.is_restored(&file.path.0) => {}
-                Entry::File(file) if self.run.chosen.leaves_out(&file.path.0) => {
-                    let path = self.run.place(&file.path.0);
+                Entry::File(file) if !self.job.is_restored(&file.path.0) => {}
+                Entry::File(file) if self.job.chosen.leaves_out(&file.path.0) => {
+                    let path = self.job.place(&file.path.0);
                     make_empty(&path, file.size)?;
-                    self.run.ownership.give(&path, &file.owner)?;
+                    self.job.ownership.give(&path, &file.owner)?;
                     set_mode(&path, file.mode)?;
                     self.line(file, file.size, None)?;
                     self.report.files += 1;
                 }
                 Entry::File(file) => {
-                    let mut path = self.run.place(&file.path.0);
+                    let mut path = self.job.place(&file.path.0);
                     match &file.path.0[..] {
                         CONTROL => {
                             path.set_extension("walkeep");
@@ -132,27 +138,27 @@ impl<'a> Writer<'a> {
                     }
                     self.report.files += 1;
                     self.report.bytes += file.size;
-                    // These are changed, and listed when they are.
+                    // These two are changed first and listed then.
                     let listed = !matches!(&file.path.0[..], CONTROL | MAP);
-                    targets.push(FileTarget { path, stored: file, listed });
+                    targets.push(TargetFile { path, stored: file, listed });
                 }
                 Entry::Config(file) => match self.config_place(file)? {
-                    Some(path) => targets.push(FileTarget { path, stored: file, listed: false }),
+                    Some(path) => targets.push(TargetFile { path, stored: file, listed: false }),
                     None => self.report.config_left.push(file.path.display().into_owned()),
                 },
             }
         }
-        let run = self.run;
-        let writing = Writing {
-            archive: &run.plan.archive,
+        let job = self.job;
+        let writing = FileWriting {
+            archive: &job.plan.archive,
             packs: &part.packs,
             targets: &targets,
-            ownership: &run.ownership,
-            jobs: run.options.jobs,
-            delta: run.options.delta,
-            scratch: run.options.scratch,
-            progress: &run.options.progress,
-            check: &|| run.check(),
+            ownership: &job.ownership,
+            jobs: job.options.jobs,
+            delta: job.options.delta,
+            scratch: job.options.scratch,
+            progress: &job.options.progress,
+            check: &|| job.check(),
         };
         let written = writing.run()?;
         self.report.kept += written.kept;
@@ -165,15 +171,15 @@ impl<'a> Writer<'a> {
     }
 
     fn dir(&mut self, dir: &Dir) -> Result<()> {
-        let path = self.run.place(&dir.path.0);
+        let path = self.job.place(&dir.path.0);
         if dir.path.0.is_empty() {
-            self.run.ownership.check(&dir.owner)?;
-            if let Some(user) = self.run.ownership.keeper(&dir.owner) {
+            self.job.ownership.check(&dir.owner)?;
+            if let Some(user) = self.job.ownership.keeper(&dir.owner) {
                 progress::warn(
                     &Error::new(
                         Kind::Problem,
                         format!(
-                            "the cluster belonged to {}, what is restored belongs to {user}",
+                            "the cluster belonged to {}, but the restored files belong to {user}",
                             dir.owner.owner
                         ),
                     )
@@ -182,27 +188,28 @@ impl<'a> Writer<'a> {
             }
             self.root = Some(dir.clone());
         }
-        let is_root = self.run.roots().any(|root| root == path);
+        let is_root = self.job.roots().any(|root| root == path);
         if !is_root {
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(e) if self.run.options.delta && e.kind() == ErrorKind::AlreadyExists => {
+                Err(e) if self.job.options.delta && e.kind() == ErrorKind::AlreadyExists => {
                     set_mode(&path, 0o700)?;
                 }
                 created => created.doing(|| format!("create directory {}", path.display()))?,
             }
         }
-        self.run.ownership.give(&path, &dir.owner)?;
+        self.job.ownership.give(&path, &dir.owner)?;
         self.modes.push((path, dir.mode));
         Ok(())
     }
 
-    /// The configuration keeps its layout: relative to the directory of `postgresql.conf` where it lay there.
+    /// Returns the new path of a configuration file; `None` when they are not written. Paths stay relative to the directory of
+    /// `postgresql.conf`, or to the root.
     fn config_place(&self, file: &FileEntry) -> Result<Option<PathBuf>> {
-        let Some(directory) = &self.run.options.config_dir else {
+        let Some(directory) = &self.job.options.config_dir else {
             return Ok(None);
         };
         let path = file.path.as_path();
-        let base = Path::new(&self.run.plan.record.settings.config_file).parent();
+        let base = Path::new(&self.job.plan.record.settings.config_file).parent();
         let relative = base.and_then(|base| path.strip_prefix(base).ok());
         let relative = relative.unwrap_or_else(|| path.strip_prefix("/").unwrap_or(path));
         let place = directory.join(relative);
@@ -211,29 +218,29 @@ impl<'a> Writer<'a> {
         Ok(Some(place))
     }
 
-    /// A line of `backup_manifest`.
+    /// Writes a line of `backup_manifest`.
     fn line(&mut self, file: &FileEntry, size: u64, crc32c: Option<u32>) -> Result<()> {
         let line = ManifestFile { path: &file.path.0, size, modified: file.modified, crc32c };
-        self.manifest.file(&line).doing(|| "write backup_manifest".to_owned())
+        self.manifest.file(&line).doing("write backup_manifest")
     }
 
-    /// Takes the control file away from under its temporary name. The restored one has no checkpoint, so that a
-    /// server finds its start in the backup label or nowhere.
+    /// Reads and removes the control file, which has a temporary name. The restored control file has no checkpoint, so that a
+    /// server can start only from the backup label.
     fn take_control(&mut self) -> Result<(Control, FileEntry)> {
         let missing = || Error::new(Kind::Damage, "the backup has no global/pg_control");
         let file = self.control.take().ok_or_else(missing)?;
-        let mut path = self.run.place(CONTROL);
+        let mut path = self.job.place(CONTROL);
         path.set_extension("walkeep");
         let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
         let control = Control::parse(bytes)?;
         durable::remove_file(&path)?;
-        if control.system_identifier() != self.run.plan.record.system_identifier {
-            return Err(Error::new(Kind::Damage, "global/pg_control is of another cluster"));
+        if control.system_identifier() != self.job.plan.record.system_identifier {
+            return Err(Error::new(Kind::Damage, "global/pg_control belongs to another cluster"));
         }
         Ok((control.without_checkpoint(), file))
     }
 
-    /// Replaces a small file by what a function makes of it.
+    /// Replaces a small file by the result of a function of its content. A missing file counts as empty.
     fn rewrite(&self, path: &Path, change: impl Fn(&[u8]) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let old = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -246,24 +253,24 @@ impl<'a> Writer<'a> {
     }
 
     fn own(&self, path: &Path) -> Result<()> {
-        self.root.as_ref().map_or(Ok(()), |root| self.run.ownership.give(path, &root.owner))
+        self.root.as_ref().map_or(Ok(()), |root| self.job.ownership.give(path, &root.owner))
     }
 
-    /// The map with the new locations: recovery makes the links from it, so a map with the old ones would lead
-    /// into the directories of the old cluster. It was made when the backup began; a tablespace that was dropped after that
-    /// and before it was read is not in the backup, and is dropped again by the WAL.
+    /// Returns the tablespace map with the new locations. Recovery creates the links from it, so old locations would lead
+    /// into the directories of the old cluster. A tablespace that was dropped after the backup began may be in the map and
+    /// not in the backup: the WAL drops it again.
     fn remap(&self, old: &[u8]) -> Result<Vec<u8>> {
-        let there = |link: TablespaceLink| {
-            let location = self.run.tablespaces.get(&link.oid)?.as_os_str().as_bytes().to_vec();
+        let moved = |link: TablespaceLink| {
+            let location = self.job.tablespaces.get(&link.oid)?.as_os_str().as_bytes().to_vec();
             Some(TablespaceLink { location, ..link })
         };
-        let links: Vec<TablespaceLink> = parse_tablespace_map(old)?.into_iter().filter_map(there).collect();
+        let links: Vec<TablespaceLink> = parse_tablespace_map(old)?.into_iter().filter_map(moved).collect();
         Ok(format_tablespace_map(&links))
     }
 
     fn link_tablespaces(&mut self) -> Result<()> {
-        for (oid, location) in &self.run.tablespaces {
-            let link = self.run.options.to.join("pg_tblspc").join(oid.to_string());
+        for (oid, location) in &self.job.tablespaces {
+            let link = self.job.options.to.join("pg_tblspc").join(oid.to_string());
             std::os::unix::fs::symlink(location, &link).doing(|| format!("link {}", link.display()))?;
             self.own(&link)?;
             self.report.tablespaces.push((*oid, location.clone()));
@@ -271,22 +278,22 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Puts the WAL that makes the backup consistent into `pg_wal`: `pg_verifybackup` looks for it there, and
-    /// it proves that the archive delivers. Recovery asks for the same files again.
+    /// Writes the WAL that makes the backup consistent into `pg_wal`, where `pg_verifybackup` looks for it. That proves too
+    /// that the archive has it. Recovery fetches the same files again.
     fn fetch_wal(&self) -> Result<()> {
-        let plan = self.run.plan;
+        let plan = self.job.plan;
         let size = plan.record.segment_size;
         let mut name = plan.record.wal.first;
         while name <= plan.record.wal.last {
-            self.run.check()?;
-            let path = self.run.options.to.join("pg_wal").join(name.to_string());
+            self.job.check()?;
+            let path = self.job.options.to.join("pg_wal").join(name.to_string());
             self.fetch(WalName::Segment(name), &path)?;
             name = name.next(size);
         }
         let timeline = plan.record.timeline;
         if timeline > TimelineId(1) {
             let history = WalName::History(timeline);
-            self.fetch(history, &self.run.options.to.join("pg_wal").join(history.to_string()))?;
+            self.fetch(history, &self.job.options.to.join("pg_wal").join(history.to_string()))?;
         }
         Ok(())
     }
@@ -294,7 +301,7 @@ impl<'a> Writer<'a> {
     fn fetch(&self, name: WalName, path: &Path) -> Result<()> {
         let doing = || format!("fetch {name}");
         let missing = || Error::new(Kind::Hole, "it is not in the repository").doing(doing());
-        let stored = self.run.plan.archive.get_wal(name)?.ok_or_else(missing)?;
+        let stored = self.job.plan.archive.get_wal(name)?.ok_or_else(missing)?;
         let file = create(path)?;
         stored
             .read(|piece, offset| {

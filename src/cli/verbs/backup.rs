@@ -1,7 +1,7 @@
 //! `walkeep backup`: takes a base backup into every repository.
 
 use super::prune;
-use crate::backup::{self, Options, Server, Taken};
+use crate::backup::{self, BackupServer, Options, Taken};
 use crate::cli::args::BackupArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
@@ -82,7 +82,7 @@ impl Report for BackupReport<'_> {
 pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
     // Before other threads exist: they inherit the niceness.
     raise_niceness(args.nice.unwrap_or(context.config.backup.nice))?;
-    let server = Server::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
+    let server = BackupServer::connect(&setup::connection(context)?, setup::primary(context)?.as_ref())?;
     let mut finished = Vec::new();
     let mut exit = Exit::Done;
     let mut failures = Failures::new(progress::error);

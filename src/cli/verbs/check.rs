@@ -9,7 +9,7 @@ mod newest;
 mod settings;
 mod spool;
 
-use crate::backup::Server;
+use crate::backup::BackupServer;
 use crate::cli::args::CheckArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
@@ -181,9 +181,9 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
 }
 
 /// Checks the server, its settings and its clock.
-fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(Server, Session)> {
+fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(BackupServer, Session)> {
     let connected = setup::connection(context).and_then(|info| {
-        let server = Server::connect(&info, setup::primary(context)?.as_ref())?;
+        let server = BackupServer::connect(&info, setup::primary(context)?.as_ref())?;
         Ok((server, Session::connect(&info, &SessionOptions::default())?))
     });
     checks.blind = connected.as_ref().is_err_and(|error| error.kind().is_transient());
@@ -252,7 +252,7 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
 fn archiving(
     context: &Context,
     args: &CheckArgs,
-    server: &Server,
+    server: &BackupServer,
     archives: &[Archive],
     checks: &mut Checks<'_>,
 ) {
@@ -289,7 +289,7 @@ fn archiving(
 /// Fetches the last segment that a standby has replayed to its end, when its primary cannot switch to a fresh one.
 fn replayed(
     context: &Context,
-    server: &Server,
+    server: &BackupServer,
     session: &Session,
     archives: &[Archive],
     checks: &mut Checks<'_>,

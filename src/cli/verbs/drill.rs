@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::Archive;
 use crate::repo::drills::{Check, Drill, Outcome};
-use crate::restore::Target;
+use crate::restore::RecoveryTarget;
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -142,10 +142,10 @@ fn primary(context: &Context, timeout: Option<Duration>) -> Result<drill::Primar
 
 fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<Selection> {
     let target = match (&args.time, args.lsn) {
-        (Some(text), _) => Target::Time(moment::of_archive(text, archive)?),
-        (None, Some(lsn)) => Target::Lsn(lsn),
-        (None, None) if args.immediate => Target::Immediate,
-        (None, None) => Target::End,
+        (Some(text), _) => RecoveryTarget::Time(moment::of_archive(text, archive)?),
+        (None, Some(lsn)) => RecoveryTarget::Lsn(lsn),
+        (None, None) if args.immediate => RecoveryTarget::Immediate,
+        (None, None) => RecoveryTarget::End,
     };
     if !args.rotate {
         let pins = archive.pins()?.into_iter();

@@ -12,7 +12,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::TimelineId;
 use crate::progress;
-use crate::restore::{Action, Plan, Recovery, Target};
+use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,8 +44,8 @@ pub struct RecoveryEnd {
 /// `Problem` when recovery ended before the target.
 pub fn follow(
     context: &Context,
-    plan: &Plan,
-    recovery: &Recovery,
+    plan: &RestorePlan,
+    recovery: &RecoverySettings,
     to: &Path,
     programs: &Programs,
     options: Option<&str>,
@@ -56,12 +56,12 @@ pub fn follow(
     context.console.say(&format!("the server was started; its log begins in {}", log.display()));
     let reached = await_end(context, plan, recovery, to, &log)?;
     let target = match &plan.target {
-        Target::End => "the end of the archive".to_owned(),
-        Target::Time(time) => time.to_string(),
-        Target::Lsn(lsn) => lsn.to_string(),
-        Target::Xid(xid) => format!("transaction {xid}"),
-        Target::Name(name) => format!("restore point {name}"),
-        Target::Immediate => "the end of the backup".to_owned(),
+        RecoveryTarget::End => "the end of the archive".to_owned(),
+        RecoveryTarget::Time(time) => time.to_string(),
+        RecoveryTarget::Lsn(lsn) => lsn.to_string(),
+        RecoveryTarget::Xid(xid) => format!("transaction {xid}"),
+        RecoveryTarget::Name(name) => format!("restore point {name}"),
+        RecoveryTarget::Immediate => "the end of the backup".to_owned(),
     };
     if let Some(expected) = expected
         && reached < expected
@@ -76,7 +76,13 @@ pub fn follow(
 }
 
 /// Waits for the end of recovery, and returns its position.
-fn await_end(context: &Context, plan: &Plan, recovery: &Recovery, to: &Path, log: &Path) -> Result<Lsn> {
+fn await_end(
+    context: &Context,
+    plan: &RestorePlan,
+    recovery: &RecoverySettings,
+    to: &Path,
+    log: &Path,
+) -> Result<Lsn> {
     let (mut last, mut seen, begun) = (Lsn(0), false, Instant::now());
     loop {
         std::thread::sleep(POLL_INTERVAL);
@@ -116,11 +122,14 @@ fn await_end(context: &Context, plan: &Plan, recovery: &Recovery, to: &Path, log
 
 /// Returns the position before which recovery must not end, by the archive. A server that does not find a target of
 /// another kind fails by itself.
-fn expected(plan: &Plan) -> Result<Option<Lsn>> {
+fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
     Ok(match plan.target {
-        Target::End => plan.tail()?.last_record,
-        Target::Lsn(lsn) => Some(lsn),
-        Target::Time(_) | Target::Xid(_) | Target::Name(_) | Target::Immediate => Some(plan.record.stop_lsn),
+        RecoveryTarget::End => plan.tail()?.last_record,
+        RecoveryTarget::Lsn(lsn) => Some(lsn),
+        RecoveryTarget::Time(_)
+        | RecoveryTarget::Xid(_)
+        | RecoveryTarget::Name(_)
+        | RecoveryTarget::Immediate => Some(plan.record.stop_lsn),
     })
 }
 
@@ -157,7 +166,7 @@ fn tail(log: &Path) -> String {
 }
 
 /// Returns the position at which the server left the timeline of the archive, from the history of its new timeline.
-fn promoted_at(to: &Path, plan: &Plan) -> Result<Lsn> {
+fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
     let mut found = None;
     let wal = to.join("pg_wal");
     for entry in std::fs::read_dir(&wal).doing(|| format!("list {}", wal.display()))?.flatten() {

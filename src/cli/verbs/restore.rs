@@ -16,7 +16,7 @@ use crate::progress::{self, Cancel};
 use crate::repo::lock::Lock;
 use crate::repo::window::Window;
 use crate::repo::{Archive, Repository};
-use crate::restore::{self, Plan, Recovery, Restored, Room, Target, Wish};
+use crate::restore::{self, PlanRequest, RecoverySettings, RecoveryTarget, RestorePlan, Restored, SpaceNeed};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     if !args.allow_new_tablespaces && to != *pgdata {
         refuse_new_tablespaces(pgdata, &plan)?;
     }
-    let recovery = Recovery {
+    let recovery = RecoverySettings {
         restore_command: restore_command::build(context, &[])?,
         action: args.action,
         exclusive: args.exclusive,
@@ -79,9 +79,9 @@ fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore
 fn execute(
     context: &Context,
     args: &RestoreArgs,
-    plan: &Plan,
+    plan: &RestorePlan,
     options: &restore::Options,
-    recovery: &Recovery,
+    recovery: &RecoverySettings,
 ) -> Result<Exit> {
     let to = &options.to;
     // Before anything is written: --follow needs the server's programs.
@@ -140,7 +140,7 @@ fn summarize(context: &Context, args: &RestoreArgs, restored: &Restored, to: &Pa
 }
 
 struct RestoreReport<'a> {
-    plan: &'a Plan,
+    plan: &'a RestorePlan,
     to: &'a Path,
     restored: &'a Restored,
     /// End of recovery; `None` without `--follow`.
@@ -166,7 +166,7 @@ impl Report for RestoreReport<'_> {
 
 /// Refuses a plan when the original has tablespaces that were created after the backup: recovery replays their
 /// creation, links to the original directories, and would write into the files of the original.
-fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
+fn refuse_new_tablespaces(pgdata: &Path, plan: &RestorePlan) -> Result<()> {
     let record = &plan.record;
     let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
     let directory = pgdata.join("pg_tblspc");
@@ -206,12 +206,12 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &Plan) -> Result<()> {
 }
 
 /// Returns the plan of the first repository that can fulfil the wish.
-fn plan(context: &Context, args: &RestoreArgs) -> Result<Plan> {
+fn plan(context: &Context, args: &RestoreArgs) -> Result<RestorePlan> {
     let mut failures = Failures::new(progress::warn);
     for repository in setup::selected(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
             .and_then(|archive| wish(args, &archive).map(|wish| (archive, wish)))
-            .and_then(|(archive, wish)| Plan::make(archive, wish));
+            .and_then(|(archive, wish)| RestorePlan::make(archive, wish));
         match plan {
             Ok(plan) => return Ok(plan),
             Err(error) => failures.push(error),
@@ -221,23 +221,23 @@ fn plan(context: &Context, args: &RestoreArgs) -> Result<Plan> {
     Err(Error::new(Kind::Config, "no repository is configured"))
 }
 
-fn wish(args: &RestoreArgs, archive: &Archive) -> Result<Wish> {
+fn wish(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
-        Target::Time(moment::of_archive(text, archive)?)
+        RecoveryTarget::Time(moment::of_archive(text, archive)?)
     } else if let Some(lsn) = target.lsn {
-        Target::Lsn(lsn)
+        RecoveryTarget::Lsn(lsn)
     } else if let Some(xid) = target.xid {
         // PostgreSQL compares 32 bits; what pg_current_xact_id() prints may have an epoch above them.
-        Target::Xid(xid & 0xFFFF_FFFF)
+        RecoveryTarget::Xid(xid & 0xFFFF_FFFF)
     } else if let Some(name) = &target.name {
-        Target::Name(name.clone())
+        RecoveryTarget::Name(name.clone())
     } else if target.immediate {
-        Target::Immediate
+        RecoveryTarget::Immediate
     } else {
-        Target::End
+        RecoveryTarget::End
     };
-    Ok(Wish {
+    Ok(PlanRequest {
         backup: args.backup.clone(),
         target,
         timeline: args.timeline,
@@ -257,7 +257,7 @@ fn lock(context: &Context, repository: &Repository, wait: &WaitArgs) -> Result<O
 }
 
 /// Shows what will be restored, and the timelines that recovery follows.
-fn describe(context: &Context, plan: &Plan) {
+fn describe(context: &Context, plan: &RestorePlan) {
     context.console.say(&format!(
         "backup {} of {} ({}), WAL from {} to {} ({} segments), repository {}",
         plan.record.id,
@@ -276,13 +276,13 @@ fn describe(context: &Context, plan: &Plan) {
 
 /// Result of `--dry-run`.
 struct DryRun<'a> {
-    plan: &'a Plan,
+    plan: &'a RestorePlan,
     /// Position of the last record of the WAL.
     last: Lsn,
     /// End of the last transaction in the WAL, if there is one.
     last_transaction: Option<Timestamp>,
     window: Option<Window>,
-    rooms: Vec<Room>,
+    rooms: Vec<SpaceNeed>,
     /// Estimated duration in seconds; `None` without a drill to compare with.
     estimate: Option<f64>,
 }
@@ -291,9 +291,9 @@ impl<'a> DryRun<'a> {
     /// Computes and shows what a restore would do, and fails when there is not enough space for it.
     fn make(
         context: &Context,
-        plan: &'a Plan,
+        plan: &'a RestorePlan,
         options: &restore::Options,
-        recovery: &Recovery,
+        recovery: &RecoverySettings,
     ) -> Result<DryRun<'a>> {
         let tail = plan.tail()?;
         let dry_run = DryRun {
@@ -301,12 +301,12 @@ impl<'a> DryRun<'a> {
             last: tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size)),
             last_transaction: tail.last_transaction.map(|last| last.time),
             window: plan.window()?,
-            rooms: restore::rooms(options, plan, recovery)?,
+            rooms: restore::space_needed(options, plan, recovery)?,
             estimate: estimate(plan),
         };
         dry_run.lines().iter().for_each(|line| context.console.say(line));
         context.console.say(&format!("nothing was written to {}", options.to.display()));
-        dry_run.rooms.iter().try_for_each(Room::check)?;
+        dry_run.rooms.iter().try_for_each(SpaceNeed::check)?;
         Ok(dry_run)
     }
 
@@ -352,19 +352,19 @@ impl Report for DryRun<'_> {
     }
 }
 
-fn target_json(target: &Target) -> Value {
+fn target_json(target: &RecoveryTarget) -> Value {
     match target {
-        Target::End => json!({"type": "end"}),
-        Target::Time(time) => json!({"type": "time", "time": render::time(*time)}),
-        Target::Lsn(lsn) => json!({"type": "lsn", "lsn": lsn}),
-        Target::Xid(xid) => json!({"type": "xid", "xid": xid}),
-        Target::Name(name) => json!({"type": "name", "name": name}),
-        Target::Immediate => json!({"type": "immediate"}),
+        RecoveryTarget::End => json!({"type": "end"}),
+        RecoveryTarget::Time(time) => json!({"type": "time", "time": render::time(*time)}),
+        RecoveryTarget::Lsn(lsn) => json!({"type": "lsn", "lsn": lsn}),
+        RecoveryTarget::Xid(xid) => json!({"type": "xid", "xid": xid}),
+        RecoveryTarget::Name(name) => json!({"type": "name", "name": name}),
+        RecoveryTarget::Immediate => json!({"type": "immediate"}),
     }
 }
 
 /// Returns the estimated duration in seconds by the last complete drill: restore scaled by bytes, recovery by WAL.
-fn estimate(plan: &Plan) -> Option<f64> {
+fn estimate(plan: &RestorePlan) -> Option<f64> {
     let drills = plan.archive.drills().ok()?;
     drills.iter().rev().find_map(|drill| {
         let of =
@@ -376,7 +376,7 @@ fn estimate(plan: &Plan) -> Option<f64> {
 
 /// Returns the options that `pg_ctl` has to pass to the restored server, if any: a configuration from outside of the
 /// data directory names the old directory and its files, so these are overridden.
-fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
+fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
     if config_file.starts_with(&settings.data_directory) {
@@ -393,7 +393,7 @@ fn start_options(plan: &Plan, to: &Path, config_dir: Option<&Path>) -> Option<St
 
 /// Runs the restore command once as the server will, so that an unreadable archive is found now and not when the
 /// server starts.
-fn try_restore_command(plan: &Plan, recovery: &Recovery, to: &Path) -> Result<()> {
+fn try_restore_command(plan: &RestorePlan, recovery: &RecoverySettings, to: &Path) -> Result<()> {
     let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
     let tried = restore_command::call(
         &recovery.restore_command,

@@ -1,0 +1,94 @@
+//! The state of one restore: its input, and the directories and files that follow from it.
+
+use super::mapping::map_tablespaces;
+use super::options::Options;
+use super::owner::Ownership;
+use super::partial::ChosenDatabases;
+use super::plan::RestorePlan;
+use super::recovery::RecoverySettings;
+use crate::error::{Error, Kind, Result};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A restore that is prepared or running.
+pub(super) struct RestoreJob<'a> {
+    pub options: &'a Options,
+    pub plan: &'a RestorePlan,
+    pub recovery: &'a RecoverySettings,
+    /// New location of each tablespace that has one, by OID.
+    pub tablespaces: BTreeMap<u32, PathBuf>,
+    pub chosen: ChosenDatabases,
+    pub ownership: Ownership,
+    /// Whether a file system reported that it lost written data.
+    disk_failed: AtomicBool,
+}
+
+impl<'a> RestoreJob<'a> {
+    pub fn new(
+        options: &'a Options,
+        plan: &'a RestorePlan,
+        recovery: &'a RecoverySettings,
+    ) -> Result<RestoreJob<'a>> {
+        Ok(RestoreJob {
+            options,
+            plan,
+            recovery,
+            tablespaces: map_tablespaces(options, &plan.record)?,
+            chosen: ChosenDatabases::new(&options.databases, &plan.record)?,
+            ownership: Ownership::new(),
+            disk_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Fails when the restore is cancelled, or when a disk failed.
+    pub fn check(&self) -> Result<()> {
+        if self.options.cancel.is_cancelled() {
+            return Err(Error::new(Kind::Failed, "the restore was interrupted").hint("start it again"));
+        }
+        if self.disk_failed.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Failed, "writing to the disk failed"));
+        }
+        Ok(())
+    }
+
+    /// Lets every later [`RestoreJob::check`] fail.
+    pub fn note_disk_failure(&self) {
+        self.disk_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// The directories that are restored into: the data directory, then the locations of tablespaces.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.options.to.as_path()).chain(self.tablespaces.values().map(PathBuf::as_path))
+    }
+
+    /// The path of a file or directory of the manifest in the new cluster.
+    pub fn place(&self, path: &[u8]) -> PathBuf {
+        if let Some(moved) = self.moved(path) {
+            return moved;
+        }
+        match path {
+            b"" => self.options.to.clone(),
+            _ => self.options.to.join(OsStr::from_bytes(path)),
+        }
+    }
+
+    /// The new path of a file in a tablespace that has a location; `None` for any other file.
+    fn moved(&self, path: &[u8]) -> Option<PathBuf> {
+        let below = path.strip_prefix(b"pg_tblspc/")?;
+        let mut parts = below.splitn(2, |&byte| byte == b'/');
+        let oid: u32 = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+        let location = self.tablespaces.get(&oid)?;
+        Some(match parts.next() {
+            Some(rest) if !rest.is_empty() => location.join(OsStr::from_bytes(rest)),
+            _ => location.clone(),
+        })
+    }
+
+    /// Whether a file of the manifest is restored: the signal files of the old server are not.
+    pub fn is_restored(&self, path: &[u8]) -> bool {
+        !matches!(path, b"recovery.signal" | b"standby.signal")
+    }
+}

@@ -1,0 +1,52 @@
+//! Input and result of a restore.
+
+use crate::progress::{Cancel, Progress};
+use crate::repo::active::Announcement;
+use crate::repo::record::Database;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub struct Options {
+    /// Bytes that were written, of the size of the backup.
+    pub progress: Progress,
+    pub cancel: Cancel,
+    /// Absolute path of the new data directory.
+    pub to: PathBuf,
+    /// New locations of tablespaces, by OID or old location.
+    pub tablespaces: Vec<(OsString, PathBuf)>,
+    /// Directory for the configuration files from outside the data directory; `None`: they are not written.
+    pub config_dir: Option<PathBuf>,
+    pub jobs: NonZeroUsize,
+    /// Restore over existing files: only differing blocks are read and written, and files that the backup does not have
+    /// are removed.
+    pub delta: bool,
+    /// Databases to restore, by names or OIDs; files of other databases become empty. Empty: all databases.
+    pub databases: Vec<String>,
+    /// The result is read at once, out of the page cache, and then removed: it is never synced.
+    pub scratch: bool,
+    /// Directories that do not belong to the cluster: nothing in them may be removed.
+    pub foreign: Vec<PathBuf>,
+    /// Time to wait for another restore into the same directory.
+    pub wait: Duration,
+    /// Twelve random hexadecimal digits.
+    pub random: String,
+}
+
+/// Result of a restore.
+pub struct Restored {
+    pub bytes: u64,
+    pub files: u64,
+    /// Bytes that were in place before.
+    pub kept: u64,
+    /// Databases that were not restored.
+    pub left_out: Vec<Database>,
+    /// Location of each tablespace, by OID.
+    pub tablespaces: Vec<(u32, PathBuf)>,
+    /// Configuration files of the backup that were not written.
+    pub config_left: Vec<String>,
+    /// Keeps a prune from removing the backup and its WAL until it is dropped, or until its lease ends. `None` when the
+    /// repository cannot be written.
+    pub announced: Option<Announcement>,
+}
