@@ -116,7 +116,7 @@ fn other_directories_are_refused_and_stay_as_they_are() {
     for data in [&other, &later, &plain] {
         let before = Snapshot::of(data);
         let outcome = delta(&archive, data).is(1).told();
-        assert!(outcome.stderr.contains("is no data directory of"), "{outcome}");
+        assert!(outcome.stderr.contains("is not a data directory of"), "{outcome}");
         assert!(Snapshot::of(data) == before);
     }
     // An empty one, and one that is not there, are filled.
@@ -143,7 +143,7 @@ fn a_repository_inside_the_data_directory_is_no_stray() {
     let archive = Archive::build(story.server.data()).root(root).unregistered();
     let before = Snapshot::of(&data);
     let outcome = delta(&archive, &data).is(1).told();
-    assert!(outcome.stderr.contains("where strays are removed"), "{outcome}");
+    assert!(outcome.stderr.contains("where files that the backup does not have are removed"), "{outcome}");
     assert!(Snapshot::of(&data) == before);
 }
 
