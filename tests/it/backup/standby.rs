@@ -59,9 +59,9 @@ fn without_the_primary_the_last_segment_is_waited_for_with_a_word_about_it() {
     std::thread::scope(|scope| {
         let (live, over) = (&pair.live, &over);
         scope.spawn(move || {
+            // Each round waits until the archive has the segment.
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
                 live.flush_wal();
-                std::thread::sleep(Duration::from_millis(300));
             }
         });
         let outcome = waiting.finish(child);

@@ -21,6 +21,19 @@
 //! `WALKEEP_TEST_REQUIRE` lists the tools whose absence fails a test instead of skipping it, separated by commas:
 //! `root`, `strace`, `tmpfs`, `disk`, `postgresql`, `s3`, `python3`, `pgbouncer`, `faketime`, `systemd`, `hosts`,
 //! `chromium`, or `all` of them but `chromium`. `.ci/run` sets it.
+//! The fixtures that set up a world, from the cheapest to the most expensive. Take the first one that has what a test needs:
+//!
+//! | fixture | has | for tests of |
+//! |---|---|---|
+//! | [`repo::Archive`] | a configuration and its repositories, no server | `init`, configuration, stored objects, damage |
+//! | [`Site`] | an archive and a data directory without a running server | `walpush`, `walfetch` |
+//! | `retention::world::World` | the values of a made-up history from a seed, no files | the plan of a prune |
+//! | [`repo::Remote`] | an S3 repository of an archive, often behind a [`Proxy`] | stores, requests, failures |
+//! | [`Live`] | its own server that archives; backups are taken by the test | `backup`, `check`, `status` |
+//! | [`live::Pair`] | a primary like that, and a standby of it | backups of a standby |
+//! | [`Story`] | one shared server with two backups and marks; a copy of the repository for each test | `restore`, targets |
+//! | [`saga::Saga`] | one shared repository with several backups, timelines and a pruned past | `verify`, `sync`, `report` |
+//!
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
