@@ -117,7 +117,11 @@ fn a_rate_slows_the_backup_down_and_niceness_lets_others_go_first() {
     let backup = live::json(&traced.outcome.clone().ok());
     let least = backup["size"].as_f64().expect("a size") / 10e6 * 0.8;
     assert!(begun.elapsed().as_secs_f64() > least, "{backup}");
-    assert!(traced.calls.iter().any(|call| call.arguments.ends_with(&format!(" {nice}"))), "{}", traced.story());
+    assert!(
+        traced.calls.iter().any(|call| call.arguments.ends_with(&format!(" {nice}"))),
+        "{}",
+        traced.story()
+    );
     for wrong in [["--rate", "0B"], ["--rate", "fast"], ["--nice", "20"]] {
         live.backing_up().args(wrong).go().is(2);
     }
