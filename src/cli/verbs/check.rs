@@ -1,7 +1,7 @@
-//! `walkeep check`: the whole path from the server into every repository and back, tried through the server itself.
+//! `walkeep check`: tries the whole path from the server into every repository and back, by the server itself.
 //!
-//! A check is *ok*, a *warning* or *failed*. A warning is what works and costs something one day, and whatever goes
-//! wrong in a repository that is not required. What is ok may come with advice.
+//! A result is *ok*, a *warning* or *failed*. A warning works today and costs something later, or is any failure in a
+//! repository that is not required. A result that is ok may come with advice.
 
 mod clock;
 mod fetch;
@@ -116,7 +116,7 @@ impl Checks<'_> {
             Severity::Warning => "warning",
             Severity::Failed => "FAILED",
         };
-        let hint_line = hint.as_ref().map(|hint| format!("\n        hint: {hint}")).unwrap_or_default();
+        let hint_line = hint.as_ref().map_or_else(String::new, |hint| format!("\n        hint: {hint}"));
         let line = format!("{word:<7} {name}: {detail}{hint_line}");
         match level {
             Severity::Ok => self.context.console.say(&line),
@@ -163,7 +163,7 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
     let archives = match lineage {
         Ok(lineage) => repositories(context, lineage, checks),
         Err(error) => {
-            checks.note("data directory", error.doing("find out whose repositories to look for"));
+            checks.note("data directory", error.doing("read the identity of the cluster"));
             Vec::new()
         }
     };
@@ -229,7 +229,7 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
     for repository in &context.repositories {
         let worst = Severity::worst_in(repository);
         let opened = repository.open(lineage).and_then(|archive| {
-            let proved = repository.prove().doing(|| format!("try out repository {}", repository.name()));
+            let proved = repository.prove().doing(|| format!("test repository {}", repository.name()));
             proved.map(|()| archive)
         });
         let opened = opened.map(|archive| {
@@ -258,17 +258,17 @@ fn archiving(
 ) {
     let pgdata = &context.cluster.pgdata;
     let (begun, at) = (Instant::now(), jiff::Timestamp::now());
-    let switched = server.switch_segment().map(|name| (name, format!("{name} was ended for the test")));
+    let switched = server.switch_segment().map(|name| (name, format!("{name} was finished for the test")));
     let Some(name) = checks.tried("fresh segment", Severity::Failed, switched) else {
         return;
     };
-    // Before it is archived the server does not use the file for another segment. A standby may not have all of it.
+    // Read now: after it is archived the server may recycle the file. A standby may not have all of it.
     let own = if server.found.in_recovery { None } else { fetch::own(pgdata, name) };
     for archive in archives {
         let repository = archive.repository();
         let (title, worst) =
             (format!("archiving into {}", repository.name()), Severity::worst_in(repository));
-        // In whole seconds, as people read them.
+        // The error names the time limit: whole seconds are easier to read.
         let left = args.timeout.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
         if let Err(error) = server.await_segment(pgdata, archive, name, left) {
             checks.note(&title, CheckResult::from(error).at_most(worst));
@@ -311,12 +311,12 @@ fn replayed(
         let back = match archive.has_wal(WalName::Segment(name)) {
             Ok(true) => fetch::back(context, repository, name, None).map(|how| {
                 CheckResult::warning(
-                    format!("{name}, which the standby has replayed, was fetched back and {how}; nothing fresh was tried"),
-                    "only the primary can end a segment: run check there, or give `primary = \"host=…\"` beside `connection`",
+                    format!("{name}, which the standby has replayed, was fetched back and {how}; no fresh segment was tested"),
+                    "only the primary can switch to a new segment: run check there, or set `primary = \"host=…\"` beside `connection`",
                 )
             }),
             Ok(false) => Ok(CheckResult::warning(
-                format!("{name} is not there, and the standby has replayed it"),
+                format!("{name} is missing in the archive, and the standby has replayed it"),
                 "the primary archives it: run check there",
             )),
             Err(error) => Err(error),

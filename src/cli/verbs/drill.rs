@@ -136,7 +136,8 @@ fn primary(context: &Context, timeout: Option<Duration>) -> Result<drill::Primar
         Some(info) => info,
         None => setup::connection(context)?,
     };
-    let conninfo = cluster.primary.as_ref().or(cluster.connection.as_ref()).cloned().unwrap_or_default();
+    // An empty connection string stands for the defaults of libpq.
+    let conninfo = cluster.primary.as_deref().or(cluster.connection.as_deref()).unwrap_or("").to_owned();
     Ok(drill::Primary { info, conninfo, patience: timeout.unwrap_or(COMPARE_TIMEOUT) })
 }
 

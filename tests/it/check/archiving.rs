@@ -95,7 +95,7 @@ fn an_object_that_does_not_come_back_fails_in_the_words_of_walfetch() {
     );
     alter(&live.server, "archive_command", &instead(&live.archive, &script));
     let report = check(&live.archive, 3);
-    let found = shows(&report, "archiving into first", "failed", "as the server would");
+    let found = shows(&report, "archiving into first", "failed", "as the server does");
     assert!(live::text(found, "detail").contains("walfetch: error:"), "{found:#}");
 }
 
@@ -120,7 +120,7 @@ fn a_spool_that_cannot_be_used_or_is_too_small_is_a_warning() {
         check(&archive, 0)
     };
     let report = with_spool(tmpfs.path());
-    let found = shows(&report, "spool", "warning", "too little room");
+    let found = shows(&report, "spool", "warning", "too little space");
     assert!(live::text(found, "hint").contains("fetch_ahead"), "{found:#}");
     let report = with_spool(Path::new("/proc/spool"));
     let found = shows(&report, "spool", "warning", "cannot be used");

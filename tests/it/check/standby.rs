@@ -16,7 +16,7 @@ fn the_primary_ends_a_segment_where_it_can_be_asked_and_else_the_last_one_is_tri
     let report = check(&pair.archive(true), 0);
     shows(&report, "archiving into first", "ok", "has the right hash");
     let report = check(&pair.archive(false), 0);
-    let found = shows(&report, "archiving into first", "warning", "nothing fresh was tried");
+    let found = shows(&report, "archiving into first", "warning", "no fresh segment was tested");
     assert!(live::text(found, "hint").contains("primary = "), "{found:#}");
     // What it has replayed is not in the archive.
     let stored = pair.live.archive.stored();

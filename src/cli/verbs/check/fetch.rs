@@ -1,9 +1,9 @@
-//! A segment comes back as recovery would get it: by `walfetch`, as the user that runs the server.
+//! Fetches a segment back as recovery would: by `walfetch`, as the user that runs the server.
 
 use crate::cli::restore_command;
 use crate::cli::setup::{self, Context};
 use crate::codec::hash::{ContentHash, Hasher};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result, part};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::Repository;
 use std::fs::File;
@@ -11,12 +11,12 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// What the server itself has of a segment; `None` when it cannot be read, or is gone.
+/// Returns the hash of the server's own file of a segment; `None` when it is missing or cannot be read.
 pub fn own(pgdata: &Path, name: SegmentName) -> Option<ContentHash> {
     hash(&pgdata.join("pg_wal").join(name.to_string())).ok()
 }
 
-/// Fetches a segment from one repository, and says how it compares with the server's own.
+/// Fetches a segment from one repository, and returns the result of the comparison with the server's own file.
 pub fn back(
     context: &Context,
     repository: &Repository,
@@ -28,7 +28,7 @@ pub fn back(
     let destination = place.0.join("segment");
     restore_command::call(&command, WalName::Segment(name), &place.0, &destination).map_err(|error| {
         error
-            .doing(format!("fetch {name} as the server would"))
+            .doing(format!("fetch {name} as the server does"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")
     })?;
     match (hash(&destination)?, own) {
@@ -38,9 +38,9 @@ pub fn back(
             format!("{name} has the SHA-256 {fetched}, the server's own file {own}"),
         )
         .hint(
-            "do not trust this archive: look at the disks of both, and take a backup into another repository",
+            "do not trust this archive: check the disks of both hosts, and take a backup into another repository",
         )),
-        // Archived and recycled: `walfetch` has compared it with what was pushed.
+        // The server has recycled the file; `walfetch` has checked the stored hash.
         (_, None) => Ok("has the right hash"),
     }
 }
@@ -52,7 +52,7 @@ fn hash(path: &Path) -> Result<ContentHash> {
     loop {
         match file.read(&mut chunk).doing(doing)? {
             0 => return Ok(hasher.finish()),
-            got => hasher.update(chunk.get(..got).unwrap_or_default()),
+            got => hasher.update(part(&chunk, 0..got)?),
         }
     }
 }
@@ -66,7 +66,7 @@ impl Scratch {
         let doing = || format!("create directory {}", path.display());
         std::fs::DirBuilder::new().mode(0o700).create(&path).doing(doing)?;
         let place = Scratch(path.clone());
-        let owner = pgdata.metadata().doing(|| format!("look at {}", pgdata.display()))?;
+        let owner = pgdata.metadata().doing(|| format!("read the owner of {}", pgdata.display()))?;
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid())).doing(doing)?;
         }
@@ -76,7 +76,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // In the directory for what may be removed at any time.
+        // A failure is ignored: it lies in the directory for temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

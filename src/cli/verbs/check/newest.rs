@@ -1,5 +1,4 @@
-//! Whether the newest backup of a repository can be read: its record, its manifest, and the first of its blocks. All of
-//! it is read by `verify`.
+//! Reads the newest backup of a repository in part: its record, its manifest, and its first blocks. `verify` reads all.
 
 use super::CheckResult;
 use crate::cli::render;
@@ -9,11 +8,11 @@ use crate::repo::manifest::{self, Parts};
 use crate::repo::record::Record;
 use crate::repo::{Archive, Records};
 
-/// Files that are read whole are no larger.
-const SMALL: u64 = 1 << 20;
+/// Maximum size of a file to read, in bytes.
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// As many of them are read.
-const FILES: usize = 5;
+/// Maximum number of files to read.
+const MAX_FILES: usize = 5;
 
 pub fn look(archive: &Archive) -> Vec<CheckResult> {
     let Records { good, damaged, .. } = match archive.records() {
@@ -23,7 +22,7 @@ pub fn look(archive: &Archive) -> Vec<CheckResult> {
     let unreadable = |(id, error): (String, Error)| {
         let error = error.doing(format!("read the record of backup {id}"));
         CheckResult::from(
-            error.hint("run `walkeep verify`, and bring it back from another repository: `walkeep sync`"),
+            error.hint("run `walkeep verify`, and copy it from another repository: `walkeep sync`"),
         )
     };
     let mut findings: Vec<CheckResult> = damaged.into_iter().map(unreadable).collect();
@@ -31,7 +30,7 @@ pub fn look(archive: &Archive) -> Vec<CheckResult> {
     match newest {
         Some(record) => findings.push(try_out(archive, record).into()),
         None if findings.is_empty() => findings.push(CheckResult::warning(
-            "there is no backup, so the WAL leads nowhere",
+            "there is no backup, so the WAL cannot be used",
             "take one: `walkeep backup`",
         )),
         None => {}
@@ -41,12 +40,12 @@ pub fn look(archive: &Archive) -> Vec<CheckResult> {
 
 fn try_out(archive: &Archive, record: &Record) -> Result<CheckResult> {
     let read = || {
-        // Its last line tells that it is complete.
+        // Reads the manifest to its last line, which proves that it is complete.
         manifest::uses(archive, record)?;
         let mut bytes = 0;
         for part in Parts::of(archive, record) {
             let part = part?;
-            for file in part.entries.iter().filter_map(small).take(FILES) {
+            for file in part.entries.iter().filter_map(small).take(MAX_FILES) {
                 bytes += archive.read_file(&part.packs, file)?.len();
             }
             if bytes > 0 {
@@ -56,9 +55,7 @@ fn try_out(archive: &Archive, record: &Record) -> Result<CheckResult> {
         Ok(bytes)
     };
     let bytes = read().map_err(|error: Error| {
-        error
-            .doing(format!("read backup {}", record.id))
-            .hint("run `walkeep verify`: it says what else is bad")
+        error.doing(format!("read backup {}", record.id)).hint("run `walkeep verify`: it finds all damage")
     })?;
     Ok(CheckResult::ok(format!(
         "{} of {} can be read: record, manifest, and {bytes} bytes of its first files",
@@ -67,10 +64,10 @@ fn try_out(archive: &Archive, record: &Record) -> Result<CheckResult> {
     )))
 }
 
-/// A file with content that is no trouble to read.
+/// Returns the file of an entry if it is small and not empty.
 fn small(entry: &Entry) -> Option<&FileEntry> {
     match entry {
-        Entry::File(file) if file.size <= SMALL && !file.at.is_empty() => Some(file),
+        Entry::File(file) if file.size <= MAX_FILE_SIZE && !file.at.is_empty() => Some(file),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of the server that cost something, besides those without which nothing is archived.
+//! Settings of the server that work but have a cost. Settings that prevent archiving are checked by `backup`.
 
 use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};
@@ -10,37 +10,36 @@ const SETTINGS: &str = "\
      WHERE name IN ('archive_mode', 'archive_timeout', 'archive_cleanup_command', 'full_page_writes', \
                     'restore_command', 'summarize_wal', 'wal_level')";
 
-/// Signs by which a shell goes on after a command has failed.
+/// Signs after which a shell continues although a command has failed.
 const CHAINS: [&str; 4] = ["|", ";", "&", "\n"];
 
 struct Settings(BTreeMap<String, String>);
 
 impl Settings {
-    /// Empty also where the server does not know it.
+    /// Returns the value of a setting; empty when the server does not have it.
     fn get(&self, name: &str) -> &str {
-        self.0.get(name).map(String::as_str).unwrap_or_default()
+        self.0.get(name).map_or("", String::as_str)
     }
 }
 
-/// What could be better, each with the line to type.
+/// Returns possible improvements, each with the line to type.
 pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
     let mut settings = Settings(BTreeMap::new());
     let mut findings = Vec::new();
-    for row in
-        session.query(SETTINGS, &[], Some(STATEMENT_TIMEOUT)).doing(|| "ask for settings".to_owned())?
-    {
+    for row in session.query(SETTINGS, &[], Some(STATEMENT_TIMEOUT)).doing("read the settings")? {
         let name: String = column(&row, 0)?;
         if column(&row, 2)? {
             findings.push(CheckResult::warning(
-                format!("{name} was changed in the configuration and does not count yet"),
+                format!("{name} was changed in the configuration and is not in force yet"),
                 "restart the server",
             ));
         }
         settings.0.insert(name, column(&row, 1)?);
     }
-    match in_recovery {
-        true => of_standby(&settings, &mut findings),
-        false => of_primary(&settings, &mut findings),
+    if in_recovery {
+        of_standby(&settings, &mut findings);
+    } else {
+        of_primary(&settings, &mut findings);
     }
     Ok(findings)
 }
@@ -48,7 +47,7 @@ pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
 fn of_primary(settings: &Settings, findings: &mut Vec<CheckResult>) {
     if settings.get("archive_timeout") == "0" {
         findings.push(CheckResult::warning(
-            "archive_timeout is 0: where little happens the last changes may wait for days to be archived",
+            "archive_timeout is 0: on a server with little activity the last changes may wait for days to be archived",
             "set `archive_timeout = '1min'` and reload the server",
         ));
     }
@@ -61,7 +60,7 @@ fn of_primary(settings: &Settings, findings: &mut Vec<CheckResult>) {
     if settings.get("summarize_wal") == "off" && settings.get("wal_level") != "minimal" {
         findings.push(CheckResult::advice(
             "summarize_wal is off, so backups read every file",
-            "set `summarize_wal = on` and reload the server: then they read what can have changed",
+            "set `summarize_wal = on` and reload the server: then they read only what may have changed",
         ));
     }
 }
@@ -79,7 +78,7 @@ fn of_standby(settings: &Settings, findings: &mut Vec<CheckResult>) {
         }
         _ if CHAINS.iter().any(|sign| command.contains(sign)) => CheckResult::failed(
             format!("restore_command is `{command}`: the shell may hide the exit status of walfetch, and an outage would look like the end of the archive"),
-            "let restore_command be walfetch alone, without pipes and further commands",
+            "set restore_command to walfetch alone, without pipes and further commands",
         ),
         _ if !command.contains("%f") || !command.contains("%p") => {
             CheckResult::failed(format!("restore_command is `{command}`, without %f or %p"), LINE)
@@ -89,8 +88,8 @@ fn of_standby(settings: &Settings, findings: &mut Vec<CheckResult>) {
     let cleanup = settings.get("archive_cleanup_command");
     if !cleanup.is_empty() {
         findings.push(CheckResult::warning(
-            format!("archive_cleanup_command is `{cleanup}`: it removes WAL that backups need if it looks into a repository"),
-            "set `archive_cleanup_command = ''` and reload the server: `walkeep prune` removes what nobody needs",
+            format!("archive_cleanup_command is `{cleanup}`: it removes WAL that backups need if it works on a repository"),
+            "set `archive_cleanup_command = ''` and reload the server: `walkeep prune` removes WAL that is no longer needed",
         ));
     }
 }

@@ -1,5 +1,5 @@
-//! What the spool is good for. Nothing depends on it, so nothing of it is a failure; nor is it made here, where it
-//! could get another owner than the server.
+//! Checks the spool. It is optional, so its problems are warnings; it is not created here, where it could get an owner
+//! other than the server's.
 
 use super::CheckResult;
 use crate::cli::render;
@@ -26,25 +26,26 @@ pub fn look(wal: &WalConfig, size: Option<SegmentSize>) -> CheckResult {
                     std::io::Error::from(error)
                 ),
                 format!(
-                    "make it for the user that runs the server alone: `install -d -o postgres -m 700 {place}`"
+                    "create it for the user that runs the server alone: `install -d -o postgres -m 700 {place}`"
                 ),
             );
         }
     };
-    // What was fetched ahead, and what comes meanwhile.
+    // The segments fetched ahead, and one that is being fetched.
     let needed = size.map_or(0, |size| size.bytes() * (u64::from(wal.fetch_ahead) + 1));
     let free_there = format!("{} are free", render::size(free));
     if free < needed {
         return CheckResult::warning(
             format!(
-                "{place} has too little room: {free_there}, fetching ahead takes up to {}",
+                "{place} has too little space: {free_there}, fetching ahead takes up to {}",
                 render::size(needed)
             ),
-            "make room there, or lower `fetch_ahead` in [wal]",
+            "free space there, or lower `fetch_ahead` in [wal]",
         );
     }
-    match there == wal.spool {
-        true => CheckResult::ok(format!("{place} can be written to, {free_there}")),
-        false => CheckResult::ok(format!("{place} will be made when it is needed, {free_there}")),
-    }
+    CheckResult::ok(if there == wal.spool {
+        format!("{place} can be written to, {free_there}")
+    } else {
+        format!("{place} will be created when it is needed, {free_there}")
+    })
 }
