@@ -25,7 +25,7 @@ pub(super) struct FrameEncoder<'a> {
 #[derive(Default)]
 struct Divided {
     known: Vec<KnownBlocks>,
-    /// With the number of their bytes in the frame.
+    /// Blocks to be stored, and the number of their bytes in the frame.
     fresh: Vec<(FreshBlocks, usize)>,
 }
 

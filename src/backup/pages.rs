@@ -33,13 +33,11 @@ pub(super) struct PageCheck<'a> {
 impl PageCheck<'_> {
     /// Verifies the whole pages in `content`, which lies at `offset` of the file.
     pub fn verify(&self, content: &[u8], offset: u64, bad: &BadPages) -> Result<()> {
-        let mut in_file = page_at(offset)?;
-        for page in content.as_chunks().0 {
+        for (page, in_file) in content.as_chunks().0.iter().zip(page_at(offset)?..) {
             let is_good = verify(page, self.first.wrapping_add(in_file)) == Verdict::Good;
             if !is_good && let Some(lsn) = self.stays_bad(page, in_file)? {
                 bad.add(&self.file.path, in_file, lsn);
             }
-            in_file += 1;
         }
         Ok(())
     }

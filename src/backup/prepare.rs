@@ -24,7 +24,7 @@ pub(super) struct PreparedBackup<'a> {
     pub announced: Announcement,
     pub archive: Archive,
     pub earlier: Earlier,
-    /// Of the data directory; released last.
+    /// Lock of the data directory; released last.
     _lock: Lock,
 }
 

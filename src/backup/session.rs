@@ -63,10 +63,11 @@ pub fn lsn(row: &Row, index: usize) -> Result<Lsn> {
     column::<PgLsn>(row, index).map(|lsn| Lsn(lsn.into()))
 }
 
-/// Reads a column of type `float8`: seconds since 1970, with a fraction, from the server's clock.
+/// Reads a column of type `int8`: microseconds since 1970, from the server's clock.
 pub fn timestamp(row: &Row, index: usize) -> Result<jiff::Timestamp> {
-    let seconds: f64 = column(row, index)?;
-    jiff::Timestamp::from_microsecond((seconds * 1e6) as i64).map_err(|_| {
-        Error::new(Kind::Failed, format!("the server's clock is at {seconds} s, which is not a valid time"))
+    let microseconds: i64 = column(row, index)?;
+    jiff::Timestamp::from_microsecond(microseconds).map_err(|_| {
+        let what = format!("the server's clock is at {microseconds} us, which is not a valid time");
+        Error::new(Kind::Failed, what)
     })
 }

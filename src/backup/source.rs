@@ -263,7 +263,7 @@ impl BackupServer {
     pub fn start(&self, label: &str, fast: bool) -> Result<StartPoint> {
         // Lets the server notice a client that is gone; one that cannot do so continues until its checkpoint.
         let _ = self.session.batch("SET client_connection_check_interval = '2s'", STATEMENT_TIMEOUT);
-        let sql = "SELECT pg_backup_start($1, $2), extract(epoch FROM clock_timestamp())::float8";
+        let sql = "SELECT pg_backup_start($1, $2), (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
         let row = self.session.query_one(sql, &[&label, &fast], None).doing("start the backup")?;
         Ok(StartPoint { time: timestamp(&row, 1)?, lsn: lsn(&row, 0)? })
     }
@@ -276,7 +276,7 @@ impl BackupServer {
         // cast from text to bytea keeps all bytes except backslashes, which are doubled for it.
         let sql = "SELECT lsn, replace(labelfile, chr(92), repeat(chr(92), 2))::bytea, \
                    replace(spcmapfile, chr(92), repeat(chr(92), 2))::bytea, \
-                   extract(epoch FROM clock_timestamp())::float8 \
+                   (extract(epoch FROM clock_timestamp()) * 1000000)::int8 \
                    FROM pg_backup_stop(wait_for_archive => false)";
         let row = self.session.query_one(sql, &[], STATEMENT_TIMEOUT).doing(doing)?;
         Ok(StopPoint {

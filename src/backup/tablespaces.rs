@@ -18,7 +18,7 @@ const ATTEMPT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Tablespaces that the server had when the backup was started.
 pub(super) struct Tablespaces {
-    /// By OID: the directory of this server in the tablespace, and its inode, if it existed.
+    /// Directory of this server in each tablespace, by OID, and its inode, if it existed.
     known: BTreeMap<u32, (PathBuf, Option<Inode>)>,
 }
 
