@@ -1,4 +1,5 @@
-//! Checks of a server that has recovered: its log, every table, the indexes, and the user's assertions.
+//! Checks of a server that has recovered: its log, every table, the indexes, and the user's
+//! assertions.
 
 use super::log::{PROBLEMS, without_prefix};
 use super::read::{self, is_missing_library, open_databases, summarize};
@@ -39,8 +40,8 @@ pub struct ServerChecks<'a> {
 }
 
 impl ServerChecks<'_> {
-    /// Performs all checks but that of the position that recovery reached, and appends their results to
-    /// `done`.
+    /// Performs all checks but that of the position that recovery reached, and appends their
+    /// results to `done`.
     ///
     /// # Errors
     /// When the server has gone away, the drill has timed out or it was cancelled, and when a check
@@ -62,8 +63,8 @@ impl ServerChecks<'_> {
         Ok(())
     }
 
-    /// Reads all tables and runs `pg_amcheck`. Both keep a processor busy, so with more than one job they
-    /// run at the same time.
+    /// Reads all tables and runs `pg_amcheck`. Both keep a processor busy, so with more than one
+    /// job they run at the same time.
     fn read(&self, user: &str, databases: &[String]) -> Result<[Check; 2]> {
         let half = NonZeroUsize::new(self.jobs.get() / 2).filter(|_| self.amcheck);
         let Some(half) = half else {

@@ -1,9 +1,9 @@
-//! Comparison with the primary: does it go on where the archive ends? The drill's server follows the
-//! primary as a standby, up to a restore point that is created there for this.
+//! Comparison with the primary: does it go on where the archive ends? The drill's server follows
+//! the primary as a standby, up to a restore point that is created there for this.
 //!
-//! The primary keeps nothing for it: no slot, no feedback, and no commit waits for it. The WAL that is
-//! streamed was not scanned before, so a primary with tablespaces that the backup does not have is not
-//! followed: replaying their creation would write into their directories.
+//! The primary keeps nothing for it: no slot, no feedback, and no commit waits for it. The WAL that
+//! is streamed was not scanned before, so a primary with tablespaces that the backup does not have
+//! is not followed: replaying their creation would write into their directories.
 
 use super::recover::{Recovering, RecoverySetting};
 use super::runner::POLL_INTERVAL;
@@ -48,9 +48,9 @@ struct RestorePoint {
     lsn: Lsn,
 }
 
-/// Follows the primary from the end of the archive to its present position. Returns the server, which
-/// has left recovery there, and the detail of the check; the detail is an error when the server got
-/// there without streaming.
+/// Follows the primary from the end of the archive to its present position. Returns the server,
+/// which has left recovery there, and the detail of the check; the detail is an error when the
+/// server got there without streaming.
 ///
 /// # Errors
 /// `Problem` when archive and primary are not of one history; `Refused` and `Unavailable` when the

@@ -1,5 +1,5 @@
-//! Position that recovery has to reach, computed from the archive: all WAL from the backup on is read
-//! once and checked.
+//! Position that recovery has to reach, computed from the archive: all WAL from the backup on is
+//! read once and checked.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::lsn::Lsn;
@@ -46,8 +46,8 @@ struct Scanned {
 /// Reads the WAL that the plan replays, until `is_cancelled`.
 ///
 /// # Errors
-/// `Refused` when the WAL creates a tablespace: replaying that writes to the directory of the original.
-/// `Hole` when a segment is missing; errors of reading the repository.
+/// `Refused` when the WAL creates a tablespace: replaying that writes to the directory of the
+/// original. `Hole` when a segment is missing; errors of reading the repository.
 pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
     let mut scanned = Scanned::default();

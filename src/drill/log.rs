@@ -1,5 +1,5 @@
-//! Log of the drill's servers, without the messages that the drill itself causes by stopping them: those
-//! mean nothing for what was restored.
+//! Log of the drill's servers, without the messages that the drill itself causes by stopping them:
+//! those mean nothing for what was restored.
 
 use crate::error::{Doing, Error, Kind, Result};
 use parking_lot::Mutex;
@@ -10,8 +10,8 @@ use std::path::PathBuf;
 /// A role was tried that does not exist or may not log in.
 const UNKNOWN_ROLE: &str = " 28000 FATAL:  ";
 
-/// The WAL receiver. It also ends with an error when recovery has reached its target; whether it streamed
-/// is checked elsewhere.
+/// The WAL receiver. It also ends with an error when recovery has reached its target; whether it
+/// streamed is checked elsewhere.
 const WAL_RECEIVER: &str = "] walreceiver ";
 
 /// Severities of messages about a problem.
@@ -39,8 +39,8 @@ impl ServerLogFile {
         File::options().append(true).create(true).open(&self.path).doing(doing)
     }
 
-    /// Number of bytes in the file. Processes of PostgreSQL write each message with one call, so this is
-    /// the end of a line.
+    /// Number of bytes in the file. Processes of PostgreSQL write each message with one call, so
+    /// this is the end of a line.
     pub fn len(&self) -> Result<usize> {
         let bytes = self.path.metadata().doing(|| format!("look at {}", self.path.display()))?.len();
         usize::try_from(bytes).map_err(|_| Error::new(Kind::Failed, "the log of the server is too large"))

@@ -33,8 +33,8 @@ impl Selection {
 /// Order of the rotation.
 const ROTATION: [Chosen; 4] = [Chosen::Newest, Chosen::Oldest, Chosen::Pinned, Chosen::Moment];
 
-/// Selects backup and target. `drills` are the earlier ones, oldest first; `moment` is a random moment
-/// of the restorable window, `None` if there is no window.
+/// Selects backup and target. `drills` are the earlier ones, oldest first; `moment` is a random
+/// moment of the restorable window, `None` if there is no window.
 pub fn select(
     request: Request,
     records: &[Record],

@@ -27,12 +27,13 @@ pub struct TablesRead {
     pub bytes: u64,
     /// Tables that cannot be read, each with the reason.
     pub bad: Vec<String>,
-    /// Tables that could not be tried since a library is missing on this host, each with the reason.
+    /// Tables that could not be tried since a library is missing on this host, each with the
+    /// reason.
     pub untried: Vec<String>,
 }
 
-/// Tables of a database, with statements that read each to its last byte: `COPY` also assembles values
-/// from the TOAST table, which is read once more, page by page.
+/// Tables of a database, with statements that read each to its last byte: `COPY` also assembles
+/// values from the TOAST table, which is read once more, page by page.
 const TABLES: &str = "\
     SELECT format('%I.%I', n.nspname, c.relname) AS name, \
            CASE WHEN c.relkind IN ('t', 'S') THEN format('SELECT count(*) FROM %I.%I', n.nspname, c.relname) \
@@ -42,9 +43,9 @@ const TABLES: &str = "\
      WHERE c.relkind IN ('r', 'm', 't', 'S') AND c.relpersistence <> 't' \
        AND (c.relkind <> 'm' OR c.relispopulated)";
 
-/// Allows connections to every database and disables event triggers, so that no code of the databases
-/// runs by itself. Returns the names of the databases, without those that the server marks as invalid:
-/// they can only be dropped.
+/// Allows connections to every database and disables event triggers, so that no code of the
+/// databases runs by itself. Returns the names of the databases, without those that the server
+/// marks as invalid: they can only be dropped.
 pub fn open_databases(server: &DrillServer, user: &str, runner: &Runner<'_>) -> Result<Vec<String>> {
     let bound = Some(runner.remaining());
     let first = server.session(user, "template1")?;
@@ -164,7 +165,8 @@ impl Readers<'_> {
             match open.batch(&table.statement, Some(self.runner.remaining())) {
                 Ok(()) => drop(self.bytes.fetch_add(table.bytes, Ordering::Relaxed)),
                 Err(error) => {
-                    // Not because of this table: the server has gone away, or the drill has timed out.
+                    // Not because of this table: the server has gone away, or the drill has timed
+                    // out.
                     open.check()?;
                     if error.kind() == Kind::Timeout {
                         return Err(error);
@@ -179,8 +181,8 @@ impl Readers<'_> {
     }
 }
 
-/// Whether a message of the server is about a library that is not installed on this host, which means
-/// nothing for the backup.
+/// Whether a message of the server is about a library that is not installed on this host, which
+/// means nothing for the backup.
 pub fn is_missing_library(text: &str) -> bool {
     ["could not access file", "could not load library", "could not open extension control file"]
         .iter()

@@ -100,9 +100,9 @@ impl Recovering<'_> {
     }
 }
 
-/// Adds the cause from the log to the error of a server that ended. The error remains a `Problem` of the
-/// backup only when neither this host nor the repository was the cause: all WAL could be read before, so
-/// a failed fetch is an outage.
+/// Adds the cause from the log to the error of a server that ended. The error remains a `Problem`
+/// of the backup only when neither this host nor the repository was the cause: all WAL could be
+/// read before, so a failed fetch is an outage.
 pub fn explain_failure(error: Error, server: &DrillServer) -> Error {
     if error.kind() != Kind::Problem {
         return error;

@@ -71,8 +71,8 @@ pub struct Drilled {
 /// Performs a drill.
 ///
 /// # Errors
-/// `Locked` when another drill of the cluster runs, `Failed` when it was cancelled. Every other failure
-/// is part of the result.
+/// `Locked` when another drill of the cluster runs, `Failed` when it was cancelled. Every other
+/// failure is part of the result.
 pub fn run(archive: Archive, selection: &Selection, options: &Options) -> Result<Drilled> {
     let _span = info_span!("drill", backup = selection.backup).entered();
     workdir::sweep(&options.directory, &options.cluster, options.wait)?;
@@ -238,8 +238,9 @@ impl DrillJob<'_> {
         Ok(expected)
     }
 
-    /// Recovers to the target. With a comparison first to the end of the archive, from the archive alone,
-    /// and from there on with the primary; the second value is an error when they could not be compared.
+    /// Recovers to the target. With a comparison first to the end of the archive, from the archive
+    /// alone, and from there on with the primary; the second value is an error when they could not
+    /// be compared.
     fn recover(
         &mut self,
         recovering: &Recovering<'_>,
@@ -329,8 +330,8 @@ impl DrillJob<'_> {
     }
 }
 
-/// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out: that ends
-/// long statements too.
+/// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out: that
+/// ends long statements too.
 fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce() -> T) -> T {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! The server of a drill: started by this process on the working directory alone, and stopped without a
-//! checkpoint, since nothing of it is kept.
+//! The server of a drill: started by this process on the working directory alone, and stopped
+//! without a checkpoint, since nothing of it is kept.
 
 use super::log::{ServerLog, ServerLogFile};
 use super::runner::{POLL_INTERVAL, Runner};
@@ -14,10 +14,12 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time that the server has to end after each signal. It kills its own processes after five seconds.
+/// Time that the server has to end after each signal. It kills its own processes after five
+/// seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// SessionOptions of every session. Those of a session take precedence over settings of roles and databases.
+/// SessionOptions of every session. Those of a session take precedence over settings of roles and
+/// databases.
 const SESSION_OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries= -c jit=off \
      -c default_transaction_read_only=off -c row_security=off";
 

@@ -1,6 +1,6 @@
-//! The working directory of one drill: everything that a drill makes lies in it, and it is removed at the
-//! end. The drill holds a lock on it, which the kernel releases when the process ends, so a directory that
-//! is not locked is an orphan.
+//! The working directory of one drill: everything that a drill makes lies in it, and it is removed
+//! at the end. The drill holds a lock on it, which the kernel releases when the process ends, so a
+//! directory that is not locked is an orphan.
 
 use super::log::ServerLogFile;
 use crate::error::{Doing, Error, Kind, Result};
@@ -40,8 +40,8 @@ pub struct Workdir {
 }
 
 impl Workdir {
-    /// Makes a working directory in `directory`. Its name contains the cluster, so that other drills of
-    /// the cluster find it.
+    /// Makes a working directory in `directory`. Its name contains the cluster, so that other
+    /// drills of the cluster find it.
     pub fn make(directory: &Path, cluster: &str, random: &str) -> Result<Workdir> {
         let path = directory.join(format!("{}{random}", prefix(cluster)));
         if path.join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
@@ -209,8 +209,9 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Stops the server of a killed drill: the process that the `postmaster.pid` of the working directory
-/// names *and* that runs there as the owner of the directory. Another process with that id is left alone.
+/// Stops the server of a killed drill: the process that the `postmaster.pid` of the working
+/// directory names *and* that runs there as the owner of the directory. Another process with that
+/// id is left alone.
 fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     let data = path.join("data");
     let pid_file = data.join("postmaster.pid");
@@ -222,7 +223,8 @@ fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     else {
         return Ok(());
     };
-    // Open while the process is identified, so that the id cannot be reused for another one meanwhile.
+    // Open while the process is identified, so that the id cannot be reused for another one
+    // meanwhile.
     let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
         return Ok(());
     };

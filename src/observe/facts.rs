@@ -147,7 +147,8 @@ pub struct RepositoryStock {
     /// Number of finished segments of the server that are not in the repository; `None` without the
     /// server.
     pub behind: Option<u64>,
-    /// WAL file that the server counts as archived, if it is newer than everything in the repository.
+    /// WAL file that the server counts as archived, if it is newer than everything in the
+    /// repository.
     pub lacks_archived: Option<String>,
     /// Bytes of all backups.
     pub backup_bytes: u64,
@@ -201,8 +202,8 @@ impl RepositoryStock {
 }
 
 impl Facts {
-    /// Seconds until the disk of `pg_wal` is full at the present rates; `None` when it does not fill or
-    /// that is not known.
+    /// Seconds until the disk of `pg_wal` is full at the present rates; `None` when it does not
+    /// fill or that is not known.
     pub fn full_in(&self) -> Option<f64> {
         let (queue, disk) = (self.queue.as_ref().ok()?, self.disk.as_ref().ok()?);
         let rates = queue.rates?;

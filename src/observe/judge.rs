@@ -1,7 +1,8 @@
 //! Judgement of the facts, the same for the screen, for monitoring and for metrics. Reads nothing.
 //!
-//! A value above a limit of the configuration is yellow, above twice the limit red. Whatever stops archiving
-//! or makes a backup worthless is red at once. An optional repository is never worse than yellow.
+//! A value above a limit of the configuration is yellow, above twice the limit red. Whatever stops
+//! archiving or makes a backup worthless is red at once. An optional repository is never worse than
+//! yellow.
 
 use super::facts::{
     Facts, LastDrill, ObservedBackup, RepositoryFacts, RepositoryStock, ServerFacts, Trouble,

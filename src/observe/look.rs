@@ -1,4 +1,5 @@
-//! Gathers the facts: queries the server, reads `pg_wal`, and lists the repositories at the same time.
+//! Gathers the facts: queries the server, reads `pg_wal`, and lists the repositories at the same
+//! time.
 
 use super::facts::{
     ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, RepositoryFacts, RepositoryStock, ServerFacts,
@@ -38,7 +39,8 @@ pub fn look(look: Look) -> Facts {
     let (now, limit) = (look.now, look.limit);
     let pgdata = look.pgdata.clone();
     let local = start(move || Local::read(&pgdata, now));
-    // Before the repositories are listed, so that they cannot seem to lack what was archived meanwhile.
+    // Before the repositories are listed, so that they cannot seem to lack what was archived
+    // meanwhile.
     let server = match look.server {
         Ok(info) => {
             let timeout = (limit / 3).min(MAX_SERVER_TIMEOUT);

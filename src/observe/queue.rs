@@ -1,10 +1,12 @@
-//! Files in `pg_wal` that wait to be archived, read from `archive_status` alone: the server may be down.
+//! Files in `pg_wal` that wait to be archived, read from `archive_status` alone: the server may be
+//! down.
 //!
 //! PostgreSQL creates `X.ready` when the file X is finished and renames it to `X.done` when it is
-//! archived. So its modification time is the time at which X was finished, and its change time the time at
-//! which it was archived. Both are removed together with X, oldest first: all files that were finished
-//! since the oldest that is left are still there, so rates over that period are exact; the number of
-//! archived ones is too low at most by those that waited before and have been removed.
+//! archived. So its modification time is the time at which X was finished, and its change time the
+//! time at which it was archived. Both are removed together with X, oldest first: all files that
+//! were finished since the oldest that is left are still there, so rates over that period are
+//! exact; the number of archived ones is too low at most by those that waited before and have been
+//! removed.
 
 use super::facts::{ArchiveQueue, Rates, Ready};
 use crate::error::{Doing, Error, Kind, Result};

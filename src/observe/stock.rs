@@ -1,5 +1,5 @@
-//! Facts about a repository, from its survey: it is listed once, and of its contents only the few segments
-//! are read in which the windows end.
+//! Facts about a repository, from its survey: it is listed once, and of its contents only the few
+//! segments are read in which the windows end.
 
 use super::facts::{LastDrill, ObservedBackup, RepositoryStock, ServerFacts};
 use crate::error::Result;
@@ -107,8 +107,8 @@ impl Growth {
     }
 }
 
-/// Compares a repository with the server, which was queried before the repository was listed: whatever
-/// the server counts as archived has to be in the repository.
+/// Compares a repository with the server, which was queried before the repository was listed:
+/// whatever the server counts as archived has to be in the repository.
 pub(super) fn compare(stock: &mut RepositoryStock, server: &ServerFacts) {
     let newest = stock.newest.map(|(name, _)| name);
     if let (Some(size), Some(current)) = (server.segment_size, server.current) {

@@ -173,8 +173,8 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Checks, after the whole manifest was read, that it agrees with the record and has the files that a
-    /// server needs to start.
+    /// Checks, after the whole manifest was read, that it agrees with the record and has the files
+    /// that a server needs to start.
     pub fn finish(self) {
         let record = self.record;
         if (self.files, self.bytes) != (record.files, record.size) {
@@ -244,9 +244,9 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Checks presence and size of its packs. The manifest is read only if necessary: the sizes are right
-    /// when the objects of the backup add up to what it wrote, and all other backups whose packs it names
-    /// are listed and so are checked themselves.
+    /// Checks presence and size of its packs. The manifest is read only if necessary: the sizes are
+    /// right when the objects of the backup add up to what it wrote, and all other backups whose
+    /// packs it names are listed and so are checked themselves.
     pub fn quick(&self, listed: &BTreeSet<&str>) -> Result<()> {
         let packs = self.archive.packs_of(self.record)?;
         let mut are_sizes_right =
@@ -293,8 +293,8 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Adds the error of reading a file. A pack that an earlier verification has read recently is not read
-    /// by the threads.
+    /// Adds the error of reading a file. A pack that an earlier verification has read recently is
+    /// not read by the threads.
     fn unread(&self, packs: &[String], file: &FileEntry, error: &Error) {
         for extent in &file.at {
             let pack = packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));

@@ -45,8 +45,8 @@ impl Run<'_> {
             || self.findings.has_problem(&ObjectName::Record(id.to_owned()))
     }
 
-    /// Checks that each timeline above the first has its history. A server requests one after the other from
-    /// the timeline of the oldest backup on.
+    /// Checks that each timeline above the first has its history. A server requests one after the
+    /// other from the timeline of the oldest backup on.
     fn histories(&self) {
         let Some(wal) = &self.history else {
             return;
@@ -63,7 +63,8 @@ impl Run<'_> {
         }
     }
 
-    /// Checks the WAL that makes each backup consistent, also of backups that are kept with that alone.
+    /// Checks the WAL that makes each backup consistent, also of backups that are kept with that
+    /// alone.
     fn own_wal(&self) {
         for record in self.selected() {
             let (wal, size) = (record.wal, record.segment_size);

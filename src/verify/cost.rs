@@ -1,5 +1,5 @@
-//! Cost of a problem: the backups that do not lead as far as they should, and the moments that can no
-//! longer be restored.
+//! Cost of a problem: the backups that do not lead as far as they should, and the moments that can
+//! no longer be restored.
 
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
@@ -15,8 +15,8 @@ pub struct LostSpan {
     pub timeline: TimelineId,
     pub from_lsn: Lsn,
     pub to_lsn: Lsn,
-    /// Time of `from_lsn`, from the ends of backups and the times at which segments were stored; `None` if
-    /// it is not known.
+    /// Time of `from_lsn`, from the ends of backups and the times at which segments were stored;
+    /// `None` if it is not known.
     pub from: Option<Timestamp>,
     /// Time of `to_lsn`.
     pub to: Option<Timestamp>,
@@ -42,7 +42,8 @@ impl Costs<'_> {
         self.difference(&self.history.spans(&all), &self.history.spans(&good))
     }
 
-    /// Cost when the WAL is that of `after` instead of `before`, and the ids of the backups that it affects.
+    /// Cost when the WAL is that of `after` instead of `before`, and the ids of the backups that it
+    /// affects.
     pub fn of_wal(&self, before: Inventory, after: Inventory) -> (Vec<LostSpan>, BTreeSet<String>) {
         let (before, after) = (self.history.with(before), self.history.with(after));
         let all = self.complete();

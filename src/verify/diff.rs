@@ -1,8 +1,8 @@
-//! Difference of a manifest to that of an earlier backup: a block that both have, of the same file, at the
-//! same place of the same pack and with the same hash, is read for the first of them alone.
+//! Difference of a manifest to that of an earlier backup: a block that both have, of the same file,
+//! at the same place of the same pack and with the same hash, is read for the first of them alone.
 //!
-//! Both list their files in the same order, so two parts are in memory, however many files there are.
-//! Where the earlier manifest cannot be read to the end, its blocks are read again.
+//! Both list their files in the same order, so two parts are in memory, however many files there
+//! are. Where the earlier manifest cannot be read to the end, its blocks are read again.
 
 use crate::repo::Archive;
 use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
@@ -31,8 +31,8 @@ impl<'a> ManifestDiff<'a> {
         }
     }
 
-    /// Returns the blocks of a file that the earlier manifest does not have, extent by extent. Files have
-    /// to be given in their order.
+    /// Returns the blocks of a file that the earlier manifest does not have, extent by extent.
+    /// Files have to be given in their order.
     pub fn new_blocks(&mut self, file: &FileEntry, packs: &[String]) -> Vec<Vec<Range<usize>>> {
         self.advance_to(&file.path);
         let known = self.next.as_ref().filter(|known| known.path == file.path && known.block == file.block);
@@ -69,7 +69,8 @@ impl<'a> ManifestDiff<'a> {
     }
 }
 
-/// Returns the blocks of an extent that the known file does not have at the same place with the same hash.
+/// Returns the blocks of an extent that the known file does not have at the same place with the
+/// same hash.
 fn differing(
     file: &FileEntry,
     extent: &Extent,

@@ -1,5 +1,5 @@
-//! End of a verification: checks that the WAL leads through, finds the backups that each problem affects and
-//! what it costs, and drops the problems of objects that a prune has removed meanwhile.
+//! End of a verification: checks that the WAL leads through, finds the backups that each problem
+//! affects and what it costs, and drops the problems of objects that a prune has removed meanwhile.
 
 use super::cost::Costs;
 use super::findings::{Problem, ProblemKind, is_damage};
@@ -93,7 +93,8 @@ impl Run<'_> {
         )
     }
 
-    /// Checks that segments at the end of a timeline still exist which an earlier verification has read.
+    /// Checks that segments at the end of a timeline still exist which an earlier verification has
+    /// read.
     fn lost_tails(&self) {
         let Some(WalHistory { inventory, .. }) = &self.history else {
             return;
@@ -155,8 +156,8 @@ impl Run<'_> {
         }
     }
 
-    /// Reports that it is not known whether a backup needs bad blocks. A damaged manifest is a problem of
-    /// its own.
+    /// Reports that it is not known whether a backup needs bad blocks. A damaged manifest is a
+    /// problem of its own.
     fn needs_unknown(&self, record: &Record, error: &Error) {
         if !is_damage(error) {
             self.findings.unknown(&ObjectName::Record(record.id.clone()), error);

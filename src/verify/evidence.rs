@@ -24,8 +24,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Reads the evidence. What is damaged is reported and counts as absent. `backups` are those that a
-    /// verification has seen; true where it found damage.
+    /// Reads the evidence. What is damaged is reported and counts as absent. `backups` are those
+    /// that a verification has seen; true where it found damage.
     pub fn read(
         archive: &Archive,
         size: Option<SegmentSize>,

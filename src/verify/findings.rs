@@ -14,7 +14,8 @@ const MAX_PLACES: usize = 1000;
 /// Maximum number of problems that are kept.
 const MAX_PROBLEMS: usize = 100_000;
 
-/// Number of objects in a row that could not be reached, after which the remaining ones are not tried.
+/// Number of objects in a row that could not be reached, after which the remaining ones are not
+/// tried.
 const MAX_UNREACHED: u32 = 20;
 
 /// Content of a frame as a whole.
@@ -73,8 +74,8 @@ pub struct Problem {
 pub(super) struct Impact {
     /// Every backup that names the pack.
     pub all: bool,
-    /// Backups with a block in one of these places: the offset of a frame, and a range of bytes of its
-    /// content.
+    /// Backups with a block in one of these places: the offset of a frame, and a range of bytes of
+    /// its content.
     pub places: BTreeSet<(u64, usize, usize)>,
 }
 

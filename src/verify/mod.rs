@@ -1,14 +1,15 @@
-//! Reads a repository and proves that every kept backup restores: every object exists and has the right
-//! size, its bytes are right to the last block, manifests are complete and agree with their records, and
-//! from every backup on the WAL leads without a gap to the end of the archive. Changes nothing but the
-//! evidence that it records under `verify/`.
+//! Reads a repository and proves that every kept backup restores: every object exists and has the
+//! right size, its bytes are right to the last block, manifests are complete and agree with their
+//! records, and from every backup on the WAL leads without a gap to the end of the archive. Changes
+//! nothing but the evidence that it records under `verify/`.
 //!
-//! There are three answers: good, bad and unknown. An outage is never reported as damage, and nothing that
-//! could not be read counts as good. No lock is taken: when something is missing, the backups are listed
-//! again, and what a concurrent prune removes is not a problem.
+//! There are three answers: good, bad and unknown. An outage is never reported as damage, and
+//! nothing that could not be read counts as good. No lock is taken: when something is missing, the
+//! backups are listed again, and what a concurrent prune removes is not a problem.
 //!
-//! Blocks that several backups share are read once: every manifest is read beside that of its parent, see
-//! [`diff`]. Memory is two parts of manifests, 5 MiB per thread, and the names of all objects.
+//! Blocks that several backups share are read once: every manifest is read beside that of its
+//! parent, see [`diff`]. Memory is two parts of manifests, 5 MiB per thread, and the names of all
+//! objects.
 
 mod backup;
 mod compare;

@@ -1,5 +1,5 @@
-//! Reading of packs and WAL on several threads: each frame that a manifest names is decompressed, and every
-//! block hashed.
+//! Reading of packs and WAL on several threads: each frame that a manifest names is decompressed,
+//! and every block hashed.
 
 use super::findings::{Findings, ProblemKind, WHOLE_FRAME, is_damage};
 use super::wal;
@@ -34,8 +34,8 @@ pub struct ExpectedBlocks {
     whole: Option<Arc<WholeFile>>,
 }
 
-/// A file all of whose blocks are read: its CRC has to be the one that was computed before the file was
-/// divided into blocks.
+/// A file all of whose blocks are read: its CRC has to be the one that was computed before the file
+/// was divided into blocks.
 struct WholeFile {
     /// Part of the manifest that has the file.
     manifest: ObjectName,
@@ -174,7 +174,8 @@ impl<'a> ObjectReader<'a> {
         Findings::count(&self.findings.bytes, bytes.len() as u64);
     }
 
-    /// Checks a frame. The error comes with the range from the first bad byte of the content to the last.
+    /// Checks a frame. The error comes with the range from the first bad byte of the content to the
+    /// last.
     fn frame(
         &mut self,
         range: &StoredRange,
@@ -244,8 +245,8 @@ impl<'a> ObjectReader<'a> {
 }
 
 impl WholeFile {
-    /// Adds a good piece; returns the CRC of the whole file with the last one. A bad piece is never added, so
-    /// a file with damage has no CRC here.
+    /// Adds a good piece; returns the CRC of the whole file with the last one. A bad piece is never
+    /// added, so a file with damage has no CRC here.
     fn add(&self, offset: u64, bytes: &[u8]) -> Option<u32> {
         let crc32c = crc32c::crc32c(bytes);
         let mut parts = self.parts.lock();

@@ -41,8 +41,8 @@ impl Producer {
 }
 
 impl Run<'_> {
-    /// Reads manifests, and sends packs and WAL to be read. Returns the ids of the backups whose manifests
-    /// were read to the end.
+    /// Reads manifests, and sends packs and WAL to be read. Returns the ids of the backups whose
+    /// manifests were read to the end.
     pub fn produce(&self, tasks: Sender<ReadTask>) -> Result<BTreeSet<String>> {
         let mut producer = Producer { tasks, opened: PackSet::default() };
         let mut done: BTreeMap<&str, &Record> = BTreeMap::new();
@@ -140,8 +140,8 @@ impl Run<'_> {
             .all(|record| name.number(record.segment_size) >= record.wal.first.number(record.segment_size))
     }
 
-    /// Sends the blocks of one part of a manifest to be read, except those that were there before or that
-    /// an earlier verification has read.
+    /// Sends the blocks of one part of a manifest to be read, except those that were there before
+    /// or that an earlier verification has read.
     fn produce_part(
         &self,
         record: &Record,

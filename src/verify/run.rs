@@ -22,8 +22,8 @@ const QUEUE_CAPACITY: usize = 4;
 /// Verifies one archive.
 ///
 /// # Errors
-/// When the archive cannot be listed or stops answering. Damage and single objects that cannot be read
-/// are part of the result.
+/// When the archive cannot be listed or stops answering. Damage and single objects that cannot be
+/// read are part of the result.
 pub fn verify(archive: &Archive, options: &Options) -> Result<VerifyResult> {
     let doing = || format!("verify repository {}", archive.repository().name());
     let _span = info_span!("verify", repository = archive.repository().name()).entered();
@@ -40,8 +40,8 @@ pub fn verify(archive: &Archive, options: &Options) -> Result<VerifyResult> {
 }
 
 impl<'a> Run<'a> {
-    /// Lists the archive. Records are listed before the objects that they name, so that nothing which is
-    /// being stored or removed meanwhile seems to be missing.
+    /// Lists the archive. Records are listed before the objects that they name, so that nothing
+    /// which is being stored or removed meanwhile seems to be missing.
     fn begin(archive: &'a Archive, options: &'a Options, findings: &'a Findings) -> Result<Run<'a>> {
         let mut wal = Vec::new();
         let mut stored = BTreeMap::new();
@@ -122,8 +122,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads everything in scope on several threads. Returns the ids of the backups whose manifests were
-    /// read to the end.
+    /// Reads everything in scope on several threads. Returns the ids of the backups whose manifests
+    /// were read to the end.
     fn read(&self) -> Result<BTreeSet<String>> {
         let jobs = self.options.jobs.get();
         let total = self.total();
@@ -133,7 +133,8 @@ impl<'a> Run<'a> {
             let read = |tasks: Receiver<ReadTask>| {
                 let mut reader = ObjectReader::new(self.archive, self.findings);
                 for task in tasks {
-                    // During an outage the remaining tasks are dropped, so that their sender does not block.
+                    // During an outage the remaining tasks are dropped, so that their sender does
+                    // not block.
                     if !self.findings.is_outage() {
                         reader.read(&task);
                         self.options.progress.set(self.findings.bytes.load(Ordering::Relaxed), total);

@@ -71,7 +71,8 @@ pub struct Run<'a> {
     pub history: Option<WalHistory>,
     /// Records of earlier verifications.
     pub evidence: Evidence,
-    /// Ids of backups whose manifests were read to the end, so that all objects they name were checked.
+    /// Ids of backups whose manifests were read to the end, so that all objects they name were
+    /// checked.
     pub covered: BTreeSet<String>,
 }
 
