@@ -1,8 +1,9 @@
 //! Parts of charts: a frame with a caption in words, axes, marks and bars. No fact is shown by colour alone, and
 //! every chart has a bound on what it draws.
 
+use super::bytes_text;
 use super::html::{Attribute, Html};
-use crate::observe::{size_text, span};
+use crate::observe::span;
 use jiff::{SignedDuration, Timestamp};
 
 /// Width in units of the drawing, whatever its size on the screen.
@@ -275,7 +276,7 @@ impl Measure {
 
     pub fn text(self, value: f64) -> String {
         match self {
-            Measure::Bytes => size_text(value as u64).replace(".00 ", " "),
+            Measure::Bytes => bytes_text(value).replace(".00 ", " "),
             Measure::Seconds if value > 0.0 && value < 10.0 => format!("{value:.1} s"),
             Measure::Seconds => span(value),
         }

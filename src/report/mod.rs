@@ -15,7 +15,7 @@ mod tables;
 pub use page::{light, page};
 
 use crate::error::{Error, Result};
-use crate::observe::{Health, RepositoryStock};
+use crate::observe::{Health, RepositoryStock, size_text};
 use crate::repo::catalog::Gap;
 use crate::repo::drills::Drill;
 use crate::repo::history::WalHistory;
@@ -106,6 +106,12 @@ impl Known<'_> {
             (false, true) => "complete",
         }
     }
+}
+
+/// A computed number of bytes as text: `16.00 MiB`.
+#[expect(clippy::cast_possible_truncation, reason = "a fraction of a byte is not shown")]
+fn bytes_text(bytes: f64) -> String {
+    size_text(bytes as u64)
 }
 
 /// `1 backup`, `2 backups`.

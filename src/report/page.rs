@@ -1,7 +1,7 @@
 //! The page: the state of each cluster and what would be lost now, then the content of each of its repositories.
 
 use super::html::Html;
-use super::{ClusterView, Holdings, Known, count, coverage, history, sizes, tables};
+use super::{ClusterView, Holdings, Known, bytes_text, count, coverage, history, sizes, tables};
 use crate::error::{Error, Result};
 use crate::observe::{Facts, Finding, Light, RepositoryFacts, RepositoryStock, size_text, span};
 use base64::Engine;
@@ -286,9 +286,7 @@ fn figures(html: &mut Html, facts: &Facts, stock: &RepositoryStock, holdings: &H
         ("WAL takes", size_text(holdings.wal_bytes)),
         (
             "added in a day",
-            stock
-                .growth
-                .map_or_else(|| "not known yet".to_owned(), |growth| size_text((growth * 86_400.0) as u64)),
+            stock.growth.map_or_else(|| "not known yet".to_owned(), |growth| bytes_text(growth * 86_400.0)),
         ),
         ("last proved by a drill", proved.map_or_else(none, |at| format!("{} ago", ago(facts, at)))),
     ];
