@@ -30,10 +30,12 @@ impl Progress {
         self.0.total.load(Ordering::Relaxed)
     }
 
+    /// Adds to the bytes that are done.
     pub fn add_done(&self, bytes: u64) {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Adds to the bytes to do.
     pub fn add_total(&self, bytes: u64) {
         self.0.total.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -50,10 +52,12 @@ impl Progress {
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
+    /// Makes the request.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the request was made.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -69,7 +73,7 @@ pub fn warn(error: &Error) {
     warn!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
 }
 
-/// Reports an error that nobody has to act on, since the work is done again in another way.
+/// Reports an error that needs no action, because the work is done again in another way.
 pub fn debug(error: &Error) {
     debug!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
 }

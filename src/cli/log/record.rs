@@ -21,7 +21,7 @@ const SECRET_WORDS: [&str; 9] = [
     "cookie",
 ];
 
-/// Stands where a secret may have been.
+/// Replacement of a value that may hold a secret.
 const MASK: &str = "********";
 
 /// Fields of an event or a span.
