@@ -211,9 +211,8 @@ fn be_worker(args: FetchArgs, size: u64) -> ExitCode {
     let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
     let start = worker::Start { config, cluster, pgdata, name, size };
     // Every call works without a worker, so a failure is worth a line in the log file and no more.
-    match std::panic::catch_unwind(|| worker::run(start)) {
-        Ok(Err(error)) => progress::debug(&error),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = std::panic::catch_unwind(|| worker::run(start)) {
+        progress::debug(&error);
     }
     ExitCode::SUCCESS
 }
