@@ -34,7 +34,7 @@ const TOLD: usize = 1000;
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct SyncReport {
     pub segments: u64,
     pub backups: Vec<String>,
     pub objects: u64,
@@ -78,7 +78,7 @@ enum Copied {
 }
 
 impl Sync<'_> {
-    pub fn run(&self) -> Result<Report> {
+    pub fn run(&self) -> Result<SyncReport> {
         let (from, to) = (self.from.repository().name(), self.to.repository().name());
         let _span = info_span!("sync", from, to).entered();
         // From here on a prune of either side keeps everything.
@@ -107,8 +107,8 @@ impl Sync<'_> {
         Ok(own)
     }
 
-    fn copy(&self, reading: &Announcement, writing: &Announcement) -> Result<Report> {
-        let mut report = Report::default();
+    fn copy(&self, reading: &Announcement, writing: &Announcement) -> Result<SyncReport> {
+        let mut report = SyncReport::default();
         progress::step("comparing what the two repositories hold");
         let (wal, records) = self.missing(&mut report)?;
         let stored: u64 = records.iter().map(|wanted| wanted.record.stored).sum();
@@ -129,7 +129,7 @@ impl Sync<'_> {
     }
 
     /// What is wrong with what is stored is told, and the rest goes on; anything else ends the work.
-    fn pass_over(&self, error: Error, report: &mut Report) -> Result<()> {
+    fn pass_over(&self, error: Error, report: &mut SyncReport) -> Result<()> {
         if !matches!(error.kind(), Kind::Damage | Kind::Conflict | Kind::Hole | Kind::Identity) {
             return Err(error);
         }
@@ -142,7 +142,7 @@ impl Sync<'_> {
     }
 
     /// The WAL files and backups that are here and not there, oldest first.
-    fn missing(&self, report: &mut Report) -> Result<Missing> {
+    fn missing(&self, report: &mut SyncReport) -> Result<Missing> {
         let mut there = HashSet::new();
         self.to.each_wal(|name, _| {
             there.insert(name);
@@ -192,7 +192,7 @@ impl Sync<'_> {
         &self,
         things: &[T],
         copy: impl Fn(&T) -> Result<Copied> + std::marker::Sync,
-        report: &mut Report,
+        report: &mut SyncReport,
     ) -> Result<u64> {
         let next = AtomicUsize::new(0);
         let shared = Mutex::new((report, 0, Ok(())));
@@ -225,7 +225,7 @@ impl Sync<'_> {
         end.map(|()| new)
     }
 
-    fn wal(&self, missing: &[(WalName, u64)], report: &mut Report) -> Result<()> {
+    fn wal(&self, missing: &[(WalName, u64)], report: &mut SyncReport) -> Result<()> {
         let copy = |(name, size): &(WalName, u64)| {
             let copied = self.wal_file(*name).doing(|| format!("copy {name}"));
             self.progress.add_done(*size);
@@ -268,7 +268,7 @@ impl Sync<'_> {
         }
     }
 
-    fn backup(&self, wanted: &Wanted, writing: &Announcement, report: &mut Report) -> Result<()> {
+    fn backup(&self, wanted: &Wanted, writing: &Announcement, report: &mut SyncReport) -> Result<()> {
         let Wanted { record, is_listed } = wanted;
         let passed_over = report.passed_over;
         let mut copied = HashSet::new();
@@ -308,7 +308,7 @@ impl Sync<'_> {
     }
 
     /// Copies the packs that a part of the manifest names, each checked for what that part needs of it.
-    fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut Report) -> Result<()> {
+    fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut SyncReport) -> Result<()> {
         let mut needs: BTreeMap<u32, Vec<Need<'_>>> = BTreeMap::new();
         for file in part.entries.iter().filter_map(Entry::any_file) {
             Need::of(file, &mut needs);
@@ -358,7 +358,7 @@ impl Sync<'_> {
         self.put(key, &object)
     }
 
-    fn object(&self, key: &str, size: u64, report: &mut Report) -> Result<()> {
+    fn object(&self, key: &str, size: u64, report: &mut SyncReport) -> Result<()> {
         let object = self.from.get_range(key, 0..size)?;
         if let Copied::New(bytes) = self.put(key, &object)? {
             report.objects += 1;

@@ -72,7 +72,7 @@ pub struct LogArgs {
     pub log_format: Option<LogFormat>,
 }
 
-const LOG_FORMATS: &[Choice<LogFormat>] =
+const LOG_FORMATS: &[Word<LogFormat>] =
     &[("text", LogFormat::Text, "Lines for people"), ("json", LogFormat::Json, "One object on each line")];
 
 impl LogArgs {
@@ -168,7 +168,7 @@ pub struct BackupArgs {
     pub wait: WaitArgs,
 }
 
-const CHECKPOINTS: &[Choice<Checkpoint>] = &[
+const CHECKPOINTS: &[Word<Checkpoint>] = &[
     ("fast", Checkpoint::Fast, "At once"),
     (
         "spread",
@@ -314,7 +314,7 @@ pub struct RestoreArgs {
     pub wait: WaitArgs,
 }
 
-const ACTIONS: &[Choice<Action>] = &[
+const ACTIONS: &[Word<Action>] = &[
     ("pause", Action::Pause, "Stay in recovery, readable, until pg_wal_replay_resume()"),
     ("promote", Action::Promote, "End recovery and open for writing"),
     ("shutdown", Action::Shutdown, "Stop the server"),
@@ -620,10 +620,10 @@ impl DrillArgs {
 }
 
 /// A word of the command line, its value, and its help text.
-type Choice<T> = (&'static str, T, &'static str);
+type Word<T> = (&'static str, T, &'static str);
 
 /// Returns a parser that accepts one of several words, for enums of rooms that do not know clap.
-fn choice<T: Copy + Send + Sync>(choices: &'static [Choice<T>]) -> impl TypedValueParser<Value = T> {
+fn choice<T: Copy + Send + Sync>(choices: &'static [Word<T>]) -> impl TypedValueParser<Value = T> {
     let words = choices.iter().map(|(word, _, help)| PossibleValue::new(*word).help(*help));
     PossibleValuesParser::new(words).try_map(move |text| {
         let found = choices.iter().find(|(word, ..)| *word == text);

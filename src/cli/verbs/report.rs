@@ -32,18 +32,18 @@ pub fn run(global: &GlobalArgs, args: &ReportArgs) -> Result<Exit> {
     }
     write_textfile(&args.html, &page)?;
     let light = report::light(&clusters).as_str();
-    output::print(global.json, &Written { html: &args.html, bytes: page.len(), light })?;
+    output::print(global.json, &WrittenPage { html: &args.html, bytes: page.len(), light })?;
     Ok(Exit::Done)
 }
 
 /// A page that was written to a file.
-struct Written<'a> {
+struct WrittenPage<'a> {
     html: &'a Path,
     bytes: usize,
     light: &'static str,
 }
 
-impl Report for Written<'_> {
+impl Report for WrittenPage<'_> {
     fn json(&self) -> impl Serialize {
         json!({"html": self.html, "bytes": self.bytes, "light": self.light})
     }

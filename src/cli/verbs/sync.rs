@@ -14,11 +14,11 @@ use serde_json::json;
 struct Synced<'a> {
     from: &'a Repository,
     to: &'a Repository,
-    reports: Vec<sync::Report>,
+    reports: Vec<sync::SyncReport>,
 }
 
 impl Synced<'_> {
-    fn sum(&self, count: impl Fn(&sync::Report) -> u64) -> u64 {
+    fn sum(&self, count: impl Fn(&sync::SyncReport) -> u64) -> u64 {
         self.reports.iter().map(count).sum()
     }
 
