@@ -4,7 +4,7 @@
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::ContentHash;
 use super::pair::{ContentPiece, hash_on_two_threads, hash_side_by_side};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, part};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 
@@ -106,8 +106,9 @@ impl Header {
             let message = format!("the header of {} needs {} bytes, {room} fit", self.name, json.len());
             return Err(Error::new(Kind::Refused, message));
         }
-        bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
-        bytes[MAGIC.len()..MAGIC.len() + json.len()].copy_from_slice(&json);
+        for (byte, value) in bytes.iter_mut().zip(MAGIC.iter().chain(&json)) {
+            *byte = *value;
+        }
         bytes[HEADER_SIZE - 1] = b'\n';
         Ok(bytes)
     }
@@ -265,7 +266,7 @@ impl<R: Read> Content<R> {
                 }
             }
         };
-        self.decompressor.frame(&self.ahead[..length], limit, out)?;
+        self.decompressor.frame(part(&self.ahead, 0..length)?, limit, out)?;
         self.ahead.drain(..length);
         Ok(true)
     }
@@ -382,7 +383,10 @@ fn in_memory(limit: u64) -> Result<usize> {
 fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
+        let Some(rest) = buffer.get_mut(filled..) else {
+            break;
+        };
+        match source.read(rest) {
             Ok(0) => break,
             Ok(got) => filled += got,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}

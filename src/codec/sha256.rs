@@ -6,6 +6,11 @@
 //! promise of a stable interface, hence the version `~0.11` in Cargo.toml). A processor without SHA-NI, or another
 //! architecture than x86-64, hashes one content after the other with the library.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "positions inside of a block, and of a piece that has the blocks"
+)]
+
 use sha2::block_api::compress256;
 
 /// Maximum number of contents that are hashed side by side: more do not fit into the registers.

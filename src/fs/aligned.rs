@@ -1,5 +1,7 @@
 //! Memory that direct I/O can read into and write from.
 
+#![allow(clippy::indexing_slicing, reason = "begin is at most the length, and the length is set before")]
+
 use std::ops::{Deref, DerefMut};
 
 /// Required multiple of addresses, offsets and lengths of direct I/O, in bytes; no disk in use asks for more.

@@ -2,6 +2,8 @@
 //! should not evict what the server needs, and to copy it through the cache costs more than the disk does. Where a file
 //! system does not support direct I/O, or a piece is not aligned, buffered I/O is used; both transfer the same bytes.
 
+#![allow(clippy::indexing_slicing, reason = "the length of the memory is compared before")]
+
 use super::aligned::ALIGNMENT;
 use super::plain::{open_plain, open_plain_with};
 use crate::error::{Doing, Error, Result};

@@ -163,6 +163,10 @@ impl Control {
 
     /// Replaces the checkpoint location by one without a checkpoint record, for a restored directory.
     #[must_use]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "both fields lie inside of FILE_SIZE bytes, which parse has checked"
+    )]
     pub fn without_checkpoint(mut self) -> Control {
         self.bytes[CHECKPOINT..CHECKPOINT + 8].copy_from_slice(&NO_CHECKPOINT.to_le_bytes());
         let crc = crc32c::crc32c(&self.bytes[..self.crc_offset]);

@@ -213,25 +213,7 @@ async fn login(
         error,
     })?;
     let tls = wire.is_tls();
-    let mut config = Config::new();
-    config
-        .user(&info.user)
-        .dbname(&info.dbname)
-        .application_name(info.application_name.as_ref().unwrap_or(&options.application_name))
-        .ssl_mode(if tls { Negotiate::Require } else { Negotiate::Disable })
-        // The stream is already encrypted; tokio-postgres must not request that again.
-        .ssl_negotiation(SslNegotiation::Direct)
-        .channel_binding(match info.tls.channel_binding {
-            conninfo::ChannelBinding::Disable => ChannelBinding::Disable,
-            conninfo::ChannelBinding::Prefer => ChannelBinding::Prefer,
-            conninfo::ChannelBinding::Require => ChannelBinding::Require,
-        });
-    if let Some(options) = &info.options {
-        config.options(options);
-    }
-    if let Some(password) = &target.password {
-        config.password(password.reveal());
-    }
+    let config = config(info, options, target, tls);
     let (client, mut connection) =
         config.connect_raw(wire, NoHandshake).await.map_err(|cause| refused(&cause, tls))?;
     let mut messages = Vec::new();
@@ -249,16 +231,7 @@ async fn login(
             error: error::of(&cause).doing("set up the session"),
         })?
     };
-    let row = answer.iter().rev().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let field = |index| row.and_then(|row| row.try_get(index).ok().flatten());
-    let described = || {
-        let (pid, version) = (field(0)?.parse().ok()?, field(1)?.parse().ok()?);
-        Some((pid, version, field(2)? == "t", field(3)? == "on"))
-    };
-    let Some((backend_pid, version, in_recovery, read_only)) = described() else {
+    let Some((backend_pid, version, in_recovery, read_only)) = description(&answer) else {
         let error = Error::new(Kind::Failed, "the server did not report its version and state");
         return Err(FailedAttempt { stage: Stage::Login { tls }, error });
     };
@@ -280,6 +253,41 @@ async fn login(
         client,
         connection,
     })
+}
+
+/// Settings of the SQL library for a stream that is encrypted (`tls`) or not.
+fn config(info: &ConnInfo, options: &SessionOptions, target: &Endpoint, tls: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .user(&info.user)
+        .dbname(&info.dbname)
+        .application_name(info.application_name.as_ref().unwrap_or(&options.application_name))
+        .ssl_mode(if tls { Negotiate::Require } else { Negotiate::Disable })
+        // The stream is already encrypted; tokio-postgres must not request that again.
+        .ssl_negotiation(SslNegotiation::Direct)
+        .channel_binding(match info.tls.channel_binding {
+            conninfo::ChannelBinding::Disable => ChannelBinding::Disable,
+            conninfo::ChannelBinding::Prefer => ChannelBinding::Prefer,
+            conninfo::ChannelBinding::Require => ChannelBinding::Require,
+        });
+    if let Some(options) = &info.options {
+        config.options(options);
+    }
+    if let Some(password) = &target.password {
+        config.password(password.reveal());
+    }
+    config
+}
+
+/// Process id, version, recovery and read-only state from the result of [`SETUP`].
+fn description(answer: &[SimpleQueryMessage]) -> Option<(i32, u32, bool, bool)> {
+    let row = answer.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })?;
+    let field = |index| row.try_get(index).ok().flatten();
+    let (pid, version) = (field(0)?.parse().ok()?, field(1)?.parse().ok()?);
+    Some((pid, version, field(2)? == "t", field(3)? == "on"))
 }
 
 fn refused(cause: &tokio_postgres::Error, tls: bool) -> FailedAttempt {

@@ -74,6 +74,7 @@ impl Passwords {
 }
 
 /// Parses a line of five fields; `None` for comments and shorter lines. `\` escapes the next byte.
+#[allow(clippy::indexing_slicing, reason = "the loop ends before the index is that of a sixth field")]
 fn line(line: &[u8]) -> Option<[Field; 5]> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.starts_with(b"#") {
