@@ -149,8 +149,15 @@ impl Archive {
 
     /// Stores a copy of another repository's object under its key. [`Put::Exists`] does not compare
     /// the content.
-    pub fn put_object(&self, relative: &str, object: &Vec<u8>) -> Result<Put> {
+    pub fn put_object(&self, relative: &str, object: &dyn Body) -> Result<Put> {
         self.put(&self.base.join(relative)?, object)
+    }
+
+    /// Opens an object whose key is relative to this archive, unchecked; `None` when it does not
+    /// exist.
+    pub fn open_object(&self, relative: &str) -> Result<Option<Object>> {
+        let key = self.base.join(relative)?;
+        self.in_repository("read", &key, self.open(&key, None))
     }
 
     /// Reads part of an object whose key is relative to this archive, unchecked.

@@ -29,7 +29,7 @@ pub mod survey;
 mod wal;
 pub mod window;
 
-pub use crate::storage::{Body, OpenBody, Put};
+pub use crate::storage::{Body, Object, OpenBody, Put};
 pub use archive::Archive;
 pub use hints::RemoteHints;
 pub use identity::{Identities, Identity, Registered};
@@ -44,7 +44,7 @@ use object::{MAX_SMALL, misplaced};
 use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{self, Content, Header};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Key, Mode, Object, Storage};
+use crate::storage::{Key, Mode, Storage};
 use std::sync::Arc;
 
 /// Name of the file that marks a directory as being restored. It is removed at the end and never

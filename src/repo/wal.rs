@@ -8,9 +8,9 @@
 use super::archive::Archive;
 use super::name::ObjectName;
 use super::object::{StoredWal, check_header};
-use super::{Body, Lineage, Put, Repository, key};
+use super::{Body, Lineage, Object, Put, Repository, key};
 use crate::codec::envelope::{Content, ObjectKind};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::storage::{Key, ListedObject, Mode, PAGE, list_all};
@@ -117,22 +117,9 @@ impl Archive {
         Ok(self.head(&self.base().join(key::wal(name))?)?.is_some())
     }
 
-    /// Reads a WAL file as it is stored, unchecked; `None` when it does not exist.
-    pub fn get_wal_object(&self, name: WalName, limit: u64) -> Result<Option<Vec<u8>>> {
-        use std::io::Read;
-        let key = self.base().join(key::wal(name))?;
-        let read = || {
-            let Some(object) = self.open(&key, None)? else {
-                return Ok(None);
-            };
-            let mut bytes = Vec::new();
-            object.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
-            if bytes.len() as u64 > limit {
-                return Err(Error::new(Kind::Damage, format!("it has more than {limit} bytes")));
-            }
-            Ok(Some(bytes))
-        };
-        self.in_repository("read", &key, read())
+    /// Opens a WAL file as it is stored, unchecked; `None` when it does not exist.
+    pub fn open_wal_object(&self, name: WalName) -> Result<Option<Object>> {
+        self.open_object(&key::wal(name))
     }
 
     /// Returns the timelines that have a history file, in order.

@@ -3,7 +3,7 @@
 use crate::support::live::{self, json};
 use crate::support::repo::{self, Remote};
 use crate::support::s3::Bucket;
-use crate::support::{Archive, Cluster, Outcome, Scratch, Strace};
+use crate::support::{Archive, Cluster, Outcome, Scratch, Strace, site, skipped};
 use std::path::{Path, PathBuf};
 
 /// A server that archives into `first`; `second` is optional and away.
@@ -189,4 +189,39 @@ fn a_backup_that_is_not_whole_is_not_listed_however_much_else_is_wrong() {
     repo::damage(&pack, repo::Damage::Flip(700));
     site.sync().is(3);
     assert!(live::records(&site.second).is_empty(), "a backup is listed that cannot be restored");
+}
+
+#[test]
+fn segments_of_64_megabytes_are_copied_in_less_than_100_megabytes_of_memory_and_checked() {
+    if !Path::new("/usr/bin/python3").exists() {
+        return skipped("python3", "python3 measures the memory of a process");
+    }
+    let place = Scratch::new();
+    let (first, second) = (place.mkdir("first"), place.mkdir("second"));
+    let site = site::Site::unregistered(64, |build| build.root(&first).root(&second));
+    site.archive.init().ok();
+    // They cannot be compressed, so no object is smaller than its file.
+    let segments: Vec<_> = (1..=3).map(|number| site.segment(number).noise()).collect();
+    for segment in &segments {
+        site.push(segment).ok();
+    }
+    let copies = repo::stored_in(&second);
+    for (_, copy) in &copies {
+        std::fs::remove_file(copy).expect("remove a copy");
+    }
+    // One of them is damaged at its end, when all of it but that is under way.
+    let (_, damaged) = repo::stored_in(&first).into_iter().next_back().expect("a segment");
+    repo::damage(&damaged, repo::Damage::Flip(-9));
+    let measure = "import resource, subprocess, sys; status = subprocess.call(sys.argv[1:]); \
+                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)";
+    let sync = site.archive.run("walkeep").args(["sync", "--from", "first", "--to", "second"]);
+    let outcome = sync.under(["/usr/bin/python3", "-c", measure]).go().is(3);
+    let copied = repo::stored_in(&second);
+    assert_eq!(copied.len(), 2, "{copied:?}");
+    for (name, copy) in &copied {
+        let original = first.join(copy.strip_prefix(&second).expect("a path in the repository"));
+        assert!(std::fs::read(copy).ok() == std::fs::read(original).ok(), "{name}");
+    }
+    let kilobytes = outcome.stdout.lines().filter_map(|line| line.trim().parse::<u64>().ok()).next_back();
+    assert!(kilobytes.is_some_and(|kilobytes| kilobytes <= 100 << 10), "{kilobytes:?} KiB");
 }

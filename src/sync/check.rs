@@ -1,0 +1,210 @@
+//! Checks of the objects that are copied, in bounded memory: a frame of a pack, or a few pieces of a WAL file.
+
+use super::source::Check;
+use crate::codec::compress::{Decompressor, FRAME};
+use crate::codec::envelope::{Content, ObjectKind};
+use crate::error::{Error, Kind, Result, part};
+use crate::pg::segment::WalName;
+use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
+use crate::repo::Lineage;
+use crate::repo::entry::FileEntry;
+use crate::repo::ranges::StoredFrame;
+use parking_lot::Mutex;
+use std::io::{self, Read};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+/// Bytes of a compressed frame, at most: more than zstd makes of [`FRAME`] bytes that cannot be compressed.
+const MAX_FRAME_LENGTH: u32 = 2 << 20;
+const _: () = assert!(MAX_FRAME_LENGTH as usize >= 2 * FRAME);
+
+/// Chunks of a WAL file that wait for its check.
+const QUEUE_CAPACITY: usize = 2;
+
+/// The check that an object has this size, and nothing else.
+pub struct SizeCheck {
+    left: u64,
+}
+
+impl SizeCheck {
+    pub fn new(size: u64) -> SizeCheck {
+        SizeCheck { left: size }
+    }
+}
+
+impl Check for SizeCheck {
+    fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or_else(|| Error::new(Kind::Damage, "it is longer than the manifest says"))?;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.left > 0 {
+            return Err(Error::new(Kind::Damage, "it is shorter than the manifest says"));
+        }
+        Ok(())
+    }
+}
+
+/// The check of a pack: its size, and the hash of every block that is wanted of it.
+pub struct PackCheck<'a> {
+    files: &'a [&'a FileEntry],
+    /// Frames that were not checked yet, by position.
+    frames: std::vec::IntoIter<&'a StoredFrame>,
+    next: Option<&'a StoredFrame>,
+    size: SizeCheck,
+    /// Bytes of the pack so far.
+    position: u64,
+    /// Bytes of the next frame so far.
+    frame: Vec<u8>,
+    decompressor: Decompressor,
+    content: Vec<u8>,
+}
+
+impl<'a> PackCheck<'a> {
+    /// `frames`: those of the pack, by position, with blocks of `files`.
+    pub fn new(size: u64, files: &'a [&'a FileEntry], frames: Vec<&'a StoredFrame>) -> PackCheck<'a> {
+        let mut frames = frames.into_iter();
+        PackCheck {
+            files,
+            next: frames.next(),
+            frames,
+            size: SizeCheck::new(size),
+            position: 0,
+            frame: Vec::new(),
+            decompressor: Decompressor::default(),
+            content: Vec::new(),
+        }
+    }
+
+    /// Checks a frame whose bytes are complete.
+    fn check(&mut self, frame: &StoredFrame) -> Result<()> {
+        self.decompressor.frame(&self.frame, FRAME, &mut self.content)?;
+        for piece in &frame.pieces {
+            let file =
+                self.files.get(piece.file).ok_or_else(|| Error::defect("blocks of an unknown file"))?;
+            piece.checked(file, &self.content)?;
+        }
+        Ok(())
+    }
+}
+
+impl Check for PackCheck<'_> {
+    fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        self.size.update(bytes)?;
+        let begin = self.position;
+        self.position += bytes.len() as u64;
+        while let Some(frame) = self.next {
+            let wanted = frame.offset.saturating_add(self.frame.len() as u64);
+            if wanted >= self.position {
+                break;
+            }
+            if frame.length > MAX_FRAME_LENGTH {
+                return Err(Error::new(Kind::Damage, format!("a frame of {} bytes", frame.length)));
+            }
+            let overlap = || Error::new(Kind::Damage, "two frames of it overlap");
+            let from = wanted.checked_sub(begin).ok_or_else(overlap)?;
+            let from = usize::try_from(from).map_err(|_| Error::defect("a chunk larger than memory"))?;
+            let missing = frame.length as usize - self.frame.len();
+            self.frame.extend_from_slice(part(bytes, from..bytes.len().min(from + missing))?);
+            if self.frame.len() < frame.length as usize {
+                break;
+            }
+            self.check(frame)?;
+            self.frame.clear();
+            self.next = self.frames.next();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.next.is_some() {
+            return Err(Error::new(Kind::Damage, "it is shorter than the manifest says"));
+        }
+        self.size.finish()
+    }
+}
+
+/// The check of a WAL file: its header, its hash, and the header of a segment. It needs a reader, so it runs on a
+/// thread of its own, which gets a copy of each chunk.
+pub struct WalCheck {
+    /// `None` after the end.
+    running: Option<(mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>)>,
+}
+
+impl WalCheck {
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn start(name: WalName, lineage: Lineage) -> Result<WalCheck> {
+        let (sender, chunks) = mpsc::sync_channel(QUEUE_CAPACITY);
+        let reader = Chunks { chunks, chunk: Vec::new(), given: 0 };
+        let thread = std::thread::Builder::new().name("check wal".to_owned());
+        let thread = thread.spawn(move || check_wal(reader, name, lineage));
+        Ok(WalCheck { running: Some((sender, thread.map_err(|e| Error::from_io("start a thread", e))?)) })
+    }
+}
+
+impl Check for WalCheck {
+    fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        match &self.running {
+            Some((sender, _)) if sender.send(bytes.to_vec()).is_ok() => Ok(()),
+            // The thread has ended early, which it does with an error.
+            _ => self.finish().and(Err(Error::defect("the check of a WAL file ended early"))),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let finished = self.running.take().map(|(sender, thread)| {
+            drop(sender);
+            thread.join().unwrap_or_else(|_| Err(Error::defect("the check of a WAL file panicked")))
+        });
+        finished.unwrap_or_else(|| Err(Error::defect("the check of a WAL file has ended already")))
+    }
+}
+
+fn check_wal(object: impl Read + Send, name: WalName, lineage: Lineage) -> Result<()> {
+    let content = Content::open(object)?;
+    if content.header.kind != ObjectKind::Wal || content.header.name != name.to_string() {
+        let message = format!("its header names it {}", content.header.name);
+        return Err(Error::new(Kind::Damage, message));
+    }
+    let size = content.size();
+    let first = Mutex::new(Vec::new());
+    content.read(|piece, offset| {
+        if offset == 0 {
+            first.lock().extend_from_slice(&piece[..piece.len().min(HEADER_SIZE)]);
+        }
+        Ok(())
+    })?;
+    if let WalName::Segment(segment) | WalName::Partial(segment) = name {
+        let header = SegmentHeader::parse(&first.into_inner())?;
+        header.check(segment, size, lineage.system_identifier, lineage.major)?;
+    }
+    Ok(())
+}
+
+/// A reader of the chunks that another thread sends.
+struct Chunks {
+    chunks: mpsc::Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    given: usize,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.chunk.len() {
+            self.chunk = match self.chunks.recv() {
+                Ok(chunk) => chunk,
+                Err(mpsc::RecvError) => return Ok(0),
+            };
+            self.given = 0;
+        }
+        let rest = &self.chunk[self.given..];
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        self.given += length;
+        Ok(length)
+    }
+}

@@ -1,0 +1,372 @@
+//! Copies what one repository has and another one lacks: WAL first, then backups, the record of each backup last. What
+//! is copied is checked on its way; existing objects stay, so the copying can be interrupted at any moment and
+//! started again. Nothing is ever removed or replaced on either side.
+//!
+//! Objects are streamed from one store to the other. At most [`MAX_OBJECTS_AT_ONCE`] are under way, whatever `jobs`
+//! says, and each takes at most 8 MiB: a frame and its content, or the few pieces of a WAL file that wait for their
+//! check. An object store as the target takes 16 MiB more for each, a part of an upload. So sync needs less than
+//! 100 MiB, whatever the sizes of segments and packs, besides the names of the WAL files of the target.
+
+mod check;
+mod source;
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::segment::{SegmentName, WalName};
+use crate::progress::{self, Progress, in_span};
+use crate::repo::active::{Announcement, Heartbeat, Liveness, Operation, Staleness};
+use crate::repo::data::Data;
+use crate::repo::entry::{Entry, FileEntry};
+use crate::repo::manifest::{self, Part};
+use crate::repo::ranges::{StoredFrame, stored_ranges};
+use crate::repo::record::{ManifestPart, Record};
+use crate::repo::{Archive, Put};
+use check::{PackCheck, SizeCheck, WalCheck};
+use parking_lot::Mutex;
+use serde::Serialize;
+use source::SourceObject;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::{Span, info_span};
+
+/// Objects that are copied at once.
+const MAX_OBJECTS_AT_ONCE: usize = 4;
+
+/// Problems that are reported one by one.
+const MAX_REPORTED_PROBLEMS: usize = 1000;
+
+/// Result of a sync: what was copied, and the problems that were met.
+#[derive(Debug, Default, Serialize)]
+pub struct SyncReport {
+    pub segments: u64,
+    pub backups: Vec<String>,
+    pub objects: u64,
+    pub bytes: u64,
+    /// Problems of the two repositories, whose objects were skipped.
+    #[serde(serialize_with = "as_text")]
+    pub problems: Vec<Error>,
+    /// Number of problems, including those that are not in `problems`.
+    #[serde(skip)]
+    pub skipped: u64,
+}
+
+fn as_text<S: serde::Serializer>(problems: &[Error], s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_seq(problems.iter().map(Error::to_string))
+}
+
+/// A sync of one lineage from one repository to another.
+pub struct Sync<'a> {
+    pub from: &'a Archive,
+    pub to: &'a Archive,
+    pub jobs: NonZeroUsize,
+    /// Random digits for the name of the announcement.
+    pub random: String,
+    pub progress: Progress,
+}
+
+/// What the target lacks: WAL files with their stored sizes, and backups.
+type Missing = (Vec<(WalName, u64)>, Vec<MissingBackup>);
+
+/// A backup that the target lacks, or lacks a part of.
+struct MissingBackup {
+    record: Record,
+    /// The target has the record, and only data are missing.
+    is_listed: bool,
+}
+
+/// Outcome for one object.
+enum Copied {
+    /// The target has this many new bytes.
+    New(u64),
+    /// The target had the object already.
+    Already,
+}
+
+impl Sync<'_> {
+    /// Copies everything that the target lacks. Problems of single objects are in the report.
+    ///
+    /// # Errors
+    ///
+    /// `Locked` when a prune is running on either side; failures of a store; a failure to announce the sync.
+    pub fn run(&self) -> Result<SyncReport> {
+        let (from, to) = (self.from.repository().name(), self.to.repository().name());
+        let _span = info_span!("sync", from, to).entered();
+        // From here on a prune of either side removes nothing.
+        let reading = self.announce(self.from)?;
+        let writing = self.announce(self.to)?;
+        let report = self.copy(&reading, &writing);
+        drop((reading, writing));
+        report
+    }
+
+    /// Announces the sync, so that no prune begins; fails when one is running.
+    fn announce(&self, archive: &Archive) -> Result<Announcement> {
+        let doing = || format!("announce the sync in repository {}", archive.repository().name());
+        let own = Announcement::begin(archive, Heartbeat::new(Operation::Sync), &self.random).doing(doing)?;
+        // A prune that has read the announcements before may be about to remove what is needed here.
+        let now = own.time()?;
+        let staleness = Staleness::default();
+        for seen in archive.announced()? {
+            let is_prune =
+                seen.heartbeat.as_ref().is_none_or(|heartbeat| heartbeat.operation == Operation::Prune);
+            if is_prune && seen.name != own.name() && seen.liveness(now, &staleness) != Liveness::Ended {
+                return Err(Error::new(Kind::Locked, format!("{} is running", seen.describe()))
+                    .hint("wait for it to end; the next `walkeep prune` removes the leftovers of one that crashed")
+                    .doing(doing()));
+            }
+        }
+        Ok(own)
+    }
+
+    fn copy(&self, reading: &Announcement, writing: &Announcement) -> Result<SyncReport> {
+        let mut report = SyncReport::default();
+        progress::step("comparing the two repositories");
+        let (wal, records) = self.missing(&mut report)?;
+        let stored: u64 = records.iter().map(|wanted| wanted.record.stored).sum();
+        self.progress.set(0, wal.iter().map(|(_, size)| size).sum::<u64>() + stored);
+        progress::step("copying WAL");
+        self.wal(&wal, &mut report)?;
+        progress::step("copying backups");
+        for wanted in &records {
+            reading.check()?;
+            writing.check()?;
+            let id = &wanted.record.id;
+            match self.backup(wanted, writing, &mut report).doing(|| format!("copy backup {id}")) {
+                Ok(()) => report.backups.push(id.clone()),
+                Err(error) => self.skip(error, &mut report)?,
+            }
+        }
+        Ok(report)
+    }
+
+    /// Reports a problem of an object, which is skipped; any other failure is returned and ends the sync.
+    fn skip(&self, error: Error, report: &mut SyncReport) -> Result<()> {
+        if !matches!(error.kind(), Kind::Damage | Kind::Conflict | Kind::Hole | Kind::Identity) {
+            return Err(error);
+        }
+        progress::warn(&error);
+        report.skipped += 1;
+        if report.problems.len() < MAX_REPORTED_PROBLEMS {
+            report.problems.push(error);
+        }
+        Ok(())
+    }
+
+    /// Returns the WAL files and backups that the source has and the target lacks, oldest first.
+    fn missing(&self, report: &mut SyncReport) -> Result<Missing> {
+        let mut there = HashSet::new();
+        self.to.each_wal(|name, _| {
+            there.insert(name);
+            Ok(())
+        })?;
+        let mut wal = Vec::new();
+        self.from.each_wal(|name, entry| {
+            if !there.contains(&name) {
+                wal.push((name, entry.size));
+            }
+            Ok(())
+        })?;
+        let here = self.from.records()?;
+        for (_, error) in here.damaged {
+            self.skip(error, report)?;
+        }
+        let there = self.to.records()?;
+        let known: BTreeSet<&str> = there.good.iter().map(|record| record.id.as_str()).collect();
+        let data = self.to.data()?;
+        let mut missing = Vec::new();
+        for record in here.good {
+            let is_listed = known.contains(record.id.as_str());
+            let is_there = if is_listed { self.has_all(&record, &data) } else { Ok(false) };
+            match is_there {
+                Ok(true) => {}
+                Ok(false) => missing.push(MissingBackup { record, is_listed }),
+                Err(error) => self.skip(error, report)?,
+            }
+        }
+        Ok((wal, missing))
+    }
+
+    /// Whether the data have every object that a backup names.
+    fn has_all(&self, record: &Record, data: &BTreeMap<String, Data>) -> Result<bool> {
+        let has =
+            |(id, number): (&str, u32)| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
+        let has_part = |part: &ManifestPart| {
+            part.place().is_some_and(|(id, number)| {
+                data.get(&id).is_some_and(|data| data.manifests.contains_key(&number))
+            })
+        };
+        Ok(record.manifest_objects().all(has_part) && self.from.packs_of(record)?.iter().all(has))
+    }
+
+    /// Copies each of `things`, several at once. Returns the number of those that are new.
+    fn each<T: std::marker::Sync>(
+        &self,
+        things: &[T],
+        copy: impl Fn(&T) -> Result<Copied> + std::marker::Sync,
+        report: &mut SyncReport,
+    ) -> Result<u64> {
+        let next = AtomicUsize::new(0);
+        let shared = Mutex::new((report, 0, Ok(())));
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.get().min(MAX_OBJECTS_AT_ONCE).min(things.len()) {
+                scope.spawn(in_span(Span::current(), || {
+                    while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let copied = copy(thing);
+                        let mut shared = shared.lock();
+                        let (report, new, end) = &mut *shared;
+                        match copied {
+                            Ok(Copied::New(bytes)) => {
+                                *new += 1;
+                                report.objects += 1;
+                                report.bytes += bytes;
+                            }
+                            Ok(Copied::Already) => {}
+                            Err(error) => {
+                                if let Err(error) = self.skip(error, report) {
+                                    *end = Err(error);
+                                    next.store(things.len(), Ordering::Relaxed);
+                                }
+                            }
+                        }
+                    }
+                }));
+            }
+        });
+        let (_, new, end) = shared.into_inner();
+        end.map(|()| new)
+    }
+
+    fn wal(&self, missing: &[(WalName, u64)], report: &mut SyncReport) -> Result<()> {
+        let copy = |(name, size): &(WalName, u64)| {
+            let copied = self.wal_file(*name, *size).doing(|| format!("copy {name}"));
+            self.progress.add_done(*size);
+            copied
+        };
+        report.segments += self.each(missing, copy, report)?;
+        Ok(())
+    }
+
+    fn wal_file(&self, name: WalName, size: u64) -> Result<Copied> {
+        let open = || self.from.open_wal_object(name);
+        let check = || Ok(Box::new(WalCheck::start(name, self.from.lineage())?) as Box<dyn source::Check>);
+        let object = SourceObject::new(&open, &check);
+        match self.to.put_wal(name, &object).map_err(|error| object.cause(error)) {
+            Ok(Put::Stored) => Ok(Copied::New(size)),
+            Ok(Put::Exists) => {
+                let hash = |archive: &Archive| {
+                    Ok::<_, Error>(archive.get_wal(name)?.and_then(|stored| stored.header.sha256))
+                };
+                if hash(self.to)? == hash(self.from)? { Ok(Copied::Already) } else { Err(differs(&name)) }
+            }
+            // By a retention that is shorter than the copying takes.
+            Err(error) if error.kind() == Kind::Absent => Ok(Copied::Already),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies a backup: its packs, its manifest and, when all of its WAL is in the target, its record.
+    fn backup(&self, wanted: &MissingBackup, writing: &Announcement, report: &mut SyncReport) -> Result<()> {
+        let MissingBackup { record, is_listed } = wanted;
+        let skipped = report.skipped;
+        let mut copied = HashSet::new();
+        manifest::read(self.from, record, |part| self.packs(&part, &mut copied, report))?;
+        if report.skipped > skipped {
+            return Err(Error::new(Kind::Damage, "some of its packs could not be copied"));
+        }
+        for part in record.manifest_objects() {
+            if let Copied::New(bytes) =
+                self.put(&part.key, part.size, &|| Ok(Box::new(SizeCheck::new(part.size))))?
+            {
+                report.objects += 1;
+                report.bytes += bytes;
+            }
+        }
+        let mut segment = record.wal.first;
+        loop {
+            self.check_segment(segment)?;
+            if segment >= record.wal.last {
+                break;
+            }
+            segment = segment.next(record.segment_size);
+        }
+        if *is_listed {
+            return Ok(());
+        }
+        writing.confirm()?;
+        let bytes = self.from.copy_record(self.to, &record.id)?;
+        report.objects += 1;
+        report.bytes += bytes;
+        Ok(())
+    }
+
+    /// Fails unless the target has a segment.
+    fn check_segment(&self, segment: SegmentName) -> Result<()> {
+        if self.to.has_wal(WalName::Segment(segment))? {
+            return Ok(());
+        }
+        let repository = self.to.repository().name();
+        Err(Error::new(Kind::Hole, format!("repository {repository} does not have its segment {segment}")))
+    }
+
+    /// Copies the packs that a part of the manifest names. Of each the blocks that this part needs are checked.
+    fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut SyncReport) -> Result<()> {
+        let files: Vec<&FileEntry> = part.entries.iter().filter_map(Entry::any_file).collect();
+        let ranges = stored_ranges(files.iter().copied(), |_, _, blocks| Some(blocks));
+        let mut packs: BTreeMap<&str, Vec<&StoredFrame>> = BTreeMap::new();
+        for range in &ranges {
+            let key = part.packs.get(range.pack as usize);
+            let key = key.ok_or_else(|| Error::defect("a file in an unnamed pack"))?;
+            packs.entry(key).or_default().extend(&range.frames);
+        }
+        let packs: Vec<(&str, Vec<&StoredFrame>)> = packs.into_iter().collect();
+        let copy = |(key, frames): &(&str, Vec<&StoredFrame>)| {
+            let is_copied = copied.contains(*key);
+            let done = self.pack(key, &files, frames, is_copied).doing(|| format!("copy {key}"));
+            self.progress.add_done(frames.iter().map(|frame| u64::from(frame.length)).sum());
+            done
+        };
+        self.each(&packs, copy, report)?;
+        copied.extend(packs.iter().map(|(key, _)| (*key).to_owned()));
+        Ok(())
+    }
+
+    /// Copies a pack, unless the target has it: from an earlier sync, which has checked it. One that this sync has
+    /// copied for another part (`is_copied`) is read again, for the blocks of this part.
+    fn pack(
+        &self,
+        key: &str,
+        files: &[&FileEntry],
+        frames: &[&StoredFrame],
+        is_copied: bool,
+    ) -> Result<Copied> {
+        let (Some(size), there) = (self.from.size(key)?, self.to.size(key)?) else {
+            return Err(Error::new(Kind::Damage, "it is missing"));
+        };
+        if there == Some(size) && !is_copied {
+            return Ok(Copied::Already);
+        }
+        self.from.check_pack(key)?;
+        self.put(key, size, &|| Ok(Box::new(PackCheck::new(size, files, frames.to_vec()))))
+    }
+
+    /// Copies an object, and compares it with the one that the target has, if it has one.
+    fn put<'a>(&self, key: &str, size: u64, check: &'a source::BeginCheck<'a>) -> Result<Copied> {
+        let open = || self.from.open_object(key);
+        let object = SourceObject::new(&open, check);
+        match self.to.put_object(key, &object).map_err(|error| object.cause(error))? {
+            Put::Stored => Ok(Copied::New(size)),
+            Put::Exists
+                if self.to.size(key)? != Some(size) || !object.equals(self.to.open_object(key)?)? =>
+            {
+                Err(differs(&key))
+            }
+            Put::Exists => Ok(Copied::Already),
+        }
+    }
+}
+
+/// The error for two different objects under one name.
+fn differs(what: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Conflict, format!("the two repositories have different content under {what}"))
+        .hint("nothing was replaced; `walkeep verify` finds out whether one of them is damaged")
+}

@@ -1,0 +1,99 @@
+//! An object of the source as the body of a put: opened when the target asks for it, checked on the way, and never
+//! whole in memory. Knows nothing of what is checked.
+
+use crate::codec::hash::hash_all;
+use crate::error::{Error, Kind, Result};
+use crate::repo::{Body, Object, OpenBody};
+use parking_lot::Mutex;
+use std::io::{self, Read};
+
+/// A check of the bytes of an object, in order.
+pub trait Check {
+    /// Checks the next bytes.
+    fn update(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Checks what can be checked only at the end.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// Begins a check.
+pub type BeginCheck<'a> = dyn Fn() -> Result<Box<dyn Check + 'a>> + Sync + 'a;
+
+/// An object of the source. A put of it fails, and stores nothing, when the check fails.
+pub struct SourceObject<'o, 'c> {
+    open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
+    check: &'c BeginCheck<'c>,
+    /// Failure of the last time that the object was read.
+    failure: Mutex<Option<Error>>,
+}
+
+impl<'o, 'c> SourceObject<'o, 'c> {
+    /// `open` returns `None` when the object does not exist.
+    pub fn new(
+        open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
+        check: &'c BeginCheck<'c>,
+    ) -> SourceObject<'o, 'c> {
+        SourceObject { open, check, failure: Mutex::new(None) }
+    }
+
+    /// Whether `other` has the same bytes. Checks the object on the way.
+    pub fn equals(&self, other: Option<Object>) -> Result<bool> {
+        let OpenBody::Stream(own) = self.open()? else {
+            return Err(Error::defect("an object of the source is not a stream"));
+        };
+        let own = hash_all(own).map_err(|e| self.cause(Error::from_io("read", e)))?;
+        let other = other.map(|other| hash_all(other).map_err(|e| Error::from_io("read", e)));
+        Ok(other.transpose()? == Some(own))
+    }
+
+    /// The cause of a failed put: the failure of the source, if there was one, since a reader cannot pass it on.
+    pub fn cause(&self, error: Error) -> Error {
+        self.failure.lock().take().unwrap_or(error)
+    }
+}
+
+impl Body for SourceObject<'_, '_> {
+    fn open(&self) -> Result<OpenBody<'_>> {
+        *self.failure.lock() = None;
+        let opened = (self.open)().and_then(|object| object.ok_or_else(removed));
+        let opened = opened.and_then(|object| Ok((object, (self.check)()?)));
+        let (object, check) = opened.inspect_err(|error| *self.failure.lock() = Some(error.clone()))?;
+        Ok(OpenBody::Stream(Box::new(CheckedReader { object, check: Some(check), failure: &self.failure })))
+    }
+}
+
+/// The error for an object that does not exist any more.
+fn removed() -> Error {
+    Error::new(Kind::Absent, "it was removed meanwhile")
+}
+
+/// A reader that checks what it reads.
+struct CheckedReader<'a> {
+    object: Object,
+    /// `None` after the end.
+    check: Option<Box<dyn Check + 'a>>,
+    failure: &'a Mutex<Option<Error>>,
+}
+
+impl Read for CheckedReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let length = match self.object.read(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            // With its own kind, so that the put is retried if that can help.
+            read => read.inspect_err(|e| *self.failure.lock() = Some(Error::io("read", e)))?,
+        };
+        let checked = match &mut self.check {
+            Some(check) if length > 0 => check.update(&buffer[..length]),
+            Some(_) => self.check.take().map_or(Ok(()), |mut check| check.finish()),
+            None => Ok(()),
+        };
+        checked.map(|()| length).map_err(|error| {
+            let reason = io::Error::other(error.to_string());
+            *self.failure.lock() = Some(error);
+            reason
+        })
+    }
+}
