@@ -1,25 +1,29 @@
-//! Exclusive creates on a store that ignores the condition, as Garage and old versions of MinIO do: a writer
-//! announces a create by a claim, an object of its own, and backs off when another writer has announced one.
+//! Exclusive creates on a store that ignores the condition, as Garage and old versions of MinIO do:
+//! a writer announces a create by a claim, an object of its own, and backs off when another writer
+//! has announced one.
 //!
-//! A create is: (1) put a claim, (2) list the claims on the key and back off if there is a rival, (3) look whether
-//! the key has an object, (4) put the object, (5) remove the claim. A rival is a claim for other content: claims have
-//! the content's hash in their names, since two writers of the same bytes cannot harm each other.
+//! A create is: (1) put a claim, (2) list the claims on the key and back off if there is a rival,
+//! (3) look whether the key has an object, (4) put the object, (5) remove the claim. A rival is a
+//! claim for other content: claims have the content's hash in their names, since two writers of the
+//! same bytes cannot harm each other.
 //!
 //! # Why two writers of different content never both get the answer that theirs is stored
 //!
-//! All that is asked of the store is the third promise: an object is read and listed as soon as it is put. Let A's
-//! claim be put before B's. If A's claim still exists when B lists, B backs off. If it does not, either A has backed
-//! off and stores nothing, or A's put was answered before: then B, which looks at the key after it has listed, finds
-//! A's object. So not both of them store. If each sees the other's claim, both back off and return after waits of
-//! different lengths. A writer that has stored removes the other claims for the same content too: the object exists
-//! by then, and a later writer finds it.
+//! All that is asked of the store is the third promise: an object is read and listed as soon as it
+//! is put. Let A's claim be put before B's. If A's claim still exists when B lists, B backs off. If
+//! it does not, either A has backed off and stores nothing, or A's put was answered before: then B,
+//! which looks at the key after it has listed, finds A's object. So not both of them store. If each
+//! sees the other's claim, both back off and return after waits of different lengths. A writer that
+//! has stored removes the other claims for the same content too: the object exists by then, and a
+//! later writer finds it.
 //!
 //! # Orphaned claims and slow writers
 //!
-//! A claim stays when its put failed without a clear answer, since the object may still arrive, and when its writer
-//! crashed. It delays writers of other content for [`CLAIM_TIMEOUT`], by the store's own clock, and is removed by
-//! `clean`. A writer that was delayed for half of that between its claim and its put gives up. What is left is a
-//! put that is under way for longer and then arrives; but a signature expires after a quarter of an hour.
+//! A claim stays when its put failed without a clear answer, since the object may still arrive, and
+//! when its writer crashed. It delays writers of other content for [`CLAIM_TIMEOUT`], by the
+//! store's own clock, and is removed by `clean`. A writer that was delayed for half of that between
+//! its claim and its put gives up. What is left is a put that is under way for longer and then
+//! arrives; but a signature expires after a quarter of an hour.
 
 use super::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
 use crate::error::{Error, Kind, Result};
@@ -75,11 +79,13 @@ impl<S: Storage> Claims<S> {
             Ok((same, None)) => match self.store.put(key, body, Mode::Replace) {
                 Ok(put) => (same, Ok(put)),
                 Err(error) if is_certain(&error) => (vec![claim], Err(error)),
-                // The object may be stored, or arrive later: until then no other writer may create it.
+                // The object may be stored, or arrive later: until then no other writer may create
+                // it.
                 Err(error) => (Vec::new(), Err(error)),
             },
         };
-        // A claim that stays delays other writers until it expires, which is not a failure of this put.
+        // A claim that stays delays other writers until it expires, which is not a failure of this
+        // put.
         let _ = self.store.delete(&done);
         put
     }
@@ -88,7 +94,8 @@ impl<S: Storage> Claims<S> {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when another writer has announced other content, or when `own` is not listed any more.
+    /// `Unavailable` when another writer has announced other content, or when `own` is not listed
+    /// any more.
     fn rivals(&self, claims: &Key, own: &Key, hash: &str) -> Result<Vec<Key>> {
         let (mut same, mut others, mut since) = (Vec::new(), Vec::new(), None);
         list_all(&self.store, claims, |entry| {
@@ -102,7 +109,8 @@ impl<S: Storage> Claims<S> {
             }
             Ok(())
         })?;
-        // A writer that stored the same content has removed this claim too; the next attempt finds the object.
+        // A writer that stored the same content has removed this claim too; the next attempt finds
+        // the object.
         let since = since.ok_or_else(|| {
             Error::new(Kind::Unavailable, "the store does not list the claim that it has just stored")
                 .hint("if this persists, the store is not a safe place for an archive")

@@ -1,6 +1,6 @@
-//! A directory as a store. An object is written to `.tmp`, synced, given its name exclusively, and the
-//! directory is synced; so there is no moment at which a reader, a crash or another host (over a network
-//! file system) finds half of one. Knows nothing of what the objects contain.
+//! A directory as a store. An object is written to `.tmp`, synced, given its name exclusively, and
+//! the directory is synced; so there is no moment at which a reader, a crash or another host (over
+//! a network file system) finds half of one. Knows nothing of what the objects contain.
 
 use super::{
     Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part, random_name,
@@ -35,13 +35,14 @@ const MIN_DIRECT_SIZE: usize = 1 << 20;
 /// A directory that holds objects as files.
 pub struct Directory {
     root: PathBuf,
-    /// Device on which an object was found. When the root is on another one, the file system was unmounted, and an
-    /// object that is not found below the mount point is not proved absent.
+    /// Device on which an object was found. When the root is on another one, the file system was
+    /// unmounted, and an object that is not found below the mount point is not proved absent.
     device: OnceLock<u64>,
 }
 
 impl Directory {
-    /// The store in this directory. Touches nothing: the first operation fails if the directory does not exist.
+    /// The store in this directory. Touches nothing: the first operation fails if the directory
+    /// does not exist.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
         Directory { root: root.into(), device: OnceLock::new() }
     }
@@ -82,8 +83,8 @@ impl Directory {
         Ok(found)
     }
 
-    /// Whether the directory is `place` or lies below it. Symbolic links are resolved in the part of the path that
-    /// exists.
+    /// Whether the directory is `place` or lies below it. Symbolic links are resolved in the part
+    /// of the path that exists.
     pub fn is_inside(&self, place: &Path) -> bool {
         let existing = self.root.ancestors().find_map(|path| {
             let rest = self.root.strip_prefix(path).ok()?;
@@ -141,8 +142,8 @@ impl Directory {
         }
     }
 
-    /// Removes a folder if it is empty, and then the folders above it that are. Nothing is synced: an empty folder
-    /// that a crash brings back does no harm.
+    /// Removes a folder if it is empty, and then the folders above it that are. Nothing is synced:
+    /// an empty folder that a crash brings back does no harm.
     fn remove_empty(&self, folder: &Path) {
         for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
             if std::fs::remove_dir(folder).is_err() {
@@ -151,8 +152,8 @@ impl Directory {
         }
     }
 
-    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined by their names in it:
-    /// resolving whole paths would take most of the time of a listing.
+    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined by their
+    /// names in it: resolving whole paths would take most of the time of a listing.
     fn walk(
         folder: &OwnedFd,
         path: &Path,
@@ -188,8 +189,8 @@ impl Directory {
     }
 }
 
-/// Names of objects and of folders, which end with a slash, in order, each with whether it is a folder. Entries
-/// whose names cannot be part of a key are not ours and are ignored.
+/// Names of objects and of folders, which end with a slash, in order, each with whether it is a
+/// folder. Entries whose names cannot be part of a key are not ours and are ignored.
 fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -316,6 +317,7 @@ impl Storage for Directory {
             }
             Ok(Some(page).filter(|page| !page.entries.is_empty()))
         });
+        // A folder that does not exist has no objects.
         Ok(listed?.unwrap_or_default())
     }
 
@@ -329,7 +331,8 @@ impl Storage for Directory {
                     result = Err(Error::io(format!("remove {}", path.display()), &e));
                     break;
                 }
-                // A missing object may have been removed by a process that was killed before the sync.
+                // A missing object may have been removed by a process that was killed before the
+                // sync.
                 _ => drop(path.parent().map(|folder| folders.insert(folder.to_owned()))),
             }
         }
@@ -371,8 +374,8 @@ impl Storage for Directory {
         format!("file://{}", self.root.display())
     }
 
-    /// Creates the directory itself, with the ones above it. Any other caller than `init` would fill the disk below
-    /// the mount point of an unmounted repository.
+    /// Creates the directory itself, with the ones above it. Any other caller than `init` would
+    /// fill the disk below the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
         durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
     }

@@ -94,12 +94,13 @@ pub enum Mode {
 #[must_use = "an object that exists may have other content"]
 pub enum Put {
     Stored,
-    /// An object exists under the key of a [`Mode::Create`]; it is durable, its content was not compared.
+    /// An object exists under the key of a [`Mode::Create`]; it is durable, its content was not
+    /// compared.
     Exists,
 }
 
-/// Content of an object to be stored. A store opens it only when it needs the bytes, and once more for every
-/// further attempt; several stores may open the same body at once.
+/// Content of an object to be stored. A store opens it only when it needs the bytes, and once more
+/// for every further attempt; several stores may open the same body at once.
 pub trait Body: Sync {
     /// Opens the content from its beginning.
     ///
@@ -176,20 +177,21 @@ pub type Object = Box<dyn Read + Send>;
 ///
 /// # Errors
 ///
-/// Every method can fail with `Unavailable` or `Timeout` (another attempt may succeed), `Denied` (permissions),
-/// `Identity` (the bucket does not exist, or the server's certificate is not accepted) and `Failed` (an I/O
-/// error, or an answer that is not one of a store). Below each method is what its errors do not mean.
+/// Every method can fail with `Unavailable` or `Timeout` (another attempt may succeed), `Denied`
+/// (permissions), `Identity` (the bucket does not exist, or the server's certificate is not
+/// accepted) and `Failed` (an I/O error, or an answer that is not one of a store). Below each
+/// method is what its errors do not mean.
 pub trait Storage: Send + Sync {
     /// Stores an object.
     ///
     /// # Errors
     ///
-    /// `Full` when there is no space, and those of the body. After `Unavailable` and `Timeout` the object may be
-    /// stored nevertheless, or become so; after any other error it is not.
+    /// `Full` when there is no space, and those of the body. After `Unavailable` and `Timeout` the
+    /// object may be stored nevertheless, or become so; after any other error it is not.
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put>;
 
-    /// Opens an object for reading, or the bytes of it in `range` as far as it has them. `None` when the object
-    /// does not exist.
+    /// Opens an object for reading, or the bytes of it in `range` as far as it has them. `None`
+    /// when the object does not exist.
     ///
     /// # Errors
     ///
@@ -203,12 +205,13 @@ pub trait Storage: Send + Sync {
     /// As [`Storage::get`]; `Failed` when the store gives no size or no time.
     fn head(&self, key: &Key) -> Result<Option<ListedObject>>;
 
-    /// Lists the objects below `folder` whose keys are greater than `after`, at most `limit` (and [`PAGE`]).
+    /// Lists the objects below `folder` whose keys are greater than `after`, at most `limit` (and
+    /// [`PAGE`]).
     ///
     /// # Errors
     ///
-    /// A folder that does not exist is empty, a store that cannot be reached is an error. `Failed` when the
-    /// store lists an object without its size or its time, or out of order.
+    /// A folder that does not exist is empty, a store that cannot be reached is an error. `Failed`
+    /// when the store lists an object without its size or its time, or out of order.
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
 
     /// Deletes objects.
@@ -228,7 +231,8 @@ pub trait Storage: Send + Sync {
     /// URL of the store, its name in messages.
     fn url(&self) -> String;
 
-    /// Creates the directory of the store, durably, where the store is one. Only `init` may call this.
+    /// Creates the directory of the store, durably, where the store is one. Only `init` may call
+    /// this.
     ///
     /// # Errors
     ///
@@ -237,8 +241,8 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// Tests the promises that not every store keeps: that a missing object is distinguished from one that must
-    /// not be read, and that [`Mode::Create`] never replaces.
+    /// Tests the promises that not every store keeps: that a missing object is distinguished from
+    /// one that must not be read, and that [`Mode::Create`] never replaces.
     ///
     /// # Errors
     ///
@@ -275,8 +279,8 @@ pub fn list_all(
 /// Object that is stored to test the store. No cluster's name begins with a dash.
 const PROBE: &str = "-probe/create";
 
-/// Tests that a store distinguishes a missing object from a forbidden one, and that it does not replace an
-/// object on [`Mode::Create`].
+/// Tests that a store distinguishes a missing object from a forbidden one, and that it does not
+/// replace an object on [`Mode::Create`].
 fn prove(store: &dyn Storage) -> Result<()> {
     let missing = Key::new(format!("-probe/{}", random_name()?))?;
     if store.get(&missing, None)?.is_some() {

@@ -1,7 +1,8 @@
-//! Retries of requests that may succeed a moment later: lost connections, busy stores, missing answers.
+//! Retries of requests that may succeed a moment later: lost connections, busy stores, missing
+//! answers.
 //!
-//! A create whose answer was lost may have happened. So before it is sent again, the key is read, and an object with
-//! exactly the same bytes counts as stored.
+//! A create whose answer was lost may have happened. So before it is sent again, the key is read,
+//! and an object with exactly the same bytes counts as stored.
 
 use super::traced::ATTEMPT;
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
@@ -36,8 +37,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Calls `attempt` until it succeeds, fails with an error that is not transient, or has been called often
-    /// enough. `attempt` gets the number of failures so far; `has_answered` selects the limit.
+    /// Calls `attempt` until it succeeds, fails with an error that is not transient, or has been
+    /// called often enough. `attempt` gets the number of failures so far; `has_answered` selects
+    /// the limit.
     pub(super) fn retry<T>(
         &self,
         has_answered: impl Fn() -> bool,
@@ -61,8 +63,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after this many failures: a random share of it, between half and all, so that many clients of a
-    /// busy store do not return at the same time.
+    /// The pause after this many failures: a random share of it, between half and all, so that many
+    /// clients of a busy store do not return at the same time.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         let doubled = self.first_pause.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         let mut random = [0; 2];
@@ -98,8 +100,8 @@ impl<S: Storage> Retry<S> {
         )
     }
 
-    /// The outcome of an earlier attempt at a create: `None` when the key has no object, `Stored` when it has the
-    /// bytes of `body`.
+    /// The outcome of an earlier attempt at a create: `None` when the key has no object, `Stored`
+    /// when it has the bytes of `body`.
     fn outcome(&self, key: &Key, body: &dyn Body) -> Result<Option<Put>> {
         match self.store.get(key, None)? {
             None => Ok(None),

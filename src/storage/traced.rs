@@ -1,5 +1,6 @@
-//! Makes each request to a store visible: a span `store.request` with `op`, `key` and `attempt`, and an event at its
-//! end with `status`, `bytes` and `ms`. As long as nothing wants events of level DEBUG it only passes requests on.
+//! Makes each request to a store visible: a span `store.request` with `op`, `key` and `attempt`,
+//! and an event at its end with `status`, `bytes` and `ms`. As long as nothing wants events of
+//! level DEBUG it only passes requests on.
 
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::Result;

@@ -1,4 +1,5 @@
-//! Checks of the objects that are copied, in bounded memory: a frame of a pack, or a few pieces of a WAL file.
+//! Checks of the objects that are copied, in bounded memory: a frame of a pack, or a few pieces of
+//! a WAL file.
 
 use super::source::Check;
 use crate::codec::compress::{Decompressor, FRAME};
@@ -14,7 +15,8 @@ use std::io::{self, Read};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-/// Bytes of a compressed frame, at most: more than zstd makes of [`FRAME`] bytes that cannot be compressed.
+/// Bytes of a compressed frame, at most: more than zstd makes of [`FRAME`] bytes that cannot be
+/// compressed.
 const MAX_FRAME_LENGTH: u32 = 2 << 20;
 const _: () = assert!(MAX_FRAME_LENGTH as usize >= 2 * FRAME);
 
@@ -126,8 +128,8 @@ impl Check for PackCheck<'_> {
     }
 }
 
-/// The check of a WAL file: its header, its hash, and the header of a segment. It needs a reader, so it runs on a
-/// thread of its own, which gets a copy of each chunk.
+/// The check of a WAL file: its header, its hash, and the header of a segment. It needs a reader,
+/// so it runs on a thread of its own, which gets a copy of each chunk.
 pub struct WalCheck {
     /// `None` after the end.
     running: Option<(mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>)>,

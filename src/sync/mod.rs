@@ -1,11 +1,13 @@
-//! Copies what one repository has and another one lacks: WAL first, then backups, the record of each backup last. What
-//! is copied is checked on its way; existing objects stay, so the copying can be interrupted at any moment and
-//! started again. Nothing is ever removed or replaced on either side.
+//! Copies what one repository has and another one lacks: WAL first, then backups, the record of
+//! each backup last. What is copied is checked on its way; existing objects stay, so the copying
+//! can be interrupted at any moment and started again. Nothing is ever removed or replaced on
+//! either side.
 //!
-//! Objects are streamed from one store to the other. At most [`MAX_OBJECTS_AT_ONCE`] are under way, whatever `jobs`
-//! says, and each takes at most 8 MiB: a frame and its content, or the few pieces of a WAL file that wait for their
-//! check. An object store as the target takes 16 MiB more for each, a part of an upload. So sync needs less than
-//! 100 MiB, whatever the sizes of segments and packs, besides the names of the WAL files of the target.
+//! Objects are streamed from one store to the other. At most [`MAX_OBJECTS_AT_ONCE`] are under way,
+//! whatever `jobs` says, and each takes at most 8 MiB: a frame and its content, or the few pieces
+//! of a WAL file that wait for their check. An object store as the target takes 16 MiB more for
+//! each, a part of an upload. So sync needs less than 100 MiB, whatever the sizes of segments and
+//! packs, besides the names of the WAL files of the target.
 
 mod check;
 mod source;
@@ -87,7 +89,8 @@ impl Sync<'_> {
     ///
     /// # Errors
     ///
-    /// `Locked` when a prune is running on either side; failures of a store; a failure to announce the sync.
+    /// `Locked` when a prune is running on either side; failures of a store; a failure to announce
+    /// the sync.
     pub fn run(&self) -> Result<SyncReport> {
         let (from, to) = (self.from.repository().name(), self.to.repository().name());
         let _span = info_span!("sync", from, to).entered();
@@ -103,7 +106,8 @@ impl Sync<'_> {
     fn announce(&self, archive: &Archive) -> Result<Announcement> {
         let doing = || format!("announce the sync in repository {}", archive.repository().name());
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Sync), &self.random).doing(doing)?;
-        // A prune that has read the announcements before may be about to remove what is needed here.
+        // A prune that has read the announcements before may be about to remove what is needed
+        // here.
         let now = own.time()?;
         let staleness = Staleness::default();
         for seen in archive.announced()? {
@@ -139,7 +143,8 @@ impl Sync<'_> {
         Ok(report)
     }
 
-    /// Reports a problem of an object, which is skipped; any other failure is returned and ends the sync.
+    /// Reports a problem of an object, which is skipped; any other failure is returned and ends the
+    /// sync.
     fn skip(&self, error: Error, report: &mut SyncReport) -> Result<()> {
         if !matches!(error.kind(), Kind::Damage | Kind::Conflict | Kind::Hole | Kind::Identity) {
             return Err(error);
@@ -264,7 +269,8 @@ impl Sync<'_> {
         }
     }
 
-    /// Copies a backup: its packs, its manifest and, when all of its WAL is in the target, its record.
+    /// Copies a backup: its packs, its manifest and, when all of its WAL is in the target, its
+    /// record.
     fn backup(&self, wanted: &MissingBackup, writing: &Announcement, report: &mut SyncReport) -> Result<()> {
         let MissingBackup { record, is_listed } = wanted;
         let skipped = report.skipped;
@@ -308,7 +314,8 @@ impl Sync<'_> {
         Err(Error::new(Kind::Hole, format!("repository {repository} does not have its segment {segment}")))
     }
 
-    /// Copies the packs that a part of the manifest names. Of each the blocks that this part needs are checked.
+    /// Copies the packs that a part of the manifest names. Of each the blocks that this part needs
+    /// are checked.
     fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut SyncReport) -> Result<()> {
         let files: Vec<&FileEntry> = part.entries.iter().filter_map(Entry::any_file).collect();
         let ranges = stored_ranges(files.iter().copied(), |_, _, blocks| Some(blocks));
@@ -330,8 +337,9 @@ impl Sync<'_> {
         Ok(())
     }
 
-    /// Copies a pack, unless the target has it: from an earlier sync, which has checked it. One that this sync has
-    /// copied for another part (`is_copied`) is read again, for the blocks of this part.
+    /// Copies a pack, unless the target has it: from an earlier sync, which has checked it. One
+    /// that this sync has copied for another part (`is_copied`) is read again, for the blocks of
+    /// this part.
     fn pack(
         &self,
         key: &str,

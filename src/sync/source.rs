@@ -1,5 +1,5 @@
-//! An object of the source as the body of a put: opened when the target asks for it, checked on the way, and never
-//! whole in memory. Knows nothing of what is checked.
+//! An object of the source as the body of a put: opened when the target asks for it, checked on the
+//! way, and never whole in memory. Knows nothing of what is checked.
 
 use crate::codec::hash::hash_all;
 use crate::error::{Error, Kind, Result};
@@ -46,7 +46,8 @@ impl<'o, 'c> SourceObject<'o, 'c> {
         Ok(other.transpose()? == Some(own))
     }
 
-    /// The cause of a failed put: the failure of the source, if there was one, since a reader cannot pass it on.
+    /// The cause of a failed put: the failure of the source, if there was one, since a reader
+    /// cannot pass it on.
     pub fn cause(&self, error: Error) -> Error {
         self.failure.lock().take().unwrap_or(error)
     }

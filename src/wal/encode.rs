@@ -1,9 +1,11 @@
-//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes. Knows nothing of repositories.
+//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes. Knows nothing of
+//! repositories.
 //!
-//! A file is read once: one thread reads, another hashes, and the one that is idle compresses. Several files are read
-//! side by side on one thread, which is less work in all ([`LazyObject::encode_together`]). Files above
-//! [`MAX_IN_MEMORY`] are read twice instead, so that memory stays bounded: once for the hash, which is part of the
-//! header, and once while they are stored.
+//! A file is read once: one thread reads, another hashes, and the one that is idle compresses.
+//! Several files are read side by side on one thread, which is less work in all
+//! ([`LazyObject::encode_together`]). Files above [`MAX_IN_MEMORY`] are read twice instead, so that
+//! memory stays bounded: once for the hash, which is part of the header, and once while they are
+//! stored.
 
 use super::permits::{Permit, Permits};
 use super::stamp::Stamp;
@@ -34,12 +36,13 @@ const MAX_IN_MEMORY: u64 = 64 << 20;
 /// Bytes that a store may buffer of a larger file, which is compressed while it is stored.
 const MAX_STREAM_BUFFER: u64 = 16 << 20;
 
-/// Bytes allocated for an object at first, of which only the needed pages are touched. The allocator takes blocks of
-/// more than 32 MiB from the system each time, and returns them; smaller ones it would keep, for each thread.
+/// Bytes allocated for an object at first, of which only the needed pages are touched. The
+/// allocator takes blocks of more than 32 MiB from the system each time, and returns them; smaller
+/// ones it would keep, for each thread.
 const INITIAL_CAPACITY: usize = 33 << 20;
 
-/// Bytes of content in a frame: so few that the decompressed bytes are still in the processor's cache when they are
-/// hashed and written.
+/// Bytes of content in a frame: so few that the decompressed bytes are still in the processor's
+/// cache when they are hashed and written.
 const FRAME_SIZE: usize = 256 << 10;
 
 /// Pieces that wait for the hash.
@@ -66,9 +69,9 @@ impl WalFile {
     ///
     /// # Errors
     ///
-    /// `Refused` when it is not a regular file, which could block; `Damage` or `Identity` for a segment whose header
-    /// does not agree with its name, its size and the cluster, and for history and backup files that PostgreSQL
-    /// cannot have written.
+    /// `Refused` when it is not a regular file, which could block; `Damage` or `Identity` for a
+    /// segment whose header does not agree with its name, its size and the cluster, and for history
+    /// and backup files that PostgreSQL cannot have written.
     pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
         let doing = || format!("read {}", path.display());
         let file = open_plain(path, File::options().read(true)).map_err(|e| {
@@ -157,8 +160,8 @@ impl WalFile {
         Ok(own == bytes)
     }
 
-    /// Fails when the name now belongs to another file or the file was written to: PostgreSQL recycles segments under
-    /// new names, and the bytes that were read may then be half of each.
+    /// Fails when the name now belongs to another file or the file was written to: PostgreSQL
+    /// recycles segments under new names, and the bytes that were read may then be half of each.
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
         let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
@@ -175,8 +178,8 @@ fn length_up_to(limit: usize, left: u64) -> usize {
     usize::try_from(left).map_or(limit, |left| left.min(limit))
 }
 
-/// The object that a WAL file becomes. The first store that opens it as a [`Body`] makes it, from inside of its `put`;
-/// other stores wait for that and use the same bytes.
+/// The object that a WAL file becomes. The first store that opens it as a [`Body`] makes it, from
+/// inside of its `put`; other stores wait for that and use the same bytes.
 pub struct LazyObject {
     wal: WalFile,
     header: Header,
@@ -233,8 +236,9 @@ impl LazyObject {
         Ok(object)
     }
 
-    /// Encodes several files side by side, on this thread alone. A file for which that fails, also for want of
-    /// memory, is left to the store that opens it first. `permits` are for [`MEMORY_STEP`] bytes each.
+    /// Encodes several files side by side, on this thread alone. A file for which that fails, also
+    /// for want of memory, is left to the store that opens it first. `permits` are for
+    /// [`MEMORY_STEP`] bytes each.
     pub fn encode_together(files: &[LazyObject], permits: Vec<Permit>) {
         let Some(Ok(mut compressor)) = files.first().map(|file| Compressor::new(file.compression)) else {
             return;
@@ -381,7 +385,8 @@ impl Body for LazyObject {
     }
 }
 
-/// A large file, compressed while it is stored. Fails at its end when the bytes are not those that were hashed before.
+/// A large file, compressed while it is stored. Fails at its end when the bytes are not those that
+/// were hashed before.
 struct EncodingStream<'a> {
     wal: &'a WalFile,
     compressor: Compressor,

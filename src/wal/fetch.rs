@@ -1,8 +1,9 @@
-//! Delivers one WAL file from the first repository that has it whole. Knows nothing of exit statuses.
+//! Delivers one WAL file from the first repository that has it whole. Knows nothing of exit
+//! statuses.
 //!
-//! There are three outcomes, and their distinction is the purpose of walfetch: delivered, *proven* absent, and
-//! everything else. PostgreSQL takes "absent" for the end of the archive and opens the database; so an outage, damage,
-//! a wrong repository or a hole must never look like it.
+//! There are three outcomes, and their distinction is the purpose of walfetch: delivered, *proven*
+//! absent, and everything else. PostgreSQL takes "absent" for the end of the archive and opens the
+//! database; so an outage, damage, a wrong repository or a hole must never look like it.
 
 use super::racing::Race;
 use crate::error::{Doing, Error, Failures, Kind, Result};
@@ -18,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{Span, info_span};
 
-/// Attempts at a file that is missing in the middle, which the archiver may be storing at this moment, or that
-/// failed by a transient error.
+/// Attempts at a file that is missing in the middle, which the archiver may be storing at this
+/// moment, or that failed by a transient error.
 const MAX_ATTEMPTS: u32 = 3;
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(300);
 
@@ -31,10 +32,12 @@ pub struct Fetch<'a> {
     pub name: WalName,
     /// Path that is replaced in one step, once everything is verified.
     pub destination: &'a Path,
-    /// Cluster of the file; `None` without a data directory: then the newest one that is registered.
+    /// Cluster of the file; `None` without a data directory: then the newest one that is
+    /// registered.
     pub lineage: Option<Lineage>,
     pub repositories: &'a [Repository],
-    /// Fails when the server does not wait for the file any more; called right before the file gets its name.
+    /// Fails when the server does not wait for the file any more; called right before the file gets
+    /// its name.
     pub still_wanted: &'a dyn Fn() -> Result<()>,
 }
 
@@ -51,8 +54,9 @@ impl Fetch<'_> {
     ///
     /// # Errors
     ///
-    /// The last failure of a repository, when none delivered the file; the earlier ones are reported. `Hole` when the
-    /// file is missing although a later one exists. Never `Absent` for the end of the archive: that is an outcome.
+    /// The last failure of a repository, when none delivered the file; the earlier ones are
+    /// reported. `Hole` when the file is missing although a later one exists. Never `Absent` for
+    /// the end of the archive: that is an outcome.
     pub fn run(&self) -> Result<Fetched> {
         let is_worth_another = |error: &Error| error.kind() == Kind::Hole || error.kind().is_transient();
         let mut attempt = 1;
@@ -81,7 +85,8 @@ impl Fetch<'_> {
         failures.finish().map(|()| Fetched::Absent)
     }
 
-    /// Asks the repositories in turn until one delivers, and the next one also when one does not answer in time.
+    /// Asks the repositories in turn until one delivers, and the next one also when one does not
+    /// answer in time.
     fn take_first(&self, failures: &mut Failures) -> bool {
         let mut race = Race::new();
         let mut turn = self.repositories.iter().enumerate();
@@ -145,8 +150,9 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
     let wal = repository.wal(lineage)?;
     let prove = || repository.open(lineage).map(|_| ());
     let found = |stored| Ok(LookUp::Found(lineage, Box::new(stored)));
-    // A missing file proves nothing before the repository has shown its identity; a file that is found names its
-    // cluster. Each request to a remote store costs a round trip, so there the file comes first.
+    // A missing file proves nothing before the repository has shown its identity; a file that is
+    // found names its cluster. Each request to a remote store costs a round trip, so there the file
+    // comes first.
     if !repository.is_remote() {
         prove()?;
     }
@@ -187,8 +193,8 @@ fn later_file(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
     }
 }
 
-/// The file beside the destination while it is incomplete. Its name is always the same, so that a killed call leaves
-/// at most one, which the next call uses again; a lock excludes other calls.
+/// The file beside the destination while it is incomplete. Its name is always the same, so that a
+/// killed call leaves at most one, which the next call uses again; a lock excludes other calls.
 pub(super) struct PartFile {
     path: PathBuf,
     file: File,
@@ -216,8 +222,8 @@ impl PartFile {
             let is_same = std::fs::symlink_metadata(&path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
             if is_same {
-                // Not if it is empty: ext4 writes a file to the disk when it is closed after a truncation, even of
-                // nothing, and that takes longer than all the rest.
+                // Not if it is empty: ext4 writes a file to the disk when it is closed after a
+                // truncation, even of nothing, and that takes longer than all the rest.
                 if mine.len() > 0 {
                     file.set_len(0).doing(doing)?;
                 }

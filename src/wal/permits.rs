@@ -23,8 +23,8 @@ impl Permits {
         Arc::new(Permits { total, taken: Mutex::new(0), returned: Condvar::new() })
     }
 
-    /// Waits until `count` permits are free, and takes them; all of them, when `count` is more than there are. A
-    /// caller must not hold a permit, or two callers could wait for each other.
+    /// Waits until `count` permits are free, and takes them; all of them, when `count` is more than
+    /// there are. A caller must not hold a permit, or two callers could wait for each other.
     ///
     /// # Errors
     ///
@@ -53,7 +53,8 @@ impl Permit {
         parts
     }
 
-    /// Grows the permit, by a multiple of `step`, to at least `count`. Returns false when so many are not free now.
+    /// Grows the permit, by a multiple of `step`, to at least `count`. Returns false when so many
+    /// are not free now.
     #[must_use]
     pub fn grow(&mut self, count: u64, step: u64) -> bool {
         if count > self.count {

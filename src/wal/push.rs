@@ -52,13 +52,15 @@ pub(super) struct StoredCopy {
 }
 
 impl Push<'_> {
-    /// Stores the file, durably, in every repository, in all at once; a failure in one does not stop the others. The
-    /// file is read and compressed once (one of more than 64 MiB once for each repository).
+    /// Stores the file, durably, in every repository, in all at once; a failure in one does not
+    /// stop the others. The file is read and compressed once (one of more than 64 MiB once for each
+    /// repository).
     ///
     /// # Errors
     ///
-    /// The last failure of a required repository; the earlier ones, and those of optional repositories, are reported.
-    /// `Conflict` when another file is archived under the name. Those of [`WalFile::open`].
+    /// The last failure of a required repository; the earlier ones, and those of optional
+    /// repositories, are reported. `Conflict` when another file is archived under the name. Those
+    /// of [`WalFile::open`].
     pub fn run(&self) -> Result<Pushed> {
         let stored = self.store(self.open()?)?;
         let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
@@ -103,7 +105,8 @@ impl Push<'_> {
         self.collect(race)
     }
 
-    /// Waits for all required repositories, and for [`OPTIONAL_TIMEOUT`] more for the optional ones.
+    /// Waits for all required repositories, and for [`OPTIONAL_TIMEOUT`] more for the optional
+    /// ones.
     fn collect(&self, mut race: Race<StoredCopy>) -> Result<Vec<Option<StoredCopy>>> {
         let mut failures = Failures::new(self.report);
         let mut copies: Vec<Option<StoredCopy>> = self.repositories.iter().map(|_| None).collect();
@@ -125,7 +128,8 @@ impl Push<'_> {
         failures.finish().map(|()| copies)
     }
 
-    /// Reports the failure of an optional repository, and records it, so that the next calls do not try that one.
+    /// Reports the failure of an optional repository, and records it, so that the next calls do not
+    /// try that one.
     fn skip(&self, repository: &Repository, error: Error) {
         if let Some(hints) = repository.hints() {
             hints.write_down(&error.to_string());
@@ -134,8 +138,9 @@ impl Push<'_> {
     }
 }
 
-/// Stores the file in one repository, whose identity is checked first, or at the same time if it was checked not long
-/// ago. The store pulls the bytes: it opens `object` inside of its `put`, which reads and compresses the file.
+/// Stores the file in one repository, whose identity is checked first, or at the same time if it
+/// was checked not long ago. The store pulls the bytes: it opens `object` inside of its `put`,
+/// which reads and compresses the file.
 fn put(repository: &Repository, lineage: Lineage, object: &LazyObject) -> Result<StoredCopy> {
     let name = object.wal().name;
     let _span = info_span!("push", segment = %name, repository = repository.name()).entered();
@@ -173,8 +178,8 @@ pub(super) fn skipped(repository: &Repository, error: Error) -> Error {
         .hint("`walkeep sync` copies the missing files there from another repository")
 }
 
-/// Fails unless the archive has the same bytes under this name. All of them are read and checked, since the server
-/// will remove its copy.
+/// Fails unless the archive has the same bytes under this name. All of them are read and checked,
+/// since the server will remove its copy.
 fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     let doing = || format!("compare with {} in repository {}", wal.name, archive.repository().name());
     let stored = archive.get_wal(wal.name)?.ok_or_else(|| {

@@ -1,8 +1,8 @@
 //! Work in several repositories at once: a thread for each, whose results arrive as they are ready.
 //!
-//! The threads are detached on purpose. A call of `walpush` or `walfetch` must not wait for a repository that is too
-//! late: it ends with the result that it has, and the end of the process ends the threads, as a crash would. What
-//! they do is safe to interrupt at any point.
+//! The threads are detached on purpose. A call of `walpush` or `walfetch` must not wait for a
+//! repository that is too late: it ends with the result that it has, and the end of the process
+//! ends the threads, as a crash would. What they do is safe to interrupt at any point.
 
 use crate::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +38,8 @@ impl<T: Send + 'static> Race<T> {
         }
     }
 
-    /// Waits for the next result, up to `patience`. `None` when none arrived, or no work is running.
+    /// Waits for the next result, up to `patience`. `None` when none arrived, or no work is
+    /// running.
     pub fn next(&mut self, patience: Duration) -> Option<(usize, Result<T>)> {
         if self.running.is_empty() {
             return None;

@@ -1,4 +1,5 @@
-//! The stamp of a file: detects that a name belongs to another file, or that the file was written to.
+//! The stamp of a file: detects that a name belongs to another file, or that the file was written
+//! to.
 
 use serde::{Deserialize, Serialize};
 use std::fs::Metadata;
@@ -6,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Distinguishes a file from every other, and from itself before a write. No program can set the status change time
-/// (`ctime`), so a copy that got the old times back has another stamp.
+/// Distinguishes a file from every other, and from itself before a write. No program can set the
+/// status change time (`ctime`), so a copy that got the old times back has another stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     dev: u64,
@@ -35,8 +36,8 @@ impl Stamp {
         Some(Stamp::of(&meta))
     }
 
-    /// Whether the file was last written to or renamed at least `age` before `now`; false for times before 1970,
-    /// which are those of a broken clock.
+    /// Whether the file was last written to or renamed at least `age` before `now`; false for times
+    /// before 1970, which are those of a broken clock.
     pub fn is_older(&self, age: Duration, now: SystemTime) -> bool {
         let (seconds, nanoseconds) = self.ctime;
         let since_1970 = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());

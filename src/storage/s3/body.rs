@@ -1,5 +1,5 @@
-//! Upload of a body: in pieces, so that it is never copied as a whole, with its hash in the signature, and without
-//! an overall time limit as long as it makes progress.
+//! Upload of a body: in pieces, so that it is never copied as a whole, with its hash in the
+//! signature, and without an overall time limit as long as it makes progress.
 
 use super::Checksums;
 use super::failure::S3Failure;
@@ -169,8 +169,9 @@ impl Intercept for SignedSum {
     }
 }
 
-/// The interceptor that adds `Content-MD5`, without which older stores refuse to delete many objects at once. AWS
-/// needs the SDK's own checksum for that, which is removed for stores that refuse such headers.
+/// The interceptor that adds `Content-MD5`, without which older stores refuse to delete many
+/// objects at once. AWS needs the SDK's own checksum for that, which is removed for stores that
+/// refuse such headers.
 #[derive(Debug)]
 pub(super) struct ContentMd5(pub(super) Checksums);
 

@@ -1,8 +1,10 @@
-//! The client: one runtime, one set of connections and of credentials for all threads, made by the first request.
+//! The client: one runtime, one set of connections and of credentials for all threads, made by the
+//! first request.
 //!
-//! The runtime has no thread of its own: a thread that waits for an answer drives it, for all the others too. The SDK
-//! neither retries nor sets timeouts. A request whose failure one more can cure (clock, credentials, region,
-//! redirect) is sent again from here; everything else is left to [`Retry`](crate::storage::Retry).
+//! The runtime has no thread of its own: a thread that waits for an answer drives it, for all the
+//! others too. The SDK neither retries nor sets timeouts. A request whose failure one more can cure
+//! (clock, credentials, region, redirect) is sent again from here; everything else is left to
+//! [`Retry`](crate::storage::Retry).
 
 use super::S3Options;
 use super::credentials::{Keys, Signing, region_of_profile};
@@ -60,8 +62,8 @@ impl Engine {
         }
     }
 
-    /// Sends a request. `attempt` is called again after a failure by the clock, the credentials, the region or a
-    /// redirect, with a client that is corrected for it.
+    /// Sends a request. `attempt` is called again after a failure by the clock, the credentials,
+    /// the region or a redirect, with a client that is corrected for it.
     pub(super) fn request<T>(
         &self,
         kind: RequestKind,
@@ -72,7 +74,8 @@ impl Engine {
             let (mut corrected_clock, mut renewed_keys, mut moved, mut redirects) = (false, false, false, 0);
             loop {
                 let generation = self.keys.ready().await?;
-                // Lets idle connections notice that the store has closed them, before one is used again.
+                // Lets idle connections notice that the store has closed them, before one is used
+                // again.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
                 let failure = match attempt(&client).await {
@@ -80,7 +83,8 @@ impl Engine {
                     Err(failure) => failure,
                 };
                 if failure.is("RequestTimeTooSkewed") && !corrected_clock {
-                    // The SDK takes the store's clock from that answer, and dates by it from now on.
+                    // The SDK takes the store's clock from that answer, and dates by it from now
+                    // on.
                     corrected_clock = true;
                 } else if failure.is_expired() && !renewed_keys {
                     self.keys.refuse(generation);

@@ -1,8 +1,9 @@
-//! Credentials: from key files, the environment, a profile, or the other sources that AWS defines (web identity,
-//! containers, the instance's metadata), loaded when they are needed and again before they expire.
+//! Credentials: from key files, the environment, a profile, or the other sources that AWS defines
+//! (web identity, containers, the instance's metadata), loaded when they are needed and again
+//! before they expire.
 //!
-//! The sources behind [`KeySource::Chain`] are those of the AWS crates, which read the environment and the files in
-//! `~/.aws` by themselves.
+//! The sources behind [`KeySource::Chain`] are those of the AWS crates, which read the environment
+//! and the files in `~/.aws` by themselves.
 
 use super::failure::innermost;
 use super::http::Http;
@@ -59,8 +60,8 @@ pub(super) struct Keys {
 struct LoadedKeys {
     credentials: Option<Credentials>,
     loaded: Option<Instant>,
-    /// Number of times that credentials were loaded, so that a request which failed with older ones does not
-    /// discard newer ones.
+    /// Number of times that credentials were loaded, so that a request which failed with older ones
+    /// does not discard newer ones.
     generation: u64,
     /// Whether the store has refused these as expired.
     refused: bool,
@@ -247,7 +248,7 @@ fn missing(error: &aws_credential_types::provider::error::CredentialsError) -> E
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
             // The list of what each source of the chain answered fills lines and adds nothing.
-            let cause = cause.split(". Attempted").next().unwrap_or_default();
+            let cause = cause.split_once(". Attempted").map_or(&*cause, |(cause, _)| cause);
             Error::new(Kind::Config, format!("there are none: {cause}")).hint(HINT)
         }
         CredentialsError::ProviderTimedOut(_) => Error::new(Kind::Timeout, cause).hint(HINT),

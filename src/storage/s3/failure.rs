@@ -1,5 +1,6 @@
-//! Classification of the failures of an object store: which are transient, which are permissions, which one more
-//! request can cure, and the message and hint of each. Knows nothing of what the requests are for.
+//! Classification of the failures of an object store: which are transient, which are permissions,
+//! which one more request can cure, and the message and hint of each. Knows nothing of what the
+//! requests are for.
 
 use super::http::NoAnswer;
 use crate::error::{Error, Kind};
@@ -86,6 +87,7 @@ impl S3Failure {
         };
         let status = answer.status().as_u16();
         let header = |name: &str| answer.headers().get(name).map(str::to_owned);
+        // The answer to a GET is a stream, which has no bytes here.
         let body = answer.body().bytes().unwrap_or_default();
         let (code, message) = match error.as_service_error() {
             Some(service) => (service.code().unwrap_or_default(), service.message().unwrap_or_default()),

@@ -36,7 +36,8 @@ impl fmt::Debug for Http {
 
 impl HttpClient for Http {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // Only the sources of credentials set timeouts here; requests to S3 have theirs where they are sent.
+        // Only the sources of credentials set timeouts here; requests to S3 have theirs where they
+        // are sent.
         let connect = settings.connect_timeout().unwrap_or(CONNECT_TIMEOUT);
         let limit = settings.read_timeout().map(|read| connect + read);
         SharedHttpConnector::new(Requests { http: self.clone(), limit })

@@ -1,11 +1,12 @@
-//! A bucket as a store. A put is one request that takes effect as a whole, and `If-None-Match: *` makes it
-//! exclusive. An answer counts only when it is one of S3: a missing object is a 404 with the code `NoSuchKey`, and
-//! nothing else is.
+//! A bucket as a store. A put is one request that takes effect as a whole, and `If-None-Match: *`
+//! makes it exclusive. An answer counts only when it is one of S3: a missing object is a 404 with
+//! the code `NoSuchKey`, and nothing else is.
 //!
-//! Every request has its own timeouts. [`Retry`](super::Retry) retries what fails; this module retries only where
-//! less than the whole operation has to be repeated: once for a wrong clock, for expired credentials and for a wrong
-//! region, the rest of an object whose transfer broke off, and one part of a multipart upload. Runtime, certificates
-//! and credentials are not touched before the first request.
+//! Every request has its own timeouts. [`Retry`](super::Retry) retries what fails; this module
+//! retries only where less than the whole operation has to be repeated: once for a wrong clock, for
+//! expired credentials and for a wrong region, the rest of an object whose transfer broke off, and
+//! one part of a multipart upload. Runtime, certificates and credentials are not touched before the
+//! first request.
 
 mod body;
 mod client;
@@ -156,8 +157,8 @@ impl S3 {
         }
     }
 
-    /// Size and time of an object, by a GET of its first byte. The answer to a HEAD has no body, and is the same
-    /// for a missing bucket as for a missing object.
+    /// Size and time of an object, by a GET of its first byte. The answer to a HEAD has no body,
+    /// and is the same for a missing bucket as for a missing object.
     fn look(&self, key: &Key) -> Result<Option<ListedObject>> {
         let full = self.bucket.full(key);
         let entry = |size, modified: Option<DateTime>| {
@@ -297,7 +298,8 @@ impl S3 {
             .with_permission_hint(RequestKind::Delete))
     }
 
-    /// Aborts the unfinished multipart uploads that were begun before this moment. Returns their number.
+    /// Aborts the unfinished multipart uploads that were begun before this moment. Returns their
+    /// number.
     fn abort_uploads(&self, before: jiff::Timestamp) -> Result<u64> {
         let bucket = &*self.bucket;
         let prefix = match bucket.options.prefix.as_str() {
@@ -376,8 +378,8 @@ impl Storage for S3 {
     }
 }
 
-/// The time of an object, which an answer has to give: with a made-up one, live claims and heartbeats would look
-/// stale, or stale ones live.
+/// The time of an object, which an answer has to give: with a made-up one, live claims and
+/// heartbeats would look stale, or stale ones live.
 fn timestamp(time: Option<&DateTime>) -> Result<jiff::Timestamp> {
     let time = time.and_then(|time| jiff::Timestamp::from_nanosecond(time.as_nanos()).ok());
     time.ok_or_else(|| missing_attribute("time"))

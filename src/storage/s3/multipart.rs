@@ -1,5 +1,5 @@
-//! Multipart uploads, for large bodies of unknown length: parts, each with its hash, that the last request makes one
-//! object. Until then no reader sees anything of it.
+//! Multipart uploads, for large bodies of unknown length: parts, each with its hash, that the last
+//! request makes one object. Until then no reader sees anything of it.
 
 use super::body::{STALL_TIMEOUT, Sum, length, upload, with_timeout};
 use super::failure::{RequestKind, S3Failure, unexpected_answer};

@@ -1,4 +1,5 @@
-//! Download of an object: a stream that resumes where it broke off, as long as the object is still the same.
+//! Download of an object: a stream that resumes where it broke off, as long as the object is still
+//! the same.
 
 use super::SharedBucket;
 use super::body::{STALL_TIMEOUT, with_timeout};
@@ -27,7 +28,8 @@ pub(super) struct OpenedObject {
 }
 
 impl OpenedObject {
-    /// Requests an object, or a part of it that is not empty; with an `etag` only that version of it.
+    /// Requests an object, or a part of it that is not empty; with an `etag` only that version of
+    /// it.
     pub(super) fn get(
         bucket: &SharedBucket,
         key: &str,

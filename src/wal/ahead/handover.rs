@@ -1,5 +1,5 @@
-//! The side of the calls in fetching ahead: delivers a kept segment from the spool. Knows nothing of how the worker
-//! chooses segments.
+//! The side of the calls in fetching ahead: delivers a kept segment from the spool. Knows nothing
+//! of how the worker chooses segments.
 
 use super::kept::{KeptMark, busy_of, hash_of, mark_of};
 use super::spool::Spool;
@@ -22,13 +22,15 @@ const STALL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Number of these intervals, at most.
 const MAX_INTERVALS: u32 = 10;
 
-/// Delivers a file from the spool. False when it is missing or does not fit: then the call fetches it.
+/// Delivers a file from the spool. False when it is missing or does not fit: then the call fetches
+/// it.
 #[must_use]
 pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool, now: SystemTime) -> bool {
     let (WalName::Segment(name), Some(lineage)) = (fetch.name, fetch.lineage) else {
         return false;
     };
-    // Fetching a segment that the worker has almost fetched would take longer, and slow the worker down.
+    // Fetching a segment that the worker has almost fetched would take longer, and slow the worker
+    // down.
     let part = spool.path(&format!("{name}.walfetch"));
     let size = || std::fs::metadata(&part).map_or(0, |meta| meta.len());
     let (mut before, mut intervals) = (size(), 0);

@@ -1,5 +1,5 @@
-//! Agreements between the calls and the worker of one data directory: the names in the spool, the mark of a kept
-//! segment, and the message about a delivered one.
+//! Agreements between the calls and the worker of one data directory: the names in the spool, the
+//! mark of a kept segment, and the message about a delivered one.
 
 use super::spool::Spool;
 use crate::codec::hash::{BlockHash, hash_all};
@@ -26,7 +26,8 @@ pub struct DeliveredSegment {
 }
 
 impl DeliveredSegment {
-    /// The message about a file that was delivered to `destination`; `None` when it is not a segment.
+    /// The message about a file that was delivered to `destination`; `None` when it is not a
+    /// segment.
     pub fn new(name: WalName, destination: &Path) -> Option<DeliveredSegment> {
         let WalName::Segment(name) = name else {
             return None;
@@ -64,7 +65,8 @@ impl FromStr for DeliveredSegment {
 #[derive(Serialize, Deserialize)]
 pub(super) struct KeptMark {
     lineage: String,
-    /// Repositories that the file may come from: after a change of the configuration the mark does not fit.
+    /// Repositories that the file may come from: after a change of the configuration the mark does
+    /// not fit.
     sources: Vec<MarkedRepository>,
     stamp: Stamp,
     pub hash: BlockHash,

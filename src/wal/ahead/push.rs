@@ -1,24 +1,26 @@
-//! Pushes segments that PostgreSQL has declared ready before it calls for them, several at once. A later call finds a
-//! mark in the spool and ends at once.
+//! Pushes segments that PostgreSQL has declared ready before it calls for them, several at once. A
+//! later call finds a mark in the spool and ends at once.
 //!
-//! All of it happens within the call for one segment, whose own push runs beside the others: there is no background
-//! process that could outlive the server, hold its files open, or have to be found again after a crash. The price is
-//! that this one call in nine takes as long as the slowest of the nine; the server's archiver calls for one after the
-//! other and would wait for all of them anyway. A worker beside the archiver was not faster: while a backlog is
-//! pushed the processors are fully busy, and the calls that only find a mark take two milliseconds each.
+//! All of it happens within the call for one segment, whose own push runs beside the others: there
+//! is no background process that could outlive the server, hold its files open, or have to be found
+//! again after a crash. The price is that this one call in nine takes as long as the slowest of the
+//! nine; the server's archiver calls for one after the other and would wait for all of them anyway.
+//! A worker beside the archiver was not faster: while a backlog is pushed the processors are fully
+//! busy, and the calls that only find a mark take two milliseconds each.
 //!
-//! So work is limited, not threads: each processor takes several segments and reads them side by side, which halves
-//! the cost of SHA-256, the largest part (`codec/sha256.rs`); uploads, which mostly wait for a disk or a store, have
-//! threads of their own.
+//! So work is limited, not threads: each processor takes several segments and reads them side by
+//! side, which halves the cost of SHA-256, the largest part (`codec/sha256.rs`); uploads, which
+//! mostly wait for a disk or a store, have threads of their own.
 //!
-//! A mark is evidence of an archived file: it is written after every required repository has stored exactly this
-//! file (see [`Stamp`]), for this cluster and set of repositories. PostgreSQL recycles segments by renaming them, and
-//! a restore or a copy puts other bytes under an old name: both change the stamp, as does every write, provided that
-//! the clock of the file system had advanced when the file was opened to be pushed ([`CLOCK_TICK`]). Reading sixteen
-//! megabytes again would prove no more. A directory is asked again whether it is still the same repository and has
-//! the file; a request to a remote store would cost as much as the mark saves, so there the mark counts alone, for
-//! [`MAX_AGE`]. The failure of a further segment does not fail the call: it happens again when PostgreSQL calls for
-//! that segment. `archive_status` is only read.
+//! A mark is evidence of an archived file: it is written after every required repository has stored
+//! exactly this file (see [`Stamp`]), for this cluster and set of repositories. PostgreSQL recycles
+//! segments by renaming them, and a restore or a copy puts other bytes under an old name: both
+//! change the stamp, as does every write, provided that the clock of the file system had advanced
+//! when the file was opened to be pushed ([`CLOCK_TICK`]). Reading sixteen megabytes again would
+//! prove no more. A directory is asked again whether it is still the same repository and has the
+//! file; a request to a remote store would cost as much as the mark saves, so there the mark counts
+//! alone, for [`MAX_AGE`]. The failure of a further segment does not fail the call: it happens
+//! again when PostgreSQL calls for that segment. `archive_status` is only read.
 
 use super::spool::{Spool, SpoolLock};
 use crate::codec::compress::Compression;
@@ -43,15 +45,17 @@ use std::time::{Duration, Instant, SystemTime};
 /// Age of a mark, at most.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Age of the last write to a file, at least, when a call begins that marks it. The clock of a file system advances in
-/// ticks: a file that is written to again within the tick of its stamp has the same stamp.
+/// Age of the last write to a file, at least, when a call begins that marks it. The clock of a file
+/// system advances in ticks: a file that is written to again within the tick of its stamp has the
+/// same stamp.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
-/// Time that a call whose own segment failed waits for the other ones, which are mostly done by then.
+/// Time that a call whose own segment failed waits for the other ones, which are mostly done by
+/// then.
 const WAIT_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Bytes of memory of the further segments together. With the call's own segment of 16 MiB, which may be
-/// incompressible, the rest of the process stays below 64 MiB.
+/// Bytes of memory of the further segments together. With the call's own segment of 16 MiB, which
+/// may be incompressible, the rest of the process stays below 64 MiB.
 const MAX_MEMORY: u64 = 32 << 20;
 
 /// Segments that are stored at once.
@@ -109,7 +113,8 @@ fn still_has(repository: &Repository, lineage: Lineage, name: WalName, id: &str)
         })
 }
 
-/// Whether an earlier call has archived the file of this push, so that the call can end at once. Removes the mark.
+/// Whether an earlier call has archived the file of this push, so that the call can end at once.
+/// Removes the mark.
 #[must_use]
 pub fn is_archived(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
     let Ok(name) = push.name() else {
@@ -124,7 +129,8 @@ pub fn is_archived(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
             progress::warn(&skipped(repository, error));
         }
     }
-    // PostgreSQL calls again only when it did not get this answer, and then the repositories are asked.
+    // PostgreSQL calls again only when it did not get this answer, and then the repositories are
+    // asked.
     spool.remove(&name.to_string());
     true
 }
@@ -146,9 +152,9 @@ pub struct PushAhead {
 }
 
 impl PushAhead {
-    /// Starts to push up to `count` segments that PostgreSQL will call for next, for `patience` at most; the call
-    /// began at `now`. `None` when there are none, when PostgreSQL has not called for this one, or when the spool
-    /// cannot be used.
+    /// Starts to push up to `count` segments that PostgreSQL will call for next, for `patience` at
+    /// most; the call began at `now`. `None` when there are none, when PostgreSQL has not called
+    /// for this one, or when the spool cannot be used.
     pub fn start(
         push: &Push<'_>,
         spool: Spool,
@@ -165,8 +171,8 @@ impl PushAhead {
         spool.create().ok()?;
         let alone = spool.lock()?;
         spool.remove_all_but(|name| ready.iter().any(|ready| ready.to_string() == name));
-        // Marked segments are part of `count`: when a segment is refused again and again, not all of its successors
-        // are archived before it.
+        // Marked segments are part of `count`: when a segment is refused again and again, not all
+        // of its successors are archived before it.
         let left: VecDeque<PathBuf> = ready
             .into_iter()
             .map(|name| (name, folder.join(name.to_string())))
@@ -198,30 +204,31 @@ impl PushAhead {
         let stop = Arc::clone(&queue.stop);
         for _ in 0..threads {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
-            // Detached: `finish` waits for it no longer than until the deadline. A thread that cannot be started is
-            // one less.
+            // Detached: `finish` waits for it no longer than until the deadline. A thread that
+            // cannot be started is one less.
             let thread = std::thread::Builder::new().name("push ahead".to_owned());
             let _ = thread.spawn(move || queue.run(&sender));
         }
         Some(PushAhead { done, stop, end, _alone: alone })
     }
 
-    /// Waits for the pushes. After a failure of the call's own segment no further one is begun, and the wait is short.
+    /// Waits for the pushes. After a failure of the call's own segment no further one is begun, and
+    /// the wait is short.
     pub fn finish(self, succeeded: bool) {
         let mut patience = self.end.saturating_duration_since(Instant::now());
         if !succeeded {
             self.stop.store(true, Ordering::Relaxed);
             patience = patience.min(WAIT_AFTER_FAILURE);
         }
-        // Returns when the last thread has dropped its sender, or at the deadline: then the process ends, and the
-        // threads with it, as after a crash.
+        // Returns when the last thread has dropped its sender, or at the deadline: then the process
+        // ends, and the threads with it, as after a crash.
         let _ = self.done.recv_timeout(patience);
     }
 }
 
-/// The next segments that the server has declared ready, in the order in which its archiver takes them. None when it
-/// has not declared `own`: then a user calls walpush. History and backup files are small, and segments that end a
-/// timeline rare: they are left to their own calls.
+/// The next segments that the server has declared ready, in the order in which its archiver takes
+/// them. None when it has not declared `own`: then a user calls walpush. History and backup files
+/// are small, and segments that end a timeline rare: they are left to their own calls.
 fn ready(archive_status: &Path, own: WalName, count: usize) -> Vec<WalName> {
     let mut ready = BTreeSet::new();
     if !archive_status.join(format!("{own}.ready")).exists() {
@@ -285,7 +292,8 @@ impl PushQueue {
                     queue.store(file);
                     drop((permit, sender));
                 };
-                // Detached, as the threads of `start`. A segment without a thread is left to its own call.
+                // Detached, as the threads of `start`. A segment without a thread is left to its
+                // own call.
                 let _ = std::thread::Builder::new().name("store ahead".to_owned()).spawn(store);
             }
         }

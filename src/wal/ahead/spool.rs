@@ -1,12 +1,14 @@
-//! Files that `walpush` and `walfetch` of one server leave on this machine for their next calls: marks of segments
-//! that are archived already, and segments that recovery will request.
+//! Files that `walpush` and `walfetch` of one server leave on this machine for their next calls:
+//! marks of segments that are archived already, and segments that recovery will request.
 //!
-//! Nothing depends on it. All of it may vanish or be damaged at any moment, may come from an earlier life of the data
-//! directory, and may be impossible to create; a file that does not fit exactly counts as missing. A mark is bound to
-//! its file by a [`Stamp`](crate::wal::stamp::Stamp), to the cluster, and to the places of the repositories. Nothing
-//! here is synced: a file that a crash of the machine tears does not fit any more.
+//! Nothing depends on it. All of it may vanish or be damaged at any moment, may come from an
+//! earlier life of the data directory, and may be impossible to create; a file that does not fit
+//! exactly counts as missing. A mark is bound to its file by a [`Stamp`](crate::wal::stamp::Stamp),
+//! to the cluster, and to the places of the repositories. Nothing here is synced: a file that a
+//! crash of the machine tears does not fit any more.
 //!
-//! Each data directory has a folder of its own, so servers on one machine share a spool and no file in it.
+//! Each data directory has a folder of its own, so servers on one machine share a spool and no file
+//! in it.
 
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Result};
@@ -43,8 +45,8 @@ pub struct SpoolLock {
 }
 
 impl Spool {
-    /// The folder below `root` for the server in `pgdata`. Its name contains device and inode of the data directory,
-    /// so that a copy of it has another one. Touches nothing.
+    /// The folder below `root` for the server in `pgdata`. Its name contains device and inode of
+    /// the data directory, so that a copy of it has another one. Touches nothing.
     ///
     /// # Errors
     ///
@@ -69,8 +71,9 @@ impl Spool {
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.folder).doing(doing)
     }
 
-    /// Locks the folder against other processes of this server; `None` when it is locked, or nothing can be locked
-    /// here. The lock file is never removed: another process could have locked it meanwhile.
+    /// Locks the folder against other processes of this server; `None` when it is locked, or
+    /// nothing can be locked here. The lock file is never removed: another process could have
+    /// locked it meanwhile.
     pub fn lock(&self) -> Option<SpoolLock> {
         self.lock_as(LOCK)
     }
@@ -82,15 +85,15 @@ impl Spool {
         Some(SpoolLock { _file: file })
     }
 
-    /// Waits until no process holds this lock, as long as `is_alive`, called once per `interval`, returns true. False
-    /// when it gave up.
+    /// Waits until no process holds this lock, as long as `is_alive`, called once per `interval`,
+    /// returns true. False when it gave up.
     pub fn await_lock(&self, name: &str, mut is_alive: impl FnMut() -> bool, interval: Duration) -> bool {
         let Some(file) = self.open_own(name) else {
             return true;
         };
         let (sender, free) = mpsc::channel();
-        // Detached, since a lock cannot be awaited with a timeout: the thread ends with the process that holds the
-        // lock, or with this one.
+        // Detached, since a lock cannot be awaited with a timeout: the thread ends with the process
+        // that holds the lock, or with this one.
         let wait = move || sender.send(file.lock_exclusive().is_ok());
         if std::thread::Builder::new().name("await lock".to_owned()).spawn(wait).is_err() {
             return false;
@@ -116,7 +119,8 @@ impl Spool {
         (meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw()).then_some(file)
     }
 
-    /// Reads a mark that was written within `max_age`; `None` when there is none that can be parsed.
+    /// Reads a mark that was written within `max_age`; `None` when there is none that can be
+    /// parsed.
     pub fn read_mark<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -150,7 +154,8 @@ impl Spool {
         let _ = std::fs::remove_file(self.path(name));
     }
 
-    /// Removes everything but the lock and the files for which `keep` is true. The caller holds the lock.
+    /// Removes everything but the lock and the files for which `keep` is true. The caller holds the
+    /// lock.
     pub fn remove_all_but(&self, keep: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             match entry.file_name().to_str() {

@@ -1,7 +1,8 @@
 //! The worker, a process of its own that keeps the next segments of the timeline in the spool.
 //!
-//! It has a session of its own, works in `/`, and has no descriptor open that it inherited: neither the server's log
-//! nor its sockets could be closed otherwise. Knows nothing of how it is started and configured.
+//! It has a session of its own, works in `/`, and has no descriptor open that it inherited: neither
+//! the server's log nor its sockets could be closed otherwise. Knows nothing of how it is started
+//! and configured.
 
 use super::kept::{DeliveredSegment, FIFO, KeptMark, busy_of, hash_of, mark_of};
 use super::spool::{Spool, SpoolLock};
@@ -27,8 +28,8 @@ const MIN_FREE_SEGMENTS: u64 = 8;
 /// Time without a message after which the worker ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Segments that are fetched at once. With a remote store most of the time is round trips; with a directory one
-/// fetch is faster than the server, which replays with one process.
+/// Segments that are fetched at once. With a remote store most of the time is round trips; with a
+/// directory one fetch is faster than the server, which replays with one process.
 const MAX_REMOTE_FETCHES: usize = 8;
 const MAX_LOCAL_FETCHES: usize = 2;
 
@@ -41,8 +42,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// The function that fails when the server does not need the worker any more.
 pub type StillWanted = dyn Fn() -> Result<()> + Send + Sync;
 
-/// Leaves the server's session, and closes all descriptors but the standard ones. For the begin of the process, when
-/// it has opened none itself.
+/// Leaves the server's session, and closes all descriptors but the standard ones. For the begin of
+/// the process, when it has opened none itself.
 ///
 /// # Errors
 ///
@@ -98,7 +99,8 @@ impl FetchWorker<'_> {
     ///
     /// # Errors
     ///
-    /// Those of the spool, and those of `still_wanted`. A segment that cannot be fetched is not one of them.
+    /// Those of the spool, and those of `still_wanted`. A segment that cannot be fetched is not one
+    /// of them.
     pub fn run(&self, first: DeliveredSegment) -> Result<()> {
         rustix::process::chdir("/").map_err(|e| Error::io("leave the data directory", &e.into()))?;
         self.watch()?;
@@ -113,8 +115,8 @@ impl FetchWorker<'_> {
         worked
     }
 
-    /// Ends the process when the worker is not wanted any more, whatever it is waiting for at that moment. The thread
-    /// is detached: it ends with the process.
+    /// Ends the process when the worker is not wanted any more, whatever it is waiting for at that
+    /// moment. The thread is detached: it ends with the process.
     fn watch(&self) -> Result<()> {
         let begun = Instant::now();
         let (spool, still_wanted, exit) = (self.spool.clone(), Arc::clone(&self.still_wanted), self.exit);
@@ -137,7 +139,8 @@ impl FetchWorker<'_> {
     ) -> Result<()> {
         let is_remote = self.repositories.iter().any(Repository::is_remote);
         let most = if is_remote { MAX_REMOTE_FETCHES } else { MAX_LOCAL_FETCHES };
-        // One more after each segment that was found, so that at the end of the archive only one is missing.
+        // One more after each segment that was found, so that at the end of the archive only one is
+        // missing.
         let mut at_once = 1;
         let mut window = self.window(first, BTreeSet::new(), BTreeSet::new());
         std::thread::scope(|scope| {
@@ -216,7 +219,8 @@ impl FetchWorker<'_> {
         }
     }
 
-    /// Creates the FIFO, and starts the thread that reads it. The thread is detached: it ends with the process.
+    /// Creates the FIFO, and starts the thread that reads it. The thread is detached: it ends with
+    /// the process.
     fn listen(&self, sender: mpsc::Sender<WorkerEvent>) -> Result<()> {
         let path = self.spool.path(FIFO);
         let doing = || format!("listen at {}", path.display());
