@@ -132,8 +132,11 @@ impl Check for PackCheck<'_> {
 /// so it runs on a thread of its own, which gets a copy of each chunk.
 pub struct WalCheck {
     /// `None` after the end.
-    running: Option<(mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>)>,
+    running: Option<Running>,
 }
+
+/// The queue of chunks and the thread that reads them.
+type Running = (mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>);
 
 impl WalCheck {
     /// # Errors
@@ -141,7 +144,7 @@ impl WalCheck {
     /// When the thread cannot be started.
     pub fn start(name: WalName, lineage: Lineage) -> Result<WalCheck> {
         let (sender, chunks) = mpsc::sync_channel(QUEUE_CAPACITY);
-        let reader = Chunks { chunks, chunk: Vec::new(), given: 0 };
+        let reader = Chunks { chunks, chunk: io::Cursor::default() };
         let thread = std::thread::Builder::new().name("check wal".to_owned());
         let thread = thread.spawn(move || check_wal(reader, name, lineage));
         Ok(WalCheck { running: Some((sender, thread.map_err(|e| Error::from_io("start a thread", e))?)) })
@@ -176,7 +179,7 @@ fn check_wal(object: impl Read + Send, name: WalName, lineage: Lineage) -> Resul
     let first = Mutex::new(Vec::new());
     content.read(|piece, offset| {
         if offset == 0 {
-            first.lock().extend_from_slice(&piece[..piece.len().min(HEADER_SIZE)]);
+            first.lock().extend(piece.iter().take(HEADER_SIZE));
         }
         Ok(())
     })?;
@@ -190,23 +193,20 @@ fn check_wal(object: impl Read + Send, name: WalName, lineage: Lineage) -> Resul
 /// A reader of the chunks that another thread sends.
 struct Chunks {
     chunks: mpsc::Receiver<Vec<u8>>,
-    chunk: Vec<u8>,
-    given: usize,
+    chunk: io::Cursor<Vec<u8>>,
 }
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.chunk.len() {
-            self.chunk = match self.chunks.recv() {
-                Ok(chunk) => chunk,
-                Err(mpsc::RecvError) => return Ok(0),
-            };
-            self.given = 0;
+        let length = self.chunk.read(buffer)?;
+        if length > 0 || buffer.is_empty() {
+            return Ok(length);
         }
-        let rest = &self.chunk[self.given..];
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        self.given += length;
-        Ok(length)
+        match self.chunks.recv() {
+            Ok(chunk) => self.chunk = io::Cursor::new(chunk),
+            Err(mpsc::RecvError) => return Ok(0),
+        }
+        // A chunk is never empty.
+        self.chunk.read(buffer)
     }
 }

@@ -254,8 +254,8 @@ impl Sync<'_> {
     fn wal_file(&self, name: WalName, size: u64) -> Result<Copied> {
         let open = || self.from.open_wal_object(name);
         let check = || Ok(Box::new(WalCheck::start(name, self.from.lineage())?) as Box<dyn source::Check>);
-        let object = SourceObject::new(&open, &check);
-        match self.to.put_wal(name, &object).map_err(|error| object.cause(error)) {
+        let object = SourceObject::new(&open, &check, self.from.repository().name());
+        match self.to.put_wal(name, &object) {
             Ok(Put::Stored) => Ok(Copied::New(size)),
             Ok(Put::Exists) => {
                 let hash = |archive: &Archive| {
@@ -264,8 +264,8 @@ impl Sync<'_> {
                 if hash(self.to)? == hash(self.from)? { Ok(Copied::Already) } else { Err(differs(&name)) }
             }
             // By a retention that is shorter than the copying takes.
-            Err(error) if error.kind() == Kind::Absent => Ok(Copied::Already),
-            Err(error) => Err(error),
+            Err(_) if object.is_removed() => Ok(Copied::Already),
+            Err(error) => Err(object.cause(error)),
         }
     }
 
@@ -360,7 +360,7 @@ impl Sync<'_> {
     /// Copies an object, and compares it with the one that the target has, if it has one.
     fn put<'a>(&self, key: &str, size: u64, check: &'a source::BeginCheck<'a>) -> Result<Copied> {
         let open = || self.from.open_object(key);
-        let object = SourceObject::new(&open, check);
+        let object = SourceObject::new(&open, check, self.from.repository().name());
         match self.to.put_object(key, &object).map_err(|error| object.cause(error))? {
             Put::Stored => Ok(Copied::New(size)),
             Put::Exists

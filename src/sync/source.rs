@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::repo::{Body, Object, OpenBody};
 use parking_lot::Mutex;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A check of the bytes of an object, in order.
 pub trait Check {
@@ -24,7 +25,8 @@ pub struct SourceObject<'o, 'c> {
     open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
     check: &'c BeginCheck<'c>,
     /// Failure of the last time that the object was read.
-    failure: Mutex<Option<Error>>,
+    failure: SourceFailure<'o>,
+    is_removed: AtomicBool,
 }
 
 impl<'o, 'c> SourceObject<'o, 'c> {
@@ -32,8 +34,10 @@ impl<'o, 'c> SourceObject<'o, 'c> {
     pub fn new(
         open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
         check: &'c BeginCheck<'c>,
+        repository: &'o str,
     ) -> SourceObject<'o, 'c> {
-        SourceObject { open, check, failure: Mutex::new(None) }
+        let failure = SourceFailure { repository, last: Mutex::new(None) };
+        SourceObject { open, check, failure, is_removed: AtomicBool::new(false) }
     }
 
     /// Whether `other` has the same bytes. Checks the object on the way.
@@ -46,20 +50,39 @@ impl<'o, 'c> SourceObject<'o, 'c> {
         Ok(other.transpose()? == Some(own))
     }
 
+    /// Whether the object did not exist when the target opened it.
+    pub fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
+    }
+
     /// The cause of a failed put: the failure of the source, if there was one, since a reader
     /// cannot pass it on.
     pub fn cause(&self, error: Error) -> Error {
-        self.failure.lock().take().unwrap_or(error)
+        self.failure.last.lock().take().unwrap_or(error)
     }
 }
 
 impl Body for SourceObject<'_, '_> {
     fn open(&self) -> Result<OpenBody<'_>> {
-        *self.failure.lock() = None;
-        let opened = (self.open)().and_then(|object| object.ok_or_else(removed));
+        *self.failure.last.lock() = None;
+        let opened = (self.open)();
+        self.is_removed.store(matches!(opened, Ok(None)), Ordering::Relaxed);
+        let opened = opened.and_then(|object| object.ok_or_else(removed));
         let opened = opened.and_then(|object| Ok((object, (self.check)()?)));
-        let (object, check) = opened.inspect_err(|error| *self.failure.lock() = Some(error.clone()))?;
+        let (object, check) = opened.inspect_err(|error| self.failure.set(error.clone()))?;
         Ok(OpenBody::Stream(Box::new(CheckedReader { object, check: Some(check), failure: &self.failure })))
+    }
+}
+
+/// The last failure of a source.
+struct SourceFailure<'a> {
+    repository: &'a str,
+    last: Mutex<Option<Error>>,
+}
+
+impl SourceFailure<'_> {
+    fn set(&self, error: Error) {
+        *self.last.lock() = Some(error.doing(format!("read it from repository {}", self.repository)));
     }
 }
 
@@ -73,7 +96,7 @@ struct CheckedReader<'a> {
     object: Object,
     /// `None` after the end.
     check: Option<Box<dyn Check + 'a>>,
-    failure: &'a Mutex<Option<Error>>,
+    failure: &'a SourceFailure<'a>,
 }
 
 impl Read for CheckedReader<'_> {
@@ -84,7 +107,7 @@ impl Read for CheckedReader<'_> {
         let length = match self.object.read(buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             // With its own kind, so that the put is retried if that can help.
-            read => read.inspect_err(|e| *self.failure.lock() = Some(Error::io("read", e)))?,
+            read => read.inspect_err(|e| self.failure.set(Error::io("read", e)))?,
         };
         let checked = match &mut self.check {
             Some(check) if length > 0 => check.update(&buffer[..length]),
@@ -93,7 +116,7 @@ impl Read for CheckedReader<'_> {
         };
         checked.map(|()| length).map_err(|error| {
             let reason = io::Error::other(error.to_string());
-            *self.failure.lock() = Some(error);
+            self.failure.set(error);
             reason
         })
     }
