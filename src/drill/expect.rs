@@ -30,7 +30,7 @@ impl Expected {
 
 /// Result of scanning WAL records in their order.
 #[derive(Default)]
-struct Scanned {
+struct WalScan {
     /// End of the last record.
     end: Option<Lsn>,
     /// Begin of the last record.
@@ -50,7 +50,7 @@ struct Scanned {
 /// original. `Hole` when a segment is missing; errors of reading the repository.
 pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
-    let mut scanned = Scanned::default();
+    let mut scanned = WalScan::default();
     let mut scan = RecordScan::default();
     let first = plan.first_segment().number(record.segment_size);
     let last = plan.reach.last.number(record.segment_size);
@@ -109,7 +109,7 @@ fn open(plan: &RestorePlan, number: u64) -> Result<(WalName, StoredWal)> {
     Err(Error::new(Kind::Hole, format!("segment {name} is missing although later ones exist")))
 }
 
-impl Scanned {
+impl WalScan {
     fn note(&mut self, target: &RecoveryTarget, found: FoundRecord) {
         if self.stop.is_some() {
             return;

@@ -32,5 +32,5 @@ mod workdir;
 
 pub use check::Assertion;
 pub use compare::Primary;
-pub use pick::{Request, Selection, select};
+pub use pick::{DrillRequest, Selection, select};
 pub use run::{Drilled, Options, run};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Selection that the caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum DrillRequest {
     /// The backup with this id, or the best one for a target.
     This { backup: Option<String>, target: RecoveryTarget },
     /// The next of the rotation: the newest, the oldest kept, a pinned one, a random moment.
@@ -36,15 +36,15 @@ const ROTATION: [Chosen; 4] = [Chosen::Newest, Chosen::Oldest, Chosen::Pinned, C
 /// Selects backup and target. `drills` are the earlier ones, oldest first; `moment` is a random
 /// moment of the restorable window, `None` if there is no window.
 pub fn select(
-    request: Request,
+    request: DrillRequest,
     records: &[Record],
     pins: &BTreeMap<String, Pin>,
     drills: &[Drill],
     moment: Option<jiff::Timestamp>,
 ) -> Selection {
     let (backup, target) = match request {
-        Request::This { backup, target } => (backup, target),
-        Request::Rotate => return next_of_rotation(records, pins, drills, moment),
+        DrillRequest::This { backup, target } => (backup, target),
+        DrillRequest::Rotate => return next_of_rotation(records, pins, drills, moment),
     };
     let is_newest = backup.is_none() && target == RecoveryTarget::End;
     let is_standalone = backup.as_ref().and_then(|id| pins.get(id)).is_some_and(|pin| pin.standalone);

@@ -37,7 +37,7 @@ pub struct Facts {
     pub now: Timestamp,
     /// Whether the data directory has a `postmaster.pid`, as if a server ran on it.
     pub is_running: bool,
-    pub server: Gathered<ServerFacts>,
+    pub server: Gathered<ObservedServer>,
     pub queue: Gathered<ArchiveQueue>,
     /// File system of `pg_wal`.
     pub disk: Gathered<Disk>,
@@ -47,7 +47,7 @@ pub struct Facts {
 
 /// Answers of the server.
 #[derive(Debug, Clone, Default)]
-pub struct ServerFacts {
+pub struct ObservedServer {
     pub version: String,
     pub in_recovery: bool,
     /// System identifier of the server; `None` when the role may not read it.

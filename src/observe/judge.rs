@@ -5,9 +5,9 @@
 //! yellow.
 
 use super::facts::{
-    Facts, LastDrill, ObservedBackup, RepositoryFacts, RepositoryStock, ServerFacts, Trouble,
+    Facts, LastDrill, ObservedBackup, ObservedServer, RepositoryFacts, RepositoryStock, Trouble,
 };
-use super::text::{moment, size_text, span};
+use super::text::{bytes_text, moment, size_text, span};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ fn server(facts: &Facts) -> Finding {
     }
 }
 
-fn archiving(server: &ServerFacts) -> Option<Finding> {
+fn archiving(server: &ObservedServer) -> Option<Finding> {
     let name = "archiving";
     if server.in_recovery {
         return None;
@@ -195,8 +195,8 @@ fn backlog(facts: &Facts, limits: &Limits) -> Finding {
         detail += &format!(
             "; over the last {} the server wrote {}/s and archived {}/s",
             span(rates.over.as_secs_f64()),
-            bytes(rates.written),
-            bytes(rates.archived)
+            bytes_text(rates.written),
+            bytes_text(rates.archived)
         );
     }
     finding(light, name, detail).hint_unless_green(
@@ -257,7 +257,7 @@ fn size(stock: &RepositoryStock) -> Finding {
     let mut detail =
         format!("{} of backups, {} of WAL", size_text(stock.backup_bytes), size_text(stock.wal_bytes));
     if let Some(growth) = stock.growth {
-        detail += &format!(", growing by {} a day", bytes(growth * 86_400.0));
+        detail += &format!(", growing by {} a day", bytes_text(growth * 86_400.0));
     }
     if let Some(unfinished) = stock.unfinished_bytes.filter(|bytes| *bytes > 0) {
         detail += &format!("; {} of unfinished backups", size_text(unfinished));
@@ -382,9 +382,4 @@ fn drill(now: Timestamp, drill: Option<&LastDrill>, limits: &Limits) -> Option<F
 /// Seconds from `since` to `now`, not negative: clocks of hosts differ.
 fn seconds(now: Timestamp, since: Timestamp) -> f64 {
     now.duration_since(since).max(SignedDuration::ZERO).as_secs_f64()
-}
-
-/// A rate of bytes as text.
-fn bytes(bytes: f64) -> String {
-    size_text(bytes as u64)
 }

@@ -2,7 +2,7 @@
 //! time.
 
 use super::facts::{
-    ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, RepositoryFacts, RepositoryStock, ServerFacts,
+    ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, ObservedServer, RepositoryFacts, RepositoryStock,
     Trouble,
 };
 use super::{queue, stock};
@@ -49,7 +49,7 @@ pub fn look(look: Look) -> Facts {
         }
         Err(error) => Err(error),
     };
-    let server = server.map_err(Trouble::from).map(|server| ServerFacts {
+    let server = server.map_err(Trouble::from).map(|server| ObservedServer {
         expected_identifier: lineage.map(|lineage| lineage.system_identifier),
         ..server
     });
@@ -160,7 +160,7 @@ SELECT current_setting('server_version') AS version,
        (extract(epoch FROM last_failed_time) * 1000000)::bigint AS last_failed_time
   FROM pg_stat_archiver";
 
-fn query(info: &ConnInfo, timeout: Duration) -> Result<ServerFacts> {
+fn query(info: &ConnInfo, timeout: Duration) -> Result<ObservedServer> {
     let options = SessionOptions { connect_timeout: timeout, ..SessionOptions::default() };
     let session = Session::connect(info, &options)?;
     let bound = Some(timeout);
@@ -170,7 +170,7 @@ fn query(info: &ConnInfo, timeout: Duration) -> Result<ServerFacts> {
     // The role may lack the grant; the identifier is only one more safeguard.
     let control = session.query_one("SELECT system_identifier FROM pg_control_system()", &[], bound);
     let identifier = control.and_then(|row| column::<i64>(&row, 0)).ok();
-    Ok(ServerFacts {
+    Ok(ObservedServer {
         version: column(row, "version")?,
         in_recovery: column(row, "in_recovery")?,
         system_identifier: identifier.map(i64::cast_unsigned),

@@ -14,8 +14,8 @@ mod text;
 mod textfile;
 
 pub use facts::{
-    ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, LastDrill, ObservedBackup, Rates, Ready,
-    RepositoryFacts, RepositoryStock, ServerFacts, Trouble,
+    ArchiveQueue, ArchiverStats, Disk, Facts, Gathered, LastDrill, ObservedBackup, ObservedServer, Rates,
+    Ready, RepositoryFacts, RepositoryStock, Trouble,
 };
 pub use judge::{Finding, Health, Light, Limits, judge};
 pub use look::{Look, look};

@@ -1,7 +1,7 @@
 //! Facts about a repository, from its survey: it is listed once, and of its contents only the few
 //! segments are read in which the windows end.
 
-use super::facts::{LastDrill, ObservedBackup, RepositoryStock, ServerFacts};
+use super::facts::{LastDrill, ObservedBackup, ObservedServer, RepositoryStock};
 use crate::error::Result;
 use crate::pg::segment::WalName;
 use crate::repo::Archive;
@@ -109,7 +109,7 @@ impl Growth {
 
 /// Compares a repository with the server, which was queried before the repository was listed:
 /// whatever the server counts as archived has to be in the repository.
-pub(super) fn compare(stock: &mut RepositoryStock, server: &ServerFacts) {
+pub(super) fn compare(stock: &mut RepositoryStock, server: &ObservedServer) {
     let newest = stock.newest.map(|(name, _)| name);
     if let (Some(size), Some(current)) = (server.segment_size, server.current) {
         // Without any segment of these timelines the number of missing segments is not known.

@@ -6,8 +6,13 @@ const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 /// Returns a number of bytes as `512 B` or `16.00 MiB`.
 pub fn size_text(bytes: u64) -> String {
-    let mut text = format!("{bytes} B");
-    let mut value = bytes as f64;
+    bytes_text(bytes as f64)
+}
+
+/// Returns a computed number of bytes as [`size_text`] does.
+pub(super) fn bytes_text(bytes: f64) -> String {
+    let mut text = format!("{bytes:.0} B");
+    let mut value = bytes;
     for unit in UNITS {
         if value < 1024.0 {
             break;

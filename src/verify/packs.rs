@@ -104,17 +104,17 @@ pub fn tasks(
 type BadContent = (Range<usize>, Error);
 
 /// Reads objects in one thread.
-pub struct ObjectReader<'a> {
+pub struct TaskReader<'a> {
     archive: &'a Archive,
     findings: &'a Findings,
     decompressor: Decompressor,
     content: Vec<u8>,
 }
 
-impl<'a> ObjectReader<'a> {
+impl<'a> TaskReader<'a> {
     /// Returns a reader that adds to `findings`.
-    pub fn new(archive: &'a Archive, findings: &'a Findings) -> ObjectReader<'a> {
-        ObjectReader { archive, findings, decompressor: Decompressor::default(), content: Vec::new() }
+    pub fn new(archive: &'a Archive, findings: &'a Findings) -> TaskReader<'a> {
+        TaskReader { archive, findings, decompressor: Decompressor::default(), content: Vec::new() }
     }
 
     /// Reads and checks the objects of a task.

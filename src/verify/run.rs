@@ -3,7 +3,7 @@
 use super::backup::BackupCheck;
 use super::evidence::Evidence;
 use super::findings::Findings;
-use super::packs::{ObjectReader, ReadTask};
+use super::packs::{ReadTask, TaskReader};
 use super::state::{Options, Run, Scope, VerifyResult, bytes_of};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
         let (send, tasks) = bounded::<ReadTask>(jobs * QUEUE_CAPACITY);
         std::thread::scope(|scope| {
             let read = |tasks: Receiver<ReadTask>| {
-                let mut reader = ObjectReader::new(self.archive, self.findings);
+                let mut reader = TaskReader::new(self.archive, self.findings);
                 for task in tasks {
                     // During an outage the remaining tasks are dropped, so that their sender does
                     // not block.

@@ -6,7 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::cli::{interrupt, moment, output, restore_command};
-use crate::drill::{self, Request, Selection};
+use crate::drill::{self, DrillRequest, Selection};
 use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::Archive;
@@ -151,7 +151,7 @@ fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<S
     if !args.rotate {
         let pins = archive.pins()?.into_iter();
         let pins = pins.filter_map(|(id, pin)| pin.ok().map(|pin| (id, pin))).collect();
-        let wanted = Request::This { backup: args.backup.clone(), target };
+        let wanted = DrillRequest::This { backup: args.backup.clone(), target };
         return Ok(drill::select(wanted, &[], &pins, &[], None));
     }
     let contents = Contents::read(archive.clone(), now)?;
@@ -159,7 +159,7 @@ fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<S
         Some(window) => random_moment(window.from, window.to)?,
         None => None,
     };
-    Ok(drill::select(Request::Rotate, &contents.records, &contents.pins, &contents.drills, moment))
+    Ok(drill::select(DrillRequest::Rotate, &contents.records, &contents.pins, &contents.drills, moment))
 }
 
 /// Returns a random time between two others, or `None` when there is none between them.

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use walkeep::observe::{
     ArchiveQueue, ArchiverStats, Disk, Facts, Finding, Health, LastDrill, Light, Limits, ObservedBackup,
-    Rates, Ready, RepositoryFacts, RepositoryStock, ServerFacts, Trouble,
+    ObservedServer, Rates, Ready, RepositoryFacts, RepositoryStock, Trouble,
 };
 use walkeep::pg::lsn::Lsn;
 use walkeep::pg::segment::TimelineId;
@@ -67,7 +67,7 @@ fn good() -> Facts {
         cluster: "main".into(),
         now: now(),
         is_running: true,
-        server: Ok(ServerFacts {
+        server: Ok(ObservedServer {
             version: "15.4".into(),
             archives: true,
             archiver: ArchiverStats {
@@ -76,7 +76,7 @@ fn good() -> Facts {
                 failed: 3,
                 last_failed: Some(("x".into(), ago(HOUR))),
             },
-            ..ServerFacts::default()
+            ..ObservedServer::default()
         }),
         queue: Ok(ArchiveQueue::default()),
         disk: Ok(Disk { size: 100 << 30, free: 36 << 30 }),
@@ -117,7 +117,7 @@ fn with_stock(change: impl FnOnce(&mut RepositoryStock)) -> impl FnOnce(&mut Fac
     |facts| change(facts.repositories[0].stock.as_mut().expect("a stock"))
 }
 
-fn with_server(change: impl FnOnce(&mut ServerFacts)) -> impl FnOnce(&mut Facts) {
+fn with_server(change: impl FnOnce(&mut ObservedServer)) -> impl FnOnce(&mut Facts) {
     |facts| change(facts.server.as_mut().expect("a server"))
 }
 
@@ -226,7 +226,7 @@ fn a_server_that_is_gone_is_red_when_it_should_run_and_of_another_cluster_always
         facts.queue = Err(Trouble::new("permission denied"));
     };
     assert_eq!(light("server", blind), Light::Red);
-    let other = |server: &mut ServerFacts| {
+    let other = |server: &mut ObservedServer| {
         (server.system_identifier, server.expected_identifier) = (Some(1), Some(2))
     };
     assert_eq!(light("server", with_server(other)), Light::Red);
