@@ -253,7 +253,7 @@ fn an_operation_of_another_host_is_over_when_both_signs_say_so_and_a_backup_is_f
     let mut record = elsewhere.archive.record(&ids[1]).expect("read").expect("a record");
     record.id = half.into();
     let error = elsewhere.archive.put_record(&record).expect_err("the fence holds");
-    assert!(error.to_string().contains("considered it stale"), "{error}");
+    assert!(error.to_string().contains("fenced by a prune"), "{error}");
     assert!(announcement.confirm().is_err());
     // What stands there is no backup, and hinders nobody.
     give(&live);
