@@ -34,12 +34,6 @@ impl WalHistory {
         WalHistory { inventory, histories }
     }
 
-    /// Reads the histories of an inventory; see [`super::survey::Survey`].
-    pub fn read(archive: &Archive, inventory: Inventory) -> Result<(WalHistory, Vec<(TimelineId, Error)>)> {
-        let (histories, damaged) = WalHistory::read_histories(archive, &inventory.histories)?;
-        Ok((WalHistory { inventory, histories }, damaged))
-    }
-
     /// The histories that are known, by timeline; timeline 1 has none.
     pub fn histories(&self) -> &BTreeMap<TimelineId, History> {
         &self.histories

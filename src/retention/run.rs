@@ -97,8 +97,8 @@ impl Run<'_> {
                 || stock.backups.iter().any(|backup| backup.id == *id)
         };
         match self.options.discard.iter().find(|id| !known(id)) {
-            Some(id) => Err(Error::new(Kind::Absent, format!("there is no backup {id}"))
-                .hint("`walkeep list` names the backups there are")),
+            Some(id) => Err(Error::new(Kind::Absent, format!("backup {id} does not exist"))
+                .hint("`walkeep list` shows the backups")),
             None => Ok(stock),
         }
     }

@@ -84,7 +84,7 @@ fn a_pinned_backup_stays_with_its_own_wal_and_leads_no_further() {
     archive.walkeep(&["unpin", &ids[0]]).ok().says("was not pinned");
     prune(archive, &[]);
     assert_eq!(listed(&live.archive), [ids[2].clone()]);
-    archive.walkeep(&["pin", &ids[1]]).is(1).says("no backup");
+    archive.walkeep(&["pin", &ids[1]]).is(1).says("does not exist");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_backup_is_removed_by_name_and_never_the_last_one() {
         .walkeep(&["prune", "--remove", &ids[0], "--remove", &ids[1]])
         .is(1)
         .says("no complete backup would be left");
-    archive.walkeep(&["prune", "--remove", "20200101T000000Z-abcdef"]).is(1).says("there is no backup");
+    archive.walkeep(&["prune", "--remove", "20200101T000000Z-abcdef"]).is(1).says("does not exist");
     assert_eq!(listed(&live.archive).len(), 2);
     let report = prune(archive, &["--remove", &ids[0]]);
     assert_eq!(report["remove"]["backups"], serde_json::json!([ids[0]]));
