@@ -105,8 +105,8 @@ fn requests_are_shown_with_two_v_and_steps_with_one() {
     let plain = site.archive.run("walkeep").args(["prune"]).go();
     let steps = site.archive.run("walkeep").args(["prune", "-v"]).go();
     let requests = site.archive.run("walkeep").args(["prune", "-vv"]).go();
-    assert!(!plain.stderr.contains("looking at what is there"), "{plain}");
-    assert!(steps.stderr.contains("looking at what is there\n"), "{steps}");
+    assert!(!plain.stderr.contains("reading the state of the repository"), "{plain}");
+    assert!(steps.stderr.contains("reading the state of the repository\n"), "{steps}");
     assert!(!steps.stderr.contains("list "), "{steps}");
     assert!(
         requests.stderr.lines().any(|line| line.starts_with("list ") && line.ends_with(" ms")),
