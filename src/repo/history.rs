@@ -10,11 +10,14 @@ use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The known histories, by timeline.
+pub type Histories = BTreeMap<TimelineId, History>;
+
 /// The WAL of an archive, and how its timelines descend from each other.
 #[derive(Debug, Clone)]
 pub struct WalHistory {
     pub inventory: Inventory,
-    histories: BTreeMap<TimelineId, History>,
+    histories: Histories,
 }
 
 /// WAL without a hole behind a backup: a recovery may end at each of its positions.
@@ -30,12 +33,12 @@ pub struct Span {
 }
 
 impl WalHistory {
-    pub fn new(inventory: Inventory, histories: BTreeMap<TimelineId, History>) -> WalHistory {
+    pub fn new(inventory: Inventory, histories: Histories) -> WalHistory {
         WalHistory { inventory, histories }
     }
 
     /// The histories that are known, by timeline; timeline 1 has none.
-    pub fn histories(&self) -> &BTreeMap<TimelineId, History> {
+    pub fn histories(&self) -> &Histories {
         &self.histories
     }
 
@@ -44,7 +47,7 @@ impl WalHistory {
     pub(super) fn read_histories(
         archive: &Archive,
         timelines: &[TimelineId],
-    ) -> Result<(BTreeMap<TimelineId, History>, Vec<(TimelineId, Error)>)> {
+    ) -> Result<(Histories, Vec<(TimelineId, Error)>)> {
         let mut histories = BTreeMap::new();
         let mut damaged = Vec::new();
         for timeline in timelines {

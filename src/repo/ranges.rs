@@ -119,7 +119,7 @@ impl WantedBlocks {
             file: index,
             offset: bytes.start,
             skip: extent.skip as usize + (blocks.start - first) * file.block as usize,
-            length: (bytes.end - bytes.start) as usize,
+            length: saturating(bytes.end - bytes.start),
             blocks,
         }
     }
@@ -134,8 +134,8 @@ impl WantedBlocks {
         Some(WantedBlocks {
             file: self.file,
             offset: bytes.start,
-            skip: self.skip + (bytes.start - self.offset) as usize,
-            length: (bytes.end - bytes.start) as usize,
+            skip: self.skip.saturating_add(saturating(bytes.start - self.offset)),
+            length: saturating(bytes.end - bytes.start),
             blocks,
         })
     }
@@ -143,7 +143,7 @@ impl WantedBlocks {
     /// Returns the bytes of the blocks, out of the content of the frame.
     pub fn of<'c>(&self, content: &'c [u8]) -> Result<&'c [u8]> {
         content
-            .get(self.skip..self.skip + self.length)
+            .get(self.skip..self.skip.saturating_add(self.length))
             .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short"))
     }
 
@@ -161,6 +161,12 @@ impl WantedBlocks {
         let Range { start, end } = self.blocks;
         Error::new(Kind::Damage, format!("blocks {start} to {} of {path} are damaged", end.saturating_sub(1)))
     }
+}
+
+/// Returns a number of bytes in memory. What is too large for this machine is too large for a frame,
+/// and fails as damage when the frame is read.
+fn saturating(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Returns the range from the first to the last block whose hash is not the expected one; `None`
