@@ -27,7 +27,7 @@ pub struct Contents {
     pub gaps: Vec<Gap>,
     /// Along the newest timeline that a backup leads to.
     pub window: Option<Window>,
-    /// By timeline.
+    /// Windows of all timelines, in their order.
     pub windows: Vec<Window>,
     /// Segments at the end of a window that are damaged.
     pub bad_segments: Vec<(SegmentName, Error)>,
@@ -38,7 +38,7 @@ pub struct Contents {
 
 /// Bytes in the repository; their sum is all of it but a few small objects.
 pub struct Sizes {
-    /// By backup, what removing it alone would free.
+    /// Bytes that removing each backup alone would free.
     pub exclusive: BTreeMap<String, u64>,
     /// Packs, manifests and records of all backups, each counted once.
     pub backups: u64,

@@ -7,12 +7,12 @@ use toml::de::{DeTable, DeValue};
 
 /// A parsed file.
 pub(super) struct Document<'t> {
-    file: SourceFile<'t>,
+    file: DocumentFile<'t>,
     root: DeTable<'t>,
 }
 
 /// Path and lines of the file, for errors.
-struct SourceFile<'t> {
+struct DocumentFile<'t> {
     path: &'t Path,
     /// Offsets at which the lines begin, without the first line.
     line_starts: Vec<usize>,
@@ -22,7 +22,7 @@ struct SourceFile<'t> {
 #[derive(Clone)]
 pub(super) struct Table<'d> {
     /// `None` in a declaration, which no file belongs to.
-    file: Option<&'d SourceFile<'d>>,
+    file: Option<&'d DocumentFile<'d>>,
     /// Name that the user chose, of a named table; meaningless in others.
     pub(super) name: &'d str,
     /// Path in errors and listings: `repository.local.retention`.
@@ -37,7 +37,7 @@ pub(super) struct Table<'d> {
 impl<'t> Document<'t> {
     pub(super) fn parse(path: &'t Path, text: &'t str) -> Result<Document<'t>> {
         let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-        let file = SourceFile { path, line_starts };
+        let file = DocumentFile { path, line_starts };
         let root = DeTable::parse(text).map_err(|error| {
             // Only the message: the parser's full text repeats the line, which may hold a secret.
             let message = format!("not valid TOML: {}", error.message());
@@ -55,7 +55,7 @@ impl<'t> Document<'t> {
     }
 }
 
-impl SourceFile<'_> {
+impl DocumentFile<'_> {
     /// Number of the line, from 1, that contains the byte at `offset`.
     fn line(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset) + 1

@@ -47,7 +47,7 @@ const BUNDLES: [&str; 4] = [
 pub enum Roots {
     /// Only the certificates in this file.
     File(PathBuf),
-    /// Those of the operating system.
+    /// The certificates of the operating system.
     System,
 }
 

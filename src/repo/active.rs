@@ -127,7 +127,7 @@ impl Heartbeat {
 pub struct Announced {
     /// The last part of its key.
     pub name: String,
-    /// When it was last written, by the clock of the store.
+    /// Time of its last write, by the clock of the store.
     pub at: jiff::Timestamp,
     /// `None` when it is damaged: the operation may need everything.
     pub heartbeat: Option<Heartbeat>,
@@ -265,11 +265,11 @@ struct Shared {
     /// Locked while it is written to the repository.
     heartbeat: Mutex<Heartbeat>,
     /// Never locked while the repository is accessed, so that `check` does not wait for it.
-    state: Mutex<State>,
+    state: Mutex<BeatState>,
     wake: Condvar,
 }
 
-struct State {
+struct BeatState {
     /// When the announcement was last stored.
     renewed: Instant,
     /// True when another process removed the announcement.
@@ -293,7 +293,7 @@ impl Announcement {
             archive: archive.clone(),
             object,
             heartbeat: Mutex::new(heartbeat),
-            state: Mutex::new(State { renewed: Instant::now(), is_removed: false, is_over: false }),
+            state: Mutex::new(BeatState { renewed: Instant::now(), is_removed: false, is_over: false }),
             wake: Condvar::new(),
         });
         let renewing = Arc::clone(&shared);

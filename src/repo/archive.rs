@@ -20,8 +20,31 @@ pub struct Archive {
     base: Key,
 }
 
+impl Repository {
+    /// Checks that this is the repository of that cluster, and opens the cluster's part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Identity`] when the cluster is not registered here.
+    pub fn open(&self, lineage: Lineage) -> Result<Archive> {
+        let identity = self.identity(lineage).doing(|| format!("open repository {}", self.name()))?;
+        match identity {
+            Some(identity) => Archive::new(self.clone(), identity),
+            None => Err(self.stranger(lineage)),
+        }
+    }
+
+    /// Opens the newest lineage of the cluster, which restore and list use when the data directory
+    /// is gone.
+    pub fn open_newest(&self) -> Result<Archive> {
+        let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
+        let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
+        Archive::new(self.clone(), identity)
+    }
+}
+
 impl Archive {
-    pub(super) fn new(repository: Repository, identity: Identity) -> Result<Archive> {
+    fn new(repository: Repository, identity: Identity) -> Result<Archive> {
         let base = key::lineage(repository.cluster(), identity.lineage())?;
         Ok(Archive { repository, identity, base })
     }

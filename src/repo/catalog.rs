@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 pub struct SegmentRun {
     pub first: SegmentName,
     pub last: SegmentName,
-    /// When the last one was stored, by the clock of the store.
+    /// Time at which the last one was stored, by the clock of the store.
     pub stored: jiff::Timestamp,
 }
 
@@ -45,7 +45,7 @@ pub struct Reach {
     pub last: SegmentName,
     /// Number of segments from the first to that one.
     pub segments: u64,
-    /// When the run of that segment was last added to.
+    /// Time at which the run of that segment was last extended.
     pub stored: jiff::Timestamp,
     /// The segments that are missing behind it; `None` when it is the end of the archive.
     pub gap: Option<Gap>,

@@ -133,7 +133,7 @@ impl Drill {
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct History {
+struct DrillHistory {
     /// Oldest first.
     drills: Vec<Drill>,
 }
@@ -141,7 +141,7 @@ struct History {
 impl Archive {
     /// Reads the last drills, oldest first.
     pub fn drills(&self) -> Result<Vec<Drill>> {
-        let history: Option<History> = self.get_small(&ObjectName::Drills, ObjectKind::Drill)?;
+        let history: Option<DrillHistory> = self.get_small(&ObjectName::Drills, ObjectKind::Drill)?;
         Ok(history.unwrap_or_default().drills)
     }
 
@@ -161,7 +161,7 @@ impl Archive {
             drills.sort_by_key(|drill| drill.ended);
             let drills = drills.split_off(drills.len().saturating_sub(MAX_DRILLS));
             let _ = self
-                .put_small(&ObjectName::Drills, ObjectKind::Drill, &History { drills }, Mode::Replace)
+                .put_small(&ObjectName::Drills, ObjectKind::Drill, &DrillHistory { drills }, Mode::Replace)
                 .doing(doing)?;
             if self.drills().doing(doing)?.iter().any(|other| other.is(drill)) {
                 return Ok(());

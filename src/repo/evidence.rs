@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 /// Length of the longest run of segments that is accepted.
 const MAX_RUN: u64 = 1 << 24;
 
-/// When packs were read to their end: runs of numbers by backup.
+/// Times at which packs were read to their end: runs of numbers by backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
 
-/// When segments were read to their end: runs without a hole.
+/// Times at which segments were read to their end: runs without a hole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VerifiedWal(Vec<(SegmentName, SegmentName, Timestamp)>);

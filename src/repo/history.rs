@@ -20,12 +20,15 @@ pub struct WalHistory {
     histories: Histories,
 }
 
+/// Timelines whose history is damaged, and why.
+pub type DamagedHistories = Vec<(TimelineId, Error)>;
+
 /// WAL without a hole behind a backup: a recovery may end at each of its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub timeline: TimelineId,
     pub from: Lsn,
-    /// Behind the last byte.
+    /// Position behind the last byte.
     pub to: Lsn,
     /// Index of the backup at whose end it begins; `None` when it begins with its timeline.
     pub backup: Option<usize>,
@@ -47,7 +50,7 @@ impl WalHistory {
     pub(super) fn read_histories(
         archive: &Archive,
         timelines: &[TimelineId],
-    ) -> Result<(Histories, Vec<(TimelineId, Error)>)> {
+    ) -> Result<(Histories, DamagedHistories)> {
         let mut histories = BTreeMap::new();
         let mut damaged = Vec::new();
         for timeline in timelines {

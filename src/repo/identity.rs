@@ -2,7 +2,7 @@
 //! other command reads it first.
 
 use super::object::{header, misplaced};
-use super::{Archive, Lineage, Repository, key, parse_json, to_json};
+use super::{Lineage, Repository, key, parse_json, to_json};
 use crate::codec::envelope::{ObjectKind, decimal};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Mode, Put, list_all};
@@ -56,22 +56,9 @@ pub enum Registered {
 }
 
 impl Repository {
-    /// Checks that this is the repository of that cluster, and opens the cluster's part of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Identity`] when the cluster is not registered here.
-    pub fn open(&self, lineage: Lineage) -> Result<Archive> {
-        let identity = self.identity(lineage).doing(|| format!("open repository {}", self.name()))?;
-        match identity {
-            Some(identity) => Archive::new(self.clone(), identity),
-            None => Err(self.stranger(lineage)),
-        }
-    }
-
     /// Returns the error for a cluster without an identity: another cluster is registered here, or
     /// none.
-    fn stranger(&self, lineage: Lineage) -> Error {
+    pub(super) fn stranger(&self, lineage: Lineage) -> Error {
         let doing = format!("open repository {}", self.name());
         match self.identities() {
             Err(error) => error.doing(doing),
@@ -97,7 +84,7 @@ impl Repository {
         }
     }
 
-    fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
+    pub(super) fn identity(&self, lineage: Lineage) -> Result<Option<Identity>> {
         let key = key::identity(self.cluster(), lineage)?;
         let Some((header, content)) = self.read_small(&key, &lineage.to_string())? else {
             return Ok(None);
@@ -160,14 +147,6 @@ impl Repository {
             }
         }
         Ok(Identities { good: identities, bad: problems })
-    }
-
-    /// Opens the newest lineage of the cluster, which restore and list use when the data directory
-    /// is gone.
-    pub fn open_newest(&self) -> Result<Archive> {
-        let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
-        let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
-        Archive::new(self.clone(), identity)
     }
 
     /// Registers a cluster. Repeating it changes nothing; another system identifier or major

@@ -12,7 +12,7 @@ use std::fmt;
 /// The pin of a backup: an object of its own, since records never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// When the pin expires; `None` when it never does.
+    /// Expiry of the pin; `None` when it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<jiff::Timestamp>,
     /// Keeps only the WAL that makes the backup consistent, and not all later WAL.

@@ -10,7 +10,7 @@ pub struct Process {
     /// The namespace of `pid`: a container has its own.
     pub namespace: String,
     pub pid: u32,
-    /// When it started, in ticks since the boot: process numbers are reused.
+    /// Start of the process, in ticks since the boot: process numbers are reused.
     pub started: u64,
 }
 

@@ -28,7 +28,7 @@ pub const MAX_SEARCHED: u64 = 16;
 pub struct Window {
     pub timeline: TimelineId,
     pub from_lsn: Lsn,
-    /// Behind the last byte.
+    /// Position behind the last byte.
     pub to_lsn: Lsn,
     pub from: Timestamp,
     /// Never earlier than `from`.

@@ -38,14 +38,14 @@ pub enum Reason {
     KeepWeekly,
     KeepMonthly,
     KeepYearly,
-    /// It is the last complete backup.
+    /// The last complete backup is never removed.
     LastComplete,
     Pin,
     /// Pinned with only its own WAL.
     PinStandalone,
     /// A running operation needs it.
     InUse,
-    /// It could not be removed.
+    /// The backup could not be removed.
     NotRemovable,
 }
 

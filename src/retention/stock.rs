@@ -52,7 +52,7 @@ pub struct Stock {
     pub histories: BTreeMap<TimelineId, History>,
     /// Timelines whose history is missing or damaged.
     pub unknown_histories: Vec<TimelineId>,
-    /// When the newest segment of each timeline was stored.
+    /// Time at which the newest segment of each timeline was stored.
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
     pub pins: BTreeMap<String, Pin>,
     pub in_use: Vec<InUse>,

@@ -22,7 +22,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use s3::{Checksums, S3, S3Options, Variable};
 pub use traced::Traced;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, part};
 use crate::fs::aligned::Aligned;
 use std::fmt;
 use std::io::Read;
@@ -127,7 +127,7 @@ impl OpenBody<'_> {
         loop {
             match stream.read(&mut chunk) {
                 Ok(0) => return Ok(()),
-                Ok(length) => each(&chunk[..length])?,
+                Ok(length) => each(part(&chunk, 0..length)?)?,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::from_io(READ_SOURCE, e)),
             }

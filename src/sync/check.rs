@@ -1,7 +1,7 @@
 //! Checks of the objects that are copied, in bounded memory: a frame of a pack, or a few pieces of
 //! a WAL file.
 
-use super::source::Check;
+use super::source::ContentCheck;
 use crate::codec::compress::{Decompressor, FRAME};
 use crate::codec::envelope::{Content, ObjectKind};
 use crate::error::{Error, Kind, Result, part};
@@ -34,7 +34,7 @@ impl SizeCheck {
     }
 }
 
-impl Check for SizeCheck {
+impl ContentCheck for SizeCheck {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         let left = self.left.checked_sub(bytes.len() as u64);
         self.left = left.ok_or_else(|| Error::new(Kind::Damage, "it is longer than the manifest says"))?;
@@ -92,7 +92,7 @@ impl<'a> PackCheck<'a> {
     }
 }
 
-impl Check for PackCheck<'_> {
+impl ContentCheck for PackCheck<'_> {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         self.size.update(bytes)?;
         let begin = self.position;
@@ -151,7 +151,7 @@ impl WalCheck {
     }
 }
 
-impl Check for WalCheck {
+impl ContentCheck for WalCheck {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         match &self.running {
             Some((sender, _)) if sender.send(bytes.to_vec()).is_ok() => Ok(()),

@@ -253,7 +253,8 @@ impl Sync<'_> {
 
     fn wal_file(&self, name: WalName, size: u64) -> Result<Copied> {
         let open = || self.from.open_wal_object(name);
-        let check = || Ok(Box::new(WalCheck::start(name, self.from.lineage())?) as Box<dyn source::Check>);
+        let check =
+            || Ok(Box::new(WalCheck::start(name, self.from.lineage())?) as Box<dyn source::ContentCheck>);
         let object = SourceObject::new(&open, &check, self.from.repository().name());
         match self.to.put_wal(name, &object) {
             Ok(Put::Stored) => Ok(Copied::New(size)),

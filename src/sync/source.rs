@@ -2,14 +2,14 @@
 //! way, and never whole in memory. Knows nothing of what is checked.
 
 use crate::codec::hash::hash_all;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, part};
 use crate::repo::{Body, Object, OpenBody};
 use parking_lot::Mutex;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A check of the bytes of an object, in order.
-pub trait Check {
+pub trait ContentCheck {
     /// Checks the next bytes.
     fn update(&mut self, bytes: &[u8]) -> Result<()>;
 
@@ -18,7 +18,7 @@ pub trait Check {
 }
 
 /// Begins a check.
-pub type BeginCheck<'a> = dyn Fn() -> Result<Box<dyn Check + 'a>> + Sync + 'a;
+pub type BeginCheck<'a> = dyn Fn() -> Result<Box<dyn ContentCheck + 'a>> + Sync + 'a;
 
 /// An object of the source. A put of it fails, and stores nothing, when the check fails.
 pub struct SourceObject<'o, 'c> {
@@ -95,7 +95,7 @@ fn removed() -> Error {
 struct CheckedReader<'a> {
     object: Object,
     /// `None` after the end.
-    check: Option<Box<dyn Check + 'a>>,
+    check: Option<Box<dyn ContentCheck + 'a>>,
     failure: &'a SourceFailure<'a>,
 }
 
@@ -110,7 +110,7 @@ impl Read for CheckedReader<'_> {
             read => read.inspect_err(|e| self.failure.set(Error::io("read", e)))?,
         };
         let checked = match &mut self.check {
-            Some(check) if length > 0 => check.update(&buffer[..length]),
+            Some(check) if length > 0 => part(buffer, 0..length).and_then(|bytes| check.update(bytes)),
             Some(_) => self.check.take().map_or(Ok(()), |mut check| check.finish()),
             None => Ok(()),
         };

@@ -232,7 +232,10 @@ impl LazyObject {
     /// Gives its header to an object that has all its frames.
     fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
-        object[..HEADER_SIZE].copy_from_slice(&self.header(sha256)?);
+        let header = self.header(sha256)?;
+        let place =
+            object.get_mut(..HEADER_SIZE).ok_or_else(|| Error::defect("an object without a header"))?;
+        place.copy_from_slice(&header);
         Ok(object)
     }
 
@@ -426,9 +429,8 @@ impl Read for EncodingStream<'_> {
         if self.given == self.ready.len() {
             self.refill().map_err(std::io::Error::other)?;
         }
-        let rest = &self.ready[self.given..];
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
+        let mut rest = self.ready.get(self.given..).unwrap_or(&[]);
+        let length = rest.read(buffer)?;
         self.given += length;
         Ok(length)
     }

@@ -94,15 +94,15 @@ impl Fetch<'_> {
             let next = turn.next();
             if let Some((number, repository)) = next {
                 let (asked, lineage, name) = (repository.clone(), self.lineage, self.name);
-                race.start(number, repository.name(), move || look_up(&asked, lineage, name));
+                race.start(number, repository, move || look_up(&asked, lineage, name));
             }
             let patience = if turn.len() > 0 { ANSWER_TIMEOUT } else { Duration::MAX };
-            while let Some((number, found)) = race.next(patience) {
-                if self.take(found, self.repositories[number].name(), failures) {
+            while let Some((_, repository, found)) = race.next(patience) {
+                if self.take(found, repository.name(), failures) {
                     return true;
                 }
             }
-            if next.is_none() && race.running().is_empty() {
+            if next.is_none() && race.running().next().is_none() {
                 return false;
             }
         }

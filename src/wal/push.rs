@@ -9,6 +9,7 @@ use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress::in_span;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,32 +101,32 @@ impl Push<'_> {
                 continue;
             }
             let (copy, object, lineage) = (repository.clone(), Arc::clone(&object), self.lineage);
-            race.start(number, repository.name(), move || put(&copy, lineage, &object));
+            race.start(number, repository, move || put(&copy, lineage, &object));
         }
         self.collect(race)
     }
 
     /// Waits for all required repositories, and for [`OPTIONAL_TIMEOUT`] more for the optional
     /// ones.
-    fn collect(&self, mut race: Race<StoredCopy>) -> Result<Vec<Option<StoredCopy>>> {
+    fn collect(&self, mut race: Race<'_, StoredCopy>) -> Result<Vec<Option<StoredCopy>>> {
         let mut failures = Failures::new(self.report);
-        let mut copies: Vec<Option<StoredCopy>> = self.repositories.iter().map(|_| None).collect();
-        let is_required = |number: &usize| self.repositories[*number].is_required();
+        let mut copies = BTreeMap::new();
         loop {
-            let is_waiting = race.running().iter().any(is_required);
+            let is_waiting = race.running().any(Repository::is_required);
             let patience = if is_waiting { Duration::MAX } else { OPTIONAL_TIMEOUT };
             match race.next(patience) {
-                Some((number, Ok(copy))) => copies[number] = Some(copy),
-                Some((number, Err(error))) if is_required(&number) => failures.push(error),
-                Some((number, Err(error))) => self.skip(&self.repositories[number], error),
+                Some((number, _, Ok(copy))) => drop(copies.insert(number, copy)),
+                Some((_, repository, Err(error))) if repository.is_required() => failures.push(error),
+                Some((_, repository, Err(error))) => self.skip(repository, error),
                 None => break,
             }
         }
-        for number in race.running() {
+        for repository in race.running() {
             let message = format!("not done {OPTIONAL_TIMEOUT:?} after the required repositories");
-            self.skip(&self.repositories[*number], Error::new(Kind::Timeout, message));
+            self.skip(repository, Error::new(Kind::Timeout, message));
         }
-        failures.finish().map(|()| copies)
+        failures.finish()?;
+        Ok((0..self.repositories.len()).map(|number| copies.remove(&number)).collect())
     }
 
     /// Reports the failure of an optional repository, and records it, so that the next calls do not

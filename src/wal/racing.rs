@@ -5,26 +5,32 @@
 //! ends the threads, as a crash would. What they do is safe to interrupt at any point.
 
 use crate::error::{Error, Result};
+use crate::repo::Repository;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// Work that runs in several repositories.
-pub struct Race<T> {
+pub struct Race<'a, T> {
     sender: mpsc::Sender<(usize, Result<T>)>,
     results: mpsc::Receiver<(usize, Result<T>)>,
-    running: Vec<usize>,
+    running: Vec<(usize, &'a Repository)>,
 }
 
-impl<T: Send + 'static> Race<T> {
-    pub fn new() -> Race<T> {
+impl<'a, T: Send + 'static> Race<'a, T> {
+    pub fn new() -> Race<'a, T> {
         let (sender, results) = mpsc::channel();
         Race { sender, results, running: Vec::new() }
     }
 
-    /// Starts `work` for the repository with this number and name, on a thread of its own.
-    pub fn start(&mut self, number: usize, name: &str, work: impl FnOnce() -> Result<T> + Send + 'static) {
-        self.running.push(number);
+    /// Starts `work` for a repository, on a thread of its own. `number`: its place among all.
+    pub fn start(
+        &mut self,
+        number: usize,
+        repository: &'a Repository,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) {
+        self.running.push((number, repository));
         let sender = self.sender.clone();
         let run = move || {
             let panicked = |_| Err(Error::defect("the thread of a repository panicked"));
@@ -32,7 +38,7 @@ impl<T: Send + 'static> Race<T> {
             // The receiver is gone when the caller had what it needed.
             let _ = sender.send((number, result));
         };
-        let thread = std::thread::Builder::new().name(format!("to {name}"));
+        let thread = std::thread::Builder::new().name(format!("to {}", repository.name()));
         if let Err(error) = thread.spawn(run) {
             let _ = self.sender.send((number, Err(Error::from_io("start a thread", error))));
         }
@@ -40,17 +46,18 @@ impl<T: Send + 'static> Race<T> {
 
     /// Waits for the next result, up to `patience`. `None` when none arrived, or no work is
     /// running.
-    pub fn next(&mut self, patience: Duration) -> Option<(usize, Result<T>)> {
+    pub fn next(&mut self, patience: Duration) -> Option<(usize, &'a Repository, Result<T>)> {
         if self.running.is_empty() {
             return None;
         }
         let (number, result) = self.results.recv_timeout(patience).ok()?;
-        self.running.retain(|other| *other != number);
-        Some((number, result))
+        let place = self.running.iter().position(|(other, _)| *other == number)?;
+        let (_, repository) = self.running.remove(place);
+        Some((number, repository, result))
     }
 
-    /// Numbers of the repositories whose results have not arrived.
-    pub fn running(&self) -> &[usize] {
-        &self.running
+    /// Repositories whose results have not arrived.
+    pub fn running(&self) -> impl Iterator<Item = &'a Repository> {
+        self.running.iter().map(|(_, repository)| *repository)
     }
 }

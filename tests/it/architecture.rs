@@ -100,7 +100,7 @@ fn no_files_of_a_room_import_each_other_in_a_circle() {
         }
         for (_, path) in source.paths() {
             let target = defining(&path, &names, &exports);
-            if source.module.starts_with(target) || names.get(target).is_none() {
+            if source.module.starts_with(target) || !names.contains_key(target) {
                 continue;
             }
             imports.entry(&source.name).or_default().insert(names[target]);

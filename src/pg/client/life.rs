@@ -37,7 +37,7 @@ pub(super) struct StartedSession {
 /// Stops the thread on drop, and waits until it has sent the Terminate message.
 pub(super) struct StopOnDrop {
     pub stop: Option<oneshot::Sender<()>>,
-    /// Behind a lock since a receiver is not `Sync`, and sessions are.
+    /// Receiver of the end, behind a lock: sessions are `Sync`, and a receiver is not.
     pub finish: Mutex<mpsc::Receiver<()>>,
 }
 

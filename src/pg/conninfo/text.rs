@@ -24,7 +24,7 @@ pub struct Pair {
 ///
 /// `Config` for a string that libpq would not understand; the message contains no value of it.
 pub fn pairs_with_spans(text: &str) -> Result<Vec<Pair>> {
-    let whole = Section { text, start: 0 };
+    let whole = TextSpan { text, start: 0 };
     match whole.strip_prefix("postgresql://").or_else(|| whole.strip_prefix("postgres://")) {
         Some(rest) => uri(rest),
         None => words(text),
@@ -107,27 +107,27 @@ fn words(text: &str) -> Result<Vec<Pair>> {
 
 /// A part of a connection string, and the number of bytes in front of it.
 #[derive(Clone, Copy)]
-struct Section<'a> {
+struct TextSpan<'a> {
     text: &'a str,
     start: usize,
 }
 
-impl<'a> Section<'a> {
-    fn strip_prefix(self, prefix: &str) -> Option<Section<'a>> {
+impl<'a> TextSpan<'a> {
+    fn strip_prefix(self, prefix: &str) -> Option<TextSpan<'a>> {
         let text = self.text.strip_prefix(prefix)?;
-        Some(Section { text, start: self.start + prefix.len() })
+        Some(TextSpan { text, start: self.start + prefix.len() })
     }
 
     /// The parts before and after the first `separator`, an ASCII character.
-    fn split_once(self, separator: char) -> Option<(Section<'a>, Section<'a>)> {
+    fn split_once(self, separator: char) -> Option<(TextSpan<'a>, TextSpan<'a>)> {
         let (before, after) = self.text.split_once(separator)?;
         let start = self.start + before.len() + separator.len_utf8();
-        Some((Section { text: before, ..self }, Section { text: after, start }))
+        Some((TextSpan { text: before, ..self }, TextSpan { text: after, start }))
     }
 
-    /// As [`Section::split_once`]; everything is before a separator that does not occur.
-    fn split(self, separator: char) -> (Section<'a>, Section<'a>) {
-        let end = Section { text: "", start: self.start + self.text.len() };
+    /// As [`TextSpan::split_once`]; everything is before a separator that does not occur.
+    fn split(self, separator: char) -> (TextSpan<'a>, TextSpan<'a>) {
+        let end = TextSpan { text: "", start: self.start + self.text.len() };
         self.split_once(separator).unwrap_or((self, end))
     }
 
@@ -137,7 +137,7 @@ impl<'a> Section<'a> {
 }
 
 /// Parses `user:password@host:port,host:port/dbname?keyword=value&…`.
-fn uri(rest: Section<'_>) -> Result<Vec<Pair>> {
+fn uri(rest: TextSpan<'_>) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut add = |keyword: &str, value: &str, span: Range<usize>| -> Result<()> {
         if !value.is_empty() {
@@ -148,14 +148,14 @@ fn uri(rest: Section<'_>) -> Result<Vec<Pair>> {
     // There is a login if an @ comes before the first /.
     let (login, rest) = match rest.split_once('@') {
         Some((login, rest)) if !login.text.contains('/') => (login, rest),
-        _ => (Section { text: "", ..rest }, rest),
+        _ => (TextSpan { text: "", ..rest }, rest),
     };
     let (user, password) = login.split(':');
     add("user", user.text, user.span())?;
     add("password", password.text, password.span())?;
     let (rest, mut parameters) = rest.split('?');
     if rest.text.contains('@') {
-        // Section of a password would pass for a name of a host or a database.
+        // Part of a password would pass for a name of a host or a database.
         return Err(config("an @ after the host of the URI")
             .hint("in a URI, write / and @ in a name or password as %2F and %40"));
     }

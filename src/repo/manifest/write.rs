@@ -68,7 +68,7 @@ pub struct Written {
     pub parts: Vec<ManifestPart>,
     /// The packs that the manifest names, for the record.
     pub packs: PackSet,
-    /// The same packs, with the share that is needed of each.
+    /// The packs that the manifest names, with the share that is needed of each.
     pub uses: Vec<Use>,
     pub totals: Totals,
     /// Bytes of its parts.

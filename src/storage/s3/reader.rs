@@ -185,9 +185,7 @@ impl Read for ObjectReader {
         if self.piece.is_empty() && !self.rest.is_empty() && !buffer.is_empty() {
             self.advance().map_err(into_io)?;
         }
-        let length = self.piece.len().min(buffer.len());
-        self.piece.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
+        (&mut self.piece).reader().read(buffer)
     }
 }
 

@@ -1,4 +1,4 @@
-//! ServerSettings of the server that work but have a cost. ServerSettings that prevent archiving are checked by `backup`.
+//! Settings of the server that work but have a cost. Settings that prevent archiving are checked by `backup`.
 
 use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};
@@ -13,9 +13,9 @@ const SETTINGS: &str = "\
 /// Signs after which a shell continues although a command has failed.
 const CHAINS: [&str; 4] = ["|", ";", "&", "\n"];
 
-struct ServerSettings(BTreeMap<String, String>);
+struct CheckedSettings(BTreeMap<String, String>);
 
-impl ServerSettings {
+impl CheckedSettings {
     /// Returns the value of a setting; empty when the server does not have it.
     fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
@@ -24,7 +24,7 @@ impl ServerSettings {
 
 /// Returns possible improvements, each with the line to type.
 pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
-    let mut settings = ServerSettings(BTreeMap::new());
+    let mut settings = CheckedSettings(BTreeMap::new());
     let mut findings = Vec::new();
     for row in session.query(SETTINGS, &[], Some(STATEMENT_TIMEOUT)).doing("read the settings")? {
         let name: String = column(&row, 0)?;
@@ -44,7 +44,7 @@ pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
     Ok(findings)
 }
 
-fn of_primary(settings: &ServerSettings, findings: &mut Vec<CheckResult>) {
+fn of_primary(settings: &CheckedSettings, findings: &mut Vec<CheckResult>) {
     if settings.get("archive_timeout") == "0" {
         findings.push(CheckResult::warning(
             "archive_timeout is 0: on a server with little activity the last changes may wait for days to be archived",
@@ -65,7 +65,7 @@ fn of_primary(settings: &ServerSettings, findings: &mut Vec<CheckResult>) {
     }
 }
 
-fn of_standby(settings: &ServerSettings, findings: &mut Vec<CheckResult>) {
+fn of_standby(settings: &CheckedSettings, findings: &mut Vec<CheckResult>) {
     const LINE: &str = "set `restore_command = 'walfetch %f %p'` and reload the server";
     let command = settings.get("restore_command");
     findings.push(match command {
