@@ -1,8 +1,8 @@
-//! The error type of the whole program: kind, steps, reason and hint of a failure. Does not know terminals and exit
-//! statuses; `cli` maps kinds to those.
+//! The error type of the whole program: kind, steps, reason and hint of a failure. Does not know
+//! terminals and exit statuses; `cli` maps kinds to those.
 //!
-//! As text, an error is one line with the outermost step first:
-//! `push 00000001000000000000002A: repository local: write /r/main/…: no space left on device (os error 28)`.
+//! As text, an error is one line with the outermost step first: `push 00000001000000000000002A:
+//! repository local: write /r/main/…: no space left on device (os error 28)`.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// Result of everything that can fail with an [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Kind of a failure. It alone decides whether an operation is retried, and the exit status of the program.
+/// Kind of a failure. It alone decides whether an operation is retried, and the exit status of the
+/// program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The command line is wrong.
@@ -103,7 +104,8 @@ impl Error {
         Error::new(Kind::Defect, format!("internal error: {}", message.into()))
     }
 
-    /// Converts an error of the operating system that happened while `doing` something (`"write /r/x"`).
+    /// Converts an error of the operating system that happened while `doing` something (`"write
+    /// /r/x"`).
     pub fn io(doing: impl Into<String>, error: &std::io::Error) -> Error {
         Error::of_io(error).doing(doing)
     }
@@ -160,7 +162,8 @@ impl Error {
         self.0.kind
     }
 
-    /// The hint without the word `hint:`: the one that was added, else the general one for this kind, if any.
+    /// The hint without the word `hint:`: the one that was added, else the general one for this
+    /// kind, if any.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref().or(match self.0.kind {
             Kind::Usage => Some("`--help` shows the usage"),
@@ -194,7 +197,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// Failures of an operation that continues after each: all but the last are reported, the last is returned.
+/// Failures of an operation that continues after each: all but the last are reported, the last is
+/// returned.
 #[derive(Debug)]
 pub struct Failures {
     report: fn(&Error),
@@ -266,7 +270,8 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
-/// Returns the elements of `slice` in `range`, for callers that have established that `range` lies inside of it.
+/// Returns the elements of `slice` in `range`, for callers that have established that `range` lies
+/// inside of it.
 ///
 /// # Errors
 ///
@@ -283,7 +288,8 @@ trait LowercaseFirst {
 }
 
 impl LowercaseFirst for String {
-    /// Makes a text of the operating system, which starts with a capital, fit for the middle of a line.
+    /// Makes a text of the operating system, which starts with a capital, fit for the middle of a
+    /// line.
     fn to_lowercase_first(mut self) -> String {
         if let Some(first) = self.get_mut(0..1) {
             first.make_ascii_lowercase();

@@ -2,7 +2,8 @@
 //!
 //! # The map
 //!
-//! Each room may name the rooms of its third column, and itself. `tests/it/architecture.rs` reads this table.
+//! Each room may name the rooms of its third column, and itself. `tests/it/architecture.rs` reads
+//! this table.
 //!
 //! | room | what it is | may name |
 //! |---|---|---|
@@ -29,14 +30,16 @@
 //!
 //! # What follows, and holds
 //!
-//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other, nor `observe`; `drill` restores.
+//! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other,
+//!   nor `observe`; `drill` restores.
 //! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
-//! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times and random
-//!   bytes come in as arguments. (`storage` and `durable` name files of their own at random. The AWS crates behind
-//!   [`storage::S3`] date what they sign, and look for credentials in the environment.)
-//! * Nothing is stored, and nothing is called absent, before a repository has shown its identity: only then is
-//!   there a [`repo::Archive`].
+//! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times
+//!   and random bytes come in as arguments. (`storage` and `durable` name files of their own at
+//!   random. The AWS crates behind [`storage::S3`] date what they sign, and look for credentials in
+//!   the environment.)
+//! * Nothing is stored, and nothing is called absent, before a repository has shown its identity:
+//!   only then is there a [`repo::Archive`].
 //! * Ok means durable, and what was read was checked before it was used.
 
 pub mod backup;

@@ -1,5 +1,5 @@
-//! Progress, cancellation and reports of an operation: two counters, a flag, and the events of `tracing` that have
-//! fixed fields. Knows nothing of terminals, files and formats.
+//! Progress, cancellation and reports of an operation: two counters, a flag, and the events of
+//! `tracing` that have fixed fields. Knows nothing of terminals, files and formats.
 
 use crate::error::Error;
 use std::sync::Arc;
@@ -47,7 +47,8 @@ impl Progress {
     }
 }
 
-/// A request to end an operation early. Clones share it; operations that leave nothing behind look at it.
+/// A request to end an operation early. Clones share it; operations that leave nothing behind look
+/// at it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -83,7 +84,8 @@ pub fn error(error: &Error) {
     error!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
 }
 
-/// Returns `work` as a function that runs inside `span`, for a thread of its own: threads inherit none.
+/// Returns `work` as a function that runs inside `span`, for a thread of its own: threads inherit
+/// none.
 pub fn in_span<T>(span: Span, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || span.in_scope(work)
 }

@@ -1,5 +1,5 @@
-//! Hashes the blocks of frames, verifies their pages, and compresses the blocks that no earlier backup stored. Knows
-//! nothing of threads and packs: what it makes goes to the packer.
+//! Hashes the blocks of frames, verifies their pages, and compresses the blocks that no earlier
+//! backup stored. Knows nothing of threads and packs: what it makes goes to the packer.
 
 use super::frame::{FramePiece, RawFrame};
 use super::known::KnownRun;
@@ -45,8 +45,8 @@ impl<'a> FrameEncoder<'a> {
         })
     }
 
-    /// Sends the blocks of a frame to the packer. A frame without known blocks is compressed as it is; of any other
-    /// frame the blocks to be stored are gathered until they fill a frame.
+    /// Sends the blocks of a frame to the packer. A frame without known blocks is compressed as it
+    /// is; of any other frame the blocks to be stored are gathered until they fill a frame.
     pub fn encode(&mut self, frame: &RawFrame, outbox: &mut Outbox) -> Result<()> {
         let mut divided = Divided::default();
         for piece in &frame.pieces {

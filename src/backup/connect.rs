@@ -1,5 +1,5 @@
-//! Connects to the server that is backed up: looks for a pooler, checks the grants, reads the settings, and decides
-//! between a primary and a standby.
+//! Connects to the server that is backed up: looks for a pooler, checks the grants, reads the
+//! settings, and decides between a primary and a standby.
 
 use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use super::source::{BackupServer, ServerFacts};
@@ -17,8 +17,8 @@ use std::time::Duration;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl BackupServer {
-    /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the primary of a standby
-    /// and is used for nothing else.
+    /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the
+    /// primary of a standby and is used for nothing else.
     pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<BackupServer> {
         let options = SessionOptions {
             keep_alive: KeepAlive { every: KEEP_ALIVE_INTERVAL, ..KeepAlive::default() },
@@ -73,7 +73,8 @@ impl ServerSettings {
 
 fn read_facts(session: &Session) -> Result<ServerFacts> {
     let settings = ServerSettings::read(session)?;
-    // The timeline on which WAL is written now; the control file has it only after the next checkpoint.
+    // The timeline on which WAL is written now; the control file has it only after the next
+    // checkpoint.
     let sql = "SELECT system_identifier, pg_is_in_recovery(), \
                CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
                ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, \

@@ -1,5 +1,5 @@
-//! Third phase of a backup: reads everything between the start and the stop, which happens here. The stages and the way
-//! of a file through them are in `pipeline.rs`.
+//! Third phase of a backup: reads everything between the start and the stop, which happens here.
+//! The stages and the way of a file through them are in `pipeline.rs`.
 
 use super::compress::FrameEncoder;
 use super::failure::{FirstError, cancelled};
@@ -52,7 +52,8 @@ pub(super) fn copy(mut started: StartedBackup<'_>) -> Result<CopiedBackup<'_>> {
     let (options, server) = (prepared.options, prepared.server);
     let found = &server.found;
     let bad = BadPages::default();
-    // Without `wal_log_hints` or checksums a hint bit may change a page without WAL, which would be reported here.
+    // Without `wal_log_hints` or checksums a hint bit may change a page without WAL, which would be
+    // reported here.
     let reads_all = options.full || options.rehash;
     let unlogged = (reads_all && found.logs_hints).then(|| UnloggedChanges::new(started.point.lsn));
     let failure = FirstError::default();
@@ -89,13 +90,15 @@ type StageChannel<T> = (Sender<T>, Receiver<T>);
 struct Stages {
     /// Files of the scan, by number. Many, so that the total of the progress is known early.
     found: StageChannel<(u64, FoundFile)>,
-    /// Parts of the parent's manifest. None waits in the channel: one is read while another is merged.
+    /// Parts of the parent's manifest. None waits in the channel: one is read while another is
+    /// merged.
     parts: StageChannel<KnownPart>,
     /// Frames for idle readers. None waits: a frame is sent only when a reader receives.
     frames: StageChannel<RawFrame>,
     /// Batches for the packer, two for each job.
     items: StageChannel<Vec<PackItem>>,
-    /// Full packs. None waits: the packer fills the next pack while one is stored, and then waits itself.
+    /// Full packs. None waits: the packer fills the next pack while one is stored, and then waits
+    /// itself.
     packs: StageChannel<OpenPack>,
     /// Memory of stored packs, of which there are two.
     spare: StageChannel<Aligned>,
@@ -136,8 +139,8 @@ impl<'a> Copier<'a> {
         self.started.prepared.server
     }
 
-    /// Runs all stages. Each thread owns the channel end that it receives from, and notes its error before that end is
-    /// dropped: so the first error noted is the cause of the others.
+    /// Runs all stages. Each thread owns the channel end that it receives from, and notes its error
+    /// before that end is dropped: so the first error noted is the cause of the others.
     fn run(&self, summaries: Option<Summaries>) -> Result<(Packed, Scanned)> {
         let (failure, id) = (self.failure, self.started.id.as_str());
         let (archive, earlier) = (&self.started.prepared.archive, &self.started.prepared.earlier);
@@ -187,7 +190,8 @@ impl<'a> Copier<'a> {
         })
     }
 
-    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to be read last.
+    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to
+    /// be read last.
     fn scan(
         &self,
         mut sink: FoundSink<'_>,
@@ -212,8 +216,8 @@ impl<'a> Copier<'a> {
         Ok((stopped, tablespaces))
     }
 
-    /// Adds the configuration files from outside of the data directory and, last of all, the control file. Then stops the
-    /// backup, and adds the files that the server sends.
+    /// Adds the configuration files from outside of the data directory and, last of all, the
+    /// control file. Then stops the backup, and adds the files that the server sends.
     fn stop(&self, reader: &mut FileReader<'_>) -> Result<StopPoint> {
         self.add_configuration(reader)?;
         let pgdata = &self.options().pgdata;

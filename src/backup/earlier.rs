@@ -1,21 +1,25 @@
-//! Packs and manifests of earlier backups, from which a backup takes the blocks that did not change. Does not know how
-//! files are read.
+//! Packs and manifests of earlier backups, from which a backup takes the blocks that did not
+//! change. Does not know how files are read.
 //!
-//! Every backup names all packs that it needs, its own and those of earlier backups. It needs neither the record nor the
-//! manifest of another backup, and any other backup may be removed.
+//! Every backup names all packs that it needs, its own and those of earlier backups. It needs
+//! neither the record nor the manifest of another backup, and any other backup may be removed.
 //!
-//! The newest backup of the cluster is the *parent*. The hash of a block alone decides whether it changed, or the WAL
-//! summaries of the server; times and sizes in the file system do not count. The parent's manifest has its files in the
-//! order in which the scan finds them, so both are merged, and at most two parts of a manifest are in memory.
+//! The newest backup of the cluster is the *parent*. The hash of a block alone decides whether it
+//! changed, or the WAL summaries of the server; times and sizes in the file system do not count.
+//! The parent's manifest has its files in the order in which the scan finds them, so both are
+//! merged, and at most two parts of a manifest are in memory.
 //!
-//! A backup that did not finish (it was killed, or the repository was full) has left packs and the complete parts of its
-//! manifest. If it is newer than the parent, the next backup looks for its files there first and continues with the
-//! parent behind them. Everything is read again all the same, and the hashes decide.
+//! A backup that did not finish (it was killed, or the repository was full) has left packs and the
+//! complete parts of its manifest. If it is newer than the parent, the next backup looks for its
+//! files there first and continues with the parent behind them. Everything is read again all the
+//! same, and the hashes decide.
 //!
 //! Two limits bound how far a backup is scattered:
-//! * A pack of which the parent needs less than half is not used again: the blocks that are needed are stored anew. So
-//!   a backup keeps, and a restore reads, at most about twice what the backup needs.
-//! * The blocks of a frame are not divided into more than a bounded number of known runs (see `known.rs`).
+//! * A pack of which the parent needs less than half is not used again: the blocks that are needed
+//!   are stored anew. So a backup keeps, and a restore reads, at most about twice what the backup
+//!   needs.
+//! * The blocks of a frame are not divided into more than a bounded number of known runs (see
+//!   `known.rs`).
 
 use super::queue::KnownPart;
 use crate::error::{Error, Kind, Result};
@@ -48,9 +52,9 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// Chooses the newest backup whose manifest is readable and that no verification found damaged, and a backup that
-    /// began later and did not finish. A backup of a cluster with bad pages may be chosen, since content is compared.
-    /// Announces that their packs are needed.
+    /// Chooses the newest backup whose manifest is readable and that no verification found damaged,
+    /// and a backup that began later and did not finish. A backup of a cluster with bad pages may
+    /// be chosen, since content is compared. Announces that their packs are needed.
     pub fn choose(archive: &Archive, announced: &Announcement) -> Result<Earlier> {
         let mut earlier = Earlier::default();
         let verified = archive.remembered()?;
@@ -130,14 +134,16 @@ impl Earlier {
         announced.update(|notice| notice.needs.retain(|other| *other != id))
     }
 
-    /// Forbids to use packs and parts again: everything is stored anew. Files are still compared with the parent.
+    /// Forbids to use packs and parts again: everything is stored anew. Files are still compared
+    /// with the parent.
     pub fn forbid_reuse(&mut self) {
         self.packs.clear();
         self.unfinished = None;
         self.forbids_reuse = true;
     }
 
-    /// Forgets the backup that did not finish: the WAL summaries list changes since the parent only.
+    /// Forgets the backup that did not finish: the WAL summaries list changes since the parent
+    /// only.
     pub fn forget_unfinished(&mut self) {
         self.unfinished = None;
     }
@@ -147,8 +153,8 @@ impl Earlier {
         self.packs.get(key).copied()
     }
 
-    /// Sends the parts of the manifests until the receiver is gone. A damaged manifest ends early: the blocks that the
-    /// rest of it describes are stored anew.
+    /// Sends the parts of the manifests until the receiver is gone. A damaged manifest ends early:
+    /// the blocks that the rest of it describes are stored anew.
     pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>) -> Result<()> {
         if let Some(id) = &self.unfinished {
             self.send(manifest::unfinished(archive, id), parts)?;
@@ -191,7 +197,8 @@ impl Earlier {
     }
 }
 
-/// Packs of a backup that did not finish, with the content that the readable parts of its manifest describe.
+/// Packs of a backup that did not finish, with the content that the readable parts of its manifest
+/// describe.
 fn unfinished_packs(archive: &Archive, id: &str) -> Result<HashMap<Arc<str>, StoredPack>> {
     let there: HashMap<String, u64> = archive.stored_by(id)?.into_iter().collect();
     let mut packs: HashMap<Arc<str>, StoredPack> = HashMap::new();
@@ -207,7 +214,8 @@ fn unfinished_packs(archive: &Archive, id: &str) -> Result<HashMap<Arc<str>, Sto
     Ok(packs)
 }
 
-/// Fails unless everything that a manifest needs is still in the repository: packs, and bases of its parts.
+/// Fails unless everything that a manifest needs is still in the repository: packs, and bases of
+/// its parts.
 pub(super) fn check_stored(archive: &Archive, manifest: &Written) -> Result<()> {
     let packs = manifest.uses.iter().map(|used| (used.pack.as_str(), used.stored.size));
     let bases = manifest.parts.iter().filter_map(|part| part.base.as_deref());

@@ -1,5 +1,5 @@
-//! Last phase of a backup: waits for its WAL, checks that everything it needs is in the repository, and writes the record.
-//! Until then the backup is not listed.
+//! Last phase of a backup: waits for its WAL, checks that everything it needs is in the repository,
+//! and writes the record. Until then the backup is not listed.
 
 use super::copy::CopiedBackup;
 use super::earlier::check_stored;
@@ -72,9 +72,9 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
 
 /// The segments that make the backup consistent.
 ///
-/// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore` in
-/// `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. Behind that of a standby, which
-/// may be the end of a segment, it is the first record of the next one.
+/// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore`
+/// in `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. Behind
+/// that of a standby, which may be the end of a segment, it is the first record of the next one.
 fn wal_range(server: &BackupServer, label: &Label, stop: Lsn) -> WalRange {
     let (timeline, size) = (label.timeline, server.found.segment_size);
     let last = if server.found.in_recovery { SegmentName::containing } else { SegmentName::ending_at };

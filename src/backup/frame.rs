@@ -1,5 +1,5 @@
-//! Content of files on its way to being compressed: frames, the pieces of files in them, and the pool of their memory.
-//! Knows nothing of threads, and nothing of what becomes of a frame.
+//! Content of files on its way to being compressed: frames, the pieces of files in them, and the
+//! pool of their memory. Knows nothing of threads, and nothing of what becomes of a frame.
 
 use super::known::KnownFile;
 use super::scan::FoundFile;
@@ -30,7 +30,8 @@ pub(super) struct FramePiece {
     pub length: usize,
     /// Bytes of a block.
     pub block: u32,
-    /// The file and the number of its first page in its relation; `None` when its pages are not verified.
+    /// The file and the number of its first page in its relation; `None` when its pages are not
+    /// verified.
     pub pages: Option<(Arc<FoundFile>, u32)>,
     /// The file as the parent has it.
     pub known: Option<Arc<KnownFile>>,
@@ -65,7 +66,8 @@ impl RawFrame {
         memory.ok_or_else(|| Error::defect(format!("a frame of {filled} bytes")))
     }
 
-    /// Adds a piece whose bytes were written to the begin of [`RawFrame::free`]. Its `skip` is set here.
+    /// Adds a piece whose bytes were written to the begin of [`RawFrame::free`]. Its `skip` is set
+    /// here.
     pub fn push(&mut self, piece: FramePiece) {
         let skip = self.filled;
         self.filled += piece.length;

@@ -1,8 +1,8 @@
-//! A file as an earlier backup has it, and the division of its blocks into known runs, which that backup stored, and
-//! others. Knows nothing of how a file is read.
+//! A file as an earlier backup has it, and the division of its blocks into known runs, which that
+//! backup stored, and others. Knows nothing of how a file is read.
 //!
-//! The blocks of a frame that would be divided into more than [`MAX_RUNS`] runs are stored anew, so that a restore does
-//! not have to collect them from too many places.
+//! The blocks of a frame that would be divided into more than [`MAX_RUNS`] runs are stored anew, so
+//! that a restore does not have to collect them from too many places.
 
 use super::summaries::ChangedPages;
 use crate::codec::hash::BlockHash;
@@ -24,7 +24,8 @@ pub struct KnownFile {
     /// Bytes of a block.
     block: u32,
     hashes: Vec<BlockHash>,
-    /// Extents in packs that may be used again: the number of the first block, the key of the pack, the extent.
+    /// Extents in packs that may be used again: the number of the first block, the key of the pack,
+    /// the extent.
     extents: Vec<(usize, Arc<str>, Extent)>,
     promise: Option<Promise>,
 }
@@ -46,7 +47,8 @@ pub struct KnownRun {
 }
 
 impl KnownFile {
-    /// `packs` has the key of each pack by its number in the extents; `None` for a pack that is not to be used again.
+    /// `packs` has the key of each pack by its number in the extents; `None` for a pack that is not
+    /// to be used again.
     ///
     /// # Errors
     ///
@@ -95,8 +97,8 @@ impl KnownFile {
         part(&self.hashes, blocks)
     }
 
-    /// Whether the WAL summaries promise that block `number` of `block` bytes is as the earlier backup has it. `size`
-    /// is that of the file now.
+    /// Whether the WAL summaries promise that block `number` of `block` bytes is as the earlier
+    /// backup has it. `size` is that of the file now.
     pub fn is_promised(&self, block: u32, number: usize, size: u64) -> bool {
         let Some(promise) = &self.promise else {
             return false;
@@ -110,8 +112,9 @@ impl KnownFile {
             && !promise.changed.touches(page(begin)..page(end(size)))
     }
 
-    /// Divides `count` blocks of `block` bytes, the first of them number `first` of the file, into runs: all blocks in
-    /// order, each once. A block belongs to a known run when `is_same` holds for its number and its pack may be used.
+    /// Divides `count` blocks of `block` bytes, the first of them number `first` of the file, into
+    /// runs: all blocks in order, each once. A block belongs to a known run when `is_same` holds
+    /// for its number and its pack may be used.
     ///
     /// # Errors
     ///
@@ -154,7 +157,8 @@ impl KnownFile {
         Ok(if runs.len() > MAX_RUNS { all() } else { runs })
     }
 
-    /// The extent that has a block, if its pack may be used: number of its first block, key of its pack, extent.
+    /// The extent that has a block, if its pack may be used: number of its first block, key of its
+    /// pack, extent.
     fn extent_of(&self, block: usize) -> Option<(usize, &Arc<str>, &Extent)> {
         let behind = self.extents.partition_point(|(first, ..)| *first <= block);
         let (first, pack, extent) = self.extents.get(behind.checked_sub(1)?)?;

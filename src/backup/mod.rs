@@ -1,5 +1,5 @@
-//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows nothing of the
-//! configuration, and of WAL only that it has to be in the repository.
+//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows
+//! nothing of the configuration, and of WAL only that it has to be in the repository.
 //!
 //! `run.rs` has the phases of a backup, `pipeline.rs` the way of a file through its threads.
 

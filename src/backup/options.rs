@@ -43,6 +43,7 @@ pub struct Taken {
     pub record: Record,
     /// Bytes of files that were read; the WAL summaries promised that the others are unchanged.
     pub read: u64,
-    /// Blocks that changed although the WAL summaries promise that they did not, by the numbers of their first pages.
+    /// Blocks that changed although the WAL summaries promise that they did not, by the numbers of
+    /// their first pages.
     pub unlogged: Vec<DamagedFile>,
 }

@@ -1,7 +1,9 @@
-//! Appends frames to packs and writes finished files to the manifest. Knows nothing of how files are read.
+//! Appends frames to packs and writes finished files to the manifest. Knows nothing of how files
+//! are read.
 //!
-//! The manifest has the files in the order in which they were found. A file that is finished before an earlier one waits
-//! in memory: at most those that are read in the time that one file of 1 GiB takes.
+//! The manifest has the files in the order in which they were found. A file that is finished before
+//! an earlier one waits in memory: at most those that are read in the time that one file of 1 GiB
+//! takes.
 
 use super::earlier::Earlier;
 use super::failure::cancelled;
@@ -41,7 +43,8 @@ pub(super) enum PackItem {
     Gone(u64),
 }
 
-/// The sending side of one thread. Small items are sent together: to wake the packer costs more than a small file.
+/// The sending side of one thread. Small items are sent together: to wake the packer costs more
+/// than a small file.
 pub(super) struct Outbox {
     packer: Sender<Vec<PackItem>>,
     waiting: Vec<PackItem>,

@@ -1,5 +1,6 @@
-//! Checks of pages while a file is read: whether their checksums are right, and whether a page changed although the WAL
-//! summaries promise that it did not. A bad page is read again before it counts, since the server may be writing it.
+//! Checks of pages while a file is read: whether their checksums are right, and whether a page
+//! changed although the WAL summaries promise that it did not. A bad page is read again before it
+//! counts, since the server may be writing it.
 
 use super::known::KnownFile;
 use super::scan::FoundFile;
@@ -88,8 +89,8 @@ impl BadPages {
         }
     }
 
-    /// The pages that stay damaged after recovery. A page whose LSN lies between start and end of the backup was
-    /// written while it was read: the WAL has a full image of it.
+    /// The pages that stay damaged after recovery. A page whose LSN lies between start and end of
+    /// the backup was written while it was read: the WAL has a full image of it.
     pub fn into_files(self, start: Lsn, stop: Lsn) -> Vec<DamagedFile> {
         let damaged = |(path, pages): (String, Vec<(u32, Lsn)>)| {
             let lasting = pages.into_iter().filter(|(_, lsn)| *lsn < start || *lsn > stop);
@@ -101,7 +102,8 @@ impl BadPages {
     }
 }
 
-/// Blocks that differ from the parent although the WAL summaries promise that they do not: they changed without WAL.
+/// Blocks that differ from the parent although the WAL summaries promise that they do not: they
+/// changed without WAL.
 pub(super) struct UnloggedChanges {
     pages: BadPages,
     /// Start of the backup. The WAL summaries promise nothing of later changes.
@@ -113,7 +115,8 @@ impl UnloggedChanges {
         UnloggedChanges { pages: BadPages::default(), start }
     }
 
-    /// Compares blocks of `block` bytes, which begin with number `first` of their file, with those of the parent.
+    /// Compares blocks of `block` bytes, which begin with number `first` of their file, with those
+    /// of the parent.
     pub fn compare(
         &self,
         known: &KnownFile,
@@ -131,7 +134,8 @@ impl UnloggedChanges {
             }
             // A block shorter than a page has no LSN.
             let newest = bytes.as_chunks().0.iter().map(claimed_lsn).max().unwrap_or(Lsn(0));
-            // A change behind the start explains the difference, and must not hide a page that nothing explains.
+            // A change behind the start explains the difference, and must not hide a page that
+            // nothing explains.
             if newest < self.start {
                 self.pages.add(&known.path, page_at(offset(number))?, newest);
             }

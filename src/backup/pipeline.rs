@@ -15,13 +15,14 @@
 //!                              store  (1 thread) ──▶ repository
 //! ```
 //!
-//! Every queue is bounded. A stage whose successor has failed finds its queue closed, and the first error is the one that
-//! is reported. Memory is two packs and about a frame for each thread.
+//! Every queue is bounded. A stage whose successor has failed finds its queue closed, and the first
+//! error is the one that is reported. Memory is two packs and about a frame for each thread.
 //!
-//! A large file is read in pieces of a frame each; small files share a frame. The thread that has read a frame compresses
-//! it, while it is in the cache of its processor, unless another thread is idle: so one large file at the end keeps all
-//! threads busy. The CRC of a whole file is computed while it is read, in order. Blocks that are unchanged according to
-//! the WAL summaries are not read and go to the packer as known blocks.
+//! A large file is read in pieces of a frame each; small files share a frame. The thread that has
+//! read a frame compresses it, while it is in the cache of its processor, unless another thread is
+//! idle: so one large file at the end keeps all threads busy. The CRC of a whole file is computed
+//! while it is read, in order. Blocks that are unchanged according to the WAL summaries are not
+//! read and go to the packer as known blocks.
 
 use super::compress::FrameEncoder;
 use super::frame::{FramePiece, FramePool, RawFrame};
@@ -43,8 +44,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A file up to this size has blocks of one page. A larger one has larger blocks, so that the hashes take less than a
-/// thousandth of the data.
+/// A file up to this size has blocks of one page. A larger one has larger blocks, so that the
+/// hashes take less than a thousandth of the data.
 const MAX_SMALL_FILE: u64 = 1 << 20;
 const SMALL_BLOCK: u32 = 8 << 10;
 const LARGE_BLOCK: u32 = 16 << 10;
@@ -150,8 +151,8 @@ impl<'a> FileReader<'a> {
         self.end()
     }
 
-    /// Hands the frame over or compresses it. Continues with an empty frame: the same one, which is in the processor's
-    /// cache, unless it was handed over.
+    /// Hands the frame over or compresses it. Continues with an empty frame: the same one, which is
+    /// in the processor's cache, unless it was handed over.
     fn flush_frame(&mut self) -> Result<()> {
         if self.frame.pieces.is_empty() {
             return Ok(());
@@ -181,7 +182,8 @@ impl<'a> FileReader<'a> {
         }
     }
 
-    /// Opens a file that was found; `None` when it was removed since then, which the packer is informed of.
+    /// Opens a file that was found; `None` when it was removed since then, which the packer is
+    /// informed of.
     fn open(&mut self, job: &FileJob) -> Result<Option<File>> {
         let source = &job.found.source;
         match File::open(source) {
@@ -217,8 +219,8 @@ impl<'a> FileReader<'a> {
         self.finish(job, offset, Some(crc), block)
     }
 
-    /// Reads the blocks that may have changed according to the WAL summaries, and takes the others from the parent. The
-    /// file has the size that it was found with: later changes are in the WAL.
+    /// Reads the blocks that may have changed according to the WAL summaries, and takes the others
+    /// from the parent. The file has the size that it was found with: later changes are in the WAL.
     fn changed_parts(&mut self, job: &FileJob, known: &KnownFile) -> Result<()> {
         let FileJob { number, found, .. } = job;
         let size = found.size;
@@ -265,8 +267,8 @@ impl<'a> FileReader<'a> {
         self.finish(job, offset, crc, block)
     }
 
-    /// Reads bytes of a file, at most a frame, into the frame that is being filled. Returns fewer bytes at the end of the
-    /// file.
+    /// Reads bytes of a file, at most a frame, into the frame that is being filled. Returns fewer
+    /// bytes at the end of the file.
     fn read(&mut self, open: &mut SourceFile<'_>, offset: u64, want: usize) -> Result<usize> {
         // Reads that bypass the page cache need aligned memory.
         let is_aligned = !open.is_large || self.frame.filled().is_multiple_of(ALIGNMENT);
@@ -302,7 +304,8 @@ impl<'a> FileReader<'a> {
         part(content, content.len().saturating_sub(length)..content.len())
     }
 
-    /// Adds a file whose bytes are in memory: a file that the server sent, or that must not be read twice.
+    /// Adds a file whose bytes are in memory: a file that the server sent, or that must not be read
+    /// twice.
     pub fn add_bytes(&mut self, found: FoundFile, bytes: &[u8], is_config: bool) -> Result<()> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let mut crc = 0;
@@ -351,8 +354,8 @@ impl<'a> FileReader<'a> {
     }
 }
 
-/// Divides a file of this size, frame by frame, into blocks that the WAL summaries promise and others. Each run comes with
-/// the number of the block from which it counts.
+/// Divides a file of this size, frame by frame, into blocks that the WAL summaries promise and
+/// others. Each run comes with the number of the block from which it counts.
 fn divide(known: &KnownFile, block: u32, size: u64) -> Result<Vec<(usize, KnownRun)>> {
     let blocks = distance(0, size.div_ceil(u64::from(block)))?;
     let in_frame = FRAME / block as usize;
@@ -365,8 +368,8 @@ fn divide(known: &KnownFile, block: u32, size: u64) -> Result<Vec<(usize, KnownR
     Ok(runs)
 }
 
-/// Whether a file may be gone although its name was seen: relations are dropped while a backup runs, but not the files
-/// without which there is no cluster.
+/// Whether a file may be gone although its name was seen: relations are dropped while a backup
+/// runs, but not the files without which there is no cluster.
 fn may_vanish(path: &StoredPath) -> bool {
     !matches!(&path.0[..], b"PG_VERSION" | b"global/pg_filenode.map" | b"global/pg_control")
 }

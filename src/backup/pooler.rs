@@ -1,6 +1,7 @@
-//! Detects a connection pooler between walkeep and the server. A pooler may give each transaction another server
-//! process: the process in which the backup was started would stay in backup mode, and the process that has to stop it
-//! does not know of it. A pooler that keeps one process for each session does no harm and is not detected.
+//! Detects a connection pooler between walkeep and the server. A pooler may give each transaction
+//! another server process: the process in which the backup was started would stay in backup mode,
+//! and the process that has to stop it does not know of it. A pooler that keeps one process for
+//! each session does no harm and is not detected.
 
 use super::session::STATEMENT_TIMEOUT;
 use crate::error::{Doing, Error, Kind, Result};
@@ -16,8 +17,9 @@ const PROCESS_TIMEOUT: Option<Duration> = Some(Duration::from_secs(15));
 
 const HINT: &str = "let `connection` lead to the server itself: its own port or socket directory";
 
-/// Refuses a session that was given another process. A pooler gives the process of an idle session to the next client
-/// that needs one: here to a second session, which keeps it by an open transaction.
+/// Refuses a session that was given another process. A pooler gives the process of an idle session
+/// to the next client that needs one: here to a second session, which keeps it by an open
+/// transaction.
 pub fn check(session: &Session, info: &ConnInfo, options: &SessionOptions) -> Result<()> {
     let doing = || "look for a connection pooler".to_owned();
     let other = Session::connect(info, options).doing(doing)?;

@@ -1,5 +1,5 @@
-//! First phase of a backup: everything that has to hold before the server starts it. From the announcement on, a prune
-//! of any host keeps what the backup needs.
+//! First phase of a backup: everything that has to hold before the server starts it. From the
+//! announcement on, a prune of any host keeps what the backup needs.
 
 use super::earlier::Earlier;
 use super::options::Options;
@@ -28,8 +28,8 @@ pub(super) struct PreparedBackup<'a> {
     _lock: Lock,
 }
 
-/// Locks the data directory, checks that the server is the right one, announces the backup, chooses the earlier backups,
-/// and waits for a first segment.
+/// Locks the data directory, checks that the server is the right one, announces the backup, chooses
+/// the earlier backups, and waits for a first segment.
 pub(super) fn prepare<'a>(
     options: &'a Options,
     server: &'a BackupServer,
@@ -69,7 +69,8 @@ fn check_settings(server: &BackupServer) -> Result<()> {
     }
 }
 
-/// Returns the earliest LSN at which the backup may begin. Where a segment can be ended, first proves that WAL arrives.
+/// Returns the earliest LSN at which the backup may begin. Where a segment can be ended, first
+/// proves that WAL arrives.
 fn first_wal(options: &Options, server: &BackupServer, archive: &Archive) -> Result<Lsn> {
     if server.can_switch() {
         progress::step("waiting for a first segment to arrive in the repository");

@@ -1,5 +1,5 @@
-//! Hands out the files that the walk found, each with what earlier backups have of it: the walk and the parts of the
-//! parent's manifest are merged by path. Does not know who reads the files.
+//! Hands out the files that the walk found, each with what earlier backups have of it: the walk and
+//! the parts of the parent's manifest are merged by path. Does not know who reads the files.
 
 use super::known::{KnownFile, Promise};
 use super::scan::FoundFile;
@@ -20,7 +20,8 @@ pub(super) struct KnownPart {
 
 /// A file to be read.
 pub(super) struct FileJob {
-    /// Files are numbered in the order in which they were found, which is the order of the manifest.
+    /// Files are numbered in the order in which they were found, which is the order of the
+    /// manifest.
     pub number: u64,
     pub found: Arc<FoundFile>,
     pub known: Option<Arc<KnownFile>>,

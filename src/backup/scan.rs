@@ -1,4 +1,5 @@
-//! Finds the files that belong to a backup, by the rules of PostgreSQL's `basebackup.c`. Does not read them.
+//! Finds the files that belong to a backup, by the rules of PostgreSQL's `basebackup.c`. Does not
+//! read them.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::relation::{Fork, RelationDirectory, RelationFile, is_temporary_relation};
@@ -77,10 +78,11 @@ pub(super) trait ScanSink {
 /// A walk through a data directory and its tablespaces.
 pub(super) struct DataScan<'a> {
     pgdata: &'a Path,
-    /// Device and inode of directories that are left out: tablespaces inside the data directory, the spool,
-    /// repositories.
+    /// Device and inode of directories that are left out: tablespaces inside the data directory,
+    /// the spool, repositories.
     foreign: HashSet<(u64, u64)>,
-    /// Directory of this server in each tablespace (`PG_17_202406281`): two versions may share a location.
+    /// Directory of this server in each tablespace (`PG_17_202406281`): two versions may share a
+    /// location.
     version_directory: String,
     owners: &'a OwnerNames,
 }
@@ -109,13 +111,14 @@ impl<'a> DataScan<'a> {
         DataScan { pgdata, foreign, version_directory, owners }
     }
 
-    /// Walks the data directory and its tablespaces. Leaves out `global/pg_control`, which is read last.
+    /// Walks the data directory and its tablespaces. Leaves out `global/pg_control`, which is read
+    /// last.
     pub fn run(&self, sink: &mut dyn ScanSink) -> Result<()> {
         self.directory(sink, self.pgdata, b"", 0)
     }
 
-    /// Passes on the entry of a directory; `path` is relative to the data directory, and empty for itself. False when the
-    /// directory is gone.
+    /// Passes on the entry of a directory; `path` is relative to the data directory, and empty for
+    /// itself. False when the directory is gone.
     fn enter(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8]) -> Result<bool> {
         let Some(meta) = found(source, std::fs::metadata(source))? else {
             return Ok(false);
@@ -211,8 +214,8 @@ impl<'a> DataScan<'a> {
         })
     }
 
-    /// Returns the metadata of the target of a link, which is backed up in place of the link; `None` when it does not
-    /// exist.
+    /// Returns the metadata of the target of a link, which is backed up in place of the link;
+    /// `None` when it does not exist.
     fn follow(&self, source: &Path) -> Result<Option<Metadata>> {
         match std::fs::metadata(source) {
             Ok(meta) => {
@@ -296,8 +299,8 @@ fn child(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// File numbers in this directory that have an initialization fork, from which recovery rebuilds the other forks of an
-/// unlogged relation.
+/// File numbers in this directory that have an initialization fork, from which recovery rebuilds
+/// the other forks of an unlogged relation.
 fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsStr> {
     if RelationDirectory::parse(path).is_none() {
         return HashSet::new();

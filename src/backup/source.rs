@@ -1,5 +1,5 @@
-//! The server that is backed up: its settings, whether it is the right one, and the session between the start and the
-//! stop of a backup. Does not know how it is connected to.
+//! The server that is backed up: its settings, whether it is the right one, and the session between
+//! the start and the stop of a backup. Does not know how it is connected to.
 
 use super::pooler;
 use super::session::{STATEMENT_TIMEOUT, lsn, timestamp};
@@ -13,17 +13,19 @@ use crate::repo::{Archive, Lineage};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest pause between two looks at the archive while a segment is awaited; the first pauses are shorter.
+/// Longest pause between two looks at the archive while a segment is awaited; the first pauses are
+/// shorter.
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Difference in seconds between `postmaster.pid` and the start time that the server reports which still counts as the
-/// same start: the file is written a moment earlier.
+/// Difference in seconds between `postmaster.pid` and the start time that the server reports which
+/// still counts as the same start: the file is written a moment earlier.
 const MAX_START_DIFFERENCE: i64 = 60;
 
 /// A session with the server, and the settings that it reported.
 pub struct BackupServer {
     pub(super) session: Session,
-    /// A session with the primary; `None` for a primary, and for a standby whose primary the configuration does not name.
+    /// A session with the primary; `None` for a primary, and for a standby whose primary the
+    /// configuration does not name.
     pub(super) primary: Option<Session>,
     pub found: ServerFacts,
 }
@@ -86,7 +88,8 @@ impl BackupServer {
         })
     }
 
-    /// Refuses a server that does not run on this data directory: another cluster, or another copy of its files.
+    /// Refuses a server that does not run on this data directory: another cluster, or another copy
+    /// of its files.
     pub fn check_runs_on(&self, pgdata: &Path) -> Result<()> {
         let doing = || format!("compare the server with {}", pgdata.display());
         let wrong = |what: String| {
@@ -172,7 +175,8 @@ impl BackupServer {
         !self.found.in_recovery || self.primary.is_some()
     }
 
-    /// Refuses a backup that ends on another timeline than it `began` on: its WAL would not lie on one timeline.
+    /// Refuses a backup that ends on another timeline than it `began` on: its WAL would not lie on
+    /// one timeline.
     pub fn check_timeline(&self, began: TimelineId) -> Result<()> {
         let sql = if self.found.in_recovery {
             "SELECT min_recovery_end_timeline FROM pg_control_recovery()"
@@ -192,7 +196,8 @@ impl BackupServer {
         .hint("take the backup again, when the WAL and the history of the new timeline are archived"))
     }
 
-    /// Writes a little WAL and ends the segment that contains it, so that the server archives that segment.
+    /// Writes a little WAL and ends the segment that contains it, so that the server archives that
+    /// segment.
     pub fn switch_segment(&self) -> Result<SegmentName> {
         let session = self.primary.as_ref().unwrap_or(&self.session);
         let row = session.query_one("SELECT pg_create_restore_point('walkeep')", &[], STATEMENT_TIMEOUT)?;
@@ -201,8 +206,8 @@ impl BackupServer {
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
-    /// Waits until the archive has a segment. Fails after `timeout`, and as soon as the server reports the segment as
-    /// archived while the archive does not have it.
+    /// Waits until the archive has a segment. Fails after `timeout`, and as soon as the server
+    /// reports the segment as archived while the archive does not have it.
     pub fn await_segment(
         &self,
         pgdata: &Path,
@@ -215,7 +220,8 @@ impl BackupServer {
         while !archive.has_wal(WalName::Segment(name))? {
             self.check()?;
             let archiver = self.archiver()?;
-            // The last archived file may be a backup history file, whose name is older than its creation.
+            // The last archived file may be a backup history file, whose name is older than its
+            // creation.
             let status = pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
             // A standby does not report what its primary archives.
             let is_reported = !self.found.in_recovery
@@ -261,7 +267,8 @@ impl BackupServer {
 
     /// Starts the backup, which takes as long as a checkpoint: minutes unless it is `fast`.
     pub fn start(&self, label: &str, fast: bool) -> Result<StartPoint> {
-        // Lets the server notice a client that is gone; one that cannot do so continues until its checkpoint.
+        // Lets the server notice a client that is gone; one that cannot do so continues until its
+        // checkpoint.
         let _ = self.session.batch("SET client_connection_check_interval = '2s'", STATEMENT_TIMEOUT);
         let sql = "SELECT pg_backup_start($1, $2), (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
         let row = self.session.query_one(sql, &[&label, &fast], None).doing("start the backup")?;
@@ -272,8 +279,9 @@ impl BackupServer {
     pub fn stop(&self) -> Result<StopPoint> {
         let doing = "stop the backup";
         pooler::check_process(&self.session).doing(doing)?;
-        // A path may have an encoding other than the database's, which every conversion function would refuse. The
-        // cast from text to bytea keeps all bytes except backslashes, which are doubled for it.
+        // A path may have an encoding other than the database's, which every conversion function
+        // would refuse. The cast from text to bytea keeps all bytes except backslashes, which are
+        // doubled for it.
         let sql = "SELECT lsn, replace(labelfile, chr(92), repeat(chr(92), 2))::bytea, \
                    replace(spcmapfile, chr(92), repeat(chr(92), 2))::bytea, \
                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8 \
@@ -287,7 +295,8 @@ impl BackupServer {
         })
     }
 
-    /// Paths of the configuration files that the server reads; with an error when included files are not known.
+    /// Paths of the configuration files that the server reads; with an error when included files
+    /// are not known.
     pub fn configuration_files(&self) -> (Vec<String>, Option<Error>) {
         let found = &self.found;
         let mut files: Vec<String> = Vec::new();
@@ -322,8 +331,8 @@ impl BackupServer {
     }
 }
 
-/// Refuses a data directory whose control file is behind the checkpoint with which the backup began at `start`: it is
-/// not that of the server.
+/// Refuses a data directory whose control file is behind the checkpoint with which the backup began
+/// at `start`: it is not that of the server.
 pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
     let redo = Control::read(pgdata)?.redo();
     if redo >= start {

@@ -1,17 +1,18 @@
-//! A standby as the server that is backed up: start and stop happen there, its files are read, and its promotion ends
-//! the backup. Its WAL is archived by the primary. The backup ends in a segment that only the primary can complete: a
-//! session with the primary does so where `primary` names it, otherwise the backup waits for that segment.
+//! A standby as the server that is backed up: start and stop happen there, its files are read, and
+//! its promotion ends the backup. Its WAL is archived by the primary. The backup ends in a segment
+//! that only the primary can complete: a session with the primary does so where `primary` names it,
+//! otherwise the backup waits for that segment.
 //!
-//! The start is the last restartpoint of the standby, which may lie far back. Until that is known, the announcement of
-//! the backup claims the WAL from the restartpoint that the control file names.
+//! The start is the last restartpoint of the standby, which may lie far back. Until that is known,
+//! the announcement of the backup claims the WAL from the restartpoint that the control file names.
 
 use super::session::{PRIMARY_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Expect, KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 
-/// Settings of a session that keeps asking whether the server is still a standby, so that a promotion is noticed while
-/// files are read.
+/// Settings of a session that keeps asking whether the server is still a standby, so that a
+/// promotion is noticed while files are read.
 pub fn watching(options: &SessionOptions) -> SessionOptions {
     let expect = Expect { answer: "t".into(), otherwise: "the standby was promoted".into() };
     let keep_alive = KeepAlive {
@@ -22,7 +23,8 @@ pub fn watching(options: &SessionOptions) -> SessionOptions {
     SessionOptions { keep_alive, ..options.clone() }
 }
 
-/// Opens a session with the primary of a standby. Refuses a server of another cluster, and another standby.
+/// Opens a session with the primary of a standby. Refuses a server of another cluster, and another
+/// standby.
 pub fn connect_primary(info: &ConnInfo, options: &SessionOptions, system_identifier: u64) -> Result<Session> {
     let doing = || "look at the server that `primary` names".to_owned();
     let session = Session::connect(info, options).doing(doing)?;

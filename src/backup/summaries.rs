@@ -1,18 +1,20 @@
-//! The WAL summaries of the server (PostgreSQL 17 and later, `summarize_wal`): the blocks that may have changed between
-//! the start of the parent and the start of this backup. All other blocks of relations are as the parent has them, except
-//! for changes behind that start, which recovery replays: they need not be read. In case of doubt they are read.
+//! The WAL summaries of the server (PostgreSQL 17 and later, `summarize_wal`): the blocks that may
+//! have changed between the start of the parent and the start of this backup. All other blocks of
+//! relations are as the parent has them, except for changes behind that start, which recovery
+//! replays: they need not be read. In case of doubt they are read.
 //!
-//! * Only main forks are promised to be unchanged. Changes of free space maps are not in the WAL, clearing a bit of a
-//!   visibility map is not in the summaries, and all other files are small.
-//! * The *limit block* of a relation is its smallest length, 0 when it was created or dropped: everything from there on is
-//!   read. A relation that reuses the number of a dropped one has a limit of 0.
-//! * A database that was created or dropped has a limit as a whole: everything in it is read, since its files may have
-//!   been copied without WAL records for their blocks.
+//! * Only main forks are promised to be unchanged. Changes of free space maps are not in the WAL,
+//!   clearing a bit of a visibility map is not in the summaries, and all other files are small.
+//! * The *limit block* of a relation is its smallest length, 0 when it was created or dropped:
+//!   everything from there on is read. A relation that reuses the number of a dropped one has a
+//!   limit of 0.
+//! * A database that was created or dropped has a limit as a whole: everything in it is read, since
+//!   its files may have been copied without WAL records for their blocks.
 //! * Blocks that were added are behind the end of the parent's file, so they are read.
-//! * The summaries have to cover the WAL from start to start without a gap, on one timeline. A server that ran with
-//!   `wal_level = minimal` or without `summarize_wal` leaves a gap.
-//! * A backup with bad pages is not used: they would be taken over without being verified. Neither is one with another
-//!   setting of data checksums: turning them on rewrites pages without WAL.
+//! * The summaries have to cover the WAL from start to start without a gap, on one timeline. A
+//!   server that ran with `wal_level = minimal` or without `summarize_wal` leaves a gap.
+//! * A backup with bad pages is not used: they would be taken over without being verified. Neither
+//!   is one with another setting of data checksums: turning them on rewrites pages without WAL.
 
 use super::session::{STATEMENT_TIMEOUT, lsn};
 use super::source::BackupServer;
@@ -29,14 +31,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::types::PgLsn;
 
-/// Pages in a *group* of 16 KiB, which is one bit of a mask. A mask of 32 bits covers a *span* of 512 KiB.
+/// Pages in a *group* of 16 KiB, which is one bit of a mask. A mask of 32 bits covers a *span* of
+/// 512 KiB.
 const GROUP_PAGES: u64 = 2;
 const SPAN_PAGES: u64 = 32 * GROUP_PAGES;
 
 /// Spans that are kept in memory, 8 bytes each. A cluster of which more changed is read as a whole.
 const MAX_SPANS: i64 = 4 << 20;
 
-/// Time limits for the summaries to reach the start of the backup: without any progress, and as a whole.
+/// Time limits for the summaries to reach the start of the backup: without any progress, and as a
+/// whole.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const LAG_TIMEOUT: Duration = Duration::from_secs(600);
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -87,8 +91,8 @@ impl ChangedPages {
 }
 
 impl BackupServer {
-    /// Reads the changes between the start of the parent and `start`. `None`, with a message that has the reason, when
-    /// they are not known: then everything is read.
+    /// Reads the changes between the start of the parent and `start`. `None`, with a message that
+    /// has the reason, when they are not known: then everything is read.
     pub(super) fn summaries(
         &self,
         parent: &Record,
@@ -116,7 +120,8 @@ impl BackupServer {
         }
     }
 
-    /// The reason why the summaries since the parent cannot be used: the end of a sentence about them.
+    /// The reason why the summaries since the parent cannot be used: the end of a sentence about
+    /// them.
     fn unusable(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
         let settings = &self.found.settings;
         if !parent.is_complete() {
@@ -131,11 +136,13 @@ impl BackupServer {
         if parent.timeline != timeline {
             return Some(format!("are of another timeline, {} and not {timeline}", parent.timeline));
         }
-        // A standby that lags behind may begin before the parent has ended; what that copied may be newer.
+        // A standby that lags behind may begin before the parent has ended; what that copied may be
+        // newer.
         (parent.stop_lsn > start).then(|| format!("do not help: it ended behind {start}"))
     }
 
-    /// Waits until the server has summarized the WAL between two LSNs. Returns start and end of each summary.
+    /// Waits until the server has summarized the WAL between two LSNs. Returns start and end of
+    /// each summary.
     fn await_summaries(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Vec<(Lsn, Lsn)>> {
         let begun = Instant::now();
         let mut moved = (begun, Lsn(0));
@@ -171,8 +178,8 @@ impl BackupServer {
         rows.iter().map(|row| Ok((lsn(row, 0)?, lsn(row, 1)?))).collect()
     }
 
-    /// Reads these summaries. The server combines them: it sends one row for each changed relation, with 8 bytes for each
-    /// span that changed.
+    /// Reads these summaries. The server combines them: it sends one row for each changed relation,
+    /// with 8 bytes for each span that changed.
     fn read_summaries(&self, timeline: TimelineId, ranges: &[(Lsn, Lsn)]) -> Result<Summaries> {
         // One that is removed meanwhile is an error, since each is named.
         let sql = format!(

@@ -40,7 +40,8 @@ pub struct GlobalArgs {
     /// Configuration file [default: $WALKEEP_CONFIG, else /etc/walkeep/walkeep.toml]
     #[arg(long, value_name = "FILE", global = true, help_heading = "For every verb")]
     pub config: Option<PathBuf>,
-    /// Cluster in the configuration [default: the one whose pgdata is the working directory, or the only one]
+    /// Cluster in the configuration [default: the one whose pgdata is the working directory, or the
+    /// only one]
     #[arg(long, value_name = "NAME", global = true, help_heading = "For every verb")]
     pub cluster: Option<String>,
     /// Print one JSON document on standard output
@@ -113,8 +114,8 @@ pub enum Verb {
 
 /// Registers the cluster in every repository
 ///
-/// Reads the system identifier and the major version from the data directory, so the server may be down.
-/// Running it again changes nothing.
+/// Reads the system identifier and the major version from the data directory, so the server may be
+/// down. Running it again changes nothing.
 #[derive(Args)]
 pub struct InitArgs {
     /// Register a new system identifier or major version, after pg_upgrade
@@ -122,7 +123,8 @@ pub struct InitArgs {
     pub upgrade: bool,
 }
 
-/// Proves the whole path: settings, permissions, and one fresh WAL segment archived and fetched back
+/// Proves the whole path: settings, permissions, and one fresh WAL segment archived and fetched
+/// back
 #[derive(Args)]
 pub struct CheckArgs {
     /// Maximum time for the server to archive the segment
@@ -140,7 +142,8 @@ pub struct BackupArgs {
     /// Store every block anew, and read every file as with --rehash
     #[arg(long)]
     pub full: bool,
-    /// Read also the files that the server's WAL summaries report as unchanged, and report changes in them
+    /// Read also the files that the server's WAL summaries report as unchanged, and report changes
+    /// in them
     #[arg(long)]
     pub rehash: bool,
     /// Label to store with the backup, such as reason=before-upgrade; may be repeated
@@ -155,7 +158,8 @@ pub struct BackupArgs {
     /// Maximum bytes of the cluster to read per second, such as 50MiB [default: as configured]
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub rate: Option<NonZeroU64>,
-    /// Increase of the niceness, 0 to 19: 19 leaves processor and disk to all other processes [default: as configured]
+    /// Increase of the niceness, 0 to 19: 19 leaves processor and disk to all other processes
+    /// [default: as configured]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
     pub nice: Option<i32>,
     /// Maximum time to wait until the last WAL of the backup is archived
@@ -179,9 +183,9 @@ const CHECKPOINTS: &[Word<Checkpoint>] = &[
 
 /// Copies to one repository what another one holds: WAL and backups
 ///
-/// Everything is verified while it is copied. Objects that exist already are skipped, so an interrupted sync can be
-/// repeated. Nothing is removed or replaced in either repository. A new repository is registered first, so this also
-/// makes an off-site copy of an existing one.
+/// Everything is verified while it is copied. Objects that exist already are skipped, so an
+/// interrupted sync can be repeated. Nothing is removed or replaced in either repository. A new
+/// repository is registered first, so this also makes an off-site copy of an existing one.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -213,7 +217,8 @@ pub struct SelectionArgs {
     /// Use only this repository
     #[arg(long, value_name = "NAME")]
     pub repository: Option<String>,
-    /// Cluster before a pg_upgrade: its system identifier and major version, as `walkeep list` prints them
+    /// Cluster before a pg_upgrade: its system identifier and major version, as `walkeep list`
+    /// prints them
     #[arg(long, value_name = "SYSTEM-MAJOR")]
     pub lineage: Option<Lineage>,
 }
@@ -235,10 +240,11 @@ pub struct ShowArgs {
     pub selection: SelectionArgs,
 }
 
-/// Restores a backup into an empty directory or over the old one, ready to recover to the chosen time
+/// Restores a backup into an empty directory or over the old one, ready to recover to the chosen
+/// time
 ///
-/// Without a target the server recovers to the end of the archive. The restored server does not archive
-/// and is not started; start it with pg_ctl when you have read the output of this command.
+/// Without a target the server recovers to the end of the archive. The restored server does not
+/// archive and is not started; start it with pg_ctl when you have read the output of this command.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -256,16 +262,18 @@ pub struct RestoreArgs {
     pub to: PathBuf,
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Restore over a data directory of the same cluster: only blocks that differ are fetched and written
+    /// Restore over a data directory of the same cluster: only blocks that differ are fetched and
+    /// written
     ///
-    /// Differences are found by comparing contents. Files that the backup does not have are removed from the
-    /// data directory and from the directories of its tablespaces. The server must not run.
+    /// Differences are found by comparing contents. Files that the backup does not have are removed
+    /// from the data directory and from the directories of its tablespaces. The server must not
+    /// run.
     #[arg(long)]
     pub delta: bool,
     /// Restore only this database, by name or OID; may be repeated
     ///
-    /// For rescue work: files of the other databases are created empty and take no space. Those databases can
-    /// only be dropped afterwards. `postgres` and the templates are always restored.
+    /// For rescue work: files of the other databases are created empty and take no space. Those
+    /// databases can only be dropped afterwards. `postgres` and the templates are always restored.
     #[arg(long, value_name = "DATABASE")]
     pub database: Vec<String>,
     /// Stop just before the target instead of just after it
@@ -276,21 +284,22 @@ pub struct RestoreArgs {
     pub timeline: Option<TargetTimeline>,
     /// Action of the server when the target is reached
     ///
-    /// While recovery is paused, locks of a transaction after the target are still held: a table that it
-    /// dropped can be read only after promotion.
+    /// While recovery is paused, locks of a transaction after the target are still held: a table
+    /// that it dropped can be read only after promotion.
     #[arg(long, value_name = "ACTION", default_value = "promote", value_parser = choice(ACTIONS))]
     pub action: Action,
     /// Create a standby that keeps reading the archive
     #[arg(long, conflicts_with = "target")]
     pub standby: bool,
-    /// Let the restored server archive into the same repositories: only when it replaces the lost primary
+    /// Let the restored server archive into the same repositories: only when it replaces the lost
+    /// primary
     #[arg(long)]
     pub as_primary: bool,
     /// Put a tablespace into another directory, by its OID or its old location; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(parse_mapping))]
     pub tablespace: Vec<(OsString, PathBuf)>,
-    /// Restore although the original has tablespaces that were created after the backup: replaying their
-    /// creation uses the original directories
+    /// Restore although the original has tablespaces that were created after the backup: replaying
+    /// their creation uses the original directories
     #[arg(long)]
     pub allow_new_tablespaces: bool,
     /// Write configuration files that lay outside of the data directory to this directory
@@ -320,13 +329,15 @@ const ACTIONS: &[Word<Action>] = &[
     ("shutdown", Action::Shutdown, "Stop the server"),
 ];
 
-/// Proves that a backup restores: restores it, starts PostgreSQL on it, reads everything, and cleans up
+/// Proves that a backup restores: restores it, starts PostgreSQL on it, reads everything, and
+/// cleans up
 ///
-/// Takes the newest backup and recovers to the end of the archive, in a scratch directory (`directory` in [drill]), with
-/// a server of its own that listens on no address, archives nowhere, runs no jobs and ignores the restored
-/// configuration. The position that recovery has to reach is computed from the archive. Then every table of every
-/// database is read, indexes are checked with pg_amcheck, and the assertions of the configuration are run. Nothing is
-/// left behind; the leftovers of a killed drill are removed by the next one.
+/// Takes the newest backup and recovers to the end of the archive, in a scratch directory
+/// (`directory` in [drill]), with a server of its own that listens on no address, archives nowhere,
+/// runs no jobs and ignores the restored configuration. The position that recovery has to reach is
+/// computed from the archive. Then every table of every database is read, indexes are checked with
+/// pg_amcheck, and the assertions of the configuration are run. Nothing is left behind; the
+/// leftovers of a killed drill are removed by the next one.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -354,10 +365,12 @@ pub struct DrillArgs {
     /// Recover just far enough for the backup to be consistent
     #[arg(long)]
     pub immediate: bool,
-    /// After the end of the archive follow the primary as a standby to its current position, for at most DURATION [default: 5m]
+    /// After the end of the archive follow the primary as a standby to its current position, for at
+    /// most DURATION [default: 5m]
     ///
-    /// Shows that the archive and the primary share one history. It uses no slot, no commit waits for it, and the only
-    /// trace is a restore point in the primary's WAL. The role of `connection` (or `primary`) needs REPLICATION.
+    /// Shows that the archive and the primary share one history. It uses no slot, no commit waits
+    /// for it, and the only trace is a restore point in the primary's WAL. The role of `connection`
+    /// (or `primary`) needs REPLICATION.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = parse_duration, conflicts_with_all = ["time", "lsn", "immediate"])]
     pub compare: Option<Option<Duration>>,
     /// Keep the scratch directory for inspection, with the server stopped
@@ -380,9 +393,9 @@ pub struct DrillArgs {
 
 /// Removes the backups and the WAL that the retention does not keep
 ///
-/// The rules are those of [repository.retention] in the configuration; a backup that any rule keeps is kept, and the
-/// last complete backup always. Without rules every backup is kept. Backups and restores may run at the same time, on
-/// any host.
+/// The rules are those of [repository.retention] in the configuration; a backup that any rule keeps
+/// is kept, and the last complete backup always. Without rules every backup is kept. Backups and
+/// restores may run at the same time, on any host.
 #[derive(Args, Default)]
 #[command(after_help = "\
 Examples:
@@ -404,8 +417,9 @@ pub struct PruneArgs {
 
 /// Reads the repository and proves that every kept backup restores
 ///
-/// Every object is read to its last block, and the WAL is followed from every backup to the end of the archive. Nothing
-/// is changed except the notes below `verify/`; backups, restores and prunes may run at the same time, on any host.
+/// Every object is read to its last block, and the WAL is followed from every backup to the end of
+/// the archive. Nothing is changed except the notes below `verify/`; backups, restores and prunes
+/// may run at the same time, on any host.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -419,7 +433,8 @@ pub struct VerifyArgs {
     /// Check presence and size only
     #[arg(long)]
     pub quick: bool,
-    /// Skip objects that were read and found good within --every; missing objects are found all the same
+    /// Skip objects that were read and found good within --every; missing objects are found all the
+    /// same
     #[arg(long, conflicts_with = "quick")]
     pub since_last: bool,
     /// Time after which an object is read again
@@ -440,8 +455,8 @@ pub struct VerifyArgs {
 
 /// Shows the state of each cluster and each repository: green, yellow or red, why, and what to type
 ///
-/// Changes nothing and reads no WAL and no blocks. The server may be down. The limits are in [status] of the
-/// configuration.
+/// Changes nothing and reads no WAL and no blocks. The server may be down. The limits are in
+/// [status] of the configuration.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -451,10 +466,12 @@ Examples:
 
 Exit status: 0 green or yellow, 3 red; with --nagios 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN")]
 pub struct StatusArgs {
-    /// Print one line as a plugin of Nagios or Icinga does, with performance data, and use the exit statuses of plugins
+    /// Print one line as a plugin of Nagios or Icinga does, with performance data, and use the exit
+    /// statuses of plugins
     #[arg(long, conflicts_with = "json")]
     pub nagios: bool,
-    /// Send notices as configured in [notify] when a cluster turns red and when it is no longer red: for cron
+    /// Send notices as configured in [notify] when a cluster turns red and when it is no longer
+    /// red: for cron
     #[arg(long)]
     pub notify: bool,
     #[command(flatten)]
@@ -480,9 +497,9 @@ pub struct MetricsArgs {
 
 /// Writes the results of `walkeep status` and `walkeep list` as one HTML page
 ///
-/// Shows backups and restorable times on a time line, the WAL and its gaps, sizes, drills, and what would be lost now.
-/// The page needs no other file and loads nothing; it can be mailed and printed. No blocks are read, and of the WAL only
-/// the end, for the last commit.
+/// Shows backups and restorable times on a time line, the WAL and its gaps, sizes, drills, and what
+/// would be lost now. The page needs no other file and loads nothing; it can be mailed and printed.
+/// No blocks are read, and of the WAL only the end, for the last commit.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -500,9 +517,9 @@ pub struct ReportArgs {
 
 /// Sends a test notice, to prove that notices arrive
 ///
-/// Notices are configured in [notify]. They are sent when backup, prune, verify, sync, drill, check or `status
-/// --notify` fails, when it works again, and after every drill. A notice that cannot be sent is a warning and does not
-/// change the exit status of a verb.
+/// Notices are configured in [notify]. They are sent when backup, prune, verify, sync, drill, check
+/// or `status --notify` fails, when it works again, and after every drill. A notice that cannot be
+/// sent is a warning and does not change the exit status of a verb.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -590,7 +607,8 @@ pub struct ManArgs {
 }
 
 impl SyncArgs {
-    /// Returns the parts of a repository that the run works on: notices of different parts are independent.
+    /// Returns the parts of a repository that the run works on: notices of different parts are
+    /// independent.
     pub fn parts(&self) -> [Option<&str>; 2] {
         [Some(&self.from), Some(&self.to)]
     }
@@ -656,7 +674,8 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Parses `OLD=NEW` at its last `=`, since a location may contain one. Locations are bytes, not necessarily UTF-8.
+/// Parses `OLD=NEW` at its last `=`, since a location may contain one. Locations are bytes, not
+/// necessarily UTF-8.
 fn parse_mapping(mapping: OsString) -> Result<(OsString, PathBuf), String> {
     let mut parts = mapping.as_bytes().rsplitn(2, |byte| *byte == b'=');
     let (Some(new), Some(old)) = (parts.next(), parts.next()) else {

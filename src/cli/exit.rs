@@ -3,16 +3,17 @@
 use crate::error::{Error, Kind};
 use std::process::ExitCode;
 
-/// Failure of `walpush`: PostgreSQL counts a failure of `archive_command` only up to 125, and tries again.
+/// Failure of `walpush`: PostgreSQL counts a failure of `archive_command` only up to 125, and tries
+/// again.
 pub const PUSH_FAILED: u8 = 1;
-/// Failure of `walfetch`: PostgreSQL takes a status up to 125 for the end of the archive, and stops recovery at a
-/// higher one without opening the database.
+/// Failure of `walfetch`: PostgreSQL takes a status up to 125 for the end of the archive, and stops
+/// recovery at a higher one without opening the database.
 pub const FETCH_FAILED: u8 = 200;
 /// Proven absence of a file; in a standby also a failure, after which PostgreSQL tries again.
 pub const FETCH_ABSENT: u8 = 1;
 
-/// Result of a run of `walkeep`, the least severe first: work that could not be done outweighs a problem that was
-/// found, and that outweighs a lock.
+/// Result of a run of `walkeep`, the least severe first: work that could not be done outweighs a
+/// problem that was found, and that outweighs a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     Done,
@@ -59,7 +60,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Returns the error for a panic that was caught; its message and place are on standard error already.
+/// Returns the error for a panic that was caught; its message and place are on standard error
+/// already.
 pub fn panicked() -> Error {
     Error::new(Kind::Defect, "internal error (see the panic above)")
 }

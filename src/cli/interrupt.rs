@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::progress::Cancel;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Returns a token that the first SIGINT, SIGTERM or SIGHUP cancels. From here on these signals do not end the program:
-/// the operation has to check the token.
+/// Returns a token that the first SIGINT, SIGTERM or SIGHUP cancels. From here on these signals do
+/// not end the program: the operation has to check the token.
 pub fn cancel_on_signal() -> Result<Cancel> {
     let failed = |e: std::io::Error| Error::io("listen for signals", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;

@@ -1,7 +1,7 @@
 //! `walkeep metrics`: the state that `walkeep status` shows, as OpenMetrics text.
 //!
-//! Unknown values have no sample. node_exporter reads the older format of Prometheus, for which this text is valid too:
-//! counters are untyped there, everything else is a gauge.
+//! Unknown values have no sample. node_exporter reads the older format of Prometheus, for which
+//! this text is valid too: counters are untyped there, everything else is a gauge.
 
 use super::args::{GlobalArgs, MetricsArgs};
 use super::exit::Exit;

@@ -1,5 +1,5 @@
-//! The command lines of the three programs: arguments in, text and exit statuses out. Only this room
-//! reads the environment and the clock, prints, and ends the process.
+//! The command lines of the three programs: arguments in, text and exit statuses out. Only this
+//! room reads the environment and the clock, prints, and ends the process.
 
 #![allow(
     clippy::disallowed_methods,

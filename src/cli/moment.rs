@@ -1,5 +1,5 @@
-//! Times as people type them: RFC 3339 or PostgreSQL's style. jiff parses; this file decides about times without an
-//! offset from UTC.
+//! Times as people type them: RFC 3339 or PostgreSQL's style. jiff parses; this file decides about
+//! times without an offset from UTC.
 
 use super::render;
 use crate::error::{Error, Kind, Result};
@@ -38,8 +38,8 @@ impl Moment {
         Ok(Moment { text: text.to_owned(), civil, offset, zone })
     }
 
-    /// Returns the instant. Without an offset the time is read in `zone`, the `TimeZone` of the server; it is refused
-    /// where that is unknown, or where the clocks were changed at that time.
+    /// Returns the instant. Without an offset the time is read in `zone`, the `TimeZone` of the
+    /// server; it is refused where that is unknown, or where the clocks were changed at that time.
     fn instant(&self, zone: Option<&str>) -> Result<Timestamp> {
         let Moment { text, civil, offset, .. } = self;
         if let Some(offset) = offset {
@@ -78,7 +78,8 @@ fn known_zone(name: Option<&str>) -> Option<TimeZone> {
     TimeZone::get(name?).ok()
 }
 
-/// Parses the target of a recovery. A time without an offset is read in the time zone of the newest backup.
+/// Parses the target of a recovery. A time without an offset is read in the time zone of the newest
+/// backup.
 pub fn of_archive(text: &str, archive: &Archive) -> Result<Timestamp> {
     let moment = Moment::parse(text, Time::midnight())?;
     let zone = match (moment.offset, &moment.zone) {

@@ -1,4 +1,5 @@
-//! Notices about the verbs that cron and systemd start. The fate of a notice never changes the exit status of a verb.
+//! Notices about the verbs that cron and systemd start. The fate of a notice never changes the exit
+//! status of a verb.
 
 use super::args;
 use super::exit::Exit;
@@ -20,8 +21,8 @@ struct VerbOutcome {
     details: Vec<String>,
 }
 
-/// Runs a verb, and sends a notice about its end when one is due. `parts` are the arguments that select the work, so
-/// that success with some is not reported as the end of a failure with others.
+/// Runs a verb, and sends a notice about its end when one is due. `parts` are the arguments that
+/// select the work, so that success with some is not reported as the end of a failure with others.
 pub fn watched(
     global: &args::GlobalArgs,
     verb: &'static str,

@@ -90,7 +90,8 @@ impl Console {
         tracing::warn!(target: log::FINDING, "{message}");
     }
 
-    /// Returns new counters for an operation; the progress bar shows them until [`Console::finish`].
+    /// Returns new counters for an operation; the progress bar shows them until
+    /// [`Console::finish`].
     pub fn progress(&self) -> Progress {
         let progress = Progress::default();
         let before = self.progress.lock().replace(progress.clone());

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// The result of a verb.
 pub trait Report {
-    /// Returns the text for standard output; empty for verbs that show their results on standard error as they go.
+    /// Returns the text for standard output; empty for verbs that show their results on standard
+    /// error as they go.
     fn text(&self) -> String {
         String::new()
     }

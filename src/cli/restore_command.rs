@@ -30,7 +30,8 @@ pub fn build(context: &Context, more: &[&str]) -> Result<String> {
     Ok(restore::restore_command(&words))
 }
 
-/// Runs a `restore_command` as a server does: through a shell, in a directory, as the owner of that directory.
+/// Runs a `restore_command` as a server does: through a shell, in a directory, as the owner of that
+/// directory.
 pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) -> Result<()> {
     let command = fill_in(command, &name.to_string(), destination);
     let mut shell = Command::new("/bin/sh");
@@ -44,7 +45,8 @@ pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) 
     Err(Error::new(Kind::Failed, format!("`{command}`: {}: {}", output.status, stderr.trim())))
 }
 
-/// Replaces `%f`, `%p` and `%%` as a server does (`BuildRestoreCommand` of PostgreSQL 15, src/common/archive.c).
+/// Replaces `%f`, `%p` and `%%` as a server does (`BuildRestoreCommand` of PostgreSQL 15,
+/// src/common/archive.c).
 fn fill_in(command: &str, name: &str, destination: &Path) -> String {
     let destination = destination.display().to_string();
     let mut filled = String::new();

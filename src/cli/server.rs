@@ -4,8 +4,9 @@ use crate::error::{Error, Kind, Result};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The server that waits for a file. A server that is stopped does not wait for its `restore_command`, and the next
-/// start would take a file that appears later for the one that it requested itself.
+/// The server that waits for a file. A server that is stopped does not wait for its
+/// `restore_command`, and the next start would take a file that appears later for the one that it
+/// requested itself.
 pub struct Waiting {
     parent: u32,
     postmaster: Option<String>,
@@ -54,7 +55,8 @@ impl ObservedRecovery {
         ObservedRecovery { pgdata: pgdata.to_owned(), seen: ServerState::now(pgdata) }
     }
 
-    /// Fails when recovery is over: the server was stopped or promoted, or the directory was replaced.
+    /// Fails when recovery is over: the server was stopped or promoted, or the directory was
+    /// replaced.
     pub fn check(&self) -> Result<()> {
         if ServerState::now(&self.pgdata) == self.seen {
             return Ok(());
@@ -78,6 +80,7 @@ impl ServerState {
 fn postmaster(pgdata: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
-    // Line 1 is the process id, line 3 the time of its start; a file that is being written may lack it.
+    // Line 1 is the process id, line 3 the time of its start; a file that is being written may lack
+    // it.
     Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or("")))
 }

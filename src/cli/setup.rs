@@ -62,8 +62,8 @@ pub fn load(option: Option<PathBuf>) -> Result<Config> {
     load_for(option, std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// Reads the configuration for a helper, which needs no number of threads: counting the CPUs would take longer than
-/// reading the file.
+/// Reads the configuration for a helper, which needs no number of threads: counting the CPUs would
+/// take longer than reading the file.
 pub fn load_for_helper(option: Option<PathBuf>) -> Result<Config> {
     load_for(option, NonZeroUsize::MIN)
 }
@@ -77,8 +77,9 @@ pub fn working_directory() -> Result<PathBuf> {
     std::env::current_dir().map_err(|e| Error::io("read the working directory", &e))
 }
 
-/// Returns the repositories of a cluster for a helper, in the order of the configuration. They retry less than those of
-/// a verb: PostgreSQL repeats the call itself, and the error has to be reported before the time limit.
+/// Returns the repositories of a cluster for a helper, in the order of the configuration. They
+/// retry less than those of a verb: PostgreSQL repeats the call itself, and the error has to be
+/// reported before the time limit.
 pub fn repositories(config: &Config, cluster: &ClusterConfig) -> Result<Vec<Repository>> {
     stores(config, cluster, RetryPolicy::default())
 }
@@ -98,7 +99,8 @@ fn stores(config: &Config, cluster: &ClusterConfig, policy: RetryPolicy) -> Resu
         .collect()
 }
 
-/// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has hints of its own.
+/// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has
+/// hints of its own.
 fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, spool: &Path) -> RemoteHints {
     // Without an endpoint it is AWS.
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or("");
@@ -207,8 +209,8 @@ pub fn selected(context: &Context, selection: &args::SelectionArgs) -> Result<Ve
     Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
 }
 
-/// Opens the cluster's part of a repository: the selected lineage, else that of the data directory if it still exists,
-/// else the newest that is registered.
+/// Opens the cluster's part of a repository: the selected lineage, else that of the data directory
+/// if it still exists, else the newest that is registered.
 pub fn archive(
     context: &Context,
     repository: &Repository,
@@ -220,8 +222,8 @@ pub fn archive(
     }
 }
 
-/// Returns the lineage of the data directory if it exists. An unreadable one is only a warning: it must not prevent a
-/// restore.
+/// Returns the lineage of the data directory if it exists. An unreadable one is only a warning: it
+/// must not prevent a restore.
 pub fn own_lineage(context: &Context) -> Option<Lineage> {
     match Lineage::of(&context.cluster.pgdata) {
         Ok(lineage) => Some(lineage),

@@ -1,5 +1,5 @@
-//! `walpush` and `walfetch`. PostgreSQL starts one for every WAL file, so work before the first byte is read costs for
-//! each 16 MiB of WAL.
+//! `walpush` and `walfetch`. PostgreSQL starts one for every WAL file, so work before the first
+//! byte is read costs for each 16 MiB of WAL.
 
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
@@ -64,8 +64,8 @@ struct FetchArgs {
     /// Exit status when the archive cannot be read [default: retry in a standby, abort otherwise]
     #[arg(long, value_name = "WHAT")]
     on_error: Option<OnError>,
-    /// Fetch the segments after FILE_NAME, each of this many bytes, for the data directory DESTINATION: used by walfetch
-    /// to start its worker
+    /// Fetch the segments after FILE_NAME, each of this many bytes, for the data directory
+    /// DESTINATION: used by walfetch to start its worker
     #[arg(long, hide = true, value_name = "BYTES")]
     ahead: Option<u64>,
     /// Name of the WAL file: %f
@@ -109,8 +109,8 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     log::install_helper(standard_error, Some(&config.log));
     limit_time(config.wal.timeout, || exit::PUSH_FAILED);
     let here = setup::working_directory()?;
-    // A data directory that is not configured may be a copy of a cluster, which must not archive under the name
-    // of the original; in any other directory a person calls.
+    // A data directory that is not configured may be a copy of a cluster, which must not archive
+    // under the name of the original; in any other directory a person calls.
     let in_data_directory = is_data_directory(&here)?;
     let cluster = if in_data_directory {
         config.cluster(args.cluster.as_deref(), &here)?
@@ -133,7 +133,8 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
         tracing::info!("archived {} ahead of its call", args.path.display());
         return Ok(0);
     }
-    // The result of the file itself has to be known before the timeout, whatever becomes of the files ahead.
+    // The result of the file itself has to be known before the timeout, whatever becomes of the
+    // files ahead.
     let patience = config.wal.timeout / 2;
     let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, patience, now));
     let pushed = push.run();
@@ -187,8 +188,8 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
         repositories: &repositories,
         still_wanted: &|| waiting.check(),
     };
-    // Files in the spool may come from any repository, and the worker outlives the call; without a data directory
-    // there is no server to fetch ahead for.
+    // Files in the spool may come from any repository, and the worker outlives the call; without a
+    // data directory there is no server to fetch ahead for.
     let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
     let server =
         server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
@@ -227,15 +228,16 @@ pub fn fetch_command() -> clap::Command {
     FetchArgs::command()
 }
 
-/// Prints what the argument parser has to print: help and version, which are a success, or an error of usage.
+/// Prints what the argument parser has to print: help and version, which are a success, or an error
+/// of usage.
 fn usage(error: &clap::Error, failed: u8) -> ExitCode {
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
-/// Returns the status of a failed walfetch. A passing outage must not shut down a standby, and must not open any other
-/// server; a promotion may be requested while walfetch runs. A file that cannot be looked at counts as the case that
-/// does no harm.
+/// Returns the status of a failed walfetch. A passing outage must not shut down a standby, and must
+/// not open any other server; a promotion may be requested while walfetch runs. A file that cannot
+/// be looked at counts as the case that does no harm.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
     let exists = |name: &str| Path::new(name).try_exists();
     match on_error {

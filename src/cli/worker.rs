@@ -1,7 +1,8 @@
 //! The process that fetches ahead: a detached `walfetch`, started by `walfetch` during recovery.
 //!
-//! It always ends by itself and with status 0: a server that is process 1 (in a container) adopts the worker when the
-//! call that started it has ended, and takes any other status of an unknown child for the crash of a backend.
+//! It always ends by itself and with status 0: a server that is process 1 (in a container) adopts
+//! the worker when the call that started it has ended, and takes any other status of an unknown
+//! child for the crash of a backend.
 
 use super::log::{self, StandardError, Verbosity};
 use super::server::ObservedRecovery;
@@ -17,13 +18,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-/// Returns the spool of the segments fetched for a data directory; `None` when fetching ahead is off or not possible.
+/// Returns the spool of the segments fetched for a data directory; `None` when fetching ahead is
+/// off or not possible.
 pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> {
     let spool = Spool::new(&config.wal.spool, pgdata, lineage, "fetch").ok();
     spool.filter(|_| config.wal.fetch_ahead > 0)
 }
 
-/// Starts a worker for the segments after a delivered one. Failures are ignored: recovery works without, only slower.
+/// Starts a worker for the segments after a delivered one. Failures are ignored: recovery works
+/// without, only slower.
 pub fn start(
     config: &Config,
     cluster: &ClusterConfig,

@@ -18,12 +18,14 @@ pub const FRAME: usize = 1 << 20;
 /// Maximum size of a raw block, in bytes (RFC 8878, `Block_Maximum_Size`).
 const MAX_RAW_BLOCK: usize = 128 << 10;
 
-/// Maximum block size at level 1, in bytes. zstd searches full blocks of 128 KiB for a better place to divide them, and
-/// never smaller ones; at level 1 the search costs a tenth of the time and gains nothing with data pages.
+/// Maximum block size at level 1, in bytes. zstd searches full blocks of 128 KiB for a better place
+/// to divide them, and never smaller ones; at level 1 the search costs a tenth of the time and
+/// gains nothing with data pages.
 const MAX_UNSPLIT_BLOCK: u32 = 120 << 10;
 
-/// Minimum length of a match at level 1, in bytes, where zstd's own is 7. What repeats in data pages (line pointers,
-/// tuple headers) is short: shorter matches save up to a quarter of the bytes in the same time.
+/// Minimum length of a match at level 1, in bytes, where zstd's own is 7. What repeats in data
+/// pages (line pointers, tuple headers) is short: shorter matches save up to a quarter of the bytes
+/// in the same time.
 const MIN_MATCH: u32 = 5;
 
 /// Logarithm of the size of the hash table at level 1: matches that short need no larger one.
@@ -86,7 +88,8 @@ impl Compressor {
     }
 }
 
-/// Appends one frame of raw blocks to `out`: a frame header with the content's size and no window, then blocks.
+/// Appends one frame of raw blocks to `out`: a frame header with the content's size and no window,
+/// then blocks.
 fn store(content: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.extend_from_slice(&0xFD2F_B528u32.to_le_bytes());
     out.push(0b1110_0000); // eight bytes of content size, single segment, no checksum
@@ -104,13 +107,14 @@ fn store(content: &[u8], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Returns the length of the frame at the start of `bytes`; `None` if it is incomplete or not a frame.
+/// Returns the length of the frame at the start of `bytes`; `None` if it is incomplete or not a
+/// frame.
 pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     zstd_safe::find_frame_compressed_size(bytes).ok()
 }
 
-/// Compresses all of `content` into one frame that refers to `base`, like `zstd --patch-from`. `base` is needed to
-/// decompress it.
+/// Compresses all of `content` into one frame that refers to `base`, like `zstd --patch-from`.
+/// `base` is needed to decompress it.
 ///
 /// # Errors
 ///
@@ -120,7 +124,8 @@ pub fn patch(base: &[u8], content: &[u8]) -> Result<Vec<u8>> {
     let reach = (base.len() + content.len()).next_power_of_two().trailing_zeros();
     let reach = reach.clamp(MIN_PATCH_WINDOW_LOG, MAX_PATCH_WINDOW_LOG);
     let mut context = zstd_safe::CCtx::create();
-    // Two versions of one text have long matches that are far apart; a higher level finds hardly more.
+    // Two versions of one text have long matches that are far apart; a higher level finds hardly
+    // more.
     for parameter in [CompressionLevel(1), EnableLongDistanceMatching(true), WindowLog(reach)] {
         context.set_parameter(parameter).map_err(failed)?;
     }
@@ -163,7 +168,8 @@ impl Decompressor {
         check_size(got, size)
     }
 
-    /// Fills `out` with the content of one frame, which has to be exactly that long: see [`content_size`].
+    /// Fills `out` with the content of one frame, which has to be exactly that long: see
+    /// [`content_size`].
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
-//! The envelope of objects: each object of a repository begins with a header, a zstd skippable frame of fixed length
-//! around one JSON object. `zstd -dc` prints the content, and `head -c 512` the header. Does not know what contents mean.
+//! The envelope of objects: each object of a repository begins with a header, a zstd skippable
+//! frame of fixed length around one JSON object. `zstd -dc` prints the content, and `head -c 512`
+//! the header. Does not know what contents mean.
 
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::ContentHash;
@@ -55,8 +56,8 @@ pub struct Header {
     /// SHA-256 of the content; `None` for packs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<ContentHash>,
-    /// Key, relative to the archive, of the object that this one is a delta of ([`compress::patch`]); `None` if the
-    /// object can be read alone.
+    /// Key, relative to the archive, of the object that this one is a delta of
+    /// ([`compress::patch`]); `None` if the object can be read alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
     /// Present if the rest is encrypted, which a later version of this program may do.
@@ -169,7 +170,8 @@ pub fn seal(header: Header, content: &[u8], compressor: &mut Compressor) -> Resu
     whole(header, content, &frame)
 }
 
-/// Makes an object like [`seal`], as a delta of `base`: the content of the object that the header names as its base.
+/// Makes an object like [`seal`], as a delta of `base`: the content of the object that the header
+/// names as its base.
 ///
 /// # Errors
 ///
@@ -184,8 +186,8 @@ fn whole(mut header: Header, content: &[u8], frame: &[u8]) -> Result<Vec<u8>> {
     Ok([&header.encode()?[..], frame].concat())
 }
 
-/// Content of an object, decompressed frame by frame. Nothing of it may be used before [`Content::read`] has returned
-/// Ok: only then size and hash are those of the header.
+/// Content of an object, decompressed frame by frame. Nothing of it may be used before
+/// [`Content::read`] has returned Ok: only then size and hash are those of the header.
 pub struct Content<R: Read> {
     pub header: Header,
     size: u64,
@@ -239,7 +241,8 @@ impl<R: Read> Content<R> {
     ///
     /// # Errors
     ///
-    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors of the source.
+    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors
+    /// of the source.
     pub fn read_patch(mut self, base: &[u8], limit: u64) -> Result<(Header, Vec<u8>)> {
         self.source.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
         let content = compress::unpatch(base, &self.ahead, in_memory(limit)?)?;
@@ -271,9 +274,9 @@ impl<R: Read> Content<R> {
         Ok(true)
     }
 
-    /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it. `each` gets the
-    /// pieces with their offsets, on two threads and in any order: what it makes of them is worth nothing unless
-    /// this returns Ok.
+    /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it.
+    /// `each` gets the pieces with their offsets, on two threads and in any order: what it makes of
+    /// them is worth nothing unless this returns Ok.
     ///
     /// # Errors
     ///
@@ -292,9 +295,9 @@ impl<R: Read> Content<R> {
         self.check(size, sha256)
     }
 
-    /// Reads several objects side by side, each in order, on this thread alone: less work in all than
-    /// [`Content::read`] when there are many. `each` gets the index of the object first. The results are in the
-    /// order of `contents`.
+    /// Reads several objects side by side, each in order, on this thread alone: less work in all
+    /// than [`Content::read`] when there are many. `each` gets the index of the object first. The
+    /// results are in the order of `contents`.
     pub fn read_together(
         contents: Vec<Content<R>>,
         mut each: impl FnMut(usize, &[u8], u64) -> Result<()>,
@@ -322,7 +325,8 @@ impl<R: Read> Content<R> {
     ///
     /// # Errors
     ///
-    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors of the source.
+    /// `Damage` when the content is not that of the header, or has more than `limit` bytes; errors
+    /// of the source.
     pub fn read_all(mut self, limit: u64) -> Result<(Header, Vec<u8>)> {
         if self.size > limit {
             return Err(damage(format!(

@@ -1,9 +1,10 @@
-//! Reads contents piece by piece and hashes them: one content on two threads, or several contents side by side on one
-//! thread. Knows nothing of where pieces come from and what else is done with them.
+//! Reads contents piece by piece and hashes them: one content on two threads, or several contents
+//! side by side on one thread. Knows nothing of where pieces come from and what else is done with
+//! them.
 //!
-//! Of one content, the calling thread reads and a second thread hashes. What else is done with a piece (compress it,
-//! write it) is done by the second thread when it has nothing else to do at that moment, else by the calling thread:
-//! neither waits for the other as long as there is work.
+//! Of one content, the calling thread reads and a second thread hashes. What else is done with a
+//! piece (compress it, write it) is done by the second thread when it has nothing else to do at
+//! that moment, else by the calling thread: neither waits for the other as long as there is work.
 
 use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Result};
@@ -20,9 +21,9 @@ pub struct ContentPiece<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Reads and hashes one content. `read` replaces its argument by the next piece, and returns false at the end. Each
-/// piece is given to `here`, on this thread, or to `there`, on the second thread, in any order; up to `queue` pieces
-/// wait for the second thread.
+/// Reads and hashes one content. `read` replaces its argument by the next piece, and returns false
+/// at the end. Each piece is given to `here`, on this thread, or to `there`, on the second thread,
+/// in any order; up to `queue` pieces wait for the second thread.
 ///
 /// # Errors
 ///
@@ -82,9 +83,10 @@ pub fn hash_on_two_threads(
     })
 }
 
-/// Reads and hashes several contents side by side on this thread, which takes less time in all than one after the
-/// other. Each round takes a piece of every content: `read` as above, then `hashed` with the piece when it is in the
-/// hash. `end` gets each content with its hash, or with the error that `read` or `hashed` returned for it.
+/// Reads and hashes several contents side by side on this thread, which takes less time in all than
+/// one after the other. Each round takes a piece of every content: `read` as above, then `hashed`
+/// with the piece when it is in the hash. `end` gets each content with its hash, or with the error
+/// that `read` or `hashed` returned for it.
 pub fn hash_side_by_side<S>(
     contents: impl IntoIterator<Item = S>,
     mut read: impl FnMut(&mut S, &mut Vec<u8>) -> Result<bool>,

@@ -1,9 +1,10 @@
 //! SHA-256 (FIPS 180-4) of contents that are read in pieces, one alone or several side by side.
 //!
-//! Each round of a hash needs the result of the round before, so with a single content the processor's SHA unit mostly
-//! waits. The rounds of other contents fit in between: several at once take hardly longer than one. This file has the
-//! rounds for several contents; those for a single one are the library's (`sha2::block_api`, which is not covered by its
-//! promise of a stable interface, hence the version `~0.11` in Cargo.toml). A processor without SHA-NI, or another
+//! Each round of a hash needs the result of the round before, so with a single content the
+//! processor's SHA unit mostly waits. The rounds of other contents fit in between: several at once
+//! take hardly longer than one. This file has the rounds for several contents; those for a single
+//! one are the library's (`sha2::block_api`, which is not covered by its promise of a stable
+//! interface, hence the version `~0.11` in Cargo.toml). A processor without SHA-NI, or another
 //! architecture than x86-64, hashes one content after the other with the library.
 
 #![allow(
@@ -78,7 +79,8 @@ impl Sha256 {
 
     /// Returns the hash of all pieces.
     pub fn finish(mut self) -> [u8; 32] {
-        // Padding (FIPS 180-4, 5.1.1): a bit, zeros, and the length in bits, up to the end of a block.
+        // Padding (FIPS 180-4, 5.1.1): a bit, zeros, and the length in bits, up to the end of a
+        // block.
         let bits = self.length.wrapping_mul(8);
         let mut padding = [0; 2 * BLOCK];
         padding[0] = 0x80;
@@ -93,7 +95,8 @@ impl Sha256 {
     }
 }
 
-/// Hashes the blocks that all pieces have side by side, if the processor can, and the rest one after the other.
+/// Hashes the blocks that all pieces have side by side, if the processor can, and the rest one
+/// after the other.
 fn together<const N: usize>(mut pieces: [&mut (&mut Sha256, &[u8]); N]) {
     let mut common = 0;
     #[cfg(target_arch = "x86_64")]
@@ -104,7 +107,8 @@ fn together<const N: usize>(mut pieces: [&mut (&mut Sha256, &[u8]); N]) {
         common = blocks * BLOCK;
         let mut states = pieces.each_ref().map(|(hash, _)| hash.state);
         let contents = pieces.each_ref().map(|(_, piece)| piece.as_chunks().0);
-        // SAFETY: the function needs nothing but these two features, which the condition above has found.
+        // SAFETY: the function needs nothing but these two features, which the condition above has
+        // found.
         #[allow(unsafe_code, reason = "a call of a function that is compiled for SHA-NI")]
         unsafe {
             x86::compress(&mut states, contents, blocks);
@@ -136,7 +140,8 @@ mod x86 {
         0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
     ];
 
-    /// Words A B E F and C D G H of a state, the first one in the highest lane, as the instructions require.
+    /// Words A B E F and C D G H of a state, the first one in the highest lane, as the instructions
+    /// require.
     type State = [__m128i; 2];
 
     #[target_feature(enable = "sha,sse4.1")]
@@ -191,7 +196,8 @@ mod x86 {
                 let [k0, k1, k2, k3] = k.map(u32::cast_signed);
                 let k = _mm_set_epi32(k3, k2, k1, k0);
                 for ([abef, cdgh], w) in now.iter_mut().zip(&mut w) {
-                    // First the words of the block, then those that the schedule computes from the last sixteen.
+                    // First the words of the block, then those that the schedule computes from the
+                    // last sixteen.
                     if four >= 4 {
                         let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|at| w[(four + at) % 4]);
                         let sum = _mm_add_epi32(_mm_sha256msg1_epu32(w0, w1), _mm_alignr_epi8::<4>(w3, w2));

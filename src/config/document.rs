@@ -1,4 +1,5 @@
-//! The configuration file as written: TOML tables, and the line of each key. Does not know which keys there are.
+//! The configuration file as written: TOML tables, and the line of each key. Does not know which
+//! keys there are.
 
 use crate::error::{Error, Kind, Result};
 use std::borrow::Cow;
@@ -136,7 +137,8 @@ impl<'d> Table<'d> {
         parent.entries().map(move |(name, _)| Table { name, ..parent.table(name) })
     }
 
-    /// The list of tables under `key`, as `[[repository]]`. The value of `name` is part of their paths.
+    /// The list of tables under `key`, as `[[repository]]`. The value of `name` is part of their
+    /// paths.
     pub(super) fn list(&self, key: &str) -> impl Iterator<Item = Table<'d>> + use<'d> {
         let items = self.get(key).and_then(|(value, _)| value.as_array());
         let parent = join(&self.path, key);

@@ -1,9 +1,9 @@
 //! The configuration file, read once into values that need no further checks.
 //!
-//! An unknown or misplaced key, an invalid value and a missing one are errors that name file, line and key. Every key
-//! is checked before the first value is read. No secret is part of an error, of [`Config::shown`] or of a `{:?}`.
-//! This room reads the file and compares directories; it knows nothing of the environment, the clock and the machine:
-//! what it needs of them are arguments.
+//! An unknown or misplaced key, an invalid value and a missing one are errors that name file, line
+//! and key. Every key is checked before the first value is read. No secret is part of an error, of
+//! [`Config::shown`] or of a `{:?}`. This room reads the file and compares directories; it knows
+//! nothing of the environment, the clock and the machine: what it needs of them are arguments.
 
 mod document;
 mod read;
@@ -72,8 +72,8 @@ pub struct ClusterConfig {
     pub name: String,
     /// Absolute; it need not exist.
     pub pgdata: PathBuf,
-    /// libpq keywords or a URI; may contain a password. `None`: libpq's own defaults, with the user that the
-    /// process runs as.
+    /// libpq keywords or a URI; may contain a password. `None`: libpq's own defaults, with the user
+    /// that the process runs as.
     pub connection: Option<String>,
     /// Connection string of the primary, where the server may be a standby.
     pub primary: Option<String>,
@@ -220,7 +220,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// `Config` in every case, also when the file cannot be read, or contains a secret and every user can open it.
+    /// `Config` in every case, also when the file cannot be read, or contains a secret and every
+    /// user can open it.
     pub fn load(path: &Path, cpus: NonZeroUsize) -> Result<Config> {
         let (text, mode) = read(path).map_err(|error| {
             let hint = match error.kind() {
@@ -275,8 +276,8 @@ impl Config {
             .hint(format!("`chmod 0640 {path}`, with the group that PostgreSQL runs as{alternative}")))
     }
 
-    /// Returns the cluster of this name or, without a name, the one whose data directory is `working_directory`,
-    /// through any number of links.
+    /// Returns the cluster of this name or, without a name, the one whose data directory is
+    /// `working_directory`, through any number of links.
     ///
     /// # Errors
     ///
@@ -299,7 +300,8 @@ impl Config {
         }
     }
 
-    /// Returns the only cluster of the configuration, or the one that [`Config::cluster`] finds among several.
+    /// Returns the only cluster of the configuration, or the one that [`Config::cluster`] finds
+    /// among several.
     ///
     /// # Errors
     ///
@@ -351,8 +353,8 @@ fn find<'c, T>(
     })
 }
 
-/// Device and inode of a directory, equal for all paths that lead to it. Unlike resolved paths they are equal through
-/// bind mounts too.
+/// Device and inode of a directory, equal for all paths that lead to it. Unlike resolved paths they
+/// are equal through bind mounts too.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(directory).ok()?;
     Some((metadata.dev(), metadata.ino()))

@@ -15,7 +15,8 @@ fn error(message: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::new(Kind::Config, message).hint(hint)
 }
 
-/// An error about the type of a value. Does not repeat the value, which may be a secret under a wrong key.
+/// An error about the type of a value. Does not repeat the value, which may be a secret under a
+/// wrong key.
 fn mismatch(expected: &str, value: &DeValue<'_>, example: &str) -> Error {
     let found = value.type_str();
     error(format!("expected {expected}, found {found}"), format!("write it as in `{example}`"))
@@ -49,7 +50,8 @@ pub(super) fn statement(value: &DeValue<'_>) -> Result<String> {
     }
 }
 
-/// Reads the expected answer of a query: text, a number, or true and false, which PostgreSQL writes as t and f.
+/// Reads the expected answer of a query: text, a number, or true and false, which PostgreSQL writes
+/// as t and f.
 pub(super) fn answer(value: &DeValue<'_>) -> Result<String> {
     if let Some(flag) = value.as_bool() {
         return Ok(if flag { "t" } else { "f" }.into());
@@ -71,7 +73,8 @@ pub(super) fn name(text: &str) -> Result<String> {
     Ok(text.into())
 }
 
-/// Reads an absolute path. Relative ones are refused since the working directory of the programs varies.
+/// Reads an absolute path. Relative ones are refused since the working directory of the programs
+/// varies.
 pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf> {
     let path = PathBuf::from(text(value)?);
     if !path.is_absolute() {
@@ -142,7 +145,8 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[T], word: fn(T) ->
     })
 }
 
-/// Reads the address of an object store. The error does not repeat it, since it may contain credentials.
+/// Reads the address of an object store. The error does not repeat it, since it may contain
+/// credentials.
 pub(super) fn endpoint(value: &DeValue<'_>) -> Result<String> {
     let text = text(value)?;
     let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));

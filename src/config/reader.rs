@@ -1,7 +1,8 @@
 //! Reader of one table: declares each key, reads its value, and records the value and its source.
 //!
-//! The readers of the sections run twice. A declaration runs on an empty table and collects the known keys;
-//! required values are then those of the examples. Reading runs on the file, whose keys have been checked.
+//! The readers of the sections run twice. A declaration runs on an empty table and collects the
+//! known keys; required values are then those of the examples. Reading runs on the file, whose keys
+//! have been checked.
 
 use super::document::Table;
 use super::schema::{KnownKey, Shape};
@@ -128,7 +129,8 @@ impl<'d> TableReader<'d> {
         Ok(value)
     }
 
-    /// Reads the tables under `key` that have a name each. `read` gets the values that were read before.
+    /// Reads the tables under `key` that have a name each. `read` gets the values that were read
+    /// before.
     pub(super) fn named<T>(
         &mut self,
         key: &'static str,

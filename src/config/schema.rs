@@ -1,5 +1,5 @@
-//! The known keys, and the check of a file against them before any value is read. The keys come from the readers
-//! of the sections, which declare each key where they read it (see `reader.rs`).
+//! The known keys, and the check of a file against them before any value is read. The keys come
+//! from the readers of the sections, which declare each key where they read it (see `reader.rs`).
 
 use super::document::{Table, join};
 use crate::error::Result;
@@ -95,7 +95,8 @@ impl Shape {
     }
 }
 
-/// The hint for an unknown key: the place where such a key is known, and the nearest key of this table.
+/// The hint for an unknown key: the place where such a key is known, and the nearest key of this
+/// table.
 fn nearest(name: &str, keys: &[KnownKey], root: &[KnownKey]) -> String {
     let likeness = |key: &&KnownKey| strsim::jaro_winkler(key.name, name);
     let nearest = keys.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));

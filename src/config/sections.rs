@@ -1,5 +1,6 @@
-//! The sections of the file: their keys, defaults, ranges, and what must fit together. Each reader also declares
-//! the keys of its section, so a new key is added here and in the struct that it fills.
+//! The sections of the file: their keys, defaults, ranges, and what must fit together. Each reader
+//! also declares the keys of its section, so a new key is added here and in the struct that it
+//! fills.
 
 use super::read::{
     Connection, answer, choice, connection, duration, endpoint, events, flag, integer, jobs, name, path,

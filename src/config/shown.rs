@@ -44,9 +44,9 @@ pub(super) enum ShownValue {
     Duration(Duration),
 }
 
-/// The whole configuration for output. As text it is TOML that can be read again, apart from masked secrets. As JSON
-/// it is `{"path", "settings": [{"key", "value", "source"}…]}`, with durations in seconds and `null` for settings
-/// that are not set.
+/// The whole configuration for output. As text it is TOML that can be read again, apart from masked
+/// secrets. As JSON it is `{"path", "settings": [{"key", "value", "source"}…]}`, with durations in
+/// seconds and `null` for settings that are not set.
 #[derive(Debug, Clone, Copy)]
 pub struct ShownConfig<'c> {
     pub(super) path: &'c Path,
@@ -88,7 +88,8 @@ impl fmt::Display for ShownValue {
     /// Writes the value as TOML.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // JSON and TOML escape text alike, except for the delete character, which readers refuse.
+            // JSON and TOML escape text alike, except for the delete character, which readers
+            // refuse.
             ShownValue::Text(text) => write!(f, "{}", serde_json::Value::from(text.as_str())),
             ShownValue::Integer(number) => write!(f, "{number}"),
             ShownValue::Count(number) => write!(f, "{number}"),

@@ -14,7 +14,8 @@ pub enum RepositoryUrl {
 }
 
 impl RepositoryUrl {
-    /// Parses `file:///directory` or `s3://bucket/prefix`. A directory is used as written, without percent decoding.
+    /// Parses `file:///directory` or `s3://bucket/prefix`. A directory is used as written, without
+    /// percent decoding.
     ///
     /// # Errors
     ///

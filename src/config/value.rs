@@ -8,7 +8,8 @@ const DURATION_UNITS: &[(&str, u64)] =
     &[("w", 7 * DAY), ("d", DAY), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const DAY: u64 = 24 * 3_600_000;
 
-/// A hundred years in milliseconds. Longer durations are mistakes, and would overflow when added to a time.
+/// A hundred years in milliseconds. Longer durations are mistakes, and would overflow when added to
+/// a time.
 const MAX_DURATION: u64 = 36_500 * DAY;
 
 /// Units in bytes. `kB`, `MB`, `GB` are powers of 1000; `KiB`, `MiB`, `GiB` are powers of 1024.
@@ -27,8 +28,8 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("PiB", 1 << 50),
 ];
 
-/// Parses a duration: a whole number and its unit, without a space: `300ms`, `50s`, `5m`, `12h`, `14d`, `8w`. A day is
-/// 24 hours.
+/// Parses a duration: a whole number and its unit, without a space: `300ms`, `50s`, `5m`, `12h`,
+/// `14d`, `8w`. A day is 24 hours.
 ///
 /// # Errors
 ///
@@ -43,7 +44,8 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
 }
 
 /// Parses a size in bytes: a whole number and its unit, without a space: `16MiB`, `1GB`, `512B`.
-/// `kB`, `MB`, `GB`, `TB`, `PB` are powers of 1000; `KiB`, `MiB`, `GiB`, `TiB`, `PiB` powers of 1024.
+/// `kB`, `MB`, `GB`, `TB`, `PB` are powers of 1000; `KiB`, `MiB`, `GiB`, `TiB`, `PiB` powers of
+/// 1024.
 ///
 /// # Errors
 ///
@@ -57,8 +59,8 @@ pub fn parse_size(text: &str) -> Result<u64> {
     })
 }
 
-/// A duration as text that [`parse_duration`] reads: in the largest unit up to days that leaves no remainder. Fractions
-/// of a millisecond are dropped.
+/// A duration as text that [`parse_duration`] reads: in the largest unit up to days that leaves no
+/// remainder. Fractions of a millisecond are dropped.
 #[must_use]
 pub fn duration_text(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -74,7 +76,8 @@ pub fn duration_text(duration: Duration) -> String {
     )
 }
 
-/// The product of the number in `text` and its unit; `None` if it is not a number with a unit, or overflows.
+/// The product of the number in `text` and its unit; `None` if it is not a number with a unit, or
+/// overflows.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;

@@ -4,11 +4,12 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// Required multiple of addresses, offsets and lengths of direct I/O, in bytes; no disk in use asks for more.
+/// Required multiple of addresses, offsets and lengths of direct I/O, in bytes; no disk in use asks
+/// for more.
 pub const ALIGNMENT: usize = 4096;
 
-/// Bytes that begin at a multiple of [`ALIGNMENT`], as long as [`Aligned::extend_from_slice`] stays within the
-/// capacity. Worth keeping: to allocate fresh memory costs more than to fill it.
+/// Bytes that begin at a multiple of [`ALIGNMENT`], as long as [`Aligned::extend_from_slice`] stays
+/// within the capacity. Worth keeping: to allocate fresh memory costs more than to fill it.
 #[derive(Default)]
 pub struct Aligned {
     bytes: Vec<u8>,
@@ -33,7 +34,8 @@ impl Aligned {
         self.bytes.truncate(self.begin);
     }
 
-    /// The first `size` bytes, to be overwritten: they hold anything, and are zeros where there were fewer.
+    /// The first `size` bytes, to be overwritten: they hold anything, and are zeros where there
+    /// were fewer.
     pub fn slice(&mut self, size: usize) -> &mut [u8] {
         if self.begin + size > self.bytes.capacity() {
             // Doubled, so that a size that grows by little steps does not allocate each time.

@@ -1,6 +1,7 @@
-//! Direct I/O: reads and writes that bypass the page cache. What is backed up or restored is not read again soon, so it
-//! should not evict what the server needs, and to copy it through the cache costs more than the disk does. Where a file
-//! system does not support direct I/O, or a piece is not aligned, buffered I/O is used; both transfer the same bytes.
+//! Direct I/O: reads and writes that bypass the page cache. What is backed up or restored is not
+//! read again soon, so it should not evict what the server needs, and to copy it through the cache
+//! costs more than the disk does. Where a file system does not support direct I/O, or a piece is
+//! not aligned, buffered I/O is used; both transfer the same bytes.
 
 #![allow(clippy::indexing_slicing, reason = "the length of the memory is compared before")]
 
@@ -34,9 +35,10 @@ impl<'a> DirectSource<'a> {
         DirectSource { path, file, direct: Direct::Never }
     }
 
-    /// Reads up to `size` bytes into `memory`, fewer at the end of the file only, and returns their number. Pages that
-    /// are in the page cache are copied from there; others are read directly if offset and memory are aligned and
-    /// `memory` has room for `size` rounded up. Pages that a buffered read brought into the cache are dropped again.
+    /// Reads up to `size` bytes into `memory`, fewer at the end of the file only, and returns their
+    /// number. Pages that are in the page cache are copied from there; others are read directly if
+    /// offset and memory are aligned and `memory` has room for `size` rounded up. Pages that a
+    /// buffered read brought into the cache are dropped again.
     ///
     /// # Errors
     ///
@@ -55,7 +57,8 @@ pub struct DirectTarget<'a> {
 }
 
 impl<'a> DirectTarget<'a> {
-    /// `file` is open at `path`. `cached`: what is written will be read at once, so it goes through the page cache.
+    /// `file` is open at `path`. `cached`: what is written will be read at once, so it goes through
+    /// the page cache.
     pub fn new(path: &'a Path, file: File, cached: bool) -> DirectTarget<'a> {
         DirectTarget { path, file, direct: if cached { Direct::Never } else { Direct::Unopened } }
     }
@@ -98,7 +101,8 @@ impl<'a> DirectTarget<'a> {
         {
             match file.write_all_at(direct, offset) {
                 Ok(()) => return self.file.write_all_at(rest, offset + whole as u64).doing(doing),
-                // Not supported by this file system or disk; what may have been written is written again.
+                // Not supported by this file system or disk; what may have been written is written
+                // again.
                 Err(e) if is_refused(&e) => self.direct = Direct::Never,
                 Err(e) => return Err(Error::io(doing(), &e)),
             }
@@ -169,22 +173,24 @@ fn is_refused(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
-/// Number of pages of a part of a file that the page cache holds; `None` before Linux 6.5. Asks the kernel, since a
-/// non-blocking read (`RWF_NOWAIT`) fills the cache as well.
+/// Number of pages of a part of a file that the page cache holds; `None` before Linux 6.5. Asks the
+/// kernel, since a non-blocking read (`RWF_NOWAIT`) fills the cache as well.
 fn cached_pages(file: &File, size: usize, offset: u64) -> Option<u64> {
     /// Number of `cachestat(2)`, which is the same on every architecture.
     const CACHESTAT: libc::c_long = 451;
     let range = [offset, size as u64];
     let mut found = [0_u64; 5];
-    // SAFETY: the kernel reads two 64-bit numbers (`struct cachestat_range`) and writes five (`struct cachestat`),
-    // both arrays are that long and live until it returns; the descriptor is open as long as `file` is borrowed.
+    // SAFETY: the kernel reads two 64-bit numbers (`struct cachestat_range`) and writes five
+    // (`struct cachestat`), both arrays are that long and live until it returns; the descriptor is
+    // open as long as `file` is borrowed.
     #[allow(unsafe_code, reason = "a system call that no crate wraps")]
     let answer =
         unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0_u32) };
     (answer == 0).then_some(found[0])
 }
 
-/// Opens the file at `path` for direct I/O; `None` if that is not possible, or another file has the name by now.
+/// Opens the file at `path` for direct I/O; `None` if that is not possible, or another file has the
+/// name by now.
 fn reopen(path: &Path, file: &File, access: &mut OpenOptions) -> Option<File> {
     let direct = open_plain_with(path, access, OFlags::DIRECT).ok()?;
     let (mine, other) = (file.metadata().ok()?, direct.metadata().ok()?);
@@ -209,7 +215,8 @@ pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result
     Ok(filled)
 }
 
-/// Sets the size of a new file, and reserves disk space for all of it if the file system supports that.
+/// Sets the size of a new file, and reserves disk space for all of it if the file system supports
+/// that.
 ///
 /// # Errors
 ///

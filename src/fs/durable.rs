@@ -1,5 +1,6 @@
-//! The only renames and syncs of the program. Once a function has returned Ok, what it wrote survives a loss of power,
-//! and no existing file is replaced unless the name of the function says so.
+//! The only renames and syncs of the program. Once a function has returned Ok, what it wrote
+//! survives a loss of power, and no existing file is replaced unless the name of the function says
+//! so.
 
 #![allow(clippy::disallowed_methods, reason = "the only file that renames and syncs")]
 
@@ -19,8 +20,8 @@ pub enum Published {
     NameIsTaken,
 }
 
-/// Syncs the content of a file. Never retried after a failure: the kernel may have dropped the pages, and a second call
-/// would return Ok.
+/// Syncs the content of a file. Never retried after a failure: the kernel may have dropped the
+/// pages, and a second call would return Ok.
 ///
 /// # Errors
 ///
@@ -29,8 +30,8 @@ pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all().doing(|| format!("sync {}", path.display()))
 }
 
-/// Syncs a directory, that is, the names in it. Some network file systems do not support that (EINVAL, ENOTSUP) and
-/// offer nothing else, so that alone is not a failure.
+/// Syncs a directory, that is, the names in it. Some network file systems do not support that
+/// (EINVAL, ENOTSUP) and offer nothing else, so that alone is not a failure.
 ///
 /// # Errors
 ///
@@ -49,7 +50,8 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Those of the operating system, and one for a file system that can neither rename without replacing nor link.
+/// Those of the operating system, and one for a file system that can neither rename without
+/// replacing nor link.
 pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     let doing = || format!("create {}", name.display());
     let renamed = match fs::renameat_with(CWD, temporary, CWD, name, RenameFlags::NOREPLACE) {
@@ -76,8 +78,8 @@ pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     }
 }
 
-/// Renames a temporary file, replaces what had the name, and syncs neither: for a file that will be requested again after
-/// a crash.
+/// Renames a temporary file, replaces what had the name, and syncs neither: for a file that will be
+/// requested again after a crash.
 ///
 /// # Errors
 ///
@@ -110,9 +112,9 @@ pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
     sync_parent(name)
 }
 
-/// Creates a directory and its parents below `root` unless they exist, and makes their names durable. `root` itself has to
-/// exist. An empty directory may have been created by a process that was killed before it was durable, so it is treated
-/// as new.
+/// Creates a directory and its parents below `root` unless they exist, and makes their names
+/// durable. `root` itself has to exist. An empty directory may have been created by a process that
+/// was killed before it was durable, so it is treated as new.
 ///
 /// # Errors
 ///
@@ -162,8 +164,8 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Open file system. [`FileSystem::sync`] reports all failed writes since it was opened; earlier ones that were reported
-/// to another process are not reported again (`errseq_t` of the kernel).
+/// Open file system. [`FileSystem::sync`] reports all failed writes since it was opened; earlier
+/// ones that were reported to another process are not reported again (`errseq_t` of the kernel).
 pub struct FileSystem {
     path: PathBuf,
     directory: File,

@@ -1,4 +1,5 @@
-//! Files: durable writes, and reads and writes that bypass the page cache. Does not know what the files mean.
+//! Files: durable writes, and reads and writes that bypass the page cache. Does not know what the
+//! files mean.
 
 pub mod aligned;
 pub mod direct;

@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Opens a file without following a link at the end of `path`, and without waiting for the other end of a FIFO.
-/// Does not check that it is a regular file.
+/// Opens a file without following a link at the end of `path`, and without waiting for the other
+/// end of a FIFO. Does not check that it is a regular file.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Connections to HTTP servers. TLS is set up when the first `https` address is used. Does not know what is requested over
-//! the connections.
+//! Connections to HTTP servers. TLS is set up when the first `https` address is used. Does not know
+//! what is requested over the connections.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::net::tls::Chain;
@@ -68,7 +68,8 @@ where
         .build(connect)
 }
 
-/// An error and its sources. An I/O error does not report the error that it wraps as its source, so that is included too.
+/// An error and its sources. An I/O error does not report the error that it wraps as its source, so
+/// that is included too.
 pub fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

@@ -10,8 +10,9 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName,
 use std::sync::Arc;
 use tokio_rustls::rustls;
 
-/// Verifier that accepts what the library accepts, and also a certificate of an authority that is itself one of the
-/// roots: `openssl req -x509` makes such self-signed certificates, and servers use them as their own.
+/// Verifier that accepts what the library accepts, and also a certificate of an authority that is
+/// itself one of the roots: `openssl req -x509` makes such self-signed certificates, and servers
+/// use them as their own.
 #[derive(Debug)]
 pub struct Chain {
     library: Arc<WebPkiServerVerifier>,
@@ -19,8 +20,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// `trusted` are all roots, `named` those among them that the user named; lists of revoked certificates, if any, are
-    /// `revoked`.
+    /// `trusted` are all roots, `named` those among them that the user named; lists of revoked
+    /// certificates, if any, are `revoked`.
     ///
     /// # Errors
     ///
@@ -39,13 +40,15 @@ impl Chain {
     }
 }
 
-/// Whether a certificate was refused because it is one of an authority (`CaUsedAsEndEntity` of webpki).
+/// Whether a certificate was refused because it is one of an authority (`CaUsedAsEndEntity` of
+/// webpki).
 pub fn is_authority(other: &OtherError) -> bool {
     is_cause(other, "CaUsedAsEndEntity")
 }
 
-/// Whether this is the cause of that name. Causes without a variant in the library can be recognized by their names only;
-/// tests of the PostgreSQL client (`client/tls.rs`) fail when an update changes a name.
+/// Whether this is the cause of that name. Causes without a variant in the library can be
+/// recognized by their names only; tests of the PostgreSQL client (`client/tls.rs`) fail when an
+/// update changes a name.
 pub fn is_cause(other: &OtherError, name: &str) -> bool {
     format!("{other:?}").contains(name)
 }
@@ -61,7 +64,8 @@ impl ServerCertVerifier for Chain {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.library.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Trusted byte by byte; the library has checked its dates before it returned this error.
+            // Trusted byte by byte; the library has checked its dates before it returned this
+            // error.
             Err(Error::InvalidCertificate(CertificateError::Other(other)))
                 if is_authority(&other) && self.roots.contains(end_entity) =>
             {

@@ -1,4 +1,5 @@
-//! Delivery of a notice to a program: JSON on its standard input, variables in its environment, no shell.
+//! Delivery of a notice to a program: JSON on its standard input, variables in its environment, no
+//! shell.
 
 use super::Notice;
 use crate::error::{Doing, Error, Kind, Result};
@@ -33,7 +34,8 @@ pub fn run(words: &[String], notice: &Notice, limit: Duration) -> Result<()> {
     let pid = pid.ok_or_else(|| Error::defect("a child process without a valid id").doing(doing()))?;
     let (sender, ended) = mpsc::sync_channel(1);
     let wait = move || {
-        // NOWAIT keeps the process as a zombie until `child.wait` below, so its id is not reused before the kill.
+        // NOWAIT keeps the process as a zombie until `child.wait` below, so its id is not reused
+        // before the kill.
         let status = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         let _ = sender.send(status.map(|_| ()));
     };

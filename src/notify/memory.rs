@@ -1,5 +1,5 @@
-//! Memory of failures: a small file for each verb, with the failure that lasts and the time of its last notice. The file
-//! may be lost: then a failure is reported once more, and its end not at all.
+//! Memory of failures: a small file for each verb, with the failure that lasts and the time of its
+//! last notice. The file may be lost: then a failure is reported once more, and its end not at all.
 
 use super::notice::NoticeEvent;
 use crate::error::{Doing, Error, Kind, Result};
@@ -13,7 +13,8 @@ const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Bytes of a file; those that this program writes are far smaller.
 const MAX_FILE_SIZE: u64 = 4096;
-/// Characters of a file name after that of the cluster. File systems allow 255, and temporary files have longer names.
+/// Characters of a file name after that of the cluster. File systems allow 255, and temporary files
+/// have longer names.
 const MAX_SUFFIX_LENGTH: usize = 150;
 
 /// A failure that has not ended.
@@ -50,8 +51,8 @@ impl Due {
         Due { event: is_due.then_some(NoticeEvent::Failure), since: Some(since.unwrap_or(now)), is_ok }
     }
 
-    /// Returns what to remember; `is_delivered` is about the notice of this event. A recovery that was not delivered
-    /// is due again after the next run.
+    /// Returns what to remember; `is_delivered` is about the notice of this event. A recovery that
+    /// was not delivered is due again after the next run.
     #[must_use]
     pub fn remembered(self, before: Option<Failing>, is_delivered: bool, now: Timestamp) -> Option<Failing> {
         if self.is_ok {
@@ -70,7 +71,8 @@ pub struct FailureMemory {
 }
 
 impl FailureMemory {
-    /// A file in the folder `notify` of the spool. `about` identifies what may fail, and becomes part of the name.
+    /// A file in the folder `notify` of the spool. `about` identifies what may fail, and becomes
+    /// part of the name.
     #[must_use]
     pub fn new(spool: &Path, cluster: &str, about: &str) -> FailureMemory {
         let folder = spool.join("notify");

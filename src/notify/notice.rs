@@ -1,4 +1,5 @@
-//! The content of a notice as JSON, as a chat message and as environment variables. Its length is bounded.
+//! The content of a notice as JSON, as a chat message and as environment variables. Its length is
+//! bounded.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Delivery of a notice by one POST request. Redirects are not followed and answers are not read: a status from 200 to
-//! 299 means that the notice was accepted.
+//! Delivery of a notice by one POST request. Redirects are not followed and answers are not read: a
+//! status from 200 to 299 means that the notice was accepted.
 
 use super::Notice;
 use crate::error::{Error, Kind, Result};

@@ -1,4 +1,5 @@
-//! Little-endian numbers in PostgreSQL's files, which have the byte order of the machine: x86-64 and arm64 alike.
+//! Little-endian numbers in PostgreSQL's files, which have the byte order of the machine: x86-64
+//! and arm64 alike.
 
 /// `N` bytes at `offset`; `None` where `bytes` is too short.
 pub(super) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {

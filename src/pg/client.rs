@@ -1,12 +1,13 @@
-//! SQL session with a server: blocking, usable from any thread, and monitored while it is idle. Does not know what the
-//! statements are for.
+//! SQL session with a server: blocking, usable from any thread, and monitored while it is idle.
+//! Does not know what the statements are for.
 //!
-//! A base backup depends on its session: when the session ends, so does the server's backup mode. Therefore a session is
-//! never reconnected. A thread of its own drives the connection and runs a keep-alive statement at intervals, and
-//! [`Session::check`] reports immediately whether the session is lost.
+//! A base backup depends on its session: when the session ends, so does the server's backup mode.
+//! Therefore a session is never reconnected. A thread of its own drives the connection and runs a
+//! keep-alive statement at intervals, and [`Session::check`] reports immediately whether the
+//! session is lost.
 //!
-//! Promises: each wait with a time limit ends; no time limit of a role or database ends the session; no transaction stays
-//! open; no secret and no statement is part of an error.
+//! Promises: each wait with a time limit ends; no time limit of a role or database ends the
+//! session; no transaction stays open; no secret and no statement is part of an error.
 
 mod connect;
 mod error;
@@ -41,7 +42,8 @@ pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub struct SessionOptions {
     /// Name in pg_stat_activity, unless the connection string has one.
     pub application_name: String,
-    /// Time limit of each attempt (one address, with or without TLS), unless the connection string has one.
+    /// Time limit of each attempt (one address, with or without TLS), unless the connection string
+    /// has one.
     pub connect_timeout: Duration,
     pub keep_alive: KeepAlive,
 }
@@ -72,8 +74,8 @@ impl Default for KeepAlive {
     }
 }
 
-/// Result of the keep-alive statement without which the session is useless: a backup from a standby fails when the
-/// standby is promoted.
+/// Result of the keep-alive statement without which the session is useless: a backup from a standby
+/// fails when the standby is promoted.
 #[derive(Debug, Clone)]
 pub struct Expect {
     /// First column of the first row, as text: `t`.
@@ -131,8 +133,8 @@ struct TurnState {
     since: Instant,
 }
 
-/// Exclusive use of the connection. No statement is sent while another runs, since a request to cancel ends whichever the
-/// server runs at that moment.
+/// Exclusive use of the connection. No statement is sent while another runs, since a request to
+/// cancel ends whichever the server runs at that moment.
 struct Turn<'a>(&'a SessionState);
 
 impl Drop for Turn<'_> {
@@ -143,14 +145,16 @@ impl Drop for Turn<'_> {
 }
 
 impl Session {
-    /// Connects, logs in and prepares a long session: `search_path` is `pg_catalog`, the encoding UTF8, and all time limits
-    /// of the server that could end the session are off. Each statement commits.
+    /// Connects, logs in and prepares a long session: `search_path` is `pg_catalog`, the encoding
+    /// UTF8, and all time limits of the server that could end the session are off. Each statement
+    /// commits.
     ///
     /// # Errors
     ///
-    /// [`Kind::Unavailable`] when no server accepts the connection, [`Kind::Denied`] when it rejects the login,
-    /// [`Kind::Identity`] when its certificate is not the right one, [`Kind::Refused`] when it does not support the required
-    /// TLS, [`Kind::Config`] for files and settings.
+    /// [`Kind::Unavailable`] when no server accepts the connection, [`Kind::Denied`] when it
+    /// rejects the login, [`Kind::Identity`] when its certificate is not the right one,
+    /// [`Kind::Refused`] when it does not support the required TLS, [`Kind::Config`] for files and
+    /// settings.
     pub fn connect(info: &ConnInfo, options: &SessionOptions) -> Result<Session> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -204,8 +208,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The server's message; [`Kind::Timeout`] when `bound` passed and the statement was cancelled; the reason when the
-    /// session is lost.
+    /// The server's message; [`Kind::Timeout`] when `bound` passed and the statement was cancelled;
+    /// the reason when the session is lost.
     pub fn query(&self, sql: &str, params: Params<'_>, bound: Option<Duration>) -> Result<Vec<Row>> {
         self.run(bound, self.client.query(sql, params))
     }
@@ -233,7 +237,8 @@ impl Session {
         self.run(bound, self.client.execute(sql, params))
     }
 
-    /// Runs statements without parameters, separated by semicolons; one transaction unless they control it themselves.
+    /// Runs statements without parameters, separated by semicolons; one transaction unless they
+    /// control it themselves.
     ///
     /// # Errors
     ///
@@ -290,8 +295,9 @@ impl Session {
         &self.shared.place
     }
 
-    /// Waits for a statement, and cancels it at the server when its time has passed. If it does not end even then, the
-    /// session is lost, since its result would be taken for that of the next statement.
+    /// Waits for a statement, and cancels it at the server when its time has passed. If it does not
+    /// end even then, the session is lost, since its result would be taken for that of the next
+    /// statement.
     fn run<T>(
         &self,
         bound: Option<Duration>,
@@ -315,7 +321,8 @@ impl Session {
         }
         self.cancel();
         match wait(work.as_mut(), Instant::now().checked_add(CANCEL_TIMEOUT)) {
-            // It ended before the request arrived. Its effects exist, so it is not reported as cancelled.
+            // It ended before the request arrived. Its effects exist, so it is not reported as
+            // cancelled.
             Some(Ok(value)) => Ok(value),
             Some(Err(cause)) if cause.code() == Some(&SqlState::QUERY_CANCELED) => Err(late()),
             Some(Err(cause)) => Err(self.failed(&cause)),
@@ -329,8 +336,8 @@ impl Session {
         }
     }
 
-    /// Requests the server to cancel the running statement and waits until it has handled the request, so that this cannot
-    /// cancel a later statement.
+    /// Requests the server to cancel the running statement and waits until it has handled the
+    /// request, so that this cannot cancel a later statement.
     fn cancel(&self) {
         let (token, address, encryption) =
             (self.cancel.clone(), self.address.clone(), self.encryption.clone());
@@ -392,8 +399,8 @@ impl SessionState {
         lost.clone().map_or(Ok(()), |error| Err(error.doing(format!("session at {} lost", self.place))))
     }
 
-    /// Records why the session was lost. The first reason stays, unless it is a closed connection, which says less than a
-    /// message of the server.
+    /// Records why the session was lost. The first reason stays, unless it is a closed connection,
+    /// which says less than a message of the server.
     fn lose(&self, error: Error) {
         let mut lost = self.lost.lock();
         let closed = error::closed().to_string();
@@ -432,7 +439,8 @@ impl SessionState {
         Some(Turn(self))
     }
 
-    /// Takes the turn if the connection is not in use and was idle for `every`; else returns the time to wait.
+    /// Takes the turn if the connection is not in use and was idle for `every`; else returns the
+    /// time to wait.
     fn idle_turn(&self, every: Duration) -> std::result::Result<Turn<'_>, Duration> {
         let mut state = self.turn.lock();
         match (state.is_taken, every.checked_sub(state.since.elapsed())) {

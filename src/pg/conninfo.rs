@@ -1,10 +1,11 @@
-//! Connection parameters: libpq's connection strings, environment variables, service and password files, resolved into
-//! one value. Does not read the environment of the process, and opens no connection.
+//! Connection parameters: libpq's connection strings, environment variables, service and password
+//! files, resolved into one value. Does not read the environment of the process, and opens no
+//! connection.
 //!
-//! The rules are those of libpq (PostgreSQL documentation, "Database Connection Control Functions"). A connection string
-//! with a keyword that is not supported here is refused by name: to ignore `requirepeer`, for example, would be weaker
-//! than what was requested. Values are never part of an error, since a misplaced quote makes a part of a password look
-//! like any other word.
+//! The rules are those of libpq (PostgreSQL documentation, "Database Connection Control
+//! Functions"). A connection string with a keyword that is not supported here is refused by name:
+//! to ignore `requirepeer`, for example, would be weaker than what was requested. Values are never
+//! part of an error, since a misplaced quote makes a part of a password look like any other word.
 
 mod files;
 mod resolve;
@@ -128,7 +129,8 @@ pub enum SessionAttrs {
     PreferStandby,
 }
 
-/// Settings by which a TCP connection detects that its peer is gone. `None` leaves a value to the program.
+/// Settings by which a TCP connection detects that its peer is gone. `None` leaves a value to the
+/// program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOptions {
     pub keepalives: bool,
@@ -199,8 +201,9 @@ pub struct TlsOptions {
 }
 
 impl ConnInfo {
-    /// Resolves a connection string, keywords and values or a URI. Each value is that of the string, else of its service's
-    /// entry, else of the environment, else libpq's default; a password may also be in the password file.
+    /// Resolves a connection string, keywords and values or a URI. Each value is that of the
+    /// string, else of its service's entry, else of the environment, else libpq's default; a
+    /// password may also be in the password file.
     ///
     /// # Errors
     ///

@@ -8,7 +8,8 @@ use std::path::Path;
 /// Size of the file in bytes; the structure takes less than one sector of it, the rest is zero.
 pub const FILE_SIZE: usize = 8192;
 
-/// Range of possible ends of the structure: its CRC is its last field, and its length differs between major versions.
+/// Range of possible ends of the structure: its CRC is its last field, and its length differs
+/// between major versions.
 const CRC_OFFSETS: std::ops::Range<usize> = 200..512;
 
 /// Offsets of fields, which are the same in every supported major version.
@@ -37,11 +38,12 @@ const SETTING_NAMES: [&str; 5] = [
 const SHUT_DOWN_IN_RECOVERY: u32 = 2;
 const IN_PRODUCTION: u32 = 6;
 
-/// Checkpoint location at which no server finds a record: a restored cluster whose backup label was removed then refuses
-/// to start, instead of starting with corrupt data.
+/// Checkpoint location at which no server finds a record: a restored cluster whose backup label was
+/// removed then refuses to start, instead of starting with corrupt data.
 const NO_CHECKPOINT: u64 = 0xDEAD;
 
-/// Maximum number of reads of a file that the server may be writing, until its CRC is believed, and the pause between.
+/// Maximum number of reads of a file that the server may be writing, until its CRC is believed, and
+/// the pause between.
 const MAX_READS: u32 = 20;
 const READ_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
 
@@ -93,8 +95,8 @@ impl Control {
         })
     }
 
-    /// Reads `global/pg_control` of a data directory. A running server may be writing it, so a copy with a wrong CRC is
-    /// read again, for about a fifth of a second at most.
+    /// Reads `global/pg_control` of a data directory. A running server may be writing it, so a copy
+    /// with a wrong CRC is read again, for about a fifth of a second at most.
     ///
     /// # Errors
     ///
@@ -141,7 +143,8 @@ impl Control {
         self.timeline
     }
 
-    /// Minimum values of the settings that a server needs to replay this cluster's WAL, with their names.
+    /// Minimum values of the settings that a server needs to replay this cluster's WAL, with their
+    /// names.
     pub fn least_settings(&self) -> [(&'static str, u32); 5] {
         self.min_settings
     }
@@ -161,7 +164,8 @@ impl Control {
         self.min_recovery_point
     }
 
-    /// Replaces the checkpoint location by one without a checkpoint record, for a restored directory.
+    /// Replaces the checkpoint location by one without a checkpoint record, for a restored
+    /// directory.
     #[must_use]
     #[allow(
         clippy::indexing_slicing,

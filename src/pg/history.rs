@@ -6,7 +6,8 @@ use crate::error::{Error, Kind, Result};
 /// Maximum size of a history file, in bytes; no real one comes near.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// Ancestry of a timeline: the timelines that its WAL passes through, and where it left each of them.
+/// Ancestry of a timeline: the timelines that its WAL passes through, and where it left each of
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     pub timeline: TimelineId,
@@ -20,7 +21,8 @@ impl History {
         History { timeline, parents: Vec::new() }
     }
 
-    /// Parses `<timeline>.history`: lines of `parent LSN reason`, comments and blank lines (`readTimeLineHistory`).
+    /// Parses `<timeline>.history`: lines of `parent LSN reason`, comments and blank lines
+    /// (`readTimeLineHistory`).
     ///
     /// # Errors
     ///
@@ -51,8 +53,8 @@ impl History {
         Ok(History { timeline, parents })
     }
 
-    /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for one that it does not
-    /// contain.
+    /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for one
+    /// that it does not contain.
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         if timeline == self.timeline {
             return None;

@@ -44,15 +44,16 @@ impl Label {
     }
 }
 
-/// Line of `tablespace_map`: a link in `pg_tblspc` and its target, in bytes, since a path need not be UTF-8.
+/// Line of `tablespace_map`: a link in `pg_tblspc` and its target, in bytes, since a path need not
+/// be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablespaceLink {
     pub oid: u32,
     pub location: Vec<u8>,
 }
 
-/// Parses a tablespace map: lines of `OID location` with one space between, and a `\` before each backslash, newline
-/// and carriage return of the location (`read_tablespace_map`).
+/// Parses a tablespace map: lines of `OID location` with one space between, and a `\` before each
+/// backslash, newline and carriage return of the location (`read_tablespace_map`).
 ///
 /// # Errors
 ///

@@ -3,7 +3,8 @@
 use crate::error::{Error, Kind, Result};
 use std::{fmt, str::FromStr};
 
-/// Log sequence number: a byte position in the WAL. As text: like PostgreSQL prints it (`0/3000028`).
+/// Log sequence number: a byte position in the WAL. As text: like PostgreSQL prints it
+/// (`0/3000028`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 

@@ -25,7 +25,8 @@ pub struct ManifestWriter<W> {
 }
 
 impl<W: Write> ManifestWriter<W> {
-    /// Begins a manifest. `major` decides the version of the format: 2, with the system identifier, since PostgreSQL 17.
+    /// Begins a manifest. `major` decides the version of the format: 2, with the system identifier,
+    /// since PostgreSQL 17.
     ///
     /// # Errors
     ///
@@ -53,7 +54,8 @@ impl<W: Write> ManifestWriter<W> {
             Ok(path) => format!("\"Path\": {}", serde_json::Value::from(path)),
             Err(_) => format!("\"Encoded-Path\": \"{}\"", hex::encode(file.path)),
         };
-        // pg_verifybackup ignores the time; one that no calendar has becomes the nearest that it has.
+        // pg_verifybackup ignores the time; one that no calendar has becomes the nearest that it
+        // has.
         let nearest = if file.modified < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let modified = jiff::Timestamp::from_second(file.modified).unwrap_or(nearest);
         // The bytes of the number in memory (`pg_checksum_final`).
@@ -70,7 +72,8 @@ impl<W: Write> ManifestWriter<W> {
         self.write(&line)
     }
 
-    /// Ends the manifest with the WAL that the backup needs, oldest timeline first, and returns `out`.
+    /// Ends the manifest with the WAL that the backup needs, oldest timeline first, and returns
+    /// `out`.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The formats and protocols of PostgreSQL. Does not know archives, repositories and terminals.
 //!
-//! Formats are parsed into values here and nowhere else. Bytes of a file or a network may be cut, damaged or hostile: they
-//! lead to an error, never to a panic.
+//! Formats are parsed into values here and nowhere else. Bytes of a file or a network may be cut,
+//! damaged or hostile: they lead to an error, never to a panic.
 
 mod bytes;
 pub mod client;
@@ -31,7 +31,8 @@ pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
 ///
 /// # Errors
 ///
-/// `Refused` for a version that is not supported, `Damage` for a file of another form; those of the operating system.
+/// `Refused` for a version that is not supported, `Damage` for a file of another form; those of the
+/// operating system.
 pub fn major_version(pgdata: &Path) -> Result<u32> {
     let path = pgdata.join("PG_VERSION");
     let doing = || format!("read {}", path.display());

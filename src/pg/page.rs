@@ -2,8 +2,8 @@
 
 use super::lsn::Lsn;
 
-/// Size of a data page in bytes. Other block sizes are a build option that no packager uses; a cluster with another size
-/// is backed up without its pages being verified.
+/// Size of a data page in bytes. Other block sizes are a build option that no packager uses; a
+/// cluster with another size is backed up without its pages being verified.
 pub const PAGE_SIZE: usize = 8192;
 
 /// Number of checksums that are computed side by side (`N_SUMS`).
@@ -23,8 +23,8 @@ const SEEDS: [u32; LANES] = [
 pub enum Verdict {
     /// Correct checksum, or a new page that is all zeros.
     Good,
-    /// Wrong checksum, with the LSN in the page: one that changed after a backup began may have been read half-written
-    /// and is repaired by WAL.
+    /// Wrong checksum, with the LSN in the page: one that changed after a backup began may have
+    /// been read half-written and is repaired by WAL.
     Bad(Lsn),
 }
 

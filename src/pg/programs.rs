@@ -11,8 +11,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs of a major version: in the configured directory, or without one in those of Debian, Red Hat,
-    /// SUSE and builds from source.
+    /// Finds the programs of a major version: in the configured directory, or without one in those
+    /// of Debian, Red Hat, SUSE and builds from source.
     ///
     /// # Errors
     ///

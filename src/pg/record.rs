@@ -1,5 +1,5 @@
-//! Records of the WAL: their ends, the times of commits and aborts, and the tablespaces that they create. Source:
-//! PostgreSQL's `xlogrecord.h`, `xlog_internal.h`, `xact.h` and `tablespace.h`.
+//! Records of the WAL: their ends, the times of commits and aborts, and the tablespaces that they
+//! create. Source: PostgreSQL's `xlogrecord.h`, `xlog_internal.h`, `xact.h` and `tablespace.h`.
 
 use super::bytes::{array_at, u16_at, u32_at, u64_at};
 use super::lsn::Lsn;
@@ -7,8 +7,8 @@ use super::wal::{HEADER_SIZE as LONG_HEADER, SegmentHeader};
 
 /// Size in bytes of a page header that is not the first of its segment (`SizeOfXLogShortPHD`).
 const SHORT_HEADER: usize = 24;
-/// Size of a record's header in bytes (`SizeOfXLogRecord`), and offsets of its fields: length, info, resource manager,
-/// CRC.
+/// Size of a record's header in bytes (`SizeOfXLogRecord`), and offsets of its fields: length,
+/// info, resource manager, CRC.
 const RECORD_HEADER: usize = 24;
 const LENGTH: usize = 0;
 const INFO: usize = 16;
@@ -18,7 +18,8 @@ const CRC: usize = 20;
 /// `XLP_FIRST_IS_CONTRECORD`: the page begins with the rest of a record.
 const CONTINUES: u16 = 0x0001;
 
-/// Resource manager of transactions (`RM_XACT_ID`), and its kinds of records in the upper bits of the info.
+/// Resource manager of transactions (`RM_XACT_ID`), and its kinds of records in the upper bits of
+/// the info.
 const TRANSACTIONS: u8 = 1;
 const KIND: u8 = 0x70;
 const COMMIT: u8 = 0x00;
@@ -36,7 +37,8 @@ const SWITCH: u8 = 0x40;
 /// Maximum length of a record in bytes (`XLogRecordMaxSize`).
 const MAX_LENGTH: usize = 1020 << 20;
 
-/// Maximum length of a record that is collected across segments; none with a meaning for this program is longer.
+/// Maximum length of a record that is collected across segments; none with a meaning for this
+/// program is longer.
 const MAX_SPANNING_LENGTH: usize = 64 << 20;
 
 /// Ids of the headers before a record's data (`XLR_BLOCK_ID_…`).
@@ -66,7 +68,8 @@ pub struct TransactionEnd {
 }
 
 impl Tail {
-    /// Reads the records of a segment that begin before `limit`, up to the first that is incomplete or wrong.
+    /// Reads the records of a segment that begin before `limit`, up to the first that is incomplete
+    /// or wrong.
     pub fn before(segment: &[u8], limit: Lsn) -> Tail {
         let mut tail = Tail::default();
         let mut last = None;
@@ -111,7 +114,8 @@ pub struct RecordScan {
 }
 
 impl RecordScan {
-    /// Gives `each` the records that end in the next segment, up to the first bytes that are not a record.
+    /// Gives `each` the records that end in the next segment, up to the first bytes that are not a
+    /// record.
     pub fn segment(&mut self, segment: &[u8], mut each: impl FnMut(FoundRecord)) {
         let open = self.open.take();
         let Some((mut reader, rest)) = RecordReader::open(segment) else {
@@ -233,8 +237,8 @@ impl<'a> RecordReader<'a> {
         Some(reader)
     }
 
-    /// Reads the first page header. Returns the reader behind it, and the number of bytes of the previous segment's last
-    /// record that follow.
+    /// Reads the first page header. Returns the reader behind it, and the number of bytes of the
+    /// previous segment's last record that follow.
     fn open(segment: &'a [u8]) -> Option<(RecordReader<'a>, usize)> {
         let header = SegmentHeader::parse(segment).ok()?;
         header.page_address.checked_add(segment.len() as u64)?; // no position in it is beyond 64 bits

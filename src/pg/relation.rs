@@ -1,4 +1,5 @@
-//! Meaning of the names of files in a data directory. Source: PostgreSQL's `relpath.c`, `basebackup.c` and `fd.c`.
+//! Meaning of the names of files in a data directory. Source: PostgreSQL's `relpath.c`,
+//! `basebackup.c` and `fd.c`.
 
 /// Number of blocks of 8 KiB in a segment of a relation (`RELSEG_SIZE`): 1 GiB.
 pub const BLOCKS_PER_SEGMENT: u32 = 131_072;
@@ -29,8 +30,8 @@ pub struct RelationDirectory {
 }
 
 impl RelationDirectory {
-    /// Parses a path relative to the data directory: `global`, `base/5`, `pg_tblspc/16396/PG_15_202209061/5`. `None` for
-    /// other directories.
+    /// Parses a path relative to the data directory: `global`, `base/5`,
+    /// `pg_tblspc/16396/PG_15_202209061/5`. `None` for other directories.
     pub fn parse(directory: &[u8]) -> Option<RelationDirectory> {
         let parts: Vec<&str> = std::str::from_utf8(directory).ok()?.split('/').collect();
         let (tablespace, database) = match parts[..] {
@@ -43,7 +44,8 @@ impl RelationDirectory {
     }
 }
 
-/// First OID of objects of users (`FirstNormalObjectId`); databases below are `postgres` and the templates.
+/// First OID of objects of users (`FirstNormalObjectId`); databases below are `postgres` and the
+/// templates.
 pub const FIRST_OF_USERS: u32 = 16_384;
 
 /// OIDs of the tablespaces of every cluster (`pg_tablespace.dat`): `base` and `global`.
@@ -60,8 +62,8 @@ pub enum Fork {
 }
 
 impl<'a> RelationFile<'a> {
-    /// Parses a file name (without its directory) of `global` or of a database's directory. `None` for files of other
-    /// kinds.
+    /// Parses a file name (without its directory) of `global` or of a database's directory. `None`
+    /// for files of other kinds.
     pub fn parse(name: &'a str) -> Option<RelationFile<'a>> {
         let (stem, segment) = match name.split_once('.') {
             Some((stem, segment)) => (stem, number(segment).filter(|&n| n > 0)?),

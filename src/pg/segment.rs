@@ -1,4 +1,5 @@
-//! Names of WAL files and the arithmetic of segments. Source: PostgreSQL's `xlog_internal.h` and `pgarch.h`.
+//! Names of WAL files and the arithmetic of segments. Source: PostgreSQL's `xlog_internal.h` and
+//! `pgarch.h`.
 
 use super::lsn::Lsn;
 use crate::error::{Error, Kind, Result};
@@ -24,7 +25,8 @@ impl SegmentSize {
         u64::from(self.0)
     }
 
-    /// Number of segments that share the second eight digits of their names (`XLogSegmentsPerXLogId`).
+    /// Number of segments that share the second eight digits of their names
+    /// (`XLogSegmentsPerXLogId`).
     fn per_log(self) -> u64 {
         (1 << 32) / self.bytes()
     }
@@ -50,7 +52,8 @@ impl From<SegmentSize> for u64 {
     }
 }
 
-/// Name of a complete segment: 24 upper-case hexadecimal digits. Ordered by timeline, then by position.
+/// Name of a complete segment: 24 upper-case hexadecimal digits. Ordered by timeline, then by
+/// position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
     pub timeline: TimelineId,
@@ -64,8 +67,8 @@ impl SegmentName {
         SegmentName::of_number(timeline, lsn.0 / size.bytes(), size)
     }
 
-    /// Last segment that contains a byte before `lsn`: for an end of WAL on a boundary, the segment before it. (The
-    /// result of PostgreSQL's `pg_walfile_name` for a boundary changed in 17.)
+    /// Last segment that contains a byte before `lsn`: for an end of WAL on a boundary, the segment
+    /// before it. (The result of PostgreSQL's `pg_walfile_name` for a boundary changed in 17.)
     pub fn ending_at(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> SegmentName {
         SegmentName::containing(timeline, Lsn(lsn.0.saturating_sub(1)), size)
     }

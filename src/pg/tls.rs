@@ -1,9 +1,10 @@
-//! TLS with libpq's rules: what each `sslmode` proves about the server, with which files, and the value that binds a SCRAM
-//! login to the server's certificate. Opens no connection.
+//! TLS with libpq's rules: what each `sslmode` proves about the server, with which files, and the
+//! value that binds a SCRAM login to the server's certificate. Opens no connection.
 //!
-//! Follows fe-secure-openssl.c: an existing root certificate file is used in every mode; without one, `require` and weaker
-//! modes accept any certificate; `verify-full` compares the host name, with the common name as a fallback. Stricter than
-//! libpq in one respect: a file that was named and does not exist is an error, never a reason to prove less.
+//! Follows fe-secure-openssl.c: an existing root certificate file is used in every mode; without
+//! one, `require` and weaker modes accept any certificate; `verify-full` compares the host name,
+//! with the common name as a fallback. Stricter than libpq in one respect: a file that was named
+//! and does not exist is an error, never a reason to prove less.
 
 use super::conninfo::{LibpqFile, RootCert, SslMode, TlsOptions};
 use super::x509::{Certificate, SignatureHash};
@@ -34,8 +35,8 @@ pub(super) struct TlsSetup {
 ///
 /// # Errors
 ///
-/// [`Kind::Config`] for a file that is missing, cannot be read or has another content; [`Kind::Denied`] for a private key
-/// that other users may read.
+/// [`Kind::Config`] for a file that is missing, cannot be read or has another content;
+/// [`Kind::Denied`] for a private key that other users may read.
 pub(super) fn setup(tls: &TlsOptions, host: Option<&str>) -> Result<TlsSetup> {
     let name = host.and_then(|host| ServerName::try_from(host.to_string()).ok());
     if tls.mode == SslMode::VerifyFull && name.is_none() {
@@ -65,7 +66,8 @@ pub(super) fn setup(tls: &TlsOptions, host: Option<&str>) -> Result<TlsSetup> {
     client.enable_sni = tls.sni;
     Ok(TlsSetup {
         config: Arc::new(client),
-        // Without a name, which verify-full has: an address is not sent to the server, and nothing compares it.
+        // Without a name, which verify-full has: an address is not sent to the server, and nothing
+        // compares it.
         name: name.unwrap_or_else(|| std::net::IpAddr::from([0, 0, 0, 0]).into()),
     })
 }
@@ -225,7 +227,8 @@ pub(super) fn handshake_error(error: &std::io::Error) -> Error {
     Error::new(Kind::Identity, format!("the identity of the server is not proven: {message}")).hint(hint)
 }
 
-/// Formats the names of a certificate, which the library lists as `DnsName("db1")` and `IpAddress(10.0.0.1)`.
+/// Formats the names of a certificate, which the library lists as `DnsName("db1")` and
+/// `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
     let name = |text: &String| match text.split_once('(') {
         Some((_, inner)) => inner.trim_matches(['"', ')']).to_string(),
@@ -237,8 +240,8 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function of its own signature.
-/// `None` where the RFC defines none; SCRAM then works without it.
+/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function
+/// of its own signature. `None` where the RFC defines none; SCRAM then works without it.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(match Certificate::parse(certificate)?.signature_hash? {
         SignatureHash::Sha224 => sha2::Sha224::digest(certificate).to_vec(),
@@ -259,8 +262,8 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// Checks the name by the common name, as libpq does. `error` is the library's about the name, which implies that the
-    /// chain is valid.
+    /// Checks the name by the common name, as libpq does. `error` is the library's about the name,
+    /// which implies that the chain is valid.
     fn check_common_name(
         &self,
         certificate: &CertificateDer<'_>,
@@ -319,9 +322,9 @@ impl ServerCertVerifier for Verifier {
         crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    /// Verifies that the server has the certificate's key, also where any certificate is accepted: channel binding relies
-    /// on it. Reads the key from the certificate itself, since the library rejects certificates of version 1, which
-    /// `openssl x509 -req` makes.
+    /// Verifies that the server has the certificate's key, also where any certificate is accepted:
+    /// channel binding relies on it. Reads the key from the certificate itself, since the library
+    /// rejects certificates of version 1, which `openssl x509 -req` makes.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

@@ -15,7 +15,8 @@ const LONG_HEADER: u16 = 0x0002;
 pub struct SegmentHeader {
     /// Major version of PostgreSQL that wrote the WAL.
     pub major: u32,
-    /// Timeline of the page; never above that of the name, and below it in the first segment after a promotion.
+    /// Timeline of the page; never above that of the name, and below it in the first segment after
+    /// a promotion.
     pub timeline: TimelineId,
     /// Position of the page in the WAL.
     pub page_address: u64,
@@ -57,11 +58,13 @@ impl SegmentHeader {
         })
     }
 
-    /// Checks that a file of `size` bytes with this header can be the segment `name` of the cluster.
+    /// Checks that a file of `size` bytes with this header can be the segment `name` of the
+    /// cluster.
     ///
     /// # Errors
     ///
-    /// `Identity` for WAL of another cluster or version, `Damage` for another size, position or timeline.
+    /// `Identity` for WAL of another cluster or version, `Damage` for another size, position or
+    /// timeline.
     pub fn check(&self, name: SegmentName, size: u64, system_identifier: u64, major: u32) -> Result<()> {
         let damage = |what: String| Err(Error::new(Kind::Damage, what));
         if self.system_identifier != system_identifier {

@@ -1,5 +1,5 @@
-//! Byte stream to one server: a Unix socket, TCP, or TLS over TCP after PostgreSQL's SSLRequest. Does not know the protocol
-//! on it.
+//! Byte stream to one server: a Unix socket, TCP, or TLS over TCP after PostgreSQL's SSLRequest.
+//! Does not know the protocol on it.
 
 use super::conninfo::TcpOptions;
 use super::tls::{self, TlsSetup};
@@ -40,8 +40,8 @@ pub(super) enum Wire {
     Tls(Box<Rustls<TcpStream>>, Option<Vec<u8>>),
 }
 
-/// Default settings of keepalives: the kernel drops a silent peer after about a minute. With the system's two hours, a
-/// backup would wait for a machine that is long gone.
+/// Default settings of keepalives: the kernel drops a silent peer after about a minute. With the
+/// system's two hours, a backup would wait for a machine that is long gone.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_LOST_KEEPALIVES: u32 = 3;
@@ -51,7 +51,8 @@ impl Wire {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unavailable`] when no server accepts the connection; the kinds of a TLS failure otherwise.
+    /// [`Kind::Unavailable`] when no server accepts the connection; the kinds of a TLS failure
+    /// otherwise.
     pub(super) async fn open(address: &Address, encryption: &Encryption) -> Result<Wire> {
         match address {
             Address::Socket(path) => match UnixStream::connect(path).await {
@@ -106,8 +107,9 @@ fn tune(stream: &TcpStream, tcp: &TcpOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Requests TLS (protocol documentation, "SSL Session Encryption"). Reads a single byte: anything that a man in the middle
-/// sends with it becomes part of the handshake, which fails (CVE-2021-23222).
+/// Requests TLS (protocol documentation, "SSL Session Encryption"). Reads a single byte: anything
+/// that a man in the middle sends with it becomes part of the handshake, which fails
+/// (CVE-2021-23222).
 async fn encrypt(mut stream: TcpStream, setup: &TlsSetup, required: bool) -> Result<Wire> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     let doing = "request tls";
@@ -119,7 +121,8 @@ async fn encrypt(mut stream: TcpStream, setup: &TlsSetup, required: bool) -> Res
             return Err(Error::new(Kind::Refused, "the server does not offer TLS, and sslmode requires it")
                 .hint("set ssl = on at the server, or choose a weaker sslmode"));
         }
-        // The text of an error at this point is not authenticated, so it is not shown (CVE-2024-10977).
+        // The text of an error at this point is not authenticated, so it is not shown
+        // (CVE-2024-10977).
         b'E' => {
             return Err(Error::new(
                 Kind::Unavailable,
@@ -194,7 +197,8 @@ impl TlsStream for &mut Wire {
     }
 }
 
-/// TLS connector for tokio-postgres that does nothing, since the stream is already encrypted if it has to be.
+/// TLS connector for tokio-postgres that does nothing, since the stream is already encrypted if it
+/// has to be.
 pub(super) struct NoHandshake;
 
 impl<S: TlsStream + Unpin> TlsConnect<S> for NoHandshake {

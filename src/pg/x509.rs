@@ -1,5 +1,5 @@
-//! The few fields of a certificate that libpq uses and the TLS library does not provide. Reads DER as far as necessary;
-//! decides nothing about trust.
+//! The few fields of a certificate that libpq uses and the TLS library does not provide. Reads DER
+//! as far as necessary; decides nothing about trust.
 
 use std::net::IpAddr;
 
@@ -87,8 +87,9 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether the common name matches this host. As in libpq it counts only in a certificate without alternative names of
-    /// the host's kind (`pq_verify_peer_name_matches_certificate` in fe-secure-common.c).
+    /// Whether the common name matches this host. As in libpq it counts only in a certificate
+    /// without alternative names of the host's kind (`pq_verify_peer_name_matches_certificate` in
+    /// fe-secure-common.c).
     pub(super) fn common_name_matches(&self, host: &str) -> bool {
         let Some(name) = self.common_name else {
             return false;

@@ -213,9 +213,9 @@ impl Archive {
         Ok(found)
     }
 
-    /// Returns whether an operation that has announced that it needs backup `id` may rely on it: the backup is listed,
-    /// and no prune removes it. A prune announces what it removes and then looks for announcements of this kind: one
-    /// of both sees the other.
+    /// Returns whether an operation that has announced that it needs backup `id` may rely on it:
+    /// the backup is listed, and no prune removes it. A prune announces what it removes and then
+    /// looks for announcements of this kind: one of both sees the other.
     pub fn may_need(&self, id: &str) -> Result<bool> {
         Ok(!self.announced()?.iter().any(|other| other.is_removing(id)) && self.record(id)?.is_some())
     }

@@ -163,8 +163,8 @@ impl WantedBlocks {
     }
 }
 
-/// Returns a number of bytes in memory. What is too large for this machine is too large for a frame,
-/// and fails as damage when the frame is read.
+/// Returns a number of bytes in memory. What is too large for this machine is too large for a
+/// frame, and fails as damage when the frame is read.
 fn saturating(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -1,5 +1,5 @@
-//! Parts of charts: a frame with a caption in words, axes, marks and bars. No fact is shown by colour alone, and
-//! every chart has a bound on what it draws.
+//! Parts of charts: a frame with a caption in words, axes, marks and bars. No fact is shown by
+//! colour alone, and every chart has a bound on what it draws.
 
 use super::bytes_text;
 use super::html::{Attribute, Html};
@@ -259,7 +259,8 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// The distance between the lines of the axis, so that there are at most `MAX_LEVELS` intervals.
+    /// The distance between the lines of the axis, so that there are at most `MAX_LEVELS`
+    /// intervals.
     fn step(self, most: f64) -> f64 {
         let least = (most / f64::from(MAX_LEVELS)).max(f64::MIN_POSITIVE);
         match self {

@@ -79,7 +79,8 @@ pub fn draw(html: &mut Html, id: &str, holdings: &Holdings) {
     table(html, &all, size);
 }
 
-/// Draws stretches that touch each other on the page as one, so that no row has more than the page has places.
+/// Draws stretches that touch each other on the page as one, so that no row has more than the page
+/// has places.
 fn draw_row<'s>(
     html: &mut Html,
     scale: &Scale,

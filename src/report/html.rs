@@ -1,5 +1,6 @@
-//! Writer of HTML. Markup comes only from literals of the program; every other value is written as text or
-//! as the value of an attribute, and is escaped. There is no way to write a value unescaped.
+//! Writer of HTML. Markup comes only from literals of the program; every other value is written as
+//! text or as the value of an attribute, and is escaped. There is no way to write a value
+//! unescaped.
 
 use std::fmt::{self, Display, Write};
 
@@ -78,7 +79,8 @@ impl fmt::Write for Escaped<'_> {
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
                 '\n' | '\t' => self.0.push(c),
-                // HTML forbids control characters, and those that change the writing direction could hide text.
+                // HTML forbids control characters, and those that change the writing direction
+                // could hide text.
                 c if c.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
                 '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                     self.0.push(char::REPLACEMENT_CHARACTER);

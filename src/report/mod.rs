@@ -1,8 +1,9 @@
 //! One HTML page about clusters and their repositories, built from values.
 //!
-//! The page needs nothing but itself: no script, no other file, no request. This room reads no file, no
-//! repository and no clock: the caller collects a [`ClusterView`] for each cluster and passes the time.
-//! Charts and tables are bounded, so the page stays readable however many backups there are.
+//! The page needs nothing but itself: no script, no other file, no request. This room reads no
+//! file, no repository and no clock: the caller collects a [`ClusterView`] for each cluster and
+//! passes the time. Charts and tables are bounded, so the page stays readable however many backups
+//! there are.
 
 mod chart;
 mod coverage;
@@ -25,7 +26,8 @@ use crate::repo::window::Window;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-/// A cluster and the content of each of its repositories, in the order of `health.facts.repositories`.
+/// A cluster and the content of each of its repositories, in the order of
+/// `health.facts.repositories`.
 pub struct ClusterView {
     pub health: Health,
     /// `None`: the repository did not answer; `health` has the reason.
@@ -72,8 +74,8 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// All backups of a repository by the time at which they ended. The order of their WAL may differ after a
-    /// recovery.
+    /// All backups of a repository by the time at which they ended. The order of their WAL may
+    /// differ after a recovery.
     fn all<'a>(holdings: &'a Holdings, stock: &RepositoryStock) -> Vec<Known<'a>> {
         let bad = stock.backups.iter().filter(|backup| backup.is_found_bad);
         let bad: BTreeSet<&str> = bad.map(|backup| backup.id.as_str()).collect();

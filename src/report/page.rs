@@ -1,4 +1,5 @@
-//! The page: the state of each cluster and what would be lost now, then the content of each of its repositories.
+//! The page: the state of each cluster and what would be lost now, then the content of each of its
+//! repositories.
 
 use super::html::Html;
 use super::{ClusterView, Holdings, Known, bytes_text, count, coverage, history, sizes, tables};
@@ -153,8 +154,8 @@ fn unread(html: &mut Html, error: &Error) {
     }
 }
 
-/// The time up to which a repository restores everything: the end of its newest window, if a good backup lies in
-/// that window.
+/// The time up to which a repository restores everything: the end of its newest window, if a good
+/// backup lies in that window.
 fn restorable_until(repository: &RepositoryFacts, holdings: &Option<Result<Holdings>>) -> Option<Timestamp> {
     let (stock, holdings) = (repository.stock.as_ref().ok()?, holdings.as_ref()?.as_ref().ok()?);
     let window = holdings.window.as_ref()?;

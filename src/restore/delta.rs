@@ -1,5 +1,6 @@
-//! A restore over existing files: the directories that may be used, the files that are removed, and the blocks that are in
-//! place already. The hashes of the blocks alone decide that: times and sizes prove nothing.
+//! A restore over existing files: the directories that may be used, the files that are removed, and
+//! the blocks that are in place already. The hashes of the blocks alone decide that: times and
+//! sizes prove nothing.
 
 use super::job::RestoreJob;
 use super::layout::Region;
@@ -113,8 +114,8 @@ pub(super) fn used(directory: &Path) -> u64 {
     entries.map(of).sum()
 }
 
-/// Removes the control file, so that no server can start from here on, and then everything that the backup does not have.
-/// The names of all files of the backup are in memory meanwhile.
+/// Removes the control file, so that no server can start from here on, and then everything that the
+/// backup does not have. The names of all files of the backup are in memory meanwhile.
 pub(super) fn clear(job: &RestoreJob<'_>) -> Result<()> {
     durable::remove_file(&job.options.to.join("global/pg_control"))?;
     let mut expected: HashMap<PathBuf, bool> = HashMap::new();
@@ -172,8 +173,8 @@ impl Strays<'_> {
     }
 }
 
-/// Opens an existing file and gives it the length of the stored one. Returns the file and the length that it had; `None`
-/// when it does not exist.
+/// Opens an existing file and gives it the length of the stored one. Returns the file and the
+/// length that it had; `None` when it does not exist.
 pub(super) fn open(path: &Path, stored: &FileEntry) -> Result<Option<(File, u64)>> {
     let doing = || format!("compare {}", path.display());
     match std::fs::symlink_metadata(path) {
@@ -195,8 +196,8 @@ pub(super) fn open(path: &Path, stored: &FileEntry) -> Result<Option<(File, u64)
     Ok(Some((file, length)))
 }
 
-/// Returns for each block of a region whether it is in place, in a file that had this length. Leaves the region's bytes in
-/// the buffer.
+/// Returns for each block of a region whether it is in place, in a file that had this length.
+/// Leaves the region's bytes in the buffer.
 pub(super) fn compare(
     path: &Path,
     file: &mut direct::DirectTarget<'_>,

@@ -1,12 +1,13 @@
-//! Directories that are restored into from nothing: refuses those that hold files, and empties those of a restore that did
-//! not finish.
+//! Directories that are restored into from nothing: refuses those that hold files, and empties
+//! those of a restore that did not finish.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable;
 use crate::repo::RESTORING;
 use std::path::Path;
 
-/// Text of the marker in a directory that held a cluster before the restore: it must not be emptied.
+/// Text of the marker in a directory that held a cluster before the restore: it must not be
+/// emptied.
 pub(super) const OVERWRITES: &str = "over what was there";
 
 /// Refuses a directory that is not empty, unless a restore that did not finish left it.

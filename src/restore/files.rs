@@ -1,5 +1,5 @@
-//! Writes files out of packs, in the order in which their frames lie there, on several threads. Every block is compared with
-//! its hash before it is written.
+//! Writes files out of packs, in the order in which their frames lie there, on several threads.
+//! Every block is compared with its hash before it is written.
 
 use super::create::{create, set_mode};
 use super::delta;
@@ -91,8 +91,8 @@ impl FileWriting<'_> {
         Ok(WrittenFiles { kept: state.kept.into_inner(), sums: state.sums.finish(self.targets) })
     }
 
-    /// Creates a file of several regions, which several threads write, or of none. A file of one region is created when it
-    /// is written. Returns the length of a file that existed.
+    /// Creates a file of several regions, which several threads write, or of none. A file of one
+    /// region is created when it is written. Returns the length of a file that existed.
     fn allocate(&self, target: &TargetFile<'_>) -> Result<Option<u64>> {
         if layout::is_one_region(target.stored) {
             return Ok(None);
@@ -213,7 +213,8 @@ fn target<'a>(writing: &'a FileWriting<'a>, region: &Region) -> Result<&'a Targe
     target.ok_or_else(|| Error::defect("a region without a file"))
 }
 
-/// Returns the open file of a region, which exists: the file that is open, or else opens it in its place.
+/// Returns the open file of a region, which exists: the file that is open, or else opens it in its
+/// place.
 fn open_target<'o, 'a>(
     open: &'o mut Option<(usize, direct::DirectTarget<'a>)>,
     writing: &'a FileWriting<'a>,
@@ -226,8 +227,8 @@ fn open_target<'o, 'a>(
     Ok(&mut open.insert((number, file)).1)
 }
 
-/// Divides items among threads. Each thread begins with its own share, so that threads seldom write to the same file, and
-/// continues with what is left of the other shares.
+/// Divides items among threads. Each thread begins with its own share, so that threads seldom write
+/// to the same file, and continues with what is left of the other shares.
 struct Shares(Vec<(AtomicUsize, usize)>);
 
 impl Shares {

@@ -1,4 +1,5 @@
-//! Reads the frames of regions from their packs, those of a batch together, and decompresses them on demand.
+//! Reads the frames of regions from their packs, those of a batch together, and decompresses them
+//! on demand.
 
 use super::layout::{FramePosition, Region};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
@@ -9,8 +10,9 @@ use crate::repo::entry::FileEntry;
 use crate::repo::ranges::{self, StoredFrame, StoredRange, WantedBlocks};
 use std::collections::BTreeSet;
 
-/// Decompressed frames that are kept besides the main one. Blocks of neighbouring regions that were stored anew lie in one
-/// frame, and a backup bounds the number of runs of a region to about twice this number of frames.
+/// Decompressed frames that are kept besides the main one. Blocks of neighbouring regions that were
+/// stored anew lie in one frame, and a backup bounds the number of runs of a region to about twice
+/// this number of frames.
 const MAX_KEPT: usize = 8;
 
 /// The frames of one thread.
@@ -27,7 +29,8 @@ pub(super) struct FrameReader<'a> {
 
 #[derive(Default)]
 struct UnpackedFrame {
-    /// Position of the frame, and number of bytes of its content; `None` when the memory holds no frame.
+    /// Position of the frame, and number of bytes of its content; `None` when the memory holds no
+    /// frame.
     of: Option<(FramePosition, usize)>,
     content: Aligned,
 }
@@ -88,8 +91,9 @@ impl<'a> FrameReader<'a> {
         Ok(())
     }
 
-    /// Returns the bytes of a region whose frames were read, after every block was compared with its hash. They lie in the
-    /// memory of its main frame or, where that has no place for all of them, in the buffer.
+    /// Returns the bytes of a region whose frames were read, after every block was compared with
+    /// its hash. They lie in the memory of its main frame or, where that has no place for all of
+    /// them, in the buffer.
     pub fn bytes<'b>(
         &'b mut self,
         region: &Region,
@@ -118,8 +122,9 @@ impl<'a> FrameReader<'a> {
         Ok(memory)
     }
 
-    /// Completes a region in the memory of its main frame, which has most of its bytes. The other bytes replace content that
-    /// is not the region's, so the memory does not hold that frame any more.
+    /// Completes a region in the memory of its main frame, which has most of its bytes. The other
+    /// bytes replace content that is not the region's, so the memory does not hold that frame any
+    /// more.
     fn patched(&mut self, region: &Region, stored: &FileEntry, begin: usize) -> Result<&[u8]> {
         let mut main = std::mem::take(&mut self.main);
         let size = main.bytes().len();
@@ -187,7 +192,8 @@ fn part_mut(memory: &mut [u8], begin: usize, length: usize) -> Result<&mut [u8]>
     part.ok_or_else(|| Error::defect("blocks outside of their region"))
 }
 
-/// The bytes of wanted blocks in the content of their frame, after every block was compared with its hash.
+/// The bytes of wanted blocks in the content of their frame, after every block was compared with
+/// its hash.
 fn checked<'c>(wanted: &WantedBlocks, stored: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
     wanted.checked(stored, content).map_err(|error| {
         error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")

@@ -59,7 +59,8 @@ impl<'a> RestoreJob<'a> {
         self.disk_failed.store(true, Ordering::Relaxed);
     }
 
-    /// The directories that are restored into: the data directory, then the locations of tablespaces.
+    /// The directories that are restored into: the data directory, then the locations of
+    /// tablespaces.
     pub fn roots(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.options.to.as_path()).chain(self.tablespaces.values().map(PathBuf::as_path))
     }

@@ -1,9 +1,9 @@
 //! Regions: the parts of files that are written at once, and their order. Does not read and write.
 //!
-//! A region is as large as a frame. Most regions lie in one frame. A region of which an incremental backup stored some
-//! blocks anew lies in that frame and in a few others. Regions are written in the order of their main frames, so packs are
-//! read from front to back, each frame is decompressed once, and a file is not written in more pieces because its blocks
-//! come from several backups.
+//! A region is as large as a frame. Most regions lie in one frame. A region of which an incremental
+//! backup stored some blocks anew lies in that frame and in a few others. Regions are written in
+//! the order of their main frames, so packs are read from front to back, each frame is decompressed
+//! once, and a file is not written in more pieces because its blocks come from several backups.
 
 use crate::codec::compress::FRAME;
 use crate::fs::aligned::ALIGNMENT;
@@ -16,8 +16,8 @@ use std::path::PathBuf;
 /// Bytes of regions that one thread writes in one batch.
 pub(super) const MAX_WRITE_BATCH: u64 = 64 << 20;
 
-/// Bytes of regions that one thread compares in one batch. Smaller: a thread first compares a batch and then repairs it,
-/// and the last repairs should end together.
+/// Bytes of regions that one thread compares in one batch. Smaller: a thread first compares a batch
+/// and then repairs it, and the last repairs should end together.
 pub(super) const MAX_COMPARE_BATCH: u64 = 16 << 20;
 
 /// A file to be written.
@@ -72,15 +72,16 @@ impl Region {
         first..self.parts.last().map_or(first, |(_, wanted)| wanted.blocks.end)
     }
 
-    /// Returns the region of those of its blocks that are `wanted`, to be written into an existing file.
+    /// Returns the region of those of its blocks that are `wanted`, to be written into an existing
+    /// file.
     pub fn cut(&self, stored: &FileEntry, blocks: &Range<usize>) -> Region {
         let cut =
             |(frame, wanted): &(FramePosition, WantedBlocks)| Some((*frame, wanted.cut(stored, blocks)?));
         Region { parts: self.parts.iter().filter_map(cut).collect(), is_file: false, ..*self }
     }
 
-    /// Returns the offset at which the region would begin in the content of its main frame, if all its blocks in that
-    /// frame have the right distance from it.
+    /// Returns the offset at which the region would begin in the content of its main frame, if all
+    /// its blocks in that frame have the right distance from it.
     pub fn begin_in_main(&self) -> Option<usize> {
         let of_main = self.parts.iter().filter(|(frame, _)| *frame == self.main);
         let mut begins = of_main.map(|(_, wanted)| {
@@ -107,7 +108,8 @@ impl Region {
     }
 }
 
-/// Number of blocks of a full region. A region of a large file begins where a frame began when the file was read.
+/// Number of blocks of a full region. A region of a large file begins where a frame began when the
+/// file was read.
 fn blocks_of_region(stored: &FileEntry) -> usize {
     (FRAME / stored.block.max(1) as usize).max(1)
 }
@@ -145,8 +147,9 @@ pub fn regions(targets: &[TargetFile<'_>]) -> Vec<Region> {
     regions
 }
 
-/// Divides regions into batches for one thread: regions whose frames are read together, up to about `max` bytes of content.
-/// The bytes of packs that are read for one batch are in memory, and bounded too.
+/// Divides regions into batches for one thread: regions whose frames are read together, up to about
+/// `max` bytes of content. The bytes of packs that are read for one batch are in memory, and
+/// bounded too.
 pub fn batches(regions: &[Region], max: u64) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut begin, mut packed, mut content) = (0, 0, 0);

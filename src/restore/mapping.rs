@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Returns the location of each tablespace by OID. Refuses a mapping of a tablespace that the backup does not have, and
-/// locations that contain each other.
+/// Returns the location of each tablespace by OID. Refuses a mapping of a tablespace that the
+/// backup does not have, and locations that contain each other.
 pub(super) fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, PathBuf>> {
     let refused = |what: String| {
         Err(Error::new(Kind::Refused, what).hint("use --tablespace OLD=NEW, once for each tablespace"))

@@ -1,8 +1,9 @@
-//! From a repository into a directory that PostgreSQL can recover from. Knows nothing of the configuration.
+//! From a repository into a directory that PostgreSQL can recover from. Knows nothing of the
+//! configuration.
 //!
-//! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`run`] performs the restore. A directory
-//! that is not finished has no `pg_control`, so no server starts on it; and it has a marker, so that the restore can be
-//! started again.
+//! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`run`] performs
+//! the restore. A directory that is not finished has no `pg_control`, so no server starts on it;
+//! and it has a marker, so that the restore can be started again.
 
 mod create;
 mod delta;

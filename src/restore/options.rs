@@ -16,13 +16,15 @@ pub struct Options {
     pub to: PathBuf,
     /// New locations of tablespaces, by OID or old location.
     pub tablespaces: Vec<(OsString, PathBuf)>,
-    /// Directory for the configuration files from outside the data directory; `None`: they are not written.
+    /// Directory for the configuration files from outside the data directory; `None`: they are not
+    /// written.
     pub config_dir: Option<PathBuf>,
     pub jobs: NonZeroUsize,
-    /// Restore over existing files: only differing blocks are read and written, and files that the backup does not have
-    /// are removed.
+    /// Restore over existing files: only differing blocks are read and written, and files that the
+    /// backup does not have are removed.
     pub delta: bool,
-    /// Databases to restore, by names or OIDs; files of other databases become empty. Empty: all databases.
+    /// Databases to restore, by names or OIDs; files of other databases become empty. Empty: all
+    /// databases.
     pub databases: Vec<String>,
     /// The result is read at once, out of the page cache, and then removed: it is never synced.
     pub scratch: bool,
@@ -46,7 +48,7 @@ pub struct Restored {
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files of the backup that were not written.
     pub config_left: Vec<String>,
-    /// Keeps a prune from removing the backup and its WAL until it is dropped, or until its lease ends. `None` when the
-    /// repository cannot be written.
+    /// Keeps a prune from removing the backup and its WAL until it is dropped, or until its lease
+    /// ends. `None` when the repository cannot be written.
     pub announced: Option<Announcement>,
 }

@@ -24,7 +24,8 @@ impl Ownership {
         self.ids(owner).map(|_| ())
     }
 
-    /// Returns the user who will own the restored files, if that is not the recorded owner: anyone but root.
+    /// Returns the user who will own the restored files, if that is not the recorded owner: anyone
+    /// but root.
     pub fn keeper(&self, owner: &Owner) -> Option<String> {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?.name;
         (!self.is_root && user != owner.owner).then_some(user)

@@ -1,6 +1,7 @@
-//! A restore of some databases, for rescue work. Files of the other databases become sparse files of the right size, which
-//! take no space. Recovery can write into them, since the WAL has a full image of each page that it changes first. These
-//! databases cannot be read afterwards, only dropped. `postgres` and the templates are always restored.
+//! A restore of some databases, for rescue work. Files of the other databases become sparse files
+//! of the right size, which take no space. Recovery can write into them, since the WAL has a full
+//! image of each page that it changes first. These databases cannot be read afterwards, only
+//! dropped. `postgres` and the templates are always restored.
 
 use super::create::create;
 use crate::error::{Doing, Error, Kind, Result};

@@ -38,7 +38,8 @@ pub enum TargetTimeline {
 /// Backup and target as the caller wants them.
 #[derive(Debug, Clone)]
 pub struct PlanRequest {
-    /// Id of a backup, or `latest` for the newest; `None`: the newest one from which the target can be reached.
+    /// Id of a backup, or `latest` for the newest; `None`: the newest one from which the target can
+    /// be reached.
     pub backup: Option<String>,
     pub target: RecoveryTarget,
     /// `None`: the timeline of the backup for [`RecoveryTarget::Immediate`], the latest otherwise.
@@ -61,7 +62,8 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Chooses the backup. Refuses a target that no backup leads to, with a hint of what is possible.
+    /// Chooses the backup. Refuses a target that no backup leads to, with a hint of what is
+    /// possible.
     pub fn make(archive: Archive, request: PlanRequest) -> Result<RestorePlan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
@@ -163,8 +165,8 @@ impl RestorePlan {
         self.wal()?.tail(&self.archive, &self.reach, &self.history)
     }
 
-    /// Returns the moments that can be restored along the timeline of the plan, from the oldest backup on that leads to
-    /// this one without a hole.
+    /// Returns the moments that can be restored along the timeline of the plan, from the oldest
+    /// backup on that leads to this one without a hole.
     pub fn window(&self) -> Result<Option<Window>> {
         let mut records = self.survey.complete();
         if !self.record.is_complete() {
@@ -230,7 +232,8 @@ impl Chooser<'_> {
             .hint(format!("{advice}{}", list())))
     }
 
-    /// Returns the history to follow from this backup. Refuses one from which the target cannot be reached.
+    /// Returns the history to follow from this backup. Refuses one from which the target cannot be
+    /// reached.
     fn history_from(&self, record: &Record) -> Result<History> {
         if !record.is_complete() && !self.request.allow_damaged {
             return Err(Error::new(

@@ -48,8 +48,9 @@ impl RecoverySettings {
         if self.standby { "standby.signal" } else { "recovery.signal" }
     }
 
-    /// Returns the settings in order. Empty values are written too: they override `postgresql.conf`. The target comes behind
-    /// them, since a server before 16 refuses a second target, even an empty one, after the first.
+    /// Returns the settings in order. Empty values are written too: they override
+    /// `postgresql.conf`. The target comes behind them, since a server before 16 refuses a second
+    /// target, even an empty one, after the first.
     pub fn settings(&self, plan: &RestorePlan) -> Vec<(&'static str, String)> {
         let chosen = match &plan.target {
             RecoveryTarget::End => None,
@@ -81,7 +82,8 @@ impl RecoverySettings {
         settings.push(("recovery_target_action", action.to_owned()));
         settings.push(("recovery_target_timeline", timeline));
         if plan.target == RecoveryTarget::Immediate {
-            // Prefetching would request WAL behind the end of the backup, which the archive may not have.
+            // Prefetching would request WAL behind the end of the backup, which the archive may not
+            // have.
             settings.push(("recovery_prefetch", "off".to_owned()));
         }
         let mut add = |more: &[(&'static str, &str)]| {
@@ -96,8 +98,8 @@ impl RecoverySettings {
         settings
     }
 
-    /// Returns the new `postgresql.auto.conf`: the old lines without the settings that are set here, and these at the end,
-    /// where they override every other file.
+    /// Returns the new `postgresql.auto.conf`: the old lines without the settings that are set
+    /// here, and these at the end, where they override every other file.
     pub fn rewrite(&self, plan: &RestorePlan, old: &[u8]) -> Vec<u8> {
         let settings = self.settings(plan);
         let decided = |name: &str| settings.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
@@ -123,8 +125,8 @@ impl RecoverySettings {
     }
 }
 
-/// Returns a `restore_command` of these words, quoted for the shell, with `%` doubled for PostgreSQL, and `%f %p` at the
-/// end.
+/// Returns a `restore_command` of these words, quoted for the shell, with `%` doubled for
+/// PostgreSQL, and `%f %p` at the end.
 pub fn restore_command(words: &[&str]) -> String {
     let mut command = String::new();
     for word in words {

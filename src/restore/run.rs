@@ -22,7 +22,8 @@ use std::path::Path;
 use std::time::Duration;
 use tracing::{Span, info_span};
 
-/// Interval at which written data is sent to the disk, so that the sync at the end has little left to do.
+/// Interval at which written data is sent to the disk, so that the sync at the end has little left
+/// to do.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Restores the backup of the plan.
@@ -37,8 +38,8 @@ pub fn run(options: &Options, plan: &RestorePlan, recovery: &RecoverySettings) -
     Ok(restored)
 }
 
-/// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot be written is restored
-/// from all the same: missing objects are errors.
+/// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
+/// be written is restored from all the same: missing objects are errors.
 fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
     let id = &plan.record.id;
     let heartbeat = Heartbeat {
@@ -86,7 +87,8 @@ fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
     Ok(cluster.report)
 }
 
-/// Checks that the directories may be restored into and have enough space, creates them, and locks the data directory.
+/// Checks that the directories may be restored into and have enough space, creates them, and locks
+/// the data directory.
 fn prepare_directories(job: &RestoreJob<'_>) -> Result<Lock> {
     let options = job.options;
     // One that does not exist yet is locked as soon as it is created.

@@ -69,7 +69,8 @@ pub(super) fn space_of(job: &RestoreJob<'_>) -> Result<Vec<SpaceNeed>> {
     needed.into_values().map(|(bytes, path)| space_in(job, bytes, path)).collect()
 }
 
-/// The space for `bytes` in the file system of a path. A delta restore uses the space of the files that exist.
+/// The space for `bytes` in the file system of a path. A delta restore uses the space of the files
+/// that exist.
 fn space_in(job: &RestoreJob<'_>, bytes: u64, path: &Path) -> Result<SpaceNeed> {
     let needed = if job.options.delta {
         let device = device_of(existing(path))?;
@@ -90,7 +91,8 @@ fn space_in(job: &RestoreJob<'_>, bytes: u64, path: &Path) -> Result<SpaceNeed> 
     Ok(SpaceNeed { needed, free: stat.f_bavail * stat.f_frsize, path })
 }
 
-/// Bytes of files that become empty, by the OID of their tablespace; `None` for those in the data directory.
+/// Bytes of files that become empty, by the OID of their tablespace; `None` for those in the data
+/// directory.
 fn empty_bytes(job: &RestoreJob<'_>) -> Result<HashMap<Option<u32>, u64>> {
     let mut empty = HashMap::new();
     if job.chosen.is_all() {

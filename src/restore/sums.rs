@@ -1,5 +1,5 @@
-//! CRC-32C of whole files, combined from their pieces, which are written in any order. `backup_manifest` needs them for
-//! files of which the backup did not read everything.
+//! CRC-32C of whole files, combined from their pieces, which are written in any order.
+//! `backup_manifest` needs them for files of which the backup did not read everything.
 
 use super::layout::TargetFile;
 use crc32c::{crc32c_append, crc32c_combine};

@@ -1,5 +1,6 @@
-//! Writes the files of the manifest, and what else a restored cluster needs: the settings, the signal file, the WAL of the
-//! backup, `backup_manifest`. The control file is written last, by the caller.
+//! Writes the files of the manifest, and what else a restored cluster needs: the settings, the
+//! signal file, the WAL of the backup, `backup_manifest`. The control file is written last, by the
+//! caller.
 
 use super::create::{create, set_mode};
 use super::files::FileWriting;
@@ -202,8 +203,8 @@ impl<'a> ClusterWriter<'a> {
         Ok(())
     }
 
-    /// Returns the new path of a configuration file; `None` when they are not written. Paths stay relative to the directory of
-    /// `postgresql.conf`, or to the root.
+    /// Returns the new path of a configuration file; `None` when they are not written. Paths stay
+    /// relative to the directory of `postgresql.conf`, or to the root.
     fn config_place(&self, file: &FileEntry) -> Result<Option<PathBuf>> {
         let Some(directory) = &self.job.options.config_dir else {
             return Ok(None);
@@ -224,8 +225,8 @@ impl<'a> ClusterWriter<'a> {
         self.manifest.file(&line).doing("write backup_manifest")
     }
 
-    /// Reads and removes the control file, which has a temporary name. The restored control file has no checkpoint, so that a
-    /// server can start only from the backup label.
+    /// Reads and removes the control file, which has a temporary name. The restored control file
+    /// has no checkpoint, so that a server can start only from the backup label.
     fn take_control(&mut self) -> Result<(Control, FileEntry)> {
         let missing = || Error::new(Kind::Damage, "the backup has no global/pg_control");
         let file = self.control.take().ok_or_else(missing)?;
@@ -240,7 +241,8 @@ impl<'a> ClusterWriter<'a> {
         Ok((control.without_checkpoint(), file))
     }
 
-    /// Replaces a small file by the result of a function of its content. A missing file counts as empty.
+    /// Replaces a small file by the result of a function of its content. A missing file counts as
+    /// empty.
     fn rewrite(&self, path: &Path, change: impl Fn(&[u8]) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let old = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -256,9 +258,10 @@ impl<'a> ClusterWriter<'a> {
         self.root.as_ref().map_or(Ok(()), |root| self.job.ownership.give(path, &root.owner))
     }
 
-    /// Returns the tablespace map with the new locations. Recovery creates the links from it, so old locations would lead
-    /// into the directories of the old cluster. A tablespace that was dropped after the backup began may be in the map and
-    /// not in the backup: the WAL drops it again.
+    /// Returns the tablespace map with the new locations. Recovery creates the links from it, so
+    /// old locations would lead into the directories of the old cluster. A tablespace that was
+    /// dropped after the backup began may be in the map and not in the backup: the WAL drops it
+    /// again.
     fn remap(&self, old: &[u8]) -> Result<Vec<u8>> {
         let moved = |link: TablespaceLink| {
             let location = self.job.tablespaces.get(&link.oid)?.as_os_str().as_bytes().to_vec();
@@ -278,8 +281,8 @@ impl<'a> ClusterWriter<'a> {
         Ok(())
     }
 
-    /// Writes the WAL that makes the backup consistent into `pg_wal`, where `pg_verifybackup` looks for it. That proves too
-    /// that the archive has it. Recovery fetches the same files again.
+    /// Writes the WAL that makes the backup consistent into `pg_wal`, where `pg_verifybackup` looks
+    /// for it. That proves too that the archive has it. Recovery fetches the same files again.
     fn fetch_wal(&self) -> Result<()> {
         let plan = self.job.plan;
         let size = plan.record.segment_size;

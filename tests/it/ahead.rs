@@ -47,7 +47,8 @@ fn workers(archive: &Archive) -> Vec<u32> {
     found
 }
 
-/// Kills them, and awaits that all of their threads are gone: until then they hold what they had locked.
+/// Kills them, and awaits that all of their threads are gone: until then they hold what they had
+/// locked.
 fn end_workers(archive: &Archive) {
     for pid in workers(archive) {
         run::signal(pid, "KILL");
@@ -56,8 +57,8 @@ fn end_workers(archive: &Archive) {
     }
 }
 
-/// Waits until the files are old enough for a mark: the clock that dates them has advanced since they were written.
-/// (Their status change time, by which that is decided, cannot be set.)
+/// Waits until the files are old enough for a mark: the clock that dates them has advanced since
+/// they were written. (Their status change time, by which that is decided, cannot be set.)
 fn settle(site: &Site, paths: &[String]) {
     use std::os::unix::fs::MetadataExt;
     const TICK: Duration = Duration::from_millis(20);

@@ -1,5 +1,6 @@
-//! The structure of the sources: which room may name which, import circles, unique type names, openings of doc comments,
-//! and the files that may exist. What clippy can check stands in `.clippy.toml` and in `[lints]` of `Cargo.toml`.
+//! The structure of the sources: which room may name which, import circles, unique type names,
+//! openings of doc comments, and the files that may exist. What clippy can check stands in
+//! `.clippy.toml` and in `[lints]` of `Cargo.toml`.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +83,8 @@ fn the_map_declares_only_rooms() {
     assert_eq!(declared, rooms, "the modules of src/lib.rs, and the rooms of its table");
 }
 
-/// Imports of a parent module by its children are free: it holds what they share. So are its imports of them.
+/// Imports of a parent module by its children are free: it holds what they share. So are its
+/// imports of them.
 #[test]
 fn no_files_of_a_room_import_each_other_in_a_circle() {
     let sources = sources(&["src"]);
@@ -296,7 +298,8 @@ impl Source {
         found
     }
 
-    /// The names that a module hands on (`pub use archive::Archive`), with the paths that they stand for.
+    /// The names that a module hands on (`pub use archive::Archive`), with the paths that they
+    /// stand for.
     fn exports(&self) -> BTreeMap<String, Vec<String>> {
         let mut found = BTreeMap::new();
         for item in &self.file.items {
@@ -335,8 +338,8 @@ fn each_use(tree: &syn::UseTree, before: &mut Vec<String>, found: &mut impl FnMu
     }
 }
 
-/// The paths behind any of these first words, with their lines; `crate` itself is left out, `super` stays. Groups
-/// (`crate::{a, b::c}`) are taken apart. Macros are read like everything else.
+/// The paths behind any of these first words, with their lines; `crate` itself is left out, `super`
+/// stays. Groups (`crate::{a, b::c}`) are taken apart. Macros are read like everything else.
 fn paths_after(tokens: &TokenStream, first: &[&str]) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
     let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();

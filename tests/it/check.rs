@@ -1,5 +1,5 @@
-//! `walkeep check`: what is wrong on the way from the server into the repositories and back is named, with the line to
-//! type.
+//! `walkeep check`: what is wrong on the way from the server into the repositories and back is
+//! named, with the line to type.
 
 mod archiving;
 mod backups;
@@ -18,8 +18,8 @@ fn check(archive: &Archive, status: i32) -> Value {
     report
 }
 
-/// What a check of this name says, where one has this result and these words. There is something to do about what is
-/// not right.
+/// What a check of this name says, where one has this result and these words. There is something to
+/// do about what is not right.
 #[track_caller]
 fn shows<'v>(report: &'v Value, name: &str, result: &str, words: &str) -> &'v Value {
     let checks = report["checks"].as_array().expect("checks");

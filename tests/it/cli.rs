@@ -1,4 +1,5 @@
-//! The command line of `walkeep`: help that helps, statuses that mean something, bad input that changes nothing.
+//! The command line of `walkeep`: help that helps, statuses that mean something, bad input that
+//! changes nothing.
 
 use crate::support::repo::{self, Snapshot};
 use crate::support::*;

@@ -1,4 +1,5 @@
-//! SQL sessions against a real server: ways in, ways to be refused, and how the end of one is noticed.
+//! SQL sessions against a real server: ways in, ways to be refused, and how the end of one is
+//! noticed.
 
 use crate::support::wait::until;
 use std::fs;

@@ -1,4 +1,5 @@
-//! What users notice of the configuration: values, defaults, errors, and what `walkeep config` prints.
+//! What users notice of the configuration: values, defaults, errors, and what `walkeep config`
+//! prints.
 
 use std::fs;
 use std::num::NonZeroUsize;

@@ -1,4 +1,5 @@
-//! Connection strings: what libpq takes is taken the same way, what cannot be done is refused by name.
+//! Connection strings: what libpq takes is taken the same way, what cannot be done is refused by
+//! name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! `walkeep drill`: proved, refuted or unknown, cut off from everything else, and nothing left behind.
+//! `walkeep drill`: proved, refuted or unknown, cut off from everything else, and nothing left
+//! behind.
 
 mod compare;
 mod history;

@@ -1,4 +1,5 @@
-//! The files of `postgresql-conf-examples`: PostgreSQL, cron, systemd and walkeep read what people copy.
+//! The files of `postgresql-conf-examples`: PostgreSQL, cron, systemd and walkeep read what people
+//! copy.
 
 use crate::support::pg::tool;
 use crate::support::repo::{self, Archive};

@@ -1,4 +1,5 @@
-//! The fixtures against the real thing: what is made without PostgreSQL has to look like PostgreSQL's.
+//! The fixtures against the real thing: what is made without PostgreSQL has to look like
+//! PostgreSQL's.
 
 use crate::support::*;
 

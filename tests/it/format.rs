@@ -1,5 +1,5 @@
-//! The format of the repository: bytes that were written once and are read for ever, and a real repository read
-//! with public tools alone, as `FORMAT.md` says.
+//! The format of the repository: bytes that were written once and are read for ever, and a real
+//! repository read with public tools alone, as `FORMAT.md` says.
 
 use crate::support::live::{self, Story, record_of, unpacked};
 use crate::support::repo::files;
@@ -232,7 +232,8 @@ fn the_bytes_that_are_written_are_those_of_the_first_day() {
     for object in objects(&root) {
         let (new, old) = (read(root.join(&object)), read(golden().join(&object)));
         let name = object.display();
-        // Those of a codec may change with its version; the header says what they are, and must not.
+        // Those of a codec may change with its version; the header says what they are, and must
+        // not.
         let is_compressed = name.to_string().contains("/manifest/") || name.to_string().contains("/wal/0");
         if is_compressed {
             assert_eq!(new[..512], old[..512], "the header of {name}");
@@ -382,7 +383,8 @@ fn contents_that_are_hashed_side_by_side_have_the_hashes_that_they_have_alone() 
     let contents: Vec<Vec<u8>> = (0..2 * LANES + 1)
         .map(|content| (0..20_000 + 777 * content).map(|at| (at * 31 + content * at / 7) as u8).collect())
         .collect();
-    // Pieces that are whole blocks for all, for some, and for none; and contents that end before others.
+    // Pieces that are whole blocks for all, for some, and for none; and contents that end before
+    // others.
     for count in 1..=contents.len() {
         for pieces in [[4096, 4096], [128, 4096], [64, 65], [1, 100], [8192, 63]] {
             let mut hashers = vec![Hasher::default(); count];

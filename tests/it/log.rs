@@ -1,4 +1,5 @@
-//! What the three programs log: on standard error, in a file, as text and as JSON, and never a secret.
+//! What the three programs log: on standard error, in a file, as text and as JSON, and never a
+//! secret.
 
 use crate::support::s3::{Bucket, server};
 use crate::support::*;

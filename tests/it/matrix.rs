@@ -1,5 +1,5 @@
-//! Every supported version of PostgreSQL, with and without page checksums, with every size of WAL segment in use, and
-//! with a tablespace: archived, backed up twice, restored and recovered.
+//! Every supported version of PostgreSQL, with and without page checksums, with every size of WAL
+//! segment in use, and with a tablespace: archived, backed up twice, restored and recovered.
 
 use crate::support::*;
 

@@ -1,5 +1,5 @@
-//! Notices: a failure is told once and its end once, every drill is told, nobody waits long for it, and no secret is
-//! shown.
+//! Notices: a failure is told once and its end once, every drill is told, nobody waits long for it,
+//! and no secret is shown.
 
 mod arrives;
 mod astray;

@@ -1,4 +1,5 @@
-//! `walkeep status` and `walkeep metrics`: what is wrong is seen, named and judged, and nothing is green by silence.
+//! `walkeep status` and `walkeep metrics`: what is wrong is seen, named and judged, and nothing is
+//! green by silence.
 
 mod away;
 mod judged;

@@ -1,5 +1,5 @@
-//! `walkeep report`: one page that shows what there is, says it without colour, needs nothing but itself, and believes
-//! no name.
+//! `walkeep report`: one page that shows what there is, says it without colour, needs nothing but
+//! itself, and believes no name.
 
 mod browser;
 mod made;
@@ -65,7 +65,8 @@ struct Element {
     is_end: bool,
 }
 
-/// The tags of a page, strictly read: `<` begins one and nothing else, attributes stand in quotes and come once.
+/// The tags of a page, strictly read: `<` begins one and nothing else, attributes stand in quotes
+/// and come once.
 #[track_caller]
 fn elements(page: &str) -> Vec<Element> {
     let mut found = Vec::new();
@@ -96,7 +97,8 @@ fn elements(page: &str) -> Vec<Element> {
     found
 }
 
-/// Every element is closed, no id comes twice, what is referred to is there, and every chart has its words.
+/// Every element is closed, no id comes twice, what is referred to is there, and every chart has
+/// its words.
 #[track_caller]
 fn is_well_formed(page: &str) {
     let elements = elements(page);

@@ -1,4 +1,5 @@
-//! `walkeep restore`: from a repository to a server that shows what it should, or to a refusal that explains.
+//! `walkeep restore`: from a repository to a server that shows what it should, or to a refusal that
+//! explains.
 
 mod damage;
 mod delta;

@@ -1,5 +1,5 @@
-//! What stays and what goes: the plan against a brute-force model, and `walkeep prune` on real repositories, with
-//! everything that may happen beside it.
+//! What stays and what goes: the plan against a brute-force model, and `walkeep prune` on real
+//! repositories, with everything that may happen beside it.
 
 mod beside;
 mod killed;
@@ -14,7 +14,8 @@ use crate::support::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// A server with so many backups, a thousand rows more before each, and a segment behind the last one.
+/// A server with so many backups, a thousand rows more before each, and a segment behind the last
+/// one.
 fn with_backups(count: usize) -> (Live, Vec<String>) {
     let live = Live::new();
     live.server.psql("create table t (i serial primary key)");

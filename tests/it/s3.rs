@@ -1,5 +1,5 @@
-//! `walpush`, `walfetch` and `walkeep` on an S3 repository, in front of a real server and behind a network that does
-//! wrong what networks, gateways and stores do wrong.
+//! `walpush`, `walfetch` and `walkeep` on an S3 repository, in front of a real server and behind a
+//! network that does wrong what networks, gateways and stores do wrong.
 
 mod absent;
 mod addresses;

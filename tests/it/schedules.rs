@@ -1,9 +1,10 @@
-//! Random schedules of a prune, backups, pins and killed processes on one repository in memory. Every request to the
-//! store is a point at which another actor may go on, an actor may be killed, or hours may pass on the store's
-//! clock. A failure names its seed and shows the schedule.
+//! Random schedules of a prune, backups, pins and killed processes on one repository in memory.
+//! Every request to the store is a point at which another actor may go on, an actor may be killed,
+//! or hours may pass on the store's clock. A failure names its seed and shows the schedule.
 //!
-//! The actors use what the programs use: announcements, the check of what a prune removes, records, pins, and the
-//! whole of `retention::prune`. What is left out is the copying of files: a pack is a few bytes.
+//! The actors use what the programs use: announcements, the check of what a prune removes, records,
+//! pins, and the whole of `retention::prune`. What is left out is the copying of files: a pack is a
+//! few bytes.
 
 mod claims;
 mod world;
@@ -39,7 +40,8 @@ fn heartbeat(operation: Operation) -> Heartbeat {
     Heartbeat { host: "elsewhere".into(), process: None, ..Heartbeat::new(operation) }
 }
 
-/// What a backup does to a repository: it chooses a parent, names some of its packs, and adds one of its own.
+/// What a backup does to a repository: it chooses a parent, names some of its packs, and adds one
+/// of its own.
 fn back_up(archive: &Archive, number: u64, shares: bool) -> Result<()> {
     let id = world::id(number);
     let announced = Announcement::begin(archive, heartbeat(Operation::Backup), &format!("{number:012x}"))?;
@@ -136,7 +138,8 @@ fn explore(seed: u64) -> u64 {
     if let Err(why) = check(&archive, &pinned) {
         fail(why);
     }
-    // Whatever was killed, prunes that follow come to a state that stays. A fence is for ninety days.
+    // Whatever was killed, prunes that follow come to a state that stays. A fence is for ninety
+    // days.
     world.pass(Duration::from_secs(3 * 3600));
     for number in 300..304 {
         if let Err(error) = prune(&archive, number) {
@@ -175,7 +178,8 @@ fn whatever_the_order_of_backups_prunes_and_pins_a_listed_backup_is_whole() {
     println!("{seed} schedules, {steps} requests");
 }
 
-/// A prune that does not look again after it has announced what goes is the defect that the protocol is made against.
+/// A prune that does not look again after it has announced what goes is the defect that the
+/// protocol is made against.
 #[test]
 fn the_explorer_finds_a_backup_that_relies_on_what_a_prune_removes() {
     let careless = |seed: u64| {

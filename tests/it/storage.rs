@@ -1,5 +1,5 @@
-//! One suite for every store: what `storage` promises, each promise by its name, held against each store that there
-//! is, and against what is made of them.
+//! One suite for every store: what `storage` promises, each promise by its name, held against each
+//! store that there is, and against what is made of them.
 
 mod promises;
 mod stores;

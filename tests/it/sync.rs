@@ -117,7 +117,8 @@ fn other_content_under_the_same_name_is_told_and_left() {
 fn killed_at_any_step_it_lists_nothing_half_and_goes_on_the_next_time() {
     let site = Site::new();
     let sync = site.archive.run("walkeep").args(["sync", "--from", "first", "--to", "second", "--quiet"]);
-    // Every step that gives something its name: too many to kill all, so ever more of them are let through.
+    // Every step that gives something its name: too many to kill all, so ever more of them are let
+    // through.
     let mut nth = 1_u32;
     loop {
         let Some(strace) = Strace::new() else {

@@ -1,8 +1,9 @@
-//! Destinations of the events of `tracing`: standard error, the log file, and the memory that notices are made of.
-//! Knows nothing of verbs.
+//! Destinations of the events of `tracing`: standard error, the log file, and the memory that
+//! notices are made of. Knows nothing of verbs.
 //!
-//! `walkeep` installs [`LogLayer`], which also follows spans. A helper installs [`StderrLog`] alone as long as nothing but its
-//! warnings is asked for: it has no spans and no state, since PostgreSQL starts a helper for every WAL file.
+//! `walkeep` installs [`LogLayer`], which also follows spans. A helper installs [`StderrLog`] alone
+//! as long as nothing but its warnings is asked for: it has no spans and no state, since PostgreSQL
+//! starts a helper for every WAL file.
 
 mod console;
 mod file;
@@ -35,7 +36,8 @@ pub const PRINTED: &str = "walkeep::printed";
 /// Variable of the environment with more targets and levels, for standard error and the log file.
 const VARIABLE: &str = "WALKEEP_LOG";
 
-/// Lines of each kind that a notice holds: what follows the first failures is mostly their consequence.
+/// Lines of each kind that a notice holds: what follows the first failures is mostly their
+/// consequence.
 const MAX_LINES: usize = 20;
 
 /// Amount of detail on standard error.
@@ -67,7 +69,8 @@ impl Verbosity {
     }
 }
 
-/// Returns what the log file receives: of libraries warnings at most, since their events may hold secrets.
+/// Returns what the log file receives: of libraries warnings at most, since their events may hold
+/// secrets.
 fn file_filter(level: LogLevel) -> Targets {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -81,7 +84,8 @@ fn file_filter(level: LogLevel) -> Targets {
         .with_target(PRINTED, LevelFilter::OFF)
 }
 
-/// Adds what [`VARIABLE`] asks for. Its targets win, and what it says of all of walkeep holds for the steps too.
+/// Adds what [`VARIABLE`] asks for. Its targets win, and what it says of all of walkeep holds for
+/// the steps too.
 fn extended(filter: Targets, asked: Option<&Targets>) -> Targets {
     let Some(asked) = asked else {
         return filter;
@@ -140,7 +144,8 @@ pub struct StandardError {
     pub format: LogFormat,
 }
 
-/// Installs the log of `walkeep`; `file` is known once the configuration is. A log that is installed already stays.
+/// Installs the log of `walkeep`; `file` is known once the configuration is. A log that is
+/// installed already stays.
 pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar) -> LogMemory {
     let memory = LogMemory::default();
     if !tracing::dispatcher::has_been_set() {

@@ -1,4 +1,5 @@
-//! An event with the spans around it, as text and as JSON. Secrets that libraries log are masked here.
+//! An event with the spans around it, as text and as JSON. Secrets that libraries log are masked
+//! here.
 
 use crate::error::Error;
 use jiff::Timestamp;
@@ -37,7 +38,8 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// Collects what `record` records. Events of libraries are masked; those of walkeep name no secrets.
+    /// Collects what `record` records. Events of libraries are masked; those of walkeep name no
+    /// secrets.
     pub(super) fn of(metadata: &Metadata<'_>, record: impl FnOnce(&mut Fields)) -> Fields {
         let mut fields = Fields { masks: !metadata.target().starts_with("walkeep"), ..Fields::default() };
         record(&mut fields);

@@ -47,7 +47,8 @@ impl Finished<'_> {
         )
     }
 
-    /// Prints the blocks that are damaged or were changed without WAL, and returns the exit that follows from them.
+    /// Prints the blocks that are damaged or were changed without WAL, and returns the exit that
+    /// follows from them.
     fn complain(&self) -> Exit {
         let bad = self.taken.record.damaged.iter().map(|file| (file, "has bad pages"));
         let unpromised = self.taken.unlogged.iter();
@@ -140,7 +141,8 @@ fn options(context: &Context, args: &BackupArgs) -> Result<Options> {
     })
 }
 
-/// Raises the niceness of this process; the kernel derives the priority of I/O from it unless that was set.
+/// Raises the niceness of this process; the kernel derives the priority of I/O from it unless that
+/// was set.
 fn raise_niceness(nice: i32) -> Result<()> {
     if nice == 0 {
         return Ok(());

@@ -1,7 +1,8 @@
-//! `walkeep check`: tries the whole path from the server into every repository and back, by the server itself.
+//! `walkeep check`: tries the whole path from the server into every repository and back, by the
+//! server itself.
 //!
-//! A result is *ok*, a *warning* or *failed*. A warning works today and costs something later, or is any failure in a
-//! repository that is not required. A result that is ok may come with advice.
+//! A result is *ok*, a *warning* or *failed*. A warning works today and costs something later, or
+//! is any failure in a repository that is not required. A result that is ok may come with advice.
 
 mod clock;
 mod fetch;
@@ -262,7 +263,8 @@ fn archiving(
     let Some(name) = checks.tried("fresh segment", Severity::Failed, switched) else {
         return;
     };
-    // Read now: after it is archived the server may recycle the file. A standby may not have all of it.
+    // Read now: after it is archived the server may recycle the file. A standby may not have all of
+    // it.
     let own = if server.found.in_recovery { None } else { fetch::own(pgdata, name) };
     for archive in archives {
         let repository = archive.repository();
@@ -286,7 +288,8 @@ fn archiving(
     }
 }
 
-/// Fetches the last segment that a standby has replayed to its end, when its primary cannot switch to a fresh one.
+/// Fetches the last segment that a standby has replayed to its end, when its primary cannot switch
+/// to a fresh one.
 fn replayed(
     context: &Context,
     server: &BackupServer,

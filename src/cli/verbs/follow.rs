@@ -1,6 +1,6 @@
-//! `walkeep restore --follow`: starts the restored server as its user would, follows its recovery, and compares the
-//! position that it reached with the target. Reads the server's files, so it needs no role; only a pause of recovery
-//! has to be queried.
+//! `walkeep restore --follow`: starts the restored server as its user would, follows its recovery,
+//! and compares the position that it reached with the target. Reads the server's files, so it needs
+//! no role; only a pause of recovery has to be queried.
 
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
@@ -92,7 +92,8 @@ fn await_end(
             last = at;
             progress::step(&format!("recovered to {at}"));
         }
-        // The control file of a backup has this state too; the signal file is removed at the end of recovery.
+        // The control file of a backup has this state too; the signal file is removed at the end of
+        // recovery.
         if control.is_in_production() && !to.join(recovery.signal()).exists() {
             return promoted_at(to, plan);
         }
@@ -120,8 +121,8 @@ fn await_end(
     }
 }
 
-/// Returns the position before which recovery must not end, by the archive. A server that does not find a target of
-/// another kind fails by itself.
+/// Returns the position before which recovery must not end, by the archive. A server that does not
+/// find a target of another kind fails by itself.
 fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
     Ok(match plan.target {
         RecoveryTarget::End => plan.tail()?.last_record,
@@ -165,7 +166,8 @@ fn tail(log: &Path) -> String {
     }
 }
 
-/// Returns the position at which the server left the timeline of the archive, from the history of its new timeline.
+/// Returns the position at which the server left the timeline of the archive, from the history of
+/// its new timeline.
 fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
     let mut found = None;
     let wal = to.join("pg_wal");

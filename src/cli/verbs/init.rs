@@ -74,7 +74,8 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Refuses a repository inside the data directory: it would be backed up into itself, and lost with it.
+/// Refuses a repository inside the data directory: it would be backed up into itself, and lost with
+/// it.
 fn refuse_inside(path: &Path, context: &Context) -> Result<()> {
     let repository = Directory::new(path);
     let pgdata = std::fs::canonicalize(&context.cluster.pgdata)

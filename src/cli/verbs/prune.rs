@@ -65,7 +65,8 @@ pub fn run(context: &Context, args: &PruneArgs) -> Result<Exit> {
     Ok(pruning.parts.iter().map(PrunedPart::complain).fold(Exit::Done, Exit::worst))
 }
 
-/// Applies the retention of a repository after a backup; a prune that runs already does the same work.
+/// Applies the retention of a repository after a backup; a prune that runs already does the same
+/// work.
 pub fn after_backup(context: &Context, repository: &Repository) -> Result<Exit> {
     let args = PruneArgs::default();
     let archive = setup::archive(context, repository, &args.selection)?;

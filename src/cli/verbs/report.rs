@@ -49,8 +49,8 @@ impl Report for WrittenPage<'_> {
     }
 }
 
-/// Collects the state of a cluster and the content of its repositories. A repository that did not answer
-/// `status` is not read again.
+/// Collects the state of a cluster and the content of its repositories. A repository that did not
+/// answer `status` is not read again.
 fn view(context: &Context, limit: &TimeoutArgs) -> ClusterView {
     let health = status::see(context, limit);
     let seen = context.repositories.iter().zip(&health.facts.repositories);

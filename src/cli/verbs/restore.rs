@@ -164,8 +164,9 @@ impl Report for RestoreReport<'_> {
     }
 }
 
-/// Refuses a plan when the original has tablespaces that were created after the backup: recovery replays their
-/// creation, links to the original directories, and would write into the files of the original.
+/// Refuses a plan when the original has tablespaces that were created after the backup: recovery
+/// replays their creation, links to the original directories, and would write into the files of the
+/// original.
 fn refuse_new_tablespaces(pgdata: &Path, plan: &RestorePlan) -> Result<()> {
     let record = &plan.record;
     let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
@@ -228,7 +229,8 @@ fn wish(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
     } else if let Some(lsn) = target.lsn {
         RecoveryTarget::Lsn(lsn)
     } else if let Some(xid) = target.xid {
-        // PostgreSQL compares 32 bits; what pg_current_xact_id() prints may have an epoch above them.
+        // PostgreSQL compares 32 bits; what pg_current_xact_id() prints may have an epoch above
+        // them.
         RecoveryTarget::Xid(xid & 0xFFFF_FFFF)
     } else if let Some(name) = &target.name {
         RecoveryTarget::Name(name.clone())
@@ -363,7 +365,8 @@ fn target_json(target: &RecoveryTarget) -> Value {
     }
 }
 
-/// Returns the estimated duration in seconds by the last complete drill: restore scaled by bytes, recovery by WAL.
+/// Returns the estimated duration in seconds by the last complete drill: restore scaled by bytes,
+/// recovery by WAL.
 fn estimate(plan: &RestorePlan) -> Option<f64> {
     let drills = plan.archive.drills().ok()?;
     drills.iter().rev().find_map(|drill| {
@@ -374,8 +377,9 @@ fn estimate(plan: &RestorePlan) -> Option<f64> {
     })
 }
 
-/// Returns the options that `pg_ctl` has to pass to the restored server, if any: a configuration from outside of the
-/// data directory names the old directory and its files, so these are overridden.
+/// Returns the options that `pg_ctl` has to pass to the restored server, if any: a configuration
+/// from outside of the data directory names the old directory and its files, so these are
+/// overridden.
 fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
@@ -391,8 +395,8 @@ fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Op
     ))
 }
 
-/// Runs the restore command once as the server will, so that an unreadable archive is found now and not when the
-/// server starts.
+/// Runs the restore command once as the server will, so that an unreadable archive is found now and
+/// not when the server starts.
 fn try_restore_command(plan: &RestorePlan, recovery: &RecoverySettings, to: &Path) -> Result<()> {
     let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
     let tried = restore_command::call(

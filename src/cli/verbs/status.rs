@@ -1,4 +1,5 @@
-//! `walkeep status`: the health of each cluster and repository, for people, programs and monitoring.
+//! `walkeep status`: the health of each cluster and repository, for people, programs and
+//! monitoring.
 
 use crate::cli::args::{GlobalArgs, StatusArgs, TimeoutArgs};
 use crate::cli::exit::Exit;
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-/// Exit status UNKNOWN of a monitoring plugin; those of the other states are the numbers of [`Light`].
+/// Exit status UNKNOWN of a monitoring plugin; those of the other states are the numbers of
+/// [`Light`].
 const PLUGIN_UNKNOWN: u8 = 3;
 
 struct Status {

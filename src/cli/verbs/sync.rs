@@ -101,8 +101,9 @@ fn sources(from: &Repository) -> Result<Vec<Archive>> {
     known.iter().map(|identity| from.open(identity.lineage())).collect()
 }
 
-/// Opens the lineage of `archive` in the other repository, and registers it there if necessary. A repository that has
-/// only unrelated lineages belongs to another cluster of the same name and is refused.
+/// Opens the lineage of `archive` in the other repository, and registers it there if necessary. A
+/// repository that has only unrelated lineages belongs to another cluster of the same name and is
+/// refused.
 fn register(context: &Context, to: &Repository, archive: &Archive) -> Result<Archive> {
     let lineage = archive.lineage();
     let doing = || format!("register the cluster in repository {}", to.name());

@@ -1,5 +1,5 @@
-//! Connects and logs in with a [`ConnInfo`]: tries servers, addresses and TLS in libpq's order. Each attempt has a time
-//! limit.
+//! Connects and logs in with a [`ConnInfo`]: tries servers, addresses and TLS in libpq's order.
+//! Each attempt has a time limit.
 
 use super::super::conninfo::{self, ConnInfo, Endpoint, Host, SessionAttrs, SslMode};
 use super::super::tls;
@@ -14,10 +14,11 @@ use tokio_postgres::config::{ChannelBinding, Config, SslMode as Negotiate, SslNe
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, SimpleQueryMessage};
 
-/// Statements that are run after the login. Settings of a role, a database or the command line may include time limits
-/// that end a long session, and a search_path with a user's function before the server's; no function is called before
-/// search_path is safe. Servers before 14 and 17 do not have the last two time limits. The result of the last statement
-/// describes the session. `client_min_messages` enables notices.
+/// Statements that are run after the login. Settings of a role, a database or the command line may
+/// include time limits that end a long session, and a search_path with a user's function before the
+/// server's; no function is called before search_path is safe. Servers before 14 and 17 do not have
+/// the last two time limits. The result of the last statement describes the session.
+/// `client_min_messages` enables notices.
 const SETUP: &str = "\
     SET search_path = pg_catalog; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET client_min_messages = notice; \
@@ -147,8 +148,9 @@ async fn addresses(info: &ConnInfo, target: &Endpoint, bound: Duration) -> Resul
     Ok(addresses)
 }
 
-/// Logs in with or without TLS, in the order of `sslmode`: `allow` first without TLS, `prefer` first with it, and both once
-/// more the other way when a server rejected the first (`PQconnectPoll`). The other modes have one way.
+/// Logs in with or without TLS, in the order of `sslmode`: `allow` first without TLS, `prefer`
+/// first with it, and both once more the other way when a server rejected the first
+/// (`PQconnectPoll`). The other modes have one way.
 async fn login_encrypted_or_not(
     info: &ConnInfo,
     options: &SessionOptions,

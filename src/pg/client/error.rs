@@ -31,7 +31,8 @@ pub(super) fn of(error: &tokio_postgres::Error) -> Error {
     }
 }
 
-/// Converts an error of the login: one that is neither of the server nor of the network is about authentication.
+/// Converts an error of the login: one that is neither of the server nor of the network is about
+/// authentication.
 pub(super) fn of_login(error: &tokio_postgres::Error) -> Error {
     let local = error.source().is_some_and(|source| !source.is::<DbError>() && !source.is::<io::Error>());
     if !local {
@@ -62,8 +63,8 @@ pub(super) fn closed() -> Error {
         .hint("look for the reason in the server's log: a crash, a restart or pg_terminate_backend")
 }
 
-/// Converts an error of the server: its message and detail, its hint, and the kind by SQLSTATE (PostgreSQL documentation,
-/// "PostgreSQL Error Codes").
+/// Converts an error of the server: its message and detail, its hint, and the kind by SQLSTATE
+/// (PostgreSQL documentation, "PostgreSQL Error Codes").
 fn server(reported: &DbError) -> Error {
     let code = reported.code();
     let kind = match code.code().get(..2) {
@@ -90,7 +91,8 @@ fn server(reported: &DbError) -> Error {
             error.hint("pg_hba.conf of the server decides who may log in, from where and how")
         }
         code if *code == SqlState::INSUFFICIENT_PRIVILEGE => error.hint("the role needs a GRANT for it"),
-        // Names of statements are unique in a session, so it was spread over two server processes, or shares one.
+        // Names of statements are unique in a session, so it was spread over two server processes,
+        // or shares one.
         code if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) => {
             error.hint("a connection pooler may be in between; set `connection` to the server itself")
         }

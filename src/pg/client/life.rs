@@ -1,5 +1,5 @@
-//! The thread of a session: drives the connection, collects messages of the server, runs the keep-alive statement, and
-//! records why the session was lost.
+//! The thread of a session: drives the connection, collects messages of the server, runs the
+//! keep-alive statement, and records why the session was lost.
 
 use super::super::wire::{Address, Encryption, Wire};
 use super::connect::Connected;
@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{CancelToken, Client, Connection, SimpleQueryMessage};
 
-/// Time limit of a keep-alive statement, after which the server is considered gone. A busy machine responds late; one that
-/// is down is detected by TCP before.
+/// Time limit of a keep-alive statement, after which the server is considered gone. A busy machine
+/// responds late; one that is down is detected by TCP before.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time limit for the Terminate message of a session that is dropped.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,7 +105,8 @@ async fn drive(mut connection: Connection<Wire, Wire>, shared: Arc<SessionState>
     }
 }
 
-/// Runs the keep-alive statement at intervals until the session is lost. The future never completes.
+/// Runs the keep-alive statement at intervals until the session is lost. The future never
+/// completes.
 async fn watch(client: Weak<Client>, shared: &SessionState, keep_alive: &KeepAlive) {
     while shared.check().is_ok() {
         let turn = match shared.idle_turn(keep_alive.every) {
@@ -154,8 +155,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread for a future that the session's thread completes; `None` when `until` has passed. The future may
-/// borrow from the caller, which a task on the other thread could not.
+/// Waits on this thread for a future that the session's thread completes; `None` when `until` has
+/// passed. The future may borrow from the caller, which a task on the other thread could not.
 pub(super) fn wait<F: Future>(mut future: Pin<&mut F>, until: Option<Instant>) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -1,5 +1,5 @@
-//! The password file `.pgpass` and the service file `pg_service.conf` (`passwordFromFile` and `parseServiceFile` in
-//! libpq's fe-connect.c).
+//! The password file `.pgpass` and the service file `pg_service.conf` (`passwordFromFile` and
+//! `parseServiceFile` in libpq's fe-connect.c).
 
 use super::{Endpoint, Host, LibpqFile, Secret, config};
 use crate::error::{Error, Kind, Result};
@@ -8,7 +8,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// Maximum size of these files in bytes, so that a wrong path (`/dev/zero`, a dump) is not read as a whole.
+/// Maximum size of these files in bytes, so that a wrong path (`/dev/zero`, a dump) is not read as
+/// a whole.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// Lines of a password file: `host:port:database:user:password`.
@@ -32,7 +33,8 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// The text of a warning for a file that is ignored, as libpq ignores one that other users may read.
+    /// The text of a warning for a file that is ignored, as libpq ignores one that other users may
+    /// read.
     pub(super) fn read(file: &LibpqFile) -> std::result::Result<Passwords, String> {
         let path = file.path.display();
         let ignored = |why: &str| format!("password file {path} is not used: {why}");
@@ -54,7 +56,8 @@ impl Passwords {
         Ok(Passwords(lines.filter_map(line).collect()))
     }
 
-    /// Finds the password in the first line that matches. A socket matches its directory, and `localhost`.
+    /// Finds the password in the first line that matches. A socket matches its directory, and
+    /// `localhost`.
     pub(super) fn find(&self, target: &Endpoint, dbname: &str, user: &str) -> Option<Secret> {
         let port = target.port.to_string();
         let names: Vec<String> = match &target.host {
@@ -107,7 +110,8 @@ fn line(line: &[u8]) -> Option<[Field; 5]> {
     (index >= 4).then_some(fields)
 }
 
-/// Reads the settings of a service: the section `[name]` with lines `keyword=value`, of the first file that has it.
+/// Reads the settings of a service: the section `[name]` with lines `keyword=value`, of the first
+/// file that has it.
 ///
 /// # Errors
 ///

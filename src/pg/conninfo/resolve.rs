@@ -1,4 +1,5 @@
-//! Interpretation of keywords and values: the table of libpq's keywords, the sources of each value, and its format.
+//! Interpretation of keywords and values: the table of libpq's keywords, the sources of each value,
+//! and its format.
 
 use super::{
     ChannelBinding, ConnInfo, Endpoint, Environment, Host, LibpqFile, RootCert, Secret, SessionAttrs,
@@ -19,7 +20,8 @@ enum Treat {
 }
 use Treat::{Ignore, Only, Use};
 
-/// libpq's keywords, their environment variables and their support (`PQconninfoOptions` in fe-connect.c).
+/// libpq's keywords, their environment variables and their support (`PQconninfoOptions` in
+/// fe-connect.c).
 const KEYWORDS: &[(&str, &str, Treat)] = &[
     ("host", "PGHOST", Use),
     ("hostaddr", "PGHOSTADDR", Use),
@@ -73,7 +75,8 @@ const DEFAULT_PORT: u16 = 5432;
 pub(super) struct Keywords(BTreeMap<&'static str, String>);
 
 impl Keywords {
-    /// Collects the values of the string, the service file and the environment, in this order of precedence.
+    /// Collects the values of the string, the service file and the environment, in this order of
+    /// precedence.
     pub(super) fn collect(text: &str, environment: &Environment<'_>) -> Result<Keywords> {
         let mut settings = Keywords(BTreeMap::new());
         let mut after_password = false;
@@ -162,7 +165,8 @@ impl Keywords {
         Ok(info)
     }
 
-    /// Sets passwords: one of the connection string is for every server, the password file has one for each.
+    /// Sets passwords: one of the connection string is for every server, the password file has one
+    /// for each.
     fn passwords(&self, info: &mut ConnInfo, environment: &Environment<'_>) {
         if let Some(password) = self.given("password") {
             for target in &mut info.targets {
@@ -356,7 +360,8 @@ fn hosts(name: Option<String>) -> Result<Vec<Host>> {
     }])
 }
 
-/// Looks a keyword up in the table. An unknown one behind a password may be the rest of it, so the error does not name it.
+/// Looks a keyword up in the table. An unknown one behind a password may be the rest of it, so the
+/// error does not name it.
 fn known(keyword: &str, after_password: bool) -> Result<&'static str> {
     if let Some((name, _, _)) = KEYWORDS.iter().find(|(name, _, _)| *name == keyword) {
         return Ok(name);

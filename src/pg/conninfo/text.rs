@@ -1,6 +1,6 @@
-//! The two notations of a connection string, `keyword=value …` and `postgresql://…`, parsed into keywords and
-//! values. Does not know what a keyword means, except which ones hold a secret. Follows conninfo_parse and
-//! conninfo_uri_parse_options of libpq's fe-connect.c.
+//! The two notations of a connection string, `keyword=value …` and `postgresql://…`, parsed into
+//! keywords and values. Does not know what a keyword means, except which ones hold a secret.
+//! Follows conninfo_parse and conninfo_uri_parse_options of libpq's fe-connect.c.
 
 use super::config;
 use crate::error::{Error, Result};
@@ -13,8 +13,8 @@ pub struct Pair {
     pub keyword: String,
     /// The value without quotes, escapes and percent encoding.
     pub value: String,
-    /// Bytes of the connection string that the value was read from, with its quotes. The hosts of a URI and
-    /// their ports have one range in common.
+    /// Bytes of the connection string that the value was read from, with its quotes. The hosts of a
+    /// URI and their ports have one range in common.
     pub span: Range<usize>,
 }
 

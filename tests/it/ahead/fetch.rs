@@ -173,7 +173,8 @@ fn damage_that_left_no_trace_on_the_file_is_found_by_its_hash() {
     let name = site.segment(2).name();
     let kept = spooled(&site.archive).into_iter().find(|path| path.ends_with(&name)).expect("it is kept");
     damage(&kept, Damage::Flip(700_000));
-    // The disk has changed it behind the file system's back: for the mark it is still the same file.
+    // The disk has changed it behind the file system's back: for the mark it is still the same
+    // file.
     let mark = kept.with_extension("mark");
     let mut value: serde_json::Value = serde_json::from_slice(&read(&mark)).expect("a mark");
     let meta = std::fs::metadata(&kept).expect("look at it");
@@ -280,7 +281,8 @@ fn a_worker_that_is_killed_at_any_moment_does_no_harm() {
         let number = 1 + round % 15;
         fetches(&site, number);
         until("a worker is there", || !workers(&site.archive).is_empty());
-        // The spool fills up to four segments with their marks: the worker is killed at each step of that.
+        // The spool fills up to four segments with their marks: the worker is killed at each step
+        // of that.
         let files = (round % 9) as usize;
         until("the worker has come so far", || spooled(&site.archive).len() >= files);
         end_worker(&site);

@@ -1,4 +1,5 @@
-//! The page cache of the server's machine: what the server does not use is not brought into it, and what it uses stays.
+//! The page cache of the server's machine: what the server does not use is not brought into it, and
+//! what it uses stays.
 
 use super::*;
 use rustix::fs::Advice;

@@ -2,12 +2,14 @@
 
 use super::*;
 
-/// A start on a machine whose clock is set back by an hour; waiting goes by the clock that only counts on.
+/// A start on a machine whose clock is set back by an hour; waiting goes by the clock that only
+/// counts on.
 fn an_hour_ago(library: &str, run: Run) -> Run {
     run.env("LD_PRELOAD", library).env("FAKETIME", "-1h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
 }
 
-/// What `faketime` puts into a program. None where it is not installed; then the test's output says so.
+/// What `faketime` puts into a program. None where it is not installed; then the test's output says
+/// so.
 fn library() -> Option<String> {
     let places = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));

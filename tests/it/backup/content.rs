@@ -71,7 +71,8 @@ fn a_backup_has_exactly_the_files_that_pg_basebackup_copies() {
     ] {
         scratch::write(&data.join(file), "x");
     }
-    // Ours counts only at the top, by PostgreSQL's documentation; the tool goes by the name anywhere.
+    // Ours counts only at the top, by PostgreSQL's documentation; the tool goes by the name
+    // anywhere.
     scratch::write(&data.join("mine/pg_notify/kept"), "x");
     scratch::write(&data.join("mine/backup_label"), "x");
     server.psql("checkpoint");

@@ -1,4 +1,5 @@
-//! Faults of the server, the disk and the archive while a backup runs: nothing is listed, and the next one works.
+//! Faults of the server, the disk and the archive while a backup runs: nothing is listed, and the
+//! next one works.
 
 use super::repo::{Damage, damage};
 use super::*;

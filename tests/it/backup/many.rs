@@ -1,4 +1,5 @@
-//! Very many tables: everything is there, with few objects, few open files and memory that does not grow with them.
+//! Very many tables: everything is there, with few objects, few open files and memory that does not
+//! grow with them.
 
 use super::*;
 use std::collections::BTreeSet;
@@ -8,11 +9,12 @@ fn tables() -> usize {
     if std::env::var_os("WALKEEP_TEST_SLOW").is_some() { 50_000 } else { 4_000 }
 }
 
-/// Bytes of memory that a backup or a restore has at most, on two threads: the 80 MB of README, and some more for the
-/// code of programs that are not optimized.
+/// Bytes of memory that a backup or a restore has at most, on two threads: the 80 MB of README, and
+/// some more for the code of programs that are not optimized.
 const MEMORY: u64 = 96 << 20;
 
-/// Runs it with few files that may be open at once, on two threads. What it said, and its memory at its highest.
+/// Runs it with few files that may be open at once, on two threads. What it said, and its memory at
+/// its highest.
 #[track_caller]
 fn frugally(run: Run) -> Outcome {
     let run =

@@ -1,4 +1,5 @@
-//! A pooler between walkeep and the server: begin and end of a backup would reach different processes.
+//! A pooler between walkeep and the server: begin and end of a backup would reach different
+//! processes.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Backups that share blocks with earlier ones: only what differs is stored, decided by content, and each restores
-//! without any other.
+//! Backups that share blocks with earlier ones: only what differs is stored, decided by content,
+//! and each restores without any other.
 
 use super::repo::{Damage, damage};
 use super::*;
@@ -39,7 +39,8 @@ fn bases(live: &Live, id: &str) -> BTreeSet<String> {
     parts.iter().filter_map(|part| Some(live::header(part)["base"].as_str()?.to_owned())).collect()
 }
 
-/// Removes a backup as a prune does: its record, and of its manifest and packs what no other backup names.
+/// Removes a backup as a prune does: its record, and of its manifest and packs what no other backup
+/// names.
 fn remove(live: &Live, id: &str) {
     let root = live.archive.root();
     std::fs::remove_file(live::record_of(root, id)).expect("remove the record");
@@ -278,7 +279,8 @@ fn scattered_files_and_packs_that_are_mostly_dead_are_stored_anew() {
     let live = Live::new();
     let path = with_table(&live);
     let first = live.backup_id();
-    // Every round changes other pages, so that what is alive of the first backup gets less and less.
+    // Every round changes other pages, so that what is alive of the first backup gets less and
+    // less.
     let mut ids = Vec::new();
     for round in 0..6 {
         let change = format!("update t set filler = reverse(filler) where i / 600 % 6 = {round}");

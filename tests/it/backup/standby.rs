@@ -24,7 +24,8 @@ fn a_standby_of_an_idle_primary_is_backed_up_and_restores_as_a_primary() {
     let id = live::text(&backup, "id");
     let shown = live::json(&archive.walkeep(&["show", "latest", "--json"]).ok());
     assert_eq!(shown["settings"]["from_standby"], true, "{shown}");
-    // Nothing of the standby is left in what is restored: it leaves recovery, and streams from nobody.
+    // Nothing of the standby is left in what is restored: it leaves recovery, and streams from
+    // nobody.
     let restored = live::restore(&archive, &[&id]).verified();
     assert!(!restored.data.join("standby.signal").exists());
     let copy = restored.recovered();
@@ -274,7 +275,8 @@ fn a_prune_leaves_the_wal_from_the_old_restartpoint_that_a_backup_under_way_bega
     let archive = pair.archive(true);
     pair.live.backup();
     pair.catch_up();
-    // One that refers to nothing before it: else what its parent needs would be kept for that alone.
+    // One that refers to nothing before it: else what its parent needs would be kept for that
+    // alone.
     let Some(slow) = Slow::of(backing_up(&archive).args(["--full", "--archive-timeout", "20s"])) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! Backups that read only what the server's WAL summaries name (PostgreSQL 17 and later): everything that changed is
-//! in them, and when that cannot be known, everything is read.
+//! Backups that read only what the server's WAL summaries name (PostgreSQL 17 and later):
+//! everything that changed is in them, and when that cannot be known, everything is read.
 
 use super::shared::{number, sum, with_table};
 use super::*;

@@ -3,7 +3,8 @@
 use super::*;
 use std::process::Command;
 
-/// Authorities `ca` and `other`, and certificates signed by `ca`, made with the openssl command line.
+/// Authorities `ca` and `other`, and certificates signed by `ca`, made with the openssl command
+/// line.
 fn certificates(server: &Server) {
     let script = r#"
         set -e; cd "$1"; mkdir tls; cd tls
@@ -135,7 +136,8 @@ fn certificates_as_administrators_make_them_are_understood() {
         refused(&way("evil.test", &format!("sslmode=verify-full {}", root("self")))).kind(),
         Kind::Identity
     );
-    // The TLS library has no variant for this cause, which is recognized by its name: an update must not lose it.
+    // The TLS library has no variant for this cause, which is recognized by its name: an update
+    // must not lose it.
     let error = refused(&way("self.test", &format!("sslmode=verify-full {}", root("ca"))));
     assert_eq!(error.kind(), Kind::Identity);
     assert!(error.to_string().contains("its certificate is that of an authority"), "{error}");

@@ -1,4 +1,5 @@
-//! `drill --compare`: the primary goes on where the archive ends, or it does not, or that cannot be told.
+//! `drill --compare`: the primary goes on where the archive ends, or it does not, or that cannot be
+//! told.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! A drill touches nothing but its scratch directory: no command, library, address, slot or tablespace of the cluster.
+//! A drill touches nothing but its scratch directory: no command, library, address, slot or
+//! tablespace of the cluster.
 
 use super::*;
 use std::time::SystemTime;

@@ -1,12 +1,13 @@
-//! `walkeep metrics`: the text is OpenMetrics, and the README and the rules speak of metrics that there are.
+//! `walkeep metrics`: the text is OpenMetrics, and the README and the rules speak of metrics that
+//! there are.
 
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// The samples of an OpenMetrics text by family, strictly read: a family is one block with its help and type, every
-/// sample is of it, no series comes twice, and the end is said.
+/// The samples of an OpenMetrics text by family, strictly read: a family is one block with its help
+/// and type, every sample is of it, no series comes twice, and the end is said.
 #[track_caller]
 fn parse(text: &str) -> BTreeMap<String, Vec<(String, f64)>> {
     let text = text.strip_suffix("# EOF\n").expect("an end");
@@ -104,8 +105,8 @@ fn named(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("walkeep_")).map(str::to_owned).collect()
 }
 
-/// The rules of `alerts.yml`, read line by line: every rule has each of its keys once, and every value stands in
-/// single quotes, which YAML takes as they are.
+/// The rules of `alerts.yml`, read line by line: every rule has each of its keys once, and every
+/// value stands in single quotes, which YAML takes as they are.
 #[track_caller]
 fn rules(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut rules: Vec<BTreeMap<String, String>> = Vec::new();

@@ -14,7 +14,8 @@ fn make_gap(archive: &Archive, saga: &Saga) -> String {
     missing
 }
 
-/// Archives a timeline 3 that leaves timeline 2 at its end, with one segment and without a record in it.
+/// Archives a timeline 3 that leaves timeline 2 at its end, with one segment and without a record
+/// in it.
 fn begin_idle_timeline(archive: &Archive) {
     let list = live::json(&archive.walkeep(&["list", "--json"]).is(3));
     let backup = &list["repositories"][0]["backups"][0];
@@ -50,7 +51,8 @@ fn list_status_metrics_report_and_a_dry_run_agree_on_what_can_be_restored() {
     let (window, windows) = (&listed["window"], listed["windows"].as_array().expect("windows"));
     let (from, to) = (time(window, "from"), time(window, "to"));
     assert_eq!(listed["wal"]["gaps"][0]["first"].as_str(), Some(missing.as_str()), "{list:#}");
-    // One on timeline 1, one before the gap, one behind it; none on the timeline without transactions.
+    // One on timeline 1, one before the gap, one behind it; none on the timeline without
+    // transactions.
     let timelines: Vec<&Value> = windows.iter().map(|window| &window["timeline"]).collect();
     assert_eq!(timelines, [1, 2, 2], "{list:#}");
     for window in windows {
@@ -94,7 +96,8 @@ fn list_status_metrics_report_and_a_dry_run_agree_on_what_can_be_restored() {
     };
     let plan = live::json(&dry_run(None).ok());
     assert_eq!((&plan["window"], &plan["timeline"]), (window, &Value::from(3)), "{plan:#}");
-    // The end is exact: recovery to it finds a transaction that ended later, and to the next moment none.
+    // The end is exact: recovery to it finds a transaction that ended later, and to the next moment
+    // none.
     dry_run(Some(to.to_string())).ok();
     dry_run(Some((to + SignedDuration::from_micros(1)).to_string())).is(1).says("the last transaction");
 }

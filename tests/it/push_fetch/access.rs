@@ -1,4 +1,5 @@
-//! Repositories that are full, read-only, forbidden or not mounted, and who may read what is stored.
+//! Repositories that are full, read-only, forbidden or not mounted, and who may read what is
+//! stored.
 
 use super::*;
 use std::os::unix::fs::PermissionsExt;
@@ -187,7 +188,8 @@ fn too_few_descriptors_or_too_small_files_are_failures_that_the_server_counts() 
     let site = Site::new();
     let segment = site.segment(2).noise();
     let file = site.data.write(&segment);
-    // As in a server, which ignores the signal that a file beyond the limit sends, and hands on no descriptors.
+    // As in a server, which ignores the signal that a file beyond the limit sends, and hands on no
+    // descriptors.
     let limited = |run: Run, limit: &str| {
         run.under([
             "sh",

@@ -179,8 +179,8 @@ fn a_damaged_object_is_not_taken_for_an_equal_one() {
 
 #[test]
 fn a_slow_push_never_replaces_what_came_before_it_ended() {
-    // The second one looks for the name before the first has taken it, and gives its file the name afterwards; also
-    // on a file system that cannot rename without replacing.
+    // The second one looks for the name before the first has taken it, and gives its file the name
+    // afterwards; also on a file system that cannot rename without replacing.
     for fault in [None, Some("renameat2:error=EINVAL"), Some("renameat2:error=ENOSYS")] {
         let site = Site::new();
         let (slow, quick) = (site.segment(2).mark("slow"), site.segment(2).mark("quick"));

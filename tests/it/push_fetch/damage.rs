@@ -1,4 +1,5 @@
-//! Stored bytes that are not what they were: they are never handed over, and never taken for an end.
+//! Stored bytes that are not what they were: they are never handed over, and never taken for an
+//! end.
 
 use super::repo::{Damage, damage, swap};
 use super::*;
@@ -36,7 +37,8 @@ fn a_flipped_bit_anywhere_is_never_handed_over() {
             let content = (512..size).step_by(1.max((size as usize - 512) / 12));
             for at in content.chain([512, size / 2, size - 1, size - 4]) {
                 let outcome = never_wrong(&site, &segment, Damage::Flip(at));
-                // Frames that hold next to nothing have bits without a meaning: then what is delivered is right.
+                // Frames that hold next to nothing have bits without a meaning: then what is
+                // delivered is right.
                 if is_dense {
                     outcome.fatal();
                 }

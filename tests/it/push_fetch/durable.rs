@@ -121,8 +121,8 @@ fn a_file_that_is_there_already_is_synced_before_success_is_answered() {
     }
 }
 
-/// Pushes under a fault. Whatever happens: a 0 is true, a failure has a status that PostgreSQL counts, and the next
-/// push without the fault succeeds.
+/// Pushes under a fault. Whatever happens: a 0 is true, a failure has a status that PostgreSQL
+/// counts, and the next push without the fault succeeds.
 #[track_caller]
 fn survives(site: &Site, segment: &Segment, strace: Strace) -> Traced {
     let file = site.data.write(segment);
@@ -235,8 +235,8 @@ fn an_error_on_closing_never_hides_an_unsynced_file() {
         if !traced.was_hit() {
             return;
         }
-        // Some file systems report a failed write only when the file is closed. Where the program does not listen
-        // to that, it must have heard of it before: by a sync.
+        // Some file systems report a failed write only when the file is closed. Where the program
+        // does not listen to that, it must have heard of it before: by a sync.
         let failed = traced.calls.iter().find(|call| call.injected).expect("the fault");
         let Some(path) = failed.descriptor_path() else {
             continue;
@@ -285,7 +285,8 @@ fn any_failing_call_leaves_a_true_answer_and_a_next_push_that_succeeds() {
     }
 }
 
-/// Like [`survives`], for faults that also hit the start of the program, where no status is promised.
+/// Like [`survives`], for faults that also hit the start of the program, where no status is
+/// promised.
 #[track_caller]
 fn survives_any(site: &Site, segment: &Segment, strace: Strace) -> Traced {
     let file = site.data.write(segment);

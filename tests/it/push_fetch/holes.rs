@@ -1,4 +1,5 @@
-//! "There is no such file" ends a recovery. It is said only where the archive ends, never where it has a hole.
+//! "There is no such file" ends a recovery. It is said only where the archive ends, never where it
+//! has a hole.
 
 use super::*;
 

@@ -157,7 +157,8 @@ fn a_repository_that_is_unmounted_in_the_middle_is_never_the_end_of_the_archive(
     let Some(strace) = Strace::new() else {
         return;
     };
-    // It has shown its identity, and does not have the segment; what comes next is whether it has later ones.
+    // It has shown its identity, and does not have the segment; what comes next is whether it has
+    // later ones.
     let strace = strace.trace("openat").only(&missing).inject("openat:signal=STOP:when=1");
     let run = site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG");
     let child = strace.spawn(&run);

@@ -1,5 +1,5 @@
-//! The oracle: whatever happens to the archive, a recovered server shows all 6 000 rows, or it does not come up.
-//! Never another number.
+//! The oracle: whatever happens to the archive, a recovered server shows all 6 000 rows, or it does
+//! not come up. Never another number.
 
 use super::repo::{Damage, damage, swap};
 use super::*;
@@ -102,7 +102,8 @@ fn one_case(oracle: &Oracle, middle: &str, harmless: bool, harm: &Harm) -> Resul
 #[test]
 fn a_repository_that_goes_away_in_the_middle_gives_all_rows_or_no_server() {
     let oracle = Oracle::new(5);
-    // A quote, a space and a percent sign in the path of the configuration have to survive two layers of quoting.
+    // A quote, a space and a percent sign in the path of the configuration have to survive two
+    // layers of quoting.
     let (server, archive) =
         oracle.copy("recovery.signal", |build| build.config_name("it's 100% walkeep.toml"));
     let (root, away) = (archive.root().to_owned(), archive.root().with_extension("away"));

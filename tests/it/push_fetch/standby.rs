@@ -1,4 +1,5 @@
-//! In a server that runs as a standby an error must not shut it down; while it is being promoted, it must.
+//! In a server that runs as a standby an error must not shut it down; while it is being promoted,
+//! it must.
 
 use super::*;
 use std::path::Path;

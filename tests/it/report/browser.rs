@@ -1,6 +1,6 @@
-//! The page in a real browser: it complains of nothing, asks nobody, and shows something, light and dark, wide and
-//! narrow. `WALKEEP_TEST_CHROMIUM` names another one than Debian's; without any this is left out, with words.
-//! `WALKEEP_TEST_KEEP=1` leaves the pictures for a look.
+//! The page in a real browser: it complains of nothing, asks nobody, and shows something, light and
+//! dark, wide and narrow. `WALKEEP_TEST_CHROMIUM` names another one than Debian's; without any this
+//! is left out, with words. `WALKEEP_TEST_KEEP=1` leaves the pictures for a look.
 
 use super::made::years;
 use super::*;

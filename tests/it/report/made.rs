@@ -1,4 +1,5 @@
-//! Repositories as years would make them: records and drills written by the library beside real ones.
+//! Repositories as years would make them: records and drills written by the library beside real
+//! ones.
 
 use super::*;
 use crate::support::saga::Saga;
@@ -27,8 +28,8 @@ pub fn give(archive: &Archive) {
     account::give_all(archive.root());
 }
 
-/// A year and more: so many backups, one a day, the last of them yesterday. Each seventh is full, the fifth is damaged,
-/// each fiftieth is pinned; and the drills of a hundred days.
+/// A year and more: so many backups, one a day, the last of them yesterday. Each seventh is full,
+/// the fifth is damaged, each fiftieth is pinned; and the drills of a hundred days.
 pub fn years(backups: u32) -> Archive {
     let saga = Saga::get();
     let archive = saga.archive();

@@ -136,8 +136,8 @@ fn a_manifest_that_points_out_of_the_target_is_refused() {
     }
 }
 
-/// Rewrites the manifest of a backup and everything that vouches for it, as somebody with access to the repository
-/// could.
+/// Rewrites the manifest of a backup and everything that vouches for it, as somebody with access to
+/// the repository could.
 fn forge(root: &Path, id: &str, change: impl Fn(String) -> String) {
     let part = live::parts_of(root, id, "manifest").remove(0);
     let text = change(live::content(&part));

@@ -1,4 +1,5 @@
-//! `walkeep restore --delta`: over what is there, by content; never over a running server or another cluster.
+//! `walkeep restore --delta`: over what is there, by content; never over a running server or
+//! another cluster.
 
 use super::repo::Damage;
 use super::*;

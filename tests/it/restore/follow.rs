@@ -1,4 +1,5 @@
-//! `restore --follow`: started as its user would, and compared with what was asked for. `--dry-run`: what would be done.
+//! `restore --follow`: started as its user would, and compared with what was asked for.
+//! `--dry-run`: what would be done.
 
 use super::live::json;
 use super::repo::{Damage, damage};

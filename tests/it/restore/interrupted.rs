@@ -1,4 +1,5 @@
-//! A restore that is killed, or whose disk fails: no server starts on what it left, and the next one completes.
+//! A restore that is killed, or whose disk fails: no server starts on what it left, and the next
+//! one completes.
 
 use super::*;
 use crate::support::run::signal;

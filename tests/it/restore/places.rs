@@ -1,5 +1,5 @@
-//! Where things come from and go to: tablespaces, configuration, a repository that is read-only, a cluster that is
-//! gone.
+//! Where things come from and go to: tablespaces, configuration, a repository that is read-only, a
+//! cluster that is gone.
 
 use super::*;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Blocks of one file that lie in many backups: they come back right, and the file is not written in more pieces for it.
+//! Blocks of one file that lie in many backups: they come back right, and the file is not written
+//! in more pieces for it.
 
 use super::*;
 use crate::support::live::Restored;

@@ -155,7 +155,8 @@ fn prunes_backups_and_pushes_in_parallel_leave_every_listed_backup_whole() {
     assert_restores(&live.archive, &id, "1000");
 }
 
-/// Gives everything in the repository to the account: what the library writes here belongs to who runs the tests.
+/// Gives everything in the repository to the account: what the library writes here belongs to who
+/// runs the tests.
 fn give(live: &Live) {
     for path in Snapshot::of(live.archive.root()).paths() {
         account::give(path);

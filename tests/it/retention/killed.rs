@@ -1,12 +1,13 @@
-//! A prune that is killed at each step that changes the repository: what is listed then restores, and the next one
-//! finishes its work.
+//! A prune that is killed at each step that changes the repository: what is listed then restores,
+//! and the next one finishes its work.
 
 use super::*;
 use crate::support::saga::{Saga, key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Calls after which a repository is another one; between two of them it does not matter when a prune dies.
+/// Calls after which a repository is another one; between two of them it does not matter when a
+/// prune dies.
 const STEPS: &str = "unlink,unlinkat,rmdir,rename,renameat,renameat2,link,linkat,mkdir,mkdirat";
 
 /// Repositories that are worked on at once.

@@ -1,5 +1,5 @@
-//! The plan against a model that tries everything: random histories with timelines, holes, shared packs, pins,
-//! running operations, and clocks that lie.
+//! The plan against a model that tries everything: random histories with timelines, holes, shared
+//! packs, pins, running operations, and clocks that lie.
 
 use super::world::{DAY, MB, World, at, id, segment, size};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +23,8 @@ fn kept(plan: &Plan) -> BTreeSet<String> {
     plan.kept.iter().map(|kept| kept.id.clone()).collect()
 }
 
-/// What the rules that go by numbers and calendar keep, found by asking for every backup how many better ones
-/// there are.
+/// What the rules that go by numbers and calendar keep, found by asking for every backup how many
+/// better ones there are.
 fn model(world: &World, policy: &Policy, of: &BTreeSet<String>, now: i64) -> BTreeSet<String> {
     let backups: Vec<_> = world.stock.backups.iter().filter(|backup| of.contains(&backup.id)).collect();
     let periods: [(Option<u32>, Period); 4] = [

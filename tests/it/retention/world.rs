@@ -1,5 +1,5 @@
-//! A made-up history of a cluster, from a seed: WAL, timelines, backups, pins, clocks. And what of it can be restored,
-//! found out by trying everything.
+//! A made-up history of a cluster, from a seed: WAL, timelines, backups, pins, clocks. And what of
+//! it can be restored, found out by trying everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -297,7 +297,8 @@ impl World {
         }
     }
 
-    /// Whether there is a backup that was verified once and has no record: what it needs is not known.
+    /// Whether there is a backup that was verified once and has no record: what it needs is not
+    /// known.
     pub fn has_lost(&self) -> bool {
         let is_recorded = |id: &String| self.stock.backups.iter().any(|backup| backup.id == *id);
         let mut stored = self.stock.data.keys();
@@ -336,7 +337,8 @@ impl World {
             backup.stop_lsn <= end
                 && history.contains(backup.timeline, backup.stop_lsn)
                 && (backup.first()..=number).all(|number| {
-                    // The server asks for the newest timeline that has begun by then, and then for older ones.
+                    // The server asks for the newest timeline that has begun by then, and then for
+                    // older ones.
                     let begins = |timeline: TimelineId| {
                         let before = history.parents.iter().rfind(|(parent, _)| *parent < timeline);
                         before.map_or(0, |(_, end)| end.0 / MB)

@@ -1,5 +1,5 @@
-//! What is no proof that a segment is missing. PostgreSQL takes status 1 for the end of the archive and opens the
-//! database, so everything here has to be another one.
+//! What is no proof that a segment is missing. PostgreSQL takes status 1 for the end of the archive
+//! and opens the database, so everything here has to be another one.
 
 use super::*;
 use crate::support::http::{Reply, service};

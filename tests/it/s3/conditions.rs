@@ -1,4 +1,5 @@
-//! Stores that answer a conditional create as if there were no condition: two writers would lose data there.
+//! Stores that answer a conditional create as if there were no condition: two writers would lose
+//! data there.
 
 use super::*;
 use std::sync::Barrier;

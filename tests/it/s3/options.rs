@@ -1,5 +1,5 @@
-//! What settings and environment make of a request, seen by a server that only listens: it answers that nothing is
-//! there and that everything was stored.
+//! What settings and environment make of a request, seen by a server that only listens: it answers
+//! that nothing is there and that everything was stored.
 
 use super::*;
 use crate::support::http::{Head, Reply, Server, service};

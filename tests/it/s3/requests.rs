@@ -1,5 +1,5 @@
-//! How many requests each thing takes. Every one is a round trip, and on a store far away that is what a push or a
-//! fetch consists of: a number that grows is a promise that breaks.
+//! How many requests each thing takes. Every one is a round trip, and on a store far away that is
+//! what a push or a fetch consists of: a number that grows is a promise that breaks.
 
 use super::*;
 

@@ -1,9 +1,11 @@
-//! Secrets stay where they are: not in messages, not in arguments, not in the configuration that is shown.
+//! Secrets stay where they are: not in messages, not in arguments, not in the configuration that is
+//! shown.
 
 use super::*;
 use crate::support::http::{Reply, service};
 
-/// Nothing of the keys is in what a program said. An access key is no secret, and still nobody's business.
+/// Nothing of the keys is in what a program said. An access key is no secret, and still nobody's
+/// business.
 #[track_caller]
 fn keeps_silent(outcome: &Outcome, keys: &[&Keys]) {
     for keys in keys {

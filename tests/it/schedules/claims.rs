@@ -1,4 +1,5 @@
-//! Two writers of one name on a store that ignores `If-None-Match`, in every order that the dice give.
+//! Two writers of one name on a store that ignores `If-None-Match`, in every order that the dice
+//! give.
 
 use super::world::{Chances, Schedule, Scheduled, World};
 use super::*;

@@ -153,7 +153,8 @@ impl<'w> Schedule<'w> {
         Schedule { world }
     }
 
-    /// Adds an actor. It begins when [`Schedule::run`] gives it a turn. An actor may fail; it must not panic.
+    /// Adds an actor. It begins when [`Schedule::run`] gives it a turn. An actor may fail; it must
+    /// not panic.
     pub fn spawn<'s>(
         &self,
         scope: &'s Scope<'s, '_>,
@@ -190,7 +191,8 @@ impl<'w> Schedule<'w> {
             if state.alive.is_empty() {
                 return;
             }
-            // One actor goes on for a while, so that the others stand still between two of their requests for long.
+            // One actor goes on for a while, so that the others stand still between two of their
+            // requests for long.
             if state.one_in(12) || !state.waiting.contains(&state.favourite) {
                 state.favourite = state.any_waiting();
             }

@@ -234,7 +234,8 @@ pub fn create_never_replaces(site: &Site) {
             assert_eq!(ok(store.put(&name, &Stream::new(other), Mode::Create)), Put::Exists);
             holds(&*store, &name, body);
         }
-        // A writer that stores the same again may have met its own first attempt: either answer is right.
+        // A writer that stores the same again may have met its own first attempt: either answer is
+        // right.
         let _ = ok(store.put(&name, body, Mode::Create));
         holds(&*store, &name, body);
         ok(store.delete(std::slice::from_ref(&name)));

@@ -21,7 +21,8 @@ type Fill = dyn Fn(&[String]) + Send + Sync;
 const PLACE: &str = "place";
 const NEIGHBOUR: &str = "place2";
 
-/// Short waits and many attempts: sixteen threads share the failures, and one may meet several in a row.
+/// Short waits and many attempts: sixteen threads share the failures, and one may meet several in a
+/// row.
 fn patience(attempts: u32) -> RetryPolicy {
     let (first_pause, max_pause) = (Duration::from_millis(1), Duration::from_millis(50));
     RetryPolicy { max_attempts: attempts, max_attempts_after_answer: attempts, first_pause, max_pause }
@@ -79,7 +80,8 @@ impl Site {
     /// A store that answers a conditional create as if it had no condition.
     pub fn s3_without_conditions() -> Site {
         let rules = [Rule::on("", "").deaf()];
-        // Who meets a rival gives way and comes back: with sixteen of them the waits have to become long.
+        // Who meets a rival gives way and comes back: with sixteen of them the waits have to become
+        // long.
         let patience = RetryPolicy { max_pause: Duration::from_secs(2), ..patience(100) };
         Site::bucket(&rules, move |store| Box::new(Retry::new(Claims::new(store), patience)))
     }

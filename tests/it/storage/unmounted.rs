@@ -1,5 +1,6 @@
-//! A directory whose file system is unmounted while it is in use, part of which lies elsewhere, or whose clock is
-//! broken: nothing is called absent or removed, and nothing is written below where it was.
+//! A directory whose file system is unmounted while it is in use, part of which lies elsewhere, or
+//! whose clock is broken: nothing is called absent or removed, and nothing is written below where
+//! it was.
 
 use crate::support::{Scratch, Tmpfs};
 use std::time::{Duration, SystemTime};

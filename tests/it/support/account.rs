@@ -1,5 +1,6 @@
-//! Who runs the servers and the programs under test. PostgreSQL refuses to run as root, so where the tests
-//! run as root everything is started as the user `postgres`; otherwise as whoever runs the tests.
+//! Who runs the servers and the programs under test. PostgreSQL refuses to run as root, so where
+//! the tests run as root everything is started as the user `postgres`; otherwise as whoever runs
+//! the tests.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,8 @@ pub struct Account {
     pub uid: u32,
     pub gid: u32,
     pub name: String,
-    /// Whether the tests themselves run as root: only then can they mount, change owners and become this user.
+    /// Whether the tests themselves run as root: only then can they mount, change owners and become
+    /// this user.
     pub root: bool,
 }
 
@@ -48,7 +50,8 @@ const NO_AWS: [(&str, &str); 3] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
-/// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH` and no AWS.
+/// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH`
+/// and no AWS.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");

@@ -1,5 +1,5 @@
-//! Whoever hands out temporary credentials in the clouds, as small services on the loopback interface: a container's
-//! and an instance's metadata, and the exchange of a web identity.
+//! Whoever hands out temporary credentials in the clouds, as small services on the loopback
+//! interface: a container's and an instance's metadata, and the exchange of a web identity.
 
 use super::http::{Head, Reply, Server, service};
 use super::s3::Keys;

@@ -1,5 +1,5 @@
-//! HTTP/1.1, as much of it as the fault proxy and the small fake services need: heads, bodies, connections, TLS for
-//! whoever serves. Every piece can be changed or cut on its way.
+//! HTTP/1.1, as much of it as the fault proxy and the small fake services need: heads, bodies,
+//! connections, TLS for whoever serves. Every piece can be changed or cut on its way.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -331,7 +331,8 @@ pub fn certificate(certificate: &Path, key: &Path) -> Arc<rustls::ServerConfig> 
     Arc::new(config.expect("a certificate that fits its key"))
 }
 
-/// A server on a free port of the loopback interface: a thread for each connection, gone when dropped.
+/// A server on a free port of the loopback interface: a thread for each connection, gone when
+/// dropped.
 pub struct Server {
     address: SocketAddr,
     scheme: &'static str,
@@ -357,7 +358,8 @@ impl Server {
                 }
                 let (serve, tls) = (serve.clone(), tls.clone());
                 std::thread::spawn(move || {
-                    // What a client or a fault broke off is what the test is about; it looks at the client.
+                    // What a client or a fault broke off is what the test is about; it looks at the
+                    // client.
                     if let Ok(mut connection) = socket.and_then(|socket| accept(socket, tls)) {
                         let _ = serve(&mut connection);
                     }

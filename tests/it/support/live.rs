@@ -1,5 +1,5 @@
-//! A server with its archive, backups of it, and restored copies: what the tests of `backup` and `restore` begin
-//! with.
+//! A server with its archive, backups of it, and restored copies: what the tests of `backup` and
+//! `restore` begin with.
 
 use super::pg::{self, Build, Cluster, Stop};
 use super::repo::{self, Archive};
@@ -34,7 +34,8 @@ impl Live {
         Live { server, archive }
     }
 
-    /// One with a required repository and an optional one, by their directories; `prepare` as in [`Live::with`].
+    /// One with a required repository and an optional one, by their directories; `prepare` as in
+    /// [`Live::with`].
     pub fn with_two(prepare: impl FnOnce(&Cluster)) -> (Live, [PathBuf; 2]) {
         let server = Cluster::build().wal_segsize(1).create();
         prepare(&server);
@@ -283,10 +284,11 @@ pub struct Mark {
     pub rows: u32,
 }
 
-/// A server with a story, told once for all tests that restore from it and stopped since then. Each has a copy of
-/// the repository.
+/// A server with a story, told once for all tests that restore from it and stopped since then. Each
+/// has a copy of the repository.
 ///
-/// Table `t` has 1000 rows at the end of backup `a`; then come the marks; backup `b` is between the last two.
+/// Table `t` has 1000 rows at the end of backup `a`; then come the marks; backup `b` is between the
+/// last two.
 pub struct Story {
     pub server: Cluster,
     archive: Archive,

@@ -1,27 +1,34 @@
-//! What the tests stand on. Each fixture cleans up after itself when it is dropped, also when its test panics.
+//! What the tests stand on. Each fixture cleans up after itself when it is dropped, also when its
+//! test panics.
 //!
 //! - [`account`]: who runs the programs and the servers: never root, because PostgreSQL refuses to.
 //! - [`scratch`]: directories of that account, removed at the end.
-//! - [`run`]: one start of a program, with a clean environment and a deadline, and what came out of it.
-//! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a fixed time.
+//! - [`run`]: one start of a program, with a clean environment and a deadline, and what came out of
+//!   it.
+//! - [`wait`]: awaiting an event by looking for it, with a deadline; nothing here sleeps for a
+//!   fixed time.
 //! - [`pg`]: a real PostgreSQL cluster.
 //! - [`live`]: a server with its archive, backups of it, and restored copies.
 //! - [`oracle`]: a base backup with an archive, whose recovery shows all rows or does not come up.
 //! - [`saga`]: a repository with several backups, timelines and a pruned past.
-//! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version and size.
-//! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what is stored.
+//! - [`segment`]: WAL files and data directories made without PostgreSQL, for every major version
+//!   and size.
+//! - [`repo`]: a configuration, its repository, the three programs on it, and ways to damage what
+//!   is stored.
 //! - [`s3`]: a real S3 server, a bucket for each test, a client to look into it.
 //! - [`proxy`]: faults between the programs and that server, and what they asked for.
 //! - [`credentials`]: who hands out temporary credentials in the clouds.
 //! - [`http`]: what these three are made of.
 //! - [`site`]: a data directory whose server is down, and an archive for it.
-//! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they were made.
+//! - [`strace`]: system calls made to fail, to kill or to take long, and the order in which they
+//!   were made.
 //! - [`tmpfs`]: small file systems that fill up or turn read-only.
 //!
-//! `WALKEEP_TEST_REQUIRE` lists the tools whose absence fails a test instead of skipping it, separated by commas:
-//! `root`, `strace`, `tmpfs`, `disk`, `postgresql`, `s3`, `python3`, `pgbouncer`, `faketime`, `systemd`, `hosts`,
-//! `chromium`, or `all` of them but `chromium`. `.ci/run` sets it.
-//! The fixtures that set up a world, from the cheapest to the most expensive. Take the first one that has what a test needs:
+//! `WALKEEP_TEST_REQUIRE` lists the tools whose absence fails a test instead of skipping it,
+//! separated by commas: `root`, `strace`, `tmpfs`, `disk`, `postgresql`, `s3`, `python3`,
+//! `pgbouncer`, `faketime`, `systemd`, `hosts`, `chromium`, or `all` of them but `chromium`.
+//! `.ci/run` sets it. The fixtures that set up a world, from the cheapest to the most expensive.
+//! Take the first one that has what a test needs:
 //!
 //! | fixture | has | for tests of |
 //! |---|---|---|
@@ -35,7 +42,8 @@
 //! | [`saga::Saga`] | one shared repository with several backups, timelines and a pruned past | `verify`, `sync`, `report` |
 //!
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
-//! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version 15.
+//! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version
+//! 15.
 #![allow(dead_code)] // each fixture is used by some modules of the binary, none by all
 
 pub mod account;
@@ -117,8 +125,9 @@ pub fn requires(list: &str, tool: &str) -> bool {
     })
 }
 
-/// Reports that a test cannot run here because a tool is missing, and fails the test where `WALKEEP_TEST_REQUIRE`
-/// names the tool. Writes to standard error, not by `eprintln!`, whose output a test that succeeds does not show.
+/// Reports that a test cannot run here because a tool is missing, and fails the test where
+/// `WALKEEP_TEST_REQUIRE` names the tool. Writes to standard error, not by `eprintln!`, whose
+/// output a test that succeeds does not show.
 #[track_caller]
 pub fn skipped(tool: &str, why: &str) {
     use std::io::Write;

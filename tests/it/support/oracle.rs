@@ -1,5 +1,5 @@
-//! A base backup with an archive behind it, and the question that every recovery of it has to answer: all 6 000 rows,
-//! or no server. Never another number.
+//! A base backup with an archive behind it, and the question that every recovery of it has to
+//! answer: all 6 000 rows, or no server. Never another number.
 
 use super::{Archive, Cluster, Scratch, Stop, repo, scratch, until};
 use std::path::PathBuf;
@@ -7,7 +7,8 @@ use std::path::PathBuf;
 /// The rows after all of the archive.
 pub const ALL: &str = "6000";
 
-/// A base backup with 1 000 rows, and an archive whose segments bring the other 5 000 in equal parts.
+/// A base backup with 1 000 rows, and an archive whose segments bring the other 5 000 in equal
+/// parts.
 pub struct Oracle {
     pub base: PathBuf,
     pub repository: PathBuf,
@@ -38,7 +39,8 @@ impl Oracle {
         Oracle { base, repository, segments, scratch }
     }
 
-    /// A copy of the backup in recovery mode (`recovery.signal`, `standby.signal`), with its own copy of the archive.
+    /// A copy of the backup in recovery mode (`recovery.signal`, `standby.signal`), with its own
+    /// copy of the archive.
     pub fn copy(&self, signal: &str, change: impl FnOnce(repo::Build) -> repo::Build) -> (Cluster, Archive) {
         let scratch = Scratch::new();
         let data = scratch.join("data");
@@ -55,7 +57,8 @@ impl Oracle {
     }
 }
 
-/// Starts the server; the rows it shows once it is out of recovery, or none when it did not come up.
+/// Starts the server; the rows it shows once it is out of recovery, or none when it did not come
+/// up.
 pub fn rows(server: &Cluster) -> Option<String> {
     if !server.try_start() {
         return None;

@@ -1,5 +1,5 @@
-//! A real PostgreSQL cluster: made by `initdb`, run as the account, on a private socket and no TCP port, stopped and
-//! removed when dropped, also when its test panics.
+//! A real PostgreSQL cluster: made by `initdb`, run as the account, on a private socket and no TCP
+//! port, stopped and removed when dropped, also when its test panics.
 //!
 //! ```ignore
 //! let server = Cluster::build().wal_segsize(1).checksums().create();
@@ -22,8 +22,9 @@ pub fn bin() -> PathBuf {
     }
 }
 
-/// The programs of another major version: those of Debian, or what `.ci/setup` put below the directory that
-/// `WALKEEP_TEST_VERSIONS` names. None where they are not installed; then the test's output says that it was skipped.
+/// The programs of another major version: those of Debian, or what `.ci/setup` put below the
+/// directory that `WALKEEP_TEST_VERSIONS` names. None where they are not installed; then the test's
+/// output says that it was skipped.
 pub fn version(major: u32) -> Option<PathBuf> {
     let found = installed(major).or_else(|| debian(major));
     if found.is_none() {
@@ -95,8 +96,9 @@ impl Build {
         self
     }
 
-    /// As `initdb` makes it; the server is not started. `initdb` takes a second of a processor and a copy a fifth of
-    /// that, so all clusters that are alike are copies of one, each with a system identifier of its own.
+    /// As `initdb` makes it; the server is not started. `initdb` takes a second of a processor and
+    /// a copy a fifth of that, so all clusters that are alike are copies of one, each with a system
+    /// identifier of its own.
     pub fn create(self) -> Cluster {
         let scratch = Scratch::new();
         let data = scratch.join("data");
@@ -135,7 +137,8 @@ impl Build {
         initdb.go().ok();
     }
 
-    /// A cluster of this kind that no server has run on, kept from run to run; `None` where it cannot be kept.
+    /// A cluster of this kind that no server has run on, kept from run to run; `None` where it
+    /// cannot be kept.
     fn template(&self) -> Option<PathBuf> {
         if !self.program("pg_resetwal").exists() {
             return None;
@@ -198,8 +201,8 @@ impl Cluster {
         Build::default()
     }
 
-    /// Takes over a data directory that somebody else made (a restored or copied one). It is removed with this
-    /// value only if it lies in `scratch`. Socket and log lie there as well.
+    /// Takes over a data directory that somebody else made (a restored or copied one). It is
+    /// removed with this value only if it lies in `scratch`. Socket and log lie there as well.
     pub fn over(scratch: Scratch, data: PathBuf) -> Cluster {
         let socket = scratch.mkdir("socket");
         let log = scratch.join("server.log");
@@ -254,7 +257,8 @@ impl Cluster {
         writeln!(file, "{name} = '{value}'").expect("write a setting");
     }
 
-    /// Makes an empty file of the account in the data directory: `recovery.signal`, `standby.signal`, `promote`.
+    /// Makes an empty file of the account in the data directory: `recovery.signal`,
+    /// `standby.signal`, `promote`.
     pub fn touch(&self, name: &str) {
         scratch::write(&self.data.join(name), "");
     }
@@ -301,8 +305,8 @@ impl Cluster {
         self.ctl(&["-w", "promote"]).ok();
     }
 
-    /// `kill -9` for the postmaster; waits until its processes are gone and removes its locks, so that a start may
-    /// follow also where nobody collects dead processes.
+    /// `kill -9` for the postmaster; waits until its processes are gone and removes its locks, so
+    /// that a start may follow also where nobody collects dead processes.
     pub fn kill(&self) {
         if let Some(pid) = self.pid() {
             let children = children(pid);
@@ -387,7 +391,8 @@ impl Cluster {
         line.and_then(|value| value.trim().parse().ok()).expect("pg_controldata shows the system identifier")
     }
 
-    /// Copies the running cluster with `pg_basebackup`, without WAL. The copy waits until its WAL is archived.
+    /// Copies the running cluster with `pg_basebackup`, without WAL. The copy waits until its WAL
+    /// is archived.
     #[track_caller]
     pub fn base_backup(&self, to: &Path) {
         let outcome = tool("pg_basebackup")

@@ -1,5 +1,5 @@
-//! A proxy in front of an S3 server that does wrong what networks, gateways and stores do wrong, at a chosen request,
-//! and remembers every request.
+//! A proxy in front of an S3 server that does wrong what networks, gateways and stores do wrong, at
+//! a chosen request, and remembers every request.
 //!
 //! ```ignore
 //! let proxy = Proxy::before(&server.url());
@@ -51,7 +51,8 @@ enum End {
     Answer(Reply),
     /// It is carried out; this is the answer.
     AnswerAfter(Reply),
-    /// So many bytes of the request's body are taken and nothing is forwarded; then the connection is reset.
+    /// So many bytes of the request's body are taken and nothing is forwarded; then the connection
+    /// is reset.
     ResetRequest(u64),
     /// It is carried out; then the connection ends without an answer.
     LoseReply,
@@ -67,7 +68,8 @@ impl Rule {
         Rule { method: method.to_owned(), path: path.to_owned(), first: 1, ..Rule::default() }
     }
 
-    /// Only with this in the decoded query. An empty text is a request without any query but `x-id`.
+    /// Only with this in the decoded query. An empty text is a request without any query but
+    /// `x-id`.
     pub fn query(mut self, query: &str) -> Rule {
         self.query = Some(query.to_owned());
         self
@@ -108,14 +110,15 @@ impl Rule {
         self
     }
 
-    /// The request waits until the rules are cleared or the proxy goes away; see [`Injected::await_hit`].
+    /// The request waits until the rules are cleared or the proxy goes away; see
+    /// [`Injected::await_hit`].
     pub fn hold(mut self) -> Rule {
         self.fault.hold = true;
         self
     }
 
-    /// The request arrives at a store that knows no conditional requests. (To take a header away would not do: it is
-    /// signed.) Understood by the tests' own server alone.
+    /// The request arrives at a store that knows no conditional requests. (To take a header away
+    /// would not do: it is signed.) Understood by the tests' own server alone.
     pub fn deaf(mut self) -> Rule {
         self.fault.deaf = true;
         self
@@ -363,7 +366,8 @@ impl Proxy {
         self.server.port()
     }
 
-    /// Lets something go wrong from now on. Several rules add up; of two ends of one exchange the first one counts.
+    /// Lets something go wrong from now on. Several rules add up; of two ends of one exchange the
+    /// first one counts.
     pub fn inject(&self, rule: Rule) -> Injected {
         let hits = Arc::new(AtomicUsize::new(0));
         self.shared.state().rules.push(Working { rule, seen: 0, hits: hits.clone() });

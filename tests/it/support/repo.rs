@@ -1,5 +1,6 @@
-//! An archive as an administrator sets it up: one configuration file, one or more repositories, and the three
-//! programs run on it. What is stored in a directory can be looked at, compared and damaged.
+//! An archive as an administrator sets it up: one configuration file, one or more repositories, and
+//! the three programs run on it. What is stored in a directory can be looked at, compared and
+//! damaged.
 
 use super::scratch::{self, Scratch};
 use super::{Outcome, Run, Stop, open, run, sha256_file};
@@ -63,7 +64,8 @@ impl Build {
         self
     }
 
-    /// One more repository, at a directory that exists; without any there is one in the scratch directory.
+    /// One more repository, at a directory that exists; without any there is one in the scratch
+    /// directory.
     pub fn root(mut self, root: impl Into<PathBuf>) -> Build {
         self.roots.push(root.into());
         self
@@ -182,7 +184,8 @@ impl Archive {
         Archive::build(pgdata).create()
     }
 
-    /// One repository for a real server, registered; the server archives into it from its next start.
+    /// One repository for a real server, registered; the server archives into it from its next
+    /// start.
     #[track_caller]
     pub fn of_server(server: &super::Cluster) -> Archive {
         Archive::build(server.data()).for_server(server)
@@ -301,7 +304,8 @@ impl Archive {
         scratch::write(&self.config, text);
     }
 
-    /// A start of one of the programs with this configuration, in the data directory as PostgreSQL does it.
+    /// A start of one of the programs with this configuration, in the data directory as PostgreSQL
+    /// does it.
     pub fn run(&self, program: &str) -> Run {
         let run = Run::of(program).arg("--config").arg(&self.config).cwd(&self.pgdata);
         self.environment.iter().fold(run, |run, (name, value)| run.env(name, value))
@@ -352,7 +356,8 @@ impl Archive {
         bytes
     }
 
-    /// Fetches a file that must not be handed over: status 200 with a hint, and nothing at the destination.
+    /// Fetches a file that must not be handed over: status 200 with a hint, and nothing at the
+    /// destination.
     #[track_caller]
     pub fn fetch_fails(&self, name: &str) -> Outcome {
         let outcome = self.fetch(name).fatal();
@@ -360,7 +365,8 @@ impl Archive {
         outcome
     }
 
-    /// Fetches a file that must be reported as the end of the archive, with nothing at the destination.
+    /// Fetches a file that must be reported as the end of the archive, with nothing at the
+    /// destination.
     #[track_caller]
     pub fn fetch_ends(&self, name: &str) -> Outcome {
         let outcome = self.fetch(name).absent();
@@ -385,7 +391,8 @@ impl Archive {
         stored_in(self.root())
     }
 
-    /// The object of a WAL file in the first repository, if there is one. More than one is an error.
+    /// The object of a WAL file in the first repository, if there is one. More than one is an
+    /// error.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         let mut found = self.stored();
         found.retain(|(stored, _)| stored == name);
@@ -450,8 +457,8 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// All entries of a directory tree with their modes, and the content of the files: two are equal when nothing
-/// changed in between.
+/// All entries of a directory tree with their modes, and the content of the files: two are equal
+/// when nothing changed in between.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Snapshot(BTreeMap<PathBuf, (u32, String)>);
 
@@ -541,7 +548,8 @@ pub fn damage(path: &Path, damage: Damage) {
     }
 }
 
-/// Moves a file away and puts a FIFO in its place: whoever opens it waits for ever, as on a disk that hangs.
+/// Moves a file away and puts a FIFO in its place: whoever opens it waits for ever, as on a disk
+/// that hangs.
 pub fn hang(path: &Path, away: &Path) {
     std::fs::rename(path, away).expect("move a file away");
     Run::new("mkfifo").args(["-m", "0666"]).arg(path).go().ok();

@@ -1,4 +1,5 @@
-//! One start of a program: as the account, with a clean environment, within a deadline, and everything it said.
+//! One start of a program: as the account, with a clean environment, within a deadline, and
+//! everything it said.
 
 use super::account;
 use std::ffi::{OsStr, OsString};
@@ -222,8 +223,8 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// The path of a program under test. They are copied once for each test process, because the checkout they were
-/// built in may be closed to the account.
+/// The path of a program under test. They are copied once for each test process, because the
+/// checkout they were built in may be closed to the account.
 pub fn program(name: &str) -> PathBuf {
     programs().join(name)
 }
@@ -235,8 +236,8 @@ pub fn programs() -> &'static Path {
         let base = std::env::temp_dir();
         sweep(&base);
         let directory = base.join(format!("{COPIES}{}", std::process::id()));
-        // `install` and not this process writes the files: a thread that forks while a file is open for writing
-        // makes starting that file fail with "text file busy".
+        // `install` and not this process writes the files: a thread that forks while a file is open
+        // for writing makes starting that file fail with "text file busy".
         let status = Command::new("install")
             .args(["-D", "-m", "0755", "-t"])
             .arg(&directory)
@@ -254,8 +255,8 @@ pub fn programs() -> &'static Path {
 
 const COPIES: &str = "walkeep-programs-";
 
-/// Removes the copies of test processes that are gone: nothing runs at the end of a test process, so the next one
-/// cleans up.
+/// Removes the copies of test processes that are gone: nothing runs at the end of a test process,
+/// so the next one cleans up.
 fn sweep(base: &Path) {
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,9 +1,10 @@
-//! A real S3 server for the whole test process, a bucket for each test, and a small client of its own to look into it
-//! and to damage what is there.
+//! A real S3 server for the whole test process, a bucket for each test, and a small client of its
+//! own to look into it and to damage what is there.
 //!
-//! The server is `tests/s3/server`, installed by `.ci/setup test`. `WALKEEP_TEST_S3=http://HOST:PORT` names another
-//! one (Garage, Ceph), with an access key in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` that may make buckets, and
-//! perhaps `AWS_REGION`. Tests that need keys of their own or a store that knows no conditions are skipped there.
+//! The server is `tests/s3/server`, installed by `.ci/setup test`.
+//! `WALKEEP_TEST_S3=http://HOST:PORT` names another one (Garage, Ceph), with an access key in
+//! `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` that may make buckets, and perhaps `AWS_REGION`.
+//! Tests that need keys of their own or a store that knows no conditions are skipped there.
 
 use super::http::{Head, Reply};
 use super::proxy::Proxy;

@@ -1,5 +1,5 @@
-//! A repository with a past: a pruned backup, several that are left, a recovery to an earlier moment and so a second
-//! timeline, a pin, and a verification. Made once, copied by each test.
+//! A repository with a past: a pruned backup, several that are left, a recovery to an earlier
+//! moment and so a second timeline, a pin, and a verification. Made once, copied by each test.
 
 use super::live::{self, Live, recovers};
 use super::repo::Archive;
@@ -9,8 +9,9 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Table `t` has 1000 rows at the end of backup `a`, 2000 at that of `b`, both on timeline 1; then 3000. A recovery from `a`
-/// to 1000 rows began timeline 2; there it has 1500 rows at the end of `c`, 2000 at that of `d`, and 2500 in the end.
+/// Table `t` has 1000 rows at the end of backup `a`, 2000 at that of `b`, both on timeline 1; then
+/// 3000. A recovery from `a` to 1000 rows began timeline 2; there it has 1500 rows at the end of
+/// `c`, 2000 at that of `d`, and 2500 in the end.
 pub struct Saga {
     archive: Archive,
     /// Kept alive: the configuration names their data directories.

@@ -1,5 +1,5 @@
-//! Scratch directories: below the system's directory for temporary files, owned by the account, reachable by it,
-//! removed when dropped. `WALKEEP_TEST_KEEP=1` leaves them for a look.
+//! Scratch directories: below the system's directory for temporary files, owned by the account,
+//! reachable by it, removed when dropped. `WALKEEP_TEST_KEEP=1` leaves them for a look.
 
 use super::{account, skipped};
 use std::os::unix::fs::PermissionsExt;
@@ -19,8 +19,8 @@ impl Scratch {
         Scratch::below(if short { temporary } else { PathBuf::from("/tmp") })
     }
 
-    /// One whose files are on a disk and not in memory alone. None where there is no such place; then the test's output
-    /// says that it was skipped.
+    /// One whose files are on a disk and not in memory alone. None where there is no such place;
+    /// then the test's output says that it was skipped.
     pub fn on_disk() -> Option<Scratch> {
         const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6]; // tmpfs and ramfs
         let places = [std::env::temp_dir(), PathBuf::from("/var/tmp")];

@@ -1,5 +1,6 @@
-//! WAL files and data directories made without PostgreSQL: what a server of any major version and WAL segment size
-//! would leave there, as far as an archive can see. One test holds them against a real server's.
+//! WAL files and data directories made without PostgreSQL: what a server of any major version and
+//! WAL segment size would leave there, as far as an archive can see. One test holds them against a
+//! real server's.
 
 use super::scratch::{self, Scratch};
 use std::os::unix::fs::FileExt;
@@ -80,7 +81,8 @@ impl Segment {
         self
     }
 
-    /// The file name: timeline, then the two halves of the position as segments of this size count them.
+    /// The file name: timeline, then the two halves of the position as segments of this size count
+    /// them.
     pub fn name(&self) -> String {
         let in_log = (1 << 32) / self.size;
         format!("{:08X}{:08X}{:08X}", self.timeline, self.number / in_log, self.number % in_log)
@@ -141,7 +143,8 @@ pub fn noise(bytes: &mut [u8], seed: u64) {
     }
 }
 
-/// What an archive sees of a data directory whose server is down: `PG_VERSION`, `global/pg_control`, `pg_wal`.
+/// What an archive sees of a data directory whose server is down: `PG_VERSION`,
+/// `global/pg_control`, `pg_wal`.
 pub struct DataDir {
     pub path: PathBuf,
     pub system_identifier: u64,
@@ -191,7 +194,8 @@ impl DataDir {
 }
 
 /// `global/pg_control` as a cluster of this version has it after a clean stop. Offsets are those of
-/// `struct ControlFileData` on a 64-bit machine; PostgreSQL 18 put one more field before the last two.
+/// `struct ControlFileData` on a 64-bit machine; PostgreSQL 18 put one more field before the last
+/// two.
 pub fn pg_control(major: u16, system_identifier: u64, segment_size: u64) -> Vec<u8> {
     let (version, catalog, crc_at): (u32, u32, usize) = match major {
         15 => (1300, 202_209_061, 288),

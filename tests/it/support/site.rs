@@ -1,5 +1,5 @@
-//! A data directory whose server is down, its WAL files, and an archive for them: what the tests of `walpush` and
-//! `walfetch` stand on.
+//! A data directory whose server is down, its WAL files, and an archive for them: what the tests of
+//! `walpush` and `walfetch` stand on.
 
 use super::repo::{self, Archive};
 use super::{DataDir, Outcome, Scratch, Segment, scratch};
@@ -7,7 +7,8 @@ use super::{DataDir, Outcome, Scratch, Segment, scratch};
 /// A system identifier as PostgreSQL 15 makes them.
 pub const SYSTEM: u64 = 7_300_000_000_000_000_001;
 
-/// A data directory whose server is down, and an archive for it. WAL segments of 1 MB keep the tests short.
+/// A data directory whose server is down, and an archive for it. WAL segments of 1 MB keep the
+/// tests short.
 pub struct Site {
     pub data: DataDir,
     pub archive: Archive,
@@ -68,7 +69,8 @@ impl Site {
         DataDir::create(&self.scratch, "other", major, system_identifier, 1)
     }
 
-    /// Makes the data directory look like a server's in this mode: `standby.signal`, `recovery.signal`, `promote`.
+    /// Makes the data directory look like a server's in this mode: `standby.signal`,
+    /// `recovery.signal`, `promote`.
     pub fn touch(&self, name: &str) {
         scratch::write(&self.data.path.join(name), "");
     }

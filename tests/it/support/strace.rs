@@ -1,5 +1,5 @@
-//! A program run under `strace`: system calls that fail, kill or take long at a chosen place, and the calls it made
-//! in their order.
+//! A program run under `strace`: system calls that fail, kill or take long at a chosen place, and
+//! the calls it made in their order.
 
 use super::{Outcome, Run, Scratch, skipped, wait};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// None where `strace` is missing or forbidden; then the test's output says that it was skipped.
+    /// None where `strace` is missing or forbidden; then the test's output says that it was
+    /// skipped.
     pub fn new() -> Option<Strace> {
         static WORKS: OnceLock<bool> = OnceLock::new();
         let works = *WORKS.get_or_init(|| {
@@ -36,8 +37,8 @@ impl Strace {
         self
     }
 
-    /// A fault: `fsync:error=EIO:when=1`, `rename,linkat:signal=KILL:when=2`, `read:delay_enter=100000` (in
-    /// microseconds). `when` counts in each thread by itself.
+    /// A fault: `fsync:error=EIO:when=1`, `rename,linkat:signal=KILL:when=2`,
+    /// `read:delay_enter=100000` (in microseconds). `when` counts in each thread by itself.
     pub fn inject(mut self, fault: &str) -> Strace {
         self.options.extend(["-e".into(), format!("inject={fault}")]);
         self
@@ -49,8 +50,8 @@ impl Strace {
         self
     }
 
-    /// The program that is started is the traced one, and strace its grandchild: signals and the death of the parent
-    /// reach it as they would without strace.
+    /// The program that is started is the traced one, and strace its grandchild: signals and the
+    /// death of the parent reach it as they would without strace.
     pub fn detached(mut self) -> Strace {
         self.options.push("-D".into());
         self

@@ -1,5 +1,5 @@
-//! A small file system of its own: full when it shall be full, read-only when it shall be. Only root can mount;
-//! elsewhere a test that needs it is skipped and says so.
+//! A small file system of its own: full when it shall be full, read-only when it shall be. Only
+//! root can mount; elsewhere a test that needs it is skipped and says so.
 
 use super::{Scratch, account, skipped};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Awaiting an event. A test never sleeps for a fixed time: it looks until what it waits for is there, and gives
-//! up loudly after a time that no machine should need.
+//! Awaiting an event. A test never sleeps for a fixed time: it looks until what it waits for is
+//! there, and gives up loudly after a time that no machine should need.
 
 use std::time::{Duration, Instant};
 

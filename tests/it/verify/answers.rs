@@ -76,7 +76,8 @@ fn what_was_read_not_long_ago_is_not_read_again() {
     let again = verify(&archive, &["--since-last"]);
     assert!(bytes(&again) < all / 4, "{again}");
     assert!(again["trusted_bytes"].as_u64().expect("a number") > all / 2, "{again}");
-    // What is missing is seen all the same, and damage when its time has come. At the end are the files that are always read.
+    // What is missing is seen all the same, and damage when its time has come. At the end are the
+    // files that are always read.
     let pack = live::parts_of(archive.root(), &saga.d, "pack").remove(0);
     repo::damage(&pack, Damage::Flip(600));
     verify(&archive, &["--since-last"]);

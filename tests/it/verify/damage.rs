@@ -1,5 +1,5 @@
-//! Every object is damaged in every way, one at a time: verify has to say so and name it, a restore has to refuse,
-//! and when the object is back all is good again.
+//! Every object is damaged in every way, one at a time: verify has to say so and name it, a restore
+//! has to refuse, and when the object is back all is good again.
 
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Copies of the repository that are worked on at once.
 const AT_ONCE: usize = 3;
 
-/// Does something with every object, each time with a copy of the repository that is whole before and has to be whole
-/// behind it. `archive` makes copies.
+/// Does something with every object, each time with a copy of the repository that is whole before
+/// and has to be whole behind it. `archive` makes copies.
 fn with_each_object(
     archive: impl Fn() -> Archive + Sync,
     select: impl Fn(&str) -> bool,
@@ -51,7 +51,8 @@ fn is_dispensable(key: &str) -> bool {
         || key.ends_with(".partial")
 }
 
-/// Whether what is damaged is of no use to anybody: bits of zstd that mean nothing, and blocks that no backup names.
+/// Whether what is damaged is of no use to anybody: bits of zstd that mean nothing, and blocks that
+/// no backup names.
 fn is_harmless(needed: &BTreeMap<String, BTreeSet<Needed>>, key: &str, original: &[u8], now: &[u8]) -> bool {
     if now.len() != original.len() || now[..512] != original[..512] {
         return false;

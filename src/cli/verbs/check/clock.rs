@@ -1,5 +1,5 @@
-//! Compares the clocks of the server and of the repositories with that of this host. Recovery targets are times of the
-//! server; retention and signatures use the clock of this host.
+//! Compares the clocks of the server and of the repositories with that of this host. Recovery
+//! targets are times of the server; retention and signatures use the clock of this host.
 
 use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};
@@ -21,7 +21,8 @@ pub fn of_server(session: &Session) -> Result<CheckResult> {
     Ok(judge("the server", column(&row, 0)?, before, Timestamp::now()))
 }
 
-/// Compares the clock of a repository by the time that it gave to a segment stored between `before` and `after`.
+/// Compares the clock of a repository by the time that it gave to a segment stored between `before`
+/// and `after`.
 pub fn of_repository(
     archive: &Archive,
     name: SegmentName,
@@ -39,7 +40,8 @@ pub fn of_repository(
     Ok(judge("the repository", seconds(stored), before, after))
 }
 
-/// Judges a clock that showed `shown` at some time between `before` and `after` of this host's clock.
+/// Judges a clock that showed `shown` at some time between `before` and `after` of this host's
+/// clock.
 fn judge(whose: &str, shown: f64, before: Timestamp, after: Timestamp) -> CheckResult {
     let (early, late) = (seconds(before) - shown, shown - seconds(after));
     if early > MAX_DIFFERENCE {

@@ -11,12 +11,14 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Returns the hash of the server's own file of a segment; `None` when it is missing or cannot be read.
+/// Returns the hash of the server's own file of a segment; `None` when it is missing or cannot be
+/// read.
 pub fn own(pgdata: &Path, name: SegmentName) -> Option<ContentHash> {
     hash(&pgdata.join("pg_wal").join(name.to_string())).ok()
 }
 
-/// Fetches a segment from one repository, and returns the result of the comparison with the server's own file.
+/// Fetches a segment from one repository, and returns the result of the comparison with the
+/// server's own file.
 pub fn back(
     context: &Context,
     repository: &Repository,

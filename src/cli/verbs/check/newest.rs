@@ -1,4 +1,5 @@
-//! Reads the newest backup of a repository in part: its record, its manifest, and its first blocks. `verify` reads all.
+//! Reads the newest backup of a repository in part: its record, its manifest, and its first blocks.
+//! `verify` reads all.
 
 use super::CheckResult;
 use crate::cli::render;

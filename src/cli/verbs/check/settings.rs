@@ -1,4 +1,5 @@
-//! Settings of the server that work but have a cost. Settings that prevent archiving are checked by `backup`.
+//! Settings of the server that work but have a cost. Settings that prevent archiving are checked by
+//! `backup`.
 
 use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};

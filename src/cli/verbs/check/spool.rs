@@ -1,5 +1,5 @@
-//! Checks the spool. It is optional, so its problems are warnings; it is not created here, where it could get an owner
-//! other than the server's.
+//! Checks the spool. It is optional, so its problems are warnings; it is not created here, where it
+//! could get an owner other than the server's.
 
 use super::CheckResult;
 use crate::cli::render;
