@@ -27,7 +27,7 @@ pub enum Kind {
     Damage,
     /// The repository, the cluster or the server is not the intended one.
     Identity,
-    /// A file of the archive is missing although later ones are there.
+    /// A file of the archive is missing although later ones exist.
     Hole,
     /// Another process holds the lock.
     Locked,
@@ -78,18 +78,20 @@ impl Kind {
     }
 }
 
-/// A failure: kind, steps during which it happened, reason and hint. Has the size of a pointer.
+/// A failure: its kind, the steps during which it happened, its reason and a hint. Has the size of
+/// a pointer.
 #[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug, Clone)]
 struct Inner {
     kind: Kind,
-    /// Steps during which it happened, outermost last.
+    /// Steps during which the failure happened, outermost last.
     doing: Vec<String>,
     message: String,
     hint: Option<String>,
-    /// Error of the operating system that caused it, if one did and was kept.
+    /// Error of the operating system that caused the failure; `None` when there was none, or when
+    /// it was not kept.
     source: Option<Arc<std::io::Error>>,
 }
 
@@ -136,7 +138,7 @@ impl Error {
             | Io::WouldBlock => Kind::Unavailable,
             _ => Kind::Failed,
         };
-        Error::new(kind, error.to_string().to_lowercase_first())
+        Error::new(kind, lowercase_first(error.to_string()))
     }
 
     /// Adds an outer step: `push 000000010000000000000001`.
@@ -162,8 +164,8 @@ impl Error {
         self.0.kind
     }
 
-    /// The hint without the word `hint:`: the one that was added, else the general one for this
-    /// kind, if any.
+    /// The hint, without the word `hint:`: the added one, else the general one for this kind, if
+    /// any.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref().or(match self.0.kind {
             Kind::Usage => Some("`--help` shows the usage"),
@@ -197,8 +199,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// Failures of an operation that continues after each: all but the last are reported, the last is
-/// returned.
+/// Failures of an operation that continues after each of them: all but the last are reported, the
+/// last is returned.
 #[derive(Debug)]
 pub struct Failures {
     report: fn(&Error),
@@ -206,6 +208,7 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Starts without failures; `report` reports each one that is not returned.
     pub fn new(report: fn(&Error)) -> Failures {
         Failures { report, last: None }
     }
@@ -217,7 +220,7 @@ impl Failures {
         }
     }
 
-    /// Returns the last failure.
+    /// Ends the operation with its last failure.
     ///
     /// # Errors
     ///
@@ -270,12 +273,12 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
-/// Returns the elements of `slice` in `range`, for callers that have established that `range` lies
-/// inside of it.
+/// Returns the elements of `slice` in `range`, for callers that have established that `slice`
+/// contains `range`.
 ///
 /// # Errors
 ///
-/// `Defect` when `range` does not lie inside of `slice`.
+/// `Defect` when `slice` does not contain `range`.
 pub fn part<T>(slice: &[T], range: Range<usize>) -> Result<&[T]> {
     let (start, end) = (range.start, range.end);
     slice
@@ -283,17 +286,11 @@ pub fn part<T>(slice: &[T], range: Range<usize>) -> Result<&[T]> {
         .ok_or_else(|| Error::defect(format!("elements {start} to {end} of a slice of {}", slice.len())))
 }
 
-trait LowercaseFirst {
-    fn to_lowercase_first(self) -> String;
-}
-
-impl LowercaseFirst for String {
-    /// Makes a text of the operating system, which starts with a capital, fit for the middle of a
-    /// line.
-    fn to_lowercase_first(mut self) -> String {
-        if let Some(first) = self.get_mut(0..1) {
-            first.make_ascii_lowercase();
-        }
-        self
+/// Converts the first letter of a message of the operating system, a capital, to lower case, since
+/// the message becomes part of a line.
+pub(crate) fn lowercase_first(mut message: String) -> String {
+    if let Some(first) = message.get_mut(0..1) {
+        first.make_ascii_lowercase();
     }
+    message
 }

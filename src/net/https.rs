@@ -1,5 +1,5 @@
 //! Connections to HTTP servers. TLS is set up when the first `https` address is used. Does not know
-//! what is requested over the connections.
+//! what is requested over a connection.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::net::tls::Chain;
@@ -28,7 +28,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Time limit of name resolution, connection and handshake together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum idle time of a connection that is used again: servers close those that are not used.
+/// Maximum idle time of a connection that may be reused: servers close idle connections.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Interval of TCP keepalives.
@@ -68,8 +68,8 @@ where
         .build(connect)
 }
 
-/// An error and its sources. An I/O error does not report the error that it wraps as its source, so
-/// that is included too.
+/// Iterates over an error and its sources, including the errors that I/O errors wrap:
+/// `std::io::Error::source` skips those.
 pub fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -123,7 +123,7 @@ impl Service<Uri> for Connect {
     }
 }
 
-/// TLS settings, which are made when they are first needed.
+/// TLS settings, created at their first use.
 struct LazyTls {
     roots: Roots,
     config: OnceCell<Arc<ClientConfig>>,
@@ -148,7 +148,8 @@ impl LazyTls {
 }
 
 impl Roots {
-    /// Reads all trusted certificates, and those among them that the user named.
+    /// Returns all trusted certificates, and a list of those that come from a file named by the
+    /// user.
     fn read(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
         let mut store = RootCertStore::empty();
         let mut own = Vec::new();
@@ -163,9 +164,9 @@ impl Roots {
                 }
             }
             Roots::System => {
-                // The folder with hundreds of files is read only without a bundle.
-                let bundles = BUNDLES.iter().filter_map(|path| certificates(Path::new(path)).ok());
-                let bundle = bundles.into_iter().find(|bundle| !bundle.is_empty());
+                // The folder with hundreds of files is read only if no bundle exists.
+                let mut bundles = BUNDLES.iter().filter_map(|path| certificates(Path::new(path)).ok());
+                let bundle = bundles.find(|bundle| !bundle.is_empty());
                 store.add_parsable_certificates(
                     bundle.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs),
                 );

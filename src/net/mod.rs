@@ -1,4 +1,4 @@
-//! Network connections: HTTP over TLS, and which certificate of a server is accepted.
+//! Network connections: HTTP over TLS, and the verification of servers' certificates.
 
 pub mod https;
 pub mod tls;

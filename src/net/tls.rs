@@ -10,9 +10,9 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName,
 use std::sync::Arc;
 use tokio_rustls::rustls;
 
-/// Verifier that accepts what the library accepts, and also a certificate of an authority that is
-/// itself one of the roots: `openssl req -x509` makes such self-signed certificates, and servers
-/// use them as their own.
+/// Verifier that accepts what the library accepts, and also a CA certificate that is itself one of
+/// the roots: `openssl req -x509` makes such self-signed certificates, and servers present them as
+/// their own.
 #[derive(Debug)]
 pub struct Chain {
     library: Arc<WebPkiServerVerifier>,
@@ -20,8 +20,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// `trusted` are all roots, `named` those among them that the user named; lists of revoked
-    /// certificates, if any, are `revoked`.
+    /// Creates a verifier. `trusted` are all roots, `named` are the roots that the user named,
+    /// `revoked` are the lists of revoked certificates, if any.
     ///
     /// # Errors
     ///
@@ -40,21 +40,21 @@ impl Chain {
     }
 }
 
-/// Whether a certificate was refused because it is one of an authority (`CaUsedAsEndEntity` of
+/// Whether a certificate was refused because it is a CA certificate (`CaUsedAsEndEntity` of
 /// webpki).
 pub fn is_authority(other: &OtherError) -> bool {
     is_cause(other, "CaUsedAsEndEntity")
 }
 
-/// Whether this is the cause of that name. Causes without a variant in the library can be
+/// Whether `name` is the name of this cause. Causes without a variant in the library can be
 /// recognized by their names only; tests of the PostgreSQL client (`client/tls.rs`) fail when an
-/// update changes a name.
+/// update of the library changes a name.
 pub fn is_cause(other: &OtherError, name: &str) -> bool {
     format!("{other:?}").contains(name)
 }
 
 impl ServerCertVerifier for Chain {
-    /// Returns an error about the name only if the chain is valid.
+    /// Verifies the chain first: an error about the name implies that the chain is valid.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -64,8 +64,8 @@ impl ServerCertVerifier for Chain {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.library.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Trusted byte by byte; the library has checked its dates before it returned this
-            // error.
+            // The certificate equals a root byte for byte. The library checks the dates of a
+            // certificate before it returns this error.
             Err(Error::InvalidCertificate(CertificateError::Other(other)))
                 if is_authority(&other) && self.roots.contains(end_entity) =>
             {

@@ -1,29 +1,29 @@
-//! Exclusive creates on a store that ignores the condition, as Garage and old versions of MinIO do:
-//! a writer announces a create by a claim, an object of its own, and backs off when another writer
+//! Exclusive creates on a store that ignores `If-None-Match`, as Garage and old versions of MinIO
+//! do: a writer announces a create by a claim, a separate object, and backs off when another writer
 //! has announced one.
 //!
-//! A create is: (1) put a claim, (2) list the claims on the key and back off if there is a rival,
-//! (3) look whether the key has an object, (4) put the object, (5) remove the claim. A rival is a
-//! claim for other content: claims have the content's hash in their names, since two writers of the
-//! same bytes cannot harm each other.
+//! A create has five steps: (1) put a claim, (2) list the claims on the key and back off if there
+//! is a rival, (3) check whether the key has an object, (4) put the object, (5) remove the claim. A
+//! rival is a claim for other content: the name of a claim contains the hash of the content, since
+//! two writers of the same bytes cannot harm each other.
 //!
-//! # Why two writers of different content never both get the answer that theirs is stored
+//! # Why at most one of two writers of different content succeeds
 //!
-//! All that is asked of the store is the third promise: an object is read and listed as soon as it
-//! is put. Let A's claim be put before B's. If A's claim still exists when B lists, B backs off. If
-//! it does not, either A has backed off and stores nothing, or A's put was answered before: then B,
-//! which looks at the key after it has listed, finds A's object. So not both of them store. If each
-//! sees the other's claim, both back off and return after waits of different lengths. A writer that
-//! has stored removes the other claims for the same content too: the object exists by then, and a
-//! later writer finds it.
+//! The store only has to keep the third promise: an object can be read and is listed as soon as its
+//! put has returned. Let A's claim be put before B's. If A's claim still exists when B lists the
+//! claims, B backs off. If A's claim does not exist any more, either A has backed off and stores
+//! nothing, or A's object was stored before: then B, which checks the key after the listing, finds
+//! A's object. So at most one of them stores its object. If each sees the other's claim, both back
+//! off and retry after waits of different lengths. A writer that has stored its object also removes
+//! the other claims for the same content: the object exists by then, and a later writer finds it.
 //!
 //! # Orphaned claims and slow writers
 //!
-//! A claim stays when its put failed without a clear answer, since the object may still arrive, and
-//! when its writer crashed. It delays writers of other content for [`CLAIM_TIMEOUT`], by the
-//! store's own clock, and is removed by `clean`. A writer that was delayed for half of that between
-//! its claim and its put gives up. What is left is a put that is under way for longer and then
-//! arrives; but a signature expires after a quarter of an hour.
+//! A claim stays when the put of its object failed without a clear answer, since the object may
+//! still arrive, and when its writer crashed. Such a claim delays writers of other content for
+//! [`CLAIM_TIMEOUT`], by the store's own clock, and `clean` removes it. A writer gives up when more
+//! than [`WRITER_TIMEOUT`] passes between its claim and its put. A put that is sent in time but
+//! arrives late is refused by the store: its signature expires after [`SIGNATURE_TIMEOUT`].
 
 use super::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
 use crate::error::{Error, Kind, Result};
@@ -35,16 +35,16 @@ use std::time::{Duration, Instant};
 /// Folder of all claims. No cluster's name begins with a dash.
 const FOLDER: &str = "-claim";
 
-/// Age, relative to a writer's own claim, from which on another claim is an orphan.
+/// Age of another claim, relative to the writer's own one, from which on it is an orphan.
 const CLAIM_TIMEOUT: SignedDuration = SignedDuration::from_hours(1);
 
-/// Time between its claim and its put after which a writer gives up.
+/// Maximum time between the claim and the put of a writer, which then gives up.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Time within which a store accepts a signed request.
+/// Time for which a store accepts a signed request.
 const SIGNATURE_TIMEOUT: Duration = Duration::from_secs(900);
 
-// A put that begins in time has arrived, or is void, before its claim is ignored.
+// A put that begins in time has arrived, or is refused, before its claim is ignored.
 const _: () =
     assert!(WRITER_TIMEOUT.as_secs() + SIGNATURE_TIMEOUT.as_secs() < CLAIM_TIMEOUT.as_secs().unsigned_abs());
 
@@ -79,23 +79,22 @@ impl<S: Storage> Claims<S> {
             Ok((same, None)) => match self.store.put(key, body, Mode::Replace) {
                 Ok(put) => (same, Ok(put)),
                 Err(error) if is_certain(&error) => (vec![claim], Err(error)),
-                // The object may be stored, or arrive later: until then no other writer may create
-                // it.
+                // The object may be stored, or arrive later: the claim stays, so that no other
+                // writer creates the object meanwhile.
                 Err(error) => (Vec::new(), Err(error)),
             },
         };
-        // A claim that stays delays other writers until it expires, which is not a failure of this
-        // put.
+        // A failure is not one of the put: the claim delays other writers until it expires.
         let _ = self.store.delete(&done);
         put
     }
 
-    /// The claims for the same content, including `own`.
+    /// Returns the claims for the same content, including `own`.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when another writer has announced other content, or when `own` is not listed
-    /// any more.
+    /// `Unavailable` when another writer has announced other content, or when the store does not
+    /// list `own`.
     fn rivals(&self, claims: &Key, own: &Key, hash: &str) -> Result<Vec<Key>> {
         let (mut same, mut others, mut since) = (Vec::new(), Vec::new(), None);
         list_all(&self.store, claims, |entry| {
@@ -109,8 +108,8 @@ impl<S: Storage> Claims<S> {
             }
             Ok(())
         })?;
-        // A writer that stored the same content has removed this claim too; the next attempt finds
-        // the object.
+        // Another writer of the same content may have stored the object and removed this claim;
+        // then the next attempt finds the object.
         let since = since.ok_or_else(|| {
             Error::new(Kind::Unavailable, "the store does not list the claim that it has just stored")
                 .hint("if this persists, the store is not a safe place for an archive")
@@ -160,7 +159,7 @@ impl<S: Storage> Storage for Claims<S> {
         self.store.delete(keys)
     }
 
-    /// Removes orphaned claims too.
+    /// Also removes orphaned claims.
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         let mut orphans = Vec::new();
         list_all(&self.store, &Key::new(FOLDER)?, |entry| {

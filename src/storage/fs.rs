@@ -1,6 +1,7 @@
-//! A directory as a store. An object is written to `.tmp`, synced, given its name exclusively, and
-//! the directory is synced; so there is no moment at which a reader, a crash or another host (over
-//! a network file system) finds half of one. Knows nothing of what the objects contain.
+//! A directory as a store. An object is written to `.tmp` and synced, then renamed to its name,
+//! exclusively, and the directory is synced. So no reader finds part of an object at any moment,
+//! not after a crash and not on another host (over a network file system). Does not know what the
+//! objects contain.
 
 use super::{
     Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part, random_name,
@@ -26,7 +27,7 @@ const TEMPORARY: &str = ".tmp";
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 
-/// Attempts to name an object whose folder is removed meanwhile, because it was empty.
+/// Attempts to rename an object into a folder that other processes remove while it is empty.
 const MAX_NAMING_ATTEMPTS: u32 = 8;
 
 /// Bytes from which on an object in memory bypasses the page cache, where its alignment allows it.
@@ -35,19 +36,19 @@ const MIN_DIRECT_SIZE: usize = 1 << 20;
 /// A directory that holds objects as files.
 pub struct Directory {
     root: PathBuf,
-    /// Device on which an object was found. When the root is on another one, the file system was
-    /// unmounted, and an object that is not found below the mount point is not proved absent.
+    /// Device on which an object was found. When the root is on another device later, the file
+    /// system was unmounted, and an object that is not found may exist on it.
     device: OnceLock<u64>,
 }
 
 impl Directory {
-    /// The store in this directory. Touches nothing: the first operation fails if the directory
-    /// does not exist.
+    /// Creates the store of this directory. Accesses nothing: the first operation fails if the
+    /// directory does not exist.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
         Directory { root: root.into(), device: OnceLock::new() }
     }
 
-    /// The device of the root; `None` when the root does not exist.
+    /// Returns the device of the root; `None` when the root does not exist.
     fn device_of_root(&self) -> Result<Option<u64>> {
         match std::fs::metadata(&self.root) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -67,11 +68,11 @@ impl Directory {
         }
     }
 
-    /// Calls `look`, and accepts `None` from it only while the file system is mounted.
+    /// Calls `look`, and accepts its `None` only while the file system is mounted.
     fn confirm_absent<T>(&self, look: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
         let device = match self.device.get() {
             Some(_) => None,
-            // Asked before `look`, so that an object that is found was found on this device.
+            // Read before `look` is called, so that an object that is found is on this device.
             None => self.device_of_root()?,
         };
         let found = look()?;
@@ -97,7 +98,7 @@ impl Directory {
         self.root.join(key.as_str())
     }
 
-    /// Makes an object durable that another writer may have named and not yet synced.
+    /// Makes an existing object durable: another writer may have renamed it and not yet synced it.
     fn sync_object(&self, path: &Path) -> Result<()> {
         let file = File::open(path).doing(|| format!("open {}", path.display()))?;
         durable::sync_file(&file, path)?;
@@ -118,7 +119,7 @@ impl Directory {
         let mut file = &temporary.file;
         let doing = || format!("write {}", temporary.path.display());
         match body.open()? {
-            // An object of that size is not read again soon.
+            // An object of that size is not read again soon, so the page cache is bypassed.
             OpenBody::Whole(bytes) if bytes.len() >= MIN_DIRECT_SIZE => {
                 direct::DirectTarget::open(&temporary.path, false)?.write(bytes, 0)?;
             }
@@ -128,10 +129,11 @@ impl Directory {
         Ok(temporary)
     }
 
-    /// Gives a synced temporary file the name of its object, durably.
+    /// Renames a synced temporary file to the path of its object, durably.
     fn give_name(&self, temporary: &Temporary, path: &Path, mode: Mode) -> Result<Published> {
         self.check_mounted()?;
-        durable::create_dirs(&self.root, path.parent().unwrap_or(&self.root), DIR_MODE)?;
+        let folder = path.parent().ok_or_else(|| Error::defect("the path of an object has no parent"))?;
+        durable::create_dirs(&self.root, folder, DIR_MODE)?;
         match mode {
             Mode::Create => durable::publish(&temporary.path, path),
             Mode::Replace => {
@@ -142,8 +144,8 @@ impl Directory {
         }
     }
 
-    /// Removes a folder if it is empty, and then the folders above it that are. Nothing is synced:
-    /// an empty folder that a crash brings back does no harm.
+    /// Removes a folder if it is empty, then each parent that is empty. Nothing is synced: an empty
+    /// folder that a crash brings back does no harm.
     fn remove_empty(&self, folder: &Path) {
         for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
             if std::fs::remove_dir(folder).is_err() {
@@ -152,8 +154,8 @@ impl Directory {
         }
     }
 
-    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined by their
-    /// names in it: resolving whole paths would take most of the time of a listing.
+    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined relative
+    /// to `folder`: resolving whole paths would take most of the time of a listing.
     fn walk(
         folder: &OwnedFd,
         path: &Path,
@@ -171,7 +173,7 @@ impl Directory {
             }
             let doing = || format!("look at {}", path.join(&name).display());
             if is_dir {
-                // A folder that became empty may be gone.
+                // `None` when the folder was removed meanwhile because it became empty.
                 if let Some(inner) = open_folder(folder, &name).doing(doing)? {
                     let key = full.trim_end_matches('/');
                     Directory::walk(&inner, &path.join(&name), key, after, limit, page)?;
@@ -189,8 +191,8 @@ impl Directory {
     }
 }
 
-/// Names of objects and of folders, which end with a slash, in order, each with whether it is a
-/// folder. Entries whose names cannot be part of a key are not ours and are ignored.
+/// Returns the names in a folder, in order, each with whether it is a folder; the name of a folder
+/// ends with a slash. Entries whose names cannot be part of a key are not objects and are skipped.
 fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -200,7 +202,7 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             continue;
         };
         let kind = match entry.file_type() {
-            // Some file systems give no types.
+            // Some file systems do not report types.
             FileType::Unknown => match statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => FileType::from_raw_mode(stat?.st_mode),
@@ -208,7 +210,7 @@ fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
             kind => kind,
         };
         if kind == FileType::Symlink && leads_to_directory(folder, entry.file_name()) {
-            // A get by name would follow it, and a listing (prune, verify, sync) would not.
+            // A get would follow the link, and a listing (prune, verify, sync) would not.
             return Err(std::io::Error::other(format!(
                 "{name} is a symbolic link to a directory, which a repository must not contain"
             )));
@@ -239,7 +241,8 @@ fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<Owned
     }
 }
 
-/// Size and time of modification of a file in a folder; `None` when it does not exist.
+/// Returns the size and the modification time of a file in a folder; `None` when the file does not
+/// exist.
 fn look_at(folder: impl AsFd, name: impl Arg) -> std::io::Result<Option<(u64, jiff::Timestamp)>> {
     let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),
@@ -266,7 +269,7 @@ impl Storage for Directory {
         let mut attempt = 1;
         loop {
             match self.give_name(&temporary, &path, mode) {
-                // The folder was removed together with its last object.
+                // Another process removed the folder, which was empty.
                 Err(error) if error.kind() == Kind::Absent && attempt < MAX_NAMING_ATTEMPTS => attempt += 1,
                 Ok(Published::Now) => {
                     temporary.keep();
@@ -332,19 +335,19 @@ impl Storage for Directory {
                     break;
                 }
                 // A missing object may have been removed by a process that was killed before the
-                // sync.
-                _ => drop(path.parent().map(|folder| folders.insert(folder.to_owned()))),
+                // sync, so its folder is synced too.
+                _ => folders.extend(path.parent().map(Path::to_owned)),
             }
         }
         for folder in folders {
             match durable::sync_dir(&folder) {
                 Ok(()) => self.remove_empty(&folder),
-                // Another process removed the folder, which was empty then.
+                // Another process removed the folder, which was empty.
                 Err(error) if error.kind() == Kind::Absent => {}
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        // An object that was not found may be hidden by an unmounted file system.
+        // A missing object may exist on a file system that was unmounted.
         result.and_then(|()| self.check_mounted())
     }
 
@@ -374,14 +377,14 @@ impl Storage for Directory {
         format!("file://{}", self.root.display())
     }
 
-    /// Creates the directory itself, with the ones above it. Any other caller than `init` would
-    /// fill the disk below the mount point of an unmounted repository.
+    /// Creates the directory and its parents. Any other caller than `init` would fill the disk
+    /// below the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
         durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
     }
 }
 
-/// A file in `.tmp`, locked while it is written, removed on drop unless it was given a name.
+/// A file in `.tmp`, locked while it is written, removed on drop unless it was renamed.
 struct Temporary {
     path: PathBuf,
     file: File,
@@ -397,7 +400,7 @@ impl Temporary {
             .mode(FILE_MODE)
             .open(&path)
             .doing(|| format!("create {}", path.display()))?;
-        // On a file system without locks `clean` goes by the age alone.
+        // On a file system without locks, `clean` decides by the age alone.
         let _ = file.try_lock_exclusive();
         Ok(Temporary { path, file, named: false })
     }

@@ -1,8 +1,8 @@
-//! Keys to bytes. Knows nothing of WAL, backups and configuration.
+//! Stores of objects: keys to bytes. Does not know WAL, backups and configuration.
 //!
-//! Six promises, each kept by every store:
+//! Every store keeps six promises:
 //! 1. All or nothing: no reader ever sees part of an object.
-//! 2. Ok means durable, also when the answer is that the object existed already.
+//! 2. Ok means durable, also for [`Put::Exists`].
 //! 3. An object can be read and is listed as soon as its put has returned.
 //! 4. [`Mode::Create`] never replaces an object, also in a race.
 //! 5. Deleting an object that does not exist is Ok; a deletion is durable.
@@ -28,21 +28,23 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-/// Objects on one page of a listing, at most.
+/// Maximum number of objects on one page of a listing.
 pub const PAGE: usize = 1000;
 
-/// Bytes of a key, at most. S3 allows 1024, with the prefix of the repository.
+/// Maximum length of a key in bytes. S3 allows 1024, including the prefix of the repository.
 const MAX_KEY_LENGTH: usize = 900;
 
-/// Name of an object, or of a folder of objects: parts of letters, digits, `.`, `_` and `-` with
-/// slashes between. No part is empty or begins with a dot.
+/// Name of an object, or of a folder of objects: parts of letters, digits, `.`, `_` and `-`,
+/// separated by slashes. No part is empty or begins with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
 impl Key {
+    /// Checks and wraps a key.
+    ///
     /// # Errors
     ///
-    /// `Failed` when `key` is not made as a key has to be.
+    /// `Failed` when `key` is too long, or when one of its parts is not valid.
     pub fn new(key: impl Into<String>) -> Result<Key> {
         let key = key.into();
         if key.len() <= MAX_KEY_LENGTH && key.split('/').all(is_part) {
@@ -53,6 +55,10 @@ impl Key {
     }
 
     /// The key `rest` in this folder.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Key::new`].
     pub fn join(&self, rest: impl fmt::Display) -> Result<Key> {
         Key::new(format!("{}/{rest}", self.0))
     }
@@ -94,7 +100,7 @@ pub enum Mode {
 #[must_use = "an object that exists may have other content"]
 pub enum Put {
     Stored,
-    /// An object exists under the key of a [`Mode::Create`]; it is durable, its content was not
+    /// [`Mode::Create`] found an object under the key. That object is durable; its content was not
     /// compared.
     Exists,
 }
@@ -106,7 +112,8 @@ pub trait Body: Sync {
     ///
     /// # Errors
     ///
-    /// Those of the source. The put that opened the body fails with them, and nothing is stored.
+    /// Those of the source of the content. The put that opened the body then fails with the same
+    /// error, and stores nothing.
     fn open(&self) -> Result<OpenBody<'_>>;
 }
 
@@ -117,7 +124,7 @@ pub enum OpenBody<'a> {
 }
 
 impl OpenBody<'_> {
-    /// Calls `each` with the content, piece by piece.
+    /// Calls `each` with each piece of the content, in order.
     fn for_each(self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut stream = match self {
             OpenBody::Whole(bytes) => return each(bytes),
@@ -135,7 +142,7 @@ impl OpenBody<'_> {
     }
 }
 
-/// Bytes of a streamed body that are read at once.
+/// Number of bytes of a streamed body that are read at once.
 const CHUNK: usize = 256 << 10;
 
 /// The step of a put that reads the body.
@@ -157,16 +164,17 @@ impl Body for Aligned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedObject {
     pub key: Key,
-    /// Bytes as stored.
+    /// Size of the stored object in bytes.
     pub size: u64,
     /// Time of the put, by the store's clock.
     pub modified: jiff::Timestamp,
 }
 
-/// Part of a listing. With `more` it continues after the last entry.
+/// Part of a listing.
 #[derive(Debug, Default)]
 pub struct Page {
     pub entries: Vec<ListedObject>,
+    /// Whether the listing continues after the last entry, which then exists.
     pub more: bool,
 }
 
@@ -179,60 +187,60 @@ pub type Object = Box<dyn Read + Send>;
 ///
 /// Every method can fail with `Unavailable` or `Timeout` (another attempt may succeed), `Denied`
 /// (permissions), `Identity` (the bucket does not exist, or the server's certificate is not
-/// accepted) and `Failed` (an I/O error, or an answer that is not one of a store). Below each
-/// method is what its errors do not mean.
+/// accepted) and `Failed` (an I/O error, or an answer that is not one of a store). The methods
+/// document further kinds, and the state of the objects after an error.
 pub trait Storage: Send + Sync {
     /// Stores an object.
     ///
     /// # Errors
     ///
-    /// `Full` when there is no space, and those of the body. After `Unavailable` and `Timeout` the
-    /// object may be stored nevertheless, or become so; after any other error it is not.
+    /// `Full` when there is no space, and the errors of the body. After `Unavailable` and `Timeout`
+    /// the object may be stored nevertheless, also later; after any other error it is not.
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put>;
 
-    /// Opens an object for reading, or the bytes of it in `range` as far as it has them. `None`
-    /// when the object does not exist.
+    /// Opens an object for reading; with a `range`, only the bytes in it, fewer when the object
+    /// ends before. `None` when the object does not exist.
     ///
     /// # Errors
     ///
-    /// Never `Absent`. A missing object of a store that cannot be reached is an error, not `None`.
+    /// Never `Absent`. When the store cannot be reached, the result is an error and not `None`.
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>>;
 
     /// Returns size and time of an object; `None` when it does not exist.
     ///
     /// # Errors
     ///
-    /// As [`Storage::get`]; `Failed` when the store gives no size or no time.
+    /// Those of [`Storage::get`]; `Failed` when the store reports no size or no time.
     fn head(&self, key: &Key) -> Result<Option<ListedObject>>;
 
-    /// Lists the objects below `folder` whose keys are greater than `after`, at most `limit` (and
-    /// [`PAGE`]).
+    /// Lists the objects below `folder` whose keys are greater than `after`: at most `limit`, and
+    /// at most [`PAGE`].
     ///
     /// # Errors
     ///
-    /// A folder that does not exist is empty, a store that cannot be reached is an error. `Failed`
-    /// when the store lists an object without its size or its time, or out of order.
+    /// `Failed` when the store lists an object without its size or its time, or out of order. A
+    /// folder that does not exist is not an error: its listing is empty.
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
 
     /// Deletes objects.
     ///
     /// # Errors
     ///
-    /// Never `Absent`. After an error any of the objects may be deleted.
+    /// Never `Absent`. After an error, any of the objects may have been deleted.
     fn delete(&self, keys: &[Key]) -> Result<()>;
 
     /// Removes the leftovers of crashed writers that are older than `before`. Returns their number.
     ///
     /// # Errors
     ///
-    /// After an error any of the leftovers may be removed.
+    /// After an error, any of the leftovers may have been removed.
     fn clean(&self, before: jiff::Timestamp) -> Result<u64>;
 
-    /// URL of the store, its name in messages.
+    /// URL of the store, which names it in messages.
     fn url(&self) -> String;
 
-    /// Creates the directory of the store, durably, where the store is one. Only `init` may call
-    /// this.
+    /// Creates the directory of a store that is a directory, durably; other stores need no
+    /// preparation. Only `init` may call this.
     ///
     /// # Errors
     ///
@@ -241,12 +249,13 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// Tests the promises that not every store keeps: that a missing object is distinguished from
-    /// one that must not be read, and that [`Mode::Create`] never replaces.
+    /// Tests the promises that some servers break: that a missing object is distinguished from a
+    /// forbidden one, and that [`Mode::Create`] never replaces an object.
     ///
     /// # Errors
     ///
-    /// `Refused` when the store replaces objects, `Identity` when it invents them.
+    /// `Refused` when the store replaces objects, `Identity` when it returns an object that was
+    /// never stored.
     fn prove(&self) -> Result<()> {
         Ok(())
     }
@@ -256,7 +265,8 @@ pub trait Storage: Send + Sync {
 ///
 /// # Errors
 ///
-/// Those of [`Storage::list`] and of `each`, which end the listing.
+/// Those of [`Storage::list`] and of `each`; the first one ends the listing. `Defect` for an empty
+/// page that is not the last.
 pub fn list_all(
     store: &dyn Storage,
     folder: &Key,
@@ -269,14 +279,14 @@ pub fn list_all(
         for entry in page.entries {
             each(entry)?;
         }
-        if !page.more || last.is_none() {
+        if !page.more {
             return Ok(());
         }
-        after = last;
+        after = Some(last.ok_or_else(|| Error::defect("an empty page of a listing that continues"))?);
     }
 }
 
-/// Object that is stored to test the store. No cluster's name begins with a dash.
+/// Key of the object that tests the store. No cluster's name begins with a dash.
 const PROBE: &str = "-probe/create";
 
 /// Tests that a store distinguishes a missing object from a forbidden one, and that it does not
@@ -292,7 +302,7 @@ fn prove(store: &dyn Storage) -> Result<()> {
     }
     let probe = Key::new(PROBE)?;
     let body = b"walkeep stores this twice to see that the second time is refused\n".to_vec();
-    // A later call is refused at its first put, which proves the same.
+    // In a later call the first put is refused, which proves the same promise.
     if store.put(&probe, &body, Mode::Create)? == Put::Exists
         || store.put(&probe, &body, Mode::Create)? == Put::Exists
     {
@@ -302,7 +312,7 @@ fn prove(store: &dyn Storage) -> Result<()> {
         .hint("set `conditional_create = false` for this repository, or use a store that supports conditional creates"))
 }
 
-/// Twenty-four random hexadecimal digits.
+/// Returns 24 random hexadecimal digits.
 fn random_name() -> Result<String> {
     let mut random = [0; 12];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;

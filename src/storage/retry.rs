@@ -1,8 +1,8 @@
-//! Retries of requests that may succeed a moment later: lost connections, busy stores, missing
-//! answers.
+//! Retries of requests that failed for a transient reason: a lost connection, a busy store, a
+//! missing answer.
 //!
-//! A create whose answer was lost may have happened. So before it is sent again, the key is read,
-//! and an object with exactly the same bytes counts as stored.
+//! A create whose answer was lost may have succeeded. So before the create is sent again, the key
+//! is read, and an object with exactly the same bytes counts as stored.
 
 use super::traced::ATTEMPT;
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
@@ -15,11 +15,12 @@ use std::time::Duration;
 /// Number of attempts, and pauses between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts at a request to a store that has not answered yet; at least one.
+    /// Attempts at a request to a store that has not answered any request yet; at least one.
     pub max_attempts: u32,
-    /// Attempts at a request to a store that has answered before, which is worth a longer wait.
+    /// Attempts at a request to a store that has answered before, for which a longer wait is
+    /// worthwhile.
     pub max_attempts_after_answer: u32,
-    /// The first pause, about; each further one is twice as long.
+    /// Upper limit of the first pause; each further limit is twice as long.
     pub first_pause: Duration,
     /// Upper limit of a pause.
     pub max_pause: Duration,
@@ -63,12 +64,12 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after this many failures: a random share of it, between half and all, so that many
-    /// clients of a busy store do not return at the same time.
+    /// Pause after this many failures: a random duration between half of the limit and the limit,
+    /// so that many clients of a busy store do not retry at the same time.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         let doubled = self.first_pause.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         let mut random = [0; 2];
-        // Without random bytes the pause is half as long.
+        // Without random bytes the pause is half of the limit.
         let _ = getrandom::fill(&mut random);
         let share = 0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0;
         doubled.min(self.max_pause).mul_f64(share)
@@ -100,8 +101,8 @@ impl<S: Storage> Retry<S> {
         )
     }
 
-    /// The outcome of an earlier attempt at a create: `None` when the key has no object, `Stored`
-    /// when it has the bytes of `body`.
+    /// Outcome of an earlier attempt at a create: `None` when the key has no object, `Stored` when
+    /// the object has the bytes of `body`, `Exists` when it has others.
     fn outcome(&self, key: &Key, body: &dyn Body) -> Result<Option<Put>> {
         match self.store.get(key, None)? {
             None => Ok(None),
@@ -110,7 +111,7 @@ impl<S: Storage> Retry<S> {
     }
 }
 
-/// Bytes that are compared at a time.
+/// Number of bytes that are compared at a time.
 const COMPARED_CHUNK: u64 = 64 << 10;
 
 /// Whether an object has the bytes of a body.
@@ -132,7 +133,7 @@ fn same(theirs: &mut dyn Read, ours: &mut dyn Read) -> Result<bool> {
     }
 }
 
-/// Replaces `chunk` by the next bytes of `source`; empty at its end.
+/// Replaces the content of `chunk` by the next bytes of `source`; `chunk` is empty at the end.
 fn chunk(source: &mut dyn Read, chunk: &mut Vec<u8>) -> Result<()> {
     chunk.clear();
     let read = source.take(COMPARED_CHUNK).read_to_end(chunk);

@@ -1,6 +1,6 @@
-//! Makes each request to a store visible: a span `store.request` with `op`, `key` and `attempt`,
-//! and an event at its end with `status`, `bytes` and `ms`. As long as nothing wants events of
-//! level DEBUG it only passes requests on.
+//! Traces each request to a store: a span `store.request` with `op`, `key` and `attempt`, and an
+//! event at its end with `status`, `bytes` and `ms`. While events of level DEBUG are disabled, only
+//! forwards the requests.
 
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::Result;
@@ -13,11 +13,11 @@ use std::time::Instant;
 use tracing::{Level, Span, debug, debug_span};
 
 thread_local! {
-    /// Number of the attempt that this thread makes, from 1 on; [`Retry`](super::Retry) counts.
+    /// Number of the attempt that this thread makes, from 1 on; set by [`Retry`](super::Retry).
     pub(super) static ATTEMPT: Cell<u32> = const { Cell::new(1) };
 }
 
-/// A store whose requests are visible.
+/// A store whose requests are traced.
 pub struct Traced<S>(S);
 
 impl<S: Storage> Traced<S> {
@@ -35,7 +35,7 @@ struct TracedRequest {
 }
 
 impl TracedRequest {
-    /// Returns `None` when nothing wants to see requests.
+    /// Begins the span of a request; `None` while events of level DEBUG are disabled.
     fn begin(op: &'static str, key: &Key) -> Option<TracedRequest> {
         tracing::enabled!(Level::DEBUG).then(|| {
             let key = key.as_str().to_owned();
@@ -55,7 +55,7 @@ impl TracedRequest {
     }
 }
 
-/// Does the work of a request, and reports its end as `status` describes it.
+/// Does the work of a request; `status` formats its result for the event at its end.
 fn traced<T>(
     op: &'static str,
     key: &Key,

@@ -1,5 +1,5 @@
-//! Upload of a body: in pieces, so that it is never copied as a whole, with its hash in the
-//! signature, and without an overall time limit as long as it makes progress.
+//! Upload of a body: in pieces, so that the body is never copied as a whole, with its hash in the
+//! signature, and without a time limit as long as the upload makes progress.
 
 use super::Checksums;
 use super::failure::S3Failure;
@@ -21,10 +21,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// Bytes of a piece; so few that the allocator uses the same memory again.
+/// Size of a piece in bytes, small enough that the allocator reuses the memory.
 const PIECE_SIZE: usize = 64 << 10;
 
-/// BodyPieces that wait for the connection.
+/// Maximum number of pieces that wait for the connection.
 const QUEUE_CAPACITY: usize = 2;
 
 /// Time limit of a body that makes no progress, and of the answer to a request without a body.
@@ -59,12 +59,12 @@ pub(super) async fn upload<T>(
     let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
     let pieces = BodyPieces { receiver, left: bytes.len() as u64 };
     let mut request = pin!(request(ByteStream::new(SdkBody::from_body_1_x(pieces))));
-    // Ends only by a timeout.
+    // This future completes only by a timeout.
     let mut feeding = pin!(async {
         for piece in bytes.chunks(PIECE_SIZE) {
             match timeout(STALL_TIMEOUT, sender.send(Bytes::copy_from_slice(piece))).await {
                 Ok(Ok(())) => {}
-                // The receiver is gone: the answer arrived early, or the connection was lost.
+                // The receiver was dropped: the answer arrived early, or the connection was lost.
                 Ok(Err(_)) => break,
                 Err(_) => {
                     return S3Failure::timeout(format!("the store accepted no data for {STALL_TIMEOUT:?}"));
@@ -83,10 +83,10 @@ pub(super) async fn upload<T>(
     .await
 }
 
-/// The body of a request, as the connection reads it.
+/// The body of a request, which the connection reads piece by piece.
 struct BodyPieces {
     receiver: mpsc::Receiver<Bytes>,
-    /// Bytes that were not read yet.
+    /// Number of bytes that were not read yet.
     left: u64,
 }
 
@@ -132,7 +132,11 @@ impl Sum {
         }
     }
 
-    /// Compares the sum with the one in the answer, if that has one.
+    /// Compares the sum with the one in the answer, if the answer has one.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when the two differ.
     pub(super) fn check(&self, stored: Option<&str>) -> crate::error::Result<()> {
         match (stored, self.header.as_deref()) {
             (Some(theirs), Some(ours)) if theirs != ours => {
@@ -143,7 +147,8 @@ impl Sum {
         }
     }
 
-    /// Puts the sum into the signature, by which every store checks the body that it receives.
+    /// Returns the interceptor that signs a request with this sum. Every store compares the signed
+    /// sum with the body that it receives.
     pub(super) fn signed(&self) -> SignedSum {
         SignedSum(self.hex.clone())
     }
@@ -169,9 +174,9 @@ impl Intercept for SignedSum {
     }
 }
 
-/// The interceptor that adds `Content-MD5`, without which older stores refuse to delete many
-/// objects at once. AWS needs the SDK's own checksum for that, which is removed for stores that
-/// refuse such headers.
+/// The interceptor that adds `Content-MD5`, without which older stores refuse to delete several
+/// objects by one request. AWS requires the SDK's own checksum instead; it is removed for stores
+/// that refuse checksum headers.
 #[derive(Debug)]
 pub(super) struct ContentMd5(pub(super) Checksums);
 

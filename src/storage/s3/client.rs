@@ -1,10 +1,10 @@
-//! The client: one runtime, one set of connections and of credentials for all threads, made by the
-//! first request.
+//! The client: one runtime, one pool of connections and one set of credentials for all threads,
+//! created by the first request.
 //!
-//! The runtime has no thread of its own: a thread that waits for an answer drives it, for all the
-//! others too. The SDK neither retries nor sets timeouts. A request whose failure one more can cure
-//! (clock, credentials, region, redirect) is sent again from here; everything else is left to
-//! [`Retry`](crate::storage::Retry).
+//! The runtime has no thread of its own: a thread that waits for an answer drives it, also for the
+//! other threads. The SDK neither retries nor sets timeouts. A request that failed because of the
+//! clock, the credentials, the region or a redirect is corrected and sent again from here; all
+//! other retries are left to [`Retry`](crate::storage::Retry).
 
 use super::S3Options;
 use super::credentials::{Keys, Signing, region_of_profile};
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-/// Redirects that one request follows.
+/// Maximum number of redirects that one request follows.
 const MAX_REDIRECTS: u32 = 3;
 
 /// Everything that requests need, shared by all threads.
@@ -51,7 +51,7 @@ impl Engine {
         Ok(Engine { runtime: Some(runtime), keys, client: Mutex::new(client), is_encrypted })
     }
 
-    /// Waits for a future, which another thread may be driving.
+    /// Waits for a future; another thread may drive the runtime meanwhile.
     pub(super) fn wait<T, E: From<Error>>(
         &self,
         future: impl Future<Output = std::result::Result<T, E>>,
@@ -62,8 +62,8 @@ impl Engine {
         }
     }
 
-    /// Sends a request. `attempt` is called again after a failure by the clock, the credentials,
-    /// the region or a redirect, with a client that is corrected for it.
+    /// Sends a request. When it fails because of the clock, the credentials, the region or a
+    /// redirect, `attempt` is called again with a corrected client.
     pub(super) fn request<T>(
         &self,
         kind: RequestKind,
@@ -74,8 +74,8 @@ impl Engine {
             let (mut corrected_clock, mut renewed_keys, mut moved, mut redirects) = (false, false, false, 0);
             loop {
                 let generation = self.keys.ready().await?;
-                // Lets idle connections notice that the store has closed them, before one is used
-                // again.
+                // Lets the runtime detect idle connections that the store has closed, before one of
+                // them is reused.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
                 let failure = match attempt(&client).await {
@@ -83,8 +83,8 @@ impl Engine {
                     Err(failure) => failure,
                 };
                 if failure.is("RequestTimeTooSkewed") && !corrected_clock {
-                    // The SDK takes the store's clock from that answer, and dates by it from now
-                    // on.
+                    // The SDK takes the store's time from this answer, and uses it to date all
+                    // further requests.
                     corrected_clock = true;
                 } else if failure.is_expired() && !renewed_keys {
                     self.keys.refuse(generation);
@@ -136,7 +136,7 @@ impl Drop for Engine {
 /// Makes the client and its credentials. Opens no connection to the store.
 async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<Keys>, Client)> {
     let http_of_aws = Http::new(roots(options));
-    // `ca_file` is for the store; the certificates of AWS's other services are public.
+    // `ca_file` applies to the store only: the other services of AWS have public certificates.
     let http =
         options.ca_file.clone().map_or_else(|| http_of_aws.clone(), |path| Http::new(Roots::File(path)));
     let region = region(options, endpoint.is_some(), &http_of_aws).await?;
@@ -161,7 +161,7 @@ async fn connect(options: &S3Options, endpoint: Option<String>) -> Result<(Arc<K
     Ok((keys, Client::from_conf(config)))
 }
 
-/// An environment variable, if it is set and not empty.
+/// Value of an environment variable, if it is set and not empty.
 fn variable(options: &S3Options, name: &str) -> Option<String> {
     (options.variable)(name).filter(|value| !value.is_empty())
 }
@@ -189,14 +189,14 @@ async fn region(options: &S3Options, has_endpoint: bool, http: &Http) -> Result<
     }
     match region_of_profile(options.profile.as_deref(), http).await {
         Some(region) => Ok(region),
-        // Most stores that are not AWS accept this one.
+        // Most stores that are not AWS accept this region.
         None if has_endpoint => Ok(Region::from_static("us-east-1")),
         None => Err(Error::new(Kind::Config, "the region of the bucket is unknown")
             .hint("set `region`, or `endpoint` for a store that is not AWS")),
     }
 }
 
-/// The interceptor that sends a request to the URL of a redirect, signed for that.
+/// The interceptor that sends a request to the URL of a redirect, and signs it for that URL.
 #[derive(Debug)]
 struct Redirected(String);
 

@@ -24,10 +24,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// Credentials are renewed when they expire within this time.
+/// Remaining lifetime of credentials below which they are renewed.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
 
-/// Interval between renewals while the credentials are still valid.
+/// Minimum interval between renewals while the credentials are still valid.
 const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time limit of all sources together.
@@ -36,12 +36,12 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time limit of one request to the instance's metadata, which most machines do not have.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a key file, at most.
+/// Maximum number of bytes that are read from a key file.
 const MAX_KEY_SIZE: u64 = 4096;
 
 const HINT: &str = "set `access_key_file` and `secret_key_file`, or a `profile`, or give the server that starts walkeep the AWS environment or role that it should use";
 
-/// KeySource of the credentials.
+/// Source of the credentials.
 enum KeySource {
     Files { access: PathBuf, secret: PathBuf },
     Environment(Variable),
@@ -51,7 +51,7 @@ enum KeySource {
 /// The credentials in force.
 pub(super) struct Keys {
     source: KeySource,
-    /// Locked by the one request that renews them.
+    /// Locked by the one request that renews the credentials.
     renewing: tokio::sync::Mutex<()>,
     held: Mutex<LoadedKeys>,
 }
@@ -60,10 +60,10 @@ pub(super) struct Keys {
 struct LoadedKeys {
     credentials: Option<Credentials>,
     loaded: Option<Instant>,
-    /// Number of times that credentials were loaded, so that a request which failed with older ones
-    /// does not discard newer ones.
+    /// Number of times that credentials were loaded, so that a request that failed with older
+    /// credentials does not discard newer ones.
     generation: u64,
-    /// Whether the store has refused these as expired.
+    /// Whether the store has refused the credentials of this generation as expired.
     refused: bool,
 }
 
@@ -121,7 +121,7 @@ impl Keys {
         held.refused |= held.generation == generation;
     }
 
-    /// Generation of the credentials, if they need no renewal.
+    /// Generation of the credentials; `None` when they have to be renewed.
     fn fresh(&self) -> Option<u64> {
         let held = self.held.lock();
         let left = held.left()?;
@@ -154,7 +154,7 @@ impl Keys {
 }
 
 impl LoadedKeys {
-    /// Time until the credentials expire; zero when they have, `None` when there are none.
+    /// Time until the credentials expire: zero for expired ones, `None` when none are loaded.
     fn left(&self) -> Option<Duration> {
         let Some(expiry) = self.credentials.as_ref()?.expiry() else {
             return Some(Duration::MAX);
@@ -185,7 +185,7 @@ fn from_environment(variable: &Variable) -> Option<Credentials> {
     Some(Credentials::new(access, secret, value("AWS_SESSION_TOKEN"), None, "environment"))
 }
 
-/// Reads the one line of a key file. Errors contain nothing of it.
+/// Reads the one line of a key file. Errors contain no part of its content.
 fn read(path: &Path, secret: bool) -> Result<String> {
     let doing = || format!("read {}", path.display());
     let file = std::fs::File::open(path).doing(doing).map_err(|error| {
@@ -214,7 +214,7 @@ fn provider_config(region: Option<&Region>, http: &Http) -> ProviderConfig {
     ProviderConfig::without_region().with_region(region.cloned()).with_http_client(http.clone())
 }
 
-/// The sources of the AWS crates, or the one profile of them.
+/// Returns the credential sources of the AWS crates: all of them, or only the given profile.
 async fn chain(profile: Option<&str>, region: &Region, http: &Http) -> Box<dyn ProvideCredentials> {
     let config = provider_config(Some(region), http);
     if let Some(profile) = profile {
@@ -241,19 +241,19 @@ pub(super) async fn region_of_profile(profile: Option<&str>, http: &Http) -> Opt
     files.build().region().await
 }
 
-/// The error of sources that gave no credentials.
+/// Converts the error of sources that returned no credentials.
 fn missing(error: &aws_credential_types::provider::error::CredentialsError) -> Error {
     use aws_credential_types::provider::error::CredentialsError;
     let cause = innermost(error);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
-            // The list of what each source of the chain answered fills lines and adds nothing.
+            // The list of the results of all sources is long and adds nothing.
             let cause = cause.split_once(". Attempted").map_or(&*cause, |(cause, _)| cause);
             Error::new(Kind::Config, format!("there are none: {cause}")).hint(HINT)
         }
         CredentialsError::ProviderTimedOut(_) => Error::new(Kind::Timeout, cause).hint(HINT),
         CredentialsError::InvalidConfiguration(_) => Error::new(Kind::Config, cause).hint(HINT),
-        // A service that gives credentials and may be back in a moment.
+        // The failure of a service that provides credentials, which may be transient.
         _ => Error::new(Kind::Unavailable, cause).hint(HINT),
     }
 }

@@ -1,9 +1,9 @@
-//! Classification of the failures of an object store: which are transient, which are permissions,
-//! which one more request can cure, and the message and hint of each. Knows nothing of what the
-//! requests are for.
+//! Classification of the failures of an object store: transient failures, missing permissions,
+//! failures that a corrected request avoids, and the message and hint of each. Does not know the
+//! purpose of the requests.
 
 use super::http::NoAnswer;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, lowercase_first};
 use crate::net::https::chain;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -51,7 +51,7 @@ const BUSY: [&str; 13] = [
     "Busy",
 ];
 
-/// Codes for a body that did not arrive as it was sent.
+/// Codes for a body, or an upload, that did not arrive as it was sent.
 const GARBLED: [&str; 6] = [
     "BadDigest",
     "IncompleteBody",
@@ -77,7 +77,7 @@ const FULL: [&str; 5] = [
 ];
 
 impl S3Failure {
-    /// The failure in an error of the SDK.
+    /// Converts an error of the SDK.
     pub(super) fn of<E>(error: SdkError<E, HttpResponse>) -> S3Failure
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
@@ -106,7 +106,7 @@ impl S3Failure {
         }
     }
 
-    /// The failure of one object of a request that succeeded as such.
+    /// Failure of one object of a request that succeeded as a whole.
     pub(super) fn of_object(code: Option<&str>, message: Option<&str>, what: &str) -> S3Failure {
         let parts = [Some(what), code, message].into_iter().flatten();
         let text = parts.map(one_line).collect::<Vec<_>>().join(": ");
@@ -114,7 +114,7 @@ impl S3Failure {
         S3Failure { code: code.to_owned(), ..Error::new(kind(0, code), text).into() }
     }
 
-    /// The failure of a request that was not answered in time.
+    /// Failure of a request that was not answered in time.
     pub(super) fn timeout(what: impl fmt::Display) -> S3Failure {
         Error::new(Kind::Timeout, what.to_string()).into()
     }
@@ -124,12 +124,13 @@ impl S3Failure {
         self.code == code
     }
 
-    /// Whether the object does not exist, according to an answer that only an S3 store gives.
+    /// Whether the object does not exist. Only an S3 store gives this answer; a 404 of a proxy is
+    /// another failure.
     pub(super) fn is_absent(&self) -> bool {
         self.status == 404 && self.is("NoSuchKey")
     }
 
-    /// Whether a condition of the request did not hold: the object exists, or has another ETag.
+    /// Whether a condition of the request was not met: the object exists, or has another ETag.
     pub(super) fn is_taken(&self) -> bool {
         self.status == 412
     }
@@ -149,19 +150,19 @@ impl S3Failure {
         self.status == 501 || self.status == 405 || self.is("NotImplemented")
     }
 
-    /// Region of the bucket, when the request was signed for another one.
+    /// Region of the bucket, when the request was signed for another region.
     pub(super) fn right_region(&self) -> Option<&str> {
         let is_wrong = matches!(self.status, 301 | 302 | 307 | 308 | 400 | 403);
         self.region.as_deref().filter(|_| is_wrong)
     }
 
-    /// URL to which this one request has to be sent instead.
+    /// URL to which this request has to be sent instead.
     pub(super) fn redirect(&self) -> Option<&str> {
         let is_elsewhere = matches!(self.status, 301 | 302 | 307 | 308);
         self.location.as_deref().filter(|location| is_elsewhere && location.contains("://"))
     }
 
-    /// Adds the hint for this failure, which may be the permission that `kind` needs.
+    /// Adds the hint for this failure, which may name the permission that `kind` requires.
     pub(super) fn with_permission_hint(mut self, kind: RequestKind) -> S3Failure {
         if let Some(hint) = self.hint(kind) {
             self.error = self.error.hint(hint);
@@ -215,6 +216,7 @@ impl S3Failure {
 }
 
 impl RequestKind {
+    /// Hint about the permission that the request requires.
     fn permission(self) -> &'static str {
         match self {
             RequestKind::Read => {
@@ -244,7 +246,7 @@ impl From<Error> for S3Failure {
     }
 }
 
-/// An answer that does not have the form that this request's answers have.
+/// Error for an answer that does not have the expected form.
 pub(super) fn unexpected_answer(kind: Kind, what: &str) -> Error {
     Error::new(kind, format!("the store's answer {what}"))
 }
@@ -263,14 +265,14 @@ fn kind(status: u16, code: &str) -> Kind {
             408 | 429 | 500 | 502 | 503 | 504 => Kind::Unavailable,
             507 => Kind::Full,
             501 => Kind::Refused,
-            // An answer that cannot be parsed: cut off, or not from a store.
+            // An answer that cannot be parsed: it is cut off, or not from a store.
             200..300 => Kind::Unavailable,
             _ => Kind::Failed,
         },
     }
 }
 
-/// Message of an answer with an error.
+/// Formats the message of an answer with an error.
 fn describe(
     status: u16,
     code: &str,
@@ -294,20 +296,20 @@ fn describe(
     text
 }
 
-/// Text from outside, on one line and of limited length.
+/// Converts text of a server to one line of limited length.
 fn one_line(text: &str) -> String {
     const MAX_CHARS: usize = 300;
     let clean = text.trim_end_matches('.').chars().map(|c| if c.is_control() { ' ' } else { c });
     clean.take(MAX_CHARS).collect()
 }
 
-/// The error of a request whose connection failed or was lost.
+/// Error of a request whose connection failed or was lost.
 fn no_answer<E>(error: &SdkError<E, HttpResponse>) -> Error
 where
     E: std::error::Error + 'static,
 {
     let below = || chain(error);
-    // An error of this program, such as certificates that cannot be read.
+    // The cause may be an error of this program, such as certificates that cannot be read.
     if let Some(own) = below().find_map(|error| error.downcast_ref::<Error>()) {
         return own.clone();
     }
@@ -348,12 +350,7 @@ where
 /// Text of the innermost cause.
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let cause = chain(error).last().unwrap_or(error).to_string();
-    let mut cause = one_line(&cause);
-    // The operating system's texts begin with a capital; ours are part of a line.
-    if let Some(first) = cause.get_mut(0..1) {
-        first.make_ascii_lowercase();
-    }
-    cause
+    lowercase_first(one_line(&cause))
 }
 
 /// Text of the first XML element of this name.

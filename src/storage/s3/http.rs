@@ -1,4 +1,4 @@
-//! HTTP for the SDK. Knows nothing of S3.
+//! HTTP client of the SDK. Does not know S3.
 
 use crate::net::https::{BoxError, CONNECT_TIMEOUT, Connect, Late, chain, client};
 use aws_smithy_runtime_api::client::http::{
@@ -16,7 +16,7 @@ use tracing::{Level, debug};
 
 pub(super) use crate::net::https::Roots;
 
-/// A client with connections of its own.
+/// An HTTP client with its own pool of connections.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<Connect, SdkBody>,
@@ -36,15 +36,15 @@ impl fmt::Debug for Http {
 
 impl HttpClient for Http {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // Only the sources of credentials set timeouts here; requests to S3 have theirs where they
-        // are sent.
+        // Only the sources of credentials set timeouts here. The timeouts of requests to S3 are set
+        // where the requests are sent.
         let connect = settings.connect_timeout().unwrap_or(CONNECT_TIMEOUT);
         let limit = settings.read_timeout().map(|read| connect + read);
         SharedHttpConnector::new(Requests { http: self.clone(), limit })
     }
 }
 
-/// The client with the timeout of the requests that the SDK sends through it.
+/// The connector that the SDK uses: the client, and the time limit of a request.
 #[derive(Debug)]
 struct Requests {
     http: Http,
@@ -58,7 +58,7 @@ impl HttpConnector for Requests {
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
         let uri = request.uri();
-        // Without the query, and without headers: those hold the signature.
+        // The query and the headers are not logged: they contain the signature.
         let asked = tracing::enabled!(Level::DEBUG).then(|| format!("{} {}", request.method(), uri.path()));
         let begun = Instant::now();
         let server = uri.authority().map_or_else(|| uri.to_string(), ToString::to_string);
@@ -99,10 +99,10 @@ impl HttpConnector for Requests {
     }
 }
 
-/// The failure of a request that got no answer.
+/// Failure of a request that got no answer.
 #[derive(Debug)]
 pub(super) struct NoAnswer {
-    /// Host and port.
+    /// Host and port of the server.
     pub(super) server: String,
     cause: BoxError,
 }

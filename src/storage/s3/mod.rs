@@ -1,12 +1,12 @@
 //! A bucket as a store. A put is one request that takes effect as a whole, and `If-None-Match: *`
-//! makes it exclusive. An answer counts only when it is one of S3: a missing object is a 404 with
-//! the code `NoSuchKey`, and nothing else is.
+//! makes it exclusive. Only answers of an S3 server are accepted: an object is missing if the
+//! answer is a 404 with the code `NoSuchKey`; a 404 without that code is an error.
 //!
-//! Every request has its own timeouts. [`Retry`](super::Retry) retries what fails; this module
-//! retries only where less than the whole operation has to be repeated: once for a wrong clock, for
-//! expired credentials and for a wrong region, the rest of an object whose transfer broke off, and
-//! one part of a multipart upload. Runtime, certificates and credentials are not touched before the
-//! first request.
+//! Every request has its own timeouts. [`Retry`](super::Retry) retries failed operations; this
+//! module retries only where less than the whole operation has to be repeated: a request once for a
+//! wrong clock, for expired credentials and for a wrong region, the rest of an object whose
+//! transfer broke off, and one part of a multipart upload. Runtime, certificates and credentials
+//! are loaded by the first request.
 
 mod body;
 mod client;
@@ -35,7 +35,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Objects that one request may delete, a limit of S3.
+/// Maximum number of objects that one request may delete, a limit of S3.
 const MAX_DELETED_AT_ONCE: usize = 1000;
 
 /// A bucket, or a prefix of it, that holds objects.
@@ -46,9 +46,9 @@ pub struct S3 {
 /// State that a store shares with the readers of its objects.
 struct SharedBucket {
     options: S3Options,
-    /// Made by the first request.
+    /// Started by the first request.
     engine: OnceCell<Engine>,
-    /// Set when the store has refused to delete several objects by one request.
+    /// Whether the store has refused to delete several objects by one request.
     deletes_one_by_one: AtomicBool,
 }
 
@@ -57,7 +57,7 @@ impl SharedBucket {
         &self.options.bucket
     }
 
-    /// Name in the bucket: the key behind the prefix.
+    /// Name of an object in the bucket: the prefix and the key.
     fn full(&self, key: &Key) -> String {
         match self.options.prefix.as_str() {
             "" => key.to_string(),
@@ -65,7 +65,7 @@ impl SharedBucket {
         }
     }
 
-    /// Key of an object of the bucket; `None` when the object is not one of this store.
+    /// Key of an object of the bucket; `None` when the object does not belong to this store.
     fn own(&self, full: &str) -> Option<Key> {
         let key = match self.options.prefix.as_str() {
             "" => full,
@@ -92,13 +92,13 @@ impl SharedBucket {
 }
 
 impl S3 {
-    /// The store in this bucket. Touches nothing.
+    /// Creates the store of a bucket. Sends no request and reads no file.
     pub fn new(options: S3Options) -> S3 {
         let deletes_one_by_one = AtomicBool::new(false);
         S3 { bucket: Arc::new(SharedBucket { options, engine: OnceCell::new(), deletes_one_by_one }) }
     }
 
-    /// The step `what` on an object, for an error.
+    /// Formats the step `what` on an object, for an error.
     fn doing(&self, what: &str, key: &Key) -> String {
         format!("{what} s3://{}/{}", self.bucket.name(), self.bucket.full(key))
     }
@@ -148,7 +148,7 @@ impl S3 {
                 if first.len() < PART_SIZE {
                     return self.put_whole(&full, &first, mode);
                 }
-                // Asked first: a large object would be sent in vain.
+                // Checked first, so that a large object is not sent in vain.
                 if mode == Mode::Create && self.look(key)?.is_some() {
                     return Ok(Put::Exists);
                 }
@@ -157,8 +157,8 @@ impl S3 {
         }
     }
 
-    /// Size and time of an object, by a GET of its first byte. The answer to a HEAD has no body,
-    /// and is the same for a missing bucket as for a missing object.
+    /// Returns size and time of an object, by a GET of its first byte. A HEAD does not suffice: its
+    /// answer has no body, so a missing bucket cannot be distinguished from a missing object.
     fn look(&self, key: &Key) -> Result<Option<ListedObject>> {
         let full = self.bucket.full(key);
         let entry = |size, modified: Option<DateTime>| {
@@ -172,7 +172,7 @@ impl S3 {
                 entry(size, modified)
             }
             Err(failure) if failure.is_absent() => Ok(None),
-            // The object exists, but it is empty or archived.
+            // The object exists, but is empty or archived: a HEAD suffices.
             Err(failure) if failure.is_beyond_end() || failure.is("InvalidObjectState") => {
                 let head = self.bucket.request(RequestKind::Read, async |client| {
                     let request = client.head_object().bucket(self.bucket.name()).key(&full);
@@ -184,7 +184,7 @@ impl S3 {
         }
     }
 
-    /// Opens an object, or a part of it.
+    /// Opens an object, or the bytes of it in `range`.
     fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
         let full = self.bucket.full(key);
         if range.as_ref().is_some_and(Range::is_empty) {
@@ -203,7 +203,7 @@ impl S3 {
     fn list_page(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let bucket = &*self.bucket;
         let prefix = format!("{}/", bucket.full(folder));
-        // After the folder's own name, under which some tools store an object.
+        // Some tools store an object under the name of the folder itself, which is skipped.
         let mut after = after.map_or_else(|| prefix.clone(), |after| bucket.full(after)).max(prefix.clone());
         let mut page = Page { entries: Vec::new(), more: true };
         while page.more && page.entries.len() < limit {
@@ -228,7 +228,7 @@ impl S3 {
                         "walkeep needs a store that lists in the order of names; directory buckets (S3 Express) do not",
                     ));
                 }
-                // A name that cannot be a key is not ours and is ignored.
+                // An object whose name cannot be a key does not belong to the store and is skipped.
                 if let Some(key) = bucket.own(&full) {
                     if page.entries.len() == limit {
                         page.more = true;
@@ -246,7 +246,7 @@ impl S3 {
         Ok(page)
     }
 
-    /// Deletes as many objects as one request may name.
+    /// Deletes at most [`MAX_DELETED_AT_ONCE`] objects, by one request if the store supports that.
     fn delete_some(&self, keys: &[Key]) -> Result<()> {
         let one_by_one = &self.bucket.deletes_one_by_one;
         if keys.len() > 1 && !one_by_one.load(Ordering::Relaxed) {
@@ -298,7 +298,7 @@ impl S3 {
             .with_permission_hint(RequestKind::Delete))
     }
 
-    /// Aborts the unfinished multipart uploads that were begun before this moment. Returns their
+    /// Aborts the unfinished multipart uploads that were begun before `before`. Returns their
     /// number.
     fn abort_uploads(&self, before: jiff::Timestamp) -> Result<u64> {
         let bucket = &*self.bucket;
@@ -315,12 +315,12 @@ impl S3 {
                 with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
             });
             let page = match page {
-                // A store that cannot list them needs a lifecycle rule of its own.
+                // A store that cannot list uploads has to remove them by a lifecycle rule.
                 Err(failure) if failure.is_unknown_request() => return Ok(aborted),
                 page => page?,
             };
             for upload in page.uploads() {
-                // An upload without a time stays: it may be a live one.
+                // An upload without a time is not aborted: it may be in progress.
                 let begun = upload.initiated().map(|begun| timestamp(Some(begun))).transpose()?;
                 if let (Some(begun), Some(key), Some(id)) = (begun, upload.key(), upload.upload_id())
                     && begun < before
@@ -378,14 +378,14 @@ impl Storage for S3 {
     }
 }
 
-/// The time of an object, which an answer has to give: with a made-up one, live claims and
-/// heartbeats would look stale, or stale ones live.
+/// Converts the time of an object. An answer without it is an error: with a default, current claims
+/// and heartbeats would look stale, or stale ones current.
 fn timestamp(time: Option<&DateTime>) -> Result<jiff::Timestamp> {
     let time = time.and_then(|time| jiff::Timestamp::from_nanosecond(time.as_nanos()).ok());
     time.ok_or_else(|| missing_attribute("time"))
 }
 
-/// The size of an object, which an answer has to give.
+/// Converts the size of an object. An answer without it is an error.
 fn size(size: Option<i64>) -> Result<u64> {
     size.and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing_attribute("size"))
 }
@@ -395,7 +395,7 @@ fn missing_attribute(what: &str) -> Error {
         .hint("walkeep needs a store that gives key, size and time (`Last-Modified`) of every object: look for a proxy or a gateway in between that removes them")
 }
 
-/// A name in a listing, where characters that XML cannot hold are percent-encoded.
+/// Decodes a name in a listing, where characters that XML cannot hold are percent-encoded.
 fn decoded(text: &str, is_encoded: bool) -> String {
     if !is_encoded {
         return text.to_owned();

@@ -1,5 +1,5 @@
-//! Multipart uploads, for large bodies of unknown length: parts, each with its hash, that the last
-//! request makes one object. Until then no reader sees anything of it.
+//! Multipart uploads, for large bodies of unknown length: parts, each with its hash, which the last
+//! request combines to one object. No reader sees any part of the object before that.
 
 use super::body::{STALL_TIMEOUT, Sum, length, upload, with_timeout};
 use super::failure::{RequestKind, S3Failure, unexpected_answer};
@@ -11,16 +11,16 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use std::io::Read;
 use std::time::Duration;
 
-/// Bytes of a part.
+/// Size of a part in bytes; the last part may be smaller.
 pub(super) const PART_SIZE: usize = 16 << 20;
 
-/// Parts of an upload, a limit of S3.
+/// Maximum number of parts of an upload, a limit of S3.
 const MAX_PARTS: usize = 10_000;
 
-/// Time limit of the last request, by which the store assembles the parts.
+/// Time limit of the last request, during which the store combines the parts.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Replaces `part` by the next part of the source; empty at its end.
+/// Replaces the content of `part` by the next part of `source`; `part` is empty at the end.
 pub(super) fn fill(source: &mut dyn Read, part: &mut Vec<u8>) -> Result<()> {
     part.clear();
     source.take(PART_SIZE as u64).read_to_end(part).map(|_| ()).map_err(|e| Error::from_io(READ_SOURCE, e))
@@ -35,7 +35,7 @@ pub(super) struct Multipart<'a> {
 }
 
 impl<'a> Multipart<'a> {
-    /// Stores the first part and the rest of the source.
+    /// Stores an object: `first`, its first part, and the rest of `source`.
     pub(super) fn put(
         bucket: &'a SharedBucket,
         key: &'a str,
@@ -75,7 +75,7 @@ impl<'a> Multipart<'a> {
     fn send(&mut self, first: Vec<u8>, source: &mut dyn Read) -> Result<()> {
         let mut part = first;
         while !part.is_empty() {
-            // Retried here: a retry of the whole put would send all the parts again.
+            // Retried here, since a retry of the whole put would send all parts again.
             let done = RetryPolicy::default().retry(|| true, |_| self.send_part(&part))?;
             self.parts.push(done);
             fill(source, &mut part)?;
@@ -135,7 +135,7 @@ impl<'a> Multipart<'a> {
     }
 }
 
-/// Aborts an upload; one that does not exist is aborted already.
+/// Aborts an upload. An upload that does not exist is not an error.
 pub(super) fn abort(bucket: &SharedBucket, key: &str, id: &str) -> Result<()> {
     let aborted = bucket.request(RequestKind::Uploads, async |client| {
         let request = client.abort_multipart_upload().bucket(bucket.name()).key(key).upload_id(id);

@@ -1,13 +1,14 @@
-//! Settings of a bucket: plain values. The environment comes in as a function.
+//! Settings of a bucket: plain values. The environment is passed in as a function.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Reads an environment variable, which this room does not do by itself.
+/// Function that returns the value of an environment variable: this room does not read the
+/// environment by itself.
 pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Settings of a bucket. Those that are `None` come from the usual AWS sources.
+/// Settings of a bucket. `None` leaves a setting to the usual AWS sources, or to the store.
 #[derive(Clone)]
 pub struct S3Options {
     pub bucket: String,
@@ -16,7 +17,7 @@ pub struct S3Options {
     pub region: Option<String>,
     /// `https://…` or `http://…`, without credentials.
     pub endpoint: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    /// Whether the URL of an object is `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub path_style: bool,
     /// PEM file of the certificates to trust instead of those of the system.
     pub ca_file: Option<PathBuf>,
@@ -37,12 +38,12 @@ pub enum Checksums {
     /// The header `x-amz-checksum-sha256`, which the store keeps with the object.
     #[default]
     Header,
-    /// Only the one in the signature, for stores that refuse that header.
+    /// Only the checksum in the signature, for stores that refuse the header.
     None,
 }
 
 impl S3Options {
-    /// A bucket with no other setting.
+    /// Settings with a bucket and a prefix only.
     pub fn new(bucket: impl Into<String>, prefix: impl Into<String>) -> S3Options {
         S3Options {
             bucket: bucket.into(),

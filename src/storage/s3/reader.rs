@@ -1,5 +1,5 @@
-//! Download of an object: a stream that resumes where it broke off, as long as the object is still
-//! the same.
+//! Download of an object: a stream that resumes where it broke off, as long as the object has not
+//! been replaced.
 
 use super::SharedBucket;
 use super::body::{STALL_TIMEOUT, with_timeout};
@@ -14,22 +14,23 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::time::timeout;
 
-/// Requests for the rest of one object.
+/// Maximum number of requests for the rest of one object.
 const MAX_RESUMES: u32 = 64;
 
 /// An object whose transfer has begun.
 pub(super) struct OpenedObject {
     body: ByteStream,
     etag: Option<String>,
-    /// Bytes of the object, of `size`, that are transferred.
+    /// Bytes of the object that are transferred.
     range: Range<u64>,
+    /// Size of the whole object in bytes.
     pub(super) size: u64,
     pub(super) modified: Option<DateTime>,
 }
 
 impl OpenedObject {
-    /// Requests an object, or a part of it that is not empty; with an `etag` only that version of
-    /// it.
+    /// Requests an object, or the bytes in `range`, which is not empty. With an `etag`, requests
+    /// only that version of the object.
     pub(super) fn get(
         bucket: &SharedBucket,
         key: &str,
@@ -60,7 +61,7 @@ impl OpenedObject {
                 }
                 (range, size)
             }
-            // The whole object will do when the part is its beginning.
+            // The whole object is accepted when the part is its beginning.
             (Some(wanted), None) if wanted.start == 0 => (0..wanted.end.min(length), length),
             (Some(_), None) => return Err(unexpected("is the whole object, not the requested part")),
         };
@@ -73,10 +74,10 @@ impl OpenedObject {
         })
     }
 
-    /// Reads one piece, so that the connection can be used again.
+    /// Reads one piece, so that the connection can be reused.
     pub(super) fn finish(mut self, bucket: &SharedBucket) -> Result<()> {
         bucket.wait(async {
-            // Neither its content nor a failure matters.
+            // Neither the content of the piece nor a failure matters.
             let _ = timeout(STALL_TIMEOUT, self.body.next()).await;
             Ok(())
         })
@@ -111,9 +112,11 @@ pub(super) struct ObjectReader {
     /// Name in the bucket, with the prefix.
     key: String,
     etag: Option<String>,
-    /// Bytes that were not received yet.
+    /// Bytes of the object that were not received yet.
     rest: Range<u64>,
+    /// Stream of the rest; `None` after a failure.
     body: Option<ByteStream>,
+    /// Received bytes that were not read yet.
     piece: Bytes,
     /// Failures since the last piece.
     failures: u32,
@@ -121,7 +124,7 @@ pub(super) struct ObjectReader {
 }
 
 impl ObjectReader {
-    /// Receives the next piece. `rest` is not empty.
+    /// Receives the next piece. `rest` must not be empty.
     fn advance(&mut self) -> Result<()> {
         loop {
             let mut body = match self.body.take() {
@@ -151,7 +154,7 @@ impl ObjectReader {
         }
     }
 
-    /// Requests the rest.
+    /// Requests the rest of the object.
     fn resume(&mut self) -> Result<ByteStream> {
         loop {
             match OpenedObject::get(&self.bucket, &self.key, Some(&self.rest), self.etag.as_deref()) {
@@ -165,7 +168,7 @@ impl ObjectReader {
         }
     }
 
-    /// Waits before the next attempt; fails with `why` when there is to be none.
+    /// Waits before the next attempt; fails with `why` when no further attempt is made.
     fn pause(&mut self, why: Error) -> Result<()> {
         let policy = RetryPolicy::default();
         self.failures += 1;
@@ -189,7 +192,7 @@ impl Read for ObjectReader {
     }
 }
 
-/// Converts a failure for a reader of a stream, so that [`Error::io`] gives the same kind again.
+/// Converts a failure for a reader of a stream, so that [`Error::io`] restores its kind.
 fn into_io(error: Error) -> io::Error {
     let kind = match error.kind() {
         Kind::Timeout => io::ErrorKind::TimedOut,
