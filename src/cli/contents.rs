@@ -18,31 +18,31 @@ pub struct Contents {
     pub archive: Archive,
     pub records: Vec<Record>,
     pub damaged: Vec<(String, Error)>,
-    /// Timelines whose history is damaged: nothing is known to lead to these.
+    /// Timelines whose history file is damaged, so their ancestors are unknown, and the errors.
     pub bad_histories: Vec<(TimelineId, Error)>,
-    /// Pins that hold now.
+    /// Pins in force, by backup.
     pub pins: BTreeMap<String, Pin>,
     pub wal: Option<WalHistory>,
-    /// Segments that at least one backup misses.
+    /// Missing segments that at least one backup needs.
     pub gaps: Vec<Gap>,
-    /// Along the newest timeline that a backup leads to.
+    /// Window along the newest timeline that a backup leads to.
     pub window: Option<Window>,
     /// Windows of all timelines, in their order.
     pub windows: Vec<Window>,
-    /// Segments at the end of a window that are damaged.
+    /// Damaged segments at the ends of windows, and the errors.
     pub bad_segments: Vec<(SegmentName, Error)>,
     pub sizes: Sizes,
-    /// Oldest first.
+    /// Drills, oldest first.
     pub drills: Vec<Drill>,
 }
 
-/// Bytes in the repository; their sum is all of it but a few small objects.
+/// Sizes in bytes. Together they cover the repository except for a few small objects.
 pub struct Sizes {
-    /// Bytes that removing each backup alone would free.
+    /// Bytes that the removal of a backup alone would free, by backup.
     pub exclusive: BTreeMap<String, u64>,
-    /// Packs, manifests and records of all backups, each counted once.
+    /// Size of the packs, manifests and records of all backups, each object counted once.
     pub backups: u64,
-    /// Data that no record names: of backups that are being made or were abandoned.
+    /// Size of data that no record names: of backups that are running or were killed.
     pub unfinished: u64,
     pub wal: u64,
 }

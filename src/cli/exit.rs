@@ -37,12 +37,13 @@ impl Exit {
         }
     }
 
+    /// Returns the more severe of two exits.
     #[must_use]
     pub fn worst(self, other: Exit) -> Exit {
         self.max(other)
     }
 
-    /// Returns the exit status by the contract.
+    /// Returns the exit status of the process.
     pub fn status(self) -> u8 {
         match self {
             Exit::Done => 0,

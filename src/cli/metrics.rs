@@ -167,8 +167,8 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_microsecond() as f64 / 1e6
 }
 
-fn flag(is: bool) -> f64 {
-    f64::from(u8::from(is))
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 /// Names and values of the labels of a sample.
@@ -216,19 +216,16 @@ fn text(all: &[Health]) -> String {
     text
 }
 
-/// Appends a metric with a sample for each of the things that have a value; nothing when none has.
-fn write<'a, T: 'a>(
-    text: &mut String,
-    metric: &Metric<T>,
-    things: impl Iterator<Item = (Labels<'a>, &'a T)>,
-) {
+/// Appends a metric with one sample for each item that has a value. Appends nothing when no item
+/// has a value.
+fn write<'a, T: 'a>(text: &mut String, metric: &Metric<T>, items: impl Iterator<Item = (Labels<'a>, &'a T)>) {
     let (kind, suffix) = match metric.kind {
         MetricKind::Gauge => ("gauge", ""),
         MetricKind::Counter => ("counter", "_total"),
     };
     let mut samples = String::new();
-    for (labels, thing) in things {
-        if let Some(value) = (metric.value)(thing) {
+    for (labels, item) in items {
+        if let Some(value) = (metric.value)(item) {
             let labels: Vec<String> =
                 labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
             let _ = writeln!(samples, "{}{suffix}{{{}}} {value}", metric.name, labels.join(","));

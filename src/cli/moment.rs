@@ -38,8 +38,9 @@ impl Moment {
         Ok(Moment { text: text.to_owned(), civil, offset, zone })
     }
 
-    /// Returns the instant. Without an offset the time is read in `zone`, the `TimeZone` of the
-    /// server; it is refused where that is unknown, or where the clocks were changed at that time.
+    /// Returns the instant. An offset decides; without one the time is read in the annotated zone,
+    /// else in `zone`, the `TimeZone` of the server. A time that no zone is known for, or that the
+    /// change of clocks repeated or skipped, is refused.
     fn instant(&self, zone: Option<&str>) -> Result<Timestamp> {
         let Moment { text, civil, offset, .. } = self;
         if let Some(offset) = offset {
@@ -78,8 +79,8 @@ fn known_zone(name: Option<&str>) -> Option<TimeZone> {
     TimeZone::get(name?).ok()
 }
 
-/// Parses the target of a recovery. A time without an offset is read in the time zone of the newest
-/// backup.
+/// Parses the target of a recovery. A time without an offset and a zone is read in the time zone of
+/// the newest backup.
 pub fn of_archive(text: &str, archive: &Archive) -> Result<Timestamp> {
     let moment = Moment::parse(text, Time::midnight())?;
     let zone = match (moment.offset, &moment.zone) {
@@ -98,7 +99,8 @@ pub fn of_archive(text: &str, archive: &Archive) -> Result<Timestamp> {
     Ok(time)
 }
 
-/// Parses a day, which means its end, or a time. Without an offset it is read in `zone`.
+/// Parses a time, or a day, which stands for its last microsecond. Without an offset and a zone it
+/// is read in `zone`.
 pub fn parse_day(text: &str, zone: Option<&str>) -> Result<Timestamp> {
     Moment::parse(text, END_OF_DAY)?.instant(zone)
 }

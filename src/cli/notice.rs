@@ -1,5 +1,5 @@
-//! Notices about the verbs that cron and systemd start. The fate of a notice never changes the exit
-//! status of a verb.
+//! Notices about the verbs that cron and systemd start. A notice that cannot be delivered never
+//! changes the exit status of a verb.
 
 use super::args;
 use super::exit::Exit;
@@ -22,7 +22,8 @@ struct VerbOutcome {
 }
 
 /// Runs a verb, and sends a notice about its end when one is due. `parts` are the arguments that
-/// select the work, so that success with some is not reported as the end of a failure with others.
+/// select the work. Failures are remembered for each combination of them, so that a success in one
+/// repository does not end a failure in another.
 pub fn watched(
     global: &args::GlobalArgs,
     verb: &'static str,
@@ -74,7 +75,7 @@ fn channels(context: &Context) -> Vec<NoticeChannel> {
     webhook.chain(config.command.iter().cloned().map(NoticeChannel::Command)).collect()
 }
 
-/// Sends the notice that is due after a verb has ended. No failure of it changes the exit status.
+/// Sends the notice that is due after a verb has ended. A failure to send it is a warning.
 fn report(context: &Context, verb: &str, about: &str, outcome: VerbOutcome) {
     let config = &context.config.notify;
     let channels = channels(context);
@@ -97,7 +98,7 @@ fn report(context: &Context, verb: &str, about: &str, outcome: VerbOutcome) {
     let is_delivered = match event {
         Some(event) => {
             let notice = notice(context, event, verb, outcome, due.since, now);
-            // Every channel gets the notice; one that accepts it is enough.
+            // Every channel gets the notice; it is delivered when at least one accepts it.
             channels.iter().filter(|channel| send(context, channel, &notice)).count() > 0
         }
         // A recovery that is not wanted counts as reported.

@@ -11,10 +11,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the progress bar is drawn.
+/// Interval at which the progress bar is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Keeps text for a notice, whether it is shown or not.
+/// Records text for notices; shows nothing.
 pub fn remember(text: &str) {
     tracing::info!(target: log::PRINTED, "{text}");
 }
@@ -52,7 +52,7 @@ pub struct Console {
     verbosity: Verbosity,
     memory: LogMemory,
     bar: ProgressBar,
-    /// Progress of the present operation.
+    /// Counters of the running operation, if there is one.
     progress: Arc<Mutex<Option<Progress>>>,
 }
 
@@ -60,7 +60,7 @@ impl Console {
     /// Installs the log of `walkeep` with its console; see [`log::install`].
     pub fn install(error: &StandardError, file: Option<&LogConfig>) -> Console {
         let verbosity = error.verbosity;
-        // Hidden unless standard error is a terminal: indicatif looks itself.
+        // indicatif hides the bar unless standard error is a terminal.
         let is_quiet = verbosity == Verbosity::Quiet;
         let bar = if is_quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
         let memory = log::install(error, file, bar.clone());
@@ -75,7 +75,7 @@ impl Console {
         self.verbosity >= Verbosity::Steps
     }
 
-    /// First lines of the warnings, errors and results until now.
+    /// Returns the first lines of the warnings, errors and results until now.
     pub fn lines(&self) -> Lines {
         self.memory.lines()
     }
@@ -97,20 +97,20 @@ impl Console {
         let before = self.progress.lock().replace(progress.clone());
         if before.is_none() && !self.bar.is_hidden() {
             let (bar, shown) = (self.bar.clone(), Arc::clone(&self.progress));
-            // Without a thread there is no bar, and nothing else is missing.
+            // If the thread cannot be started, only the bar is missing.
             let _ = std::thread::Builder::new().name("progress".into()).spawn(move || draw(&bar, &shown));
         }
         progress
     }
 
-    /// Takes the progress bar away.
+    /// Removes the progress bar.
     pub fn finish(&self) {
         *self.progress.lock() = None;
         self.bar.finish_and_clear();
     }
 }
 
-/// Draws the bar of the present operation until there is none.
+/// Draws the bar until no operation is running.
 fn draw(bar: &ProgressBar, progress: &Mutex<Option<Progress>>) {
     let template = "{wide_bar} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -119,7 +119,7 @@ fn draw(bar: &ProgressBar, progress: &Mutex<Option<Progress>>) {
     bar.reset();
     loop {
         std::thread::sleep(DRAW_INTERVAL);
-        // The lock is held while the bar is drawn: nothing is drawn after it was taken away.
+        // The lock is held while the bar is drawn, so nothing is drawn after its removal.
         let progress = progress.lock();
         let Some(progress) = &*progress else {
             return;

@@ -1,4 +1,5 @@
-//! Results of verbs, as JSON by the contract and as text for people. Prints nothing.
+//! Results of verbs, as JSON for programs and as text for people. Prints nothing. The JSON fields
+//! are an interface: fields are added, never changed.
 
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::pin::Pin;
@@ -16,7 +17,7 @@ pub trait Report {
         String::new()
     }
 
-    /// Returns the JSON document for standard output, with the fields of the contract.
+    /// Returns the JSON document for standard output.
     fn json(&self) -> impl Serialize;
 }
 
@@ -25,7 +26,7 @@ pub fn time(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// Returns the fields of a BACKUP of the contract.
+/// Returns the fields of a backup.
 pub fn backup(record: &Record, pin: Option<&Pin>) -> Value {
     json!({
         "id": record.id,
@@ -69,7 +70,7 @@ pub fn drill(drill: &Drill) -> Value {
     })
 }
 
-/// Returns the times of a window; both are null without one.
+/// Returns the times of a window; both are `null` when there is no window.
 pub fn moments(window: Option<&Window>) -> Value {
     json!({"from": window.map(|window| time(window.from)), "to": window.map(|window| time(window.to))})
 }

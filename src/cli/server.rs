@@ -13,6 +13,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Records the server that started this process, and has the kernel kill this process when that
+    /// server's process ends.
     pub fn begin() -> Result<Waiting> {
         let parent = std::os::unix::process::parent_id();
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
@@ -23,6 +25,7 @@ impl Waiting {
         Ok(waiting)
     }
 
+    /// Fails when the server has stopped, or was started again.
     pub fn check(&self) -> Result<()> {
         if std::os::unix::process::parent_id() == self.parent && postmaster(Path::new("")) == self.postmaster
         {
@@ -76,7 +79,8 @@ impl ServerState {
     }
 }
 
-/// Returns process id and start time of the server, from its `postmaster.pid`.
+/// Returns process id and start time of the server, from its `postmaster.pid`; `None` when that
+/// cannot be read.
 fn postmaster(pgdata: &Path) -> Option<String> {
     let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();

@@ -43,7 +43,7 @@ impl Context {
         clusters.into_iter().map(|cluster| Context::build(config.clone(), cluster, global)).collect()
     }
 
-    /// Prints the result of a verb on standard output, in the form that was asked for.
+    /// Prints the result of a verb on standard output, as JSON with `--json`.
     pub fn print(&self, report: &impl Report) -> Result<()> {
         output::print(self.json, report)
     }
@@ -99,10 +99,10 @@ fn stores(config: &Config, cluster: &ClusterConfig, policy: RetryPolicy) -> Resu
         .collect()
 }
 
-/// Hints about a bucket, in the spool. Another bucket under the same name in the configuration has
-/// hints of its own.
+/// Returns the hints about a bucket, which are kept in the spool. Their name has a hash of URL and
+/// endpoint, so another bucket under this name of a repository has hints of its own.
 fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, spool: &Path) -> RemoteHints {
-    // Without an endpoint it is AWS.
+    // Without an endpoint the store is AWS.
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or("");
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
     let place = hex::encode(hash);
@@ -180,7 +180,7 @@ pub fn random_hex<const N: usize>() -> Result<String> {
 /// Age after which a file that a crashed writer left behind is removed.
 const GARBAGE_AGE: SignedDuration = SignedDuration::from_hours(24);
 
-/// Returns the time before which files of crashed writers were written, if they are garbage.
+/// Returns the time before which an unfinished file counts as garbage of a crashed writer.
 pub fn garbage_before(now: jiff::Timestamp) -> Result<jiff::Timestamp> {
     now.checked_sub(GARBAGE_AGE)
         .map_err(|e| Error::new(Kind::Failed, format!("compute the age of unfinished files at {now}: {e}")))

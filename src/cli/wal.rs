@@ -1,5 +1,5 @@
-//! `walpush` and `walfetch`. PostgreSQL starts one for every WAL file, so work before the first
-//! byte is read costs for each 16 MiB of WAL.
+//! `walpush` and `walfetch`. PostgreSQL starts a process for every WAL file, so work before the
+//! first byte is read is repeated for each 16 MiB of WAL.
 
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
@@ -110,7 +110,7 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     limit_time(config.wal.timeout, || exit::PUSH_FAILED);
     let here = setup::working_directory()?;
     // A data directory that is not configured may be a copy of a cluster, which must not archive
-    // under the name of the original; in any other directory a person calls.
+    // under the name of the original. In any other directory an administrator started walpush.
     let in_data_directory = is_data_directory(&here)?;
     let cluster = if in_data_directory {
         config.cluster(args.cluster.as_deref(), &here)?
@@ -133,8 +133,7 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
         tracing::info!("archived {} ahead of its call", args.path.display());
         return Ok(0);
     }
-    // The result of the file itself has to be known before the timeout, whatever becomes of the
-    // files ahead.
+    // The file itself has to be finished before the timeout, also when the files ahead take long.
     let patience = config.wal.timeout / 2;
     let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, patience, now));
     let pushed = push.run();
@@ -154,7 +153,7 @@ pub fn walfetch() -> ExitCode {
         Err(error) => return usage(&error, fetch_failed(None)),
     };
     if let Some(size) = args.ahead {
-        return be_worker(args, size);
+        return run_worker(args, size);
     }
     let on_error = args.on_error;
     let standard_error = args.log.standard_error("walfetch", Verbosity::Quiet);
@@ -178,7 +177,7 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
     let pgdata = if is_data_directory(&here)? {
         Some(&here)
     } else {
-        // A person who calls may lack the permission to read the data directory.
+        // An administrator who starts walfetch may lack the permission to read the data directory.
         Some(&cluster.pgdata).filter(|pgdata| matches!(is_data_directory(pgdata), Ok(true)))
     };
     let fetch = Fetch {
@@ -208,10 +207,10 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
     Ok(0)
 }
 
-fn be_worker(args: FetchArgs, size: u64) -> ExitCode {
+fn run_worker(args: FetchArgs, size: u64) -> ExitCode {
     let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
     let start = worker::Start { config, cluster, pgdata, name, size };
-    // Every call works without a worker, so a failure is worth a line in the log file and no more.
+    // A failure goes to the log file only: every call works without a worker too.
     if let Ok(Err(error)) = std::panic::catch_unwind(|| worker::run(start)) {
         progress::debug(&error);
     }
@@ -228,16 +227,16 @@ pub fn fetch_command() -> clap::Command {
     FetchArgs::command()
 }
 
-/// Prints what the argument parser has to print: help and version, which are a success, or an error
-/// of usage.
+/// Prints help or version, which end with 0, or an error of usage, which ends with `failed`.
 fn usage(error: &clap::Error, failed: u8) -> ExitCode {
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
-/// Returns the status of a failed walfetch. A passing outage must not shut down a standby, and must
-/// not open any other server; a promotion may be requested while walfetch runs. A file that cannot
-/// be looked at counts as the case that does no harm.
+/// Returns the status of a failed walfetch. An outage must neither shut down a standby nor end the
+/// recovery of any other server. A standby that is being promoted counts as such a server; a
+/// promotion may be requested while walfetch runs. When a signal file cannot be examined, the
+/// status is the one that cannot end recovery early.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
     let exists = |name: &str| Path::new(name).try_exists();
     match on_error {
@@ -250,7 +249,7 @@ fn fetch_failed(on_error: Option<OnError>) -> u8 {
     }
 }
 
-/// Runs a helper; a failure and a panic end with the status of `failed`.
+/// Runs a helper. A failure or a panic is reported and ends with the status that `failed` returns.
 fn end(
     standard_error: &StandardError,
     failed: impl Fn() -> u8,
@@ -259,7 +258,7 @@ fn end(
     let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(exit::panicked()));
     result.map_or_else(
         |error| {
-            // Does nothing where the configuration was read: then a log is installed.
+            // Has no effect once the configuration was read: a log is installed then.
             log::install_helper(standard_error, None);
             progress::error(&error);
             ExitCode::from(failed())
@@ -268,7 +267,7 @@ fn end(
     )
 }
 
-/// Ends the process with the status of `failed` after `timeout`, whatever it waits for.
+/// Ends the process after `timeout` with the status that `failed` returns.
 fn limit_time(timeout: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     let watcher = move || {
         std::thread::sleep(timeout);
@@ -282,7 +281,7 @@ fn limit_time(timeout: Duration, failed: impl Fn() -> u8 + Send + 'static) {
     }
 }
 
-/// Whether a directory is the data directory of a server, also of a restored one.
+/// Whether a directory is a data directory; a restored one counts too.
 fn is_data_directory(path: &Path) -> Result<bool> {
     for name in ["PG_VERSION", "global/pg_control"] {
         let path = path.join(name);

@@ -24,7 +24,7 @@ pub fn walkeep() -> ExitCode {
     };
     let standard_error = args.global.standard_error();
     let failed = |error: &Error| {
-        // Does nothing where the configuration was read: then there is a log.
+        // Has no effect once the configuration was read: a log is installed then.
         log::install(&standard_error, None, indicatif::ProgressBar::hidden());
         progress::error(error);
         Exit::of(error).into()

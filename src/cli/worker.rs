@@ -25,8 +25,8 @@ pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> 
     spool.filter(|_| config.wal.fetch_ahead > 0)
 }
 
-/// Starts a worker for the segments after a delivered one. Failures are ignored: recovery works
-/// without, only slower.
+/// Starts a worker for the segments after a delivered one. Failures are ignored: without a worker
+/// recovery is slower, and works.
 pub fn start(
     config: &Config,
     cluster: &ClusterConfig,
@@ -37,7 +37,7 @@ pub fn start(
     let Ok(program) = std::env::current_exe() else {
         return;
     };
-    // Without a spool the worker could keep nothing, and every call would start another one.
+    // Without a spool the worker could store nothing, and every call would start another worker.
     if spool.create().is_err() {
         return;
     }

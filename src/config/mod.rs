@@ -3,7 +3,7 @@
 //! An unknown or misplaced key, an invalid value and a missing one are errors that name file, line
 //! and key. Every key is checked before the first value is read. No secret is part of an error, of
 //! [`Config::shown`] or of a `{:?}`. This room reads the file and compares directories; it knows
-//! nothing of the environment, the clock and the machine: what it needs of them are arguments.
+//! nothing of the environment, the clock and the machine: facts about these are arguments.
 
 mod document;
 mod read;
@@ -41,10 +41,10 @@ const MASK: &str = "********";
 /// Path of the configuration when neither `--config` nor `$WALKEEP_CONFIG` names one.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
 
-/// Threads of a backup or drill.
+/// Maximum number of threads of a backup or drill.
 const MAX_JOBS: u16 = 1024;
 
-/// Bytes of a configuration file. A larger file is not a configuration.
+/// Maximum size of a configuration file in bytes.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// A valid configuration: at least one cluster, and at least one repository that is required.
@@ -82,7 +82,7 @@ pub struct ClusterConfig {
 /// A repository for WAL and backups.
 #[derive(Debug, Clone)]
 pub struct RepositoryConfig {
-    /// Name made of the same characters as that of a cluster.
+    /// ASCII letters, digits, `-`, `_` and `.`.
     pub name: String,
     pub url: RepositoryUrl,
     /// Whether WAL counts as archived only when it is stored here.
@@ -118,7 +118,7 @@ pub struct WalConfig {
 /// Settings of base backups.
 #[derive(Debug, Clone)]
 pub struct BackupConfig {
-    /// Processors to keep busy, at most 1024.
+    /// Number of processors to use, at most 1024.
     pub jobs: NonZeroUsize,
     pub compression: Compression,
     pub checkpoint: Checkpoint,
@@ -126,7 +126,7 @@ pub struct BackupConfig {
     pub verify_pages: bool,
     /// Whether blocks are skipped that have not changed according to the server's WAL summaries.
     pub wal_summaries: bool,
-    /// Bytes read from files per second, at most.
+    /// Maximum number of bytes read from files per second.
     pub rate: Option<NonZeroU64>,
     /// Increment of the niceness of the process, 0 to 19.
     pub nice: i32,

@@ -1,4 +1,4 @@
-//! The sections of the file: their keys, defaults, ranges, and what must fit together. Each reader
+//! The sections of the file: keys, defaults, ranges, and rules between keys. Each reader
 //! also declares the keys of its section, so a new key is added here and in the struct that it
 //! fills.
 
@@ -26,9 +26,11 @@ use toml::de::DeValue;
 
 /// Levels of zstd that need little memory, for writing and for reading.
 const LEVELS: RangeInclusive<i64> = 1..=19;
-/// The largest increment of the niceness that the kernel accepts.
+/// Largest increment of the niceness that the kernel accepts.
 const MAX_NICE: i64 = 19;
+/// Numbers of segments to push or fetch ahead.
 const AHEAD: RangeInclusive<i64> = 0..=1024;
+/// Kinds of server-side encryption of S3.
 const SSE: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
 
 /// Everything that the file sets.

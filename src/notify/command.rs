@@ -20,13 +20,13 @@ pub fn run(words: &[String], notice: &Notice, limit: Duration) -> Result<()> {
         .args(arguments)
         .envs(notice.environment())
         .stdin(Stdio::piped())
-        // Its output is not ours; its errors go where ours go.
+        // The output of the command is discarded; its standard error is that of walkeep.
         .stdout(Stdio::null())
         .process_group(0)
         .spawn()
         .doing(doing)?;
     if let Some(mut input) = child.stdin.take() {
-        // A command need not read its input, and must not block the verb when it does not.
+        // The command need not read its input, so a thread writes: a full pipe must not block.
         let write = move || drop(input.write_all(text.as_bytes()));
         std::thread::Builder::new().name("notice".into()).spawn(write).doing(doing)?;
     }

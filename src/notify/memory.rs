@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// Bytes of a file; those that this program writes are far smaller.
+/// Maximum number of bytes that are read of a file; walkeep writes far fewer.
 const MAX_FILE_SIZE: u64 = 4096;
-/// Characters of a file name after that of the cluster. File systems allow 255, and temporary files
-/// have longer names.
+/// Maximum number of characters of a file name after the name of the cluster. File systems allow
+/// 255, and temporary files have longer names.
 const MAX_SUFFIX_LENGTH: usize = 150;
 
 /// A failure that has not ended.
@@ -30,7 +30,7 @@ pub struct Failing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
     pub event: Option<NoticeEvent>,
-    /// Begin of the failure, which lasts or has just ended.
+    /// Start of the failure, which lasts or has just ended.
     pub since: Option<Timestamp>,
     is_ok: bool,
 }
@@ -51,8 +51,8 @@ impl Due {
         Due { event: is_due.then_some(NoticeEvent::Failure), since: Some(since.unwrap_or(now)), is_ok }
     }
 
-    /// Returns what to remember; `is_delivered` is about the notice of this event. A recovery that
-    /// was not delivered is due again after the next run.
+    /// Returns the failure to remember. `is_delivered` is whether the notice of this event was
+    /// delivered; a notice of a recovery that was not is due again after the next run.
     #[must_use]
     pub fn remembered(self, before: Option<Failing>, is_delivered: bool, now: Timestamp) -> Option<Failing> {
         if self.is_ok {

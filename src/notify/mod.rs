@@ -1,9 +1,10 @@
 //! Notices to an administrator: a verb failed, it works again, a drill has ended.
 //!
 //! A [`Notice`] consists of facts and is sent over one or more [`NoticeChannel`]s, each within a
-//! time limit. Whether it arrived concerns only the sender. [`FailureMemory`] records what was
-//! reported, so that a lasting failure is not reported every time and its end exactly once. The
-//! address of a webhook is a secret: no error and no `{:?}` shows it.
+//! time limit. A failure to deliver it is returned to the caller, and changes nothing else.
+//! [`FailureMemory`] records the last report, so that a lasting failure is not reported every time
+//! and its end is reported once. The address of a webhook is a secret: no error and no `{:?}` shows
+//! it.
 
 mod command;
 mod memory;

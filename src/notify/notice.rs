@@ -27,9 +27,9 @@ impl NoticeEvent {
     }
 }
 
-/// Lines of the details.
+/// Maximum number of lines of the details.
 const MAX_LINES: usize = 10;
-/// Characters of a line.
+/// Maximum number of characters of a line.
 const MAX_LINE_LENGTH: usize = 400;
 
 /// The facts of a notice.
@@ -42,9 +42,9 @@ pub struct Notice {
     pub status: u8,
     /// The failure in one line.
     pub reason: Option<String>,
-    /// First lines of what was printed and logged.
+    /// First lines that were logged or printed.
     pub details: Vec<String>,
-    /// Begin of the failure, which lasts or has just ended.
+    /// Start of the failure, which lasts or has just ended.
     pub since: Option<Timestamp>,
     pub host: String,
     pub time: Timestamp,
@@ -144,7 +144,7 @@ fn short(line: &str) -> String {
     line.chars().take(MAX_LINE_LENGTH).collect()
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// Formats a time as RFC 3339 in UTC with microseconds.
 fn time(time: Timestamp) -> String {
     format!("{time:.6}")
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Format that the receiver of a webhook understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookFormat {
-    /// [`Notice::json`].
+    /// The object of [`Notice::json`].
     Json,
     /// A message as Slack and other chats accept it.
     Slack,
@@ -111,7 +111,7 @@ impl Webhook {
             .map_err(|e| Error::io("start the HTTP client", &e))?;
         let client = https::client(self.ca_file.clone().map_or(Roots::System, Roots::File));
         let answer = runtime.block_on(async { tokio::time::timeout(limit, client.request(request)).await });
-        // Does not wait for a name that is still being looked up.
+        // Does not wait for a DNS lookup that is still running.
         runtime.shutdown_background();
         match answer {
             Err(_) => Err(Error::new(

@@ -6,7 +6,7 @@ use super::html::{Attribute, Html};
 use crate::observe::span;
 use jiff::{SignedDuration, Timestamp};
 
-/// Width in units of the drawing, whatever its size on the screen.
+/// Width of a chart in units of its `viewBox`; the page scales it.
 const WIDTH: f64 = 760.0;
 /// Left edge of the plot; names of rows and values are to the left of it.
 const LEFT: f64 = 116.0;
@@ -201,11 +201,11 @@ const TIME_STEPS: &[i64] = &[
     1826 * DAY,
 ];
 const DAY: i64 = 86_400;
-/// Intervals of a time axis; more labels do not fit beside each other.
+/// Maximum number of intervals of a time axis: more labels do not fit beside each other.
 const MAX_INTERVALS: i64 = 5;
-/// Labels below bars.
+/// Maximum number of labels below bars.
 const MAX_BAR_LABELS: usize = 5;
-/// Intervals of a vertical axis.
+/// Maximum number of intervals of a vertical axis.
 const MAX_LEVELS: u32 = 4;
 
 /// A time axis.

@@ -10,11 +10,11 @@ use crate::repo::history::WalHistory;
 use jiff::Timestamp;
 
 const ROW_HEIGHT: f64 = 26.0;
-/// Timelines with a row in the chart, the newest ones.
+/// Maximum number of timelines in the chart; the newest are shown.
 const MAX_TIMELINES: usize = 12;
-/// Lines below the axis.
+/// Maximum number of intervals of the axis.
 const MAX_TICKS: u64 = 4;
-/// Rows of the table.
+/// Maximum number of rows of the table.
 const MAX_ROWS: usize = 40;
 
 const LEGEND: &[(ChartMark, &str)] =
@@ -79,8 +79,8 @@ pub fn draw(html: &mut Html, id: &str, holdings: &Holdings) {
     table(html, &all, size);
 }
 
-/// Draws stretches that touch each other on the page as one, so that no row has more than the page
-/// has places.
+/// Draws stretches that touch each other on the page as one bar, so that the width of the page
+/// bounds the number of bars.
 fn draw_row<'s>(
     html: &mut Html,
     scale: &Scale,

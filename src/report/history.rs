@@ -9,9 +9,9 @@ use jiff::Timestamp;
 
 /// Distance between rows.
 const ROW_HEIGHT: f64 = 30.0;
-/// Marks nearer to each other than this are drawn as one.
+/// Minimum distance of two marks; nearer ones are drawn as one mark.
 const MIN_DISTANCE: f64 = 16.0;
-/// Timelines with a row, the newest ones.
+/// Maximum number of timelines with a row; the newest are shown.
 const MAX_TIMELINES: usize = 8;
 
 const LEGEND: &[(ChartMark, &str)] = &[
@@ -183,14 +183,14 @@ fn draw_drills(html: &mut Html, times: &Times, group: &[&Drill], y: f64) {
     number(html, x, y, group.len());
 }
 
-/// Writes the number of things below a mark that stands for several.
+/// Writes below a mark the number of backups or drills that it stands for, if there are several.
 fn number(html: &mut Html, x: f64, y: f64, number: usize) {
     if number > 1 {
         html.leaf("text", &[("x", &x), ("y", &(y + 17.0)), ("class", &"middle small")], number);
     }
 }
 
-/// Splits things, ordered by place, into groups that are too near to each other to be drawn apart.
+/// Splits items, ordered by place, into groups that are too close together to be drawn apart.
 fn grouped<T>(things: &[T], place: impl Fn(&T) -> f64) -> Vec<&[T]> {
     let mut groups = Vec::new();
     let mut rest = things;

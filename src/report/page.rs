@@ -214,20 +214,19 @@ fn lost(html: &mut Html, cluster: &ClusterView) {
 /// A sentence about the WAL that only the server has.
 fn waiting(facts: &Facts) -> String {
     let current = facts.server.as_ref().ok().and_then(|server| server.current);
-    let current = current
-        .map_or_else(String::new, |name| format!(", and what {name}, which is being written, already has"));
-    match &facts.queue {
-        Ok(queue) if queue.ready > 0 => format!(
-            "What was committed later would be lost: {} of {} that wait to be archived{current}.",
+    let written = current.map(|name| format!("what {name}, which is being written, already has"));
+    match (&facts.queue, written) {
+        (Ok(queue), written) if queue.ready > 0 => format!(
+            "What was committed later would be lost: {} of {} that wait to be archived{}.",
             count(queue.ready, "WAL file"),
-            size_text(queue.bytes)
+            size_text(queue.bytes),
+            written.map_or_else(String::new, |written| format!(", and {written}"))
         ),
-        Ok(_) if current.is_empty() => "No finished WAL waits to be archived.".to_owned(),
-        Ok(_) => format!(
-            "What was committed later would be lost: no finished WAL waits{}.",
-            current.replace(", and what", ", so only what")
-        ),
-        Err(trouble) => format!(
+        (Ok(_), None) => "No finished WAL waits to be archived.".to_owned(),
+        (Ok(_), Some(written)) => {
+            format!("What was committed later would be lost: no finished WAL waits, so only {written}.")
+        }
+        (Err(trouble), _) => format!(
             "What was committed later would be lost; how much that is cannot be known: {}.",
             trouble.why
         ),

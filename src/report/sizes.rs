@@ -7,14 +7,14 @@ use crate::observe::span;
 use crate::repo::drills::Drill;
 use crate::repo::record::Record;
 
-/// Bars that fit beside each other.
+/// Maximum number of bars in a chart.
 const MAX_BARS: usize = 60;
 const HEIGHT: f64 = 120.0;
 
 /// The number of bytes of a backup that a bar shows.
 type SizeOf = fn(&Record) -> u64;
 
-/// Draws what each backup takes, and what each one added.
+/// Draws the stored size of each backup, and the bytes that it added.
 pub fn backups(html: &mut Html, id: &str, backups: &[Known<'_>]) {
     let each = backups.len().div_ceil(MAX_BARS).max(1);
     let kinds: [(_, _, _, SizeOf); 2] = [

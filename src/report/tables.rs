@@ -7,11 +7,11 @@ use crate::repo::drills::{Drill, Outcome};
 use jiff::Timestamp;
 use std::fmt::Display;
 
-/// Rows of each table, the newest ones.
+/// Maximum number of rows of each table; the newest are shown.
 const MAX_BACKUPS: usize = 100;
 const MAX_DRILLS: usize = 40;
 const MAX_WINDOWS: usize = 40;
-/// Labels shown of one backup.
+/// Maximum number of labels shown of one backup.
 const MAX_LABELS: usize = 8;
 
 /// Writes a table that scrolls sideways where it is too wide.

@@ -12,7 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber, span};
 pub(super) struct StderrLog {
     program: &'static str,
     format: LogFormat,
-    /// Bar that must not stand on the line while something is written.
+    /// Progress bar, which is hidden while a line is written.
     bar: Option<ProgressBar>,
 }
 
@@ -21,13 +21,13 @@ impl StderrLog {
         StderrLog { program, format, bar }
     }
 
-    /// Writes a record. A failure to write changes nothing.
+    /// Writes a record. A failure to write is ignored.
     pub(super) fn show(&self, record: &LogRecord) {
         let text = match self.format {
             LogFormat::Text => self.text(record),
             LogFormat::Json => record.json(self.program),
         };
-        // One write, so that lines of processes which share a log are not mixed.
+        // One write, so that lines of processes that share standard error are not mixed.
         let write = || {
             let _ = std::io::stderr().write_all(text.as_bytes());
         };
@@ -55,7 +55,7 @@ impl StderrLog {
     }
 }
 
-/// The whole log of a helper.
+/// Complete log of a helper: warnings and errors, without spans.
 impl Subscriber for StderrLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= Level::WARN && metadata.target().starts_with("walkeep")

@@ -1,4 +1,5 @@
-//! The log file: opened to append, one write for each line, opened again after it was moved away.
+//! The log file: opened for appending, one write for each line. It is opened again after it was
+//! renamed or removed.
 
 use super::record::LogRecord;
 use crate::config::LogFormat;
@@ -11,10 +12,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How often the path is compared with the open file.
+/// Interval at which the path is compared with the open file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Mode of a new file; the umask may take more away.
+/// Mode of a new file, before the umask.
 const MODE: u32 = 0o640;
 
 pub(super) struct LogFile {
@@ -41,7 +42,7 @@ impl LogFile {
     ///
     /// # Errors
     ///
-    /// Those of the operating system; the next record opens the file again.
+    /// An error of the operating system; the next record opens the file again.
     pub(super) fn write(&self, record: &LogRecord) -> Result<()> {
         let line = match self.format {
             LogFormat::Text => record.text(self.program),
@@ -61,19 +62,20 @@ impl LogFile {
         Ok(())
     }
 
-    /// Whether the path still names the open file, as far as it was time to look.
+    /// Whether the path still names the open file; true without a look at the path within
+    /// [`CHECK_INTERVAL`] after the last one.
     fn is_current(&self, open: &OpenFile) -> bool {
         open.checked.elapsed() < CHECK_INTERVAL
             || self.path.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (open.device, open.inode))
     }
 
     fn open(&self) -> Result<OpenFile> {
-        // Without NONBLOCK a pipe that nothing reads would hold the program up.
+        // Without NONBLOCK a pipe that nothing reads would block the program.
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let opened =
             File::options().append(true).create(true).mode(MODE).custom_flags(flags).open(&self.path);
         let file = opened.map_err(|error| self.error("open", &error))?;
-        let meta = file.metadata().map_err(|error| self.error("look at", &error))?;
+        let meta = file.metadata().map_err(|error| self.error("read the metadata of", &error))?;
         Ok(OpenFile { file, device: meta.dev(), inode: meta.ino(), checked: Instant::now() })
     }
 

@@ -1,9 +1,9 @@
-//! Destinations of the events of `tracing`: standard error, the log file, and the memory that
-//! notices are made of. Knows nothing of verbs.
+//! Destinations of the events of `tracing`: standard error, the log file, and the memory from which
+//! notices are made. Knows nothing of verbs.
 //!
 //! `walkeep` installs [`LogLayer`], which also follows spans. A helper installs [`StderrLog`] alone
-//! as long as nothing but its warnings is asked for: it has no spans and no state, since PostgreSQL
-//! starts a helper for every WAL file.
+//! unless options, configuration or environment ask for more than its warnings: that log has no
+//! spans and no state, since PostgreSQL starts a helper for every WAL file.
 
 mod console;
 mod file;
@@ -27,17 +27,17 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Target of the lines that report a finding as they are, also with `--quiet`.
+/// Target of lines that report a finding; they are shown without a prefix, also with `--quiet`.
 pub const FINDING: &str = "walkeep::finding";
 
-/// Target of what a verb prints on standard output, for notices alone.
+/// Target of the text that a verb prints on standard output; only notices use it.
 pub const PRINTED: &str = "walkeep::printed";
 
 /// Variable of the environment with more targets and levels, for standard error and the log file.
 const VARIABLE: &str = "WALKEEP_LOG";
 
-/// Lines of each kind that a notice holds: what follows the first failures is mostly their
-/// consequence.
+/// Maximum number of lines of each kind in a memory: later failures are mostly consequences of the
+/// first ones.
 const MAX_LINES: usize = 20;
 
 /// Amount of detail on standard error.
@@ -45,11 +45,11 @@ const MAX_LINES: usize = 20;
 pub enum Verbosity {
     /// Warnings and errors.
     Quiet,
-    /// Results and notes too.
+    /// Also results and notes.
     Normal,
-    /// Steps too.
+    /// Also steps.
     Steps,
-    /// Requests to stores too, and warnings of libraries.
+    /// Also requests to stores, and warnings of libraries.
     Requests,
 }
 
@@ -69,8 +69,8 @@ impl Verbosity {
     }
 }
 
-/// Returns what the log file receives: of libraries warnings at most, since their events may hold
-/// secrets.
+/// Returns the filter of the log file. Events of libraries may hold secrets, so the file receives
+/// only their warnings and errors.
 fn file_filter(level: LogLevel) -> Targets {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -84,8 +84,8 @@ fn file_filter(level: LogLevel) -> Targets {
         .with_target(PRINTED, LevelFilter::OFF)
 }
 
-/// Adds what [`VARIABLE`] asks for. Its targets win, and what it says of all of walkeep holds for
-/// the steps too.
+/// Adds the targets of [`VARIABLE`] to a filter, where they replace its own. A level for all of
+/// walkeep applies to steps too.
 fn extended(filter: Targets, asked: Option<&Targets>) -> Targets {
     let Some(asked) = asked else {
         return filter;
@@ -110,7 +110,7 @@ pub struct Lines {
     pub printed: Vec<String>,
 }
 
-/// LogMemory of an installed log; clones share it.
+/// First lines that an installed log received; clones share them.
 #[derive(Debug, Default, Clone)]
 pub struct LogMemory(Arc<Mutex<Lines>>);
 
@@ -144,8 +144,8 @@ pub struct StandardError {
     pub format: LogFormat,
 }
 
-/// Installs the log of `walkeep`; `file` is known once the configuration is. A log that is
-/// installed already stays.
+/// Installs the log of `walkeep`; `file` is `None` until the configuration was read. Does nothing
+/// when a log is installed already.
 pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar) -> LogMemory {
     let memory = LogMemory::default();
     if !tracing::dispatcher::has_been_set() {
@@ -157,7 +157,8 @@ pub fn install(error: &StandardError, file: Option<&LogConfig>, bar: ProgressBar
     memory
 }
 
-/// Installs the log of a helper, whose standard error is the log of PostgreSQL.
+/// Installs the log of a helper, whose standard error is the log of PostgreSQL. Does nothing when a
+/// log is installed already.
 pub fn install_helper(error: &StandardError, file: Option<&LogConfig>) {
     if tracing::dispatcher::has_been_set() {
         return;
@@ -194,7 +195,7 @@ fn warn_of(error: Option<&Error>) {
     }
 }
 
-/// The whole log: each event goes to the destinations that want it.
+/// Complete log: each event goes to the destinations whose filters accept it.
 struct LogLayer {
     console: (Targets, StderrLog),
     file: Option<(Targets, LogFile)>,

@@ -9,7 +9,8 @@ use std::fmt::{Debug, Write as _};
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
 
-/// Words beside which a library may log a secret: headers, signatures, keys and tokens of requests.
+/// Words in a name or text of a library's event that may hold a secret: headers, signatures, keys
+/// and tokens of requests.
 const SECRET_WORDS: [&str; 9] = [
     "authorization",
     "signature",
@@ -38,8 +39,8 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// Collects what `record` records. Events of libraries are masked; those of walkeep name no
-    /// secrets.
+    /// Collects the fields that `record` passes to its visitor. Only events of libraries are
+    /// masked: events of walkeep contain no secrets.
     pub(super) fn of(metadata: &Metadata<'_>, record: impl FnOnce(&mut Fields)) -> Fields {
         let mut fields = Fields { masks: !metadata.target().starts_with("walkeep"), ..Fields::default() };
         record(&mut fields);
@@ -100,7 +101,7 @@ pub(super) struct LogRecord {
     pub(super) level: Level,
     pub(super) target: String,
     pub(super) fields: Fields,
-    /// Names, the outermost first.
+    /// Names of the spans, the outermost first.
     spans: Vec<&'static str>,
     span_fields: Vec<(&'static str, Value)>,
 }
@@ -150,7 +151,8 @@ impl LogRecord {
         line
     }
 
-    /// Returns one JSON object on a line of its own. Fields of inner spans and of the event win.
+    /// Returns one JSON object on a line of its own. For a name that occurs twice, the value of the
+    /// event or of the innermost span is used.
     pub(super) fn json(&self, program: &str) -> String {
         let mut all: Vec<(&str, Value)> = vec![
             ("time", format!("{:.6}", self.time).into()),

@@ -69,7 +69,7 @@ struct BackupReport<'a>(Vec<Finished<'a>>);
 impl Report for BackupReport<'_> {
     fn json(&self) -> impl Serialize {
         let mut reports = self.0.iter().map(Finished::json);
-        // `null` when every repository is optional and failed.
+        // `null` without a backup.
         reports.next().map(|mut first| {
             let others: Vec<Value> = reports.collect();
             if !others.is_empty() {

@@ -1,5 +1,5 @@
-//! `walkeep check`: tries the whole path from the server into every repository and back, by the
-//! server itself.
+//! `walkeep check`: tests the whole path of a segment, which the server archives into every
+//! repository and `walfetch` fetches back.
 //!
 //! A result is *ok*, a *warning* or *failed*. A warning works today and costs something later, or
 //! is any failure in a repository that is not required. A result that is ok may come with advice.
@@ -98,7 +98,7 @@ struct Checks<'a> {
     context: &'a Context,
     done: Vec<Value>,
     worst: Severity,
-    /// Whether the server was unreachable, so that its state is unknown.
+    /// Whether the server could not be reached, so that its state is unknown.
     blind: bool,
 }
 
@@ -215,7 +215,7 @@ fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(BackupServer, S
     Some((server, session))
 }
 
-/// Checks that a file is readable that only its owner may read: a backup reads every file.
+/// Checks that a file that only its owner may read can be read: a backup reads every file.
 fn readable(pgdata: &Path) -> Result<()> {
     let path = pgdata.join("global/pg_control");
     std::fs::read(&path)

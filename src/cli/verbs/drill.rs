@@ -1,4 +1,4 @@
-//! `walkeep drill`: proves that a backup restores, and reports how far it got.
+//! `walkeep drill`: proves that a backup restores, and reports how far its recovery got.
 
 use crate::cli::args::DrillArgs;
 use crate::cli::contents::Contents;
@@ -38,11 +38,11 @@ impl Report for DrillReport<'_> {
 
 pub fn run(context: &Context, args: &DrillArgs) -> Result<Exit> {
     let now = jiff::Timestamp::now();
-    // Only one: a drill proves nothing about what another repository has.
+    // One repository: a drill proves nothing about the content of another one.
     let repository = setup::selected(context, &args.selection)?
         .into_iter()
         .next()
-        .ok_or_else(|| Error::new(Kind::Config, "no repository is configured"))?;
+        .ok_or_else(|| Error::defect("no repository is configured"))?;
     let archive = setup::archive(context, &repository, &args.selection)?;
     let options = options(context, args, repository.name(), now)?;
     let choice = choice(args, &archive, now)?;

@@ -121,8 +121,9 @@ fn await_end(
     }
 }
 
-/// Returns the position before which recovery must not end, by the archive. A server that does not
-/// find a target of another kind fails by itself.
+/// Returns the position before which recovery must not end: the last record of the archive, the
+/// target itself, or the end of the backup. A server that does not find a target of another kind
+/// than the first two fails by itself.
 fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
     Ok(match plan.target {
         RecoveryTarget::End => plan.tail()?.last_record,
@@ -134,7 +135,7 @@ fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
     })
 }
 
-/// Starts the server with `pg_ctl`, as its user would.
+/// Starts the server with `pg_ctl`, as the owner of the data directory.
 fn start(programs: &Programs, to: &Path, log: &Path, options: Option<&str>) -> Result<()> {
     let doing = "start the restored server";
     let pg_ctl = programs.get("pg_ctl").ok_or_else(|| {
@@ -177,10 +178,12 @@ fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
         let timeline = timeline.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(TimelineId);
         if let Some(timeline) = timeline.filter(|timeline| *timeline > plan.history.timeline) {
             let text = std::fs::read(entry.path()).doing(|| format!("read {}", entry.path().display()))?;
-            found =
-                found.max(Some((timeline, History::parse(timeline, &text)?)).map(|(timeline, history)| {
-                    (timeline, history.parents.last().map_or(Lsn(0), |(_, end)| *end))
-                }));
+            let history = History::parse(timeline, &text)?;
+            let (_, end) = history
+                .parents
+                .last()
+                .ok_or_else(|| Error::new(Kind::Failed, format!("{} has no line", entry.path().display())))?;
+            found = found.max(Some((timeline, *end)));
         }
     }
     found.map(|(_, end)| end).ok_or_else(|| {

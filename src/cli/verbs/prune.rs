@@ -1,4 +1,4 @@
-//! `walkeep prune`: applies the retention, and reports what is kept and what goes.
+//! `walkeep prune`: applies the retention, and reports what is kept and what is removed.
 
 use crate::cli::args::PruneArgs;
 use crate::cli::exit::Exit;
@@ -65,8 +65,8 @@ pub fn run(context: &Context, args: &PruneArgs) -> Result<Exit> {
     Ok(pruning.parts.iter().map(PrunedPart::complain).fold(Exit::Done, Exit::worst))
 }
 
-/// Applies the retention of a repository after a backup; a prune that runs already does the same
-/// work.
+/// Applies the retention of a repository after a backup. Does nothing while another prune holds the
+/// lock, since that prune applies the retention.
 pub fn after_backup(context: &Context, repository: &Repository) -> Result<Exit> {
     let args = PruneArgs::default();
     let archive = setup::archive(context, repository, &args.selection)?;
@@ -115,7 +115,7 @@ fn options(context: &Context, archive: &Archive, args: &PruneArgs) -> Result<Opt
     })
 }
 
-/// Returns plans of several lineages as one object of the contract.
+/// Returns plans of several lineages as one JSON object.
 fn plans_json(plans: &[&Plan]) -> Value {
     let sum = |of: fn(&Removal) -> u64| plans.iter().map(|plan| of(&plan.remove)).sum::<u64>();
     let kept = plans.iter().flat_map(|plan| &plan.kept).map(|kept| {
@@ -184,7 +184,7 @@ impl PrunedPart {
         }
         let _ = writeln!(
             text,
-            "  {} backups kept, {} removed; {} segments, {} objects, {} go",
+            "  {} backups kept, {} removed, with {} segments and {} objects ({})",
             kept.len(),
             remove.backups.len(),
             remove.segments(),
@@ -209,7 +209,10 @@ impl PrunedPart {
         for left in left.iter().take(MAX_NAMED) {
             match &left.why {
                 Some(error) => progress::error(error),
-                None => tracing::error!("error: remove {}: not tried after too many failures", left.name),
+                None => {
+                    let error = Error::new(Kind::Failed, "not tried after too many failures");
+                    progress::error(&error.doing(format!("remove {}", left.name)));
+                }
             }
         }
         if !left.is_empty() {

@@ -91,7 +91,7 @@ fn execute(
     let mut restored = restore::run(options, plan, recovery)?;
     context.console.finish();
     try_restore_command(plan, recovery, to)?;
-    // The lease continues: recovery, which is still to come, needs the WAL.
+    // The lease stays: the recovery that follows needs the WAL.
     if let Some(announced) = restored.announced.take()
         && let Err(error) = announced.leave()
     {
@@ -206,23 +206,23 @@ fn refuse_new_tablespaces(pgdata: &Path, plan: &RestorePlan) -> Result<()> {
     Ok(())
 }
 
-/// Returns the plan of the first repository that can fulfil the wish.
+/// Returns the plan of the first repository for which one can be made.
 fn plan(context: &Context, args: &RestoreArgs) -> Result<RestorePlan> {
     let mut failures = Failures::new(progress::warn);
     for repository in setup::selected(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
-            .and_then(|archive| wish(args, &archive).map(|wish| (archive, wish)))
-            .and_then(|(archive, wish)| RestorePlan::make(archive, wish));
+            .and_then(|archive| request(args, &archive).map(|request| (archive, request)))
+            .and_then(|(archive, request)| RestorePlan::make(archive, request));
         match plan {
             Ok(plan) => return Ok(plan),
             Err(error) => failures.push(error),
         }
     }
     failures.finish()?;
-    Err(Error::new(Kind::Config, "no repository is configured"))
+    Err(Error::defect("no repository is configured"))
 }
 
-fn wish(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
+fn request(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
         RecoveryTarget::Time(moment::of_archive(text, archive)?)

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-/// Exit status UNKNOWN of a monitoring plugin; those of the other states are the numbers of
-/// [`Light`].
+/// Exit status UNKNOWN of a monitoring plugin. The exit statuses of the other states are the
+/// numbers of [`Light`].
 const PLUGIN_UNKNOWN: u8 = 3;
 
 struct Status {
@@ -90,12 +90,12 @@ pub fn plugin(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
     }
 }
 
-/// Looks at each cluster, one after the other.
+/// Collects the health of each cluster, one after the other.
 pub fn gather(global: &GlobalArgs, limit: &TimeoutArgs) -> Result<Vec<Health>> {
     Ok(Context::all(global)?.iter().map(|context| see(context, limit)).collect())
 }
 
-/// Looks at one cluster.
+/// Collects the health of one cluster.
 pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
     let facts = look(Look {
         cluster: context.cluster.name.clone(),

@@ -1,4 +1,4 @@
-//! `walkeep sync`: copies to one repository what another one holds.
+//! `walkeep sync`: copies the WAL and the backups of one repository to another one.
 
 use crate::cli::args::SyncArgs;
 use crate::cli::exit::Exit;
@@ -10,7 +10,7 @@ use crate::sync::{self, Sync};
 use serde::Serialize;
 use serde_json::json;
 
-/// What was copied, by lineage.
+/// Result of a copy, by lineage.
 struct Synced<'a> {
     from: &'a Repository,
     to: &'a Repository,
@@ -88,14 +88,14 @@ pub fn run(context: &Context, args: &SyncArgs) -> Result<Exit> {
 fn named<'c>(context: &'c Context, name: &str) -> Result<&'c Repository> {
     context.config.repository(name)?;
     let found = context.repositories.iter().find(|repository| repository.name() == name);
-    found.ok_or_else(|| Error::new(Kind::Config, format!("repository {name} does not exist")))
+    found.ok_or_else(|| Error::defect(format!("repository {name} is configured and was not built")))
 }
 
 /// Returns every lineage of the cluster in a repository, oldest first.
 fn sources(from: &Repository) -> Result<Vec<Archive>> {
     let known = from.identities().doing(|| format!("open repository {}", from.name()))?;
     if known.is_empty() {
-        // Fails, with the reason.
+        // Fails with the reason why nothing is registered.
         return Ok(vec![from.open_newest()?]);
     }
     known.iter().map(|identity| from.open(identity.lineage())).collect()

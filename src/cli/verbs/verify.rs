@@ -45,7 +45,7 @@ impl Verification<'_> {
         self.done.iter().map(|verified| count(&verified.report)).sum()
     }
 
-    /// Damage that was found outweighs whatever could not be read.
+    /// Returns the exit: damage outweighs objects that could not be read.
     fn exit(&self) -> Exit {
         let is_bad = self.done.iter().any(|verified| !verified.report.problems.is_empty());
         let is_unknown = self.done.iter().any(|verified| !verified.report.unknown.is_empty());
@@ -193,7 +193,7 @@ fn scope(args: &VerifyArgs, archive: &Archive, is_current: bool) -> Result<Optio
 
 fn options(context: &Context, args: &VerifyArgs, scope: Scope, is_current: bool) -> Options {
     let now = jiff::Timestamp::now();
-    // An interval before the range of times trusts every earlier read.
+    // With an interval that begins before the range of times, every earlier read counts.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
     Options {
         progress: context.console.progress(),

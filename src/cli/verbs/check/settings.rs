@@ -11,7 +11,7 @@ const SETTINGS: &str = "\
      WHERE name IN ('archive_mode', 'archive_timeout', 'archive_cleanup_command', 'full_page_writes', \
                     'restore_command', 'summarize_wal', 'wal_level')";
 
-/// Signs after which a shell continues although a command has failed.
+/// Operators of a shell after which it continues although a command has failed.
 const CHAINS: [&str; 4] = ["|", ";", "&", "\n"];
 
 struct CheckedSettings(BTreeMap<String, String>);
