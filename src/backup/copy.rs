@@ -142,7 +142,7 @@ impl<'a> Copier<'a> {
     /// Runs all stages. Each thread owns the channel end that it receives from, and notes its error
     /// before that end is dropped: so the first error noted is the cause of the others.
     fn run(&self, summaries: Option<Summaries>) -> Result<(Packed, Scanned)> {
-        let (failure, id) = (self.failure, self.started.id.as_str());
+        let (failure, id) = (self.failure, self.started.prepared.id.as_str());
         let (archive, earlier) = (&self.started.prepared.archive, &self.started.prepared.earlier);
         let jobs = self.options().jobs.get();
         let Stages { found, parts, frames, items, packs, spare } = Stages::new(jobs);

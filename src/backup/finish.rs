@@ -22,8 +22,8 @@ use tracing::info_span;
 /// Awaits the WAL of a backup and writes its record.
 pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     let CopiedBackup { started, packed, stopped, tablespaces, read, bad, unlogged } = copied;
-    let StartedBackup { prepared, point, id, .. } = started;
-    let PreparedBackup { options, server, announced, archive, earlier, .. } = &prepared;
+    let StartedBackup { prepared, point, .. } = started;
+    let PreparedBackup { options, server, id, announced, archive, earlier, .. } = &prepared;
     let label = Label::parse(&stopped.label)?;
     server.check_timeline(label.timeline)?;
 
@@ -39,7 +39,7 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     let damaged = bad.into_files(label.start, stopped.lsn);
     let found = &server.found;
     let record = Record {
-        id,
+        id: id.clone(),
         state: if damaged.is_empty() { State::Complete } else { State::Damaged },
         start_time: point.time,
         stop_time: stopped.time,

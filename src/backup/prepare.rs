@@ -13,6 +13,7 @@ use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::{Archive, Repository};
 use std::time::Duration;
+use tracing::Span;
 
 /// Time limit for the first segment to be archived: longer than the archiver takes to retry.
 const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -21,6 +22,8 @@ const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) struct PreparedBackup<'a> {
     pub options: &'a Options,
     pub server: &'a BackupServer,
+    /// Name of the backup: `20261121T081459Z-` and the random digits.
+    pub id: String,
     pub announced: Announcement,
     pub archive: Archive,
     pub earlier: Earlier,
@@ -39,8 +42,12 @@ pub(super) fn prepare<'a>(
     server.check_runs_on(&options.pgdata)?;
     check_settings(server)?;
     let archive = repository.open(server.found.lineage)?;
-    let announced = Announcement::begin(&archive, Heartbeat::new(Operation::Backup), &options.random)
-        .doing("announce the backup")?;
+    let id = format!("{}-{}", server.clock()?.strftime("%Y%m%dT%H%M%SZ"), options.random);
+    Span::current().record("id", id.as_str());
+    // The name stands in the first heartbeat: an announcement without it could be removed without
+    // a fence while this process is suspended, and the backup could still be recorded.
+    let heartbeat = Heartbeat { backup: Some(id.clone()), ..Heartbeat::new(Operation::Backup) };
+    let announced = Announcement::begin(&archive, heartbeat, &options.random).doing("announce the backup")?;
     repository.clean(options.garbage_before)?;
     check_history(&archive, server.found.timeline)?;
     // A full backup compares with its parent only to test the WAL summaries.
@@ -54,7 +61,7 @@ pub(super) fn prepare<'a>(
     }
     let wal_from = first_wal(options, server, &archive)?;
     announced.update(|heartbeat| heartbeat.wal_from = Some(wal_from))?;
-    Ok(PreparedBackup { options, server, announced, archive, earlier, _lock: lock })
+    Ok(PreparedBackup { options, server, id, announced, archive, earlier, _lock: lock })
 }
 
 /// Whether the WAL summaries of the server are used.

@@ -265,6 +265,14 @@ impl BackupServer {
         })
     }
 
+    /// Reads the clock of the server.
+    pub fn clock(&self) -> Result<jiff::Timestamp> {
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let row =
+            self.session.query_one(sql, &[], STATEMENT_TIMEOUT).doing("read the clock of the server")?;
+        timestamp(&row, 0)
+    }
+
     /// Starts the backup, which takes as long as a checkpoint: minutes unless it is `fast`.
     pub fn start(&self, label: &str, fast: bool) -> Result<StartPoint> {
         // Lets the server notice a client that is gone; one that cannot do so continues until its

@@ -5,14 +5,12 @@ use super::source::{StartPoint, check_checkpoint};
 use super::summaries::Summaries;
 use crate::error::Result;
 use crate::progress;
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// A backup that the server has started.
 pub(super) struct StartedBackup<'a> {
     pub prepared: PreparedBackup<'a>,
     pub point: StartPoint,
-    /// `20261121T081459Z-` and the random digits.
-    pub id: String,
     /// Changes since the parent's start; `None` when they are not known.
     pub summaries: Option<Summaries>,
 }
@@ -28,9 +26,6 @@ pub(super) fn start(mut prepared: PreparedBackup<'_>) -> Result<StartedBackup<'_
     }
     let point = info_span!("checkpoint").in_scope(|| server.start("walkeep", options.fast))?;
     check_checkpoint(&options.pgdata, point.lsn)?;
-    let id = format!("{}-{}", point.time.strftime("%Y%m%dT%H%M%SZ"), options.random);
-    Span::current().record("id", id.as_str());
-    prepared.announced.update(|heartbeat| heartbeat.backup = Some(id.clone()))?;
     let summaries = match prepared.earlier.parent.as_ref().filter(|_| uses_summaries(options, server)) {
         Some(parent) => {
             progress::step("reading which blocks changed from the WAL summaries");
@@ -41,5 +36,5 @@ pub(super) fn start(mut prepared: PreparedBackup<'_>) -> Result<StartedBackup<'_
     if summaries.is_some() {
         prepared.earlier.forget_unfinished();
     }
-    Ok(StartedBackup { prepared, point, id, summaries })
+    Ok(StartedBackup { prepared, point, summaries })
 }

@@ -21,7 +21,7 @@ use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use crate::repo::ranges::{StoredFrame, stored_ranges};
 use crate::repo::record::{ManifestPart, Record};
-use crate::repo::{Archive, Put};
+use crate::repo::{Archive, ObjectName, Put};
 use check::{PackCheck, SizeCheck, WalCheck};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -301,6 +301,11 @@ impl Sync<'_> {
         }
         writing.confirm()?;
         let bytes = self.from.copy_record(self.to, &record.id)?;
+        // A prune that considered this sync stale may have removed packs after the check above.
+        if let Err(error) = writing.confirm() {
+            self.to.remove(&[ObjectName::Record(record.id.clone())])?;
+            return Err(error);
+        }
         report.objects += 1;
         report.bytes += bytes;
         Ok(())

@@ -44,7 +44,8 @@ fn heartbeat(operation: Operation) -> Heartbeat {
 /// of its own.
 fn back_up(archive: &Archive, number: u64, shares: bool) -> Result<()> {
     let id = world::id(number);
-    let announced = Announcement::begin(archive, heartbeat(Operation::Backup), &format!("{number:012x}"))?;
+    let beat = Heartbeat { backup: Some(id.clone()), ..heartbeat(Operation::Backup) };
+    let announced = Announcement::begin(archive, beat, &format!("{number:012x}"))?;
     let mut packs = PackSet::default();
     if shares {
         for parent in archive.records()?.good.into_iter().rev() {
@@ -56,7 +57,6 @@ fn back_up(archive: &Archive, number: u64, shares: bool) -> Result<()> {
         }
     }
     announced.update(|heartbeat| heartbeat.wal_from = Some(walkeep::pg::lsn::Lsn(number << 20)))?;
-    announced.update(|heartbeat| heartbeat.backup = Some(id.clone()))?;
     archive.put_data(&format!("{id}/pack/000001"), &vec![7; 100])?;
     packs.insert(&ObjectName::Pack(id.clone(), 1).to_string())?;
     let manifest = world::manifest(&id);

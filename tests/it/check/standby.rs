@@ -22,7 +22,7 @@ fn the_primary_ends_a_segment_where_it_can_be_asked_and_else_the_last_one_is_tri
     let stored = pair.live.archive.stored();
     stored.iter().for_each(|(_, object)| std::fs::remove_file(object).expect("remove"));
     let report = check(&pair.archive(false), 0);
-    shows(&report, "archiving into first", "warning", "is not there");
+    shows(&report, "archiving into first", "warning", "is missing in the archive");
 }
 
 #[test]

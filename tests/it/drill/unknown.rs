@@ -9,7 +9,10 @@ fn no_server_programs() {
     archive.set_tail("[drill]\nbin = \"/nonexistent\"\n");
     let report = drill(&archive, &[], 1);
     assert_eq!(report["outcome"], "unknown");
-    assert!(text(&report, "error").contains("no server of PostgreSQL 15 in /nonexistent"), "{report:#}");
+    assert!(
+        text(&report, "error").contains("no server of PostgreSQL 15 found in /nonexistent"),
+        "{report:#}"
+    );
 }
 
 #[test]

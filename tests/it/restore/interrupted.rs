@@ -84,14 +84,13 @@ fn a_terminated_restore_can_be_done_again() {
     let scratch = Scratch::new();
     let data = scratch.join("data");
     for name in ["TERM", "INT", "KILL"] {
-        // What the one before has left is removed first.
-        let (base, left) = (data.join("base"), data.join("base/left"));
-        if base.exists() {
-            scratch::write(&left, "");
-        }
+        // What the one before has left is removed first: the directory is made anew.
+        let base = data.join("base");
+        let before = std::time::SystemTime::now();
         let run = restoring(&archive, &data, &[]);
         let child = run.spawn();
-        let begun = || base.exists() && !left.exists();
+        let made = || base.metadata().and_then(|meta| meta.created());
+        let begun = || made().is_ok_and(|made| made > before);
         until("files are being restored", || begun() || !is_running(child.id()));
         signal(child.id(), name);
         let outcome = run.finish(child);
