@@ -72,7 +72,8 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     assert_eq!(report["backup"], story.b.as_str());
     assert!(report["space"][0]["needed"].as_u64() > Some(1 << 20), "{report:#}");
     assert!(report["reaches"]["lsn"].is_string() && report["reaches"]["time"].is_string(), "{report:#}");
-    for words in ["along timeline 1", "leads without a hole", "needed in", "unknown before a `walkeep drill`"] {
+    for words in ["along timeline 1", "leads without a hole", "needed in", "unknown before a `walkeep drill`"]
+    {
         assert!(outcome.stderr.contains(words), "{words}: {outcome}");
     }
 }
