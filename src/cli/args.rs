@@ -181,7 +181,7 @@ const CHECKPOINTS: &[Word<Checkpoint>] = &[
     ),
 ];
 
-/// Copies to one repository what another one holds: WAL and backups
+/// Copies the WAL and the backups of one repository to another one
 ///
 /// Everything is verified while it is copied. Objects that exist already are skipped, so an
 /// interrupted sync can be repeated. Nothing is removed or replaced in either repository. A new
@@ -356,7 +356,8 @@ pub struct DrillArgs {
     /// Take turns: the newest backup, the oldest, a pinned one, a random restorable time
     #[arg(long, conflicts_with_all = ["time", "lsn", "immediate"])]
     pub rotate: bool,
-    /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z
+    /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z, or a
+    /// zone such as [Europe/Berlin]
     #[arg(long, value_name = "TIME", conflicts_with_all = ["lsn", "immediate"])]
     pub time: Option<String>,
     /// Recover to this position in the WAL, such as 0/3000028
@@ -393,8 +394,8 @@ pub struct DrillArgs {
 
 /// Removes the backups and the WAL that the retention does not keep
 ///
-/// The rules are those of [repository.retention] in the configuration; a backup that any rule keeps
-/// is kept, and the last complete backup always. Without rules every backup is kept. Backups and
+/// The rules are in [repository.retention] of the configuration; a backup that any rule keeps is
+/// kept, and the last complete backup always. Without rules every backup is kept. Backups and
 /// restores may run at the same time, on any host.
 #[derive(Args, Default)]
 #[command(after_help = "\
@@ -433,8 +434,8 @@ pub struct VerifyArgs {
     /// Check presence and size only
     #[arg(long)]
     pub quick: bool,
-    /// Skip objects that were read and found good within --every; missing objects are found all the
-    /// same
+    /// Skip objects that were read and found good within --every; missing objects are detected each
+    /// time
     #[arg(long, conflicts_with = "quick")]
     pub since_last: bool,
     /// Time after which an object is read again
@@ -455,8 +456,8 @@ pub struct VerifyArgs {
 
 /// Shows the state of each cluster and each repository: green, yellow or red, why, and what to type
 ///
-/// Changes nothing and reads no WAL and no blocks. The server may be down. The limits are in
-/// [status] of the configuration.
+/// Changes nothing, and reads no data blocks; of the WAL it reads only the last transactions of
+/// each restorable window. The server may be down. The limits are in [status] of the configuration.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -499,7 +500,7 @@ pub struct MetricsArgs {
 ///
 /// Shows backups and restorable times on a time line, the WAL and its gaps, sizes, drills, and what
 /// would be lost now. The page needs no other file and loads nothing; it can be mailed and printed.
-/// No blocks are read, and of the WAL only the end, for the last commit.
+/// No data blocks are read, and of the WAL only the last transactions of each restorable window.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -575,7 +576,8 @@ pub struct UnpinArgs {
 #[derive(Args)]
 #[group(id = "target", multiple = false)]
 pub struct TargetArgs {
-    /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z
+    /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z, or a
+    /// zone such as [Europe/Berlin]
     #[arg(long, value_name = "TIME")]
     pub time: Option<String>,
     /// Recover to this position in the WAL, such as 0/3000028
@@ -607,8 +609,8 @@ pub struct ManArgs {
 }
 
 impl SyncArgs {
-    /// Returns the parts of a repository that the run works on: notices of different parts are
-    /// independent.
+    /// Returns the arguments that select the work. Notices remember failures for each combination
+    /// of them.
     pub fn parts(&self) -> [Option<&str>; 2] {
         [Some(&self.from), Some(&self.to)]
     }
