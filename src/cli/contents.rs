@@ -12,6 +12,7 @@ use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
 use crate::repo::{Archive, Records};
+use crate::verify;
 use std::collections::BTreeMap;
 
 pub struct Contents {
@@ -53,7 +54,7 @@ impl Contents {
         let survey = Survey::read(&archive, want)?;
         let windows = survey.windows(&archive)?;
         let pins = survey.pins_at(now).into_iter().map(|(id, pin)| (id.to_owned(), pin)).collect();
-        let sizes = Sizes::of(&archive, &survey);
+        let sizes = Sizes::of(&archive, &survey)?;
         Ok(Contents {
             archive,
             gaps: survey.gaps(now),
@@ -96,11 +97,14 @@ impl Contents {
 }
 
 impl Sizes {
-    fn of(archive: &Archive, survey: &Survey) -> Sizes {
+    fn of(archive: &Archive, survey: &Survey) -> Result<Sizes> {
         let Records { good: records, sizes: record_sizes, .. } = &survey.records;
-        // The packs of a backup whose manifest is damaged are unknown here; `verify` reports it.
-        let named = records.iter().map(|record| archive.packs_of(record).unwrap_or_default());
-        let named: Vec<PackSet> = named.collect();
+        let packs_of = |record: &Record| match archive.packs_of(record) {
+            // The packs of this backup are unknown; `verify` reports the damage of its manifest.
+            Err(error) if verify::is_damage(&error) => Ok(PackSet::default()),
+            packs => packs,
+        };
+        let named: Vec<PackSet> = records.iter().map(packs_of).collect::<Result<_>>()?;
         let size_of = |record: &Record| record_sizes.get(&record.id).copied().unwrap_or(0);
         let free = records.iter().zip(exclusive(records, &named, &survey.data));
         let exclusive = free.map(|(record, free)| (record.id.clone(), free + size_of(record))).collect();
@@ -109,11 +113,11 @@ impl Sizes {
         let pack = |(id, number): (&str, u32)| survey.data.get(id)?.packs.get(&number).copied();
         let data = packs.iter().filter_map(pack).sum::<u64>() + manifest_bytes(records);
         let stored: u64 = survey.data.values().map(Data::bytes).sum();
-        Sizes {
+        Ok(Sizes {
             exclusive,
             backups: data + records.iter().map(size_of).sum::<u64>(),
             unfinished: stored.saturating_sub(data),
             wal: survey.wal.as_ref().map_or(0, |wal| wal.inventory.bytes),
-        }
+        })
     }
 }

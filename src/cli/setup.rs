@@ -209,8 +209,8 @@ pub fn selected(context: &Context, selection: &args::SelectionArgs) -> Result<Ve
     Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
 }
 
-/// Opens the cluster's part of a repository: the selected lineage, else that of the data directory
-/// if it still exists, else the newest that is registered.
+/// Opens the cluster's part of a repository: the selected lineage, else the lineage of the data
+/// directory if that still exists, else the newest lineage that is registered.
 pub fn archive(
     context: &Context,
     repository: &Repository,

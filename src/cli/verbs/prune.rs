@@ -153,7 +153,8 @@ impl PrunedPart {
         value
     }
 
-    /// Returns the plan as text, the same before and after its execution; nothing after a failure.
+    /// Returns the plan as text; empty after a failure. A dry run and the run after it have equal
+    /// texts.
     fn text(&self, verbose: bool) -> String {
         let Ok(Pruned { plan: Plan { kept, remove, in_use, .. }, .. }) = &self.pruned else {
             return String::new();

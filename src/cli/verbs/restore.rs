@@ -386,7 +386,7 @@ fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Op
     if config_file.starts_with(&settings.data_directory) {
         return None;
     }
-    let name = config_file.file_name().unwrap_or_default();
+    let name = config_file.file_name()?;
     let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
     Some(format!(
         "-c config_file={} -c data_directory={} -c external_pid_file=",
