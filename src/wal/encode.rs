@@ -1,11 +1,10 @@
-//! A WAL file as PostgreSQL left it in `pg_wal`, and the object it becomes. Knows nothing of
-//! repositories.
+//! Encodes a WAL file of `pg_wal` into the object that is stored. Does not know repositories.
 //!
 //! A file is read once: one thread reads, another hashes, and the one that is idle compresses.
-//! Several files are read side by side on one thread, which is less work in all
-//! ([`LazyObject::encode_together`]). Files above [`MAX_IN_MEMORY`] are read twice instead, so that
-//! memory stays bounded: once for the hash, which is part of the header, and once while they are
-//! stored.
+//! Several files are read side by side on one thread, which is less work in total
+//! ([`LazyObject::encode_together`]). A file larger than [`MAX_IN_MEMORY`] is read twice, so that
+//! memory stays bounded: once for the hash, which is part of the header, and once while the object
+//! is stored.
 
 use super::permits::{Permit, Permits};
 use super::stamp::Stamp;
@@ -13,7 +12,7 @@ use crate::codec::compress::{Compression, Compressor};
 use crate::codec::envelope::{HEADER_SIZE, Header};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::codec::pair::{hash_on_two_threads, hash_side_by_side};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result, part};
 use crate::fs::aligned::Aligned;
 use crate::fs::open_plain;
 use crate::pg::history::{History, MAX_FILE_SIZE};
@@ -30,28 +29,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a file that is compressed into memory as a whole, at most.
+/// Maximum size in bytes of a file that is compressed into memory as a whole.
 const MAX_IN_MEMORY: u64 = 64 << 20;
 
-/// Bytes that a store may buffer of a larger file, which is compressed while it is stored.
+/// Maximum number of bytes that a store buffers of a larger file, which is compressed while it is
+/// stored.
 const MAX_STREAM_BUFFER: u64 = 16 << 20;
 
-/// Bytes allocated for an object at first, of which only the needed pages are touched. The
-/// allocator takes blocks of more than 32 MiB from the system each time, and returns them; smaller
-/// ones it would keep, for each thread.
+/// Number of bytes that are allocated for an object at first; pages that are not used take no
+/// memory. The allocator takes a block of more than 32 MiB from the system each time and returns
+/// it, while it would keep smaller blocks, for each thread.
 const INITIAL_CAPACITY: usize = 33 << 20;
 
-/// Bytes of content in a frame: so few that the decompressed bytes are still in the processor's
-/// cache when they are hashed and written.
+/// Number of bytes of content in a frame, small enough that the decompressed bytes are still in the
+/// processor's cache when they are hashed and written.
 const FRAME_SIZE: usize = 256 << 10;
 
-/// Pieces that wait for the hash.
+/// Maximum number of pieces that wait for the hash.
 const QUEUE_CAPACITY: usize = 3;
 
 /// Number of the piece after which the size of the whole object is estimated.
 const ESTIMATE_AFTER_PIECE: usize = 3;
 
-/// Bytes of the shared memory that each of several files takes at first and whenever it needs more.
+/// Number of bytes of the shared memory that each of several files takes at first, and whenever it
+/// needs more.
 pub const MEMORY_STEP: u64 = 2 << 20;
 
 /// A WAL file that may be archived: a regular file whose content agrees with its name.
@@ -60,7 +61,7 @@ pub struct WalFile {
     path: PathBuf,
     file: File,
     size: u64,
-    /// Detects that the name belongs to another file.
+    /// Stamp of the open file, by which a change of the file or of its name is detected.
     stamp: Stamp,
 }
 
@@ -69,9 +70,9 @@ impl WalFile {
     ///
     /// # Errors
     ///
-    /// `Refused` when it is not a regular file, which could block; `Damage` or `Identity` for a
-    /// segment whose header does not agree with its name, its size and the cluster, and for history
-    /// and backup files that PostgreSQL cannot have written.
+    /// `Refused` when the file is not a regular file; `Damage` or `Identity` for a segment whose
+    /// header does not agree with its name, its size and the cluster; `Damage` for a history or
+    /// backup file that PostgreSQL cannot have written.
     pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
         let doing = || format!("read {}", path.display());
         let file = open_plain(path, File::options().read(true)).map_err(|e| {
@@ -126,7 +127,8 @@ impl WalFile {
         self.stamp
     }
 
-    /// Replaces `piece` by the one with this number, counted from 0; false after the end.
+    /// Replaces the content of `piece` by the piece with this number, counted from 0. Returns false
+    /// after the end of the file.
     fn read_piece(&self, number: usize, piece: &mut Vec<u8>) -> Result<bool> {
         let offset = number as u64 * FRAME_SIZE as u64;
         if offset >= self.size {
@@ -149,7 +151,7 @@ impl WalFile {
         Ok(hasher.finish())
     }
 
-    /// Whether the file has these bytes at `offset`.
+    /// Whether the file contains `bytes` at `offset`.
     pub fn has(&self, bytes: &[u8], offset: u64) -> Result<bool> {
         let end = offset + bytes.len() as u64;
         if end > self.size {
@@ -161,7 +163,8 @@ impl WalFile {
     }
 
     /// Fails when the name now belongs to another file or the file was written to: PostgreSQL
-    /// recycles segments under new names, and the bytes that were read may then be half of each.
+    /// recycles segments under new names, and the bytes that were read may then be a mixture of two
+    /// segments.
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
         let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
@@ -173,19 +176,19 @@ impl WalFile {
     }
 }
 
-/// Number of bytes: `left`, but at most `limit`.
+/// Returns the smaller of the two numbers of bytes.
 fn length_up_to(limit: usize, left: u64) -> usize {
     usize::try_from(left).map_or(limit, |left| left.min(limit))
 }
 
-/// The object that a WAL file becomes. The first store that opens it as a [`Body`] makes it, from
-/// inside of its `put`; other stores wait for that and use the same bytes.
+/// The encoded object of a WAL file. The first store that opens it as a [`Body`], within its `put`,
+/// encodes the file; other stores wait for that and use the same bytes.
 pub struct LazyObject {
     wal: WalFile,
     header: Header,
     compression: Compression,
     whole: OnceCell<(Aligned, Option<Permit>)>,
-    /// Memory that is shared with other files, and how long to wait for it.
+    /// Memory that is shared with other files, and the time limit of a wait for it.
     memory: Option<(Arc<Permits>, Duration)>,
 }
 
@@ -194,7 +197,7 @@ impl LazyObject {
         LazyObject { wal, header, compression, whole: OnceCell::new(), memory: None }
     }
 
-    /// Makes this one of several objects that share memory, for which each waits up to `patience`.
+    /// Makes the object one of several that share `memory`, for which each waits up to `patience`.
     pub fn within(self, memory: Arc<Permits>, patience: Duration) -> LazyObject {
         LazyObject { memory: Some((memory, patience)), ..self }
     }
@@ -203,7 +206,7 @@ impl LazyObject {
         &self.wal
     }
 
-    /// Takes this much of the shared memory, if there is any.
+    /// Takes `bytes` of the shared memory; `None` when the object does not share memory.
     fn take_memory(&self, bytes: u64) -> Result<Option<Permit>> {
         self.memory.as_ref().map(|(memory, patience)| memory.take(bytes, *patience)).transpose()
     }
@@ -229,19 +232,20 @@ impl LazyObject {
         object
     }
 
-    /// Gives its header to an object that has all its frames.
+    /// Writes the header of an object that has all its frames.
     fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
         let header = self.header(sha256)?;
-        let place =
-            object.get_mut(..HEADER_SIZE).ok_or_else(|| Error::defect("an object without a header"))?;
+        let place = object
+            .get_mut(..HEADER_SIZE)
+            .ok_or_else(|| Error::defect("an object without room for a header"))?;
         place.copy_from_slice(&header);
         Ok(object)
     }
 
-    /// Encodes several files side by side, on this thread alone. A file for which that fails, also
-    /// for want of memory, is left to the store that opens it first. `permits` are for
-    /// [`MEMORY_STEP`] bytes each.
+    /// Encodes several files side by side, on this thread alone. A file whose encoding fails, also
+    /// for lack of memory, is left to the store that opens it first. Each of `permits` is for
+    /// [`MEMORY_STEP`] bytes.
     pub fn encode_together(files: &[LazyObject], permits: Vec<Permit>) {
         let Some(Ok(mut compressor)) = files.first().map(|file| Compressor::new(file.compression)) else {
             return;
@@ -263,7 +267,7 @@ impl LazyObject {
         );
     }
 
-    /// Appends the frames, and returns the hash of the content.
+    /// Appends the frames of the file to `object`, and returns the hash of the content.
     fn compress(&self, object: &Mutex<OrderedFrames>) -> Result<ContentHash> {
         let mut own = FrameWriter::new(self.compression, object)?;
         if self.wal.size <= FRAME_SIZE as u64 {
@@ -273,10 +277,14 @@ impl LazyObject {
             return Ok(ContentHash::of(&piece));
         }
         let mut other = FrameWriter::new(self.compression, object)?;
-        let mut pieces = 0..;
+        let mut number = 0;
         hash_on_two_threads(
             QUEUE_CAPACITY,
-            |piece| pieces.next().map_or(Ok(false), |number| self.wal.read_piece(number, piece)),
+            |piece| {
+                let has_piece = self.wal.read_piece(number, piece)?;
+                number += 1;
+                Ok(has_piece)
+            },
             |piece| own.add(piece.number, piece.bytes),
             |piece| other.add(piece.number, piece.bytes),
         )
@@ -297,7 +305,7 @@ impl FileLane<'_> {
     fn add(&mut self, frame: &[u8]) -> Result<()> {
         self.object.extend_from_slice(frame);
         let mut size = self.object.len() as u64;
-        // The size of the whole object at this rate: what will not fit is better given up early.
+        // Estimates the size of the whole object: one that will not fit is better given up early.
         if self.pieces == ESTIMATE_AFTER_PIECE {
             let read = (self.pieces as u64 + 1) * FRAME_SIZE as u64;
             size = size.max(size * self.file.wal.size / read);
@@ -312,7 +320,7 @@ impl FileLane<'_> {
     fn end(mut self, sha256: ContentHash) {
         if let Ok(object) = self.file.end(self.object, sha256) {
             self.memory.shrink(object.len() as u64);
-            // Not yet set: no store has opened the file.
+            // The value cannot be set already, since no store has opened the file.
             let _ = self.file.whole.set((object, Some(self.memory)));
         }
     }
@@ -323,14 +331,14 @@ struct OrderedFrames {
     object: Aligned,
     /// Number of the next frame to append.
     next: usize,
-    /// Frames that were finished before those in front of them.
+    /// Frames that were finished before a frame in front of them, by number.
     early: BTreeMap<usize, Vec<u8>>,
 }
 
-/// The compressor of one thread, with the object that it appends to.
+/// The compressor of one thread, and the object to which it appends.
 struct FrameWriter<'a> {
     compressor: Compressor,
-    /// Buffer of a frame, used again.
+    /// Buffer of a frame, which is reused.
     scratch: Vec<u8>,
     ordered: &'a Mutex<OrderedFrames>,
 }
@@ -340,7 +348,7 @@ impl FrameWriter<'_> {
         Ok(FrameWriter { compressor: Compressor::new(compression)?, scratch: Vec::new(), ordered })
     }
 
-    /// Compresses a piece, and appends its frame when those in front of it are there.
+    /// Compresses a piece, and appends its frame as soon as all frames in front of it are appended.
     fn add(&mut self, number: usize, piece: &[u8]) -> Result<()> {
         self.compressor.frame(piece, &mut self.scratch)?;
         let mut ordered = self.ordered.lock();
@@ -388,14 +396,14 @@ impl Body for LazyObject {
     }
 }
 
-/// A large file, compressed while it is stored. Fails at its end when the bytes are not those that
-/// were hashed before.
+/// A reader that compresses a large file while it is stored. Fails at the end when the bytes differ
+/// from those that were hashed before.
 struct EncodingStream<'a> {
     wal: &'a WalFile,
     compressor: Compressor,
     piece: Vec<u8>,
     number: usize,
-    /// Hash of the bytes so far, and the expected one; `None` after the end.
+    /// Hash of the bytes so far, and the expected hash; `None` after the end.
     check: Option<(Hasher, ContentHash)>,
     /// Encoded bytes, of which `given` were read.
     ready: Vec<u8>,
@@ -404,7 +412,7 @@ struct EncodingStream<'a> {
 }
 
 impl EncodingStream<'_> {
-    /// Replaces `ready` by the next frame; empty at the end.
+    /// Replaces the content of `ready` by the next frame; `ready` is empty at the end.
     fn refill(&mut self) -> Result<()> {
         self.ready.clear();
         self.given = 0;
@@ -429,7 +437,8 @@ impl Read for EncodingStream<'_> {
         if self.given == self.ready.len() {
             self.refill().map_err(std::io::Error::other)?;
         }
-        let mut rest = self.ready.get(self.given..).unwrap_or(&[]);
+        let rest = part(&self.ready, self.given..self.ready.len());
+        let mut rest = rest.map_err(std::io::Error::other)?;
         let length = rest.read(buffer)?;
         self.given += length;
         Ok(length)

@@ -1,9 +1,9 @@
-//! Delivers one WAL file from the first repository that has it whole. Knows nothing of exit
+//! Delivers one WAL file from the first repository that has a complete copy. Does not know exit
 //! statuses.
 //!
-//! There are three outcomes, and their distinction is the purpose of walfetch: delivered, *proven*
-//! absent, and everything else. PostgreSQL takes "absent" for the end of the archive and opens the
-//! database; so an outage, damage, a wrong repository or a hole must never look like it.
+//! A fetch has three outcomes: the file is delivered, the file is *proven* absent, or the fetch
+//! fails. PostgreSQL takes "absent" for the end of the archive and opens the database, so an
+//! outage, damage, a wrong repository or a hole must never be reported as "absent".
 
 use super::racing::Race;
 use crate::error::{Doing, Error, Failures, Kind, Result};
@@ -19,25 +19,29 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{Span, info_span};
 
-/// Attempts at a file that is missing in the middle, which the archiver may be storing at this
-/// moment, or that failed by a transient error.
+/// Maximum number of attempts after a transient error, and for a file that is missing although a
+/// later one exists: the archiver may be storing it at this moment.
 const MAX_ATTEMPTS: u32 = 3;
+/// Pause between two attempts.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Time without an answer after which the next repository is asked too.
+/// Maximum number of attempts to lock the partial file, which other calls may be renaming.
+const MAX_LOCK_ATTEMPTS: u32 = 16;
+
+/// Time without an answer after which the next repository is queried too.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A WAL file and the repositories that may have it.
 pub struct Fetch<'a> {
     pub name: WalName,
-    /// Path that is replaced in one step, once everything is verified.
+    /// Path that is replaced atomically, once everything is verified.
     pub destination: &'a Path,
-    /// Cluster of the file; `None` without a data directory: then the newest one that is
-    /// registered.
+    /// Cluster of the file; `None` without a data directory, which selects the newest cluster that
+    /// is registered.
     pub lineage: Option<Lineage>,
     pub repositories: &'a [Repository],
-    /// Fails when the server does not wait for the file any more; called right before the file gets
-    /// its name.
+    /// Fails when the server does not wait for the file any more; called right before the file is
+    /// renamed to `destination`.
     pub still_wanted: &'a dyn Fn() -> Result<()>,
 }
 
@@ -45,7 +49,7 @@ pub struct Fetch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
     Delivered,
-    /// Every repository showed its identity, and has neither this file nor a later one.
+    /// The identity of every repository is proven, and none has this file or a later one.
     Absent,
 }
 
@@ -54,9 +58,9 @@ impl Fetch<'_> {
     ///
     /// # Errors
     ///
-    /// The last failure of a repository, when none delivered the file; the earlier ones are
-    /// reported. `Hole` when the file is missing although a later one exists. Never `Absent` for
-    /// the end of the archive: that is an outcome.
+    /// The last failure of a repository, when none delivered the file; earlier failures are
+    /// reported. `Hole` when the file is missing although a later one exists. The end of the
+    /// archive is not an error but [`Fetched::Absent`].
     pub fn run(&self) -> Result<Fetched> {
         let is_worth_another = |error: &Error| error.kind() == Kind::Hole || error.kind().is_transient();
         let mut attempt = 1;
@@ -85,8 +89,8 @@ impl Fetch<'_> {
         failures.finish().map(|()| Fetched::Absent)
     }
 
-    /// Asks the repositories in turn until one delivers, and the next one also when one does not
-    /// answer in time.
+    /// Queries the repositories in order until one delivers the file. When a repository does not
+    /// answer within [`ANSWER_TIMEOUT`], the next one is queried at the same time.
     fn take_first(&self, failures: &mut Failures) -> bool {
         let mut race = Race::new();
         let mut turn = self.repositories.iter().enumerate();
@@ -108,7 +112,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// Delivers the file that was found, if it was. Returns whether it is delivered.
+    /// Delivers the file if it was found. Returns whether the file is delivered.
     fn take(&self, found: Result<LookUp>, repository: &str, failures: &mut Failures) -> bool {
         let delivered = match found {
             Ok(LookUp::Absent) => return false,
@@ -120,7 +124,7 @@ impl Fetch<'_> {
         delivered.map_err(|error| failures.push(error)).is_ok()
     }
 
-    /// Writes the content beside the destination, checks everything, and gives it its name.
+    /// Writes the content to a file beside the destination, checks it, and renames the file.
     fn deliver(&self, lineage: Lineage, stored: StoredWal) -> Result<()> {
         let part = PartFile::create(self.destination)?;
         let first = part.write(stored)?;
@@ -136,7 +140,7 @@ impl Fetch<'_> {
 /// Result of looking for a file in one repository.
 enum LookUp {
     Found(Lineage, Box<StoredWal>),
-    /// The repository has shown its identity, and has neither this file nor a later one.
+    /// The identity of the repository is proven, and it has neither this file nor a later one.
     Absent,
 }
 
@@ -150,9 +154,9 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
     let wal = repository.wal(lineage)?;
     let prove = || repository.open(lineage).map(|_| ());
     let found = |stored| Ok(LookUp::Found(lineage, Box::new(stored)));
-    // A missing file proves nothing before the repository has shown its identity; a file that is
-    // found names its cluster. Each request to a remote store costs a round trip, so there the file
-    // comes first.
+    // A missing file proves nothing before the identity of the repository is proven, while a file
+    // that is found names its cluster. Each request to a remote store costs a round trip, so the
+    // file is requested first there.
     if !repository.is_remote() {
         prove()?;
     }
@@ -180,7 +184,7 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
     }
 }
 
-/// A file of the archive that follows `name`, so that this one must not be missing.
+/// Returns a file of the archive that follows `name`; if one exists, `name` must not be missing.
 fn later_file(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
     match name {
         WalName::Segment(segment) => Ok(wal.later_segment(segment)?.map(WalName::Segment)),
@@ -193,8 +197,8 @@ fn later_file(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
     }
 }
 
-/// The file beside the destination while it is incomplete. Its name is always the same, so that a
-/// killed call leaves at most one, which the next call uses again; a lock excludes other calls.
+/// The incomplete file beside the destination. Its name is fixed, so that a killed call leaves at
+/// most one, which the next call reuses; a lock excludes other calls.
 pub(super) struct PartFile {
     path: PathBuf,
     file: File,
@@ -207,8 +211,8 @@ impl PartFile {
         path.push(".walfetch");
         let path = PathBuf::from(path);
         let doing = || format!("create {}", path.display());
-        // A further round means that another call has just finished.
-        for _ in 0..16 {
+        // A further attempt is needed only when another call has just finished.
+        for _ in 0..MAX_LOCK_ATTEMPTS {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file = open_plain(&path, &mut options).doing(doing)?;
@@ -217,13 +221,13 @@ impl PartFile {
                     Error::new(Kind::Locked, "another walfetch is writing the same file").doing(doing())
                 );
             }
-            // The other call may have renamed the file that was just opened.
+            // Another call may have renamed the file after it was opened here.
             let mine = file.metadata().doing(doing)?;
             let is_same = std::fs::symlink_metadata(&path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
             if is_same {
-                // Not if it is empty: ext4 writes a file to the disk when it is closed after a
-                // truncation, even of nothing, and that takes longer than all the rest.
+                // An empty file is not truncated: ext4 writes a truncated file to the disk when it
+                // is closed, even if it was empty, and that takes longer than the rest of the call.
                 if mine.len() > 0 {
                     file.set_len(0).doing(doing)?;
                 }
@@ -233,7 +237,7 @@ impl PartFile {
         Err(Error::new(Kind::Locked, "another walfetch replaced the target repeatedly").doing(doing()))
     }
 
-    /// Writes the whole content. Returns its first bytes, as many as the header of a segment has.
+    /// Writes the whole content. Returns its first bytes: those of the header, for a segment.
     fn write(&self, stored: StoredWal) -> Result<Vec<u8>> {
         let doing = || format!("write {}", self.path.display());
         stored.read(|piece, offset| self.file.write_all_at(piece, offset).doing(doing))?;
@@ -243,7 +247,7 @@ impl PartFile {
         Ok(first)
     }
 
-    /// Copies a file of this size.
+    /// Copies `from`, which has `size` bytes.
     pub fn copy(&self, from: &File, size: u64) -> Result<()> {
         let doing = || format!("write {}", self.path.display());
         let copied = std::io::copy(&mut &*from, &mut &self.file).doing(doing)?;
@@ -253,7 +257,8 @@ impl PartFile {
         Ok(())
     }
 
-    /// Renames the file to `destination`. Not synced: after a crash PostgreSQL requests it again.
+    /// Renames the file to `destination`. Nothing is synced: after a crash, PostgreSQL requests the
+    /// file again.
     pub fn deliver(mut self, destination: &Path) -> Result<()> {
         durable::replace_volatile(&self.path, destination)?;
         self.delivered = true;
@@ -264,7 +269,7 @@ impl PartFile {
 impl Drop for PartFile {
     fn drop(&mut self) {
         if !self.delivered {
-            // If this fails, the next call uses the file again.
+            // If this fails, the next call reuses the file.
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -1,6 +1,6 @@
-//! One WAL file from the server into every repository, and back; and the next files before the
-//! server requests them, with a spool between the calls. Knows nothing of base backups, of the
-//! configuration, and of exit statuses.
+//! Push of a WAL file from the server to every repository, and fetch of a WAL file from the
+//! repositories; both also process the next files ahead of the server's requests, with a spool
+//! between the calls. Does not know base backups, the configuration and exit statuses.
 
 pub mod ahead;
 mod encode;

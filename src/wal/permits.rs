@@ -1,4 +1,4 @@
-//! A limited number of permits for segments that are pushed at once: bytes of memory, or uploads.
+//! A semaphore that limits the segments that are pushed at once: by bytes of memory, or by uploads.
 
 use crate::error::{Error, Kind, Result};
 use parking_lot::{Condvar, Mutex};
@@ -12,7 +12,7 @@ pub struct Permits {
     returned: Condvar,
 }
 
-/// Some of the permits, returned when it is dropped.
+/// A number of permits that are taken, and returned on drop.
 pub struct Permit {
     permits: Arc<Permits>,
     count: u64,
@@ -23,12 +23,12 @@ impl Permits {
         Arc::new(Permits { total, taken: Mutex::new(0), returned: Condvar::new() })
     }
 
-    /// Waits until `count` permits are free, and takes them; all of them, when `count` is more than
-    /// there are. A caller must not hold a permit, or two callers could wait for each other.
+    /// Waits until `count` permits are free, and takes them. A `count` above the total takes all.
+    /// The caller must not hold a permit, or two callers could wait for each other.
     ///
     /// # Errors
     ///
-    /// `Timeout` when they are not free within `patience`.
+    /// `Timeout` when the permits are not free within `patience`.
     pub fn take(self: &Arc<Permits>, count: u64, patience: Duration) -> Result<Permit> {
         let count = count.min(self.total);
         let has_too_few = |taken: &mut u64| *taken + count > self.total;
@@ -43,7 +43,7 @@ impl Permits {
 }
 
 impl Permit {
-    /// Divides the permit into as many of `count` as it has.
+    /// Splits the permit into permits of `count` each, and returns the remainder to the total.
     pub fn split(mut self, count: u64) -> Vec<Permit> {
         let mut parts = Vec::new();
         while count > 0 && self.count >= count {
@@ -53,8 +53,8 @@ impl Permit {
         parts
     }
 
-    /// Grows the permit, by a multiple of `step`, to at least `count`. Returns false when so many
-    /// are not free now.
+    /// Grows the permit, by a multiple of `step`, to at least `count`. Returns false, and takes
+    /// nothing, when that many are not free now.
     #[must_use]
     pub fn grow(&mut self, count: u64, step: u64) -> bool {
         if count > self.count {
@@ -69,7 +69,7 @@ impl Permit {
         true
     }
 
-    /// Returns all but `count`.
+    /// Returns all permits but `count`.
     pub fn shrink(&mut self, count: u64) {
         let spare = self.count.saturating_sub(count);
         self.count -= spare;

@@ -1,4 +1,4 @@
-//! Stores one WAL file in every repository. Knows nothing of the other files that wait.
+//! Stores one WAL file in every repository. Does not know the other files that wait to be archived.
 
 use super::encode::{LazyObject, WalFile};
 use super::racing::Race;
@@ -13,21 +13,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{Span, info_span};
 
-/// Time that an optional repository may take longer than the required ones.
+/// Time limit of the optional repositories, from the end of the last required one.
 const OPTIONAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A WAL file and the repositories for it.
 pub struct Push<'a> {
     /// Path of the file, relative to the working directory.
     pub path: &'a Path,
-    /// Cluster of the file, which is checked.
+    /// Cluster to which the file has to belong.
     pub lineage: Lineage,
     pub compression: Compression,
     pub repositories: &'a [Repository],
-    /// Reports a failure in spite of which the push continues.
+    /// Reports a failure that does not end the push.
     pub report: fn(&Error),
 }
 
@@ -35,14 +35,15 @@ pub struct Push<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
     Stored,
-    /// The repositories had the same content already, whole and durable.
+    /// All repositories had the same content already, complete and durable.
     Already,
 }
 
 /// A file that is archived.
 pub(super) struct StoredWalFile {
     pub stamp: Stamp,
-    /// The copy in each repository, in their order; `None` for an optional one that failed.
+    /// The copy in each repository, in the order of the repositories; `None` for an optional
+    /// repository that failed.
     pub copies: Vec<Option<StoredCopy>>,
 }
 
@@ -53,15 +54,15 @@ pub(super) struct StoredCopy {
 }
 
 impl Push<'_> {
-    /// Stores the file, durably, in every repository, in all at once; a failure in one does not
-    /// stop the others. The file is read and compressed once (one of more than 64 MiB once for each
-    /// repository).
+    /// Stores the file durably in every repository, in all repositories at the same time; a failure
+    /// of one repository does not stop the others. The file is read and compressed once, or once
+    /// for each repository if it is larger than 64 MiB.
     ///
     /// # Errors
     ///
-    /// The last failure of a required repository; the earlier ones, and those of optional
-    /// repositories, are reported. `Conflict` when another file is archived under the name. Those
-    /// of [`WalFile::open`].
+    /// Those of [`WalFile::open`]; the last failure of a required repository, where earlier
+    /// failures and those of optional repositories are reported. `Conflict` when another file is
+    /// archived under the same name.
     pub fn run(&self) -> Result<Pushed> {
         let stored = self.store(self.open()?)?;
         let is_new = stored.copies.iter().flatten().any(|copy| copy.pushed == Pushed::Stored);
@@ -74,7 +75,7 @@ impl Push<'_> {
         name.ok_or_else(no_name)?.parse()
     }
 
-    /// Opens and checks the file. Its object is made later, when the first store opens it.
+    /// Opens and checks the file. The object is encoded later, when the first store opens it.
     pub(super) fn open(&self) -> Result<LazyObject> {
         let name = self.name()?;
         let wal = WalFile::open(self.path, name, self.lineage).doing(|| format!("push {name}"))?;
@@ -106,14 +107,18 @@ impl Push<'_> {
         self.collect(race)
     }
 
-    /// Waits for all required repositories, and for [`OPTIONAL_TIMEOUT`] more for the optional
-    /// ones.
+    /// Waits for all required repositories, then up to [`OPTIONAL_TIMEOUT`] for the optional ones.
     fn collect(&self, mut race: Race<'_, StoredCopy>) -> Result<Vec<Option<StoredCopy>>> {
         let mut failures = Failures::new(self.report);
         let mut copies = BTreeMap::new();
+        let mut end = None;
         loop {
-            let is_waiting = race.running().any(Repository::is_required);
-            let patience = if is_waiting { Duration::MAX } else { OPTIONAL_TIMEOUT };
+            let patience = if race.running().any(Repository::is_required) {
+                Duration::MAX
+            } else {
+                let end = end.get_or_insert_with(|| Instant::now() + OPTIONAL_TIMEOUT);
+                end.saturating_duration_since(Instant::now())
+            };
             match race.next(patience) {
                 Some((number, _, Ok(copy))) => drop(copies.insert(number, copy)),
                 Some((_, repository, Err(error))) if repository.is_required() => failures.push(error),
@@ -129,8 +134,8 @@ impl Push<'_> {
         Ok((0..self.repositories.len()).map(|number| copies.remove(&number)).collect())
     }
 
-    /// Reports the failure of an optional repository, and records it, so that the next calls do not
-    /// try that one.
+    /// Reports the failure of an optional repository, and records it, so that the next calls skip
+    /// the repository.
     fn skip(&self, repository: &Repository, error: Error) {
         if let Some(hints) = repository.hints() {
             hints.write_down(&error.to_string());
@@ -139,9 +144,9 @@ impl Push<'_> {
     }
 }
 
-/// Stores the file in one repository, whose identity is checked first, or at the same time if it
-/// was checked not long ago. The store pulls the bytes: it opens `object` inside of its `put`,
-/// which reads and compresses the file.
+/// Stores the file in one repository. The identity of the repository is checked first, or at the
+/// same time if an earlier call has checked it recently. The file is read and compressed when the
+/// store opens `object`, within its `put`.
 fn put(repository: &Repository, lineage: Lineage, object: &LazyObject) -> Result<StoredCopy> {
     let name = object.wal().name;
     let _span = info_span!("push", segment = %name, repository = repository.name()).entered();
@@ -172,15 +177,15 @@ fn put(repository: &Repository, lineage: Lineage, object: &LazyObject) -> Result
     Ok(StoredCopy { pushed, repository_id: archive.identity().repository_id.clone() })
 }
 
-/// The warning for an optional repository that does not get a file.
+/// Formats the warning about an optional repository that does not receive a file.
 pub(super) fn skipped(repository: &Repository, error: Error) -> Error {
     error
         .doing(format!("optional repository {}", repository.name()))
         .hint("`walkeep sync` copies the missing files there from another repository")
 }
 
-/// Fails unless the archive has the same bytes under this name. All of them are read and checked,
-/// since the server will remove its copy.
+/// Fails unless the archive has the same bytes under this name. The stored file is read and checked
+/// completely, since the server will remove its copy.
 fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     let doing = || format!("compare with {} in repository {}", wal.name, archive.repository().name());
     let stored = archive.get_wal(wal.name)?.ok_or_else(|| {
@@ -207,7 +212,8 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     .hint("two servers archive into the same place (a second primary, a restored copy, a repeated promotion), or the timeline was reused; nothing was replaced. Set `archive_mode = off` on the server that should not archive here, or give it a repository of its own"))
 }
 
-/// Whether a stored file has the same content, read to its end. Damage is an error.
+/// Whether a stored file has the same content as `wal`. The stored file is always read to its end;
+/// damage is an error.
 fn same(stored: StoredWal, wal: &WalFile) -> Result<bool> {
     let same = AtomicBool::new(stored.size() == wal.size());
     stored.read(|piece, offset| {

@@ -1,8 +1,8 @@
-//! Work in several repositories at once: a thread for each, whose results arrive as they are ready.
+//! Work in several repositories at once, each on its own thread; results arrive as they are ready.
 //!
 //! The threads are detached on purpose. A call of `walpush` or `walfetch` must not wait for a
-//! repository that is too late: it ends with the result that it has, and the end of the process
-//! ends the threads, as a crash would. What they do is safe to interrupt at any point.
+//! repository that is too slow: the call ends with the result that it has, and the end of the
+//! process ends the threads, as a crash would. Their work may be interrupted at any point.
 
 use crate::error::{Error, Result};
 use crate::repo::Repository;
@@ -10,10 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Work that runs in several repositories.
+/// Work in several repositories, and its results.
 pub struct Race<'a, T> {
     sender: mpsc::Sender<(usize, Result<T>)>,
     results: mpsc::Receiver<(usize, Result<T>)>,
+    /// Repositories whose results have not arrived, with their numbers.
     running: Vec<(usize, &'a Repository)>,
 }
 
@@ -23,7 +24,8 @@ impl<'a, T: Send + 'static> Race<'a, T> {
         Race { sender, results, running: Vec::new() }
     }
 
-    /// Starts `work` for a repository, on a thread of its own. `number`: its place among all.
+    /// Starts `work` for a repository, on its own thread. `number` identifies the repository: its
+    /// position among all.
     pub fn start(
         &mut self,
         number: usize,
@@ -35,7 +37,7 @@ impl<'a, T: Send + 'static> Race<'a, T> {
         let run = move || {
             let panicked = |_| Err(Error::defect("the thread of a repository panicked"));
             let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked);
-            // The receiver is gone when the caller had what it needed.
+            // The receiver was dropped if the caller did not wait for this result.
             let _ = sender.send((number, result));
         };
         let thread = std::thread::Builder::new().name(format!("to {}", repository.name()));
@@ -44,8 +46,8 @@ impl<'a, T: Send + 'static> Race<'a, T> {
         }
     }
 
-    /// Waits for the next result, up to `patience`. `None` when none arrived, or no work is
-    /// running.
+    /// Waits for the next result, up to `patience`. `None` when no result arrived in time, or no
+    /// work is running.
     pub fn next(&mut self, patience: Duration) -> Option<(usize, &'a Repository, Result<T>)> {
         if self.running.is_empty() {
             return None;

@@ -1,5 +1,5 @@
-//! The stamp of a file: detects that a name belongs to another file, or that the file was written
-//! to.
+//! The stamp of a file, which detects that a name now belongs to another file, or that the file was
+//! written to.
 
 use serde::{Deserialize, Serialize};
 use std::fs::Metadata;
@@ -7,15 +7,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Distinguishes a file from every other, and from itself before a write. No program can set the
-/// status change time (`ctime`), so a copy that got the old times back has another stamp.
+/// Identity of a file and of its content: another file has another stamp, and so has the same file
+/// after a write. No program can set the status change time (`ctime`), so a copy with the
+/// modification time of the original has another stamp too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     dev: u64,
     ino: u64,
     pub size: u64,
-    /// Seconds and nanoseconds.
+    /// Modification time, in seconds and nanoseconds.
     mtime: (i64, i64),
+    /// Status change time, in seconds and nanoseconds.
     ctime: (i64, i64),
 }
 
@@ -30,14 +32,15 @@ impl Stamp {
         }
     }
 
-    /// Stamp of the regular file at `path`, not of one behind a link; `None` when there is none.
+    /// Stamp of the regular file at `path`, without following a link; `None` when `path` is not a
+    /// regular file or cannot be examined.
     pub fn at(path: &Path) -> Option<Stamp> {
         let meta = std::fs::symlink_metadata(path).ok().filter(Metadata::is_file)?;
         Some(Stamp::of(&meta))
     }
 
-    /// Whether the file was last written to or renamed at least `age` before `now`; false for times
-    /// before 1970, which are those of a broken clock.
+    /// Whether the last write to the file, and its last renaming, happened at least `age` before
+    /// `now`; false for a time before 1970, which comes from a wrong clock.
     pub fn is_older(&self, age: Duration, now: SystemTime) -> bool {
         let (seconds, nanoseconds) = self.ctime;
         let since_1970 = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());

@@ -1,5 +1,5 @@
-//! The side of the calls in fetching ahead: delivers a kept segment from the spool. Knows nothing
-//! of how the worker chooses segments.
+//! Delivers a kept segment from the spool, for a call of walfetch. Does not know how the worker
+//! chooses segments.
 
 use super::kept::{KeptMark, busy_of, hash_of, mark_of};
 use super::spool::Spool;
@@ -13,24 +13,24 @@ use crate::wal::stamp::Stamp;
 use std::io::{Read, Seek};
 use std::time::{Duration, SystemTime};
 
-/// Age of a mark, at most.
+/// Maximum age of a mark.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Interval at which a call looks whether a segment that the worker is fetching has grown.
-const STALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Interval at which a call checks whether a segment that the worker is fetching has grown.
+const GROWTH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Number of these intervals, at most.
+/// Maximum number of these intervals.
 const MAX_INTERVALS: u32 = 10;
 
-/// Delivers a file from the spool. False when it is missing or does not fit: then the call fetches
-/// it.
+/// Delivers a file from the spool. Returns false when the file is missing or does not fit its mark:
+/// the call then has to fetch it.
 #[must_use]
 pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool, now: SystemTime) -> bool {
     let (WalName::Segment(name), Some(lineage)) = (fetch.name, fetch.lineage) else {
         return false;
     };
-    // Fetching a segment that the worker has almost fetched would take longer, and slow the worker
-    // down.
+    // A second fetch of a segment that the worker is fetching would take longer, and slow the
+    // worker down.
     let part = spool.path(&format!("{name}.walfetch"));
     let size = || std::fs::metadata(&part).map_or(0, |meta| meta.len());
     let (mut before, mut intervals) = (size(), 0);
@@ -39,14 +39,14 @@ pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool, now: SystemTime) -> bool {
         intervals += 1;
         has_grown && intervals < MAX_INTERVALS
     };
-    if !spool.await_lock(&busy_of(name), has_grown, STALL_TIMEOUT) {
+    if !spool.await_lock(&busy_of(name), has_grown, GROWTH_INTERVAL) {
         return false;
     }
     let Some(mark) = spool.read_mark::<KeptMark>(&mark_of(name), MAX_AGE, now) else {
         return false;
     };
     let is_delivered = take(fetch, spool, name, lineage, &mark).is_ok();
-    // The file is gone, or does not fit its mark.
+    // The file was moved, or does not fit its mark.
     spool.remove(&mark_of(name));
     is_delivered
 }
@@ -79,7 +79,7 @@ fn take(
     if durable::replace_volatile(&path, fetch.destination).is_ok() {
         return Ok(());
     }
-    // The spool is on another file system.
+    // The spool may be on another file system: the file is copied.
     file.rewind().doing(doing)?;
     let part = PartFile::create(fetch.destination)?;
     part.copy(&file, stamp.size)?;

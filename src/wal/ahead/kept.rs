@@ -1,5 +1,5 @@
-//! Agreements between the calls and the worker of one data directory: the names in the spool, the
-//! mark of a kept segment, and the message about a delivered one.
+//! Formats that the calls and the worker of one data directory share: the names in the spool, the
+//! mark of a kept segment, and the message about a delivered segment.
 
 use super::spool::Spool;
 use crate::codec::hash::{BlockHash, hash_all};
@@ -18,7 +18,7 @@ use std::str::FromStr;
 /// Name of the FIFO on which calls send messages to the worker.
 pub(super) const FIFO: &str = "asked";
 
-/// The message of a call: this segment was delivered.
+/// The message of a call that it has delivered a segment.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveredSegment {
     pub name: SegmentName,
@@ -44,7 +44,7 @@ impl DeliveredSegment {
         let Some(mut fifo) = fifo.ok().filter(is_fifo) else {
             return false;
         };
-        // When the FIFO is full, the worker has enough messages to read.
+        // A failure is ignored: when the FIFO is full, the worker has enough messages to read.
         let _ = fifo.write_all(format!("{} {}\n", self.name, self.size.bytes()).as_bytes());
         true
     }
@@ -65,16 +65,17 @@ impl FromStr for DeliveredSegment {
 #[derive(Serialize, Deserialize)]
 pub(super) struct KeptMark {
     lineage: String,
-    /// Repositories that the file may come from: after a change of the configuration the mark does
-    /// not fit.
+    /// Repositories from which the file may come: the mark does not fit any more when the
+    /// configuration has changed.
     sources: Vec<MarkedRepository>,
     stamp: Stamp,
     pub hash: BlockHash,
-    /// Boot of the machine: bytes that were written before a crash may not be on the disk.
+    /// Identifier of the boot of the machine: bytes that were written before a crash may not be on
+    /// the disk.
     boot: String,
 }
 
-/// A repository, by its place and, where that takes no request to a remote store, its identity.
+/// A repository: its place and, unless it is remote, its identity.
 #[derive(Serialize, Deserialize)]
 struct MarkedRepository {
     place: String,
@@ -95,7 +96,7 @@ impl MarkedRepository {
         repositories.iter().map(marked).collect()
     }
 
-    /// Whether `now` can be the same repository; true also when one of the identities is unknown.
+    /// Whether `now` can be this repository; also true when one of the identities is unknown.
     fn matches(&self, now: &MarkedRepository) -> bool {
         let ids = self.repository_id.as_ref().zip(now.repository_id.as_ref());
         self.place == now.place && ids.is_none_or(|(then, now)| then == now)
@@ -140,7 +141,7 @@ pub(super) fn busy_of(name: SegmentName) -> String {
     format!("{name}.busy")
 }
 
-/// Hash of a whole file.
+/// Hashes a whole file.
 pub(super) fn hash_of(file: &mut File) -> std::io::Result<BlockHash> {
     file.rewind()?;
     hash_all(file)

@@ -1,26 +1,27 @@
-//! Pushes segments that PostgreSQL has declared ready before it calls for them, several at once. A
-//! later call finds a mark in the spool and ends at once.
+//! Pushes segments that PostgreSQL has marked as ready before the archiver calls walpush for them,
+//! several at once. The later call for such a segment finds a mark in the spool and ends at once.
 //!
-//! All of it happens within the call for one segment, whose own push runs beside the others: there
-//! is no background process that could outlive the server, hold its files open, or have to be found
-//! again after a crash. The price is that this one call in nine takes as long as the slowest of the
-//! nine; the server's archiver calls for one after the other and would wait for all of them anyway.
-//! A worker beside the archiver was not faster: while a backlog is pushed the processors are fully
-//! busy, and the calls that only find a mark take two milliseconds each.
+//! All pushes happen within the call for one segment, whose own push runs beside the others. So no
+//! background process can outlive the server, hold its files open, or have to be found after a
+//! crash. The price: one call in nine takes as long as the slowest of nine pushes. The archiver
+//! calls for one segment after the other and would wait for all nine anyway. A background worker
+//! was not faster: while a backlog is pushed the processors are fully busy, and a call that only
+//! finds a mark takes two milliseconds.
 //!
-//! So work is limited, not threads: each processor takes several segments and reads them side by
-//! side, which halves the cost of SHA-256, the largest part (`codec/sha256.rs`); uploads, which
-//! mostly wait for a disk or a store, have threads of their own.
+//! Since the processors are the limit, each of them takes several segments and reads them side by
+//! side, which halves the cost of SHA-256, the most expensive step (`codec/sha256.rs`). Uploads
+//! mostly wait for a disk or a store, so each has its own thread.
 //!
 //! A mark is evidence of an archived file: it is written after every required repository has stored
 //! exactly this file (see [`Stamp`]), for this cluster and set of repositories. PostgreSQL recycles
 //! segments by renaming them, and a restore or a copy puts other bytes under an old name: both
 //! change the stamp, as does every write, provided that the clock of the file system had advanced
-//! when the file was opened to be pushed ([`CLOCK_TICK`]). Reading sixteen megabytes again would
-//! prove no more. A directory is asked again whether it is still the same repository and has the
-//! file; a request to a remote store would cost as much as the mark saves, so there the mark counts
-//! alone, for [`MAX_AGE`]. The failure of a further segment does not fail the call: it happens
-//! again when PostgreSQL calls for that segment. `archive_status` is only read.
+//! when the file was opened to be pushed ([`CLOCK_TICK`]). A second read of the whole segment would
+//! prove no more. For a repository in a directory, the call also checks that the repository is
+//! still the same one and has the file. A request to a remote store would cost as much as the mark
+//! saves, so for a remote repository the mark alone suffices, for [`MAX_AGE`]. The failure of a
+//! further segment does not fail the call: the failure occurs again when PostgreSQL calls for that
+//! segment. `archive_status` is only read.
 
 use super::spool::{Spool, SpoolLock};
 use crate::codec::compress::Compression;
@@ -42,23 +43,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Age of a mark, at most.
+/// Maximum age of a mark.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Age of the last write to a file, at least, when a call begins that marks it. The clock of a file
-/// system advances in ticks: a file that is written to again within the tick of its stamp has the
-/// same stamp.
+/// Minimum age of the last write to a file at the beginning of the call that writes a mark for it.
+/// The clock of a file system advances in ticks: a second write within the same tick does not
+/// change the stamp.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
-/// Time that a call whose own segment failed waits for the other ones, which are mostly done by
-/// then.
+/// Time limit of the wait for the other segments after the call's own segment failed; most of them
+/// are done by then.
 const WAIT_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Bytes of memory of the further segments together. With the call's own segment of 16 MiB, which
-/// may be incompressible, the rest of the process stays below 64 MiB.
+/// Maximum memory of all further segments in bytes. With the call's own segment of 16 MiB, which
+/// may be incompressible, and the rest of the process, the total stays below 64 MiB.
 const MAX_MEMORY: u64 = 32 << 20;
 
-/// Segments that are stored at once.
+/// Maximum number of segments that are stored at once.
 const MAX_UPLOADS: u64 = 16;
 
 /// Evidence that a file is archived.
@@ -69,7 +70,7 @@ struct PushedMark {
     copies: Vec<MarkedCopy>,
 }
 
-/// A repository, by its place and identity.
+/// The copy in one repository: the place and the identity of the repository.
 #[derive(Serialize, Deserialize)]
 struct MarkedCopy {
     place: String,
@@ -105,7 +106,7 @@ impl PushedMark {
     }
 }
 
-/// Whether a repository still has a file; a remote one is not asked.
+/// Whether a repository still has a file; assumed of a remote repository.
 fn still_has(repository: &Repository, lineage: Lineage, name: WalName, id: &str) -> bool {
     repository.is_remote()
         || repository.open(lineage).is_ok_and(|archive| {
@@ -113,8 +114,8 @@ fn still_has(repository: &Repository, lineage: Lineage, name: WalName, id: &str)
         })
 }
 
-/// Whether an earlier call has archived the file of this push, so that the call can end at once.
-/// Removes the mark.
+/// Whether an earlier call has archived the file of this push, so that the call can end at once. If
+/// so, removes the mark.
 #[must_use]
 pub fn is_archived(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
     let Ok(name) = push.name() else {
@@ -129,20 +130,20 @@ pub fn is_archived(push: &Push<'_>, spool: &Spool, now: SystemTime) -> bool {
             progress::warn(&skipped(repository, error));
         }
     }
-    // PostgreSQL calls again only when it did not get this answer, and then the repositories are
-    // asked.
+    // PostgreSQL calls again only if it did not receive the result; that call then queries the
+    // repositories.
     spool.remove(&name.to_string());
     true
 }
 
-/// The mark of this push, if there is one that fits.
+/// Returns the mark of this push, if it exists and fits.
 fn mark_of(push: &Push<'_>, name: WalName, spool: &Spool, now: SystemTime) -> Option<PushedMark> {
     let mark: PushedMark = spool.read_mark(&name.to_string(), MAX_AGE, now)?;
     let stamp = Stamp::at(push.path)?;
     mark.fits(push, name, stamp).then_some(mark)
 }
 
-/// Further segments that are being pushed.
+/// The pushes of further segments.
 pub struct PushAhead {
     /// Disconnected when the last thread has dropped its sender; nothing is sent.
     done: mpsc::Receiver<()>,
@@ -152,9 +153,10 @@ pub struct PushAhead {
 }
 
 impl PushAhead {
-    /// Starts to push up to `count` segments that PostgreSQL will call for next, for `patience` at
-    /// most; the call began at `now`. `None` when there are none, when PostgreSQL has not called
-    /// for this one, or when the spool cannot be used.
+    /// Starts to push up to `count` segments for which PostgreSQL will call next, with the time
+    /// limit `patience`. `now` is the time at which the call began. `None` when no further segment
+    /// is ready, when PostgreSQL has not called for the segment of `push`, or when the spool cannot
+    /// be used.
     pub fn start(
         push: &Push<'_>,
         spool: Spool,
@@ -171,8 +173,8 @@ impl PushAhead {
         spool.create().ok()?;
         let alone = spool.lock()?;
         spool.remove_all_but(|name| ready.iter().any(|ready| ready.to_string() == name));
-        // Marked segments are part of `count`: when a segment is refused again and again, not all
-        // of its successors are archived before it.
+        // Segments with a mark count towards `count`. Otherwise, while one segment is refused
+        // repeatedly, all of its successors would be archived before it.
         let left: VecDeque<PathBuf> = ready
             .into_iter()
             .map(|name| (name, folder.join(name.to_string())))
@@ -183,7 +185,7 @@ impl PushAhead {
         let (sender, done) = mpsc::channel();
         let end = Instant::now() + patience;
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        // As many side by side as give all processors the same number of rounds.
+        // Number of segments side by side with which all processors have the same number of rounds.
         let each = left.len().div_ceil(processors);
         let together = each.div_ceil(each.div_ceil(LANES).max(1)).max(1);
         let threads = left.len().div_ceil(together).min(processors);
@@ -204,37 +206,38 @@ impl PushAhead {
         let stop = Arc::clone(&queue.stop);
         for _ in 0..threads {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
-            // Detached: `finish` waits for it no longer than until the deadline. A thread that
-            // cannot be started is one less.
+            // Detached: `finish` waits until the deadline at most. If a thread cannot be started,
+            // the others do its work.
             let thread = std::thread::Builder::new().name("push ahead".to_owned());
             let _ = thread.spawn(move || queue.run(&sender));
         }
         Some(PushAhead { done, stop, end, _alone: alone })
     }
 
-    /// Waits for the pushes. After a failure of the call's own segment no further one is begun, and
-    /// the wait is short.
+    /// Waits for the pushes. If the call's own segment failed (`succeeded` is false), no further
+    /// push is begun, and the wait is short.
     pub fn finish(self, succeeded: bool) {
         let mut patience = self.end.saturating_duration_since(Instant::now());
         if !succeeded {
             self.stop.store(true, Ordering::Relaxed);
             patience = patience.min(WAIT_AFTER_FAILURE);
         }
-        // Returns when the last thread has dropped its sender, or at the deadline: then the process
-        // ends, and the threads with it, as after a crash.
+        // Returns when the last thread has dropped its sender, or at the deadline. The process then
+        // ends, and ends the threads, as a crash would.
         let _ = self.done.recv_timeout(patience);
     }
 }
 
-/// The next segments that the server has declared ready, in the order in which its archiver takes
-/// them. None when it has not declared `own`: then a user calls walpush. History and backup files
-/// are small, and segments that end a timeline rare: they are left to their own calls.
+/// Returns the next segments that the server has marked as ready, in the order in which its
+/// archiver takes them. Empty when the server has not marked `own`: then a user called walpush.
+/// History and backup files are small, and partial segments are rare: they are left to their own
+/// calls.
 fn ready(archive_status: &Path, own: WalName, count: usize) -> Vec<WalName> {
     let mut ready = BTreeSet::new();
     if !archive_status.join(format!("{own}.ready")).exists() {
         return Vec::new();
     }
-    // The archiver has called for the segments before this one already.
+    // The archiver has already called for the segments before this one.
     let is_later = |name: WalName| !matches!(own, WalName::Segment(_)) || name > own;
     for entry in std::fs::read_dir(archive_status).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -251,7 +254,7 @@ fn ready(archive_status: &Path, own: WalName, count: usize) -> Vec<WalName> {
     ready.into_iter().collect()
 }
 
-/// The segments that the threads push, with the limits that they share.
+/// The segments that the threads push, and the limits that the threads share.
 struct PushQueue {
     left: Mutex<VecDeque<PathBuf>>,
     /// Number of segments that a thread encodes side by side.
@@ -271,7 +274,7 @@ struct PushQueue {
 }
 
 impl PushQueue {
-    /// Encodes one group of segments after another, and starts a thread that stores each.
+    /// Encodes one group of segments after another, and starts a thread to store each segment.
     fn run(self: Arc<PushQueue>, sender: &mpsc::Sender<()>) {
         while !self.stop.load(Ordering::Relaxed) && Instant::now() < self.begin_until {
             let files = self.open_next();
@@ -292,8 +295,8 @@ impl PushQueue {
                     queue.store(file);
                     drop((permit, sender));
                 };
-                // Detached, as the threads of `start`. A segment without a thread is left to its
-                // own call.
+                // Detached, like the threads of `start`. If a thread cannot be started, the segment
+                // is left to its own call.
                 let _ = std::thread::Builder::new().name("store ahead".to_owned()).spawn(store);
             }
         }
@@ -303,7 +306,7 @@ impl PushQueue {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Opens the next segments; empty when there are no more.
+    /// Opens the next segments; empty when none are left.
     fn open_next(&self) -> Vec<LazyObject> {
         let mut left = self.left.lock();
         let count = self.together.min(left.len());
@@ -311,7 +314,7 @@ impl PushQueue {
         drop(left);
         let open = |path: &PathBuf| {
             let file = self.push(path).open();
-            // Its own call will report the failure.
+            // The segment's own call will report the failure.
             if file.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
             }
@@ -333,7 +336,7 @@ impl PushQueue {
     fn store(&self, file: LazyObject) {
         let (name, path) = (file.wal().name, file.wal().path().to_owned());
         match self.push(&path).store(file) {
-            // Without a mark, the segment's own call compares it with the stored object.
+            // A segment without a mark is compared with the stored object by its own call.
             Ok(stored) if stored.stamp.is_older(CLOCK_TICK, self.began) => {
                 let mark = PushedMark::new(self.lineage, &self.repositories, stored);
                 let _ = self.spool.write_mark(&name.to_string(), &mark);

@@ -1,14 +1,14 @@
-//! Files that `walpush` and `walfetch` of one server leave on this machine for their next calls:
-//! marks of segments that are archived already, and segments that recovery will request.
+//! The spool: files that `walpush` and `walfetch` of one server leave on this machine for their
+//! next calls: marks of segments that are archived already, and segments that recovery will
+//! request.
 //!
-//! Nothing depends on it. All of it may vanish or be damaged at any moment, may come from an
-//! earlier life of the data directory, and may be impossible to create; a file that does not fit
-//! exactly counts as missing. A mark is bound to its file by a [`Stamp`](crate::wal::stamp::Stamp),
-//! to the cluster, and to the places of the repositories. Nothing here is synced: a file that a
-//! crash of the machine tears does not fit any more.
+//! No operation depends on the spool. Its files may be removed or damaged at any moment, may come
+//! from an earlier cluster in the data directory, and may be impossible to create; a file that does
+//! not fit its mark exactly counts as missing. A mark is bound to its file by a
+//! [`Stamp`](crate::wal::stamp::Stamp), to the cluster, and to the places of the repositories.
+//! Nothing is synced: a file that a crash of the machine tears does not fit its mark any more.
 //!
-//! Each data directory has a folder of its own, so servers on one machine share a spool and no file
-//! in it.
+//! Each data directory has its own folder, so servers on one machine share a spool, but no files.
 
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Result};
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-/// Bytes of a mark, at most.
+/// Maximum size of a mark in bytes.
 const MAX_MARK_SIZE: u64 = 64 << 10;
 
 /// Name of the lock that one process of a server holds at a time.
@@ -45,12 +45,13 @@ pub struct SpoolLock {
 }
 
 impl Spool {
-    /// The folder below `root` for the server in `pgdata`. Its name contains device and inode of
-    /// the data directory, so that a copy of it has another one. Touches nothing.
+    /// Returns the part of the spool below `root` for the server in `pgdata`. The name of its
+    /// folder is derived from path, device and inode of the data directory, so that a copy of the
+    /// directory has another folder. Creates nothing.
     ///
     /// # Errors
     ///
-    /// Those of looking at `pgdata`.
+    /// Those of the operating system about `pgdata`.
     pub fn new(root: &Path, pgdata: &Path, lineage: Lineage, purpose: &str) -> Result<Spool> {
         let doing = || format!("look at {}", pgdata.display());
         let path = std::fs::canonicalize(pgdata).doing(doing)?;
@@ -65,28 +66,29 @@ impl Spool {
         self.folder.join(name)
     }
 
-    /// Creates the folder, and the directory of the whole spool where its parent allows it.
+    /// Creates the folder, and the directory of the whole spool if the mode of its parent allows
+    /// that.
     pub fn create(&self) -> Result<()> {
         let doing = || format!("create {}", self.folder.display());
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.folder).doing(doing)
     }
 
-    /// Locks the folder against other processes of this server; `None` when it is locked, or
-    /// nothing can be locked here. The lock file is never removed: another process could have
-    /// locked it meanwhile.
+    /// Locks the folder against other processes of this server; `None` when the folder is locked,
+    /// or cannot be locked. The lock file is never removed: another process could have locked it
+    /// meanwhile.
     pub fn lock(&self) -> Option<SpoolLock> {
         self.lock_as(LOCK)
     }
 
-    /// Locks a part of the folder's content under a name of its own.
+    /// Takes the lock `name`, which protects a part of the folder's content.
     pub fn lock_as(&self, name: &str) -> Option<SpoolLock> {
         let file = self.open(File::options().write(true).create(true).truncate(false), name).ok()?;
         file.try_lock_exclusive().ok()?;
         Some(SpoolLock { _file: file })
     }
 
-    /// Waits until no process holds this lock, as long as `is_alive`, called once per `interval`,
-    /// returns true. False when it gave up.
+    /// Waits until no process holds the lock `name`. Gives up, and returns false, when `is_alive`
+    /// returns false; it is called once per `interval`.
     pub fn await_lock(&self, name: &str, mut is_alive: impl FnMut() -> bool, interval: Duration) -> bool {
         let Some(file) = self.open_own(name) else {
             return true;
@@ -112,15 +114,15 @@ impl Spool {
         open_plain(&path, options.mode(FILE_MODE)).doing(|| format!("open {}", path.display()))
     }
 
-    /// Opens a regular file that this user has created; `None` when there is none.
+    /// Opens a regular file that belongs to this user; `None` for any other file, and when the file
+    /// cannot be opened.
     pub fn open_own(&self, name: &str) -> Option<File> {
         let file = self.open(File::options().read(true), name).ok()?;
         let meta = file.metadata().ok()?;
         (meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw()).then_some(file)
     }
 
-    /// Reads a mark that was written within `max_age`; `None` when there is none that can be
-    /// parsed.
+    /// Reads a mark; `None` when it does not exist, cannot be parsed, or is older than `max_age`.
     pub fn read_mark<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -129,7 +131,7 @@ impl Spool {
     ) -> Option<T> {
         let file = self.open_own(name)?;
         let written = file.metadata().ok()?.modified().ok()?;
-        // The absolute value, so that a clock that was set back does not prolong a mark.
+        // Absolute difference, so that a mark is not valid for longer when the clock was set back.
         let age = now.duration_since(written).unwrap_or_else(|later| later.duration());
         if age > max_age {
             return None;
@@ -139,7 +141,7 @@ impl Spool {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes a mark, in one step. The caller holds the lock.
+    /// Writes a mark, atomically. The caller must hold the lock.
     pub fn write_mark(&self, name: &str, mark: &impl Serialize) -> Result<()> {
         let doing = || format!("mark {name}");
         let text = serde_json::to_vec(mark).map_err(|e| Error::defect(format!("write JSON: {e}")))?;
@@ -154,8 +156,8 @@ impl Spool {
         let _ = std::fs::remove_file(self.path(name));
     }
 
-    /// Removes everything but the lock and the files for which `keep` is true. The caller holds the
-    /// lock.
+    /// Removes all files but the lock and those for which `keep` returns true. The caller must hold
+    /// the lock.
     pub fn remove_all_but(&self, keep: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             match entry.file_name().to_str() {

@@ -1,8 +1,8 @@
-//! The worker, a process of its own that keeps the next segments of the timeline in the spool.
+//! The worker, a separate process that keeps the next segments of the timeline in the spool.
 //!
-//! It has a session of its own, works in `/`, and has no descriptor open that it inherited: neither
-//! the server's log nor its sockets could be closed otherwise. Knows nothing of how it is started
-//! and configured.
+//! The worker has its own session, works in `/`, and closes all inherited descriptors: otherwise
+//! the server's log and sockets would stay open while it runs. Does not know how it is started and
+//! configured.
 
 use super::kept::{DeliveredSegment, FIFO, KeptMark, busy_of, hash_of, mark_of};
 use super::spool::{Spool, SpoolLock};
@@ -19,31 +19,33 @@ use std::io::{BufRead, BufReader};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-/// Bytes that are kept, at most; a single segment may be larger.
+/// Maximum size of all kept segments in bytes; a single segment may be larger.
 const MAX_KEPT_BYTES: u64 = 1 << 30;
 
-/// Segments for which the file system has to have free space beside those that are being fetched.
+/// Number of segments for which the file system must have free space, in addition to the segments
+/// that are being fetched.
 const MIN_FREE_SEGMENTS: u64 = 8;
 
 /// Time without a message after which the worker ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Segments that are fetched at once. With a remote store most of the time is round trips; with a
-/// directory one fetch is faster than the server, which replays with one process.
+/// Maximum number of segments that are fetched at once. A fetch from a remote store mostly waits
+/// for round trips; a fetch from a directory is faster than the server, which replays WAL with one
+/// process.
 const MAX_REMOTE_FETCHES: usize = 8;
 const MAX_LOCAL_FETCHES: usize = 2;
 
 /// Interval at which the watcher checks that the worker is still wanted.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Lifetime of a worker; the next call after it starts another one.
+/// Maximum lifetime of a worker; the next call then starts another one.
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The function that fails when the server does not need the worker any more.
 pub type StillWanted = dyn Fn() -> Result<()> + Send + Sync;
 
-/// Leaves the server's session, and closes all descriptors but the standard ones. For the begin of
-/// the process, when it has opened none itself.
+/// Leaves the server's session, and closes all descriptors but the standard ones. Must be called at
+/// the start of the process, before it opens files of its own.
 ///
 /// # Errors
 ///
@@ -55,14 +57,14 @@ pub fn detach() -> Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd").doing(doing)? {
         open.extend(entry.doing(doing)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
-    // One of these was of the listing itself, and is closed already.
+    // One of these descriptors belonged to the listing, and is already closed.
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
         let _ = nix::unistd::close(descriptor);
     }
     Ok(())
 }
 
-/// Keeps segments in the spool for the calls of one data directory.
+/// The worker of one data directory, which keeps segments in the spool for its calls.
 pub struct FetchWorker<'a> {
     pub spool: &'a Spool,
     pub lineage: Lineage,
@@ -80,27 +82,28 @@ enum WorkerEvent {
     Fetched(SegmentName, Result<Fetched>),
 }
 
-/// The segments that are to be kept at present.
+/// The segments that the worker currently has to keep.
 struct KeepWindow {
     size: SegmentSize,
-    /// All of them, in order.
+    /// All segments of the window, in order.
     next: Vec<SegmentName>,
-    /// Those that are neither kept nor being fetched.
+    /// Segments that are neither kept nor being fetched.
     missing: VecDeque<SegmentName>,
+    /// Segments that are being fetched; some may be outside of the window.
     in_progress: BTreeSet<SegmentName>,
-    /// Those that were kept. A call may have taken one, and be about to send the message.
+    /// Segments that were kept. A call may have taken one and not yet sent its message.
     kept: BTreeSet<SegmentName>,
-    /// The archive ends before the last of `next`.
+    /// Whether the archive ends before the last segment of `next`.
     has_archive_end: bool,
 }
 
 impl FetchWorker<'_> {
-    /// Works until there is nothing more to do; returns at once when another worker is running.
+    /// Keeps segments until the archive ends or no message arrives any more. Returns at once when
+    /// another worker is running.
     ///
     /// # Errors
     ///
-    /// Those of the spool, and those of `still_wanted`. A segment that cannot be fetched is not one
-    /// of them.
+    /// Those of the spool and of `still_wanted`. A segment that cannot be fetched is not an error.
     pub fn run(&self, first: DeliveredSegment) -> Result<()> {
         rustix::process::chdir("/").map_err(|e| Error::io("leave the data directory", &e.into()))?;
         self.watch()?;
@@ -115,8 +118,8 @@ impl FetchWorker<'_> {
         worked
     }
 
-    /// Ends the process when the worker is not wanted any more, whatever it is waiting for at that
-    /// moment. The thread is detached: it ends with the process.
+    /// Starts the thread that ends the process when the worker is not wanted any more, even while
+    /// the worker waits. The thread is detached: it ends with the process.
     fn watch(&self) -> Result<()> {
         let begun = Instant::now();
         let (spool, still_wanted, exit) = (self.spool.clone(), Arc::clone(&self.still_wanted), self.exit);
@@ -139,8 +142,8 @@ impl FetchWorker<'_> {
     ) -> Result<()> {
         let is_remote = self.repositories.iter().any(Repository::is_remote);
         let most = if is_remote { MAX_REMOTE_FETCHES } else { MAX_LOCAL_FETCHES };
-        // One more after each segment that was found, so that at the end of the archive only one is
-        // missing.
+        // Grows by one after each segment that is found and falls back to one, so that few requests
+        // are made for missing segments at the end of the archive.
         let mut at_once = 1;
         let mut window = self.window(first, BTreeSet::new(), BTreeSet::new());
         std::thread::scope(|scope| {
@@ -173,7 +176,7 @@ impl FetchWorker<'_> {
         })
     }
 
-    /// The window after a segment was delivered. Removes the kept files outside of it.
+    /// Returns the window after a segment was delivered. Removes the kept files outside of it.
     fn window(
         &self,
         delivered: DeliveredSegment,
@@ -195,7 +198,7 @@ impl FetchWorker<'_> {
         KeepWindow { size, next, missing, in_progress, kept, has_archive_end: false }
     }
 
-    /// Records the end of a fetch in the window.
+    /// Records the result of a fetch in the window.
     fn update(&self, window: &mut KeepWindow, name: SegmentName, fetched: Result<Fetched>) {
         window.in_progress.remove(&name);
         if !window.next.contains(&name) {
@@ -211,7 +214,8 @@ impl FetchWorker<'_> {
                 window.has_archive_end = true;
                 window.missing.clear();
             }
-            // A call will meet the same failure and report it; later segments are of no use before.
+            // A call will meet the same failure and report it. Later segments are not needed before
+            // this one.
             Err(error) => {
                 progress::debug(&error);
                 window.missing.clear();
@@ -226,7 +230,7 @@ impl FetchWorker<'_> {
         let doing = || format!("listen at {}", path.display());
         rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| Error::io(doing(), &errno.into()))?;
-        // Open for writing too, so that a read never returns the end of the file.
+        // Opened for writing too, so that a read never returns the end of the file.
         let fifo = File::options().read(true).write(true).open(&path).doing(doing)?;
         let listen = move || {
             for line in BufReader::new(fifo).lines().map_while(std::io::Result::ok) {
@@ -241,7 +245,7 @@ impl FetchWorker<'_> {
         thread.spawn(listen).map(|_| ()).doing("start a thread")
     }
 
-    /// Fetches and verifies a segment as a call would, and marks it.
+    /// Fetches and verifies a segment as a call would, and writes its mark.
     fn keep(&self, name: SegmentName) -> Result<Fetched> {
         let Some(_busy) = BusyLock::take(self.spool, name) else {
             return Err(Error::new(Kind::Locked, format!("{name} is being fetched already")));
@@ -273,7 +277,7 @@ impl FetchWorker<'_> {
     }
 }
 
-/// The lock on a segment that is being fetched, for which calls wait.
+/// The lock on a segment that is being fetched; calls for the segment wait for it.
 struct BusyLock<'a> {
     spool: &'a Spool,
     name: SegmentName,
