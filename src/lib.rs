@@ -2,45 +2,69 @@
 //!
 //! # The map
 //!
-//! Each room may name the rooms of its third column, and itself. `tests/it/architecture.rs` reads
+//! Each room may name itself and the rooms in its third column. `tests/it/architecture.rs` reads
 //! this table.
 //!
 //! | room | what it is | may name |
 //! |---|---|---|
-//! | [`error`] | one error type, and its kinds | – |
-//! | `fs` | durable writes, and reads and writes that bypass the page cache | error |
-//! | `net` | HTTP over TLS, and which certificate of a server is accepted | error |
+//! | [`error`] | the error type and its kinds | – |
+//! | `fs` | durable writes; reads and writes that bypass the page cache | error |
+//! | `net` | HTTP over TLS, and the check of the server's certificate | error |
 //! | [`pg`] | the formats and protocols of PostgreSQL | error net |
-//! | [`codec`] | bytes to bytes: hashes, compression, the envelope of an object | error |
-//! | [`storage`] | keys to bytes: the trait and its six promises, the stores | error fs net |
-//! | [`repo`] | the objects of a repository, and its state as a whole; `FORMAT.md` | error pg codec storage |
+//! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error |
+//! | [`storage`] | the trait of a store with its six promises, and the stores: keys to bytes | error fs net |
+//! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error pg codec storage |
 //! | [`progress`] | progress, cancellation and reports of an operation; everything else that is logged is `tracing` | error |
-//! | [`wal`] | push and fetch of one WAL file, and of those that will be requested next | error progress fs pg codec repo |
-//! | [`backup`] | from a running server into packs and a manifest | error progress fs pg codec repo |
-//! | [`restore`] | from a repository into a data directory that recovers | error progress fs pg codec repo |
-//! | [`sync`] | from one repository into another | error progress pg codec repo |
-//! | [`retention`] | the plan of what is kept and what is removed, and its execution | error progress pg repo |
+//! | [`wal`] | pushes and fetches one WAL file, and ahead of time the ones that PostgreSQL requests next | error progress fs pg codec repo |
+//! | [`backup`] | copies a running server into packs and a manifest | error progress fs pg codec repo |
+//! | [`restore`] | writes a backup into a data directory that PostgreSQL can recover | error progress fs pg codec repo |
+//! | [`sync`] | copies backups and WAL from one repository into another | error progress pg codec repo |
+//! | [`retention`] | plans what is kept and what is removed, and removes it | error progress pg repo |
 //! | [`verify`] | reads a repository and proves that every kept backup restores | error progress pg codec repo |
 //! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error progress pg repo restore verify |
-//! | [`observe`] | the state of a cluster and its archive, and a judgement of it | error fs pg repo |
+//! | [`observe`] | reads the state of a cluster and its archive, and judges it | error fs pg repo |
 //! | [`notify`] | notices by webhook or command | error fs net |
 //! | `report` | one HTML page about clusters and their repositories, built from values | error observe pg repo |
 //! | [`config`] | the configuration file, as values | error pg codec storage retention drill observe notify |
 //! | [`cli`] | arguments, output, logs, exit statuses | everything but fs |
 //!
-//! # What follows, and holds
+//! # Invariants
 //!
 //! * Operations (`wal`, `backup`, `restore`, `sync`, `retention`, `verify`) never name each other,
 //!   nor `observe`; `drill` restores.
-//! * `pg` has no idea that archives exist; `storage` has no idea what a WAL file is.
+//! * `pg` does not know that archives exist; `storage` does not know what a WAL file is.
 //! * No operation sees the configuration: each takes its own options.
-//! * Nothing below `cli` prints, reads the environment, ends the process or asks the clock; times
-//!   and random bytes come in as arguments. (`storage` and `durable` name files of their own at
-//!   random. The AWS crates behind [`storage::S3`] date what they sign, and look for credentials in
-//!   the environment.)
-//! * Nothing is stored, and nothing is called absent, before a repository has shown its identity:
-//!   only then is there a [`repo::Archive`].
-//! * Ok means durable, and what was read was checked before it was used.
+//! * Nothing below `cli` prints, reads the environment, ends the process or reads the wall clock;
+//!   times and random bytes are arguments. (`storage` and `fs::durable` choose random names for
+//!   files of their own. The AWS crates behind [`storage::S3`] date the requests that they sign,
+//!   and look for credentials in the environment.)
+//! * Nothing counts as stored or as absent before the repository has shown its identity: a
+//!   [`repo::Archive`] exists only after that.
+//! * `Ok` from a write means that it is durable; data that was read is checked before it is used.
+//!
+//! # Glossary
+//!
+//! * *block*: unit of hashing, 8 KiB unless the cluster has another block size; `codec::hash`
+//! * *frame*: content compressed together, at most `codec::compress::FRAME` bytes of it;
+//!   `repo::ranges::StoredFrame`
+//! * *extent*: consecutive blocks of a file in one frame; `repo::entry::Extent`
+//! * *stored range*: bytes of a pack that are read at once; `repo::ranges::StoredRange`
+//! * *region*: bytes of a restored file that are written at once; `restore::layout::Region`
+//! * *known run*: blocks that an earlier backup has already stored; `backup::known::KnownRun`
+//! * *pack*: object with the frames that a backup stored; `repo::manifest::StoredPack`
+//! * *manifest*: list of a backup's files and their extents; `repo::manifest`
+//! * *part*: one object of a manifest; `repo::manifest::Part`, stored as `repo::record::ManifestPart`
+//! * *record*: the object that makes a backup exist; `repo::record::Record` (`pg::record` has the
+//!   records of WAL)
+//! * *gap*: segments that are missing between others; `repo::catalog::Gap`
+//! * *window*: moments that can be restored from WAL without a gap; `repo::window::Window`
+//! * *timeline*: as in PostgreSQL; `pg::segment::TimelineId`, its ancestors in `pg::history::History`
+//! * *lineage*: a cluster under one system identifier and major version; `repo::Lineage`
+//! * *heartbeat*: content of an announcement, renewed while the operation runs;
+//!   `repo::active::Heartbeat`
+//! * *fence*: object in place of a record, after which the backup can never be recorded;
+//!   `repo::Archive::fence`
+//! * *lease*: time for which a finished restore still keeps its WAL; `repo::active::Staleness`
 
 pub mod backup;
 pub mod cli;
