@@ -53,12 +53,14 @@
 //! * *known run*: blocks that an earlier backup has already stored; `backup::known::KnownRun`
 //! * *pack*: object with the frames that a backup stored; `repo::manifest::StoredPack`
 //! * *manifest*: list of a backup's files and their extents; `repo::manifest`
-//! * *part*: one object of a manifest; `repo::manifest::Part`, stored as `repo::record::ManifestPart`
+//! * *part*: one object of a manifest; `repo::manifest::Part`, stored as
+//!   `repo::record::ManifestPart`
 //! * *record*: the object that makes a backup exist; `repo::record::Record` (`pg::record` has the
 //!   records of WAL)
 //! * *gap*: segments that are missing between others; `repo::catalog::Gap`
 //! * *window*: moments that can be restored from WAL without a gap; `repo::window::Window`
-//! * *timeline*: as in PostgreSQL; `pg::segment::TimelineId`, its ancestors in `pg::history::History`
+//! * *timeline*: as in PostgreSQL; `pg::segment::TimelineId`, its ancestors in
+//!   `pg::history::History`
 //! * *lineage*: a cluster under one system identifier and major version; `repo::Lineage`
 //! * *heartbeat*: content of an announcement, renewed while the operation runs;
 //!   `repo::active::Heartbeat`

@@ -20,22 +20,22 @@ struct Counters {
 }
 
 impl Progress {
-    /// Bytes that are done, never more than [`Progress::total`].
+    /// Number of bytes that are done, never more than [`Progress::total`].
     pub fn done(&self) -> u64 {
         self.0.done.load(Ordering::Relaxed).min(self.total())
     }
 
-    /// Bytes to do, as far as they are known; 0 before anything is known.
+    /// Number of bytes to do, as far as it is known; 0 at first.
     pub fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
     }
 
-    /// Adds to the bytes that are done.
+    /// Adds to the number of bytes that are done.
     pub fn add_done(&self, bytes: u64) {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Adds to the bytes to do.
+    /// Adds to the number of bytes to do.
     pub fn add_total(&self, bytes: u64) {
         self.0.total.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -47,8 +47,8 @@ impl Progress {
     }
 }
 
-/// A request to end an operation early. Clones share it; operations that leave nothing behind look
-/// at it.
+/// A request to end an operation early. Clones share it. Operations that can end without leaving
+/// anything behind check it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -64,7 +64,7 @@ impl Cancel {
     }
 }
 
-/// Reports the begin of a step: `waiting for the checkpoint`.
+/// Reports the start of a step, for instance `waiting for the checkpoint`.
 pub fn step(text: &str) {
     info!(target: STEP, "{text}");
 }
@@ -84,8 +84,8 @@ pub fn error(error: &Error) {
     error!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
 }
 
-/// Returns `work` as a function that runs inside `span`, for a thread of its own: threads inherit
-/// none.
+/// Returns `work` as a function that runs inside `span`: a new thread does not inherit the span of
+/// its parent.
 pub fn in_span<T>(span: Span, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || span.in_scope(work)
 }

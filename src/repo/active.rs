@@ -1,9 +1,9 @@
 //! Announcements: each operation puts one into the repository and renews it, so that a prune on
 //! another host spares what the operation needs.
 //!
-//! An operation announces first and reads the other announcements then. What was put is listed at
-//! once; so of two operations that announce at one moment at least one sees the other. `FORMAT.md`
-//! has the rest of the argument.
+//! An operation announces itself first and then reads the other announcements. An object is listed
+//! as soon as it is stored, so of two operations that announce themselves at one moment at least
+//! one sees the other. `FORMAT.md` has the rest of the argument.
 //!
 //! No clock of another host is trusted. The kernel knows whether a process of this host and this
 //! boot still runs. The process of another announcement counts as ended only when two signs agree:
@@ -26,15 +26,15 @@ use std::time::{Duration, Instant};
 /// Interval at which an operation renews its announcement.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Duration after which an operation fails when it could not renew its announcement.
+/// Maximum time without a renewal; after that the operation fails.
 const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Age below which an announcement is never stale.
-const FRESH: Duration = Duration::from_secs(3600);
+const MIN_STALE_AGE: Duration = Duration::from_secs(3600);
 
-// An operation fails long before another host may consider it stale, and one that is watched renews
-// itself meanwhile.
-const _: () = assert!(2 * MAX_SILENCE.as_secs() <= FRESH.as_secs());
+// An operation fails long before another host may consider it stale, and an operation that is
+// watched renews its announcement meanwhile.
+const _: () = assert!(2 * MAX_SILENCE.as_secs() <= MIN_STALE_AGE.as_secs());
 const _: () = assert!(4 * HEARTBEAT_INTERVAL.as_secs() <= MAX_SILENCE.as_secs());
 
 /// Limits by which an announcement of another host is stale.
@@ -42,8 +42,8 @@ const _: () = assert!(4 * HEARTBEAT_INTERVAL.as_secs() <= MAX_SILENCE.as_secs())
 pub struct Staleness {
     /// Age by the clock of the store below which an announcement is never stale.
     pub fresh: Duration,
-    /// Duration for which an older one is watched, by a monotonic clock. It is stale when it does
-    /// not change.
+    /// Duration for which an older announcement is watched, by a monotonic clock. It is stale when
+    /// it does not change meanwhile.
     pub watch: Duration,
     /// Duration for which a finished restore keeps its WAL, since recovery still reads it.
     pub lease: Duration,
@@ -52,10 +52,11 @@ pub struct Staleness {
 impl Default for Staleness {
     fn default() -> Staleness {
         let lease = Duration::from_secs(24 * 3600);
-        Staleness { fresh: FRESH, watch: 8 * HEARTBEAT_INTERVAL, lease }
+        Staleness { fresh: MIN_STALE_AGE, watch: 8 * HEARTBEAT_INTERVAL, lease }
     }
 }
 
+/// An operation that announces itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -91,16 +92,17 @@ pub struct Heartbeat {
     /// Backups that have to stay, with all packs that they name.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// The WAL from here on has to stay; `None` in the announcement of a backup means all WAL.
+    /// Position from which on WAL has to stay; `None` in the announcement of a backup or restore
+    /// means all WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_from: Option<Lsn>,
     /// Backups that a prune removes now. No operation may begin to need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removing: Vec<String>,
-    /// True for a prune that has checked that no other one runs.
+    /// True for a prune that has checked that no other prune runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decided: bool,
-    /// True when the operation has finished and keeps its announcement for the lease.
+    /// True when a restore has finished and its announcement stays for the lease.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,
 }
@@ -137,7 +139,7 @@ pub struct Announced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     Active,
-    /// The kernel shows that the process has ended, or the lease has.
+    /// The kernel shows that the process has ended, or the lease has expired.
     Ended,
     /// The announcement is old; only watching it shows whether the operation still runs.
     Suspect,
@@ -149,8 +151,9 @@ impl Announced {
         process.and_then(Process::is_over) == Some(true)
     }
 
-    /// Returns true when the operation may be about to remove this backup. A process of this host
-    /// that has ended is not; a process of another host may just be suspended.
+    /// Returns true when the operation may be about to remove this backup: it names the backup in
+    /// `removing`, and its process is not known to have ended. A process of another host may just
+    /// be suspended.
     pub fn is_removing(&self, id: &str) -> bool {
         let removing = self.heartbeat.as_ref().map(|heartbeat| &heartbeat.removing);
         removing.is_some_and(|removing| removing.iter().any(|other| other == id)) && !self.has_ended()
@@ -162,7 +165,7 @@ impl Announced {
             && !self.has_ended()
     }
 
-    /// Returns the state of the operation. `now`: the store's time of something that was stored
+    /// Returns the state of the operation. `now`: the store's time of an object that was stored
     /// just now.
     pub fn liveness(&self, now: jiff::Timestamp, staleness: &Staleness) -> Liveness {
         let age = now.duration_since(self.at).unsigned_abs();
@@ -213,14 +216,14 @@ impl Archive {
         Ok(found)
     }
 
-    /// Returns whether an operation that has announced that it needs backup `id` may rely on it:
+    /// Returns true when an operation that has announced that it needs backup `id` may rely on it:
     /// the backup is listed, and no prune removes it. A prune announces what it removes and then
-    /// looks for announcements of this kind: one of both sees the other.
+    /// reads the announcements of the others, so at least one of the two sees the other.
     pub fn may_need(&self, id: &str) -> Result<bool> {
         Ok(!self.announced()?.iter().any(|other| other.is_removing(id)) && self.record(id)?.is_some())
     }
 
-    /// Watches announcements. Returns the names of those that did not change all the time.
+    /// Watches announcements. Returns the names of the ones that did not change meanwhile.
     pub fn watch(&self, suspects: &[Announced], staleness: &Staleness) -> Result<BTreeSet<String>> {
         let begun = Instant::now();
         let mut still: Vec<&Announced> = suspects.iter().collect();
@@ -236,7 +239,7 @@ impl Archive {
     }
 
     /// Removes the announcement of an operation that has ended or is stale. A backup that may still
-    /// run is fenced first, so that it can no longer be recorded. Returns false when it was
+    /// run is fenced first, so that it can no longer be recorded. Returns false when the backup was
     /// recorded meanwhile.
     pub fn remove_stale(&self, announced: &Announced, liveness: Liveness) -> Result<bool> {
         let backup = announced.heartbeat.as_ref().and_then(|heartbeat| heartbeat.backup.as_deref());
@@ -249,8 +252,8 @@ impl Archive {
     }
 }
 
-/// The announcement of this process's operation: renewed by a thread, and removed when this is
-/// dropped.
+/// The announcement of an operation of this process. A thread renews it; dropping this value
+/// removes it.
 #[must_use = "the operation is announced only while this value exists"]
 pub struct Announcement {
     shared: Arc<Shared>,
@@ -262,7 +265,7 @@ pub struct Announcement {
 struct Shared {
     archive: Archive,
     object: ObjectName,
-    /// Locked while it is written to the repository.
+    /// Locked while the announcement is written to the repository.
     heartbeat: Mutex<Heartbeat>,
     /// Never locked while the repository is accessed, so that `check` does not wait for it.
     state: Mutex<BeatState>,
@@ -307,7 +310,7 @@ impl Announcement {
         }
     }
 
-    /// The name under which [`Archive::announced`] finds it.
+    /// The name of the announcement in [`Archive::announced`].
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -319,13 +322,13 @@ impl Announcement {
         self.shared.write(&mut heartbeat)
     }
 
-    /// Returns the time of the store.
+    /// Returns the time of the store, after a renewal of the announcement.
     pub fn time(&self) -> Result<jiff::Timestamp> {
         self.update(|_| {})?;
         self.shared.archive.stored_at(&self.shared.object)?.ok_or_else(removed)
     }
 
-    /// Checks in the repository that the announcement still exists: to be called right before an
+    /// Checks in the repository that the announcement still exists. Called right before an
     /// irreversible step.
     pub fn confirm(&self) -> Result<()> {
         if self.shared.archive.stored_at(&self.shared.object)?.is_none() {
@@ -339,7 +342,7 @@ impl Announcement {
     /// # Errors
     ///
     /// [`Kind::Refused`] when another process removed the announcement, [`Kind::Unavailable`] when
-    /// it could not be renewed for long.
+    /// it could not be renewed for 15 minutes.
     pub fn check(&self) -> Result<()> {
         let state = self.shared.state.lock();
         if state.is_removed {
@@ -355,8 +358,8 @@ impl Announcement {
         Ok(())
     }
 
-    /// Ends the operation and keeps the announcement for its lease: the backup was read, its WAL is
-    /// still needed.
+    /// Ends a restore and keeps its announcement for the lease: the backup was read, but recovery
+    /// still needs WAL.
     pub fn leave(mut self) -> Result<()> {
         self.stop();
         self.update(|heartbeat| {
@@ -379,7 +382,7 @@ impl Drop for Announcement {
     fn drop(&mut self) {
         self.stop();
         if !self.shared.heartbeat.lock().left {
-            // What cannot be removed is found to have ended by the next prune.
+            // If this fails, the next prune finds that the process has ended, and removes it.
             let _ = self.shared.archive.remove(std::slice::from_ref(&self.shared.object));
         }
     }
@@ -395,7 +398,7 @@ impl Shared {
             }
             drop(state);
             let mut heartbeat = self.heartbeat.lock();
-            // An outage may pass; `check` fails the operation when it does not.
+            // An outage may pass; if it lasts, `check` fails the operation.
             let _ = self.write(&mut heartbeat);
         }
     }

@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, list_all};
 use std::ops::Range;
 
+/// The part of a repository with one lineage of a cluster. See the file.
 #[derive(Clone)]
 pub struct Archive {
     repository: Repository,
@@ -21,7 +22,7 @@ pub struct Archive {
 }
 
 impl Repository {
-    /// Checks that this is the repository of that cluster, and opens the cluster's part of it.
+    /// Checks that this is the repository of the cluster, and opens the cluster's part of it.
     ///
     /// # Errors
     ///
@@ -30,15 +31,18 @@ impl Repository {
         let identity = self.identity(lineage).doing(|| format!("open repository {}", self.name()))?;
         match identity {
             Some(identity) => Archive::new(self.clone(), identity),
-            None => Err(self.stranger(lineage)),
+            None => Err(self.not_registered(lineage)),
         }
     }
 
-    /// Opens the newest lineage of the cluster, which restore and list use when the data directory
-    /// is gone.
+    /// Opens the newest lineage of the cluster, for commands without a readable data directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Identity`] when the cluster is not registered here.
     pub fn open_newest(&self) -> Result<Archive> {
         let identity = self.identities().doing(|| format!("open repository {}", self.name()))?.pop();
-        let identity = identity.ok_or_else(|| self.stranger(Lineage { system_identifier: 0, major: 0 }))?;
+        let identity = identity.ok_or_else(|| self.without_identity())?;
         Archive::new(self.clone(), identity)
     }
 }
@@ -94,7 +98,7 @@ impl Archive {
         self.in_repository("store", key, put)
     }
 
-    /// Stores a small JSON object. The last part of its key is its name.
+    /// Stores a small JSON object. The last part of its key is the name in its header.
     pub(super) fn put_small(
         &self,
         name: &ObjectName,
@@ -147,7 +151,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Calls `each` with every object of a folder whose key walkeep writes.
+    /// Calls `each` with every object of a folder, except objects whose keys walkeep does not
+    /// write.
     pub(super) fn each_named(
         &self,
         folder: &str,
@@ -197,9 +202,7 @@ impl Archive {
             let mut object = self.open(&key, Some(range))?.ok_or_else(missing)?;
             let mut bytes = vec![0; length];
             object.read_exact(&mut bytes).map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => {
-                    Error::new(Kind::Damage, "it is shorter than the manifest says")
-                }
+                std::io::ErrorKind::UnexpectedEof => Error::new(Kind::Damage, "it is shorter than expected"),
                 _ => Error::io("read", &e),
             })?;
             Ok(bytes)

@@ -1,5 +1,5 @@
-//! The WAL of an archive as runs of segments without a hole, and how far it leads from a backup.
-//! Pure.
+//! The WAL of an archive as runs of segments without a hole, and how far WAL leads from a backup.
+//! Knows names, sizes and times of files, and nothing of their content.
 
 use super::Archive;
 use super::record::Record;
@@ -43,11 +43,11 @@ pub struct Inventory {
 pub struct Reach {
     /// The last segment that can be reached.
     pub last: SegmentName,
-    /// Number of segments from the first to that one.
+    /// Number of segments from the first segment of the backup to `last`.
     pub segments: u64,
-    /// Time at which the run of that segment was last extended.
+    /// Time at which the run of `last` was last extended.
     pub stored: jiff::Timestamp,
-    /// The segments that are missing behind it; `None` when it is the end of the archive.
+    /// The segments that are missing behind `last`; `None` when `last` is the end of the archive.
     pub gap: Option<Gap>,
 }
 
@@ -57,7 +57,7 @@ impl Inventory {
         Inventory { size, runs, histories: Vec::new(), begun, bytes: 0 }
     }
 
-    /// Lists the WAL of an archive whose segments have this size.
+    /// Lists the WAL of an archive with segments of this size.
     pub fn read(archive: &Archive, size: SegmentSize) -> Result<Inventory> {
         let mut inventory = Inventory::new(size);
         archive.each_wal(|name, entry| {
@@ -117,7 +117,7 @@ impl Inventory {
     pub fn filled(&self, gap: &Gap) -> Inventory {
         let mut other = self.clone();
         let stored = self.runs.values().flatten().map(|run| run.stored).max();
-        // Only the position matters to callers; without any other segment there is no time to give.
+        // Callers read only the position; without any other segment there is no time to use.
         let stored = stored.unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let runs = other.runs.entry(gap.timeline).or_default();
         runs.push(SegmentRun { first: gap.first, last: gap.last, stored });
@@ -229,15 +229,16 @@ impl Inventory {
         line.into_iter()
     }
 
-    /// Returns the segment that a server reads for this number along a history; `None` for a hole.
+    /// Returns the segment with this number that a server reads along a history; `None` for a hole.
     pub(super) fn segment_at(&self, number: u64, history: &History) -> Option<SegmentName> {
         let run = self.run_at(number, history)?;
         Some(SegmentName::of_number(run.first.timeline, number, self.size))
     }
 
-    /// Returns the run from which a server reads this segment: that of the newest timeline that
-    /// reaches back so far. When that timeline has neither this segment nor a later one, the
-    /// segment in which it began may exist on its parent alone; otherwise it is a hole.
+    /// Returns the run from which a server reads the segment with this number: the run of the
+    /// newest timeline that had begun by then. The segment in which that timeline began is read
+    /// from its parent when the timeline has neither this segment nor a later one; otherwise a
+    /// missing segment is a hole.
     fn run_at(&self, number: u64, history: &History) -> Option<&SegmentRun> {
         for (timeline, begin) in self.line(history).filter(|(_, begin)| *begin <= number) {
             let found = self.run_with(SegmentName::of_number(timeline, number, self.size));

@@ -22,8 +22,8 @@ impl Data {
     }
 }
 
-/// Returns for each backup the bytes of `data/` that removing it alone would free. `named` has the
-/// packs that each names.
+/// Returns for each backup the bytes of `data/` that removing this backup alone would free.
+/// `named`: the packs that each record names, in the order of `records`.
 pub fn exclusive(records: &[Record], named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
     fn add<K: Ord>(users: &mut BTreeMap<K, Option<usize>>, object: K, user: usize) {
         let shared = |known: &mut Option<usize>| *known = known.filter(|known| *known == user);
@@ -48,7 +48,7 @@ pub fn exclusive(records: &[Record], named: &[PackSet], data: &BTreeMap<String, 
     free
 }
 
-/// Returns the bytes that the manifests of backups take, with the parts that others are deltas of.
+/// Returns the bytes that the manifests of backups take, with the bases of their parts.
 pub fn manifest_bytes<'a>(records: impl IntoIterator<Item = &'a Record>) -> u64 {
     let objects = records.into_iter().flat_map(Record::manifest_objects);
     let sizes: BTreeMap<&str, u64> = objects.map(|part| (part.key.as_str(), part.size)).collect();
@@ -73,22 +73,22 @@ impl Archive {
         Ok(found)
     }
 
-    /// Returns the ids of the first `limit` backups behind this one, by name, that stored anything.
+    /// Returns the ids of the next `limit` backups with objects below `data/`, in the order of ids:
+    /// behind `id`, or from the first on without it.
     pub fn data_after(&self, id: Option<&str>, limit: usize) -> Result<Vec<String>> {
-        let mut found: Vec<String> = id.map(str::to_owned).into_iter().collect();
-        while found.len() <= limit {
-            let Some(id) = self.first_data_after(found.last().map(String::as_str))? else {
+        let mut found: Vec<String> = Vec::new();
+        while found.len() < limit {
+            let Some(next) = self.first_data_after(found.last().map(String::as_str).or(id))? else {
                 break;
             };
-            found.push(id);
+            found.push(next);
         }
-        found.retain(|found| Some(found.as_str()) != id);
         Ok(found)
     }
 
     fn first_data_after(&self, id: Option<&str>) -> Result<Option<String>> {
         let folder = self.base().join(key::DATA)?;
-        // Behind everything in the folder of a backup: 0 is the character behind /.
+        // Behind all objects in the folder of the backup: in ASCII `0` follows `/`.
         let mut after = id.map(|id| self.base().join(format!("{}0", key::data(id)))).transpose()?;
         loop {
             let page = self.list(&folder, after.as_ref(), 1)?;
@@ -102,8 +102,8 @@ impl Archive {
         }
     }
 
-    /// Lists what a backup stored: keys of packs and manifest parts, relative to this archive, each
-    /// with its bytes.
+    /// Lists the packs and manifest parts that a backup stored: keys relative to this archive, with
+    /// sizes in bytes.
     pub fn stored_by(&self, id: &str) -> Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
         self.each_named(&key::data(id), |name, listed| {
@@ -125,7 +125,8 @@ impl Archive {
         }
     }
 
-    /// Checks that an object below `data/` is the pack that its key promises, in a known format.
+    /// Checks that an object below `data/` is a pack of a known format whose header agrees with its
+    /// key.
     pub fn check_pack(&self, relative: &str) -> Result<()> {
         let key = self.base().join(relative)?;
         let header = self.get_range(relative, 0..HEADER_SIZE as u64)?;

@@ -13,10 +13,10 @@ use crate::pg::lsn::Lsn;
 use crate::storage::Mode;
 use serde::{Deserialize, Serialize};
 
-/// Number of drills that are kept.
+/// Maximum number of drills that are kept.
 const MAX_DRILLS: usize = 200;
 
-/// Number of writes when other drills keep overwriting the object.
+/// Maximum number of writes while other drills keep overwriting the object.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// The result of a drill.
@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: u32 = 3;
 pub enum Outcome {
     /// The backup restores, recovers to the expected position, and all of it can be read.
     Proved,
-    /// The backup does not.
+    /// The backup does not restore, does not recover to that position, or cannot be read.
     Refuted,
     /// The drill failed for another reason, such as a full disk.
     Unknown,
@@ -83,7 +83,7 @@ impl Check {
 /// One drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drill {
-    /// `None` when none could be chosen.
+    /// `None` when no backup could be chosen.
     pub backup: Option<String>,
     pub chosen: Chosen,
     /// `end`, `immediate`, an LSN or a time.
@@ -126,7 +126,7 @@ impl Drill {
         }
     }
 
-    /// Compares host and times: the seconds of a drill lose bits in JSON.
+    /// Compares host and times alone: the floating-point seconds may change in JSON.
     fn is(&self, other: &Drill) -> bool {
         (&self.host, self.begun, self.ended) == (&other.host, other.begun, other.ended)
     }

@@ -17,7 +17,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// Returns the file, if this entry is one of the data directory.
+    /// Returns the file, if this entry is a file of the data directory.
     pub fn file(&self) -> Option<&FileEntry> {
         match self {
             Entry::File(file) => Some(file),
@@ -25,7 +25,7 @@ impl Entry {
         }
     }
 
-    /// Converts into the file, if this entry is one of the data directory.
+    /// Converts into the file, if this entry is a file of the data directory.
     pub fn into_file(self) -> Option<FileEntry> {
         match self {
             Entry::File(file) => Some(file),
@@ -33,7 +33,7 @@ impl Entry {
         }
     }
 
-    /// Returns the file, if this entry is one of the data directory or a configuration file from
+    /// Returns the file, if this entry is a file of the data directory or a configuration file from
     /// outside.
     pub fn any_file(&self) -> Option<&FileEntry> {
         match self {
@@ -42,7 +42,8 @@ impl Entry {
         }
     }
 
-    /// Returns the file, also if it is a configuration file from outside of the data directory.
+    /// Converts into the file, if this entry is a file of the data directory or a configuration
+    /// file from outside.
     pub fn into_any_file(self) -> Option<FileEntry> {
         match self {
             Entry::File(file) | Entry::Config(file) => Some(file),
@@ -51,6 +52,7 @@ impl Entry {
     }
 }
 
+/// A directory of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dir {
     #[serde(flatten)]
@@ -60,11 +62,12 @@ pub struct Dir {
     pub owner: Owner,
 }
 
+/// A tablespace of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "TablespaceForm", into = "TablespaceForm")]
 pub struct Tablespace {
     pub oid: u32,
-    /// Target of its link; `None` when it is a directory in `pg_tblspc`.
+    /// Target of its link; `None` when the tablespace is a directory in `pg_tblspc`.
     pub location: Option<StoredPath>,
 }
 
@@ -105,6 +108,7 @@ pub struct Owner {
     pub group: String,
 }
 
+/// A file, with the hashes and the places of its blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     #[serde(flatten)]
@@ -122,7 +126,7 @@ pub struct FileEntry {
     pub block: u32,
     #[serde(with = "hashes")]
     pub hashes: Vec<BlockHash>,
-    /// The extents, in order. Together they have all blocks.
+    /// The extents, in order. Together they hold all blocks.
     pub at: Vec<Extent>,
 }
 
@@ -133,7 +137,7 @@ impl FileEntry {
         at(blocks.start)..at(blocks.end)
     }
 
-    /// The extents in order, each with the numbers of its blocks in the file.
+    /// Iterates over the extents in order, each with the numbers of its blocks in the file.
     pub fn extents(&self) -> impl Iterator<Item = (Range<usize>, &Extent)> {
         let mut end = 0;
         self.at.iter().map(move |extent| {
@@ -143,8 +147,8 @@ impl FileEntry {
         })
     }
 
-    /// Appends an extent. If its blocks follow the last ones in the same frame, that extent becomes
-    /// longer instead.
+    /// Appends an extent. If its blocks directly follow the last extent in the same frame, the last
+    /// extent is extended instead.
     pub fn add(&mut self, extent: Extent) {
         let block = self.block;
         match self.at.last_mut() {
@@ -175,8 +179,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Returns the bytes of its blocks, subtracted from the `left` bytes of the file: the last
-    /// block may be short.
+    /// Returns the number of bytes in its blocks, and subtracts it from `left`, the bytes of the
+    /// file from here on: the last block may be short.
     pub(super) fn take_bytes(&self, block: u32, left: &mut u64) -> u64 {
         let bytes = (u64::from(self.blocks) * u64::from(block)).min(*left);
         *left -= bytes;
@@ -225,7 +229,7 @@ impl TryFrom<PathForm> for StoredPath {
         match (form.path, form.path_bytes) {
             (Some(path), None) => Ok(StoredPath(path.into_bytes())),
             (None, Some(bytes)) => BASE64.decode(bytes).map(StoredPath).map_err(|e| e.to_string()),
-            _ => Err("neither `path` nor `path_bytes`".to_owned()),
+            _ => Err("not exactly one of `path` and `path_bytes`".to_owned()),
         }
     }
 }

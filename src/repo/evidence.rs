@@ -1,6 +1,6 @@
-//! The notes of verifications: what need not be read again soon, and what existed once and may be
-//! missing now. They are evidence and not truth: without them everything is read, and nothing else
-//! changes.
+//! The notes of verifications: which objects need not be read again soon, and which objects existed
+//! and may be missing now. They are evidence and not truth: without them everything is read, and
+//! nothing else changes.
 
 use super::name::ObjectName;
 use super::{Archive, key};
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Length of the longest run of segments that is accepted.
+/// Maximum number of segments that are read from one run; the rest of a longer run is ignored.
 const MAX_RUN: u64 = 1 << 24;
 
 /// Times at which packs were read to their end: runs of numbers by backup.
@@ -35,13 +35,13 @@ pub struct VerifiedBackup {
 }
 
 impl VerifiedPacks {
-    /// Returns when a pack was read; `None` when it was not.
+    /// Returns the time at which a pack was read; `None` when it was not read.
     pub fn at(&self, id: &str, number: u32) -> Option<Timestamp> {
         let runs = self.0.get(id)?;
         runs.iter().find(|(first, last, _)| (*first..=*last).contains(&number)).map(|run| run.2)
     }
 
-    /// Collects packs that are given in the order of their names.
+    /// Collects packs into runs. They are given in the order of their names.
     pub fn collect<'p>(packs: impl Iterator<Item = (&'p str, u32, Timestamp)>) -> VerifiedPacks {
         let mut runs: BTreeMap<String, Vec<(u32, u32, Timestamp)>> = BTreeMap::new();
         for (id, number, at) in packs {
@@ -56,7 +56,7 @@ impl VerifiedPacks {
 }
 
 impl VerifiedWal {
-    /// Returns every segment, and when it was read.
+    /// Returns every segment with the time at which it was read.
     pub fn segments(&self, size: SegmentSize) -> BTreeMap<SegmentName, Timestamp> {
         let mut all = BTreeMap::new();
         for (first, last, at) in &self.0 {
@@ -66,6 +66,7 @@ impl VerifiedWal {
         all
     }
 
+    /// Collects segments into runs.
     pub fn collect(segments: &BTreeMap<SegmentName, Timestamp>, size: SegmentSize) -> VerifiedWal {
         let mut runs: Vec<(SegmentName, SegmentName, Timestamp)> = Vec::new();
         for (name, at) in segments {

@@ -1,6 +1,6 @@
-//! Hints about a remote store, kept in the spool of this machine: that it has shown its identity,
-//! so that the next push sends the file without waiting for that first, and that it failed a moment
-//! ago. Hints expire, may be deleted at any moment, and prove nothing.
+//! Hints about a remote store, kept in the spool of this machine. One says that the store has shown
+//! its identity, so that the next push sends its file while it reads the identity; the other that
+//! the store failed a moment ago. Hints expire, may be deleted at any moment, and prove nothing.
 
 use super::Lineage;
 use crate::error::Kind;
@@ -23,8 +23,8 @@ pub struct RemoteHints {
 }
 
 impl RemoteHints {
-    /// Hints about the store `place`, a part of a key that differs between any two stores, also
-    /// between two that the configuration calls by the same name.
+    /// Hints about the store `place`: a part of a key that differs between any two stores, even
+    /// when the configuration gives both the same name.
     pub fn new(spool: Arc<Directory>, place: String, now: Timestamp) -> RemoteHints {
         RemoteHints { spool, place, now }
     }
@@ -46,8 +46,8 @@ impl RemoteHints {
     /// Removes the hint about the identity.
     pub fn forget_known(&self, lineage: Lineage) {
         if let Some(key) = self.key(&known(lineage)) {
-            // A hint that cannot be removed costs a failed attempt at every push until it expires,
-            // no more.
+            // A hint that cannot be removed only costs a failed attempt at every push until it
+            // expires.
             let _ = self.spool.delete(&[key]);
         }
     }
@@ -78,8 +78,7 @@ impl RemoteHints {
         };
         let content = content.as_bytes().to_vec();
         let put = || self.spool.put(&key, &content, Mode::Replace);
-        // The spool may not exist yet. One that cannot be created costs a wait at every call, no
-        // more.
+        // The spool may not exist yet. One that cannot be created only costs a wait at every call.
         if put().is_err_and(|error| error.kind() == Kind::Absent) && self.spool.prepare().is_ok() {
             let _ = put();
         }

@@ -3,8 +3,9 @@
 
 use super::Archive;
 use super::catalog::{Gap, Inventory, Reach};
+use super::object::is_about_the_object;
 use super::record::Record;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, TimelineId};
@@ -30,7 +31,7 @@ pub struct Span {
     pub from: Lsn,
     /// Position behind the last byte.
     pub to: Lsn,
-    /// Index of the backup at whose end it begins; `None` when it begins with its timeline.
+    /// Index of the backup at whose end the span begins; `None` when it begins with its timeline.
     pub backup: Option<usize>,
     pub reach: Reach,
 }
@@ -45,8 +46,8 @@ impl WalHistory {
         &self.histories
     }
 
-    /// Reads the histories of timelines. The second value has those that are damaged, and why:
-    /// nothing is known to lead to these.
+    /// Reads the histories of timelines. The second value has the timelines whose history is
+    /// damaged: no backup is known to lead to these.
     pub(super) fn read_histories(
         archive: &Archive,
         timelines: &[TimelineId],
@@ -56,7 +57,7 @@ impl WalHistory {
         for timeline in timelines {
             match archive.history(*timeline) {
                 Ok(history) => histories.extend(history.map(|history| (*timeline, history))),
-                Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
+                Err(error) if is_about_the_object(&error) => {
                     damaged.push((*timeline, error));
                 }
                 Err(error) => return Err(error),
@@ -65,7 +66,7 @@ impl WalHistory {
         Ok((histories, damaged))
     }
 
-    /// Returns the same histories over other WAL.
+    /// Returns these histories with another inventory.
     pub fn with(&self, inventory: Inventory) -> WalHistory {
         WalHistory { inventory, histories: self.histories.clone() }
     }
@@ -127,8 +128,8 @@ impl WalHistory {
         spans
     }
 
-    /// Returns the gaps between segments of a timeline, and between a backup and WAL that it would
-    /// lead to. Segments below the first one that a backup begins with were pruned and are not
+    /// Returns the gaps between segments of a timeline, and between a backup and later WAL of its
+    /// history. Segments below the first one that a backup begins with were pruned and are not
     /// gaps.
     pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
         let size = self.inventory.segment_size();

@@ -9,9 +9,10 @@ use crate::storage::{Mode, Put, list_all};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// The identity of one lineage of a cluster in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Random; the same for a cluster through all its upgrades.
+    /// Random digits, which all identities of a cluster share, through all upgrades.
     pub repository_id: String,
     pub cluster: String,
     #[serde(with = "decimal")]
@@ -22,6 +23,7 @@ pub struct Identity {
     pub lineage: Vec<Ancestor>,
 }
 
+/// An earlier lineage, as an identity stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
     #[serde(with = "decimal")]
@@ -56,18 +58,21 @@ pub enum Registered {
 }
 
 impl Repository {
-    /// Returns the error for a cluster without an identity: another cluster is registered here, or
-    /// none.
-    pub(super) fn stranger(&self, lineage: Lineage) -> Error {
+    /// Returns the error for a repository without an identity of the cluster.
+    pub(super) fn without_identity(&self) -> Error {
+        let message = format!("there is no repository of cluster {} at {}", self.cluster(), self.url());
+        Error::new(Kind::Identity, message)
+            .doing(format!("open repository {}", self.name()))
+            .hint("is the disk mounted, is the url right? if this repository is new, run `walkeep init`")
+    }
+
+    /// Returns the error for a lineage that is not registered: another lineage of the cluster is,
+    /// or none.
+    pub(super) fn not_registered(&self, lineage: Lineage) -> Error {
         let doing = format!("open repository {}", self.name());
         match self.identities() {
             Err(error) => error.doing(doing),
-            Ok(known) if known.is_empty() => Error::new(
-                Kind::Identity,
-                format!("there is no repository of cluster {} at {}", self.cluster(), self.url()),
-            )
-            .doing(doing)
-            .hint("is the disk mounted, is the url right? if this repository is new, run `walkeep init`"),
+            Ok(known) if known.is_empty() => self.without_identity(),
             Ok(known) => {
                 let names: Vec<String> = known.iter().map(|known| known.lineage().to_string()).collect();
                 Error::new(
@@ -111,8 +116,8 @@ impl Repository {
         Ok(identities)
     }
 
-    /// Reads all identities of the cluster, and reports those that are damaged and those that are
-    /// missing although another identity or the stored objects show that they existed.
+    /// Reads all identities of the cluster. Reports identities that are damaged, and identities
+    /// that are missing although another identity or stored objects show that they existed.
     pub fn check_identities(&self, own: Option<Lineage>) -> Result<Identities> {
         let mut identities = Vec::new();
         let mut problems = Vec::new();
@@ -149,9 +154,9 @@ impl Repository {
         Ok(Identities { good: identities, bad: problems })
     }
 
-    /// Registers a cluster. Repeating it changes nothing; another system identifier or major
-    /// version needs `upgrade`, since it may be a mistake. `fresh_id`: 32 random hexadecimal
-    /// digits.
+    /// Registers a lineage of the cluster. Repeating it changes nothing. Another system identifier
+    /// or major version needs `upgrade`, since it may be a mistake. `fresh_id`: 32 random
+    /// hexadecimal digits.
     pub fn register(
         &self,
         lineage: Lineage,
@@ -164,7 +169,7 @@ impl Repository {
             return Ok(Registered::Already);
         }
         if !known.is_empty() && !upgrade {
-            return Err(self.stranger(lineage));
+            return Err(self.not_registered(lineage));
         }
         let identity = Identity {
             repository_id: known.first().map_or(fresh_id, |first| &first.repository_id).to_owned(),

@@ -46,6 +46,7 @@ pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
 
+/// The key of a backup's record.
 pub fn backup(id: &str) -> String {
     format!("backup/{id}")
 }
@@ -55,12 +56,13 @@ pub fn manifest(id: &str, number: u32) -> String {
     format!("{id}/manifest/{number:06}")
 }
 
+/// The name of a pack: in its header, and in its key below `data/`.
 pub fn pack(id: &str, number: u32) -> String {
     format!("{id}/pack/{number:06}")
 }
 
-/// The key of an object that a backup stored, from its name; for the id of a backup, the folder of
-/// all of them.
+/// The key of an object below `data/`, from its name; given the id of a backup, the folder of the
+/// objects that it stored.
 pub fn data(name: &str) -> String {
     format!("data/{name}")
 }

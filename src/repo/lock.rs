@@ -1,5 +1,6 @@
-//! A lock that at most one process of a host holds: `flock` on a directory that exists anyway, so
-//! that nothing has to be created or removed. The kernel releases it when the process ends.
+//! A lock that at most one process of a host holds: `flock` on a file or directory that exists
+//! anyway, so that nothing has to be created or removed. The kernel releases the lock when the
+//! process ends.
 
 use crate::error::{Doing, Error, Kind, Result};
 use fs2::FileExt;
@@ -7,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Held until it is dropped.
+/// A lock of this process, held until this value is dropped.
 #[must_use = "the lock is released when this value is dropped"]
 pub struct Lock {
     _file: File,
@@ -21,7 +22,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Kind::Locked`] when another process still holds it then.
+    /// [`Kind::Locked`] when another process still holds the lock after `timeout`.
     pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
         let doing = || format!("lock {}", path.display());
         let file = File::open(path).doing(doing)?;
@@ -40,7 +41,7 @@ impl Lock {
     }
 }
 
-/// Takes the lock of an open file or directory; false when another process holds it.
+/// Takes the lock of an open file or directory. Returns false when another process holds it.
 pub fn try_lock(file: &File) -> std::io::Result<bool> {
     match file.try_lock_exclusive() {
         Ok(()) => Ok(true),

@@ -1,9 +1,9 @@
 //! The objects of a repository and its state as a whole. The format is in `FORMAT.md`.
 //!
 //! A [`Repository`] is a store and the name of a cluster in it. Opening it checks its identity and
-//! gives an [`Archive`], the part of one cluster under one system identifier and major version:
-//! before that nothing is stored, and nothing counts as absent. [`survey::Survey`] reads the state
-//! of an archive in one pass.
+//! gives an [`Archive`], the part of one cluster under one system identifier and major version;
+//! before that nothing counts as stored and nothing counts as absent. [`survey::Survey`] reads the
+//! state of an archive in one pass.
 
 pub mod active;
 mod archive;
@@ -51,7 +51,8 @@ use std::sync::Arc;
 /// backed up.
 pub const RESTORING: &str = "walkeep.restoring";
 
-/// A cluster between `initdb` or `pg_upgrade` and the next of these.
+/// A cluster under one system identifier and major version; `initdb` and `pg_upgrade` each begin a
+/// new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lineage {
     pub system_identifier: u64,
@@ -89,7 +90,7 @@ impl std::fmt::Display for Lineage {
     }
 }
 
-/// A store and the folder of a cluster in it.
+/// A store, and the folder of one cluster in it.
 #[derive(Clone)]
 pub struct Repository {
     name: String,
@@ -111,7 +112,7 @@ impl Repository {
         Repository { name: name.into(), cluster: cluster.into(), required, store, hints: None }
     }
 
-    /// This repository as a remote one: each request costs a round trip, and `hints` saves some of
+    /// Marks the repository as remote: each request costs a round trip, and `hints` saves some of
     /// them.
     #[must_use]
     pub fn with_hints(self, hints: RemoteHints) -> Repository {
@@ -123,7 +124,7 @@ impl Repository {
         self.hints.as_ref()
     }
 
-    /// Whether each request to the store is a journey over a network.
+    /// Whether each request to the store crosses a network.
     pub fn is_remote(&self) -> bool {
         self.hints.is_some()
     }
@@ -150,7 +151,7 @@ impl Repository {
         self.prove()
     }
 
-    /// Proves the promises that not every store keeps.
+    /// Proves the promises of [`Storage`] that not every store keeps.
     pub fn prove(&self) -> Result<()> {
         self.store.prove()
     }
@@ -168,8 +169,7 @@ impl Repository {
         self.store.clean(before)
     }
 
-    /// Reads and checks a small object, whose header has to have `name`; `None` when it does not
-    /// exist.
+    /// Reads and checks a small object with `name` in its header; `None` when it does not exist.
     fn read_small(&self, key: &Key, name: &str) -> Result<Option<(Header, Vec<u8>)>> {
         let doing = || format!("read {key} of repository {}", self.name);
         let Some(object) = self.store.get(key, None).doing(doing)? else {
@@ -194,9 +194,10 @@ impl Repository {
 /// Decodes the JSON content of an object.
 fn parse_json<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T> {
     serde_json::from_slice(content)
-        .map_err(|e| Error::new(Kind::Damage, format!("its content is not what it should be: {e}")))
+        .map_err(|e| Error::new(Kind::Damage, format!("its content is not valid: {e}")))
 }
 
+/// Encodes the JSON content of an object.
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
     let mut text =
         serde_json::to_vec_pretty(value).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;

@@ -17,8 +17,9 @@ pub enum ObjectName {
     Verified(String),
     /// The note of a verification that found damage in a backup.
     FoundDamaged(String),
-    /// The notes of which packs and which WAL were verified, and when.
+    /// The note of verifications about packs.
     VerifiedPacks,
+    /// The note of verifications about WAL.
     VerifiedWal,
     /// The announcement of an operation.
     Active(String),
@@ -46,7 +47,8 @@ impl fmt::Display for ObjectName {
 
 impl ObjectName {
     /// Parses a key that is relative to the archive; `None` for a key that walkeep does not write.
-    /// Only the one form that is written is accepted, so an object in a wrong place has no name.
+    /// Only the form that [`fmt::Display`] writes is accepted, so an object in a wrong place has no
+    /// name.
     pub fn parse(key: &str) -> Option<ObjectName> {
         let (folder, rest) = key.split_once('/')?;
         let name = match folder {
@@ -64,10 +66,11 @@ impl ObjectName {
                 }
             }
             key::VERIFY => match rest.split_once('/') {
-                None if rest == "packs" => ObjectName::VerifiedPacks,
-                None => ObjectName::VerifiedWal,
+                None if key == key::VERIFIED_PACKS => ObjectName::VerifiedPacks,
+                None if key == key::VERIFIED_WAL => ObjectName::VerifiedWal,
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
-                Some((_, rest)) => ObjectName::Verified(id(rest)?),
+                Some(("backup", rest)) => ObjectName::Verified(id(rest)?),
+                _ => return None,
             },
             _ if key == key::DRILLS => ObjectName::Drills,
             _ => return None,

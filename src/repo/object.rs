@@ -1,5 +1,5 @@
-//! What every object of a cluster has: a header with its kind, its name and its cluster, and the
-//! errors when these are not what the key promises.
+//! The header that every object of a cluster has, with its kind, name and cluster, and the errors
+//! for an object whose header does not agree with its key.
 
 use super::Lineage;
 use crate::codec::envelope::{Content, FORMAT, Header, ObjectKind};
@@ -28,7 +28,7 @@ pub fn header(lineage: Lineage, kind: ObjectKind, name: impl Into<String>) -> He
     }
 }
 
-/// Checks that an object is the one that its key promises.
+/// Checks that a header agrees with the key of its object.
 pub(super) fn check_header(header: &Header, lineage: Lineage, kind: ObjectKind, name: &str) -> Result<()> {
     if header.kind != kind || header.name != name {
         return Err(misplaced(&header.name));
@@ -42,7 +42,7 @@ pub(super) fn check_header(header: &Header, lineage: Lineage, kind: ObjectKind, 
     Ok(())
 }
 
-/// Returns true when the object itself is wrong, and not the access to it.
+/// Returns true when the object itself is damaged or foreign; false when only its access failed.
 pub(super) fn is_about_the_object(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damage | Kind::Identity)
 }

@@ -1,12 +1,12 @@
-//! A set of packs as runs of numbers. Knows nothing of what is in them.
+//! A set of packs as runs of numbers. Knows nothing of the content of packs.
 
 use super::name::ObjectName;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A set of packs: those that a backup names, its own and those of earlier backups. Memory grows
-/// with the number of runs. The JSON is an object of backup ids, each with its runs `[first,
+/// A set of packs: the packs that a backup names, its own ones and ones of earlier backups. Memory
+/// grows with the number of runs. The JSON is an object of backup ids, each with its runs `[first,
 /// last]`, sorted and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -17,7 +17,7 @@ impl PackSet {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the key is not that of a pack.
+    /// [`Kind::Damage`] when the key is not the key of a pack.
     pub fn insert(&mut self, key: &str) -> Result<()> {
         let Some(ObjectName::Pack(id, number)) = ObjectName::parse(key) else {
             let what = format!("`{}` is not the key of a pack", key.escape_debug());
@@ -35,7 +35,7 @@ impl PackSet {
     }
 
     fn add(&mut self, id: &str, first: u32, last: u32) {
-        // Numbers mostly come in order, so the run that they belong to is mostly the last one.
+        // Numbers usually come in order, so they usually belong to the last run.
         let runs = match self.0.get_mut(id) {
             Some(runs) => runs,
             None => self.0.entry(id.to_owned()).or_default(),

@@ -1,4 +1,4 @@
-//! Pins: backups that are kept whatever the retention rules.
+//! Pins, which keep backups whatever the retention rules are.
 
 use super::name::ObjectName;
 use super::{Archive, key};
@@ -15,7 +15,8 @@ pub struct Pin {
     /// Expiry of the pin; `None` when it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<jiff::Timestamp>,
-    /// Keeps only the WAL that makes the backup consistent, and not all later WAL.
+    /// True when the pin keeps only the WAL that makes the backup consistent, and not all later
+    /// WAL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standalone: bool,
 }
@@ -24,6 +25,7 @@ impl Pin {
     /// The value of a pin that cannot be read.
     pub const UNREADABLE: Pin = Pin { until: None, standalone: false };
 
+    /// Whether the pin has not expired.
     pub fn holds(&self, now: jiff::Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
@@ -42,7 +44,7 @@ impl fmt::Display for Pin {
 
 impl Archive {
     /// Pins a backup, or changes its pin. A prune reads the pins after it has announced what it
-    /// removes, and this reads the announcements after it has pinned.
+    /// removes, and this function reads the announcements after it has stored the pin.
     ///
     /// # Errors
     ///
@@ -60,7 +62,7 @@ impl Archive {
             .hint("`walkeep list` names the backups"))
     }
 
-    /// Removes a pin. Returns false when there was none.
+    /// Removes a pin. Returns false when the backup was not pinned.
     pub fn unpin(&self, id: &str) -> Result<bool> {
         let name = ObjectName::Pin(id.to_owned());
         let there = self.stored_at(&name)?.is_some();
@@ -68,7 +70,7 @@ impl Archive {
         Ok(there)
     }
 
-    /// Reads all pins, by backup. One that cannot be read still pins, as [`Pin::UNREADABLE`].
+    /// Reads all pins, by backup. A pin that cannot be read still pins, as [`Pin::UNREADABLE`].
     pub fn pins(&self) -> Result<BTreeMap<String, std::result::Result<Pin, Error>>> {
         let mut pins = BTreeMap::new();
         self.each_named(key::PINS, |name, _| {

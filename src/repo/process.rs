@@ -1,13 +1,14 @@
-//! The identity of a process, by which another process of the same host finds out whether it still
-//! runs, without a clock.
+//! The identity of a process. With it another process of the same host finds out whether the
+//! process still runs, without a clock.
 
 use serde::{Deserialize, Serialize};
 
+/// A process of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// The kernel's random id of this boot.
     pub boot: String,
-    /// The namespace of `pid`: a container has its own.
+    /// The namespace of `pid`: a container has one of its own.
     pub namespace: String,
     pub pid: u32,
     /// Start of the process, in ticks since the boot: process numbers are reused.
@@ -21,8 +22,8 @@ impl Process {
         Some(Process { boot: boot()?, namespace: namespace()?, pid, started: look_up(pid)?.0 })
     }
 
-    /// Returns true when it has ended; `None` when it is of another host, boot or namespace, or
-    /// `/proc` does not show it.
+    /// Returns true when the process has ended, false when it runs; `None` when it belongs to
+    /// another host, boot or namespace, or `/proc` does not show it.
     pub fn is_over(&self) -> Option<bool> {
         if boot()? != self.boot || namespace()? != self.namespace {
             return None;
@@ -51,10 +52,10 @@ fn namespace() -> Option<String> {
     Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
 }
 
-/// Returns when a process started, and true when it is a zombie.
+/// Returns the start time of a process in ticks since the boot, and true when it is a zombie.
 fn look_up(pid: u32) -> Option<(u64, bool)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in front may contain anything, parentheses too.
+    // The name of the program, in front, may contain anything, parentheses too.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;

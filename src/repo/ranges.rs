@@ -1,4 +1,4 @@
-//! The ranges of packs that have to be read for the blocks of files, in the order of the packs.
+//! The ranges of packs to read for the blocks of files, in the order of the packs.
 
 use super::Archive;
 use super::entry::{Extent, FileEntry};
@@ -8,10 +8,10 @@ use crate::error::{Error, Kind, Result, part};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Bytes of the longest range; it holds consecutive frames.
+/// Maximum bytes of a range of several frames.
 pub const READ: u64 = 4 << 20;
 
-/// Bytes between two frames that are read along: that is cheaper than another request.
+/// Maximum bytes between two frames of one range: reading these bytes costs less than a request.
 pub const GAP: u64 = 128 << 10;
 
 /// Bytes of a pack that are read at once.
@@ -34,7 +34,7 @@ pub struct StoredFrame {
 /// Wanted blocks of one file in a frame.
 #[derive(Clone)]
 pub struct WantedBlocks {
-    /// Index of the file among those that were given.
+    /// Index of the file among the given files.
     pub file: usize,
     /// Position in the file.
     pub offset: u64,
@@ -46,8 +46,8 @@ pub struct WantedBlocks {
 }
 
 /// Returns the ranges to read for files of one part of a manifest. `wanted` gets the index of a
-/// file, an extent, and the numbers of its blocks in the file, and returns which of these blocks
-/// are wanted.
+/// file, an extent, and the numbers of its blocks in the file, and returns the wanted ones of these
+/// blocks.
 pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     files: impl IntoIterator<Item = &'f FileEntry>,
     mut wanted: impl FnMut(usize, &Extent, Range<usize>) -> W,
@@ -69,8 +69,7 @@ pub fn stored_ranges<'f, W: IntoIterator<Item = Range<usize>>>(
     )
 }
 
-/// Returns the ranges to read for frames, which are given in the order of their packs and
-/// positions.
+/// Joins frames, given in the order of their packs and positions, into ranges to read.
 pub fn join(frames: impl IntoIterator<Item = (u32, StoredFrame)>) -> Vec<StoredRange> {
     let mut ranges: Vec<StoredRange> = Vec::new();
     for (pack, frame) in frames {
@@ -97,7 +96,7 @@ impl StoredRange {
         self.bytes(frame.offset, frame.length, bytes)
     }
 
-    /// Returns the bytes of a frame by its position in the pack, out of the bytes of the range.
+    /// Returns the bytes of the frame at a position in the pack, out of the bytes of the range.
     pub fn bytes<'b>(&self, offset: u64, length: u32, bytes: &'b [u8]) -> Result<&'b [u8]> {
         let begin = usize::try_from(offset.saturating_sub(self.begin));
         let begin = begin.map_err(|_| Error::defect("a frame outside of the range that was read"))?;
@@ -124,7 +123,7 @@ impl WantedBlocks {
         }
     }
 
-    /// Returns those of the blocks that are in `wanted`; `None` when there are none.
+    /// Returns the part of these blocks that is in `wanted`; `None` when no block is.
     pub fn cut(&self, file: &FileEntry, wanted: &Range<usize>) -> Option<WantedBlocks> {
         let blocks = self.blocks.start.max(wanted.start)..self.blocks.end.min(wanted.end);
         if blocks.is_empty() {
@@ -147,7 +146,11 @@ impl WantedBlocks {
             .ok_or_else(|| Error::new(Kind::Damage, "a frame is too short"))
     }
 
-    /// Returns the bytes of the blocks when each block has its hash in the manifest.
+    /// Returns the bytes of the blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when a block does not have the hash that the manifest gives.
     pub fn checked<'c>(&self, file: &FileEntry, content: &'c [u8]) -> Result<&'c [u8]> {
         let bytes = self.of(content)?;
         let expected = part(&file.hashes, self.blocks.clone())?;
@@ -157,20 +160,21 @@ impl WantedBlocks {
         }
     }
 
+    /// Returns the error for damage in these blocks of a file.
     pub fn damaged(&self, path: &str) -> Error {
         let Range { start, end } = self.blocks;
         Error::new(Kind::Damage, format!("blocks {start} to {} of {path} are damaged", end.saturating_sub(1)))
     }
 }
 
-/// Returns a number of bytes in memory. What is too large for this machine is too large for a
-/// frame, and fails as damage when the frame is read.
+/// Converts a number of bytes in memory. A number above `usize::MAX` saturates: it is larger than
+/// any frame, so [`WantedBlocks::of`] fails as damage.
 fn saturating(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Returns the range from the first to the last block whose hash is not the expected one; `None`
-/// when all are right.
+/// when all blocks match.
 pub fn mismatched_blocks(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Option<Range<usize>> {
     let blocks = bytes.chunks(block.max(1) as usize);
     if blocks.len() != expected.len() {
@@ -182,7 +186,7 @@ pub fn mismatched_blocks(bytes: &[u8], block: u32, expected: &[BlockHash]) -> Op
 }
 
 impl Archive {
-    /// Reads a small file, checked block by block. `packs`: those of its part of the manifest.
+    /// Reads a small file, checked block by block. `packs`: the packs of its part of the manifest.
     pub fn read_file(&self, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
         let size =
             usize::try_from(file.size).map_err(|_| Error::new(Kind::Damage, "the file is too large"))?;

@@ -1,8 +1,8 @@
 //! The record of a backup: the one small object that makes the backup exist. It is written last and
 //! never changed.
 //!
-//! A fence in its place keeps a backup from being recorded: a prune puts it there when it considers
-//! the backup stale.
+//! A fence at the key of a record keeps the backup from being recorded. A prune stores it when it
+//! considers the backup stale.
 
 use super::entry::Tablespace;
 use super::name::ObjectName;
@@ -18,6 +18,7 @@ use crate::storage::{Key, Mode, Put};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The record of a backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub id: String,
@@ -32,11 +33,11 @@ pub struct Record {
     pub system_identifier: u64,
     /// The server's `server_version`: `15.18 (Debian 15.18-0+deb12u1)`.
     pub pg_version: String,
-    /// Bytes when restored.
+    /// Bytes of all files when restored.
     pub size: u64,
-    /// Bytes that all its blocks take in the repository.
+    /// Bytes that the backup takes in the repository: its manifest, and its share of each pack.
     pub stored: u64,
-    /// Bytes that this run wrote.
+    /// Bytes that taking the backup added to the repository.
     pub new_bytes: u64,
     pub files: u64,
     #[serde(default)]
@@ -63,30 +64,33 @@ pub struct Record {
     pub damaged: Vec<DamagedFile>,
 }
 
+/// The state of the cluster in a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// No page had a wrong checksum.
     Complete,
     /// Pages of the cluster had wrong checksums; see `damaged`.
     Damaged,
 }
 
+/// A part of a manifest, as the record describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestPart {
-    /// Relative to the archive.
+    /// Key relative to the archive.
     pub key: String,
     /// Bytes of the stored object, with its header.
     pub size: u64,
     /// Hash of the stored object, with its header.
     pub sha256: ContentHash,
-    /// The part of an earlier manifest that this part is a delta of. It has no base itself.
+    /// The part of an earlier manifest that this part is a delta of. The base has no base itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Box<ManifestPart>>,
 }
 
 impl ManifestPart {
-    /// Returns the backup whose manifest it is part of, and its number there; `None` when the key
-    /// is that of something else.
+    /// Returns the backup whose manifest has the part, and the number of the part; `None` when the
+    /// key does not name a manifest part.
     pub fn place(&self) -> Option<(String, u32)> {
         match ObjectName::parse(&self.key) {
             Some(ObjectName::Manifest(id, number)) => Some((id, number)),
@@ -150,14 +154,15 @@ impl Record {
         }
         let WalRange { first, last } = record.wal;
         if (first.timeline, last.timeline) != (record.timeline, record.timeline) || last < first {
-            let what = format!("its WAL from {first} to {last} is not that of timeline {}", record.timeline);
+            let what =
+                format!("its WAL from {first} to {last} is not a range on timeline {}", record.timeline);
             return Err(Error::new(Kind::Damage, what));
         }
         Ok(record)
     }
 
     /// Iterates over the objects needed to read the manifest: each part, then its base. A base may
-    /// come more than once.
+    /// appear more than once.
     pub fn manifest_objects(&self) -> impl Iterator<Item = &ManifestPart> {
         self.manifest.iter().flat_map(|part| [part].into_iter().chain(part.base.as_deref()))
     }
@@ -172,7 +177,7 @@ pub struct Records {
     pub damaged: Vec<(String, Error)>,
     /// Bytes of each good record in the repository.
     pub sizes: BTreeMap<String, u64>,
-    /// Ids of fenced backups, and since when they are.
+    /// Ids of fenced backups, each with the time of the fence.
     pub fenced: Vec<(String, jiff::Timestamp)>,
 }
 
@@ -203,8 +208,8 @@ impl Archive {
         })
     }
 
-    /// Fences a backup, so that it can never be recorded. Returns false when it is recorded
-    /// already.
+    /// Fences a backup, so that it can never be recorded. Returns false when the backup is
+    /// recorded already.
     #[must_use = "a backup that is recorded has to stay"]
     pub fn fence(&self, id: &str) -> Result<bool> {
         let name = ObjectName::Record(id.to_owned());
@@ -239,7 +244,7 @@ impl Archive {
         Ok(records)
     }
 
-    /// Reads the record of one backup; `None` when there is none or the backup is fenced.
+    /// Reads the record of one backup; `None` when it does not exist or the backup is fenced.
     pub fn record(&self, id: &str) -> Result<Option<Record>> {
         let recorded = self.recorded(&self.key_of(&ObjectName::Record(id.to_owned()))?)?;
         Ok(match recorded {
@@ -262,7 +267,8 @@ impl Archive {
         self.in_repository("read", key, read()).map(Some)
     }
 
-    /// Copies a backup's record to an archive that has all that it names. Returns the bytes.
+    /// Copies a backup's record to an archive that has all objects that the record names. Returns
+    /// the number of bytes.
     pub fn copy_record(&self, to: &Archive, id: &str) -> Result<u64> {
         let relative = key::backup(id);
         let gone =

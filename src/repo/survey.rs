@@ -1,8 +1,9 @@
-//! What an archive holds, read in one pass. Retention, observation, verification and the command
-//! line begin with it and add what only they need; it judges nothing.
+//! The state of an archive, read in one pass. Retention, observation, verification and the command
+//! line begin with it and add the reads that only they need. It judges nothing.
 //!
-//! The order is that of `FORMAT.md`: records before what they name. So whatever a record names was
-//! stored before it was listed, and what is not listed was removed since, or is missing.
+//! Records are read before the objects that they name, as `FORMAT.md` asks. So an object that a
+//! record names was stored before the listing; if it is not listed, it was removed since, or is
+//! missing.
 
 use super::catalog::{Gap, Inventory};
 use super::data::Data;
@@ -37,12 +38,11 @@ pub struct Survey {
     pub segment_size: Option<SegmentSize>,
     /// `None` when there is neither a backup nor a segment.
     pub wal: Option<WalHistory>,
-    /// Timelines whose history is damaged: nothing is known to lead to these.
+    /// Timelines whose history is damaged, and why. No backup is known to lead to these.
     pub damaged_histories: Vec<(TimelineId, Error)>,
     /// Pins by backup. A pin that cannot be read still pins.
     pub pins: BTreeMap<String, Result<Pin>>,
-    /// Oldest first. A history of drills that is damaged counts as none: the next drill begins it
-    /// anew.
+    /// Oldest first. A damaged history of drills counts as empty: the next drill begins a new one.
     pub drills: Vec<Drill>,
     /// Packs and manifests by backup.
     pub data: BTreeMap<String, Data>,
@@ -51,12 +51,11 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Reads what is wanted.
+    /// Reads the state of an archive, as far as `want` asks.
     ///
     /// # Errors
     ///
-    /// When the repository cannot be read. A damaged object fails nothing; its error is in the
-    /// survey.
+    /// When the repository cannot be read. A damaged object is not an error: the survey has it.
     pub fn read(archive: &Archive, want: Want) -> Result<Survey> {
         Survey::read_each(archive, want, |_, _| {})
     }
@@ -108,8 +107,8 @@ impl Survey {
         pins.filter(|(_, pin)| pin.holds(now)).map(|(id, pin)| (id, pin.clone())).collect()
     }
 
-    /// Returns the segments that complete backups miss. A backup with a standalone pin misses none
-    /// behind its end.
+    /// Returns the gaps in the WAL that complete backups lead through. Backups with a standalone
+    /// pin do not count, since later WAL is not kept for them.
     pub fn gaps(&self, now: Timestamp) -> Vec<Gap> {
         let pins = self.pins_at(now);
         let mut leading = self.complete();

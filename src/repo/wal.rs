@@ -1,9 +1,8 @@
 //! The WAL files of a cluster in a repository.
 //!
-//! [`Wal`] needs no checked identity: whatever it finds is certain, since every object names its
-//! cluster; that it does
-//! *not* find something proves nothing until [`Repository::open`] has succeeded. The rest belongs
-//! to an [`Archive`].
+//! [`Wal`] needs no checked identity: a file that it finds belongs to the cluster, since every
+//! object names its cluster. A file that it does *not* find proves nothing until
+//! [`Repository::open`] has succeeded. All other access is through an [`Archive`].
 
 use super::archive::Archive;
 use super::name::ObjectName;
@@ -15,6 +14,7 @@ use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::storage::{Key, ListedObject, Mode, PAGE, list_all};
 
+/// Access to WAL files before the identity of the repository was checked.
 pub struct Wal<'a> {
     repository: &'a Repository,
     lineage: Lineage,
@@ -22,6 +22,7 @@ pub struct Wal<'a> {
 }
 
 impl Repository {
+    /// Returns the WAL of a lineage, without a check of the identity.
     pub fn wal(&self, lineage: Lineage) -> Result<Wal<'_>> {
         Ok(Wal { repository: self, lineage, base: key::lineage(self.cluster(), lineage)? })
     }
@@ -54,12 +55,12 @@ impl Wal<'_> {
         self.in_repository("read", &key, read())
     }
 
-    /// Returns a later complete segment of the same timeline. If there is one, a missing segment is
-    /// a hole and not the end of the archive.
+    /// Returns a later complete segment of the same timeline, `None` if there is none. If there is
+    /// one, the missing segment `name` is a hole and not the end of the archive.
     pub fn later_segment(&self, name: SegmentName) -> Result<Option<SegmentName>> {
         let folder = self.base.join(key::wal_of(name.timeline))?;
         let mut after = self.base.join(key::wal(WalName::Segment(name)))?;
-        // The next file mostly decides it; a full page follows only when files of other kinds lie
+        // Usually the next file decides; a full page follows only when files of other kinds lie
         // between.
         let mut limit = 8;
         loop {
@@ -102,8 +103,7 @@ impl Archive {
 
     /// Stores an encoded WAL file; see [`Wal::put`].
     ///
-    /// The body may encode its content while the store reads it, and again when the store has to
-    /// read it again.
+    /// The body may encode its content while the store reads it, and once more for each retry.
     pub fn put_wal(&self, name: WalName, body: &dyn Body) -> Result<Put> {
         self.wal().put(name, body)
     }
@@ -127,8 +127,8 @@ impl Archive {
         self.wal().histories()
     }
 
-    /// Reads the history of a timeline; `None` when it does not exist. Timeline 1 has none and
-    /// needs none.
+    /// Reads the history of a timeline; `None` when its file does not exist. Timeline 1 has no file
+    /// and no ancestors.
     pub fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
         if timeline.0 == 1 {
             return Ok(Some(History::root(timeline)));
@@ -150,8 +150,8 @@ impl Archive {
         })
     }
 
-    /// Returns the size of segments, from the first segment in the listing; `None` when there is
-    /// none.
+    /// Returns the size of segments, from the first page of the listing; `None` when the page has
+    /// no segment.
     pub fn any_segment_size(&self) -> Result<Option<SegmentSize>> {
         let page = self.list(&self.base().join(key::WAL)?, None, PAGE)?;
         for listed in &page.entries {

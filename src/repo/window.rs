@@ -1,15 +1,16 @@
 //! The moments that can be restored, and the search for the transactions that bound them.
 //!
 //! A recovery to a time stops at the first transaction that ended later. So a window ends right
-//! before the last transaction in its WAL, which the last segments have to be read for; the end of
-//! a backup is a moment too. Nothing here depends on when the store received a segment, unless no
-//! transaction is found.
+//! before the last transaction in its WAL, which is searched in the last segments; the end of a
+//! backup is a moment too. The time at which the store received a segment does not matter, unless
+//! no transaction is found.
 
 use super::Archive;
 use super::catalog::Reach;
 use super::history::{Span, WalHistory};
+use super::object::is_about_the_object;
 use super::record::Record;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::Tail;
@@ -18,8 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Number of segments that are searched for the last transaction: an idle server switches segments
-/// too.
+/// Maximum number of segments that are searched for the last transaction: an idle server switches
+/// segments too.
 pub const MAX_SEARCHED: u64 = 16;
 
 /// WAL without a hole behind a backup, with the moments that it restores: all from `from` to `to`,
@@ -38,11 +39,11 @@ pub struct Window {
 /// All windows of an archive.
 #[derive(Debug, Default)]
 pub struct Windows {
-    /// The last window along the newest timeline that a backup leads to, with what it shares with
-    /// its ancestors.
+    /// The last window along the newest timeline that a backup leads to, including its part on the
+    /// ancestors of that timeline.
     pub newest: Option<Window>,
-    /// All windows by timeline and position, each without what it shares with its ancestors. A
-    /// timeline on which no transaction ended and no backup was taken has none.
+    /// All windows by timeline and position, each without its part on the ancestors of its
+    /// timeline. A timeline on which no transaction ended and no backup was taken has no window.
     pub by_timeline: Vec<Window>,
     /// Segments that had to be read and are damaged. The windows end before them.
     pub damaged: Vec<(SegmentName, Error)>,
@@ -78,8 +79,12 @@ impl WalHistory {
         }
     }
 
-    /// Returns the last record that can be reached along a history, and the last transaction, each
-    /// as far as it is in the last [`MAX_SEARCHED`] segments. Fails when one of these is damaged.
+    /// Returns the last record that can be reached along a history, and the last transaction, if
+    /// they are in the last [`MAX_SEARCHED`] segments.
+    ///
+    /// # Errors
+    ///
+    /// When one of these segments is damaged or cannot be read.
     pub fn tail(&self, archive: &Archive, reach: &Reach, history: &History) -> Result<Tail> {
         let size = self.inventory.segment_size();
         let end = reach.last.number(size) + 1;
@@ -126,19 +131,19 @@ impl<'a> TailReader<'a> {
             None => self.begin_of(&history, span.from)?.unwrap_or(to),
         };
         let Span { timeline, from: from_lsn, to: to_lsn, .. } = *span;
-        // The clock of a promoted server may be behind that of the one before.
+        // The clock of a promoted server may be behind the clock of the server before it.
         Ok(Some(Window { timeline, from_lsn, to_lsn, from: from.min(to), to }))
     }
 
-    /// Returns since when a recovery to a time may end on a timeline: the end of the last
-    /// transaction before it.
+    /// Returns the earliest time at which a recovery to a time can end on a timeline: the time of
+    /// the last transaction before its beginning, else the time at which its history was stored.
     fn begin_of(&mut self, history: &History, begin: Lsn) -> Result<Option<Timestamp>> {
         let last = self.tail(history, Lsn(0)..begin)?.last_transaction.map(|last| last.time);
         Ok(last.or_else(|| self.wal.inventory.begun(history.timeline)))
     }
 
-    /// Searches the segments that hold `lsns` from the last one back, at most [`MAX_SEARCHED`] of
-    /// them, to a hole.
+    /// Searches the segments that hold `lsns` backwards, at most [`MAX_SEARCHED`] of them, until a
+    /// transaction or a hole.
     fn tail(&mut self, history: &History, lsns: Range<Lsn>) -> Result<Tail> {
         let inventory = &self.wal.inventory;
         let size = inventory.segment_size().bytes();
@@ -168,7 +173,7 @@ impl<'a> TailReader<'a> {
         let read = read.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose());
         let tail = match read.doing(|| format!("read {name} of {}", self.archive.repository().name())) {
             Ok(read) => read.map(|(_, segment)| Tail::before(&segment, limit)).unwrap_or_default(),
-            Err(error) if matches!(error.kind(), Kind::Damage | Kind::Identity) => {
+            Err(error) if is_about_the_object(&error) => {
                 self.damaged.push((name, error));
                 Tail::default()
             }

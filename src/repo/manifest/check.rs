@@ -19,7 +19,7 @@ pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
         Entry::Config(_) => {
             path.0.strip_prefix(b"/").is_some_and(|rest| StoredPath(rest.to_vec()).is_inside())
         }
-        // The data directory itself.
+        // The entry of the data directory itself.
         Entry::Dir(_) if path.0.is_empty() => true,
         _ => path.is_inside(),
     };

@@ -2,9 +2,9 @@
 //! bounded size; see `FORMAT.md`.
 //!
 //! From one backup to the next most lines stay as they are. So a part is stored as a delta of a
-//! part of an earlier manifest, its *base*, while the delta takes less than half of the base. A
-//! base has no base itself: reading a part takes two objects at most. Parts end where those of the
-//! parent end, so that each keeps to one base.
+//! part of an earlier manifest, its *base*, if the delta takes at most half of the bytes of the
+//! base. A base has no base itself: reading a part takes two objects at most. Parts end where the
+//! parts of the parent end, so that each has one base.
 
 mod check;
 mod read;
@@ -18,11 +18,11 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Bytes of the longest text of a part: one line, which describes 1 GiB, may follow after a part is
-/// full.
+/// Maximum bytes of the text of a part. One line, which describes up to 1 GiB, may still follow
+/// when a part is full.
 pub const MAX_PART: u64 = 64 << 20;
 
-/// The hash of blocks, as the first line of a part names it.
+/// Name of the hash of blocks, in the first line of a part.
 const HASH: &str = "blake3-128";
 
 /// A line of a manifest.
@@ -47,7 +47,7 @@ pub struct Use {
     pub pack: String,
     #[serde(flatten)]
     pub stored: StoredPack,
-    /// Bytes of blocks in it that belong to the backup.
+    /// Bytes of the blocks in it that belong to the backup.
     pub live: u64,
 }
 
@@ -118,7 +118,8 @@ impl Part {
             .ok_or_else(|| Error::defect("an extent of a part that does not name its pack"))
     }
 
-    /// Iterates over all extents: the pack of each, and the bytes of its blocks.
+    /// Iterates over all extents: the key of the pack of each, and the bytes of its blocks. A part
+    /// that was read names the packs of all its extents.
     pub fn named(&self) -> impl Iterator<Item = (&str, u64)> {
         self.entries.iter().filter_map(Entry::any_file).flat_map(move |file| {
             file.extents().filter_map(move |(blocks, extent)| {

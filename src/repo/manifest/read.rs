@@ -65,7 +65,7 @@ impl Iterator for Parts<'_> {
     }
 }
 
-/// Returns the parts that a backup without a record has stored, each checked against its own header
+/// Reads the parts that a backup without a record has stored, each checked against its own header
 /// alone.
 pub fn unfinished<'a>(archive: &'a Archive, id: &'a str) -> impl Iterator<Item = Result<Part>> + 'a {
     let mut end = None;
@@ -181,7 +181,7 @@ impl Archive {
         self.in_repository("read", &self.base().join(&part.key)?, text)
     }
 
-    /// Reads the text of a part that others are deltas of.
+    /// Reads the text of a base.
     pub fn get_base(&self, base: &ManifestPart) -> Result<Vec<u8>> {
         match (base.place(), &base.base) {
             (Some((id, number)), None) => self.get_manifest(base, &key::manifest(&id, number)),
@@ -200,7 +200,7 @@ impl Archive {
             let Some(key) = Header::decode(&object)?.base else {
                 return self.manifest_text(&object, &name, None);
             };
-            // The hash of the text in the header proves that it is the right base.
+            // The SHA-256 in the header, of the text, proves that this is the right base.
             let gone = || Error::new(Kind::Damage, format!("its base {} is missing", key.escape_debug()));
             let base = self.get_unrecorded(&key)?.ok_or_else(gone)?;
             let base = self.manifest_text(&base, key.strip_prefix(&key::data("")).unwrap_or(&key), None)?;
@@ -217,7 +217,7 @@ impl Archive {
         }
     }
 
-    /// Decodes a part. `base`: key and text of the object that this one is a delta of.
+    /// Decodes a part. `base`: key and text of its base.
     fn manifest_text(&self, object: &[u8], name: &str, base: Option<(&str, &[u8])>) -> Result<Vec<u8>> {
         let content = Content::open(object)?;
         self.check_header(&content.header, ObjectKind::Manifest, name)?;

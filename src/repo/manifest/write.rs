@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Bytes of text at which a part is full; twice as many while the part of the parent goes on. A
-/// backup that fails leaves its full parts behind.
+/// Bytes of text at which a part is full; twice as many for a part with a base, so that it ends
+/// where the part of the parent ends. A backup that fails leaves its full parts in the repository.
 const PART_SIZE: usize = 2 << 20;
 
-/// Candidates for delta bases: parts of earlier manifests, by their first file. Filled while the
-/// parent's manifest is read, any distance ahead of the writer; so it holds no texts, and the
-/// writer reads the base that it needs once more.
+/// Candidates for bases: parts of earlier manifests, by their first file. Filled while the manifest
+/// of the parent is read, any distance ahead of the writer; so it holds no texts, and the writer
+/// reads the text of a base once more.
 #[derive(Default)]
 pub struct Bases(Mutex<VecDeque<(StoredPath, ManifestPart)>>);
 
@@ -32,8 +32,8 @@ impl Bases {
         }
     }
 
-    /// Returns the part in whose range a file lies; `None` when it is the same as for the file
-    /// before.
+    /// Returns the part in whose range a file lies; `None` when the previous file lies in the range
+    /// of the same part.
     fn next(&self, path: &StoredPath) -> Option<ManifestPart> {
         let mut bases = self.0.lock();
         let mut passed = None;
@@ -68,7 +68,7 @@ pub struct Written {
     pub parts: Vec<ManifestPart>,
     /// The packs that the manifest names, for the record.
     pub packs: PackSet,
-    /// The packs that the manifest names, with the share that is needed of each.
+    /// The packs that the manifest names, with the share of each that the backup needs.
     pub uses: Vec<Use>,
     pub totals: Totals,
     /// Bytes of its parts.
@@ -132,8 +132,8 @@ impl<'a> Writer<'a> {
         }
         self.totals.count(&entry);
         self.line(&entry.into())?;
-        let most = if self.base.is_some() { 2 * PART_SIZE } else { PART_SIZE };
-        if self.text.len() >= most { self.next_part() } else { Ok(()) }
+        let limit = if self.base.is_some() { 2 * PART_SIZE } else { PART_SIZE };
+        if self.text.len() >= limit { self.next_part() } else { Ok(()) }
     }
 
     fn next_part(&mut self) -> Result<()> {
@@ -177,8 +177,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Returns the part as a delta of its base; `None` when that does not pay off or the base is
-    /// damaged.
+    /// Returns the part as a delta of its base; `None` when the part has no base, the delta is too
+    /// large, or the base is damaged.
     fn patch(&self, mut header: Header) -> Result<Option<(Vec<u8>, ManifestPart)>> {
         let Some(base) = &self.base else {
             return Ok(None);
@@ -194,8 +194,8 @@ impl<'a> Writer<'a> {
         Ok(is_worth_it.then(|| (object, base.clone())))
     }
 
-    /// Writes the end. All parts are durable when this returns. `stored` gives every pack that was
-    /// named.
+    /// Writes the end. All parts are durable when this returns. `stored` gives size and content of
+    /// every pack that was named.
     pub fn finish(mut self, stored: impl Fn(&str) -> Option<StoredPack>) -> Result<Written> {
         let mut packs = PackSet::default();
         let mut uses = Vec::with_capacity(self.live.len());
