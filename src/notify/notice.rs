@@ -87,7 +87,7 @@ impl Notice {
         }
     }
 
-    /// The first lines of the details, each cut to its maximum.
+    /// The first lines of the details, each cut to [`MAX_LINE_LENGTH`].
     fn details(&self) -> impl Iterator<Item = String> {
         self.details.iter().take(MAX_LINES).map(|line| short(line))
     }
@@ -113,8 +113,9 @@ impl Notice {
     #[must_use]
     pub fn slack(&self) -> Value {
         let mut text = self.text();
+        let reason = self.reason.as_deref().map(short);
         // The text contains the reason already.
-        for line in self.details().filter(|line| Some(line) != self.reason.as_ref()) {
+        for line in self.details().filter(|line| Some(line) != reason.as_ref()) {
             text += "\n";
             text += &line;
         }
@@ -140,6 +141,7 @@ impl Notice {
     }
 }
 
+/// Returns a line, cut to [`MAX_LINE_LENGTH`].
 fn short(line: &str) -> String {
     line.chars().take(MAX_LINE_LENGTH).collect()
 }
