@@ -233,9 +233,9 @@ fn usage(error: &clap::Error, failed: u8) -> ExitCode {
     ExitCode::from(if error.use_stderr() { failed } else { 0 })
 }
 
-/// Returns the status of a failed walfetch. An outage must not shut down a standby, and must not let
-/// any other server open before the end of the archive. A standby that is being promoted counts as
-/// such a server; a promotion may be requested while walfetch runs. When a signal file cannot be
+/// Returns the status of a failed walfetch. An outage must not shut down a standby, and must not
+/// let any other server open before the end of the archive. A standby that is being promoted counts
+/// as such a server; a promotion may be requested while walfetch runs. When a signal file cannot be
 /// examined, the status is the one that cannot open the server early.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
     let exists = |name: &str| Path::new(name).try_exists();
