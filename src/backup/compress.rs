@@ -1,5 +1,5 @@
 //! Hashes the blocks of frames, verifies their pages, and compresses the blocks that no earlier
-//! backup stored. Knows nothing of threads and packs: what it makes goes to the packer.
+//! backup stored. Does not manage threads or packs: its output goes to the packer.
 
 use super::frame::{FramePiece, RawFrame};
 use super::known::KnownRun;
@@ -9,19 +9,19 @@ use crate::codec::compress::{Compression, Compressor, FRAME};
 use crate::codec::hash::{BlockHash, block_hash};
 use crate::error::{Error, Result, part};
 
-/// Processes the frames of one thread.
+/// Encoder of frames. Each thread has one.
 pub(super) struct FrameEncoder<'a> {
     bad: &'a BadPages,
     unlogged: Option<&'a UnloggedChanges>,
     compressor: Compressor,
-    /// Compressed bytes of a frame. Kept: its memory is large enough for any frame.
+    /// Compressed bytes of a frame. The memory is reused and is large enough for any frame.
     compressed: Vec<u8>,
     /// Content of changed blocks that lay between unchanged ones, gathered from many frames.
     gathered: Vec<u8>,
     gathered_blocks: Vec<FreshBlocks>,
 }
 
-/// Blocks of one frame, divided into those that earlier backups stored and others.
+/// Blocks of one frame, divided into blocks that earlier backups stored and blocks to be stored.
 #[derive(Default)]
 struct Divided {
     known: Vec<KnownBlocks>,
@@ -45,8 +45,9 @@ impl<'a> FrameEncoder<'a> {
         })
     }
 
-    /// Sends the blocks of a frame to the packer. A frame without known blocks is compressed as it
-    /// is; of any other frame the blocks to be stored are gathered until they fill a frame.
+    /// Sends the blocks of a frame to the packer. A frame without known blocks is compressed as a
+    /// whole. From any other frame, the blocks to be stored are gathered until they fill a new
+    /// frame.
     pub fn encode(&mut self, frame: &RawFrame, outbox: &mut Outbox) -> Result<()> {
         let mut divided = Divided::default();
         for piece in &frame.pieces {
@@ -65,7 +66,7 @@ impl<'a> FrameEncoder<'a> {
         Ok(())
     }
 
-    /// Hashes the blocks of a piece, verifies its pages, and adds its blocks to the divided ones.
+    /// Verifies the pages of a piece, hashes its blocks, and adds the blocks to `divided`.
     fn divide(&self, piece: &FramePiece, content: &[u8], divided: &mut Divided) -> Result<()> {
         if let Some((file, first)) = &piece.pages {
             PageCheck { file, first: *first }.verify(content, piece.offset, self.bad)?;
@@ -102,7 +103,7 @@ impl<'a> FrameEncoder<'a> {
         Ok(())
     }
 
-    /// Keeps blocks until they fill a frame.
+    /// Gathers blocks. Compresses the gathered blocks first if these would not fit their frame.
     fn gather(&mut self, content: &[u8], blocks: FreshBlocks, outbox: &mut Outbox) -> Result<()> {
         if self.gathered.len() + content.len() > FRAME {
             self.flush(outbox)?;
@@ -132,7 +133,7 @@ impl<'a> FrameEncoder<'a> {
     }
 }
 
-/// An offset in a frame, as a manifest has it.
+/// Offset in a frame, in the 32 bits that a manifest stores.
 fn skip(offset: usize) -> Result<u32> {
     u32::try_from(offset).map_err(|_| Error::defect(format!("offset {offset} in a frame")))
 }

@@ -13,12 +13,12 @@ use crate::repo::record::{Database, Settings};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Interval of the statement that notices a lost session while files are read.
+/// Interval of the keep-alive statement, which detects a lost session while files are read.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl BackupServer {
     /// Connects, checks the grants and reads the settings. Changes nothing. `primary` names the
-    /// primary of a standby and is used for nothing else.
+    /// primary of a standby; a backup of a primary ignores it.
     pub fn connect(info: &ConnInfo, primary: Option<&ConnInfo>) -> Result<BackupServer> {
         let options = SessionOptions {
             keep_alive: KeepAlive { every: KEEP_ALIVE_INTERVAL, ..KeepAlive::default() },

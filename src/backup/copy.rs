@@ -1,5 +1,6 @@
-//! Third phase of a backup: reads everything between the start and the stop, which happens here.
-//! The stages and the way of a file through them are in `pipeline.rs`.
+//! Third phase of a backup: starts the threads that read and store the files, waits for them, and
+//! stops the backup on the server. `pipeline.rs` describes the stages and the path of a file
+//! through them.
 
 use super::compress::FrameEncoder;
 use super::failure::{FirstError, cancelled};
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::ScopedJoinHandle;
 use tracing::{Span, info_span};
 
-/// A backup whose packs and manifest are in the repository, and which the server has stopped.
+/// A backup that the server has stopped, with its packs and manifest in the repository.
 pub(super) struct CopiedBackup<'a> {
     pub started: StartedBackup<'a>,
     pub packed: Packed,
@@ -39,11 +40,11 @@ pub(super) struct CopiedBackup<'a> {
     /// Bytes of files that were read.
     pub read: u64,
     pub bad: BadPages,
-    /// `None` when the WAL summaries were not tested.
+    /// Blocks that changed without WAL; `None` when the WAL summaries were not tested.
     pub unlogged: Option<UnloggedChanges>,
 }
 
-/// Copies everything, and stops the backup on the server.
+/// Copies the cluster into the repository, and stops the backup on the server.
 pub(super) fn copy(mut started: StartedBackup<'_>) -> Result<CopiedBackup<'_>> {
     let _span = info_span!("copy").entered();
     progress::step("copying");
@@ -52,8 +53,8 @@ pub(super) fn copy(mut started: StartedBackup<'_>) -> Result<CopiedBackup<'_>> {
     let (options, server) = (prepared.options, prepared.server);
     let found = &server.found;
     let bad = BadPages::default();
-    // Without `wal_log_hints` or checksums a hint bit may change a page without WAL, which would be
-    // reported here.
+    // Without `wal_log_hints` or data checksums, a hint bit may change a page without WAL. The test
+    // of the WAL summaries would report that page, so the test is left out.
     let reads_all = options.full || options.rehash;
     let unlogged = (reads_all && found.logs_hints).then(|| UnloggedChanges::new(started.point.lsn));
     let failure = FirstError::default();
@@ -88,19 +89,20 @@ type StageChannel<T> = (Sender<T>, Receiver<T>);
 
 /// The channels between the stages.
 struct Stages {
-    /// Files of the scan, by number. Many, so that the total of the progress is known early.
+    /// Files that the scan found, with their numbers. The capacity is large, so that the total of
+    /// the progress is known early.
     found: StageChannel<(u64, FoundFile)>,
-    /// Parts of the parent's manifest. None waits in the channel: one is read while another is
-    /// merged.
+    /// Parts of the parent's manifest. No capacity: one part is read while another is merged.
     parts: StageChannel<KnownPart>,
-    /// Frames for idle readers. None waits: a frame is sent only when a reader receives.
+    /// Frames for idle readers. No capacity: a frame is sent only while a reader waits to receive
+    /// it.
     frames: StageChannel<RawFrame>,
-    /// Batches for the packer, two for each job.
+    /// Batches for the packer. The capacity is two batches for each job.
     items: StageChannel<Vec<PackItem>>,
-    /// Full packs. None waits: the packer fills the next pack while one is stored, and then waits
-    /// itself.
+    /// Full packs. No capacity: the packer fills the next pack while one is stored, and then waits
+    /// until that one is stored.
     packs: StageChannel<OpenPack>,
-    /// Memory of stored packs, of which there are two.
+    /// Memory of stored packs, on its way back to the packer. At most two packs have memory.
     spare: StageChannel<Aligned>,
 }
 
@@ -122,7 +124,7 @@ impl Stages {
 /// Result of the thread that scans: the end of the backup, and the tablespaces that were found.
 type Scanned = (StopPoint, Vec<TablespaceSize>);
 
-/// The threads of a backup.
+/// Runner of the threads of a backup.
 struct Copier<'a> {
     started: &'a StartedBackup<'a>,
     shared: &'a ReadState<'a>,
@@ -139,8 +141,8 @@ impl<'a> Copier<'a> {
         self.started.prepared.server
     }
 
-    /// Runs all stages. Each thread owns the channel end that it receives from, and notes its error
-    /// before that end is dropped: so the first error noted is the cause of the others.
+    /// Runs all stages. Each thread owns the receiving end of its channel, and notes its error
+    /// before that end is dropped. So the first error noted is the cause of the others.
     fn run(&self, summaries: Option<Summaries>) -> Result<(Packed, Scanned)> {
         let (failure, id) = (self.failure, self.started.prepared.id.as_str());
         let (archive, earlier) = (&self.started.prepared.archive, &self.started.prepared.earlier);
@@ -152,7 +154,7 @@ impl<'a> Copier<'a> {
             Ok(FileReader::new(self.shared, (self.encoder)()?, outbox, handover))
         };
         let handover = || Handover { give: frames.0.clone(), take: frames.1.clone() };
-        // One more than the jobs: one may wait for the disk.
+        // One reader more than jobs, because one reader may wait for the disk.
         let readers = (0..=jobs).map(|_| reader(Some(handover()))).collect::<Result<Vec<_>>>()?;
         let last = reader(None)?;
         drop(frames);
@@ -180,7 +182,7 @@ impl<'a> Copier<'a> {
             drop(queue);
             let scanned = failure.note(self.scan(sink, reading, last));
             let packed = packing.join().ok().flatten();
-            // The last pack may still be being stored when the packer is done.
+            // The last pack may not be stored yet when the packer ends.
             let stored = storing.join().ok().flatten();
             match (failure.take(), scanned, packed, stored) {
                 (Some(error), ..) => Err(error),
@@ -190,8 +192,8 @@ impl<'a> Copier<'a> {
         })
     }
 
-    /// Finds the files for the readers, waits for these, and reads with the `last` one what has to
-    /// be read last.
+    /// Finds the files for the readers, waits until the readers have ended, and stops the backup.
+    /// The reader `last` reads the files that have to be read last.
     fn scan(
         &self,
         mut sink: FoundSink<'_>,
@@ -274,7 +276,8 @@ struct FoundSink<'a> {
 }
 
 impl FoundSink<'_> {
-    /// Closes the queue of files: readers end when it is empty.
+    /// Closes the queue of files, so that the readers end when it is empty. Returns the tablespaces
+    /// that were found.
     fn close(self) -> Vec<TablespaceSize> {
         self.tablespaces
     }
@@ -285,7 +288,7 @@ impl ScanSink for FoundSink<'_> {
         if let Entry::Tablespace(tablespace) = &entry {
             self.tablespaces.push(TablespaceSize { tablespace: tablespace.clone(), size: 0 });
         }
-        // Before the files in it.
+        // Sent at once: a directory has to reach the packer before the files in it.
         self.outbox.send(PackItem::Entry(entry))
     }
 
@@ -302,7 +305,7 @@ impl ScanSink for FoundSink<'_> {
     }
 }
 
-/// The directory of this server in the location of a tablespace: `PG_17_202406281`.
+/// Name of the directory of this server in the location of a tablespace: `PG_17_202406281`.
 fn version_directory(pgdata: &Path, major: u32) -> Result<String> {
     let control = Control::read(pgdata)?;
     Ok(format!("PG_{major}_{}", control.catalog_version()))

@@ -1,25 +1,24 @@
 //! Packs and manifests of earlier backups, from which a backup takes the blocks that did not
 //! change. Does not know how files are read.
 //!
-//! Every backup names all packs that it needs, its own and those of earlier backups. It needs
-//! neither the record nor the manifest of another backup, and any other backup may be removed.
+//! Every backup names all objects that it needs: its own packs, packs of earlier backups, and the
+//! parts of earlier manifests that are bases of its own parts. It does not need the record of
+//! another backup, and any other backup may be removed: a prune keeps the named objects.
 //!
 //! The newest backup of the cluster is the *parent*. The hash of a block alone decides whether it
 //! changed, or the WAL summaries of the server; times and sizes in the file system do not count.
-//! The parent's manifest has its files in the order in which the scan finds them, so both are
-//! merged, and at most two parts of a manifest are in memory.
+//! The parent's manifest lists its files in the order in which the scan finds them, so the scan and
+//! the manifest are merged, and at most two parts of a manifest are in memory.
 //!
 //! A backup that did not finish (it was killed, or the repository was full) has left packs and the
-//! complete parts of its manifest. If it is newer than the parent, the next backup looks for its
-//! files there first and continues with the parent behind them. Everything is read again all the
-//! same, and the hashes decide.
+//! complete parts of its manifest. If it is newer than the parent, the next backup compares its
+//! files with these parts first, and the files behind the last of them with the parent. Every file
+//! is read again all the same, and the hashes decide.
 //!
-//! Two limits bound how far a backup is scattered:
-//! * A pack of which the parent needs less than half is not used again: the blocks that are needed
-//!   are stored anew. So a backup keeps, and a restore reads, at most about twice what the backup
-//!   needs.
-//! * The blocks of a frame are not divided into more than a bounded number of known runs (see
-//!   `known.rs`).
+//! Two limits bound the number of places over which a backup is scattered:
+//! * A pack of which the parent needs less than half is not reused: the needed blocks are stored
+//!   anew. So a backup keeps, and a restore reads, at most about twice what the backup needs.
+//! * The blocks of a frame are divided into a bounded number of runs (see `known.rs`).
 
 use super::queue::KnownPart;
 use crate::error::{Error, Kind, Result};
@@ -33,7 +32,7 @@ use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Number of backups without a record that are looked at.
+/// Maximum number of backups without a record that are considered.
 const MAX_UNFINISHED: usize = 100;
 
 /// The earlier backups that a backup is compared with.
@@ -43,9 +42,9 @@ pub(super) struct Earlier {
     pub parent: Option<Record>,
     /// Id of a backup that did not finish.
     unfinished: Option<String>,
-    /// Packs that may be used again, by key.
+    /// Packs that may be reused, by key.
     packs: HashMap<Arc<str>, StoredPack>,
-    /// Whether nothing may be used again, neither packs nor parts of manifests.
+    /// Whether packs and parts of manifests must not be reused.
     forbids_reuse: bool,
     /// Parts of the parent's manifest that were read: candidates for delta bases.
     pub bases: Bases,
@@ -54,7 +53,7 @@ pub(super) struct Earlier {
 impl Earlier {
     /// Chooses the newest backup whose manifest is readable and that no verification found damaged,
     /// and a backup that began later and did not finish. A backup of a cluster with bad pages may
-    /// be chosen, since content is compared. Announces that their packs are needed.
+    /// be chosen, since content is compared. Announces that the packs of both are needed.
     pub fn choose(archive: &Archive, announced: &Announcement) -> Result<Earlier> {
         let mut earlier = Earlier::default();
         let verified = archive.remembered()?;
@@ -119,7 +118,8 @@ impl Earlier {
     /// Adds the packs and parts of a backup that ended without a record.
     fn add_unfinished(&mut self, id: String, archive: &Archive, announced: &Announcement) -> Result<()> {
         announced.update(|notice| notice.needs.push(id.clone()))?;
-        // It may be running on another host, or have finished meanwhile, or be removed by a prune.
+        // The backup may be running on another host, may have finished since it was listed, or may
+        // be being removed by a prune.
         let others = archive.announced()?;
         let is_busy = others.iter().any(|seen| seen.is_removing(&id) || seen.may_be_making(&id));
         if !is_busy && archive.record(&id)?.is_none() {
@@ -134,27 +134,27 @@ impl Earlier {
         announced.update(|notice| notice.needs.retain(|other| *other != id))
     }
 
-    /// Forbids to use packs and parts again: everything is stored anew. Files are still compared
-    /// with the parent.
+    /// Forbids the reuse of packs and parts of manifests: everything is stored anew. Files are
+    /// still compared with the parent.
     pub fn forbid_reuse(&mut self) {
         self.packs.clear();
         self.unfinished = None;
         self.forbids_reuse = true;
     }
 
-    /// Forgets the backup that did not finish: the WAL summaries list changes since the parent
-    /// only.
+    /// Forgets the backup that did not finish, because the WAL summaries list only the changes
+    /// since the parent.
     pub fn forget_unfinished(&mut self) {
         self.unfinished = None;
     }
 
-    /// Size and content of a pack that may be used again.
+    /// Size and content of a pack that may be reused; `None` for any other pack.
     pub fn pack(&self, key: &str) -> Option<StoredPack> {
         self.packs.get(key).copied()
     }
 
-    /// Sends the parts of the manifests until the receiver is gone. A damaged manifest ends early:
-    /// the blocks that the rest of it describes are stored anew.
+    /// Sends the parts of the manifests until the receiver is dropped. A damaged manifest ends
+    /// early, and the blocks that its remaining parts describe are stored anew.
     pub fn read(&self, archive: &Archive, parts: &Sender<KnownPart>) -> Result<()> {
         if let Some(id) = &self.unfinished {
             self.send(manifest::unfinished(archive, id), parts)?;
@@ -177,7 +177,7 @@ impl Earlier {
         for part in read {
             match part.map(|part| parts.send(self.known(part))) {
                 Ok(Ok(())) => {}
-                // The receiver is gone.
+                // The receiver was dropped.
                 Ok(Err(_)) => break,
                 Err(error) if error.kind() == Kind::Damage => {
                     progress::warn(&error);
@@ -230,7 +230,7 @@ pub(super) fn check_stored(archive: &Archive, manifest: &Written) -> Result<()> 
     }
 }
 
-/// Sizes of all objects, by key, in the folders of the backups that stored these objects.
+/// Sizes of all objects, by key, in the folders of the backups that stored the objects in `keys`.
 fn sizes<'a>(archive: &Archive, keys: impl Iterator<Item = &'a str>) -> Result<HashMap<String, u64>> {
     let storer = |key| match ObjectName::parse(key) {
         Some(ObjectName::Pack(id, _) | ObjectName::Manifest(id, _)) => Some(id),

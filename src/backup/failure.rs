@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 pub(super) struct FirstError(Mutex<Option<Error>>);
 
 impl FirstError {
-    /// Keeps an error, if it is the first one, and returns a value.
+    /// Returns the value of a result. Keeps its error if that is the first one.
     pub fn note<T>(&self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -28,7 +28,7 @@ impl FirstError {
     }
 }
 
-/// The error of a stage whose successor has ended: the successor's error is the cause.
+/// Error of a stage whose successor has ended. The successor's error is the cause.
 pub(super) fn cancelled() -> Error {
     Error::new(Kind::Failed, "another stage of the backup failed")
 }

@@ -73,15 +73,16 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
 /// The segments that make the backup consistent.
 ///
 /// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore`
-/// in `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. Behind
-/// that of a standby, which may be the end of a segment, it is the first record of the next one.
+/// in `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. The
+/// end of a standby's backup may be the end of a segment; then that record is the first one of the
+/// next segment.
 fn wal_range(server: &BackupServer, label: &Label, stop: Lsn) -> WalRange {
     let (timeline, size) = (label.timeline, server.found.segment_size);
     let last = if server.found.in_recovery { SegmentName::containing } else { SegmentName::ending_at };
     WalRange { first: SegmentName::containing(timeline, label.start, size), last: last(timeline, stop, size) }
 }
 
-/// Waits for every segment of the backup, and reads each to its end.
+/// Waits until every segment of the backup is archived, and reads each segment to its end.
 fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: WalRange) -> Result<()> {
     let _span = info_span!("await_wal").entered();
     if server.found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
@@ -106,7 +107,8 @@ fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: W
     Ok(())
 }
 
-/// Reads an archived segment to its end: the server does not keep it for long.
+/// Reads an archived segment to its end, so that damage is found while the server may still have
+/// the segment.
 fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
     let doing = || format!("verify {name} in the repository");
     let stored = archive

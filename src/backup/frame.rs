@@ -1,5 +1,5 @@
-//! Content of files on its way to being compressed: frames, the pieces of files in them, and the
-//! pool of their memory. Knows nothing of threads, and nothing of what becomes of a frame.
+//! Content of files before its compression: frames, the pieces of files in them, and the pool of
+//! their memory. Does not manage threads, and does not compress.
 
 use super::known::KnownFile;
 use super::scan::FoundFile;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Up to [`FRAME`] bytes of files that are compressed together.
 #[derive(Default)]
 pub(super) struct RawFrame {
-    /// [`FRAME`] bytes, never more or less: the memory stays where it is while it is filled.
+    /// Memory of exactly [`FRAME`] bytes, which is not reallocated while it is filled.
     buffer: Aligned,
     /// Number of bytes of content.
     filled: usize,
@@ -33,12 +33,12 @@ pub(super) struct FramePiece {
     /// The file and the number of its first page in its relation; `None` when its pages are not
     /// verified.
     pub pages: Option<(Arc<FoundFile>, u32)>,
-    /// The file as the parent has it.
+    /// The file in an earlier backup; `None` when no earlier backup has it.
     pub known: Option<Arc<KnownFile>>,
 }
 
 impl FramePiece {
-    /// Number of its first block in the file.
+    /// Number, in the file, of the first block of the piece.
     pub fn first_block(&self) -> Result<usize> {
         let number = self.offset / u64::from(self.block);
         usize::try_from(number).map_err(|_| Error::defect(format!("block {number} of a file")))
@@ -54,7 +54,7 @@ impl RawFrame {
         self.filled
     }
 
-    /// Whether so many more bytes fit.
+    /// Whether there is room for this number of bytes.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.filled + bytes <= FRAME
     }
@@ -66,15 +66,15 @@ impl RawFrame {
         memory.ok_or_else(|| Error::defect(format!("a frame of {filled} bytes")))
     }
 
-    /// Adds a piece whose bytes were written to the begin of [`RawFrame::free`]. Its `skip` is set
-    /// here.
+    /// Adds a piece whose bytes the caller has written to the beginning of [`RawFrame::free`]. Sets
+    /// the piece's `skip`.
     pub fn push(&mut self, piece: FramePiece) {
         let skip = self.filled;
         self.filled += piece.length;
         self.pieces.push(FramePiece { skip, ..piece });
     }
 
-    /// Adds a piece and its bytes, for which there has to be room.
+    /// Adds a piece and copies its bytes. Fails when there is no room for them.
     pub fn append(&mut self, piece: FramePiece, bytes: &[u8]) -> Result<()> {
         let memory = self.free()?.get_mut(..bytes.len());
         memory.ok_or_else(|| Error::defect("a piece that does not fit its frame"))?.copy_from_slice(bytes);
@@ -95,7 +95,7 @@ impl RawFrame {
     }
 }
 
-/// Frames whose memory is used again, shared by the threads of a backup.
+/// Empty frames whose memory is reused, shared by the threads of a backup.
 #[derive(Default)]
 pub(super) struct FramePool(Mutex<Vec<RawFrame>>);
 

@@ -1,8 +1,8 @@
-//! A file as an earlier backup has it, and the division of its blocks into known runs, which that
-//! backup stored, and others. Knows nothing of how a file is read.
+//! A file of an earlier backup, and the division of its blocks into known runs, which that backup
+//! stored, and runs to be stored. Does not read files.
 //!
-//! The blocks of a frame that would be divided into more than [`MAX_RUNS`] runs are stored anew, so
-//! that a restore does not have to collect them from too many places.
+//! If the blocks of a frame would be divided into more than [`MAX_RUNS`] runs, all of them are
+//! stored anew, so that a restore does not have to collect them from too many places.
 
 use super::summaries::ChangedPages;
 use crate::codec::hash::BlockHash;
@@ -12,10 +12,10 @@ use crate::repo::entry::{Extent, FileEntry, StoredPath};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Runs that the blocks of one frame may be divided into.
+/// Maximum number of runs into which the blocks of one frame are divided.
 const MAX_RUNS: usize = 16;
 
-/// A file as an earlier backup has it.
+/// A file of an earlier backup.
 pub struct KnownFile {
     pub path: StoredPath,
     pub size: u64,
@@ -24,13 +24,13 @@ pub struct KnownFile {
     /// Bytes of a block.
     block: u32,
     hashes: Vec<BlockHash>,
-    /// Extents in packs that may be used again: the number of the first block, the key of the pack,
-    /// the extent.
+    /// Extents in packs that may be reused: the number of the first block, the key of the pack, the
+    /// extent.
     extents: Vec<(usize, Arc<str>, Extent)>,
     promise: Option<Promise>,
 }
 
-/// Pages of a file that are as an earlier backup has them, according to the WAL summaries.
+/// Pages of a file that did not change since an earlier backup, according to the WAL summaries.
 pub(super) struct Promise {
     pub changed: Arc<ChangedPages>,
     /// Number of the file's first page in its relation.
@@ -47,8 +47,8 @@ pub struct KnownRun {
 }
 
 impl KnownFile {
-    /// `packs` has the key of each pack by its number in the extents; `None` for a pack that is not
-    /// to be used again.
+    /// `packs` has the key of each pack at its number in the extents; `None` for a pack that must
+    /// not be reused.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl KnownFile {
         })
     }
 
-    /// Adds what the WAL summaries promise.
+    /// Adds the pages that the WAL summaries promise to be unchanged.
     pub(super) fn with_promise(self, promise: Option<Promise>) -> KnownFile {
         KnownFile { promise, ..self }
     }
@@ -88,17 +88,17 @@ impl KnownFile {
         self.hashes.get(block) == Some(hash)
     }
 
-    /// Hashes of these blocks, which the earlier backup has.
+    /// Hashes of these blocks in the earlier backup.
     ///
     /// # Errors
     ///
-    /// `Defect` when it does not have them.
+    /// `Defect` when the earlier backup does not have all of these blocks.
     pub fn hashes(&self, blocks: Range<usize>) -> Result<&[BlockHash]> {
         part(&self.hashes, blocks)
     }
 
-    /// Whether the WAL summaries promise that block `number` of `block` bytes is as the earlier
-    /// backup has it. `size` is that of the file now.
+    /// Whether the WAL summaries promise that block `number` of `block` bytes is unchanged since
+    /// the earlier backup. `size` is the present size of the file.
     pub fn is_promised(&self, block: u32, number: usize, size: u64) -> bool {
         let Some(promise) = &self.promise else {
             return false;
@@ -112,9 +112,9 @@ impl KnownFile {
             && !promise.changed.touches(page(begin)..page(end(size)))
     }
 
-    /// Divides `count` blocks of `block` bytes, the first of them number `first` of the file, into
-    /// runs: all blocks in order, each once. A block belongs to a known run when `is_same` holds
-    /// for its number and its pack may be used.
+    /// Divides `count` blocks of `block` bytes into runs that contain each block once, in order.
+    /// `first` is the number of the first block in the file. A block belongs to a known run when
+    /// `is_same` is true for its number and its pack may be reused.
     ///
     /// # Errors
     ///
@@ -157,8 +157,8 @@ impl KnownFile {
         Ok(if runs.len() > MAX_RUNS { all() } else { runs })
     }
 
-    /// The extent that has a block, if its pack may be used: number of its first block, key of its
-    /// pack, extent.
+    /// Extent that contains a block, with the number of its first block and the key of its pack;
+    /// `None` when no pack that may be reused has the block.
     fn extent_of(&self, block: usize) -> Option<(usize, &Arc<str>, &Extent)> {
         let behind = self.extents.partition_point(|(first, ..)| *first <= block);
         let (first, pack, extent) = self.extents.get(behind.checked_sub(1)?)?;
@@ -166,7 +166,7 @@ impl KnownFile {
     }
 }
 
-/// `count` blocks of an extent, without the first `skipped` ones.
+/// Part of an extent: `count` blocks behind the first `skipped` ones.
 fn cut(extent: &Extent, skipped: usize, count: usize, block: u32) -> Result<Extent> {
     let cut = || {
         let bytes = u32::try_from(skipped).ok()?.checked_mul(block)?;

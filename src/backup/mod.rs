@@ -1,7 +1,8 @@
-//! From a running server into a repository: packs of compressed frames, a manifest, a record. Knows
-//! nothing of the configuration, and of WAL only that it has to be in the repository.
+//! Takes base backups: reads a running server, and writes packs of compressed frames, a manifest
+//! and a record into a repository. Does not read the configuration. Does not archive WAL: waits
+//! until it is in the repository.
 //!
-//! `run.rs` has the phases of a backup, `pipeline.rs` the way of a file through its threads.
+//! `run.rs` describes the phases of a backup, `pipeline.rs` the path of a file through the threads.
 
 mod compress;
 mod connect;

@@ -9,19 +9,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct Options {
-    /// Bytes of files that are read or known to be unchanged, of those that were found.
+    /// Bytes of files that were read or are known to be unchanged, out of the bytes that were
+    /// found.
     pub progress: Progress,
     pub pgdata: PathBuf,
     pub jobs: NonZeroUsize,
-    /// Limit of the bytes of files that are read in a second.
+    /// Maximum number of bytes of files that are read per second; `None`: no limit.
     pub rate: Option<NonZeroU64>,
     pub compression: Compression,
-    /// Fast checkpoint instead of a spread one.
+    /// Request a fast checkpoint instead of a spread one.
     pub fast: bool,
     pub verify_pages: bool,
-    /// Store every block anew, also those that earlier backups stored.
+    /// Store every block anew, including the blocks that earlier backups stored.
     pub full: bool,
-    /// Read everything, and compare it with what the WAL summaries promise; `full` does so too.
+    /// Read all files, and compare them with the promises of the WAL summaries; `full` implies
+    /// this.
     pub rehash: bool,
     /// Use the WAL summaries of the server, if it writes any.
     pub wal_summaries: bool,
@@ -41,7 +43,8 @@ pub struct Options {
 /// A backup that is in the repository.
 pub struct Taken {
     pub record: Record,
-    /// Bytes of files that were read; the WAL summaries promised that the others are unchanged.
+    /// Bytes of files that were read; the WAL summaries promised that all other bytes are
+    /// unchanged.
     pub read: u64,
     /// Blocks that changed although the WAL summaries promise that they did not, by the numbers of
     /// their first pages.

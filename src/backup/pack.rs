@@ -1,9 +1,8 @@
-//! Appends frames to packs and writes finished files to the manifest. Knows nothing of how files
-//! are read.
+//! Appends frames to packs and writes finished files to the manifest. Does not read files.
 //!
-//! The manifest has the files in the order in which they were found. A file that is finished before
-//! an earlier one waits in memory: at most those that are read in the time that one file of 1 GiB
-//! takes.
+//! The manifest lists the files in the order in which the scan found them. The entry of a file that
+//! is finished before an earlier file waits in memory. At most the files that are read in the time
+//! that one file of 1 GiB takes wait at once.
 
 use super::earlier::Earlier;
 use super::failure::cancelled;
@@ -20,13 +19,13 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::Arc;
 
-/// Size at which a pack is stored. The next one is filled meanwhile.
+/// Size at which a pack is full. It is stored while the next one is filled.
 const PACK_SIZE: usize = 32 << 20;
 
 /// Memory of a pack: its last frame may reach beyond [`PACK_SIZE`].
 const PACK_CAPACITY: usize = PACK_SIZE + 2 * FRAME;
 
-/// Items that an outbox sends at once.
+/// Maximum number of items that an outbox sends at once.
 const MAX_BATCH: usize = 128;
 
 /// Input of the packer.
@@ -43,8 +42,8 @@ pub(super) enum PackItem {
     Gone(u64),
 }
 
-/// The sending side of one thread. Small items are sent together: to wake the packer costs more
-/// than a small file.
+/// Sender of items from one thread to the packer. Small items are sent together: waking the packer
+/// costs more than handling a small file.
 pub(super) struct Outbox {
     packer: Sender<Vec<PackItem>>,
     waiting: Vec<PackItem>,
@@ -117,13 +116,13 @@ pub(super) struct FinishedFile {
 pub(super) struct OpenPack {
     number: u32,
     key: Arc<str>,
-    /// Memory that is used again: new memory costs more than filling it.
+    /// Bytes of the pack. The memory is reused, since new memory costs more than filling it.
     bytes: Aligned,
-    /// Bytes of the blocks in it, decompressed.
+    /// Number of decompressed bytes of the blocks in the pack.
     content: u64,
 }
 
-/// Result of the packer: what it put into the repository.
+/// Result of the packer: the objects that it put into the repository.
 pub(super) struct Packed {
     pub manifest: Written,
     /// Bytes of packs and manifest.
@@ -137,7 +136,7 @@ struct PackedRun {
     extent: Extent,
 }
 
-/// A file of which blocks are missing, or the message that it was read to its end.
+/// A file for which the packer still waits for blocks, or for [`PackItem::Finished`].
 #[derive(Default)]
 struct UnfinishedFile {
     /// Runs of blocks by their offsets in the file.
@@ -154,7 +153,7 @@ impl UnfinishedFile {
     }
 }
 
-/// An entry of the manifest, and the keys of the packs that its extents number.
+/// An entry of the manifest, and the keys of the packs, by the pack numbers in its extents.
 type PackedEntry = (Entry, Vec<Arc<str>>);
 
 /// Collects blocks and files; writes packs and the manifest.
@@ -170,7 +169,8 @@ pub(super) struct Packer<'a> {
     /// Number of the last pack that was begun; the first one is 1.
     last_number: u32,
     unfinished: HashMap<u64, UnfinishedFile>,
-    /// Files, by number, that wait for one that was found earlier; `None` for one that was gone.
+    /// Files, by number, that wait for a file that was found earlier; `None` for a file that was
+    /// removed before it was read.
     waiting: BTreeMap<u64, Option<PackedEntry>>,
     /// Number of the next file of the manifest.
     next: u64,
@@ -179,7 +179,7 @@ pub(super) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// `packs` leads to [`store`], which returns the memory of packs through `spare`.
+    /// Full packs go through `packs` to [`store`], which returns their memory through `spare`.
     pub fn new(
         archive: &'a Archive,
         backup: &'a str,
@@ -213,7 +213,8 @@ impl<'a> Packer<'a> {
         self.last_number += 1;
         let number = self.last_number;
         let name = pack_name(self.backup, number);
-        // The memory of the pack before the last one is back by now: the last one is being stored.
+        // The memory of the pack before the last one has been returned: the last one is being
+        // stored.
         let mut bytes = self.spare.try_recv().unwrap_or_else(|_| Aligned::with_capacity(PACK_CAPACITY));
         bytes.clear();
         let key = Arc::from(data_key(&name));
@@ -272,7 +273,7 @@ impl<'a> Packer<'a> {
         self.complete(file)
     }
 
-    /// Makes the entry of a file when all of it is there.
+    /// Writes the entry of a file, if the file is finished and all its blocks have arrived.
     fn complete(&mut self, file: u64) -> Result<()> {
         let hash_map::Entry::Occupied(unfinished) = self.unfinished.entry(file) else {
             return Ok(());
@@ -286,7 +287,8 @@ impl<'a> Packer<'a> {
         self.write_in_order(file, Some(entry))
     }
 
-    /// Writes the entries whose turn it is.
+    /// Adds the entry of a file, `None` for a removed one. Writes all entries that wait for no
+    /// earlier file.
     fn write_in_order(&mut self, file: u64, entry: Option<PackedEntry>) -> Result<()> {
         self.waiting.insert(file, entry);
         while let Some(next) = self.waiting.remove(&self.next) {
@@ -298,7 +300,8 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Writes an entry, whose extents number these packs, to the manifest.
+    /// Writes an entry to the manifest. `packs` are the keys of the packs, by the pack numbers in
+    /// its extents.
     fn write(&mut self, entry: Entry, packs: &[Arc<str>]) -> Result<()> {
         self.manifest.entry(entry, |number| match packs.get(number as usize) {
             Some(key) => Ok(key.to_string()),
@@ -324,7 +327,7 @@ impl<'a> Packer<'a> {
 fn packed_entry(finished: FinishedFile, runs: BTreeMap<u64, PackedRun>) -> Result<PackedEntry> {
     let FinishedFile { found, owner, size, crc32c, block, is_config, .. } = finished;
     let (mode, modified) = (found.mode, found.modified);
-    // A frame that is still in use may share it.
+    // A frame that is still in use may share `found`.
     let path = Arc::try_unwrap(found).map_or_else(|shared| shared.path.clone(), |found| found.path);
     let (hashes, at) = (Vec::new(), Vec::new());
     let mut file = FileEntry { path, size, mode, owner, modified, crc32c, block, hashes, at };
@@ -342,12 +345,12 @@ fn packed_entry(finished: FinishedFile, runs: BTreeMap<u64, PackedRun>) -> Resul
     Ok((entry, packs))
 }
 
-/// A number that a manifest has as 32 bits.
+/// Number in the 32 bits that a manifest stores.
 fn narrow(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(|_| Error::defect(format!("the number {number} in an extent")))
 }
 
-/// Stores packs as they come, and returns their memory through `spare`.
+/// Stores packs in the order in which they arrive, and returns their memory through `spare`.
 pub(super) fn store(
     archive: &Archive,
     backup: &str,
@@ -356,7 +359,7 @@ pub(super) fn store(
 ) -> Result<()> {
     packs.iter().try_for_each(|OpenPack { number, bytes, .. }| {
         archive.put_data(&pack_name(backup, number), &bytes).doing(|| format!("store pack {number}"))?;
-        // Without a receiver the packer has ended, and needs no memory.
+        // Fails when the packer has ended; then the memory is not needed.
         let _ = spare.send(bytes);
         Ok(())
     })

@@ -21,7 +21,7 @@ use std::time::Duration;
 const MAX_REREADS: u32 = 5;
 const REREAD_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Pages that a record names of one damaged file.
+/// Maximum number of pages of one damaged file that a record names.
 const MAX_NAMED_PAGES: usize = 1000;
 
 /// The check of the pages of one file.
@@ -43,7 +43,8 @@ impl PageCheck<'_> {
         Ok(())
     }
 
-    /// Reads a bad page again. Returns the LSN that the page claims, if it stays as it is and bad.
+    /// Reads a bad page again. Returns the LSN that the page claims; `None` when the page has
+    /// changed, is good, or does not exist any more.
     fn stays_bad(&self, page: &[u8; PAGE_SIZE], in_file: u32) -> Result<Option<Lsn>> {
         let source = &self.file.source;
         let doing = || format!("read page {in_file} of {} again", source.display());
@@ -106,7 +107,7 @@ impl BadPages {
 /// changed without WAL.
 pub(super) struct UnloggedChanges {
     pages: BadPages,
-    /// Start of the backup. The WAL summaries promise nothing of later changes.
+    /// Start of the backup. The WAL summaries promise nothing about later changes.
     start: Lsn,
 }
 
@@ -115,8 +116,8 @@ impl UnloggedChanges {
         UnloggedChanges { pages: BadPages::default(), start }
     }
 
-    /// Compares blocks of `block` bytes, which begin with number `first` of their file, with those
-    /// of the parent.
+    /// Compares blocks of `block` bytes with the blocks of the parent. `first` is the number of the
+    /// first block in its file.
     pub fn compare(
         &self,
         known: &KnownFile,
@@ -134,8 +135,8 @@ impl UnloggedChanges {
             }
             // A block shorter than a page has no LSN.
             let newest = bytes.as_chunks().0.iter().map(claimed_lsn).max().unwrap_or(Lsn(0));
-            // A change behind the start explains the difference, and must not hide a page that
-            // nothing explains.
+            // A change behind the start explains the difference. It is not added, so that it does
+            // not use up the number of pages that are named.
             if newest < self.start {
                 self.pages.add(&known.path, page_at(offset(number))?, newest);
             }

@@ -19,10 +19,10 @@
 //! error is the one that is reported. Memory is two packs and about a frame for each thread.
 //!
 //! A large file is read in pieces of a frame each; small files share a frame. The thread that has
-//! read a frame compresses it, while it is in the cache of its processor, unless another thread is
-//! idle: so one large file at the end keeps all threads busy. The CRC of a whole file is computed
-//! while it is read, in order. Blocks that are unchanged according to the WAL summaries are not
-//! read and go to the packer as known blocks.
+//! read a frame compresses it, while the frame is in the cache of the processor. If another thread
+//! is idle, that thread gets the frame, so one large file at the end keeps all threads busy. The
+//! CRC of a whole file is computed while it is read, in order. Blocks that are unchanged according
+//! to the WAL summaries are not read and go to the packer as known blocks.
 
 use super::compress::FrameEncoder;
 use super::frame::{FramePiece, FramePool, RawFrame};
@@ -56,7 +56,7 @@ pub(super) struct ReadState<'a> {
     pub owners: OwnerNames,
     /// Number of the next file; files that the scan does not find get numbers too.
     pub numbers: AtomicU64,
-    /// Bytes of files that are read or known to be unchanged, of all files found so far.
+    /// Bytes of files that were read or are known to be unchanged, out of all files found so far.
     pub progress: &'a Progress,
     /// Bytes of files that were read.
     pub read: AtomicU64,
@@ -64,7 +64,7 @@ pub(super) struct ReadState<'a> {
     /// Called between reads: fails when the backup has to end.
     pub check: &'a (dyn Fn() -> Result<()> + Sync),
     pub verify_pages: bool,
-    /// Whether blocks that are unchanged according to the WAL summaries are left unread.
+    /// Whether blocks that are unchanged according to the WAL summaries are not read.
     pub trusts_summaries: bool,
 }
 
@@ -75,7 +75,8 @@ pub(super) struct Handover {
     pub take: Receiver<RawFrame>,
 }
 
-/// One thread: reads files until there are no more, and then compresses frames that others read.
+/// Reader of one thread: reads files until the queue is empty, and then compresses frames that
+/// other threads read.
 pub(super) struct FileReader<'a> {
     shared: &'a ReadState<'a>,
     encoder: FrameEncoder<'a>,
@@ -113,12 +114,12 @@ fn block_of(size: u64) -> u32 {
     if size <= MAX_SMALL_FILE { SMALL_BLOCK } else { LARGE_BLOCK }
 }
 
-/// The next bytes to read at once, of those that are left.
+/// Number of bytes to read at once, of the bytes that are left.
 fn up_to_frame(left: u64) -> usize {
     usize::try_from(left).map_or(FRAME, |left| left.min(FRAME))
 }
 
-/// Bytes from `begin` to `end`, which lie in one frame.
+/// Number of bytes from `begin` to `end`, which lie in one frame.
 fn distance(begin: u64, end: u64) -> Result<usize> {
     let bytes = end.checked_sub(begin).and_then(|bytes| usize::try_from(bytes).ok());
     bytes.ok_or_else(|| Error::defect(format!("bytes {begin} to {end} of a file")))
@@ -151,8 +152,8 @@ impl<'a> FileReader<'a> {
         self.end()
     }
 
-    /// Hands the frame over or compresses it. Continues with an empty frame: the same one, which is
-    /// in the processor's cache, unless it was handed over.
+    /// Hands the frame over or compresses it, and continues with an empty frame. A frame that was
+    /// compressed here is emptied and reused, since its memory is in the processor's cache.
     fn flush_frame(&mut self) -> Result<()> {
         if self.frame.pieces.is_empty() {
             return Ok(());
@@ -182,8 +183,8 @@ impl<'a> FileReader<'a> {
         }
     }
 
-    /// Opens a file that was found; `None` when it was removed since then, which the packer is
-    /// informed of.
+    /// Opens a file that was found. Returns `None`, and informs the packer, when the file has been
+    /// removed since the scan.
     fn open(&mut self, job: &FileJob) -> Result<Option<File>> {
         let source = &job.found.source;
         match File::open(source) {
@@ -211,7 +212,7 @@ impl<'a> FileReader<'a> {
             crc = crc32c_append(crc, self.last_read(got)?);
             offset += got as u64;
             if got < want {
-                // Truncated while it was read; the WAL has that too.
+                // The file was truncated while it was read; the truncation is in the WAL.
                 break;
             }
         }
@@ -219,8 +220,9 @@ impl<'a> FileReader<'a> {
         self.finish(job, offset, Some(crc), block)
     }
 
-    /// Reads the blocks that may have changed according to the WAL summaries, and takes the others
-    /// from the parent. The file has the size that it was found with: later changes are in the WAL.
+    /// Reads the blocks that may have changed according to the WAL summaries, and takes all other
+    /// blocks from the parent. Stores the file with the size that the scan found: later changes are
+    /// in the WAL.
     fn changed_parts(&mut self, job: &FileJob, known: &KnownFile) -> Result<()> {
         let FileJob { number, found, .. } = job;
         let size = found.size;
@@ -333,7 +335,7 @@ impl<'a> FileReader<'a> {
         }))
     }
 
-    /// Compresses and sends everything that waits.
+    /// Compresses and sends all blocks and items that wait.
     pub fn end(mut self) -> Result<()> {
         self.flush_frame()?;
         self.encoder.flush(&mut self.outbox)?;
@@ -354,8 +356,9 @@ impl<'a> FileReader<'a> {
     }
 }
 
-/// Divides a file of this size, frame by frame, into blocks that the WAL summaries promise and
-/// others. Each run comes with the number of the block from which it counts.
+/// Divides a file of this size, frame by frame, into runs of blocks that the WAL summaries promise
+/// to be unchanged, and runs to be read. Returns with each run the number of the block from which
+/// its blocks are counted.
 fn divide(known: &KnownFile, block: u32, size: u64) -> Result<Vec<(usize, KnownRun)>> {
     let blocks = distance(0, size.div_ceil(u64::from(block)))?;
     let in_frame = FRAME / block as usize;
@@ -368,8 +371,8 @@ fn divide(known: &KnownFile, block: u32, size: u64) -> Result<Vec<(usize, KnownR
     Ok(runs)
 }
 
-/// Whether a file may be gone although its name was seen: relations are dropped while a backup
-/// runs, but not the files without which there is no cluster.
+/// Whether a file may have been removed since the scan. Relations may be dropped while a backup
+/// runs; these three files exist as long as the cluster.
 fn may_vanish(path: &StoredPath) -> bool {
     !matches!(&path.0[..], b"PG_VERSION" | b"global/pg_filenode.map" | b"global/pg_control")
 }

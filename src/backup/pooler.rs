@@ -1,7 +1,7 @@
 //! Detects a connection pooler between walkeep and the server. A pooler may give each transaction
 //! another server process: the process in which the backup was started would stay in backup mode,
-//! and the process that has to stop it does not know of it. A pooler that keeps one process for
-//! each session does no harm and is not detected.
+//! and the process that has to stop it did not start it. A pooler that keeps one process for each
+//! session does no harm and is not detected.
 
 use super::session::STATEMENT_TIMEOUT;
 use crate::error::{Doing, Error, Kind, Result};
@@ -9,7 +9,8 @@ use crate::pg::client::{Session, SessionOptions};
 use crate::pg::conninfo::ConnInfo;
 use std::time::Duration;
 
-/// Number of attempts: beside busy sessions a pooler may return the same process by chance.
+/// Number of attempts: while other sessions are busy, a pooler may return the same process by
+/// chance.
 const ATTEMPTS: u32 = 5;
 
 /// Time limit of a statement that waits for a process: a pooler may have only one.
@@ -17,9 +18,9 @@ const PROCESS_TIMEOUT: Option<Duration> = Some(Duration::from_secs(15));
 
 const HINT: &str = "let `connection` lead to the server itself: its own port or socket directory";
 
-/// Refuses a session that was given another process. A pooler gives the process of an idle session
-/// to the next client that needs one: here to a second session, which keeps it by an open
-/// transaction.
+/// Refuses a session whose server process changes. A pooler gives the process of an idle session to
+/// the next client that needs one. Here that client is a second session, which keeps the process by
+/// an open transaction.
 pub fn check(session: &Session, info: &ConnInfo, options: &SessionOptions) -> Result<()> {
     let doing = || "look for a connection pooler".to_owned();
     let other = Session::connect(info, options).doing(doing)?;

@@ -1,5 +1,5 @@
-//! First phase of a backup: everything that has to hold before the server starts it. From the
-//! announcement on, a prune of any host keeps what the backup needs.
+//! First phase of a backup: checks all conditions for its start on the server, and announces it.
+//! From the announcement on, a prune on any host keeps the objects that the backup needs.
 
 use super::earlier::Earlier;
 use super::options::Options;
@@ -15,10 +15,10 @@ use crate::repo::{Archive, Repository};
 use std::time::Duration;
 use tracing::Span;
 
-/// Time limit for the first segment to be archived: longer than the archiver takes to retry.
+/// Time limit for the first segment to be archived: longer than the archiver waits before a retry.
 const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A backup that is announced, of a cluster whose WAL arrives.
+/// An announced backup of a cluster whose WAL is archived.
 pub(super) struct PreparedBackup<'a> {
     pub options: &'a Options,
     pub server: &'a BackupServer,
@@ -76,8 +76,8 @@ fn check_settings(server: &BackupServer) -> Result<()> {
     }
 }
 
-/// Returns the earliest LSN at which the backup may begin. Where a segment can be ended, first
-/// proves that WAL arrives.
+/// Returns the earliest LSN at which the backup may begin. If walkeep can end a segment, first
+/// proves that WAL arrives in the repository.
 fn first_wal(options: &Options, server: &BackupServer, archive: &Archive) -> Result<Lsn> {
     if server.can_switch() {
         progress::step("waiting for a first segment to arrive in the repository");
@@ -91,7 +91,7 @@ fn first_wal(options: &Options, server: &BackupServer, archive: &Archive) -> Res
     Ok(Control::read(&options.pgdata)?.redo())
 }
 
-/// Refuses a timeline above 1 whose history file is not archived: nothing could be recovered on it.
+/// Refuses a timeline above 1 whose history file is not archived: recovery cannot follow it.
 pub(super) fn check_history(archive: &Archive, timeline: TimelineId) -> Result<()> {
     let name = WalName::History(timeline);
     if timeline == TimelineId(1) || archive.has_wal(name)? {

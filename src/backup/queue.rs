@@ -1,5 +1,5 @@
-//! Hands out the files that the walk found, each with what earlier backups have of it: the walk and
-//! the parts of the parent's manifest are merged by path. Does not know who reads the files.
+//! Queue of the files that the scan found, each with the file of an earlier backup, if it has one:
+//! the scan and the parts of the earlier manifests are merged by path. Does not read the files.
 
 use super::known::{KnownFile, Promise};
 use super::scan::FoundFile;
@@ -13,15 +13,15 @@ use std::sync::Arc;
 
 /// Files of one part of an earlier manifest, in the order of their paths.
 pub(super) struct KnownPart {
-    /// Keys of the packs that the extents number; `None` for a pack that is not to be used again.
+    /// Keys of the packs, by the pack numbers in the extents; `None` for a pack that must not be
+    /// reused.
     pub packs: Vec<Option<Arc<str>>>,
     pub files: std::vec::IntoIter<FileEntry>,
 }
 
 /// A file to be read.
 pub(super) struct FileJob {
-    /// Files are numbered in the order in which they were found, which is the order of the
-    /// manifest.
+    /// Number of the file in the order of the scan, which is the order of the manifest.
     pub number: u64,
     pub found: Arc<FoundFile>,
     pub known: Option<Arc<KnownFile>>,
@@ -38,7 +38,7 @@ struct Merge {
     found: Receiver<(u64, FoundFile)>,
     parts: Receiver<KnownPart>,
     part: KnownPart,
-    /// First known file whose path has not been passed.
+    /// First known file whose path the scan has not passed.
     next: Option<FileEntry>,
 }
 
@@ -55,7 +55,7 @@ impl FileQueue {
 
     /// The next file; `None` when there are no more.
     pub fn next(&self) -> Result<Option<FileJob>> {
-        // A file is looked up before the next one is taken: both sides are in order.
+        // The lock is held until the file is looked up: both sides have to advance in order.
         let mut merge = self.merge.lock();
         let Ok((number, found)) = merge.found.recv() else {
             return Ok(None);

@@ -1,13 +1,13 @@
-//! A base backup from beginning to end, in four phases. Each is a type that owns what the next one
-//! needs:
+//! A base backup from beginning to end, in four phases. Each returns a value that owns the input of
+//! the next one:
 //!
 //! ```text
 //! prepare ─▶ PreparedBackup ─start─▶ StartedBackup ─copy─▶ CopiedBackup ─finish─▶ Taken
 //! ```
 //!
-//! So nothing is copied before the backup is announced and started, and the record is written last,
-//! when packs, manifest and every segment of the WAL are in the repository. A backup that fails in
-//! any phase is not listed.
+//! So no file is copied before the backup is announced and started, and the record is written last,
+//! after packs, manifest and every segment of the WAL. A backup that fails in any phase is not
+//! listed.
 
 use super::copy::copy;
 use super::finish::finish;

@@ -29,13 +29,13 @@ const LEFT_OUT: [&str; 8] = [
     crate::repo::RESTORING,
 ];
 
-/// Depth of directories above which a loop of links is assumed.
+/// Maximum depth of directories. A deeper one is assumed to be in a loop of links.
 const MAX_DEPTH: usize = 40;
 
-/// A file to be read, as it was when it was found.
+/// A file to be read, with its metadata at the time of the scan.
 #[derive(Debug)]
 pub(super) struct FoundFile {
-    /// Relative to the data directory; absolute for a configuration file outside of it.
+    /// Path relative to the data directory; absolute for a configuration file outside of it.
     pub path: StoredPath,
     /// Path to read it from.
     pub source: PathBuf,
@@ -53,7 +53,7 @@ pub(super) struct FoundFile {
 }
 
 impl FoundFile {
-    /// A file that is not one of a relation.
+    /// Makes a file that does not belong to a relation.
     pub fn new(path: StoredPath, source: PathBuf, meta: &Metadata) -> FoundFile {
         FoundFile {
             path,
@@ -90,7 +90,7 @@ pub(super) struct DataScan<'a> {
 /// Position of the walk: a directory that is being listed.
 struct Listed<'a> {
     source: &'a Path,
-    /// Relative to the data directory; empty for itself.
+    /// Path relative to the data directory; empty for the data directory itself.
     path: &'a [u8],
     /// File numbers of unlogged relations in it.
     unlogged: HashSet<&'a OsStr>,
@@ -117,8 +117,9 @@ impl<'a> DataScan<'a> {
         self.directory(sink, self.pgdata, b"", 0)
     }
 
-    /// Passes on the entry of a directory; `path` is relative to the data directory, and empty for
-    /// itself. False when the directory is gone.
+    /// Sends the entry of a directory to the sink. `path` is relative to the data directory, and
+    /// empty for the data directory itself. Returns false when the directory does not exist any
+    /// more.
     fn enter(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8]) -> Result<bool> {
         let Some(meta) = found(source, std::fs::metadata(source))? else {
             return Ok(false);
@@ -154,7 +155,7 @@ impl<'a> DataScan<'a> {
     fn item(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, name: &OsStr) -> Result<()> {
         let source = listed.source.join(name);
         let path = child(listed.path, name.as_bytes());
-        // A name that is not UTF-8 is not one of PostgreSQL's.
+        // Every name that PostgreSQL gives is UTF-8; any other name matches none of them.
         let text = name.to_str().unwrap_or("");
         if text.starts_with("pgsql_tmp") || text.starts_with("pg_internal.init") || text == ".DS_Store" {
             return Ok(());
@@ -195,7 +196,8 @@ impl<'a> DataScan<'a> {
         self.file(sink, listed, FoundFile::new(StoredPath(path), source, &meta), text)
     }
 
-    /// Passes on a file, unless it is temporary, or of an unlogged relation.
+    /// Sends a file to the sink, unless it is temporary, or a fork of an unlogged relation that
+    /// recovery rebuilds.
     fn file(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, found: FoundFile, name: &str) -> Result<()> {
         let place = RelationDirectory::parse(listed.path);
         let relation = RelationFile::parse(name).filter(|_| place.is_some());
@@ -238,7 +240,8 @@ impl<'a> DataScan<'a> {
         }
     }
 
-    /// Passes on `pg_wal` without the WAL, which comes from the archive.
+    /// Sends the directories of `pg_wal` to the sink, without the WAL, which comes from the
+    /// archive.
     fn pg_wal(&self, sink: &mut dyn ScanSink, source: &Path) -> Result<()> {
         self.enter(sink, source, b"pg_wal")?;
         for name in ["archive_status", "summaries"] {
@@ -250,7 +253,8 @@ impl<'a> DataScan<'a> {
         Ok(())
     }
 
-    /// Passes on a link in `pg_tblspc`, or the directory of an in-place tablespace.
+    /// Sends a tablespace to the sink: a link in `pg_tblspc`, or the directory of an in-place
+    /// tablespace.
     fn tablespace(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8], name: &str) -> Result<()> {
         let Ok(oid) = name.parse::<u32>() else {
             self.warn(format!("{} is not a tablespace; it is left out", source.display()));
@@ -309,7 +313,7 @@ fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsS
     init.filter(|relation| relation.fork == Fork::Init).map(|relation| OsStr::new(relation.node)).collect()
 }
 
-/// The result, or `None` when the path does not exist: relations are dropped while a backup runs.
+/// Returns `None` when the path does not exist: relations may be dropped while a backup runs.
 pub(super) fn found<T>(path: &Path, result: std::io::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,5 +1,5 @@
 //! The server that is backed up: its settings, whether it is the right one, and the session between
-//! the start and the stop of a backup. Does not know how it is connected to.
+//! the start and the stop of a backup. Does not open the session; see `connect.rs`.
 
 use super::pooler;
 use super::session::{STATEMENT_TIMEOUT, lsn, timestamp};
@@ -13,12 +13,12 @@ use crate::repo::{Archive, Lineage};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest pause between two looks at the archive while a segment is awaited; the first pauses are
+/// Longest interval between two polls of the archive for a segment; the first intervals are
 /// shorter.
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Difference in seconds between `postmaster.pid` and the start time that the server reports which
-/// still counts as the same start: the file is written a moment earlier.
+/// Maximum difference, in seconds, between the start times in `postmaster.pid` and in the server's
+/// report. The file is written a moment before the time that the server reports.
 const MAX_START_DIFFERENCE: i64 = 60;
 
 /// A session with the server, and the settings that it reported.
@@ -30,7 +30,7 @@ pub struct BackupServer {
     pub found: ServerFacts,
 }
 
-/// State and settings of a server when it was connected to.
+/// State and settings of a server at the time of the connection.
 pub struct ServerFacts {
     pub lineage: Lineage,
     /// Setting `server_version`.
@@ -109,7 +109,8 @@ impl BackupServer {
         if canonical(directory) != canonical(pgdata) {
             return wrong(format!("the server runs on {}", directory.display()));
         }
-        // Two servers may run on copies of one cluster: this one has to have written the lock file.
+        // Two servers may run on copies of one cluster: the connected one has to have written the
+        // lock file.
         let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::bigint";
         let row = self.session.query_one(sql, &[], STATEMENT_TIMEOUT)?;
         let started: i64 = column(&row, 0)?;
@@ -275,8 +276,8 @@ impl BackupServer {
 
     /// Starts the backup, which takes as long as a checkpoint: minutes unless it is `fast`.
     pub fn start(&self, label: &str, fast: bool) -> Result<StartPoint> {
-        // Lets the server notice a client that is gone; one that cannot do so continues until its
-        // checkpoint.
+        // Lets the server detect that the client is gone. A server that cannot detect it continues
+        // until its checkpoint.
         let _ = self.session.batch("SET client_connection_check_interval = '2s'", STATEMENT_TIMEOUT);
         let sql = "SELECT pg_backup_start($1, $2), (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
         let row = self.session.query_one(sql, &[&label, &fast], None).doing("start the backup")?;
@@ -303,8 +304,8 @@ impl BackupServer {
         })
     }
 
-    /// Paths of the configuration files that the server reads; with an error when included files
-    /// are not known.
+    /// Paths of the configuration files that the server reads, and an error if the included files
+    /// among them are not known.
     pub fn configuration_files(&self) -> (Vec<String>, Option<Error>) {
         let found = &self.found;
         let mut files: Vec<String> = Vec::new();
@@ -340,7 +341,7 @@ impl BackupServer {
 }
 
 /// Refuses a data directory whose control file is behind the checkpoint with which the backup began
-/// at `start`: it is not that of the server.
+/// at `start`: it is not the data directory of the server.
 pub fn check_checkpoint(pgdata: &Path, start: Lsn) -> Result<()> {
     let redo = Control::read(pgdata)?.redo();
     if redo >= start {

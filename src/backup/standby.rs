@@ -11,8 +11,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Expect, KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 
-/// Settings of a session that keeps asking whether the server is still a standby, so that a
-/// promotion is noticed while files are read.
+/// Settings of a session that polls whether the server is still a standby, so that a promotion is
+/// detected while files are read.
 pub fn watching(options: &SessionOptions) -> SessionOptions {
     let expect = Expect { answer: "t".into(), otherwise: "the standby was promoted".into() };
     let keep_alive = KeepAlive {

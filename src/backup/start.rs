@@ -1,4 +1,5 @@
-//! Second phase of a backup: the server has started it, so the files may be read.
+//! Second phase of a backup: starts it on the server, and reads the WAL summaries. From here on the
+//! files may be read.
 
 use super::prepare::{PreparedBackup, uses_summaries};
 use super::source::{StartPoint, check_checkpoint};

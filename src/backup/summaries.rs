@@ -1,7 +1,7 @@
 //! The WAL summaries of the server (PostgreSQL 17 and later, `summarize_wal`): the blocks that may
 //! have changed between the start of the parent and the start of this backup. All other blocks of
-//! relations are as the parent has them, except for changes behind that start, which recovery
-//! replays: they need not be read. In case of doubt they are read.
+//! relations are unchanged since the parent, except for changes behind the start of this backup,
+//! which recovery replays. So these blocks need not be read. In case of doubt they are read.
 //!
 //! * Only main forks are promised to be unchanged. Changes of free space maps are not in the WAL,
 //!   clearing a bit of a visibility map is not in the summaries, and all other files are small.
@@ -13,8 +13,9 @@
 //! * Blocks that were added are behind the end of the parent's file, so they are read.
 //! * The summaries have to cover the WAL from start to start without a gap, on one timeline. A
 //!   server that ran with `wal_level = minimal` or without `summarize_wal` leaves a gap.
-//! * A backup with bad pages is not used: they would be taken over without being verified. Neither
-//!   is one with another setting of data checksums: turning them on rewrites pages without WAL.
+//! * A parent with bad pages is not used: these pages would be taken over without being verified. A
+//!   parent with another setting of data checksums is not used: turning them on rewrites pages
+//!   without WAL.
 
 use super::session::{STATEMENT_TIMEOUT, lsn};
 use super::source::BackupServer;
@@ -36,7 +37,8 @@ use tokio_postgres::types::PgLsn;
 const GROUP_PAGES: u64 = 2;
 const SPAN_PAGES: u64 = 32 * GROUP_PAGES;
 
-/// Spans that are kept in memory, 8 bytes each. A cluster of which more changed is read as a whole.
+/// Maximum number of spans in memory, 8 bytes each. If more spans changed, the whole cluster is
+/// read.
 const MAX_SPANS: i64 = 4 << 20;
 
 /// Time limits for the summaries to reach the start of the backup: without any progress, and as a
@@ -59,7 +61,7 @@ pub(super) struct Summaries {
 /// Pages that may have changed in the main fork of one relation.
 #[derive(Default)]
 pub(super) struct ChangedPages {
-    /// All pages from this one on.
+    /// First page from which on all pages may have changed; `None` without a limit block.
     limit: Option<u64>,
     /// Spans in order of their numbers, each with a bit for every group of pages.
     spans: Vec<(u32, u32)>,
@@ -120,8 +122,8 @@ impl BackupServer {
         }
     }
 
-    /// The reason why the summaries since the parent cannot be used: the end of a sentence about
-    /// them.
+    /// Reason why the summaries since the parent cannot be used, as the end of a sentence whose
+    /// subject is the summaries.
     fn unusable(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
         let settings = &self.found.settings;
         if !parent.is_complete() {
@@ -136,8 +138,8 @@ impl BackupServer {
         if parent.timeline != timeline {
             return Some(format!("are of another timeline, {} and not {timeline}", parent.timeline));
         }
-        // A standby that lags behind may begin before the parent has ended; what that copied may be
-        // newer.
+        // A backup of a standby that lags behind may begin before the end of the parent, and the
+        // parent may have copied newer blocks.
         (parent.stop_lsn > start).then(|| format!("do not help: it ended behind {start}"))
     }
 
@@ -181,7 +183,7 @@ impl BackupServer {
     /// Reads these summaries. The server combines them: it sends one row for each changed relation,
     /// with 8 bytes for each span that changed.
     fn read_summaries(&self, timeline: TimelineId, ranges: &[(Lsn, Lsn)]) -> Result<Summaries> {
-        // One that is removed meanwhile is an error, since each is named.
+        // A summary that is removed meanwhile causes an error, since the statement names each one.
         let sql = format!(
             "WITH summary AS MATERIALIZED (\
                SELECT reltablespace AS t, reldatabase AS d, relfilenode AS r, relblocknumber AS b, is_limit_block AS l \

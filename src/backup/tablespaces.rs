@@ -1,7 +1,7 @@
-//! Checks that the tablespaces of the server were there while their files were read. A file that is
-//! missing may have been dropped meanwhile, which is not a failure. But when a file system was
-//! unmounted, or a directory moved away, all files are missing, and only the server knows that they
-//! should be there.
+//! Checks that the tablespaces of the server existed while their files were read. A missing file
+//! may have been dropped meanwhile, which is not a failure. But when a file system was unmounted,
+//! or a directory moved away, all files are missing, and only the server knows that they should
+//! exist.
 
 use super::scan::found;
 use super::session::STATEMENT_TIMEOUT;
@@ -13,8 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// DROP TABLESPACE removes the directory just before it commits: until then the server lists a
-/// tablespace without files.
+/// Number of times that the tablespaces are compared. DROP TABLESPACE removes the directory just
+/// before it commits: until then the server lists a tablespace without files.
 const MAX_ATTEMPTS: u32 = 50;
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -28,8 +28,8 @@ pub(super) struct Tablespaces {
 type Inode = (u64, u64);
 
 impl Tablespaces {
-    /// Reads them after the backup was started: tablespaces that are created later are in the WAL.
-    /// `version` is the name of this server's directory in each.
+    /// Reads the tablespaces. Called after the start of the backup: tablespaces that are created
+    /// later are in the WAL. `version` is the name of this server's directory in each.
     pub fn read(server: &BackupServer, pgdata: &Path, version: &str) -> Result<Tablespaces> {
         let path = |oid: u32| pgdata.join("pg_tblspc").join(oid.to_string()).join(version);
         let known = |oid| {
@@ -40,8 +40,8 @@ impl Tablespaces {
         Ok(Tablespaces { known: oids(server)?.into_iter().map(known).collect::<Result<_>>()? })
     }
 
-    /// Fails when the directory of a tablespace that the server still has was missing then, or was
-    /// replaced since.
+    /// Fails when the directory of a tablespace that the server still has was missing when the
+    /// tablespaces were read, or has been replaced since.
     pub fn check(&self, server: &BackupServer) -> Result<()> {
         let mut attempt = 1;
         while let Some((oid, path)) = self.missing(server)? {
