@@ -108,8 +108,8 @@ impl Earlier {
                 ),
             );
         }
-        let worth = |used: &Use| used.live >= used.stored.content / 2;
-        let packs = uses.iter().filter(|used| worth(used) && is_there(used));
+        let is_half_needed = |used: &Use| used.live >= used.stored.content / 2;
+        let packs = uses.iter().filter(|used| is_half_needed(used) && is_there(used));
         self.packs = packs.map(|used| (Arc::from(used.pack.as_str()), used.stored)).collect();
         self.parent = Some(record);
         Ok(())

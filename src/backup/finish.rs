@@ -10,7 +10,6 @@ use super::source::BackupServer;
 use super::start::StartedBackup;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::label::Label;
-use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::progress;
 use crate::repo::Archive;
@@ -28,7 +27,9 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     server.check_timeline(label.timeline)?;
 
     progress::step("waiting for the last segment to arrive in the repository");
-    let wal = wal_range(server, &label, stopped.lsn);
+    let found = &server.found;
+    let wal =
+        WalRange::of_backup(label.timeline, label.start..stopped.lsn, found.in_recovery, found.segment_size);
     await_wal(options, server, archive, wal)?;
     check_history(archive, label.timeline)?;
     check_stored(archive, &packed.manifest)?;
@@ -37,7 +38,6 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     let shares_packs = manifest.packs.iter().any(|(storer, _)| storer != id);
     let shared: u64 = manifest.uses.iter().map(Use::share).sum();
     let damaged = bad.into_files(label.start, stopped.lsn);
-    let found = &server.found;
     let record = Record {
         id: id.clone(),
         state: if damaged.is_empty() { State::Complete } else { State::Damaged },
@@ -68,18 +68,6 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     // Without a test of the WAL summaries there is nothing to report.
     let unlogged = unlogged.map_or_else(Vec::new, UnloggedChanges::into_files);
     Ok(Taken { record, read, unlogged })
-}
-
-/// The segments that make the backup consistent.
-///
-/// A recovery to the end of the backup stops at the record behind that end (`recoveryStopsBefore`
-/// in `xlogrecovery.c`). Behind the end of a primary's backup there is a switch of segments. The
-/// end of a standby's backup may be the end of a segment; then that record is the first one of the
-/// next segment.
-fn wal_range(server: &BackupServer, label: &Label, stop: Lsn) -> WalRange {
-    let (timeline, size) = (label.timeline, server.found.segment_size);
-    let last = if server.found.in_recovery { SegmentName::containing } else { SegmentName::ending_at };
-    WalRange { first: SegmentName::containing(timeline, label.start, size), last: last(timeline, stop, size) }
 }
 
 /// Waits until every segment of the backup is archived, and reads each segment to its end.

@@ -303,7 +303,9 @@ impl<'a> FileReader<'a> {
     /// The last `length` bytes of the frame.
     fn last_read(&self, length: usize) -> Result<&[u8]> {
         let content = self.frame.content();
-        part(content, content.len().saturating_sub(length)..content.len())
+        let begin = content.len().checked_sub(length);
+        let begin = begin.ok_or_else(|| Error::defect("a read of more bytes than the frame has"))?;
+        part(content, begin..content.len())
     }
 
     /// Adds a file whose bytes are in memory: a file that the server sent, or that must not be read
@@ -312,16 +314,15 @@ impl<'a> FileReader<'a> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let mut crc = 0;
         let mut offset = 0;
-        for piece in bytes.chunks(FRAME) {
-            if !self.frame.has_room(piece.len()) {
+        for content in bytes.chunks(FRAME) {
+            if !self.frame.has_room(content.len()) {
                 self.flush_frame()?;
             }
-            crc = crc32c_append(crc, piece);
-            let length = piece.len();
+            crc = crc32c_append(crc, content);
+            let length = content.len();
             let block = SMALL_BLOCK;
-            let piece_of =
-                FramePiece { file: number, offset, skip: 0, length, block, pages: None, known: None };
-            self.frame.append(piece_of, piece)?;
+            let piece = FramePiece { file: number, offset, skip: 0, length, block, pages: None, known: None };
+            self.frame.append(piece, content)?;
             offset += length as u64;
         }
         self.outbox.add(PackItem::Finished(FinishedFile {
@@ -360,7 +361,8 @@ impl<'a> FileReader<'a> {
 /// to be unchanged, and runs to be read. Returns with each run the number of the block from which
 /// its blocks are counted.
 fn divide(known: &KnownFile, block: u32, size: u64) -> Result<Vec<(usize, KnownRun)>> {
-    let blocks = distance(0, size.div_ceil(u64::from(block)))?;
+    let blocks = size.div_ceil(u64::from(block));
+    let blocks = usize::try_from(blocks).map_err(|_| Error::defect(format!("a file of {blocks} blocks")))?;
     let in_frame = FRAME / block as usize;
     let mut runs: Vec<(usize, KnownRun)> = Vec::new();
     for first in (0..blocks).step_by(in_frame) {

@@ -104,9 +104,10 @@ impl BackupServer {
                 self.found.lineage
             ));
         }
-        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        let own = std::fs::canonicalize(pgdata).doing(doing)?;
         let directory = Path::new(&self.found.settings.data_directory);
-        if canonical(directory) != canonical(pgdata) {
+        // A directory that does not resolve on this host is another one.
+        if !std::fs::canonicalize(directory).is_ok_and(|directory| directory == own) {
             return wrong(format!("the server runs on {}", directory.display()));
         }
         // Two servers may run on copies of one cluster: the connected one has to have written the

@@ -101,9 +101,6 @@ impl BackupServer {
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<Option<Summaries>> {
-        if !self.found.summarizes {
-            return Ok(None);
-        }
         let known = match self.unusable(parent, timeline, start) {
             Some(why) => Err(Error::new(Kind::Refused, why)),
             None => self

@@ -102,7 +102,7 @@ impl TryFrom<TablespaceForm> for Tablespace {
 }
 
 /// Owner and group: names, or numbers where there is no name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
     pub owner: String,
     pub group: String,

@@ -17,6 +17,7 @@ use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
 use crate::storage::{Key, Mode, Put};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The record of a backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,6 +105,27 @@ impl ManifestPart {
 pub struct WalRange {
     pub first: SegmentName,
     pub last: SegmentName,
+}
+
+impl WalRange {
+    /// Returns the segments that make a backup consistent; `lsns` are its start and its end.
+    ///
+    /// A recovery to the end of the backup stops at the record behind that end
+    /// (`recoveryStopsBefore` in `xlogrecovery.c`). Behind the end of a primary's backup there is a
+    /// switch of segments. The end of a standby's backup may be the end of a segment; then that
+    /// record is the first one of the next segment.
+    pub fn of_backup(
+        timeline: TimelineId,
+        lsns: Range<Lsn>,
+        from_standby: bool,
+        size: SegmentSize,
+    ) -> WalRange {
+        let last = if from_standby { SegmentName::containing } else { SegmentName::ending_at };
+        WalRange {
+            first: SegmentName::containing(timeline, lsns.start, size),
+            last: last(timeline, lsns.end, size),
+        }
+    }
 }
 
 /// Settings of the server.

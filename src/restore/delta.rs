@@ -1,7 +1,8 @@
 //! A restore over existing files: the directories that may be used, the files that are removed, and
-//! the blocks that are in place already. The hashes of the blocks alone decide that: times and
-//! sizes prove nothing.
+//! the blocks that are in place already. Whether a block is in place is decided by its hash alone:
+//! times and sizes of files prove nothing.
 
+use super::empty::names;
 use super::job::RestoreJob;
 use super::layout::Region;
 use crate::codec::compress::FRAME;
@@ -95,15 +96,8 @@ fn check_tablespace(root: &Path) -> Result<()> {
     }
 }
 
-fn names(directory: &Path) -> Result<Vec<std::ffi::OsString>> {
-    let doing = || format!("look at {}", directory.display());
-    match std::fs::read_dir(directory) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries.doing(doing)?.map(|entry| Ok(entry.doing(doing)?.file_name())).collect(),
-    }
-}
-
-/// Returns the bytes that the files below a directory take; what cannot be read counts as none.
+/// Returns the number of bytes that the files below a directory take. Files and directories that
+/// cannot be read count as 0.
 pub(super) fn used(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let of = |entry: std::fs::DirEntry| match entry.metadata() {
@@ -114,8 +108,8 @@ pub(super) fn used(directory: &Path) -> u64 {
     entries.map(of).sum()
 }
 
-/// Removes the control file, so that no server can start from here on, and then everything that the
-/// backup does not have. The names of all files of the backup are in memory meanwhile.
+/// Removes the control file, so that no server can start from here on, and then all files and
+/// directories that the backup does not have. Has the names of all files of the backup in memory.
 pub(super) fn clear(job: &RestoreJob<'_>) -> Result<()> {
     durable::remove_file(&job.options.to.join("global/pg_control"))?;
     let mut expected: HashMap<PathBuf, bool> = HashMap::new();
@@ -157,7 +151,8 @@ impl Strays<'_> {
             let meta = std::fs::symlink_metadata(&path).doing(doing)?;
             match expected {
                 Some(true) if meta.is_dir() => self.remove_from(&path)?,
-                // A file with a second name is removed, so that the other one is not written to.
+                // A file with several hard links is removed, so that it is not changed under its
+                // other names.
                 Some(false) if meta.is_file() && meta.nlink() == 1 => {}
                 _ if meta.is_dir() => std::fs::remove_dir_all(&path).doing(doing)?,
                 _ => {
@@ -196,8 +191,8 @@ pub(super) fn open(path: &Path, stored: &FileEntry) -> Result<Option<(File, u64)
     Ok(Some((file, length)))
 }
 
-/// Returns for each block of a region whether it is in place, in a file that had this length.
-/// Leaves the region's bytes in the buffer.
+/// Returns for each block of a region whether it is in place. `length` is the length of the file
+/// before the restore. Leaves the region's bytes in the buffer.
 pub(super) fn compare(
     path: &Path,
     file: &mut direct::DirectTarget<'_>,

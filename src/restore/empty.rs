@@ -1,25 +1,29 @@
-//! Directories that are restored into from nothing: refuses those that hold files, and empties
-//! those of a restore that did not finish.
+//! Target directories of a restore that does not reuse files: refuses a directory that has files,
+//! and empties a directory that a restore left unfinished.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable;
 use crate::repo::RESTORING;
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 
-/// Text of the marker in a directory that held a cluster before the restore: it must not be
-/// emptied.
+/// Text of the marker in a directory that held a cluster before the restore. Such a directory must
+/// not be emptied.
 pub(super) const OVERWRITES: &str = "over what was there";
+
+/// Names of the entries of a directory; none when it does not exist.
+pub(super) fn names(directory: &Path) -> Result<Vec<OsString>> {
+    let doing = || format!("look at {}", directory.display());
+    match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.doing(doing)?.map(|entry| Ok(entry.doing(doing)?.file_name())).collect(),
+    }
+}
 
 /// Refuses a directory that is not empty, unless a restore that did not finish left it.
 pub(super) fn check_empty(path: &Path) -> Result<()> {
-    let entries = match std::fs::read_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.doing(|| format!("look at {}", path.display()))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.doing(|| format!("look at {}", path.display()))?.file_name());
-    }
+    let names = names(path)?;
     if names.iter().any(|name| name == RESTORING) {
         let marker = path.join(RESTORING);
         // Only a directory that was empty before the restore is emptied.
@@ -52,7 +56,7 @@ pub(super) fn check_empty(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes the files of a restore that did not finish; the marker goes last.
+/// Removes the files of a restore that did not finish, its marker last.
 pub(super) fn clear(path: &Path) -> Result<()> {
     let entries = std::fs::read_dir(path).doing(|| format!("look at {}", path.display()))?;
     for entry in entries {

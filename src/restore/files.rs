@@ -1,5 +1,5 @@
-//! Writes files out of packs, in the order in which their frames lie there, on several threads.
-//! Every block is compared with its hash before it is written.
+//! Writes files out of packs, in the order of their frames in the packs, on several threads. Every
+//! block is compared with its hash before it is written.
 
 use super::create::{create, set_mode};
 use super::delta;
@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tracing::Span;
 
-/// The files of one part of a manifest, and how they are to be written.
+/// Files of one part of a manifest, and the settings with which they are written.
 pub(super) struct FileWriting<'a> {
     pub archive: &'a Archive,
     pub packs: &'a [String],
@@ -27,7 +27,7 @@ pub(super) struct FileWriting<'a> {
     pub jobs: NonZeroUsize,
     /// Compare existing files, and read and write only the blocks that differ.
     pub delta: bool,
-    /// The files are read at once, so they stay in the page cache.
+    /// Keep the files in the page cache, since they are read at once.
     pub scratch: bool,
     pub progress: &'a Progress,
     /// Called before each region: fails when the restore has to end.
@@ -36,7 +36,7 @@ pub(super) struct FileWriting<'a> {
 
 /// Result of writing the files of one part.
 pub(super) struct WrittenFiles {
-    /// Bytes that were in place before.
+    /// Bytes that were in place before the restore.
     pub kept: u64,
     /// CRC-32C of each target; `None` where it is not known.
     pub sums: Vec<Option<u32>>,
@@ -91,8 +91,9 @@ impl FileWriting<'_> {
         Ok(WrittenFiles { kept: state.kept.into_inner(), sums: state.sums.finish(self.targets) })
     }
 
-    /// Creates a file of several regions, which several threads write, or of none. A file of one
-    /// region is created when it is written. Returns the length of a file that existed.
+    /// Creates a file of several regions, which several threads write, or an empty file. A file of
+    /// one region is created when the region is written. Returns the length of a file that a delta
+    /// restore found and opened; `None` for any other file.
     fn allocate(&self, target: &TargetFile<'_>) -> Result<Option<u64>> {
         if layout::is_one_region(target.stored) {
             return Ok(None);
@@ -110,7 +111,7 @@ impl FileWriting<'_> {
 /// State that the threads share.
 struct WriteState<'a> {
     writing: &'a FileWriting<'a>,
-    /// Length of each target of several regions before the restore; `None` for a new one.
+    /// Length of each target of several regions before the restore; `None` for a new file.
     existing: Vec<Option<u64>>,
     sums: FileSums,
     kept: AtomicU64,
@@ -121,7 +122,7 @@ struct WriteState<'a> {
 struct RegionWriter<'a> {
     state: &'a WriteState<'a>,
     frames: FrameReader<'a>,
-    /// Bytes of a region out of several frames, or of an existing file.
+    /// Bytes of a region that are collected from several frames, or read from an existing file.
     buffer: Aligned,
     /// The file that was written or compared last, by its index.
     open: Option<(usize, direct::DirectTarget<'a>)>,
@@ -213,8 +214,8 @@ fn target<'a>(writing: &'a FileWriting<'a>, region: &Region) -> Result<&'a Targe
     target.ok_or_else(|| Error::defect("a region without a file"))
 }
 
-/// Returns the open file of a region, which exists: the file that is open, or else opens it in its
-/// place.
+/// Returns the open file of a region. Opens the file, which has to exist, unless it is the one that
+/// was opened last.
 fn open_target<'o, 'a>(
     open: &'o mut Option<(usize, direct::DirectTarget<'a>)>,
     writing: &'a FileWriting<'a>,

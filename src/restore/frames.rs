@@ -1,5 +1,5 @@
-//! Reads the frames of regions from their packs, those of a batch together, and decompresses them
-//! on demand.
+//! Reads the frames of a batch of regions from their packs together, and decompresses each frame on
+//! demand.
 
 use super::layout::{FramePosition, Region};
 use crate::codec::compress::{Decompressor, FRAME, content_size};
@@ -10,9 +10,9 @@ use crate::repo::entry::FileEntry;
 use crate::repo::ranges::{self, StoredFrame, StoredRange, WantedBlocks};
 use std::collections::BTreeSet;
 
-/// Decompressed frames that are kept besides the main one. Blocks of neighbouring regions that were
-/// stored anew lie in one frame, and a backup bounds the number of runs of a region to about twice
-/// this number of frames.
+/// Maximum number of decompressed frames that are kept besides the main one. Blocks of neighbouring
+/// regions that were stored anew lie in one frame, and a backup bounds the number of runs of a
+/// region to about twice this number of frames.
 const MAX_KEPT: usize = 8;
 
 /// The frames of one thread.
@@ -59,7 +59,7 @@ impl<'a> FrameReader<'a> {
         }
     }
 
-    /// The step of a message about a frame.
+    /// Operation for an error message about a frame.
     fn reading(&self, frame: FramePosition) -> impl Fn() -> String + use<'a> {
         let (archive, packs) = (self.archive, self.packs);
         move || {
@@ -91,9 +91,8 @@ impl<'a> FrameReader<'a> {
         Ok(())
     }
 
-    /// Returns the bytes of a region whose frames were read, after every block was compared with
-    /// its hash. They lie in the memory of its main frame or, where that has no place for all of
-    /// them, in the buffer.
+    /// Returns the bytes of a region whose frames were read. Compares every block with its hash.
+    /// The bytes are in the memory of the main frame or, if they do not fit there, in `buffer`.
     pub fn bytes<'b>(
         &'b mut self,
         region: &Region,
@@ -106,7 +105,8 @@ impl<'a> FrameReader<'a> {
         }
         if let Some(begin) = region.begin_in_main() {
             let size = self.content(region.main, true)?.len();
-            // Other regions may need the frame: it is not overwritten for the sake of a few blocks.
+            // Other regions may need the frame, so it is overwritten only for a region of at least
+            // half its size.
             if begin + region.length() <= size && region.length() >= size / 2 {
                 return self.patched(region, stored, begin);
             }
@@ -122,9 +122,9 @@ impl<'a> FrameReader<'a> {
         Ok(memory)
     }
 
-    /// Completes a region in the memory of its main frame, which has most of its bytes. The other
-    /// bytes replace content that is not the region's, so the memory does not hold that frame any
-    /// more.
+    /// Completes a region in the memory of its main frame, which has most of its bytes. The bytes
+    /// from other frames overwrite content that does not belong to the region, so the memory does
+    /// not hold the main frame any more.
     fn patched(&mut self, region: &Region, stored: &FileEntry, begin: usize) -> Result<&[u8]> {
         let mut main = std::mem::take(&mut self.main);
         let size = main.bytes().len();

@@ -1,4 +1,4 @@
-//! The state of one restore: its input, and the directories and files that follow from it.
+//! State of one restore: its input, and the directories and paths that are derived from it.
 
 use super::mapping::map_tablespaces;
 use super::options::Options;
@@ -54,7 +54,7 @@ impl<'a> RestoreJob<'a> {
         Ok(())
     }
 
-    /// Lets every later [`RestoreJob::check`] fail.
+    /// Makes every later [`RestoreJob::check`] fail.
     pub fn note_disk_failure(&self) {
         self.disk_failed.store(true, Ordering::Relaxed);
     }

@@ -1,9 +1,11 @@
-//! Regions: the parts of files that are written at once, and their order. Does not read and write.
+//! Regions: the parts of files that are written at once, and their order. Does not read or write
+//! files.
 //!
-//! A region is as large as a frame. Most regions lie in one frame. A region of which an incremental
-//! backup stored some blocks anew lies in that frame and in a few others. Regions are written in
-//! the order of their main frames, so packs are read from front to back, each frame is decompressed
-//! once, and a file is not written in more pieces because its blocks come from several backups.
+//! A region is as large as a frame. Most regions lie in one frame. If an incremental backup stored
+//! some blocks of a region anew, the region lies in its main frame and in a few others. Regions are
+//! written in the order of their main frames, so packs are read from front to back, each frame is
+//! decompressed once, and a file is not written in more pieces because its blocks come from several
+//! backups.
 
 use crate::codec::compress::FRAME;
 use crate::fs::aligned::ALIGNMENT;
@@ -13,18 +15,19 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// Bytes of regions that one thread writes in one batch.
+/// Maximum number of bytes of regions that one thread writes in one batch.
 pub(super) const MAX_WRITE_BATCH: u64 = 64 << 20;
 
-/// Bytes of regions that one thread compares in one batch. Smaller: a thread first compares a batch
-/// and then repairs it, and the last repairs should end together.
+/// Maximum number of bytes of regions that one thread compares in one batch. Smaller than
+/// [`MAX_WRITE_BATCH`]: a thread compares a batch and then repairs it, and all threads should end
+/// their last repairs at about the same time.
 pub(super) const MAX_COMPARE_BATCH: u64 = 16 << 20;
 
 /// A file to be written.
 pub struct TargetFile<'a> {
     pub path: PathBuf,
     pub stored: &'a FileEntry,
-    /// Whether `backup_manifest` lists it with the content of the backup.
+    /// Whether `backup_manifest` lists the file with the content that it has in the backup.
     pub listed: bool,
 }
 
@@ -44,7 +47,7 @@ pub struct Region {
     pub target: usize,
     /// The frame that has most of its bytes.
     pub main: FramePosition,
-    /// Whether it is the whole file, which is then created when it is written.
+    /// Whether the region is the whole file. If so, writing the region creates the file.
     pub is_file: bool,
     /// Its blocks in order, without a gap; never empty.
     pub parts: Vec<(FramePosition, WantedBlocks)>,
@@ -72,16 +75,16 @@ impl Region {
         first..self.parts.last().map_or(first, |(_, wanted)| wanted.blocks.end)
     }
 
-    /// Returns the region of those of its blocks that are `wanted`, to be written into an existing
-    /// file.
+    /// Returns the part of the region that has these blocks, to be written into an existing file.
     pub fn cut(&self, stored: &FileEntry, blocks: &Range<usize>) -> Region {
         let cut =
             |(frame, wanted): &(FramePosition, WantedBlocks)| Some((*frame, wanted.cut(stored, blocks)?));
         Region { parts: self.parts.iter().filter_map(cut).collect(), is_file: false, ..*self }
     }
 
-    /// Returns the offset at which the region would begin in the content of its main frame, if all
-    /// its blocks in that frame have the right distance from it.
+    /// Returns the offset at which the region would begin in the content of its main frame. `None`
+    /// when the region's blocks in that frame do not all have the same distance from the offset as
+    /// in the file, or when the offset is not aligned.
     pub fn begin_in_main(&self) -> Option<usize> {
         let of_main = self.parts.iter().filter(|(frame, _)| *frame == self.main);
         let mut begins = of_main.map(|(_, wanted)| {
@@ -101,7 +104,7 @@ impl Region {
                 None => frames.push((*frame, wanted.length)),
             }
         }
-        // The first of those with the most bytes.
+        // The first of the frames with the most bytes.
         if let Some((main, _)) = frames.into_iter().rev().max_by_key(|(_, bytes)| *bytes) {
             self.main = main;
         }
@@ -148,8 +151,8 @@ pub fn regions(targets: &[TargetFile<'_>]) -> Vec<Region> {
 }
 
 /// Divides regions into batches for one thread: regions whose frames are read together, up to about
-/// `max` bytes of content. The bytes of packs that are read for one batch are in memory, and
-/// bounded too.
+/// `max` bytes of content. The bytes of packs that are read for one batch are in memory, so they
+/// are bounded too.
 pub fn batches(regions: &[Region], max: u64) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut begin, mut packed, mut content) = (0, 0, 0);

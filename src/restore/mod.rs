@@ -1,9 +1,9 @@
-//! From a repository into a directory that PostgreSQL can recover from. Knows nothing of the
-//! configuration.
+//! Restores a backup from a repository into a directory that PostgreSQL can recover from. Does not
+//! read the configuration.
 //!
 //! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`run`] performs
-//! the restore. A directory that is not finished has no `pg_control`, so no server starts on it;
-//! and it has a marker, so that the restore can be started again.
+//! the restore. An unfinished directory has no `pg_control`, so no server starts on it, and it has
+//! a marker, so that the restore can be started again.
 
 mod create;
 mod delta;
@@ -18,7 +18,6 @@ mod owner;
 mod partial;
 mod plan;
 mod recovery;
-
 mod run;
 mod space;
 mod sums;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct Options {
-    /// Bytes that were written, of the size of the backup.
+    /// Bytes that were written or were in place, out of the size of the backup.
     pub progress: Progress,
     pub cancel: Cancel,
     /// Absolute path of the new data directory.
@@ -23,10 +23,11 @@ pub struct Options {
     /// Restore over existing files: only differing blocks are read and written, and files that the
     /// backup does not have are removed.
     pub delta: bool,
-    /// Databases to restore, by names or OIDs; files of other databases become empty. Empty: all
-    /// databases.
+    /// Databases to restore, by names or OIDs; an empty list means all. Files of other databases
+    /// become sparse.
     pub databases: Vec<String>,
-    /// The result is read at once, out of the page cache, and then removed: it is never synced.
+    /// Restore for one use: the files are read at once, out of the page cache, and then removed, so
+    /// they are not synced.
     pub scratch: bool,
     /// Directories that do not belong to the cluster: nothing in them may be removed.
     pub foreign: Vec<PathBuf>,
@@ -40,7 +41,7 @@ pub struct Options {
 pub struct Restored {
     pub bytes: u64,
     pub files: u64,
-    /// Bytes that were in place before.
+    /// Bytes that were in place before the restore.
     pub kept: u64,
     /// Databases that were not restored.
     pub left_out: Vec<Database>,
@@ -48,7 +49,7 @@ pub struct Restored {
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Configuration files of the backup that were not written.
     pub config_left: Vec<String>,
-    /// Keeps a prune from removing the backup and its WAL until it is dropped, or until its lease
-    /// ends. `None` when the repository cannot be written.
+    /// Announcement that keeps a prune from removing the backup and its WAL until it is dropped, or
+    /// until its lease ends. `None` when the repository cannot be written.
     pub announced: Option<Announcement>,
 }

@@ -24,8 +24,8 @@ impl Ownership {
         self.ids(owner).map(|_| ())
     }
 
-    /// Returns the user who will own the restored files, if that is not the recorded owner: anyone
-    /// but root.
+    /// Returns the user that will own the restored files, if it is not the recorded owner. `None`
+    /// for root, which can change owners.
     pub fn keeper(&self, owner: &Owner) -> Option<String> {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?.name;
         (!self.is_root && user != owner.owner).then_some(user)
@@ -59,11 +59,5 @@ impl Ownership {
         let (user, group) = self.ids(owner)?;
         std::os::unix::fs::lchown(path, Some(user), Some(group))
             .doing(|| format!("give {} to {}", path.display(), owner.owner))
-    }
-}
-
-impl std::hash::Hash for Owner {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (&self.owner, &self.group).hash(state);
     }
 }

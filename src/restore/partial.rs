@@ -43,7 +43,7 @@ impl ChosenDatabases {
         self.0.is_none()
     }
 
-    /// Whether a file of the manifest becomes an empty file.
+    /// Whether a file of the manifest becomes a sparse file, because its database is not restored.
     pub fn leaves_out(&self, path: &[u8]) -> bool {
         let Some(oids) = &self.0 else {
             return false;

@@ -62,8 +62,8 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Chooses the backup. Refuses a target that no backup leads to, with a hint of what is
-    /// possible.
+    /// Chooses the backup. Refuses a target that no backup leads to, with a hint that names
+    /// possible choices.
     pub fn make(archive: Archive, request: PlanRequest) -> Result<RestorePlan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
@@ -112,7 +112,7 @@ impl RestorePlan {
         }
         let beyond = match self.target {
             RecoveryTarget::Lsn(lsn) => lsn > end,
-            // The LSN of these is not known before the WAL is replayed.
+            // The LSN of such a target is not known before the WAL is replayed.
             RecoveryTarget::End
             | RecoveryTarget::Time(_)
             | RecoveryTarget::Xid(_)
@@ -165,8 +165,8 @@ impl RestorePlan {
         self.wal()?.tail(&self.archive, &self.reach, &self.history)
     }
 
-    /// Returns the moments that can be restored along the timeline of the plan, from the oldest
-    /// backup on that leads to this one without a hole.
+    /// Returns the moments that can be restored along the timeline of the plan. The window begins
+    /// with the oldest backup from which the WAL leads to the backup of the plan without a hole.
     pub fn window(&self) -> Result<Option<Window>> {
         let mut records = self.survey.complete();
         if !self.record.is_complete() {
@@ -218,7 +218,8 @@ impl Chooser<'_> {
             )
             .hint(format!("name the backup that ended before it: {}", list())));
         }
-        // The reason against the oldest backup, with which the possible targets begin.
+        // Reason why the oldest backup, with which the possible targets begin, does not lead to the
+        // target.
         let mut reason = Error::defect("no backup to choose from");
         for record in records.iter().rev() {
             match self.history_from(record) {

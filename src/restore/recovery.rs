@@ -98,8 +98,8 @@ impl RecoverySettings {
         settings
     }
 
-    /// Returns the new `postgresql.auto.conf`: the old lines without the settings that are set
-    /// here, and these at the end, where they override every other file.
+    /// Returns the new `postgresql.auto.conf`: the old lines without the settings of this recovery,
+    /// and then these settings. At the end of this file they override all other settings.
     pub fn rewrite(&self, plan: &RestorePlan, old: &[u8]) -> Vec<u8> {
         let settings = self.settings(plan);
         let decided = |name: &str| settings.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));

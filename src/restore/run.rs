@@ -39,7 +39,8 @@ pub fn run(options: &Options, plan: &RestorePlan, recovery: &RecoverySettings) -
 }
 
 /// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
-/// be written is restored from all the same: missing objects are errors.
+/// be written does not prevent the restore: if a prune removes objects meanwhile, the restore
+/// fails.
 fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
     let id = &plan.record.id;
     let heartbeat = Heartbeat {
@@ -78,7 +79,7 @@ fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
         file_systems.iter().try_for_each(FileSystem::sync)?;
         job.roots().try_for_each(durable::sync_parent)?;
     }
-    // From here on a server can start on it.
+    // From here on a server can start on the data directory.
     cluster.write_control(&job.ownership)?;
     for path in job.roots() {
         durable::remove_file(&path.join(RESTORING))?;
@@ -91,7 +92,7 @@ fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
 /// the data directory.
 fn prepare_directories(job: &RestoreJob<'_>) -> Result<Lock> {
     let options = job.options;
-    // One that does not exist yet is locked as soon as it is created.
+    // A data directory that does not exist yet is locked after it is created.
     let lock = if options.to.is_dir() { Some(Lock::wait_for(&options.to, options.wait)?) } else { None };
     if options.delta {
         delta::check(job)?;
@@ -127,12 +128,12 @@ fn write(job: &RestoreJob<'_>, file_systems: &[FileSystem]) -> Result<Unfinished
         let cluster = ClusterWriter::new(job).and_then(ClusterWriter::write);
         drop(writing);
         let flushed = flushing.join();
-        // A failed flush is the cause of the errors of those that write.
+        // A failed flush is the cause of the errors of the writing threads.
         flushed.map_err(|_| Error::defect("the thread that flushes panicked"))?.and(cluster)
     })
 }
 
-/// The file systems of the directories; none when nothing is to be synced.
+/// File systems of the directories; empty for a `scratch` restore, which is not synced.
 fn file_systems(job: &RestoreJob<'_>) -> Result<Vec<FileSystem>> {
     let mut found = BTreeMap::new();
     for path in job.roots().filter(|_| !job.options.scratch) {
@@ -143,7 +144,7 @@ fn file_systems(job: &RestoreJob<'_>) -> Result<Vec<FileSystem>> {
     Ok(found.into_values().collect())
 }
 
-/// Lets the disk work while the rest is being restored, until the channel is closed.
+/// Syncs the file systems at intervals while files are being written, until the channel is closed.
 fn flush(job: &RestoreJob<'_>, file_systems: &[FileSystem], written: &Receiver<()>) -> Result<()> {
     while written.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if let Err(error) = file_systems.iter().try_for_each(FileSystem::sync) {

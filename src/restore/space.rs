@@ -57,7 +57,7 @@ pub(super) fn space_of(job: &RestoreJob<'_>) -> Result<Vec<SpaceNeed>> {
     let mut elsewhere = 0;
     for tablespace in &record.tablespaces {
         if let Some(path) = job.tablespaces.get(&tablespace.tablespace.oid) {
-            add(path, tablespace.size - left_out(Some(tablespace.tablespace.oid)).min(tablespace.size))?;
+            add(path, tablespace.size.saturating_sub(left_out(Some(tablespace.tablespace.oid))))?;
             elsewhere += tablespace.size;
         }
     }
@@ -69,8 +69,8 @@ pub(super) fn space_of(job: &RestoreJob<'_>) -> Result<Vec<SpaceNeed>> {
     needed.into_values().map(|(bytes, path)| space_in(job, bytes, path)).collect()
 }
 
-/// The space for `bytes` in the file system of a path. A delta restore uses the space of the files
-/// that exist.
+/// Space for `bytes` in the file system of a path. A delta restore reuses the space of the existing
+/// files.
 fn space_in(job: &RestoreJob<'_>, bytes: u64, path: &Path) -> Result<SpaceNeed> {
     let needed = if job.options.delta {
         let device = device_of(existing(path))?;
@@ -91,7 +91,7 @@ fn space_in(job: &RestoreJob<'_>, bytes: u64, path: &Path) -> Result<SpaceNeed> 
     Ok(SpaceNeed { needed, free: stat.f_bavail * stat.f_frsize, path })
 }
 
-/// Bytes of files that become empty, by the OID of their tablespace; `None` for those in the data
+/// Bytes of files that become empty, by the OID of their tablespace; `None` for files in the data
 /// directory.
 fn empty_bytes(job: &RestoreJob<'_>) -> Result<HashMap<Option<u32>, u64>> {
     let mut empty = HashMap::new();

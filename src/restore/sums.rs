@@ -1,5 +1,5 @@
 //! CRC-32C of whole files, combined from their pieces, which are written in any order.
-//! `backup_manifest` needs them for files of which the backup did not read everything.
+//! `backup_manifest` needs the sums of files that the backup did not read as a whole.
 
 use super::layout::TargetFile;
 use crc32c::{crc32c_append, crc32c_combine};
@@ -29,7 +29,7 @@ impl FileSums {
         let Some(Some(pieces)) = self.0.get(target) else {
             return;
         };
-        // To continue the sum of the piece before costs much less than to combine two sums.
+        // Continuing the sum of the preceding piece costs much less than combining two sums.
         let (begin, length, sum) = take_before(&mut pieces.lock(), offset).unwrap_or((offset, 0, 0));
         let sum = crc32c_append(sum, bytes);
         pieces.lock().insert(begin, (length + bytes.len(), sum));

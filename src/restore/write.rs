@@ -1,4 +1,4 @@
-//! Writes the files of the manifest, and what else a restored cluster needs: the settings, the
+//! Writes the files of the manifest, and the other files of a restored cluster: the settings, the
 //! signal file, the WAL of the backup, `backup_manifest`. The control file is written last, by the
 //! caller.
 
@@ -30,7 +30,7 @@ const MAP: &[u8] = b"tablespace_map";
 pub(super) struct ClusterWriter<'a> {
     job: &'a RestoreJob<'a>,
     manifest: ManifestWriter<BufWriter<std::fs::File>>,
-    /// Modes of directories, which are set last: a mode may forbid to write into its directory.
+    /// Modes of directories, which are set last: a mode may forbid writing into its directory.
     modes: Vec<(PathBuf, u32)>,
     /// Entries of files that are changed before `backup_manifest` lists them.
     control: Option<FileEntry>,
@@ -139,7 +139,8 @@ impl<'a> ClusterWriter<'a> {
                     }
                     self.report.files += 1;
                     self.report.bytes += file.size;
-                    // These two are changed first and listed then.
+                    // The control file and the tablespace map are listed after they have been
+                    // changed.
                     let listed = !matches!(&file.path.0[..], CONTROL | MAP);
                     targets.push(TargetFile { path, stored: file, listed });
                 }
@@ -203,8 +204,8 @@ impl<'a> ClusterWriter<'a> {
         Ok(())
     }
 
-    /// Returns the new path of a configuration file; `None` when they are not written. Paths stay
-    /// relative to the directory of `postgresql.conf`, or to the root.
+    /// Returns the new path of a configuration file; `None` when configuration files are not
+    /// written. Paths stay relative to the directory of `postgresql.conf`, or to the root.
     fn config_place(&self, file: &FileEntry) -> Result<Option<PathBuf>> {
         let Some(directory) = &self.job.options.config_dir else {
             return Ok(None);
@@ -241,8 +242,8 @@ impl<'a> ClusterWriter<'a> {
         Ok((control.without_checkpoint(), file))
     }
 
-    /// Replaces a small file by the result of a function of its content. A missing file counts as
-    /// empty.
+    /// Replaces the content of a small file with the result of `change`, and returns the new
+    /// content. A missing file counts as empty.
     fn rewrite(&self, path: &Path, change: impl Fn(&[u8]) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let old = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -282,7 +283,7 @@ impl<'a> ClusterWriter<'a> {
     }
 
     /// Writes the WAL that makes the backup consistent into `pg_wal`, where `pg_verifybackup` looks
-    /// for it. That proves too that the archive has it. Recovery fetches the same files again.
+    /// for it. This also proves that the archive has this WAL. Recovery fetches these files again.
     fn fetch_wal(&self) -> Result<()> {
         let plan = self.job.plan;
         let size = plan.record.segment_size;

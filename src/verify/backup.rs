@@ -4,12 +4,11 @@ use super::findings::{Findings, ProblemKind};
 use crate::error::{Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::label::{Label, parse_tablespace_map};
-use crate::pg::segment::SegmentName;
 use crate::repo::data::Data;
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part, Use};
 use crate::repo::packset::PackSet;
-use crate::repo::record::Record;
+use crate::repo::record::{Record, WalRange};
 use crate::repo::{Archive, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,12 +27,12 @@ pub struct BackupCheck<'a> {
     files: u64,
     bytes: u64,
     packs: PackSet,
-    /// What the files need of each pack, by the pack's backup and number.
+    /// Bytes that the files need of each pack, by the pack's backup and number.
     needs: BTreeMap<(String, u32), PackNeed>,
-    /// What the files need of each pack, according to the manifest.
+    /// The manifest's table of needed packs.
     uses: Vec<Use>,
     directories: BTreeSet<Vec<u8>>,
-    /// Directories of files.
+    /// Directories that contain files.
     parents: BTreeSet<Vec<u8>>,
     tablespaces: BTreeSet<u32>,
     /// Files whose content is checked, with the packs of their part.
@@ -42,7 +41,7 @@ pub struct BackupCheck<'a> {
 
 #[derive(Default)]
 struct PackNeed {
-    /// End of the last frame that is named.
+    /// End of the last frame that a file needs.
     end: u64,
     /// Number of bytes of blocks.
     live: u64,
@@ -81,10 +80,10 @@ impl<'a> BackupCheck<'a> {
 
     /// Checks the record by itself.
     pub fn record(&self) {
-        let Record { wal, timeline, start_lsn, stop_lsn, segment_size: size, .. } = self.record;
-        let first = SegmentName::containing(*timeline, *start_lsn, *size);
-        let last = SegmentName::ending_at(*timeline, *stop_lsn, *size);
-        if start_lsn > stop_lsn || wal.first != first || wal.last != last {
+        let Record { wal, timeline, start_lsn, stop_lsn, segment_size, settings, .. } = self.record;
+        let expected =
+            WalRange::of_backup(*timeline, *start_lsn..*stop_lsn, settings.from_standby, *segment_size);
+        if start_lsn > stop_lsn || *wal != expected {
             self.contradiction(format!(
                 "it goes from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
                 wal.first, wal.last
@@ -108,7 +107,7 @@ impl<'a> BackupCheck<'a> {
     pub fn parts(&self) -> bool {
         let mut whole = !self.record.manifest.is_empty();
         for part in self.record.manifest_objects() {
-            // Reported by `record`.
+            // `record` reports the invalid key.
             let Some((id, number)) = part.place() else {
                 whole = false;
                 continue;
@@ -131,7 +130,7 @@ impl<'a> BackupCheck<'a> {
         whole
     }
 
-    /// Takes in one part of the manifest.
+    /// Adds one part of the manifest.
     pub fn part(&mut self, part: &Part) -> Result<()> {
         for key in &part.packs {
             self.packs.insert(key)?;
@@ -200,7 +199,7 @@ impl<'a> BackupCheck<'a> {
         self.needed_files();
     }
 
-    /// Checks presence and size of every pack, and the manifest's table of what is needed of it.
+    /// Checks presence and size of every pack, and the manifest's table of needed packs.
     fn packs(&self) {
         let mut uses: BTreeMap<&str, &Use> =
             self.uses.iter().map(|used| (used.pack.as_str(), used)).collect();
@@ -225,7 +224,7 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Checks presence and size of a pack. No bytes behind `end` are needed.
+    /// Checks presence and size of a pack, of which no bytes behind `end` are needed.
     pub fn pack(&self, name: &ObjectName, expected: Option<u64>, end: u64) {
         let own = [self.record.id.as_str()];
         match self.stored(name) {
@@ -244,9 +243,10 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Checks presence and size of its packs. The manifest is read only if necessary: the sizes are
-    /// right when the objects of the backup add up to what it wrote, and all other backups whose
-    /// packs it names are listed and so are checked themselves.
+    /// Checks presence and size of the packs that the backup needs. Reads the manifest only if
+    /// necessary: the sizes are right when the sizes of the objects that the backup stored add up
+    /// to `new_bytes` of its record, and when all other backups whose packs it names are listed,
+    /// and so are checked themselves.
     pub fn quick(&self, listed: &BTreeSet<&str>) -> Result<()> {
         let packs = self.archive.packs_of(self.record)?;
         let mut are_sizes_right =
@@ -293,8 +293,8 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
-    /// Adds the error of reading a file. A pack that an earlier verification has read recently is
-    /// not read by the threads.
+    /// Adds the error of reading a file, as an error of the packs that have its blocks: the reading
+    /// threads skip packs that an earlier verification has read recently.
     fn unread(&self, packs: &[String], file: &FileEntry, error: &Error) {
         for extent in &file.at {
             let pack = packs.get(extent.pack as usize).and_then(|key| ObjectName::parse(key));

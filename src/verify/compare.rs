@@ -1,4 +1,4 @@
-//! Checks that read neither packs nor WAL: every object that has to exist was listed.
+//! Checks that read neither packs nor WAL: whether every object that has to exist was listed.
 
 use super::findings::ProblemKind;
 use super::state::{Run, Scope};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const MAX_SEGMENTS: usize = 1 << 20;
 
 impl Run<'_> {
-    /// Performs all of these checks.
+    /// Performs all checks of this file.
     pub fn compare(&self) {
         if self.options.needs_backup
             && self.options.scope != Scope::Wal
@@ -45,8 +45,8 @@ impl Run<'_> {
             || self.findings.has_problem(&ObjectName::Record(id.to_owned()))
     }
 
-    /// Checks that each timeline above the first has its history. A server requests one after the
-    /// other from the timeline of the oldest backup on.
+    /// Checks that each timeline above the first has its history. A server requests the histories
+    /// of all timelines behind the timeline of the oldest backup, one after the other.
     fn histories(&self) {
         let Some(wal) = &self.history else {
             return;
@@ -63,8 +63,8 @@ impl Run<'_> {
         }
     }
 
-    /// Checks the WAL that makes each backup consistent, also of backups that are kept with that
-    /// alone.
+    /// Checks that the WAL that makes each backup consistent exists, also for backups that are kept
+    /// with this WAL alone.
     fn own_wal(&self) {
         for record in self.selected() {
             let (wal, size) = (record.wal, record.segment_size);

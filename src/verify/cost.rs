@@ -42,8 +42,8 @@ impl Costs<'_> {
         self.difference(&self.history.spans(&all), &self.history.spans(&good))
     }
 
-    /// Cost when the WAL is that of `after` instead of `before`, and the ids of the backups that it
-    /// affects.
+    /// Cost when the archive has the WAL of `after` instead of `before`, and the ids of the
+    /// affected backups.
     pub fn of_wal(&self, before: Inventory, after: Inventory) -> (Vec<LostSpan>, BTreeSet<String>) {
         let (before, after) = (self.history.with(before), self.history.with(after));
         let all = self.complete();

@@ -1,8 +1,10 @@
-//! Difference of a manifest to that of an earlier backup: a block that both have, of the same file,
-//! at the same place of the same pack and with the same hash, is read for the first of them alone.
+//! Difference between a manifest and the manifest of an earlier backup. A block is read only once
+//! if both manifests have it for the same file, at the same place of the same pack and with the
+//! same hash.
 //!
-//! Both list their files in the same order, so two parts are in memory, however many files there
-//! are. Where the earlier manifest cannot be read to the end, its blocks are read again.
+//! Both manifests list their files in the same order, so two parts are in memory for any number of
+//! files. If the earlier manifest cannot be read to the end, the blocks of its unread parts are
+//! read again.
 
 use crate::repo::Archive;
 use crate::repo::entry::{Entry, Extent, FileEntry, StoredPath};
@@ -16,7 +18,7 @@ pub struct ManifestDiff<'a> {
     parts: Option<Parts<'a>>,
     packs: Vec<String>,
     files: std::vec::IntoIter<FileEntry>,
-    /// First file that has not been passed.
+    /// First file of the earlier manifest that has not been passed.
     next: Option<FileEntry>,
 }
 

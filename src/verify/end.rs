@@ -1,5 +1,5 @@
-//! End of a verification: checks that the WAL leads through, finds the backups that each problem
-//! affects and what it costs, and drops the problems of objects that a prune has removed meanwhile.
+//! End of a verification: checks the WAL for gaps, finds the backups that each problem affects and
+//! the cost of the problem, and drops the problems of objects that a prune has removed meanwhile.
 
 use super::cost::Costs;
 use super::findings::{Problem, ProblemKind, is_damage};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bad places of a pack: the offset of a frame, and a range of bytes of its content.
 type BadPlaces = BTreeSet<(u64, usize, usize)>;
 
-/// Maximum number of problems whose cost is computed: each takes a look at the whole archive.
+/// Maximum number of problems whose cost is computed: each computation looks at the whole archive.
 const MAX_COSTED: usize = 200;
 
 impl Run<'_> {
@@ -51,7 +51,7 @@ impl Run<'_> {
         packs.chain(wal).sum()
     }
 
-    /// Records of the backups from which the WAL has to lead on.
+    /// Records of the backups behind which the WAL has to continue.
     fn leading(&self) -> Vec<&Record> {
         let in_scope = |record: &&Record| match self.options.scope {
             Scope::Backup(_) => self.selected.contains(&record.id),
@@ -93,8 +93,8 @@ impl Run<'_> {
         )
     }
 
-    /// Checks that segments at the end of a timeline still exist which an earlier verification has
-    /// read.
+    /// Checks that the segments at the end of a timeline still exist, if an earlier verification
+    /// has read them.
     fn lost_tails(&self) {
         let Some(WalHistory { inventory, .. }) = &self.history else {
             return;
@@ -253,10 +253,12 @@ impl Run<'_> {
                 problem.backups.extend(led);
                 problem.window = Some(lost);
             }
-            Some(ObjectName::Wal(WalName::Partial(_) | WalName::Backup(..)))
-            | Some(ObjectName::Pin(_) | ObjectName::VerifiedPacks | ObjectName::VerifiedWal)
-            | Some(
-                ObjectName::Verified(_)
+            Some(
+                ObjectName::Wal(WalName::Partial(_) | WalName::Backup(..))
+                | ObjectName::Pin(_)
+                | ObjectName::VerifiedPacks
+                | ObjectName::VerifiedWal
+                | ObjectName::Verified(_)
                 | ObjectName::FoundDamaged(_)
                 | ObjectName::Active(_)
                 | ObjectName::Drills,

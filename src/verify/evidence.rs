@@ -24,8 +24,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Reads the evidence. What is damaged is reported and counts as absent. `backups` are those
-    /// that a verification has seen; true where it found damage.
+    /// Reads the evidence. Damaged evidence is reported and counts as absent. `backups` are the
+    /// backups that were verified; true: damage was found.
     pub fn read(
         archive: &Archive,
         size: Option<SegmentSize>,
@@ -40,6 +40,7 @@ impl Evidence {
             if *is_damaged {
                 names.push(ObjectName::FoundDamaged(id.clone()));
             }
+            // Read only to report damaged evidence.
             for name in names {
                 recall::<VerifiedBackup>(archive, &name, findings)?;
             }

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Maximum number of bad places that are kept for one pack; with more all of it counts as bad.
+/// Maximum number of bad places that are kept for one pack; a pack with more bad places counts as
+/// bad as a whole.
 const MAX_PLACES: usize = 1000;
 
 /// Maximum number of problems that are kept.
 const MAX_PROBLEMS: usize = 100_000;
 
-/// Number of objects in a row that could not be reached, after which the remaining ones are not
-/// tried.
+/// Number of objects in a row that could not be reached, after which the remaining objects are
+/// skipped.
 const MAX_UNREACHED: u32 = 20;
 
 /// Content of a frame as a whole.
@@ -228,6 +229,7 @@ impl Findings {
 
     /// Whether there is a problem with this object.
     pub fn has_problem(&self, object: &ObjectName) -> bool {
+        // `Missing` is the lowest kind.
         let first = (object.to_string(), ProblemKind::Missing);
         let problems = self.problems.lock();
         problems.range(first.clone()..).next().is_some_and(|((object, _), _)| *object == first.0)
@@ -238,7 +240,7 @@ impl Findings {
         self.unreached.load(Ordering::Relaxed) >= MAX_UNREACHED
     }
 
-    /// Notes that an object could be read.
+    /// Resets the number of objects in a row that could not be reached.
     pub fn reached(&self) {
         self.unreached.store(0, Ordering::Relaxed);
     }

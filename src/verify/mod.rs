@@ -4,12 +4,12 @@
 //! nothing but the evidence that it records under `verify/`.
 //!
 //! There are three answers: good, bad and unknown. An outage is never reported as damage, and
-//! nothing that could not be read counts as good. No lock is taken: when something is missing, the
-//! backups are listed again, and what a concurrent prune removes is not a problem.
+//! nothing that could not be read counts as good. No lock is taken: when an object is missing, the
+//! backups are listed again, and an object that a concurrent prune removed is not a problem.
 //!
-//! Blocks that several backups share are read once: every manifest is read beside that of its
-//! parent, see [`diff`]. Memory is two parts of manifests, 5 MiB per thread, and the names of all
-//! objects.
+//! Blocks that several backups share are read once: every manifest is read together with the
+//! manifest of the parent, see [`diff`]. Memory is two parts of manifests, 5 MiB per thread, and
+//! the names of all objects.
 
 mod backup;
 mod compare;

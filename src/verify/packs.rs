@@ -16,7 +16,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Objects to read. Holds what it needs of a manifest, and not the manifest.
+/// Objects to read. Has a copy of the needed entries of a manifest, so the manifest need not stay
+/// in memory.
 pub enum ReadTask {
     /// Key of a pack whose header has to be checked.
     Pack(Arc<str>),
@@ -34,8 +35,8 @@ pub struct ExpectedBlocks {
     whole: Option<Arc<WholeFile>>,
 }
 
-/// A file all of whose blocks are read: its CRC has to be the one that was computed before the file
-/// was divided into blocks.
+/// A file of which all blocks are read. Its CRC has to be the one that the backup computed before
+/// it divided the file into blocks.
 struct WholeFile {
     /// Part of the manifest that has the file.
     manifest: ObjectName,
@@ -51,7 +52,8 @@ struct WholeFile {
 /// Makes tasks of the ranges to read for a part of a manifest.
 ///
 /// # Errors
-/// An item is a `Defect` when its range is not of these files and packs.
+///
+/// An item is a `Defect` when its range names a file or pack that is not one of these.
 pub fn tasks(
     id: &str,
     number: u32,
@@ -245,8 +247,8 @@ impl<'a> TaskReader<'a> {
 }
 
 impl WholeFile {
-    /// Adds a good piece; returns the CRC of the whole file with the last one. A bad piece is never
-    /// added, so a file with damage has no CRC here.
+    /// Adds a good piece. Returns the CRC of the whole file when the piece is the last one. A bad
+    /// piece is never added, so a file with damage has no CRC here.
     fn add(&self, offset: u64, bytes: &[u8]) -> Option<u32> {
         let crc32c = crc32c::crc32c(bytes);
         let mut parts = self.parts.lock();

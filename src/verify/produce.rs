@@ -27,7 +27,7 @@ struct Producer {
 
 impl Producer {
     fn send(&self, task: ReadTask) {
-        // The readers receive until the sender is dropped.
+        // Sending cannot fail: the readers receive until the sender is dropped.
         drop(self.tasks.send(task));
     }
 
@@ -101,8 +101,8 @@ impl Run<'_> {
         for (number, part) in (1..).zip(Parts::of(self.archive, record)) {
             let read = part.and_then(|part| backup.part(&part).map(|()| part));
             match (read, stored_parts.next()) {
-                (Ok(part), stored) => {
-                    Findings::count(&self.findings.bytes, stored.map_or(0, bytes_of));
+                (Ok(part), Some(stored)) => {
+                    Findings::count(&self.findings.bytes, bytes_of(stored));
                     self.produce_part(record, number, part, diff, producer)?;
                 }
                 (Err(error), Some(stored)) => {
@@ -112,6 +112,9 @@ impl Run<'_> {
                     let exists = self.archive.stored_at(&name)?.is_some();
                     self.findings.error(&name, &error, exists, [record.id.as_str()]);
                     return Ok(false);
+                }
+                (Ok(_), None) => {
+                    return Err(Error::defect("a manifest has more parts than its record names"));
                 }
                 // All parts of the record were read, and the manifest is not complete.
                 (Err(error), None) => {
@@ -123,7 +126,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Base of a part of a manifest, if the part cannot be read because of it.
+    /// Base of a part of a manifest, if the part cannot be read because its base cannot.
     fn unreadable_base(&self, part: &ManifestPart) -> Option<ObjectName> {
         let base = part.base.as_deref()?;
         let (id, number) = base.place()?;
@@ -140,8 +143,8 @@ impl Run<'_> {
             .all(|record| name.number(record.segment_size) >= record.wal.first.number(record.segment_size))
     }
 
-    /// Sends the blocks of one part of a manifest to be read, except those that were there before
-    /// or that an earlier verification has read.
+    /// Sends the blocks of one part of a manifest to be read, except the blocks that the earlier
+    /// manifest of `diff` has, and the packs that an earlier verification has read.
     fn produce_part(
         &self,
         record: &Record,

@@ -14,13 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Maximum number of objects that the evidence of a damaged backup names.
 const MAX_OBJECTS: usize = 100;
 
-/// Time of a segment that was good once and is damaged now: it is missed when it disappears, and it
-/// is older than every `--since`.
+/// Time that the evidence gives for a segment that was good once and is damaged now. It is older
+/// than every `--since`, so the segment is read again; and if the segment disappears, it is
+/// reported as missing.
 const DAMAGED: Timestamp = Timestamp::UNIX_EPOCH;
 
 impl Run<'_> {
-    /// Records the evidence of this verification. A repository that cannot be written is verified
-    /// all the same.
+    /// Records the evidence of this verification. The verification of a repository that cannot be
+    /// written succeeds without evidence.
     pub fn remember(&self, problems: &[Problem], is_unknown: bool) {
         if let Err(error) = self.write_evidence(problems, is_unknown) {
             tracing::info!("the result of the verification cannot be remembered: {error}");

@@ -22,6 +22,7 @@ const QUEUE_CAPACITY: usize = 4;
 /// Verifies one archive.
 ///
 /// # Errors
+///
 /// When the archive cannot be listed or stops answering. Damage and single objects that cannot be
 /// read are part of the result.
 pub fn verify(archive: &Archive, options: &Options) -> Result<VerifyResult> {
@@ -40,8 +41,8 @@ pub fn verify(archive: &Archive, options: &Options) -> Result<VerifyResult> {
 }
 
 impl<'a> Run<'a> {
-    /// Lists the archive. Records are listed before the objects that they name, so that nothing
-    /// which is being stored or removed meanwhile seems to be missing.
+    /// Lists the archive. Records are listed before the objects that they name, so that an object
+    /// that is stored or removed meanwhile does not seem to be missing.
     fn begin(archive: &'a Archive, options: &'a Options, findings: &'a Findings) -> Result<Run<'a>> {
         let mut wal = Vec::new();
         let mut stored = BTreeMap::new();
@@ -63,7 +64,7 @@ impl<'a> Run<'a> {
                 if !records.iter().any(|record| record.id == *id)
                     && !damaged.iter().any(|(other, _)| other == id)
                 {
-                    return Err(Error::new(Kind::Absent, format!("there is no backup {id}"))
+                    return Err(Error::new(Kind::Absent, format!("backup {id} does not exist"))
                         .hint("`walkeep list` shows the backups"));
                 }
                 [id.clone()].into()

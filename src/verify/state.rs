@@ -24,12 +24,13 @@ pub enum Scope {
 }
 
 pub struct Options {
-    /// Stored bytes: read, and to read.
+    /// Stored bytes that were read, out of the bytes to read.
     pub progress: Progress,
     pub scope: Scope,
     /// Check presence and size alone.
     pub quick: bool,
-    /// Objects that were read later than this are not read again; `None`: all are read.
+    /// Packs and segments that were read at this time or later are not read again; `None`: all are
+    /// read.
     pub since: Option<Timestamp>,
     pub now: Timestamp,
     /// Number of reading threads.
@@ -69,7 +70,7 @@ pub struct Run<'a> {
     pub stored: BTreeMap<SegmentName, Timestamp>,
     /// `None` when there is neither a backup nor a segment.
     pub history: Option<WalHistory>,
-    /// Records of earlier verifications.
+    /// Evidence of earlier verifications.
     pub evidence: Evidence,
     /// Ids of backups whose manifests were read to the end, so that all objects they name were
     /// checked.
@@ -119,7 +120,7 @@ impl Run<'_> {
     }
 }
 
-/// Bytes that reading a part of a manifest reads: its own and those of its base.
+/// Number of bytes to read for a part of a manifest: the bytes of the part and of its base.
 pub fn bytes_of(part: &ManifestPart) -> u64 {
     part.size + part.base.as_deref().map_or(0, |base| base.size)
 }
