@@ -225,7 +225,7 @@ pub(super) fn check_stored(archive: &Archive, manifest: &Written) -> Result<()> 
         None => Ok(()),
         Some((key, _)) => {
             Err(Error::new(Kind::Damage, format!("{key} was removed while the backup was taken"))
-                .hint("take the backup again: what is missing is stored anew"))
+                .hint("take the backup again: missing objects are stored anew"))
         }
     }
 }

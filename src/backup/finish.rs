@@ -101,6 +101,6 @@ fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
     let doing = || format!("verify {name} in the repository");
     let stored = archive
         .get_wal(WalName::Segment(name))?
-        .ok_or_else(|| Error::new(Kind::Hole, "it was removed").doing(doing()))?;
+        .ok_or_else(|| Error::new(Kind::Hole, "the segment was removed").doing(doing()))?;
     stored.read(|_, _| Ok(())).doing(doing).map(|_| ())
 }

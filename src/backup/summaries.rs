@@ -124,20 +124,20 @@ impl BackupServer {
     fn unusable(&self, parent: &Record, timeline: TimelineId, start: Lsn) -> Option<String> {
         let settings = &self.found.settings;
         if !parent.is_complete() {
-            return Some("do not count: it has bad pages".into());
+            return Some("cannot be used: that backup has bad pages".into());
         }
         if parent.settings.data_checksums != settings.data_checksums {
-            return Some("do not count: data checksums were turned on or off".into());
+            return Some("cannot be used: data checksums were turned on or off".into());
         }
         if parent.settings.block_size != settings.block_size || settings.block_size as usize != PAGE_SIZE {
-            return Some(format!("do not count: pages have {} bytes", settings.block_size));
+            return Some(format!("cannot be used: pages have {} bytes", settings.block_size));
         }
         if parent.timeline != timeline {
             return Some(format!("are of another timeline, {} and not {timeline}", parent.timeline));
         }
         // A backup of a standby that lags behind may begin before the end of the parent, and the
         // parent may have copied newer blocks.
-        (parent.stop_lsn > start).then(|| format!("do not help: it ended behind {start}"))
+        (parent.stop_lsn > start).then(|| format!("cannot be used: that backup ended behind {start}"))
     }
 
     /// Waits until the server has summarized the WAL between two LSNs. Returns start and end of
@@ -212,7 +212,7 @@ impl BackupServer {
             let limit = column::<Option<i64>>(row, 3)?;
             let spans = column::<Option<&[u8]>>(row, 4)?;
             if place.tablespace == 0 {
-                return Err(Error::new(Kind::Refused, "say that most of it changed"));
+                return Err(Error::new(Kind::Refused, "list too many changed blocks"));
             }
             if node == 0 {
                 databases.insert(place);

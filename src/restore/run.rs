@@ -69,7 +69,7 @@ fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
     let file_systems = file_systems(job)?;
     write_markers(job)?;
     if job.options.delta {
-        progress::step("removing what the backup does not have");
+        progress::step("removing files that the backup does not have");
         delta::clear(job)?;
     }
     progress::step("restoring");

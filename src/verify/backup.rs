@@ -85,20 +85,20 @@ impl<'a> BackupCheck<'a> {
             WalRange::of_backup(*timeline, *start_lsn..*stop_lsn, settings.from_standby, *segment_size);
         if start_lsn > stop_lsn || *wal != expected {
             self.contradiction(format!(
-                "it goes from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
+                "the record has a backup from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
                 wal.first, wal.last
             ));
         }
         if self.record.system_identifier != self.archive.lineage().system_identifier {
-            self.contradiction(format!("it is of the cluster {}", self.record.system_identifier));
+            self.contradiction(format!("the record belongs to the cluster {}", self.record.system_identifier));
         }
         for (number, part) in (1..).zip(&self.record.manifest) {
             let name = ObjectName::Manifest(self.record.id.clone(), number);
             if part.key != name.to_string() {
-                self.contradiction(format!("it names {} as part of its manifest", part.key));
+                self.contradiction(format!("the record names {} as part of the manifest", part.key));
             }
             if let Some(base) = part.base.as_deref().filter(|base| base.place().is_none()) {
-                self.contradiction(format!("it names {} as base of its manifest", base.key));
+                self.contradiction(format!("the record names {} as base of the manifest", base.key));
             }
         }
     }
@@ -178,16 +178,16 @@ impl<'a> BackupCheck<'a> {
         let record = self.record;
         if (self.files, self.bytes) != (record.files, record.size) {
             self.contradiction(format!(
-                "it says {} files of {} bytes, the manifest has {} of {}",
+                "the record has {} files of {} bytes, the manifest has {} files of {} bytes",
                 record.files, record.size, self.files, self.bytes
             ));
         }
         if record.packs.as_ref().is_some_and(|packs| *packs != self.packs) {
-            self.contradiction("the packs that it names are not those of the manifest");
+            self.contradiction("the packs of the record differ from the packs of the manifest");
         }
         let named: BTreeSet<u32> = record.tablespaces.iter().map(|known| known.tablespace.oid).collect();
         if named != self.tablespaces {
-            self.contradiction("its tablespaces are not those of the manifest");
+            self.contradiction("the tablespaces of the record differ from the tablespaces of the manifest");
         }
         if let Some(parent) = self.parents.iter().find(|parent| !self.directories.contains(*parent)) {
             self.contradiction(format!(

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use walkeep::codec::compress::{Compression, Compressor};
 use walkeep::codec::envelope::{Header, ObjectKind};
 use walkeep::codec::hash::{ContentHash, Hasher, LANES, block_hash};
-use walkeep::pg::segment::{SegmentSize, TimelineId};
+use walkeep::pg::lsn::Lsn;
+use walkeep::pg::segment::{SegmentName, SegmentSize, TimelineId};
 use walkeep::repo::drills::{Check, Chosen, Drill, Outcome};
 use walkeep::repo::entry::{Dir, Entry, Extent, FileEntry, Owner, StoredPath};
 use walkeep::repo::manifest;
@@ -541,4 +542,16 @@ fn the_lines_of_a_manifest_have_the_members_of_the_page() {
     assert!(there, "FORMAT.md: {{\"oid\":16396,\"location\":\"/srv/ts\"}}, and not {tablespaces:?}");
     let in_place = tablespaces.iter().any(|t| t["in_place"] == true && t.get("location").is_none());
     assert!(in_place, "FORMAT.md: in_place, and not {tablespaces:?}");
+}
+
+#[test]
+fn a_standby_backup_that_ends_on_a_boundary_needs_the_segment_behind_it() {
+    let size = SegmentSize::try_from(16 << 20).expect("a segment size");
+    let segment = |number| SegmentName::of_number(TimelineId(1), number, size);
+    let range = |stop, from_standby| {
+        WalRange::of_backup(TimelineId(1), Lsn(0x0200_0028)..Lsn(stop), from_standby, size)
+    };
+    assert_eq!(range(0x0400_0000, false), WalRange { first: segment(2), last: segment(3) });
+    assert_eq!(range(0x0400_0000, true), WalRange { first: segment(2), last: segment(4) });
+    assert_eq!(range(0x0400_0001, true), WalRange { first: segment(2), last: segment(4) });
 }
