@@ -46,7 +46,9 @@ impl<'a> RestoreJob<'a> {
     /// Fails when the restore is cancelled, or when a disk failed.
     pub fn check(&self) -> Result<()> {
         if self.options.cancel.is_cancelled() {
-            return Err(Error::new(Kind::Failed, "the restore was interrupted").hint("start the restore again"));
+            return Err(
+                Error::new(Kind::Failed, "the restore was interrupted").hint("start the restore again")
+            );
         }
         if self.disk_failed.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Failed, "writing to the disk failed"));

@@ -90,7 +90,10 @@ impl<'a> BackupCheck<'a> {
             ));
         }
         if self.record.system_identifier != self.archive.lineage().system_identifier {
-            self.contradiction(format!("the record belongs to the cluster {}", self.record.system_identifier));
+            self.contradiction(format!(
+                "the record belongs to the cluster {}",
+                self.record.system_identifier
+            ));
         }
         for (number, part) in (1..).zip(&self.record.manifest) {
             let name = ObjectName::Manifest(self.record.id.clone(), number);
