@@ -40,12 +40,12 @@ pub struct ServerChecks<'a> {
 }
 
 impl ServerChecks<'_> {
-    /// Performs all checks but that of the position that recovery reached, and appends their
-    /// results to `done`.
+    /// Performs all checks of the recovered server, except the check of the position that recovery
+    /// reached. Appends their results to `done`.
     ///
     /// # Errors
-    /// When the server has gone away, the drill has timed out or it was cancelled, and when a check
-    /// could not be done for a reason that means nothing for the backup.
+    /// When the server has gone away, when the drill has timed out or was cancelled, and when a
+    /// check could not be done for a reason that says nothing about the backup.
     pub fn run(&self, done: &mut Vec<Check>) -> Result<()> {
         let recovered = self.server.log()?;
         done.push(log_check("log of recovery", &recovered.problems(0, &PROBLEMS)));
@@ -63,8 +63,8 @@ impl ServerChecks<'_> {
         Ok(())
     }
 
-    /// Reads all tables and runs `pg_amcheck`. Both keep a processor busy, so with more than one
-    /// job they run at the same time.
+    /// Reads all tables and runs `pg_amcheck`. Both are limited by the processor, so with more than
+    /// one job they run at the same time.
     fn read(&self, user: &str, databases: &[String]) -> Result<[Check; 2]> {
         let half = NonZeroUsize::new(self.jobs.get() / 2).filter(|_| self.amcheck);
         let Some(half) = half else {
@@ -154,7 +154,8 @@ impl ServerChecks<'_> {
         self.runner.check()?;
         let bound = Some(self.runner.remaining());
         let answer = self.server.session(user, &assertion.database).and_then(|session| {
-            // The search path of an ordinary session, so that the query finds its tables.
+            // The query runs with the search path of an ordinary session, so that it finds its
+            // tables.
             session.batch("RESET search_path", bound)?;
             session.text(&assertion.sql, bound)
         });
@@ -164,7 +165,7 @@ impl ServerChecks<'_> {
             Err(error) if is_missing_library(&error.to_string()) => return Err(error),
             Err(error) => return Ok(Check::failed(&name, error.to_string())),
         };
-        // A null is written as nothing, as `psql -A` writes it.
+        // A null is an empty text, as in the output of `psql -A`.
         let columns = |row: &Vec<Option<String>>| {
             row.iter().map(|value| value.as_deref().unwrap_or("")).collect::<Vec<_>>().join("|")
         };
@@ -185,6 +186,7 @@ fn missing_extension(message: String) -> Error {
     Error::new(Kind::Unavailable, message).hint("install the extensions of the cluster on this host")
 }
 
+/// Returns the check of a log, from the lines about problems in it.
 fn log_check(name: &str, problems: &[&str]) -> Check {
     match problems.first() {
         None => Check::passed(name, "no error in it"),

@@ -1,9 +1,11 @@
-//! Comparison with the primary: does it go on where the archive ends? The drill's server follows
-//! the primary as a standby, up to a restore point that is created there for this.
+//! Comparison with the primary, which shows whether its WAL continues where the archive ends. The
+//! drill's server follows the primary as a standby, up to a restore point that the drill creates
+//! there.
 //!
-//! The primary keeps nothing for it: no slot, no feedback, and no commit waits for it. The WAL that
-//! is streamed was not scanned before, so a primary with tablespaces that the backup does not have
-//! is not followed: replaying their creation would write into their directories.
+//! The primary retains nothing for it: there is no slot and no feedback, and no commit waits for
+//! it. The WAL that is streamed was not scanned before, so a primary with tablespaces that the
+//! backup does not have is not followed: replaying their creation would write into their
+//! directories.
 
 use super::recover::{Recovering, RecoverySetting};
 use super::runner::POLL_INTERVAL;
@@ -31,7 +33,7 @@ const STATEMENT_TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 /// Interval between two reads of the server's log.
 const LOG_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Messages of a server whose WAL and the primary's are of different histories.
+/// Messages of a server whose WAL and the WAL of the primary have diverged.
 const DIVERGED: [&str; 5] = [
     "before current recovery point",
     "is behind recovery timeline",
@@ -40,6 +42,7 @@ const DIVERGED: [&str; 5] = [
     "is ahead of the WAL flush position of this server",
 ];
 
+/// Start of the message of a server that begins to stream; the position follows.
 const STREAMING: &str = "started streaming WAL from primary at ";
 
 /// Restore point on the primary.
@@ -49,12 +52,12 @@ struct RestorePoint {
 }
 
 /// Follows the primary from the end of the archive to its present position. Returns the server,
-/// which has left recovery there, and the detail of the check; the detail is an error when the
-/// server got there without streaming.
+/// which has left recovery at that position, and the detail of the check; the detail is an error
+/// when the server reached the position without streaming.
 ///
 /// # Errors
-/// `Problem` when archive and primary are not of one history; `Refused` and `Unavailable` when the
-/// primary may not or cannot be followed.
+/// [`Kind::Problem`] when the archive and the primary have diverged; [`Kind::Refused`] when the
+/// primary must not be followed, [`Kind::Unavailable`] when it cannot be followed.
 pub fn follow(
     recovering: &Recovering<'_>,
     primary: &Primary,
@@ -120,7 +123,7 @@ fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<Recovery
     };
     [
         ("primary_conninfo", conninfo),
-        // Application name at the primary.
+        // `cluster_name` is the application name at the primary.
         ("cluster_name", name),
         ("wal_receiver_create_temp_slot", "off"),
         ("hot_standby_feedback", "off"),
@@ -185,7 +188,8 @@ fn create_restore_point(primary: &Primary, plan: &RestorePlan, end: Lsn, name: &
 }
 
 /// Compares the primary's timeline and position with the end of the archive, before anything is
-/// streamed. A newer timeline that left the archive's too early is found by the server itself.
+/// streamed. The drill's server itself detects a newer timeline that branched off before the end of
+/// the archive.
 fn check_history(session: &Session, plan: &RestorePlan, end: Lsn) -> Result<()> {
     let row = session.query_one(
         "SELECT pg_current_wal_flush_lsn()::text, \

@@ -1,4 +1,4 @@
-//! Position that recovery has to reach, computed from the archive: all WAL from the backup on is
+//! Position that recovery has to reach, computed from the archive: all WAL that the plan replays is
 //! read once and checked.
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -13,7 +13,7 @@ use crate::restore::{RecoveryTarget, RestorePlan};
 pub struct Expected {
     /// Lowest position.
     pub least: Lsn,
-    /// Highest position; `None`: not limited.
+    /// Highest position; `None` when it is not limited.
     pub most: Option<Lsn>,
     /// Position to report.
     pub lsn: Lsn,
@@ -46,8 +46,9 @@ struct WalScan {
 /// Reads the WAL that the plan replays, until `is_cancelled`.
 ///
 /// # Errors
-/// `Refused` when the WAL creates a tablespace: replaying that writes to the directory of the
-/// original. `Hole` when a segment is missing; errors of reading the repository.
+/// [`Kind::Refused`] when the WAL creates a tablespace: replaying that would write into the
+/// directory of the original. [`Kind::Hole`] when a segment is missing. Errors of reading the
+/// repository.
 pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Expected> {
     let record = &plan.record;
     let mut scanned = WalScan::default();
@@ -77,22 +78,22 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Exp
         )
         .hint("take a new backup: it has the tablespace, and a drill puts it into the scratch directory"));
     }
-    // A backup without any record behind its stop has been reached at its stop.
+    // Without any record behind the stop of the backup, recovery ends at the stop.
     let end = scanned.end.map_or(record.stop_lsn, |end| end.max(record.stop_lsn));
     let (least, most, lsn) = match (&plan.target, scanned.stop) {
         (RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_), Some(stop)) => {
             (scanned.before.unwrap_or(record.stop_lsn), Some(stop), stop)
         }
         (RecoveryTarget::Lsn(lsn), None) => (*lsn, None, *lsn),
-        // WAL that is archived during the drill is replayed too.
+        // No upper limit: WAL that is archived during the drill is replayed too.
         (RecoveryTarget::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
     Ok(Expected { least, most, lsn, last: scanned.last })
 }
 
-/// Opens the segment with this number that a server reads on its way along the history: that of the
-/// newest timeline that reaches back so far and has it.
+/// Opens the segment with this number that a server reads along the history: the segment of the
+/// newest timeline that had begun by then and has it.
 fn open(plan: &RestorePlan, number: u64) -> Result<(WalName, StoredWal)> {
     let size = plan.record.segment_size;
     let begins = std::iter::once(0).chain(plan.history.parents.iter().map(|(_, end)| end.0 / size.bytes()));
@@ -110,6 +111,7 @@ fn open(plan: &RestorePlan, number: u64) -> Result<(WalName, StoredWal)> {
 }
 
 impl WalScan {
+    /// Takes one record into account.
     fn note(&mut self, target: &RecoveryTarget, found: FoundRecord) {
         if self.stop.is_some() {
             return;

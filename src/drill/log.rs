@@ -1,5 +1,5 @@
 //! Log of the drill's servers, without the messages that the drill itself causes by stopping them:
-//! those mean nothing for what was restored.
+//! these say nothing about the backup.
 
 use crate::error::{Doing, Error, Kind, Result};
 use parking_lot::Mutex;
@@ -7,11 +7,12 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// A role was tried that does not exist or may not log in.
+/// SQLSTATE and severity of a failed login: the drill tried a role that does not exist or may not
+/// log in.
 const UNKNOWN_ROLE: &str = " 28000 FATAL:  ";
 
-/// The WAL receiver. It also ends with an error when recovery has reached its target; whether it
-/// streamed is checked elsewhere.
+/// Prefix of messages of the WAL receiver. It ends with an error even when recovery has reached its
+/// target; `compare.rs` checks whether it streamed.
 const WAL_RECEIVER: &str = "] walreceiver ";
 
 /// Severities of messages about a problem.
@@ -23,12 +24,12 @@ const MAX_LINES: usize = 5;
 /// File to which all servers of a drill append their messages.
 pub struct ServerLogFile {
     path: PathBuf,
-    /// Bytes that were written between a stop's begin and the end of its server, in their order.
+    /// Ranges of bytes that were written while servers were being stopped, in their order.
     stops: Mutex<Vec<Range<usize>>>,
 }
 
 impl ServerLogFile {
-    /// A log in the file at `path`, which need not exist.
+    /// Creates a log in the file at `path`, which need not exist.
     pub fn new(path: PathBuf) -> ServerLogFile {
         ServerLogFile { path, stops: Mutex::new(Vec::new()) }
     }
@@ -40,13 +41,13 @@ impl ServerLogFile {
     }
 
     /// Number of bytes in the file. Processes of PostgreSQL write each message with one call, so
-    /// this is the end of a line.
+    /// the file ends with a complete line.
     pub fn len(&self) -> Result<usize> {
         let bytes = self.path.metadata().doing(|| format!("look at {}", self.path.display()))?.len();
         usize::try_from(bytes).map_err(|_| Error::new(Kind::Failed, "the log of the server is too large"))
     }
 
-    /// Excludes what a server has written since the file had `begin` bytes.
+    /// Excludes the messages that were written since the file had `begin` bytes.
     pub fn exclude_since(&self, begin: usize) -> Result<()> {
         let end = self.len()?;
         self.stops.lock().push(begin..end);
@@ -115,7 +116,7 @@ impl ServerLog {
         self.lines().rev().find(|line| line.starts_with("walfetch: error:"))
     }
 
-    /// Why the server ended: the last lines about a problem, else the last lines.
+    /// Reason for the end of the server: the last lines about a problem, else the last lines.
     pub fn reason(&self) -> String {
         let problems = self.problems(0, &PROBLEMS);
         let lines = if problems.is_empty() { self.lines().collect() } else { problems };

@@ -1,21 +1,22 @@
-//! Proves that a backup restores: into a working directory, with a server that is isolated from
-//! everything else, to the end of the archive, and all of it readable. Does not know the
+//! Proves that a backup restores: restores it into a working directory, recovers it there with a
+//! server that is isolated from everything else, and reads all of it. Does not know the
 //! configuration.
 //!
 //! # Promises
 //!
-//! * The outcome is *proved* only when everything was checked and nothing was wrong. What was found
-//!   to be wrong is *refuted*; what could not be found out is *unknown* and never proved.
-//! * The position that recovery has to reach is computed from the archive, by reading all the WAL
-//!   once, and compared with the position of the server.
+//! * The outcome is *proved* only when everything was checked and nothing was wrong. It is
+//!   *refuted* when the backup or its WAL was found to be wrong, and *unknown* when that could not
+//!   be found out.
+//! * The position that recovery has to reach is computed from the archive, by reading all WAL to
+//!   replay once, and is compared with the position that the server reached.
 //! * Nothing outside of the working directory is written: the server runs with a configuration that
-//!   is generated here, and nothing of the restored one is read. It has no address, archives
-//!   nothing, runs no jobs and no replication, and its tablespaces lie in the working directory.
-//!   WAL that would create a tablespace elsewhere is not replayed.
-//! * With a comparison it connects to the primary, and to nothing else; the primary keeps nothing
-//!   for it.
-//! * Nothing is left behind, and only processes that it started are stopped. What a killed drill
-//!   left is found and removed by the next one.
+//!   is generated here, and nothing of the restored configuration is read. It has no address,
+//!   archives nothing, runs no jobs and no replication, and its tablespaces lie in the working
+//!   directory. WAL that would create a tablespace elsewhere is not replayed.
+//! * With a comparison the server connects to the primary, and to nothing else; the primary retains
+//!   nothing for it.
+//! * Nothing is left behind, and only processes that a drill started are stopped. The next drill
+//!   finds and removes what a killed drill left.
 
 mod check;
 mod compare;

@@ -6,12 +6,13 @@ use crate::repo::record::Record;
 use crate::restore::RecoveryTarget;
 use std::collections::BTreeMap;
 
-/// Selection that the caller asks for.
+/// Request of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrillRequest {
     /// The backup with this id, or the best one for a target.
     This { backup: Option<String>, target: RecoveryTarget },
-    /// The next of the rotation: the newest, the oldest kept, a pinned one, a random moment.
+    /// The next step of the rotation: the newest backup, the oldest kept one, a pinned one, a
+    /// random moment.
     Rotate,
 }
 
@@ -19,7 +20,7 @@ pub enum DrillRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
     pub chosen: Chosen,
-    /// Id of the backup; `None`: the best one for the target.
+    /// Id of the backup; `None` for the best one for the target.
     pub backup: Option<String>,
     pub target: RecoveryTarget,
 }
@@ -33,7 +34,7 @@ impl Selection {
 /// Order of the rotation.
 const ROTATION: [Chosen; 4] = [Chosen::Newest, Chosen::Oldest, Chosen::Pinned, Chosen::Moment];
 
-/// Selects backup and target. `drills` are the earlier ones, oldest first; `moment` is a random
+/// Selects backup and target. `drills` are the earlier drills, oldest first; `moment` is a random
 /// moment of the restorable window, `None` if there is no window.
 pub fn select(
     request: DrillRequest,
@@ -50,7 +51,7 @@ pub fn select(
     let is_standalone = backup.as_ref().and_then(|id| pins.get(id)).is_some_and(|pin| pin.standalone);
     Selection {
         chosen: if is_newest { Chosen::Newest } else { Chosen::Named },
-        // Only the WAL up to the end of the backup is kept for it.
+        // For a standalone pin only the WAL up to the end of the backup is kept.
         target: if is_standalone && target == RecoveryTarget::End {
             RecoveryTarget::Immediate
         } else {
@@ -60,7 +61,8 @@ pub fn select(
     }
 }
 
-/// Returns the step of the rotation behind that of the last drill, skipping steps without a backup.
+/// Returns the selection for the step of the rotation after the step of the last drill. Steps for
+/// which there is no backup are skipped.
 fn next_of_rotation(
     records: &[Record],
     pins: &BTreeMap<String, Pin>,
@@ -73,7 +75,7 @@ fn next_of_rotation(
     let complete = || records.iter().filter(|record| record.is_complete());
     let end =
         |record: &Record| if is_standalone(record) { RecoveryTarget::Immediate } else { RecoveryTarget::End };
-    // Position of the last drill of a backup; 0: none.
+    // Number of the last drill of a backup, counted from 1; 0 when it has had none.
     let last_drill = |record: &Record| {
         drills.iter().rposition(|drill| drill.backup.as_ref() == Some(&record.id)).map_or(0, |at| at + 1)
     };

@@ -1,4 +1,4 @@
-//! Reads every table of every database of a cluster, by several sessions.
+//! Reads every table of every database of a cluster, in several sessions.
 
 use super::runner::Runner;
 use super::server::DrillServer;
@@ -27,13 +27,12 @@ pub struct TablesRead {
     pub bytes: u64,
     /// Tables that cannot be read, each with the reason.
     pub bad: Vec<String>,
-    /// Tables that could not be tried since a library is missing on this host, each with the
-    /// reason.
+    /// Tables that could not be read since a library is missing on this host, each with the reason.
     pub untried: Vec<String>,
 }
 
-/// Tables of a database, with statements that read each to its last byte: `COPY` also assembles
-/// values from the TOAST table, which is read once more, page by page.
+/// Query for the tables of a database, with statements that read each to its last byte: `COPY` also
+/// assembles values from the TOAST table, which is read once more, page by page.
 const TABLES: &str = "\
     SELECT format('%I.%I', n.nspname, c.relname) AS name, \
            CASE WHEN c.relkind IN ('t', 'S') THEN format('SELECT count(*) FROM %I.%I', n.nspname, c.relname) \
@@ -44,8 +43,8 @@ const TABLES: &str = "\
        AND (c.relkind <> 'm' OR c.relispopulated)";
 
 /// Allows connections to every database and disables event triggers, so that no code of the
-/// databases runs by itself. Returns the names of the databases, without those that the server
-/// marks as invalid: they can only be dropped.
+/// databases runs by itself. Returns the names of the databases, except databases that the server
+/// marks as invalid: these can only be dropped.
 pub fn open_databases(server: &DrillServer, user: &str, runner: &Runner<'_>) -> Result<Vec<String>> {
     let bound = Some(runner.remaining());
     let first = server.session(user, "template1")?;
@@ -78,7 +77,7 @@ pub fn open_databases(server: &DrillServer, user: &str, runner: &Runner<'_>) -> 
 /// Reads all tables. A table that cannot be read is part of the result.
 ///
 /// # Errors
-/// When the server has gone away, the drill has timed out or it was cancelled.
+/// When the server has gone away, or the drill has timed out or was cancelled.
 pub fn read(
     server: &DrillServer,
     user: &str,
@@ -102,7 +101,7 @@ pub fn read(
         }
     }
     read.tables = tables.len();
-    // The largest first, so that no session is left alone with it at the end.
+    // The largest table comes first, so that it is not the one that all others wait for at the end.
     tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
     let readers = Readers {
         server,
@@ -165,8 +164,8 @@ impl Readers<'_> {
             match open.batch(&table.statement, Some(self.runner.remaining())) {
                 Ok(()) => drop(self.bytes.fetch_add(table.bytes, Ordering::Relaxed)),
                 Err(error) => {
-                    // Not because of this table: the server has gone away, or the drill has timed
-                    // out.
+                    // The table is not the cause when the server has gone away or the drill has
+                    // timed out.
                     open.check()?;
                     if error.kind() == Kind::Timeout {
                         return Err(error);
@@ -182,7 +181,7 @@ impl Readers<'_> {
 }
 
 /// Whether a message of the server is about a library that is not installed on this host, which
-/// means nothing for the backup.
+/// says nothing about the backup.
 pub fn is_missing_library(text: &str) -> bool {
     ["could not access file", "could not load library", "could not open extension control file"]
         .iter()

@@ -1,4 +1,4 @@
-//! Recovery of the drill's server: its configuration, its signal file, and the cause when it fails.
+//! Recovery of the drill's server: its configuration, its signal file, and the cause of a failure.
 
 use super::runner::Runner;
 use super::server::DrillServer;
@@ -11,9 +11,10 @@ use crate::pg::lsn::Lsn;
 /// Name and value of a setting.
 pub type RecoverySetting = (&'static str, String);
 
+/// Files that make a server recover: to a target, or as a standby.
 const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
-/// Messages of a server whose cause is this host and not the backup.
+/// Parts of messages of a server about problems of this host and not of the backup.
 const ENVIRONMENT_ERRORS: [&str; 8] = [
     "No space left on device",
     "Disk quota exceeded",
@@ -58,7 +59,7 @@ impl Recovering<'_> {
         }
     }
 
-    /// Starts the server with this signal file and these overrides.
+    /// Starts the server with this signal file alone and these overrides.
     pub fn start(&self, signal: &str, overrides: &[RecoverySetting]) -> Result<DrillServer> {
         for name in SIGNAL_FILES {
             let path = self.workdir.join("data").join(name);
@@ -85,8 +86,8 @@ impl Recovering<'_> {
         }
     }
 
-    /// Recovers until the record that begins at `last` is replayed, and stops the server, so that
-    /// recovery can continue.
+    /// Recovers until the record that begins at `last` is replayed, and shuts the server down
+    /// there, so that another server can continue the recovery.
     pub fn to_record(&self, last: Lsn) -> Result<()> {
         let target =
             [("recovery_target_lsn", last.to_string()), ("recovery_target_action", "shutdown".to_owned())];
@@ -101,8 +102,8 @@ impl Recovering<'_> {
 }
 
 /// Adds the cause from the log to the error of a server that ended. The error remains a `Problem`
-/// of the backup only when neither this host nor the repository was the cause: all WAL could be
-/// read before, so a failed fetch is an outage.
+/// of the backup only when neither this host nor the repository was the cause: all WAL was read
+/// before, so a failed fetch is an outage.
 pub fn explain_failure(error: Error, server: &DrillServer) -> Error {
     if error.kind() != Kind::Problem {
         return error;

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{Span, info_span};
 
+/// Options of a drill.
 pub struct Options {
     /// Progress of the restore.
     pub progress: Progress,
@@ -34,7 +35,7 @@ pub struct Options {
     pub directory: PathBuf,
     /// Name of the cluster; a part of the working directory's name.
     pub cluster: String,
-    /// Directory of PostgreSQL's programs; `None`: the usual places.
+    /// Directory of PostgreSQL's programs; `None` for the usual places.
     pub bin: Option<PathBuf>,
     /// Command with which the server fetches WAL, from the drilled repository alone.
     pub restore_command: String,
@@ -47,12 +48,12 @@ pub struct Options {
     pub assertions: Vec<Assertion>,
     /// Primary to follow as a standby from the end of the archive on.
     pub compare: Option<Primary>,
-    /// Keep the working directory.
+    /// Whether the working directory is kept.
     pub keep: bool,
     pub timeout: Duration,
     /// Maximum time to wait for another drill of the cluster.
     pub wait: Duration,
-    /// Environment variables that would change what PostgreSQL's programs do.
+    /// Environment variables to remove, since they would change what PostgreSQL's programs do.
     pub cleared_variables: Vec<String>,
     pub now: jiff::Timestamp,
     /// Twelve random hexadecimal digits.
@@ -62,7 +63,7 @@ pub struct Options {
 /// Result of a drill.
 pub struct Drilled {
     pub drill: Drill,
-    /// Why the outcome is unknown, or a problem beside the checks.
+    /// Error that ended the drill, or a problem beside the checks; `None` when all went well.
     pub error: Option<Error>,
     /// The working directory, if it was kept.
     pub kept: Option<PathBuf>,
@@ -71,8 +72,8 @@ pub struct Drilled {
 /// Performs a drill.
 ///
 /// # Errors
-/// `Locked` when another drill of the cluster runs, `Failed` when it was cancelled. Every other
-/// failure is part of the result.
+/// [`Kind::Locked`] when another drill of the cluster runs, [`Kind::Failed`] when this drill was
+/// cancelled, and errors of listing the directory. Every other failure is part of the result.
 pub fn run(archive: Archive, selection: &Selection, options: &Options) -> Result<Drilled> {
     let _span = info_span!("drill", backup = selection.backup).entered();
     workdir::sweep(&options.directory, &options.cluster, options.wait)?;
@@ -122,7 +123,7 @@ impl DrillJob<'_> {
         self.drill.backup = Some(plan.record.id.clone());
         self.drill.bytes = plan.record.size;
         self.drill.segments = plan.reach.segments;
-        // The planned timeline, and not a newer one that is archived during the drill.
+        // Recovery follows the planned timeline, and not a newer one that is archived meanwhile.
         plan.timeline = if plan.history.timeline == plan.record.timeline {
             TargetTimeline::Current
         } else {
@@ -166,12 +167,12 @@ impl DrillJob<'_> {
         };
         recovering.configure(&[])?;
         let expected = self.verify_and_scan(workdir, plan, &runner)?;
-        // A server reads this file whatever its configuration file is.
+        // A server reads this file, whatever `config_file` is.
         let auto_conf = data.join("postgresql.auto.conf");
         std::fs::write(&auto_conf, "").doing(|| format!("empty {}", auto_conf.display()))?;
 
         let (mut server, compared) = self.recover(&recovering, plan, expected)?;
-        // The repository is not read any more.
+        // From here on the repository is not read, so its announcement is removed.
         drop(restored);
 
         step("checking");
@@ -238,9 +239,9 @@ impl DrillJob<'_> {
         Ok(expected)
     }
 
-    /// Recovers to the target. With a comparison first to the end of the archive, from the archive
-    /// alone, and from there on with the primary; the second value is an error when they could not
-    /// be compared.
+    /// Recovers to the target. With a comparison, first recovers to the end of the archive, from
+    /// the archive alone, and then follows the primary. The second value is an error when archive
+    /// and primary could not be compared.
     fn recover(
         &mut self,
         recovering: &Recovering<'_>,
@@ -330,7 +331,7 @@ impl DrillJob<'_> {
     }
 }
 
-/// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out: that
+/// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out, which
 /// ends long statements too.
 fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce() -> T) -> T {
     let is_over = AtomicBool::new(false);

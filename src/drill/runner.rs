@@ -1,4 +1,5 @@
-//! Starts programs of PostgreSQL for a drill, and ends them when it is cancelled or has timed out.
+//! Starts programs of PostgreSQL for a drill, and ends them when the drill is cancelled or has
+//! timed out.
 
 use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
@@ -10,14 +11,15 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Interval between two looks at a process.
+/// Interval at which the state of a process is checked.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Environment and limits of the programs of one drill.
 #[derive(Clone)]
 pub struct Runner<'a> {
     pub programs: &'a Programs,
-    /// User and group of the data directory; `None` when they are those of this process.
+    /// User and group of the data directory, when this process is root and switches to them; else
+    /// `None`.
     pub user: Option<(u32, u32)>,
     /// Environment variables to remove, since they would change what the programs do.
     pub cleared_variables: &'a [String],
@@ -43,7 +45,7 @@ impl Runner<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// A command with the environment of the drill.
+    /// Returns a command with the environment of the drill.
     pub fn command(&self, program: &Path, directory: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(directory).stdin(Stdio::null());

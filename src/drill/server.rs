@@ -1,5 +1,5 @@
-//! The server of a drill: started by this process on the working directory alone, and stopped
-//! without a checkpoint, since nothing of it is kept.
+//! The server of a drill. This process starts it on the working directory alone, and stops it
+//! without a checkpoint, since its data are thrown away.
 
 use super::log::{ServerLog, ServerLogFile};
 use super::runner::{POLL_INTERVAL, Runner};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// SessionOptions of every session. Those of a session take precedence over settings of roles and
+/// Settings of every session. Settings of a session take precedence over settings of roles and
 /// databases.
 const SESSION_OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries= -c jit=off \
      -c default_transaction_read_only=off -c row_security=off";
@@ -50,7 +50,7 @@ impl DrillServer {
     /// Waits until recovery is over and the server accepts connections.
     ///
     /// # Errors
-    /// `Problem` when the server ends before that.
+    /// [`Kind::Problem`] when the server ends before that.
     pub fn await_ready(&mut self, runner: &Runner<'_>) -> Result<()> {
         loop {
             if let Some(status) = self.ended()? {
@@ -67,7 +67,7 @@ impl DrillServer {
     /// Waits for the end of a server that stops by itself.
     ///
     /// # Errors
-    /// `Problem` when it ends with another status than 0.
+    /// [`Kind::Problem`] when it ends with a status other than 0.
     pub fn await_end(&mut self, runner: &Runner<'_>) -> Result<()> {
         loop {
             match self.ended()? {
@@ -118,7 +118,7 @@ impl DrillServer {
         Session::connect(&ConnInfo::parse(&text, &environment)?, &SessionOptions::default())
     }
 
-    /// SessionOptions for sessions of other programs.
+    /// Settings of every session, for `PGOPTIONS` of other programs.
     pub fn options(&self) -> &'static str {
         SESSION_OPTIONS
     }
@@ -128,7 +128,7 @@ impl DrillServer {
         &self.socket
     }
 
-    /// Reads what all servers of the drill have logged until they were stopped.
+    /// Reads the messages of all servers of the drill, each until it was stopped.
     pub fn log(&self) -> Result<ServerLog> {
         self.log.read()
     }
@@ -159,7 +159,7 @@ impl DrillServer {
 
 impl Drop for DrillServer {
     fn drop(&mut self) {
-        // A server that remains is stopped by the next drill.
+        // If this fails, the next drill stops the server.
         let _ = self.stop();
     }
 }

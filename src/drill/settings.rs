@@ -1,5 +1,5 @@
 //! Configuration of the drill's server. It is generated here: nothing of the restored configuration
-//! is read, so no command, library or address that it names is used.
+//! is read, so no command, library or address of the cluster is used.
 
 use crate::pg::control::Control;
 use std::ops::RangeInclusive;
@@ -38,8 +38,8 @@ const FIXED: &[(&str, &str)] = &[
     ("restart_after_crash", "off"),
     ("zero_damaged_pages", "off"),
     ("ignore_checksum_failure", "off"),
-    // No connections before recovery is over: WAL that was written under larger settings can be
-    // replayed, and nothing of the cluster is used before it is complete.
+    // Without connections before the end of recovery, WAL that was written under larger settings
+    // can be replayed, and nothing of the cluster is used before it is complete.
     ("hot_standby", "off"),
     // The data directory is thrown away.
     ("fsync", "off"),
@@ -52,10 +52,10 @@ const FIXED: &[(&str, &str)] = &[
 /// Bounds of `shared_buffers`, in MB. Recovery gains nothing from more.
 const SHARED_BUFFERS: RangeInclusive<u64> = 128..=512;
 
-/// Fraction of the memory that `shared_buffers` takes: one part of this many.
+/// Divisor of the memory for `shared_buffers`: they take one part of this many.
 const MEMORY_PARTS: u64 = 16;
 
-/// Minimum values that the drill itself needs, whatever the cluster had.
+/// Minimum values that the drill itself needs, whatever the settings of the cluster were.
 const MIN_SETTINGS: &[(&str, u32)] =
     &[("max_connections", 100), ("max_worker_processes", 8), ("max_locks_per_transaction", 64)];
 
@@ -63,7 +63,7 @@ const MIN_SETTINGS: &[(&str, u32)] =
 /// (`postmaster.h`).
 const MAX_SETTING: u32 = 262_143;
 
-/// Version of the control file from which on servers know `event_triggers` (PostgreSQL 17).
+/// Lowest version of the control file whose servers know `event_triggers` (PostgreSQL 17).
 const EVENT_TRIGGERS: u32 = 1700;
 
 impl ServerConfig<'_> {

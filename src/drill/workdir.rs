@@ -1,6 +1,6 @@
-//! The working directory of one drill: everything that a drill makes lies in it, and it is removed
-//! at the end. The drill holds a lock on it, which the kernel releases when the process ends, so a
-//! directory that is not locked is an orphan.
+//! The working directory of one drill. All files of the drill lie in it, and it is removed at the
+//! end. The drill holds a lock on it, which the kernel releases when the process ends, so a
+//! directory without a lock is an orphan.
 
 use super::log::ServerLogFile;
 use crate::error::{Doing, Error, Kind, Result};
@@ -22,7 +22,7 @@ const KEEP_MARKER: &str = "walkeep.kept";
 /// Time that an orphaned server has to end after each signal.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Interval between two looks at it.
+/// Interval at which the state of an orphaned server is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Path of the server's socket in a working directory.
@@ -62,7 +62,7 @@ impl Workdir {
         Ok(workdir)
     }
 
-    /// Path of a file in it.
+    /// Path of a file in the directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -72,7 +72,7 @@ impl Workdir {
         &self.path
     }
 
-    /// Log of the servers that run in it.
+    /// Log of the servers that run in the directory.
     pub fn log(&self) -> &Arc<ServerLogFile> {
         &self.log
     }
@@ -119,7 +119,7 @@ impl Workdir {
 impl Drop for Workdir {
     fn drop(&mut self) {
         if !self.kept {
-            // After a failure, which is what the user sees; the next drill tries again.
+            // The drill has already failed, and its error is reported; the next drill tries again.
             let _ = remove(&self.path);
         }
         self.lock = None;
@@ -145,10 +145,10 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Stops and removes what killed drills of this cluster left.
+/// Stops the servers and removes the directories that killed drills of this cluster left.
 ///
 /// # Errors
-/// `Locked` when another drill still runs after `patience`.
+/// [`Kind::Locked`] when another drill still runs after `patience`.
 pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let prefix = prefix(cluster);
@@ -180,7 +180,8 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> 
     Ok(())
 }
 
-/// Removes one directory with the name of a working directory, unless it is kept or not of a drill.
+/// Removes one directory that has the name of a working directory, unless it is kept, or no drill
+/// made it.
 fn clear(path: &Path, patience: Duration) -> Result<()> {
     let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
     let own = nix::unistd::geteuid();
@@ -210,7 +211,7 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
 }
 
 /// Stops the server of a killed drill: the process that the `postmaster.pid` of the working
-/// directory names *and* that runs there as the owner of the directory. Another process with that
+/// directory names *and* that runs there as the owner of the directory. Any other process with that
 /// id is left alone.
 fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     let data = path.join("data");

@@ -45,7 +45,7 @@ pub struct Facts {
     pub repositories: Vec<RepositoryFacts>,
 }
 
-/// Answers of the server.
+/// State of the server, from its answers.
 #[derive(Debug, Clone, Default)]
 pub struct ObservedServer {
     pub version: String,
@@ -99,11 +99,11 @@ pub struct ArchiveQueue {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
     pub name: String,
-    /// Time at which it was ready.
+    /// Time at which the server finished it.
     pub since: Timestamp,
 }
 
-/// Bytes per second over the last hour, or as far back as `pg_wal` shows.
+/// Bytes of WAL per second over the last hour, or over the shorter time that `pg_wal` shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     pub written: f64,
@@ -144,20 +144,21 @@ pub struct RepositoryStock {
     pub windows: Vec<Window>,
     /// Last segment of the newest timeline, and the time at which it was stored.
     pub newest: Option<(SegmentName, Timestamp)>,
-    /// Number of finished segments of the server that are not in the repository; `None` without the
-    /// server.
+    /// Number of finished segments of the server that are not in the repository; `None` when that
+    /// is not known, for instance without the server.
     pub behind: Option<u64>,
     /// WAL file that the server counts as archived, if it is newer than everything in the
     /// repository.
     pub lacks_archived: Option<String>,
     /// Bytes of all backups.
     pub backup_bytes: u64,
-    /// Bytes of backups that are being made or were abandoned; `None` where an old record does not
+    /// Bytes of backups that are being taken or did not finish; `None` when an old record does not
     /// name its packs.
     pub unfinished_bytes: Option<u64>,
     /// Bytes of all WAL.
     pub wal_bytes: u64,
-    /// Bytes per second that were added in the last week, or since the first object was stored.
+    /// Bytes per second that were added in the last week, or since the first object was stored if
+    /// that was later; `None` after less than an hour.
     pub growth: Option<f64>,
     pub drill: Option<LastDrill>,
 }
@@ -184,7 +185,8 @@ impl ObservedBackup {
     }
 }
 
-/// The newest drill with an outcome other than unknown, and the newest that proved a backup.
+/// The newest drill with an outcome other than unknown, else the newest of all, and the end of the
+/// newest drill that proved a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastDrill {
     pub ended: Timestamp,
@@ -203,7 +205,7 @@ impl RepositoryStock {
 
 impl Facts {
     /// Seconds until the disk of `pg_wal` is full at the present rates; `None` when it does not
-    /// fill or that is not known.
+    /// fill, or the rates or the free space are not known.
     pub fn full_in(&self) -> Option<f64> {
         let (queue, disk) = (self.queue.as_ref().ok()?, self.disk.as_ref().ok()?);
         let rates = queue.rates?;

@@ -1,8 +1,8 @@
-//! Judgement of the facts, the same for the screen, for monitoring and for metrics. Reads nothing.
+//! Judgement of the facts, shared by the screen, monitoring and metrics. Reads nothing.
 //!
-//! A value above a limit of the configuration is yellow, above twice the limit red. Whatever stops
-//! archiving or makes a backup worthless is red at once. An optional repository is never worse than
-//! yellow.
+//! A value above a limit of the configuration is yellow, above twice the limit red. A problem that
+//! stops archiving or makes a backup worthless is red at once. An optional repository is never
+//! worse than yellow.
 
 use super::facts::{
     Facts, LastDrill, ObservedBackup, ObservedServer, RepositoryFacts, RepositoryStock, Trouble,
@@ -30,7 +30,7 @@ impl Light {
     }
 }
 
-/// Limits of the configuration: the highest values that are green, and the lowest `time_to_full`.
+/// Limits of the configuration: the highest values that are green; of `time_to_full` the lowest.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub backup_age: Duration,
@@ -51,7 +51,7 @@ pub struct Finding {
     /// Name of the repository; `None`: it is about the server.
     pub repository: Option<String>,
     pub detail: String,
-    /// Command to type, or what to look at.
+    /// Command to type, or place to look at.
     pub hint: Option<String>,
 }
 
@@ -75,7 +75,7 @@ impl Health {
     }
 }
 
-/// Judges all facts; good ones have a finding too.
+/// Judges all facts; a good fact has a finding too.
 pub fn judge(facts: &Facts, limits: &Limits) -> Vec<Finding> {
     let mut all = vec![server(facts)];
     all.extend(facts.server.as_ref().ok().and_then(archiving));
@@ -130,7 +130,7 @@ fn server(facts: &Facts) -> Finding {
                 finding(Light::Green, name, format!("PostgreSQL {}{standby}", server.version))
             }
         },
-        // Without server and queue nothing is known of archiving.
+        // Without the server and the queue the state of archiving is unknown.
         Err(trouble) if facts.is_running || facts.queue.is_err() => {
             Finding::unknown(Light::Red, name, trouble)
         }
@@ -299,7 +299,8 @@ fn damage(stock: &RepositoryStock) -> Option<Finding> {
             finding(Light::Red, name, detail).hint("`walkeep verify` shows what it costs and what to do"),
         );
     }
-    // The newest backup shows the cluster as it is; damage of an older one may be repaired.
+    // The newest backup shows the present state of the cluster; damage in an older backup may have
+    // been repaired since.
     let newest = stock.backups.iter().max_by_key(|backup| backup.ended)?;
     (!newest.is_complete).then(|| {
         finding(Light::Red, name, format!("the cluster had damaged pages when {} was taken", newest.id))

@@ -31,16 +31,16 @@ pub struct Look {
 /// Maximum time to wait for the server.
 const MAX_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Gathers what can be known. Changes nothing; whatever does not answer in time is unknown.
+/// Gathers the facts. Changes nothing; facts of a source that does not answer in time are unknown.
 pub fn look(look: Look) -> Facts {
     let end = Instant::now() + look.limit;
-    // Without a readable data directory its newest lineage in each repository is taken.
+    // Without a readable data directory the newest lineage in each repository is used.
     let lineage = Lineage::of(&look.pgdata).ok();
     let (now, limit) = (look.now, look.limit);
     let pgdata = look.pgdata.clone();
     let local = start(move || Local::read(&pgdata, now));
-    // Before the repositories are listed, so that they cannot seem to lack what was archived
-    // meanwhile.
+    // The server is queried before the repositories are listed, so that they cannot seem to lack a
+    // segment that was archived meanwhile.
     let server = match look.server {
         Ok(info) => {
             let timeout = (limit / 3).min(MAX_SERVER_TIMEOUT);
@@ -92,7 +92,7 @@ fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::
     receiver
 }
 
-/// Waits for the result until `end`; `None`: there was none in time.
+/// Waits for the result until `end`; `None` when there is none in time.
 fn wait<T>(receiver: &mpsc::Receiver<T>, end: Instant) -> Option<T> {
     receiver.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
 }
@@ -116,7 +116,7 @@ struct Local {
 impl Local {
     fn read(pgdata: &Path, now: Timestamp) -> Local {
         Local {
-            // A server may well run on a directory that cannot be read.
+            // When that is not known, a server may run.
             is_running: pgdata.join("postmaster.pid").try_exists().unwrap_or(true),
             queue: queue::queue(pgdata, now).map_err(Trouble::from),
             disk: disk(&pgdata.join("pg_wal")).map_err(Trouble::from),
@@ -145,6 +145,7 @@ fn list(repository: &Repository, lineage: Option<Lineage>, now: Timestamp) -> Re
     stock::read(&archive, now)
 }
 
+/// Query for the state of the server and its archiver.
 const STATE: &str = "\
 SELECT current_setting('server_version') AS version,
        pg_is_in_recovery() AS in_recovery,
@@ -167,7 +168,7 @@ fn query(info: &ConnInfo, timeout: Duration) -> Result<ObservedServer> {
     let row = &session.query_one(STATE, &[], bound).doing("query pg_stat_archiver")?;
     let current: Option<String> = column(row, "current")?;
     let segment_size: Option<i64> = column(row, "segment_size")?;
-    // The role may lack the grant; the identifier is only one more safeguard.
+    // The role may lack the permission; the identifier is only an additional safeguard.
     let control = session.query_one("SELECT system_identifier FROM pg_control_system()", &[], bound);
     let identifier = control.and_then(|row| column::<i64>(&row, 0)).ok();
     Ok(ObservedServer {
@@ -192,7 +193,7 @@ fn number(row: &Row, name: &str) -> Result<u64> {
     u64::try_from(number).map_err(|_| Error::new(Kind::Failed, format!("{name} is {number}")))
 }
 
-/// Name and time of an event; `None` when there was none.
+/// Name of the WAL file and time of an event; `None` when the event never happened.
 fn event(row: &Row, wal: &str, time: &str) -> Result<Option<(String, Timestamp)>> {
     let (wal, microseconds) = (column::<Option<String>>(row, wal)?, column::<Option<i64>>(row, time)?);
     let Some((wal, microseconds)) = wal.zip(microseconds) else {

@@ -1,9 +1,9 @@
-//! The state of a cluster: its server, its `pg_wal` and its repositories, and a judgement of it.
+//! The state of a cluster — its server, its `pg_wal` and its repositories — and its judgement.
 //!
 //! [`look`] gathers [`Facts`] and changes nothing. [`judge`] turns them into [`Finding`]s and reads
-//! nothing else, so that every judgement can be tested with made-up facts. A [`Health`] is both.
-//! What cannot be known is reported as unknown, never as green, and nothing takes longer than the
-//! caller allows.
+//! nothing else, so that every judgement can be tested with made-up facts. A [`Health`] has both. A
+//! fact that cannot be known is reported as unknown, never as green, and gathering takes no longer
+//! than the caller allows.
 
 mod facts;
 mod judge;

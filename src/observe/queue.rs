@@ -1,12 +1,12 @@
 //! Files in `pg_wal` that wait to be archived, read from `archive_status` alone: the server may be
 //! down.
 //!
-//! PostgreSQL creates `X.ready` when the file X is finished and renames it to `X.done` when it is
-//! archived. So its modification time is the time at which X was finished, and its change time the
-//! time at which it was archived. Both are removed together with X, oldest first: all files that
-//! were finished since the oldest that is left are still there, so rates over that period are
-//! exact; the number of archived ones is too low at most by those that waited before and have been
-//! removed.
+//! PostgreSQL creates `X.ready` when the file X is finished and renames it to `X.done` when X is
+//! archived. So the modification time is the time at which X was finished, and the change time of
+//! `X.done` the time at which X was archived. PostgreSQL removes `X.done` together with X, oldest
+//! first. So all files that were finished since the oldest remaining one are still there, and the
+//! rate of writing since then is exact. The rate of archiving may be too low: files that were
+//! finished earlier, archived since then and already removed are not counted.
 
 use super::facts::{ArchiveQueue, Rates, Ready};
 use crate::error::{Doing, Error, Kind, Result};
@@ -18,14 +18,14 @@ use std::time::Duration;
 
 /// Maximum period of the rates: they describe the present.
 const MAX_PERIOD: Duration = Duration::from_secs(3600);
-/// Minimum period of the rates: a single segment would dominate a shorter one.
+/// Minimum period of the rates: a single segment would dominate a shorter period.
 const MIN_PERIOD: Duration = Duration::from_secs(10);
 
 /// A WAL file with a file in `archive_status`.
 struct ArchiveStatus {
     name: WalName,
     finished: Timestamp,
-    /// `None` while it waits.
+    /// `None` while the file waits.
     archived: Option<Timestamp>,
 }
 
@@ -92,7 +92,7 @@ fn time(seconds: i64, nanoseconds: i64) -> Option<Timestamp> {
 
 fn rates(found: &[ArchiveStatus], wal: &Path, now: Timestamp) -> Option<Rates> {
     let segments = || found.iter().filter(|status| matches!(status.name, WalName::Segment(_)));
-    // All segments have one size: that of any which still exists.
+    // All segments have the same size; it is read from any that still exists.
     let size = segments().find_map(|status| std::fs::metadata(wal.join(status.name.to_string())).ok())?.len();
     let hour_ago = now.checked_sub(MAX_PERIOD).ok()?;
     let begin = segments().map(|status| status.finished).min()?.max(hour_ago);

@@ -1,5 +1,5 @@
-//! Facts about a repository, from its survey: it is listed once, and of its contents only the few
-//! segments are read in which the windows end.
+//! Facts about a repository, from its survey. The repository is listed once; besides its small
+//! objects only the few segments in which the windows end are read.
 
 use super::facts::{LastDrill, ObservedBackup, ObservedServer, RepositoryStock};
 use crate::error::Result;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// Period over which growth is measured.
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Minimum of that period: a single backup would dominate a shorter one.
+/// Minimum period of growth: a single backup would dominate a shorter period.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// Reads the facts about a repository.
@@ -59,7 +59,7 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock>
     })
 }
 
-/// Bytes of data that no record names; `None` where an old record does not name its packs.
+/// Bytes of data that no record names; `None` when an old record does not name its packs.
 fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) -> Option<u64> {
     let mut named = PackSet::default();
     for record in records {
@@ -107,12 +107,13 @@ impl Growth {
     }
 }
 
-/// Compares a repository with the server, which was queried before the repository was listed:
-/// whatever the server counts as archived has to be in the repository.
+/// Compares a repository with the server, which was queried before the repository was listed: a
+/// file that the server counts as archived has to be in the repository.
 pub(super) fn compare(stock: &mut RepositoryStock, server: &ObservedServer) {
     let newest = stock.newest.map(|(name, _)| name);
     if let (Some(size), Some(current)) = (server.segment_size, server.current) {
-        // Without any segment of these timelines the number of missing segments is not known.
+        // When the newest segment is on a later timeline, or does not exist, the number of missing
+        // segments is not known.
         let stored = newest.filter(|newest| newest.timeline <= current.timeline);
         stock.behind = stored.map(|stored| current.number(size).saturating_sub(stored.number(size) + 1));
     }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+/// Units above bytes, each 1024 of the one before.
 const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 /// Returns a number of bytes as `512 B` or `16.00 MiB`.
@@ -9,7 +10,7 @@ pub fn size_text(bytes: u64) -> String {
     bytes_text(bytes as f64)
 }
 
-/// Returns a computed number of bytes as [`size_text`] does.
+/// Returns a computed number of bytes in the format of [`size_text`].
 pub(super) fn bytes_text(bytes: f64) -> String {
     let mut text = format!("{bytes:.0} B");
     let mut value = bytes;

@@ -1,10 +1,11 @@
-//! A file that a collector may read at any moment: it has the whole new text or the whole old one.
+//! A file that a collector may read at any moment: it has the complete new text or the complete old
+//! text.
 
 use crate::error::Result;
 use crate::fs::durable;
 use std::path::Path;
 
-/// Readable for everybody: the collector runs as another user.
+/// Mode of the file: readable for all users, since the collector runs as another one.
 const MODE: u32 = 0o644;
 
 /// Writes a file by a rename.

@@ -1,10 +1,10 @@
-//! Retention: which objects of a repository are kept, and the removal of the others. Knows nothing
-//! of the configuration.
+//! Retention: the decision which objects of a repository are kept, and the removal of the others.
+//! Knows nothing of the configuration.
 //!
-//! [`Stock`] is the state of a repository, [`Plan::make`] decides from it alone, and [`prune`]
-//! carries the plan out: safe when it is killed at any moment, and while other hosts run backups,
-//! restores and prunes. `FORMAT.md` has the argument. What any rule keeps is kept, and in doubt
-//! everything is.
+//! [`Stock`] is the state of a repository, [`Plan::make`] decides from the stock, the policy, the
+//! wishes and the time alone, and [`prune`] carries the plan out. A prune may be killed at any
+//! moment, and other hosts may run backups, restores and prunes meanwhile; `FORMAT.md` has the
+//! argument. An object that any rule keeps is kept, and in doubt every object is.
 
 mod others;
 mod plan;

@@ -1,4 +1,5 @@
-//! Other operations on a repository: what they need, and which of them have ended.
+//! Other operations on a repository: the objects that they need, and the operations that have
+//! ended.
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
@@ -7,10 +8,10 @@ use crate::repo::active::{Announced, Announcement, Heartbeat, Liveness, Operatio
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Interval at which a prune looks whether another one has ended.
+/// Interval at which a prune checks whether another prune has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Duration after which a prune gives up when others that began at the same moment do not give way.
+/// Duration after which a prune gives up when prunes that began at the same moment do not give way.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The needs of a running operation.
@@ -20,26 +21,24 @@ pub struct InUse {
     pub operation: String,
     /// The backup that is being made.
     pub backup: Option<String>,
-    /// Ids of backups; `None` when they are unknown, so that everything is needed.
+    /// Ids of the backups that it needs; `None` when they are unknown, so that it may need all.
     pub needs: Option<Vec<String>>,
-    /// Begin of the WAL that it needs; `None` when it needs all WAL.
+    /// Position from which on it needs WAL; `None` when it needs all WAL.
     pub wal_from: Option<Lsn>,
 }
 
 impl InUse {
-    /// Returns what is needed as a sentence for the plan.
+    /// Returns the needs as a sentence for the plan.
     pub fn describe(&self) -> String {
-        let backups = match &self.needs {
-            None => "everything".to_owned(),
-            Some(needs) if needs.is_empty() => String::new(),
-            Some(needs) => format!("{} and ", needs.join(", ")),
+        let wal = match self.wal_from {
+            Some(lsn) => format!("WAL from {lsn} on"),
+            None => "all WAL".to_owned(),
         };
-        let wal = match (self.wal_from, &self.needs) {
-            (Some(lsn), _) => format!("WAL from {lsn} on"),
-            (None, Some(_)) => "all WAL".to_owned(),
-            (None, None) => String::new(),
-        };
-        format!("{} needs {backups}{wal}", self.operation)
+        match &self.needs {
+            None => format!("{} needs everything", self.operation),
+            Some(needs) if needs.is_empty() => format!("{} needs {wal}", self.operation),
+            Some(needs) => format!("{} needs {} and {wal}", self.operation, needs.join(", ")),
+        }
     }
 
     fn of(announced: &Announced) -> Option<InUse> {
@@ -47,7 +46,7 @@ impl InUse {
         let Some(Heartbeat { operation, backup, needs, wal_from, .. }) = announced.heartbeat.clone() else {
             return Some(everything);
         };
-        // It copies packs of many backups before their records.
+        // A sync copies packs of many backups before their records.
         if operation == Operation::Sync {
             return Some(everything);
         }
@@ -60,13 +59,13 @@ impl InUse {
     }
 }
 
-/// Reads the announcements of other operations, and remembers which ones it has watched.
+/// Reads the announcements of other operations, and remembers which of them are stale.
 pub struct Others<'a> {
     staleness: &'a Staleness,
-    /// The announcement of this prune, which gives the time of the store. Without it nothing is
-    /// removed.
+    /// The announcement of this prune, which gives the time of the store; `None` in a dry run,
+    /// which removes nothing.
     own: Option<&'a Announcement>,
-    /// The time without an own announcement.
+    /// The time to use in a dry run.
     now: jiff::Timestamp,
     /// Announcements that did not change while they were watched, by name.
     stale: BTreeMap<String, Announced>,
@@ -77,8 +76,9 @@ impl<'a> Others<'a> {
         Others { staleness, own, now, stale: BTreeMap::new() }
     }
 
-    /// Returns what other operations need, and which backups a stale prune was removing. Removes
-    /// the announcements of operations that have ended or are stale.
+    /// Returns the needs of other operations, and the backups that stale prunes were removing.
+    /// Removes the announcements of operations that have ended or are stale, except stale prunes
+    /// that were removing backups.
     pub fn look(&mut self, archive: &Archive) -> Result<(Vec<InUse>, BTreeSet<String>)> {
         let mut in_use = Vec::new();
         let mut condemned = BTreeSet::new();
@@ -90,11 +90,11 @@ impl<'a> Others<'a> {
             let removing = announced.heartbeat.iter().flat_map(|heartbeat| &heartbeat.removing);
             let removing: Vec<&String> = removing.collect();
             if liveness == Liveness::Suspect && !removing.is_empty() {
-                // It may be suspended right before it removes these: so they go before its
-                // announcement does.
+                // The prune may be suspended right before it removes these backups, so they are
+                // removed before its announcement.
                 condemned.extend(removing.into_iter().cloned());
             } else if self.own.is_some() {
-                // A backup that was recorded meanwhile is read with the records.
+                // Records are read later, so a backup that was recorded meanwhile is seen then.
                 let _ = archive.remove_stale(&announced, liveness)?;
             }
         }
@@ -107,12 +107,14 @@ impl<'a> Others<'a> {
             announced.heartbeat.as_ref().is_some_and(|heartbeat| !heartbeat.removing.is_empty())
         };
         for announced in self.stale.values().filter(is_removing) {
-            // A prune makes no backup, so there is none to fence.
+            // A prune takes no backup, so nothing has to be fenced.
             let _ = archive.remove_stale(announced, Liveness::Suspect)?;
         }
         Ok(())
     }
 
+    /// Returns the announcements of the other operations, each with the state of its operation. A
+    /// suspect is watched, and is active when its announcement changes.
     fn judge(&mut self, archive: &Archive) -> Result<Vec<(Announced, Liveness)>> {
         let mut others = archive.announced()?;
         others.retain(|announced| self.own.is_none_or(|own| own.name() != announced.name));
@@ -142,7 +144,7 @@ impl<'a> Others<'a> {
         Ok(judged)
     }
 
-    /// Returns the other prunes that run, by name.
+    /// Returns the names and heartbeats of the other prunes that run.
     fn prunes(&mut self, archive: &Archive) -> Result<Vec<(String, Heartbeat)>> {
         let judged = self.judge(archive)?.into_iter().filter(|(_, liveness)| *liveness == Liveness::Active);
         let heartbeats = judged.filter_map(|(announced, _)| Some((announced.name, announced.heartbeat?)));
@@ -150,13 +152,17 @@ impl<'a> Others<'a> {
     }
 }
 
-/// Announces a prune and makes sure that no other one runs, waiting at most this long for others to
-/// end.
+/// Announces a prune that runs alone: waits at most `wait` for the end of other prunes.
 ///
 /// # Errors
 ///
-/// [`Kind::Locked`] when another prune still runs then.
-pub fn alone(archive: &Archive, staleness: &Staleness, random: &str, wait: Duration) -> Result<Announcement> {
+/// [`Kind::Locked`] when another prune still runs after that.
+pub fn announce_alone(
+    archive: &Archive,
+    staleness: &Staleness,
+    random: &str,
+    wait: Duration,
+) -> Result<Announcement> {
     let begun = Instant::now();
     loop {
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Prune), random)?;
@@ -174,11 +180,11 @@ pub fn alone(archive: &Archive, staleness: &Staleness, random: &str, wait: Durat
     }
 }
 
-/// Returns the host of a prune that goes first: one that has decided, or one that began at the same
+/// Returns the host of a prune that takes precedence: it has decided, or it began at the same
 /// moment and has the smaller name.
 fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result<Option<String>> {
     let begun = Instant::now();
-    // With an own announcement the time is the store's.
+    // The time is not used: the announcement gives the time of the store.
     let mut others = Others::new(staleness, Some(own), jiff::Timestamp::UNIX_EPOCH);
     loop {
         let rivals = others.prunes(archive)?;
@@ -186,7 +192,7 @@ fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result
         match (first, rivals.first()) {
             (Some((_, heartbeat)), _) => return Ok(Some(heartbeat.host.clone())),
             (None, None) => return Ok(None),
-            // These give way when they see this one.
+            // The others have larger names and give way when they see this prune.
             (None, Some((_, heartbeat))) if begun.elapsed() > DECISION_TIMEOUT => {
                 return Ok(Some(heartbeat.host.clone()));
             }

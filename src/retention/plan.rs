@@ -1,5 +1,5 @@
-//! The plan of a prune: which objects are kept and removed. `--dry-run` prints it, a prune carries
-//! it out. Pure.
+//! The plan of a prune: the objects that are kept and removed. `--dry-run` prints it, a prune
+//! carries it out. It is made from values alone.
 
 use super::others::InUse;
 use super::policy::{Policy, Reason, Reasons};
@@ -22,10 +22,11 @@ pub struct Plan {
     pub remove: Removal,
     /// Running operations that keep something from being removed.
     pub in_use: Vec<String>,
-    /// Problems that an administrator should solve. Whatever they concern is kept.
+    /// Problems that an administrator should solve. Everything that they concern is kept.
     pub problems: Vec<String>,
 }
 
+/// A kept backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub id: String,
@@ -43,8 +44,8 @@ pub struct Removal {
     pub data: Vec<(ObjectName, u64)>,
     /// WAL, oldest first whatever its timeline.
     pub wal: Vec<(ObjectName, u64)>,
-    /// Notes of verifications about backups that are removed. They go first, so that no backup
-    /// seems to be missing.
+    /// Notes of verifications about backups that are removed. They are removed first, so that no
+    /// backup seems to have lost its record.
     pub memories: Vec<ObjectName>,
     /// Pins of backups that do not exist, and old fences.
     pub rest: Vec<ObjectName>,
@@ -76,7 +77,7 @@ impl Removal {
         self.sized().map(|(name, _)| name).chain(&self.memories).chain(&self.rest)
     }
 
-    /// Returns the backups that no operation may begin to need.
+    /// Returns the backups to announce: no operation may begin to need them.
     pub fn announced(&self) -> Vec<String> {
         self.backups.iter().chain(&self.unfinished).cloned().collect()
     }
@@ -98,7 +99,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    fn is_to_go(&self, id: &str) -> bool {
+    fn is_discarded(&self, id: &str) -> bool {
         self.discard.contains(id) && !self.stuck.contains(id)
     }
 }
@@ -111,7 +112,7 @@ impl Plan {
     /// [`Kind::Refused`] when a backup to discard is needed, or no complete backup would be left.
     pub fn make(stock: &Stock, policy: &Policy, wishes: &Wishes, now: Timestamp) -> Result<Plan> {
         let choice = Choice { stock, policy, wishes, now };
-        let unreadable = stock.unreadable.iter().filter(|id| !wishes.is_to_go(id));
+        let unreadable = stock.unreadable.iter().filter(|id| !wishes.is_discarded(id));
         let mut problems: Vec<String> = unreadable
             .map(|id| {
                 format!("the record or manifest of backup {id} cannot be read, so what it needs is unknown: nothing is removed")
@@ -145,6 +146,7 @@ impl Backup {
     }
 }
 
+/// The values from which the plan is made.
 struct Choice<'a> {
     stock: &'a Stock,
     policy: &'a Policy,
@@ -199,8 +201,9 @@ impl Choice<'_> {
     fn keep(&self, whole: &[usize]) -> Reasons {
         let Choice { stock, policy, wishes, now } = self;
         let mut reasons = Reasons::new();
-        let goes =
-            |id: &String| wishes.is_to_go(id) || stock.condemned.contains(id) && !wishes.stuck.contains(id);
+        let goes = |id: &String| {
+            wishes.is_discarded(id) || stock.condemned.contains(id) && !wishes.stuck.contains(id)
+        };
         let candidates: Vec<usize> = stock
             .backups
             .iter()
@@ -211,21 +214,17 @@ impl Choice<'_> {
         let whole: Vec<usize> = whole.iter().filter(|index| candidates.contains(index)).copied().collect();
         if policy.is_empty() || !wishes.discard.is_empty() {
             let reason = if policy.is_empty() { Reason::NoRetention } else { Reason::NotNamed };
-            candidates.iter().for_each(|index| drop(reasons.insert(*index, [reason].into())));
+            reasons.extend(candidates.iter().map(|index| (*index, [reason].into())));
         } else {
-            // A damaged backup is kept as if it were whole, without counting in the place of a
-            // whole one.
+            // The rules are applied twice, so that a damaged backup is kept as if it were whole,
+            // and does not take the place of a whole one.
             policy.apply(stock, &whole, *now, &mut reasons);
             policy.apply(stock, &candidates, *now, &mut reasons);
         }
-        match (whole.last(), candidates.last()) {
-            (Some(last), _) => drop(reasons.entry(*last).or_default().insert(Reason::LastComplete)),
-            // Without a whole backup only what was named is removed.
-            (None, _) => {
-                for index in &candidates {
-                    reasons.entry(*index).or_default().insert(Reason::LastComplete);
-                }
-            }
+        // Without a whole backup only named backups are removed.
+        let last_complete = whole.last().map_or(candidates.as_slice(), std::slice::from_ref);
+        for index in last_complete {
+            reasons.entry(*index).or_default().insert(Reason::LastComplete);
         }
         for (index, backup) in stock.backups.iter().enumerate() {
             let mut because = |reason| {
@@ -251,13 +250,13 @@ impl Choice<'_> {
         reasons
     }
 
-    /// Refuses to discard a backup that is needed, and the last whole one.
+    /// Refuses to discard a backup that is needed, and the last whole backup.
     fn check_discarded(&self, reasons: &Reasons, whole: &[usize]) -> Result<()> {
         for (index, backup) in self.stock.backups.iter().enumerate() {
             let Some(reason) = reasons.get(&index).and_then(|reasons| reasons.first()) else {
                 continue;
             };
-            if self.wishes.is_to_go(&backup.id) {
+            if self.wishes.is_discarded(&backup.id) {
                 let why = match reason {
                     Reason::InUse => "a running operation needs it",
                     _ => "it is pinned; `walkeep unpin` removes the pin",
@@ -266,7 +265,7 @@ impl Choice<'_> {
             }
         }
         let goes =
-            |index: &usize| self.stock.backups.get(*index).is_some_and(|b| self.wishes.is_to_go(&b.id));
+            |index: &usize| self.stock.backups.get(*index).is_some_and(|b| self.wishes.is_discarded(&b.id));
         if whole.iter().any(goes) && !whole.iter().any(|index| reasons.contains_key(index)) {
             return Err(Error::new(Kind::Refused, "no complete backup would be left")
                 .hint("take another backup first"));
@@ -274,7 +273,8 @@ impl Choice<'_> {
         Ok(())
     }
 
-    /// Iterates over backups that were listed once and whose record no prune removed.
+    /// Iterates over backups without a record that a verification has seen: no prune removed the
+    /// record, so it is lost.
     fn lost(&self) -> impl Iterator<Item = &String> {
         let known: BTreeSet<&String> = self.stock.backups.iter().map(|backup| &backup.id).collect();
         self.stock.data.keys().filter(move |id| {
@@ -285,7 +285,7 @@ impl Choice<'_> {
         })
     }
 
-    /// Iterates over timelines whose unknown history matters: the window follows it.
+    /// Iterates over timelines whose unknown history matters: `keep_within` follows histories.
     fn timelines_without_history(&self) -> impl Iterator<Item = &TimelineId> {
         let by_window = self.policy.keep_within.is_some() && self.wishes.discard.is_empty();
         self.stock.unknown_histories.iter().filter(move |_| by_window)
@@ -304,7 +304,7 @@ impl Choice<'_> {
                 remove.records.push((ObjectName::Record(backup.id.clone()), backup.record_size));
             }
         }
-        for id in stock.unreadable.iter().filter(|id| self.wishes.is_to_go(id)) {
+        for id in stock.unreadable.iter().filter(|id| self.wishes.is_discarded(id)) {
             remove.backups.push(id.clone());
             remove.records.push((ObjectName::Record(id.clone()), 0));
         }
@@ -338,20 +338,20 @@ impl Choice<'_> {
             return;
         }
         for (id, data) in &stock.data {
-            // A backup is being made there, or continues from an unfinished one. The packs of a
-            // listed one stay anyway.
+            // A backup is being taken there, or uses the packs of this unfinished one. The packs
+            // that a listed backup needs stay anyway.
             if making.contains(id) || (needed.contains(id) && !listed.contains(id)) {
                 continue;
             }
             let before = remove.data.len();
             if !kept.contains(id) {
-                let dead = data.manifests.iter();
-                let dead = dead.map(|(number, size)| ((id.clone(), *number), *size));
-                let dead = dead.filter(|(part, _)| !live.manifests.contains(part));
-                remove.data.extend(dead.map(|((id, number), size)| (ObjectName::Manifest(id, number), size)));
+                let parts = data.manifests.iter().map(|(number, size)| ((id.clone(), *number), *size));
+                let garbage = parts.filter(|(part, _)| !live.manifests.contains(part));
+                let garbage = garbage.map(|((id, number), size)| (ObjectName::Manifest(id, number), size));
+                remove.data.extend(garbage);
             }
-            let dead = data.packs.iter().filter(|(number, _)| !live.packs.contains(id, **number));
-            remove.data.extend(dead.map(|(number, size)| (ObjectName::Pack(id.clone(), *number), *size)));
+            let garbage = data.packs.iter().filter(|(number, _)| !live.packs.contains(id, **number));
+            remove.data.extend(garbage.map(|(number, size)| (ObjectName::Pack(id.clone(), *number), *size)));
             if !listed.contains(id) && !remove.backups.contains(id) && remove.data.len() > before {
                 remove.unfinished.push(id.clone());
             }
@@ -387,7 +387,8 @@ impl Choice<'_> {
         remove.wal = old.into_values().flatten().collect();
     }
 
-    /// Returns the number of the segment from which on all WAL stays; `None` when all WAL stays.
+    /// Returns the number of the first segment that stays with all later ones; `None` when all WAL
+    /// stays.
     fn floor(&self, reasons: &Reasons, whole: &[usize]) -> Option<u64> {
         let stock = self.stock;
         let size = stock.segment_size?;

@@ -1,4 +1,4 @@
-//! The rules of retention: which backups are kept, and why. Pure.
+//! The rules of retention: the backups that are kept, and the reasons. Computes with values alone.
 
 use super::stock::Stock;
 use crate::pg::history::History;
@@ -7,8 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Duration without any new WAL or backup after which the window (if it is shorter) ends with the
-/// newest of these instead of now: removing old backups gains nothing then, or the clock is wrong.
+/// Duration without a new WAL file or backup after which a window that is shorter ends at the time
+/// of the newest of these, and not now: removing old backups gains nothing then, or the clock is
+/// wrong.
 const MAX_SILENCE: Duration = Duration::from_secs(31 * 86_400);
 
 /// Rules of what is kept. Without any rule everything is kept.
@@ -16,16 +17,17 @@ const MAX_SILENCE: Duration = Duration::from_secs(31 * 86_400);
 pub struct Policy {
     /// Number of newest backups.
     pub keep_last: Option<u32>,
-    /// Duration of which every moment stays restorable.
+    /// Duration before now of which every moment stays restorable.
     pub keep_within: Option<Duration>,
-    /// Number of days whose last backup is kept; days without a backup do not count.
+    /// Number of days whose last backup is kept; days without a backup do not count. Weeks, months
+    /// and years likewise.
     pub keep_daily: Option<u32>,
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
     pub keep_yearly: Option<u32>,
 }
 
-/// Why a backup is kept.
+/// Reason for which a backup is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The policy has no rule.
@@ -53,7 +55,7 @@ pub enum Reason {
 type Period = fn(Timestamp) -> i64;
 
 impl Reason {
-    /// Returns the name in the configuration and in reports.
+    /// Name of the reason in reports; the reasons of rules are named like their settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::NoRetention => "no_retention",
@@ -73,7 +75,7 @@ impl Reason {
     }
 }
 
-/// The backups that are kept, by index in the stock.
+/// The reasons of the backups that are kept, by index in the stock.
 pub type Reasons = BTreeMap<usize, BTreeSet<Reason>>;
 
 impl Policy {
@@ -81,7 +83,8 @@ impl Policy {
         *self == Policy::default()
     }
 
-    /// Adds the reasons for which the rules keep some of the backups `of`, given by index.
+    /// Adds the reasons for which the rules keep backups among `of`, which are indices in the
+    /// stock.
     pub fn apply(&self, stock: &Stock, of: &[usize], now: Timestamp, reasons: &mut Reasons) {
         let mut keep = |index: usize, reason| {
             reasons.entry(index).or_default().insert(reason);
@@ -143,9 +146,9 @@ fn month(time: Timestamp) -> i64 {
     i64::from(date.year()) * 12 + i64::from(date.month()) - 1
 }
 
-/// Returns the times by which backups are judged, given in the order in which they were taken. A
-/// time that is in the future, or before that of an earlier backup, is replaced by that of the next
-/// backup, or by now.
+/// Returns the times by which backups are judged, in the order in which they were taken. A claimed
+/// time that is in the future, or before the time of an earlier backup, is replaced by the time of
+/// the next backup, or by now.
 fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     let mut newest = Timestamp::MIN;
     let mut known: Vec<Option<Timestamp>> = Vec::with_capacity(claimed.len());
@@ -167,8 +170,8 @@ fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
 }
 
 /// Returns the backups that make every moment since `cutoff` restorable: along each timeline that
-/// was used since then, all from the last backup before the first one that is young enough. They
-/// are taken in their order and not by time, so a wrong clock of one backup removes none.
+/// was used since then, the last backup before the first one after `cutoff`, and all later ones.
+/// They are taken in their order and not by time, so a wrong clock of one backup removes none.
 fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTreeSet<usize> {
     let backup = |index: &usize| stock.backups.get(*index);
     let timelines: BTreeSet<TimelineId> = stock
@@ -189,10 +192,10 @@ fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTr
             .collect();
         let claimed: Vec<Timestamp> = line.iter().filter_map(backup).map(|backup| backup.stop_time).collect();
         let first_young = times(&claimed, now).iter().position(|time| *time > cutoff);
-        let lived = Some(timeline) == newest
+        let was_used = Some(timeline) == newest
             || first_young.is_some()
             || stock.stored.get(&timeline).is_some_and(|stored| *stored > cutoff);
-        if lived {
+        if was_used {
             let begin = first_young.unwrap_or(line.len()).saturating_sub(1);
             kept.extend(line.into_iter().skip(begin));
         }

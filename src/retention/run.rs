@@ -1,7 +1,7 @@
-//! Carries out a plan, in an order in which a crash at any moment leaves a whole repository and
-//! garbage, and only what no other operation can need.
+//! Carries out a plan. Removes only objects that no other operation can need, in an order in which
+//! a crash at any moment leaves a whole repository and some garbage.
 
-use super::others::{Others, alone};
+use super::others::{Others, announce_alone};
 use super::plan::{Plan, Wishes};
 use super::policy::Policy;
 use super::stock::Stock;
@@ -16,27 +16,28 @@ use tracing::info_span;
 /// Number of objects that are removed at once. Before each batch the announcement is confirmed.
 const BATCH_SIZE: usize = 1000;
 
-/// Number of plans that are made when other operations keep changing what is needed.
+/// Maximum number of plans that are made while other operations keep changing their needs.
 const MAX_ATTEMPTS: u32 = 10;
 
-/// Number of failed removals in a row after which the rest is not tried.
+/// Number of failed removals in a row after which the other objects of the step are not tried.
 const MAX_FAILURES: usize = 20;
 
 /// Difference between the clocks of this host and the store above which a warning is reported.
 const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
+/// The options of a prune.
 pub struct Options {
     pub policy: Policy,
     /// Backups to remove whatever the rules keep. If there are any, the rules remove none.
     pub discard: BTreeSet<String>,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
-    /// Duration to wait for another prune.
+    /// Maximum time to wait for the end of another prune.
     pub wait: Duration,
     pub staleness: Staleness,
     /// Twelve random hexadecimal digits.
     pub random: String,
-    /// Files that crashed writers left in the repository before this are removed.
+    /// Files that crashed writers left in the repository before this time are removed.
     pub garbage_before: jiff::Timestamp,
 }
 
@@ -48,14 +49,15 @@ pub struct Pruned {
     pub left: Vec<Left>,
 }
 
+/// An object that could not be removed.
 #[derive(Debug)]
 pub struct Left {
     pub name: ObjectName,
-    /// `None` when it was not tried after too many failures.
+    /// `None` when its removal was not tried, after too many failures.
     pub why: Option<Error>,
 }
 
-/// Removes from one archive what its policy does not keep.
+/// Removes the objects of an archive that the policy does not keep.
 pub fn prune(archive: &Archive, options: &Options) -> Result<Pruned> {
     let repository = archive.repository();
     let _span = info_span!("prune", repository = repository.name()).entered();
@@ -78,7 +80,7 @@ impl Run<'_> {
             let stock = self.stock(&mut others)?;
             return Ok(Pruned { plan: self.plan(&stock, options.now)?, left: Vec::new() });
         }
-        let own = alone(self.archive, &options.staleness, &options.random, options.wait)?;
+        let own = announce_alone(self.archive, &options.staleness, &options.random, options.wait)?;
         self.archive.repository().clean(options.garbage_before)?;
         let now = self.now(&own)?;
         let mut others = Others::new(&options.staleness, Some(&own), now);
@@ -116,7 +118,7 @@ impl Run<'_> {
                 &Error::new(
                     Kind::Problem,
                     format!(
-                        "the clock of this host shows {here}, that of the repository {there}: the earlier one is used"
+                        "the clock of this host shows {here}, the clock of the repository {there}: the earlier time is used"
                     ),
                 )
                 .hint("set the clock that is wrong"),
@@ -125,7 +127,8 @@ impl Run<'_> {
         Ok(here.min(there))
     }
 
-    /// Makes a plan that still holds after every other operation could see what is to be removed.
+    /// Makes a plan, announces the backups that it removes, and checks that it still holds after
+    /// that.
     fn plan_announced(
         &self,
         own: &Announcement,
@@ -138,12 +141,12 @@ impl Run<'_> {
             if plan.remove.is_empty() {
                 return Ok((stock, plan));
             }
-            own.update(|notice| notice.removing = plan.remove.announced())?;
+            own.update(|heartbeat| heartbeat.removing = plan.remove.announced())?;
             stock.read_changing(self.archive, others)?;
             if plan.remove.is_part_of(&self.plan(&stock, now)?.remove) {
                 return Ok((stock, plan));
             }
-            own.update(|notice| notice.removing.clear())?;
+            own.update(|heartbeat| heartbeat.removing.clear())?;
         }
         Err(Error::new(
             Kind::Locked,
@@ -176,8 +179,8 @@ impl Run<'_> {
         Ok(Pruned { plan, left })
     }
 
-    /// Plans again when records could not be removed: a backup that is still listed keeps all that
-    /// it needs.
+    /// Plans again when an object could not be removed: a backup that is still listed keeps all
+    /// objects that it needs.
     fn keep_what_is_left(
         &mut self,
         stock: &Stock,
@@ -201,8 +204,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Removes objects. An object that cannot be removed is left and the others are tried; an
-    /// outage fails the prune.
+    /// Removes objects. An object that cannot be removed is added to `left`, and the others are
+    /// tried. An outage fails the prune.
     fn remove(&self, own: &Announcement, names: &[ObjectName], left: &mut Vec<Left>) -> Result<()> {
         let mut in_a_row = 0;
         for batch in names.chunks(BATCH_SIZE) {

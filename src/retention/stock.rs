@@ -1,4 +1,4 @@
-//! The state of a repository, as far as retention depends on it.
+//! The state of a repository on which retention depends.
 
 use super::others::{InUse, Others};
 use crate::error::{Error, Kind, Result};
@@ -28,7 +28,7 @@ pub struct Backup {
     pub wal: WalRange,
     pub segment_size: SegmentSize,
     pub packs: PackSet,
-    /// The parts needed to read its manifest, its own and their bases: bytes by backup and number.
+    /// The objects needed to read its manifest, parts and their bases: bytes by backup and number.
     pub manifest: BTreeMap<(String, u32), u64>,
     /// Bytes of the record itself.
     pub record_size: u64,
@@ -42,12 +42,13 @@ pub struct Stock {
     pub backups: Vec<Backup>,
     /// Backups whose record or manifest cannot be read.
     pub unreadable: Vec<String>,
-    /// Fenced backups, and since when they are.
+    /// Fenced backups, each with the time of the fence.
     pub fenced: Vec<(String, jiff::Timestamp)>,
     /// Packs and manifests by backup.
     pub data: BTreeMap<String, Data>,
     /// Every WAL file and its size.
     pub wal: Vec<(WalName, u64)>,
+    /// `None` when the repository has neither a backup nor a segment.
     pub segment_size: Option<SegmentSize>,
     pub histories: BTreeMap<TimelineId, History>,
     /// Timelines whose history is missing or damaged.
@@ -56,7 +57,7 @@ pub struct Stock {
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
     pub pins: BTreeMap<String, Pin>,
     pub in_use: Vec<InUse>,
-    /// Backups that a stale prune was removing: it may be suspended, and continue.
+    /// Backups that a stale prune was removing: it may be suspended, and continue with them.
     pub condemned: BTreeSet<String>,
     /// Backups that a verification has seen; true when it found damage.
     pub remembered: BTreeMap<String, bool>,
@@ -65,7 +66,7 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Reads a repository in the order that `FORMAT.md` asks for: `data/`, then heartbeats, then
+    /// Reads a repository in the order that `FORMAT.md` asks for: `data/`, then announcements, then
     /// records.
     pub fn read(archive: &Archive, others: &mut Others<'_>) -> Result<Stock> {
         let mut stock = Stock { data: archive.data()?, ..Stock::default() };
@@ -83,7 +84,7 @@ impl Stock {
         Ok(stock)
     }
 
-    /// Reads again what other operations change at any time: heartbeats, records, pins.
+    /// Reads announcements, records and pins again, which other operations may have changed.
     pub fn read_changing(&mut self, archive: &Archive, others: &mut Others<'_>) -> Result<()> {
         (self.in_use, self.condemned) = others.look(archive)?;
         self.take(archive, archive.records()?, archive.pins()?)
@@ -111,7 +112,7 @@ impl Stock {
                     let size = size.ok_or_else(|| Error::defect("a record without its size"))?;
                     self.backups.push(Backup::of(record, packs, size));
                 }
-                // What it needs is unknown, so nothing may be removed.
+                // The needs of the backup are unknown, so nothing may be removed.
                 Err(error) if error.kind() == Kind::Damage => self.unreadable.push(record.id),
                 Err(error) => return Err(error),
             }
@@ -174,7 +175,7 @@ impl Backup {
         self.wal.first.number(self.segment_size)
     }
 
-    /// Returns true when a segment is one of those that make the backup consistent.
+    /// Returns true when the backup needs a segment to become consistent.
     pub fn needs(&self, name: SegmentName) -> bool {
         let number = name.number(self.segment_size);
         number >= self.first()
