@@ -1,12 +1,12 @@
 //! Packs and manifests of earlier backups, from which a backup takes the blocks that did not
-//! change. Does not know how files are read.
+//! change. Does not read the files of the cluster.
 //!
 //! Every backup names all objects that it needs: its own packs, packs of earlier backups, and the
 //! parts of earlier manifests that are bases of its own parts. It does not need the record of
 //! another backup, and any other backup may be removed: a prune keeps the named objects.
 //!
-//! The newest backup of the cluster is the *parent*. The hash of a block alone decides whether it
-//! changed, or the WAL summaries of the server; times and sizes in the file system do not count.
+//! The newest backup of the cluster is the *parent*. The hash of a block decides whether it
+//! changed, or the WAL summaries of the server do; times and sizes in the file system do not count.
 //! The parent's manifest lists its files in the order in which the scan finds them, so the scan and
 //! the manifest are merged, and at most two parts of a manifest are in memory.
 //!

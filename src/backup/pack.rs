@@ -1,8 +1,8 @@
 //! Appends frames to packs and writes finished files to the manifest. Does not read files.
 //!
 //! The manifest lists the files in the order in which the scan found them. The entry of a file that
-//! is finished before an earlier file waits in memory. At most the files that are read in the time
-//! that one file of 1 GiB takes wait at once.
+//! is finished before an earlier file waits in memory. The waiting files are at most those that are
+//! read while one file of 1 GiB is read.
 
 use super::earlier::Earlier;
 use super::failure::cancelled;

@@ -22,7 +22,7 @@ const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) struct PreparedBackup<'a> {
     pub options: &'a Options,
     pub server: &'a BackupServer,
-    /// Name of the backup: `20261121T081459Z-` and the random digits.
+    /// Id of the backup: `20261121T081459Z-` and the random digits.
     pub id: String,
     pub announced: Announcement,
     pub archive: Archive,
@@ -44,8 +44,8 @@ pub(super) fn prepare<'a>(
     let archive = repository.open(server.found.lineage)?;
     let id = format!("{}-{}", server.clock()?.strftime("%Y%m%dT%H%M%SZ"), options.random);
     Span::current().record("id", id.as_str());
-    // The name stands in the first heartbeat: an announcement without it could be removed without
-    // a fence while this process is suspended, and the backup could still be recorded.
+    // The first heartbeat has the id. A prune could remove an announcement without an id, and write
+    // no fence, while this process is suspended; then the backup could still be recorded.
     let heartbeat = Heartbeat { backup: Some(id.clone()), ..Heartbeat::new(Operation::Backup) };
     let announced = Announcement::begin(&archive, heartbeat, &options.random).doing("announce the backup")?;
     repository.clean(options.garbage_before)?;

@@ -1,6 +1,6 @@
-//! Statements and checks that every session of a backup shares: the time limit of a statement, the
-//! grants that a role needs, and values of types that the client does not read by itself. Does not
-//! have the statements of a backup, and does not distinguish a primary from a standby.
+//! Common parts of every session of a backup: the time limit of a statement, the grants that a role
+//! needs, and values of types that the client does not read by itself. Does not start or stop a
+//! backup, and does not distinguish a primary from a standby.
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::client::{Row, Session, column};

@@ -156,15 +156,15 @@ impl<'a> RegionWriter<'a> {
     fn compare(&mut self, region: &Region, differing: &mut Vec<Region>) -> Result<()> {
         let WriteState { writing, existing, sums, kept, .. } = self.state;
         let target = target(writing, region)?;
-        let length = if !region.is_file {
-            let length = existing.get(region.target);
-            *length.ok_or_else(|| Error::defect("a region without a file"))?
-        } else {
+        let length = if region.is_file {
             delta::open(&target.path, target.stored)?.map(|(file, length)| {
                 let file = direct::DirectTarget::new(&target.path, file, writing.scratch);
                 self.open = Some((region.target, file));
                 length
             })
+        } else {
+            let length = existing.get(region.target);
+            *length.ok_or_else(|| Error::defect("a region without a file"))?
         };
         let Some(length) = length else {
             differing.push(region.clone());

@@ -36,7 +36,7 @@ struct UnpackedFrame {
 }
 
 impl UnpackedFrame {
-    fn is(&self, frame: FramePosition) -> bool {
+    fn has_frame(&self, frame: FramePosition) -> bool {
         self.of.is_some_and(|(of, _)| of == frame)
     }
 
@@ -148,14 +148,14 @@ impl<'a> FrameReader<'a> {
     /// Returns the content of one of the frames that were read.
     fn content(&mut self, frame: FramePosition, is_main: bool) -> Result<&[u8]> {
         if is_main {
-            if !self.main.is(frame) {
+            if !self.main.has_frame(frame) {
                 let mut main = std::mem::take(&mut self.main);
                 self.unpack(frame, &mut main)?;
                 self.main = main;
             }
             return Ok(self.main.bytes());
         }
-        let known = self.others.iter().position(|other| other.is(frame));
+        let known = self.others.iter().position(|other| other.has_frame(frame));
         let free = || self.others.iter().position(|other| other.of.is_none());
         let oldest = (self.others.len() == MAX_KEPT).then_some(0);
         let mut other = match known.or_else(free).or(oldest) {
