@@ -1,4 +1,4 @@
-//! PostgreSQL's restore_command; see `walkeep::cli`.
+//! The program `walfetch`, PostgreSQL's `restore_command`; see `walkeep::cli`.
 
 fn main() -> std::process::ExitCode {
     walkeep::cli::walfetch()

@@ -1,4 +1,4 @@
-//! PostgreSQL's archive_command; see `walkeep::cli`.
+//! The program `walpush`, PostgreSQL's `archive_command`; see `walkeep::cli`.
 
 fn main() -> std::process::ExitCode {
     walkeep::cli::walpush()

@@ -18,25 +18,24 @@ pub const FRAME: usize = 1 << 20;
 /// Maximum size of a raw block, in bytes (RFC 8878, `Block_Maximum_Size`).
 const MAX_RAW_BLOCK: usize = 128 << 10;
 
-/// Maximum block size at level 1, in bytes. zstd searches full blocks of 128 KiB for a better place
-/// to divide them, and never smaller ones; at level 1 the search costs a tenth of the time and
-/// gains nothing with data pages.
+/// Maximum block size at level 1, in bytes. zstd tries to divide blocks of the full 128 KiB, and
+/// never smaller ones; at level 1 that costs a tenth of the time and gains nothing with data pages.
 const MAX_UNSPLIT_BLOCK: u32 = 120 << 10;
 
-/// Minimum length of a match at level 1, in bytes, where zstd's own is 7. What repeats in data
-/// pages (line pointers, tuple headers) is short: shorter matches save up to a quarter of the bytes
-/// in the same time.
+/// Minimum length of a match at level 1, in bytes; zstd's default is 7. Repetitions in data pages
+/// (line pointers, tuple headers) are short: shorter matches save up to a quarter of the bytes in
+/// the same time.
 const MIN_MATCH: u32 = 5;
 
-/// Logarithm of the size of the hash table at level 1: matches that short need no larger one.
+/// Binary logarithm of the size of the hash table at level 1: short matches need no larger table.
 const HASH_LOG: u32 = 13;
 
 /// Maximum reach of a patch into its base, as a power of two: 128 MiB.
 const MAX_PATCH_WINDOW_LOG: u32 = 27;
-/// Minimum reach that zstd accepts.
+/// Minimum reach that zstd accepts, as a power of two: 1 KiB.
 const MIN_PATCH_WINDOW_LOG: u32 = 10;
 
-/// Reusable compressor; to create one costs more than to compress a small frame.
+/// Reusable compressor: creating one takes longer than compressing a small frame.
 pub struct Compressor(Backend);
 
 enum Backend {
@@ -79,7 +78,7 @@ impl Compressor {
         match &mut self.0 {
             Backend::Stored => store(content, out)?,
             Backend::Zstd(context) => {
-                // Into spare capacity, which does not have to be zeroed first.
+                // zstd writes into spare capacity, which does not have to be zeroed first.
                 out.reserve(zstd_safe::compress_bound(content.len()));
                 context.compress2(out, content).map_err(failed)?;
             }
@@ -96,7 +95,7 @@ fn store(content: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.extend_from_slice(&(content.len() as u64).to_le_bytes());
     let mut blocks = content.chunks(MAX_RAW_BLOCK).peekable();
     if blocks.peek().is_none() {
-        out.extend_from_slice(&[1, 0, 0]); // one last block with nothing in it
+        out.extend_from_slice(&[1, 0, 0]); // an empty last block
     }
     while let Some(block) = blocks.next() {
         let last = u32::from(blocks.peek().is_none());
@@ -124,8 +123,8 @@ pub fn patch(base: &[u8], content: &[u8]) -> Result<Vec<u8>> {
     let reach = (base.len() + content.len()).next_power_of_two().trailing_zeros();
     let reach = reach.clamp(MIN_PATCH_WINDOW_LOG, MAX_PATCH_WINDOW_LOG);
     let mut context = zstd_safe::CCtx::create();
-    // Two versions of one text have long matches that are far apart; a higher level finds hardly
-    // more.
+    // Two versions of one text have long matches that are far apart; a higher level hardly finds
+    // more of them.
     for parameter in [CompressionLevel(1), EnableLongDistanceMatching(true), WindowLog(reach)] {
         context.set_parameter(parameter).map_err(failed)?;
     }
@@ -168,7 +167,7 @@ impl Decompressor {
         check_size(got, size)
     }
 
-    /// Fills `out` with the content of one frame, which has to be exactly that long: see
+    /// Decompresses one frame into `out`, whose length must be the size of the content: see
     /// [`content_size`].
     ///
     /// # Errors

@@ -44,7 +44,7 @@ pub struct Header {
     /// [`FORMAT`].
     pub walkeep: u32,
     pub kind: ObjectKind,
-    /// Last parts of the key.
+    /// Last part, or parts, of the key of the object.
     pub name: String,
     #[serde(with = "decimal")]
     pub system_identifier: u64,
@@ -60,7 +60,7 @@ pub struct Header {
     /// ([`compress::patch`]); `None` if the object can be read alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Present if the rest is encrypted, which a later version of this program may do.
+    /// Present if the content is encrypted, which a later version of this program may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cipher: Option<serde_json::Value>,
 }
@@ -159,7 +159,7 @@ pub fn check_format(format: u32) -> Result<()> {
     .hint("install a newer walkeep"))
 }
 
-/// Makes an object of a content that fits into memory. Sets size and hash in the header.
+/// Encodes a content that is in memory as an object. Sets size and hash in the header.
 ///
 /// # Errors
 ///
@@ -170,8 +170,8 @@ pub fn seal(header: Header, content: &[u8], compressor: &mut Compressor) -> Resu
     whole(header, content, &frame)
 }
 
-/// Makes an object like [`seal`], as a delta of `base`: the content of the object that the header
-/// names as its base.
+/// Encodes a content as a delta of `base`, otherwise like [`seal`]. `base` is the content of the
+/// object that the header names as its base.
 ///
 /// # Errors
 ///
@@ -186,8 +186,8 @@ fn whole(mut header: Header, content: &[u8], frame: &[u8]) -> Result<Vec<u8>> {
     Ok([&header.encode()?[..], frame].concat())
 }
 
-/// Content of an object, decompressed frame by frame. Nothing of it may be used before
-/// [`Content::read`] has returned Ok: only then size and hash are those of the header.
+/// Content of an object, decompressed frame by frame. No part of the content may be used before
+/// [`Content::read`] has returned Ok: only then size and hash are known to match the header.
 pub struct Content<R: Read> {
     pub header: Header,
     size: u64,
@@ -206,7 +206,7 @@ const READ_SIZE: usize = 256 << 10;
 const QUEUE_CAPACITY: usize = 2;
 
 impl<R: Read> Content<R> {
-    /// Reads the header of an object; the content follows with [`Content::read`].
+    /// Reads the header of an object; [`Content::read`] then reads the content.
     ///
     /// # Errors
     ///
@@ -261,7 +261,7 @@ impl<R: Read> Content<R> {
                     return Err(damage("it has no zstd frame where one is expected"));
                 }
                 None => {
-                    // Into spare capacity, which does not have to be zeroed first.
+                    // Reads into spare capacity, which does not have to be zeroed first.
                     self.ahead.reserve_exact(READ_SIZE);
                     let mut part = self.source.by_ref().take(READ_SIZE as u64);
                     let got = part.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
@@ -275,8 +275,8 @@ impl<R: Read> Content<R> {
     }
 
     /// Reads all of the content, whose frames hold at most [`FRAME`] bytes each, and checks it.
-    /// `each` gets the pieces with their offsets, on two threads and in any order: what it makes of
-    /// them is worth nothing unless this returns Ok.
+    /// `each` is called with the pieces and their offsets, on two threads and in any order. The
+    /// pieces must not be used unless this function returns Ok.
     ///
     /// # Errors
     ///
@@ -295,9 +295,9 @@ impl<R: Read> Content<R> {
         self.check(size, sha256)
     }
 
-    /// Reads several objects side by side, each in order, on this thread alone: less work in all
-    /// than [`Content::read`] when there are many. `each` gets the index of the object first. The
-    /// results are in the order of `contents`.
+    /// Reads several objects side by side, each in order, on this thread alone. Takes less time in
+    /// total than [`Content::read`] for each of many objects. The first argument of `each` is the
+    /// index of the object. The results are in the order of `contents`.
     pub fn read_together(
         contents: Vec<Content<R>>,
         mut each: impl FnMut(usize, &[u8], u64) -> Result<()>,
@@ -374,11 +374,11 @@ struct ObjectLane<'r, R: Read> {
     index: usize,
     content: Content<R>,
     result: &'r mut Result<Header>,
-    /// Bytes of content so far.
+    /// Number of bytes of content so far.
     size: u64,
 }
 
-/// Converts a limit for something that is kept in memory.
+/// Converts the size limit of a content that is kept in memory.
 fn in_memory(limit: u64) -> Result<usize> {
     usize::try_from(limit).map_err(|_| Error::defect(format!("{limit} bytes cannot be addressed")))
 }

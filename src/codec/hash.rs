@@ -4,7 +4,7 @@ pub use super::sha256::LANES;
 use super::sha256::Sha256;
 use std::fmt;
 
-/// SHA-256 of a content. As text and in JSON: 64 lower-case hexadecimal digits.
+/// SHA-256 of a content. Its text form, also in JSON, is 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash([u8; 32]);
 
@@ -56,7 +56,7 @@ impl Hasher {
         self.0.update(bytes);
     }
 
-    /// Adds one piece to each hash, which is faster than one after the other.
+    /// Adds one piece to each hash, which is faster than adding one after the other.
     pub fn update_together<'h>(pieces: impl IntoIterator<Item = (&'h mut Hasher, &'h [u8])>) {
         let mut pieces: Vec<_> = pieces.into_iter().map(|(hasher, piece)| (&mut hasher.0, piece)).collect();
         Sha256::update_together(&mut pieces);
@@ -75,7 +75,7 @@ pub const BLOCK_HASH_SIZE: usize = 16;
 /// First 16 bytes of the BLAKE3 hash of a block.
 pub type BlockHash = [u8; BLOCK_HASH_SIZE];
 
-/// Hashes everything that a reader returns, as [`block_hash`] does.
+/// Hashes all bytes of a reader, with the function of [`block_hash`].
 ///
 /// # Errors
 ///

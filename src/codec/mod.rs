@@ -1,5 +1,5 @@
-//! Bytes to bytes: hashes, compression, and the envelope that every object has. Does not know where
-//! bytes come from or go to. `src/repo/FORMAT.md` describes the formats.
+//! Bytes to bytes: hashes, compression, and the envelope of objects. Does not know sources and
+//! destinations of bytes. `src/repo/FORMAT.md` describes the formats.
 
 pub mod compress;
 pub mod envelope;

@@ -1,10 +1,10 @@
 //! Reads contents piece by piece and hashes them: one content on two threads, or several contents
-//! side by side on one thread. Knows nothing of where pieces come from and what else is done with
-//! them.
+//! side by side on one thread. Does not know the source of the pieces, and how they are processed
+//! further.
 //!
-//! Of one content, the calling thread reads and a second thread hashes. What else is done with a
-//! piece (compress it, write it) is done by the second thread when it has nothing else to do at
-//! that moment, else by the calling thread: neither waits for the other as long as there is work.
+//! For a single content, the calling thread reads and a second thread hashes. The further work on a
+//! piece (compression, a write) is done by the second thread if it is idle at that moment, else by
+//! the calling thread: neither waits for the other as long as there is work.
 
 use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Result};
@@ -16,14 +16,14 @@ use std::sync::{Arc, mpsc};
 pub struct ContentPiece<'a> {
     /// Number of pieces in front of it.
     pub number: usize,
-    /// Bytes in front of it.
+    /// Number of bytes in front of it.
     pub offset: u64,
     pub bytes: &'a [u8],
 }
 
 /// Reads and hashes one content. `read` replaces its argument by the next piece, and returns false
-/// at the end. Each piece is given to `here`, on this thread, or to `there`, on the second thread,
-/// in any order; up to `queue` pieces wait for the second thread.
+/// at the end. Each piece is processed by `here`, on this thread, or by `there`, on the second
+/// thread, in any order. Up to `queue` pieces wait for the second thread.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn hash_on_two_threads(
     mut there: impl FnMut(ContentPiece<'_>) -> Result<()> + Send,
 ) -> Result<ContentHash> {
     let (sender, receiver) = mpsc::sync_channel::<(usize, u64, Arc<Vec<u8>>, bool)>(queue);
-    // Pieces that the second thread has and has not finished.
+    // Number of pieces that were sent to the second thread and are not finished.
     let backlog = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let backlog = &backlog;
@@ -54,7 +54,7 @@ pub fn hash_on_two_threads(
         });
         let second = second.map_err(|error| Error::from_io("start a thread", error))?;
         let mut send_all = || -> Result<()> {
-            // Buffers that the second thread does not hold are filled again.
+            // Buffers that the second thread has dropped are reused.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
             let (mut number, mut offset) = (0, 0);
             loop {
@@ -83,10 +83,11 @@ pub fn hash_on_two_threads(
     })
 }
 
-/// Reads and hashes several contents side by side on this thread, which takes less time in all than
-/// one after the other. Each round takes a piece of every content: `read` as above, then `hashed`
-/// with the piece when it is in the hash. `end` gets each content with its hash, or with the error
-/// that `read` or `hashed` returned for it.
+/// Reads and hashes several contents side by side on this thread, which takes less time in total
+/// than one after the other. Each round processes one piece of every content: `read` replaces its
+/// second argument by the piece, or returns false at the end; `hashed` is called with the piece
+/// after it was added to the hash. `end` is called with each content and its hash, or with the
+/// error that `read` or `hashed` returned for the content.
 pub fn hash_side_by_side<S>(
     contents: impl IntoIterator<Item = S>,
     mut read: impl FnMut(&mut S, &mut Vec<u8>) -> Result<bool>,

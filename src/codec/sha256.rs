@@ -1,11 +1,11 @@
 //! SHA-256 (FIPS 180-4) of contents that are read in pieces, one alone or several side by side.
 //!
-//! Each round of a hash needs the result of the round before, so with a single content the
-//! processor's SHA unit mostly waits. The rounds of other contents fit in between: several at once
-//! take hardly longer than one. This file has the rounds for several contents; those for a single
-//! one are the library's (`sha2::block_api`, which is not covered by its promise of a stable
-//! interface, hence the version `~0.11` in Cargo.toml). A processor without SHA-NI, or another
-//! architecture than x86-64, hashes one content after the other with the library.
+//! Each round of a hash needs the result of the previous round, so with a single content the
+//! processor's SHA unit mostly waits. The rounds of other contents fit in between: several contents
+//! take hardly longer than one. This file implements the rounds for several contents. A single
+//! content is hashed by the library (`sha2::block_api`, which is exempt from the library's promise
+//! of a stable interface, hence the version `~0.11` in Cargo.toml). On a processor without SHA-NI,
+//! and on other architectures than x86-64, the library hashes one content after the other.
 
 #![allow(
     clippy::indexing_slicing,
@@ -95,8 +95,8 @@ impl Sha256 {
     }
 }
 
-/// Hashes the blocks that all pieces have side by side, if the processor can, and the rest one
-/// after the other.
+/// Hashes as many whole blocks as all pieces have side by side, if the processor supports that, and
+/// the rest of the pieces one after the other.
 fn together<const N: usize>(mut pieces: [&mut (&mut Sha256, &[u8]); N]) {
     let mut common = 0;
     #[cfg(target_arch = "x86_64")]

@@ -4,12 +4,12 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// Required multiple of addresses, offsets and lengths of direct I/O, in bytes; no disk in use asks
-/// for more.
+/// Required alignment of addresses, offsets and lengths of direct I/O, in bytes; no disk in use
+/// requires more.
 pub const ALIGNMENT: usize = 4096;
 
 /// Bytes that begin at a multiple of [`ALIGNMENT`], as long as [`Aligned::extend_from_slice`] stays
-/// within the capacity. Worth keeping: to allocate fresh memory costs more than to fill it.
+/// within the capacity. Should be reused: allocating fresh memory takes longer than filling it.
 #[derive(Default)]
 pub struct Aligned {
     bytes: Vec<u8>,
@@ -17,7 +17,7 @@ pub struct Aligned {
 }
 
 impl Aligned {
-    /// No bytes, with room for `size` of them. Room that is not filled takes no memory.
+    /// Creates an empty buffer with a capacity of `size` bytes. Unused capacity takes no memory.
     pub fn with_capacity(size: usize) -> Aligned {
         let mut bytes: Vec<u8> = Vec::with_capacity(size + ALIGNMENT);
         let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
@@ -29,16 +29,16 @@ impl Aligned {
         self.bytes.extend_from_slice(more);
     }
 
-    /// Forgets the bytes and keeps the memory.
+    /// Removes all bytes and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.truncate(self.begin);
     }
 
-    /// The first `size` bytes, to be overwritten: they hold anything, and are zeros where there
-    /// were fewer.
+    /// Returns the first `size` bytes, to be overwritten: their content is unspecified. Grows the
+    /// buffer if it has fewer bytes.
     pub fn slice(&mut self, size: usize) -> &mut [u8] {
         if self.begin + size > self.bytes.capacity() {
-            // Doubled, so that a size that grows by little steps does not allocate each time.
+            // Doubled, so that a size that grows in small steps does not allocate each time.
             *self = Aligned::with_capacity(size.max(2 * self.bytes.len()));
         }
         if self.len() < size {
@@ -47,7 +47,7 @@ impl Aligned {
         &mut self[..size]
     }
 
-    /// The first `size` bytes, or all if there are fewer.
+    /// Returns the first `size` bytes, or all bytes if the buffer has fewer.
     pub fn bytes(&self, size: usize) -> &[u8] {
         &self[..size.min(self.len())]
     }

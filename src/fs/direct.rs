@@ -1,7 +1,7 @@
-//! Direct I/O: reads and writes that bypass the page cache. What is backed up or restored is not
-//! read again soon, so it should not evict what the server needs, and to copy it through the cache
-//! costs more than the disk does. Where a file system does not support direct I/O, or a piece is
-//! not aligned, buffered I/O is used; both transfer the same bytes.
+//! Direct I/O: reads and writes that bypass the page cache. Files that are backed up or restored
+//! are not read again soon, so they should not evict pages that the server needs, and the copy
+//! through the cache takes longer than the disk. If a file system does not support direct I/O, or a
+//! piece is not aligned, buffered I/O is used; both transfer the same bytes.
 
 #![allow(clippy::indexing_slicing, reason = "the length of the memory is compared before")]
 
@@ -25,20 +25,20 @@ pub struct DirectSource<'a> {
 }
 
 impl<'a> DirectSource<'a> {
-    /// `file` is open at `path`.
+    /// Creates the source of `file`, which is open at `path`.
     pub fn new(path: &'a Path, file: &'a File) -> DirectSource<'a> {
         DirectSource { path, file, direct: Direct::Unopened }
     }
 
-    /// A file that is too small for direct I/O to pay.
+    /// Creates the source of a file that is too small for direct I/O to be faster.
     pub fn small(path: &'a Path, file: &'a File) -> DirectSource<'a> {
         DirectSource { path, file, direct: Direct::Never }
     }
 
-    /// Reads up to `size` bytes into `memory`, fewer at the end of the file only, and returns their
-    /// number. Pages that are in the page cache are copied from there; others are read directly if
-    /// offset and memory are aligned and `memory` has room for `size` rounded up. Pages that a
-    /// buffered read brought into the cache are dropped again.
+    /// Reads up to `size` bytes into `memory`, fewer only at the end of the file, and returns their
+    /// number. Bytes that are all in the page cache are copied from there; others are read directly
+    /// if offset and memory are aligned and `memory` has room for `size`, rounded up to the
+    /// alignment. Pages that a buffered read brought into the cache are dropped again.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl<'a> DirectSource<'a> {
     }
 }
 
-/// Existing file that is written in pieces, and may be read before.
+/// Existing file that is written in pieces, and may be read before it is written.
 pub struct DirectTarget<'a> {
     path: &'a Path,
     file: File,
@@ -57,8 +57,8 @@ pub struct DirectTarget<'a> {
 }
 
 impl<'a> DirectTarget<'a> {
-    /// `file` is open at `path`. `cached`: what is written will be read at once, so it goes through
-    /// the page cache.
+    /// Creates the target of `file`, which is open at `path`. `cached` writes through the page
+    /// cache, for bytes that are read again at once.
     pub fn new(path: &'a Path, file: File, cached: bool) -> DirectTarget<'a> {
         DirectTarget { path, file, direct: if cached { Direct::Never } else { Direct::Unopened } }
     }
@@ -101,8 +101,8 @@ impl<'a> DirectTarget<'a> {
         {
             match file.write_all_at(direct, offset) {
                 Ok(()) => return self.file.write_all_at(rest, offset + whole as u64).doing(doing),
-                // Not supported by this file system or disk; what may have been written is written
-                // again.
+                // The file system or disk does not support it. Bytes that may have been written are
+                // written again.
                 Err(e) if is_refused(&e) => self.direct = Direct::Never,
                 Err(e) => return Err(Error::io(doing(), &e)),
             }
@@ -150,7 +150,7 @@ impl Direct {
         {
             match read_full(direct, &mut memory[..whole], offset) {
                 Ok(got) => return Ok(got.min(size)),
-                // Not supported, or not at an end of the file that is not aligned.
+                // Not supported, or not supported at an unaligned end of the file.
                 Err(e) if is_refused(&e) => *self = Direct::Never,
                 Err(e) => return Err(e),
             }
@@ -173,8 +173,8 @@ fn is_refused(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
-/// Number of pages of a part of a file that the page cache holds; `None` before Linux 6.5. Asks the
-/// kernel, since a non-blocking read (`RWF_NOWAIT`) fills the cache as well.
+/// Number of pages of a part of a file that are in the page cache; `None` before Linux 6.5. A
+/// non-blocking read (`RWF_NOWAIT`) is no alternative, since it fills the cache.
 fn cached_pages(file: &File, size: usize, offset: u64) -> Option<u64> {
     /// Number of `cachestat(2)`, which is the same on every architecture.
     const CACHESTAT: libc::c_long = 451;
@@ -189,8 +189,8 @@ fn cached_pages(file: &File, size: usize, offset: u64) -> Option<u64> {
     (answer == 0).then_some(found[0])
 }
 
-/// Opens the file at `path` for direct I/O; `None` if that is not possible, or another file has the
-/// name by now.
+/// Opens the file at `path` for direct I/O; `None` if that is not possible, or if `path` is another
+/// file than `file` now.
 fn reopen(path: &Path, file: &File, access: &mut OpenOptions) -> Option<File> {
     let direct = open_plain_with(path, access, OFlags::DIRECT).ok()?;
     let (mine, other) = (file.metadata().ok()?, direct.metadata().ok()?);

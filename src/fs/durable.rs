@@ -31,7 +31,7 @@ pub fn sync_file(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Syncs a directory, that is, the names in it. Some network file systems do not support that
-/// (EINVAL, ENOTSUP) and offer nothing else, so that alone is not a failure.
+/// (EINVAL, ENOTSUP) and have no alternative, so these two errors are ignored.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a synced temporary file its name, unless the name exists, and syncs the directory. With
+/// Renames a synced temporary file to `name`, unless `name` exists, and syncs the directory. After
 /// [`Published::NameIsTaken`] the temporary file still exists.
 ///
 /// # Errors
@@ -55,10 +55,10 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     let doing = || format!("create {}", name.display());
     let renamed = match fs::renameat_with(CWD, temporary, CWD, name, RenameFlags::NOREPLACE) {
-        // The file system does not support the flag. A hard link is as exclusive.
+        // The file system does not support the flag. A hard link is exclusive too.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             fs::linkat(CWD, temporary, CWD, name, AtFlags::empty()).map(|()| {
-                // On failure, all that remains is a second name in the folder of temporary files.
+                // After a failure, the file only has a second name, among the temporary files.
                 let _ = std::fs::remove_file(temporary);
             })
         }
@@ -78,8 +78,8 @@ pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
     }
 }
 
-/// Renames a temporary file, replaces what had the name, and syncs neither: for a file that will be
-/// requested again after a crash.
+/// Renames a temporary file to `name`, and replaces the file of that name. Syncs nothing: for a
+/// file that is requested again after a crash, or that the caller syncs.
 ///
 /// # Errors
 ///
@@ -88,11 +88,12 @@ pub fn replace_volatile(temporary: &Path, name: &Path) -> Result<()> {
     std::fs::rename(temporary, name).doing(|| format!("rename to {}", name.display()))
 }
 
-/// Writes a file durably, and replaces what had its name atomically. `mode` is that of the file.
+/// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
+/// new file.
 ///
 /// # Errors
 ///
-/// Those of the operating system; the old file then stays.
+/// Those of the operating system. The old file then stays, unless the sync of the directory failed.
 pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -113,8 +114,8 @@ pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
 }
 
 /// Creates a directory and its parents below `root` unless they exist, and makes their names
-/// durable. `root` itself has to exist. An empty directory may have been created by a process that
-/// was killed before it was durable, so it is treated as new.
+/// durable. `root` itself must exist. An empty directory is treated as new: it may have been
+/// created by a process that was killed before its name was durable.
 ///
 /// # Errors
 ///
@@ -164,8 +165,9 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Open file system. [`FileSystem::sync`] reports all failed writes since it was opened; earlier
-/// ones that were reported to another process are not reported again (`errseq_t` of the kernel).
+/// Open file system. [`FileSystem::sync`] reports all writes that failed since it was opened;
+/// earlier failures that were reported to another process are not reported again (`errseq_t` of the
+/// kernel).
 pub struct FileSystem {
     path: PathBuf,
     directory: File,

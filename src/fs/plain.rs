@@ -1,4 +1,5 @@
-//! Opens files of directories in which another user may have put something else under a name.
+//! Opens files in directories where another user may have put a link or a FIFO in the place of a
+//! file.
 
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};

@@ -1,7 +1,7 @@
-//! Little-endian numbers in PostgreSQL's files, which have the byte order of the machine: x86-64
-//! and arm64 alike.
+//! Little-endian numbers in PostgreSQL's files. The files have the byte order of the machine, which
+//! is little-endian on x86-64 and arm64.
 
-/// `N` bytes at `offset`; `None` where `bytes` is too short.
+/// Returns the `N` bytes at `offset`; `None` if `bytes` is too short.
 pub(super) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }

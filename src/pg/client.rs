@@ -102,9 +102,10 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of messages that are kept until they are taken; the oldest are dropped.
 const MAX_NOTICES: usize = 1000;
 
-/// Session. Its end on drop also ends everything that the server holds for it.
+/// Session. The session ends on drop, and with it everything that the server holds for it.
 pub struct Session {
-    // Dropped before the thread stops, so that the server receives a Terminate message.
+    // The first field is dropped before the thread stops, so that the server receives a Terminate
+    // message.
     client: Arc<Client>,
     cancel: CancelToken,
     shared: Arc<SessionState>,
@@ -133,8 +134,8 @@ struct TurnState {
     since: Instant,
 }
 
-/// Exclusive use of the connection. No statement is sent while another runs, since a request to
-/// cancel ends whichever the server runs at that moment.
+/// Exclusive use of the connection. No statement is sent while another one runs, since a cancel
+/// request ends whichever statement the server runs at that moment.
 struct Turn<'a>(&'a SessionState);
 
 impl Drop for Turn<'_> {
@@ -195,16 +196,17 @@ impl Session {
         })
     }
 
-    /// Checks that the session is not known to be lost. Takes a lock, and does not ask the server.
+    /// Checks that the session is not known to be lost. Takes a lock, and sends nothing to the
+    /// server.
     ///
     /// # Errors
     ///
-    /// The reason of the loss, the same in each call from then on.
+    /// The reason of the loss, once the session is lost.
     pub fn check(&self) -> Result<()> {
         self.shared.check()
     }
 
-    /// Runs one statement and returns all rows. `bound` limits the time.
+    /// Runs one statement and returns all rows. `bound` is the time limit; `None` sets none.
     ///
     /// # Errors
     ///
@@ -237,8 +239,8 @@ impl Session {
         self.run(bound, self.client.execute(sql, params))
     }
 
-    /// Runs statements without parameters, separated by semicolons; one transaction unless they
-    /// control it themselves.
+    /// Runs statements without parameters, separated by semicolons: in one transaction, unless the
+    /// statements control transactions themselves.
     ///
     /// # Errors
     ///
@@ -247,7 +249,8 @@ impl Session {
         self.run(bound, self.client.batch_execute(sql))
     }
 
-    /// Runs statements, and returns the rows of the last one that has any, with all values as text.
+    /// Runs statements, and returns the rows of the last statement that has rows, with all values
+    /// as text.
     ///
     /// # Errors
     ///
@@ -295,9 +298,9 @@ impl Session {
         &self.shared.place
     }
 
-    /// Waits for a statement, and cancels it at the server when its time has passed. If it does not
-    /// end even then, the session is lost, since its result would be taken for that of the next
-    /// statement.
+    /// Waits for a statement, and cancels it on the server when its time limit has passed. If the
+    /// statement does not end even then, the session is lost: the result would be mistaken for the
+    /// one of the next statement.
     fn run<T>(
         &self,
         bound: Option<Duration>,
@@ -314,15 +317,15 @@ impl Session {
             self.check()?;
             return Err(late());
         };
-        self.check()?; // it may have been lost while this waited
+        self.check()?; // the session may have been lost during the wait
         let mut work = pin!(work);
         if let Some(result) = wait(work.as_mut(), until) {
             return result.map_err(|cause| self.failed(&cause));
         }
         self.cancel();
         match wait(work.as_mut(), Instant::now().checked_add(CANCEL_TIMEOUT)) {
-            // It ended before the request arrived. Its effects exist, so it is not reported as
-            // cancelled.
+            // The statement ended before the cancel request arrived. It has taken effect, so it is
+            // not reported as cancelled.
             Some(Ok(value)) => Ok(value),
             Some(Err(cause)) if cause.code() == Some(&SqlState::QUERY_CANCELED) => Err(late()),
             Some(Err(cause)) => Err(self.failed(&cause)),
@@ -336,15 +339,15 @@ impl Session {
         }
     }
 
-    /// Requests the server to cancel the running statement and waits until it has handled the
-    /// request, so that this cannot cancel a later statement.
+    /// Sends a request to cancel the running statement, and waits until the server has handled the
+    /// request, so that it cannot cancel a later statement.
     fn cancel(&self) {
         let (token, address, encryption) =
             (self.cancel.clone(), self.address.clone(), self.encryption.clone());
         let (sender, handled) = mpsc::sync_channel::<()>(1);
         self.runtime.spawn(async move {
             let _sender = sender;
-            // After a failure the statement does not end, which is handled there.
+            // After a failure the statement does not end, which the caller handles.
             let _ = timeout(CANCEL_TIMEOUT, async {
                 let mut wire = Wire::open(&address, &encryption).await?;
                 let sent = token.cancel_query_raw(&mut wire, NoHandshake).await;
@@ -399,8 +402,8 @@ impl SessionState {
         lost.clone().map_or(Ok(()), |error| Err(error.doing(format!("session at {} lost", self.place))))
     }
 
-    /// Records why the session was lost. The first reason stays, unless it is a closed connection,
-    /// which says less than a message of the server.
+    /// Records why the session was lost. The first reason stays, unless it is only a closed
+    /// connection: a message of the server is more specific.
     fn lose(&self, error: Error) {
         let mut lost = self.lost.lock();
         let closed = error::closed().to_string();
@@ -426,6 +429,7 @@ impl SessionState {
         });
     }
 
+    /// Waits for the turn; `None` when `until` has passed.
     fn wait_turn(&self, until: Option<Instant>) -> Option<Turn<'_>> {
         let mut state = self.turn.lock();
         while state.is_taken {
@@ -439,8 +443,8 @@ impl SessionState {
         Some(Turn(self))
     }
 
-    /// Takes the turn if the connection is not in use and was idle for `every`; else returns the
-    /// time to wait.
+    /// Takes the turn if the connection is not in use and has been idle for `every`; otherwise
+    /// returns the time to wait before the next attempt.
     fn idle_turn(&self, every: Duration) -> std::result::Result<Turn<'_>, Duration> {
         let mut state = self.turn.lock();
         match (state.is_taken, every.checked_sub(state.since.elapsed())) {

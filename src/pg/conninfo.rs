@@ -3,9 +3,9 @@
 //! connection.
 //!
 //! The rules are those of libpq (PostgreSQL documentation, "Database Connection Control
-//! Functions"). A connection string with a keyword that is not supported here is refused by name:
-//! to ignore `requirepeer`, for example, would be weaker than what was requested. Values are never
-//! part of an error, since a misplaced quote makes a part of a password look like any other word.
+//! Functions"). A keyword that is not supported is an error that names it: ignoring `requirepeer`,
+//! for example, would weaken the requested protection. Values are never part of an error, since a
+//! misplaced quote makes a part of a password look like any other word.
 
 mod files;
 mod resolve;
@@ -54,13 +54,13 @@ impl fmt::Debug for Secret {
 /// Parameters of a connection. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct ConnInfo {
-    /// Servers to try, in this order; at least one.
+    /// Servers to try, in order; at least one.
     pub targets: Vec<Endpoint>,
     /// Name of the role.
     pub user: String,
     /// Name of the database.
     pub dbname: String,
-    /// `None` leaves the name to the program.
+    /// Name in pg_stat_activity; `None` leaves it to the program.
     pub application_name: Option<String>,
     /// Command-line options of the server process: `-c name=value`.
     pub options: Option<String>,
@@ -129,8 +129,8 @@ pub enum SessionAttrs {
     PreferStandby,
 }
 
-/// Settings by which a TCP connection detects that its peer is gone. `None` leaves a value to the
-/// program.
+/// Settings by which a TCP connection detects a peer that does not respond any more. `None` leaves
+/// a value to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOptions {
     pub keepalives: bool,
@@ -201,13 +201,13 @@ pub struct TlsOptions {
 }
 
 impl ConnInfo {
-    /// Resolves a connection string, keywords and values or a URI. Each value is that of the
-    /// string, else of its service's entry, else of the environment, else libpq's default; a
-    /// password may also be in the password file.
+    /// Resolves a connection string: keywords and values, or a URI. Each value comes from the
+    /// string, else from the entry of its service, else from the environment, else it is libpq's
+    /// default. A password may also come from the password file.
     ///
     /// # Errors
     ///
-    /// [`Kind::Config`], with the keyword and never the value.
+    /// [`Kind::Config`]; the message has the keyword, and never the value.
     pub fn parse(text: &str, environment: &Environment<'_>) -> Result<ConnInfo> {
         resolve::Keywords::collect(text, environment)
             .and_then(|settings| settings.resolve(environment))
@@ -215,6 +215,7 @@ impl ConnInfo {
     }
 }
 
-fn config(message: impl Into<String>) -> Error {
+/// Creates an error about the configuration of a connection.
+pub(super) fn config(message: impl Into<String>) -> Error {
     Error::new(Kind::Config, message)
 }

@@ -5,11 +5,11 @@ use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;
 
-/// Size of the file in bytes; the structure takes less than one sector of it, the rest is zero.
+/// Size of the file in bytes; the structure takes less than one sector, and the rest is zero.
 pub const FILE_SIZE: usize = 8192;
 
-/// Range of possible ends of the structure: its CRC is its last field, and its length differs
-/// between major versions.
+/// Possible offsets of the CRC, the last field of the structure, whose length differs between major
+/// versions.
 const CRC_OFFSETS: std::ops::Range<usize> = 200..512;
 
 /// Offsets of fields, which are the same in every supported major version.
@@ -42,9 +42,10 @@ const IN_PRODUCTION: u32 = 6;
 /// removed then refuses to start, instead of starting with corrupt data.
 const NO_CHECKPOINT: u64 = 0xDEAD;
 
-/// Maximum number of reads of a file that the server may be writing, until its CRC is believed, and
-/// the pause between.
+/// Maximum number of reads of the file until its CRC is correct: the server may be writing the
+/// file.
 const MAX_READS: u32 = 20;
+/// Pause between two reads.
 const READ_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Copy of `pg_control` with a correct CRC.
@@ -100,7 +101,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// `Damage` as of [`Control::parse`]; those of the operating system.
+    /// Those of [`Control::parse`] and of the operating system.
     pub fn read(pgdata: &Path) -> Result<Control> {
         let path = pgdata.join("global/pg_control");
         let mut attempt = 1;
@@ -179,7 +180,7 @@ impl Control {
     }
 }
 
-/// Finds the offset of the CRC, which is that of everything before it.
+/// Finds the offset of the CRC: the first offset at which the CRC of all bytes before it is stored.
 fn crc_offset(bytes: &[u8]) -> Option<usize> {
     let mut crc = crc32c::crc32c(bytes.get(..CRC_OFFSETS.start)?);
     for offset in CRC_OFFSETS.step_by(4) {

@@ -3,11 +3,11 @@
 use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Error, Kind, Result};
 
-/// Maximum size of a history file, in bytes; no real one comes near.
+/// Maximum size of a history file in bytes; real files are far smaller.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// Ancestry of a timeline: the timelines that its WAL passes through, and where it left each of
-/// them.
+/// Ancestry of a timeline: the timelines through which its history passes, and the position at
+/// which it left each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     pub timeline: TimelineId,
@@ -53,8 +53,8 @@ impl History {
         Ok(History { timeline, parents })
     }
 
-    /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for one
-    /// that it does not contain.
+    /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for a
+    /// timeline that is not part of this history.
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         if timeline == self.timeline {
             return None;

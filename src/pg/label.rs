@@ -3,7 +3,7 @@
 use super::{lsn::Lsn, segment::TimelineId};
 use crate::error::{Error, Kind, Result};
 
-/// Fields of `backup_label` (`build_backup_content`). The file itself is kept byte for byte.
+/// Fields of `backup_label` (`build_backup_content`). The file itself is stored byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
     /// Start of redo: the first WAL that the backup needs.

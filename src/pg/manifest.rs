@@ -54,8 +54,8 @@ impl<W: Write> ManifestWriter<W> {
             Ok(path) => format!("\"Path\": {}", serde_json::Value::from(path)),
             Err(_) => format!("\"Encoded-Path\": \"{}\"", hex::encode(file.path)),
         };
-        // pg_verifybackup ignores the time; one that no calendar has becomes the nearest that it
-        // has.
+        // pg_verifybackup ignores the time, so a time outside of the calendar's range is replaced
+        // by the nearest end of the range.
         let nearest = if file.modified < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let modified = jiff::Timestamp::from_second(file.modified).unwrap_or(nearest);
         // The bytes of the number in memory (`pg_checksum_final`).

@@ -23,12 +23,13 @@ const SEEDS: [u32; LANES] = [
 pub enum Verdict {
     /// Correct checksum, or a new page that is all zeros.
     Good,
-    /// Wrong checksum, with the LSN in the page: one that changed after a backup began may have
-    /// been read half-written and is repaired by WAL.
+    /// Wrong checksum, with the LSN in the page: a page that changed after a backup began may have
+    /// been read half-written, and is repaired by WAL.
     Bad(Lsn),
 }
 
-/// Verifies one page; `block` is its number in the whole relation, across all segments of 1 GiB.
+/// Verifies the checksum of a page. `block` is the number of the page in the whole relation, across
+/// all segments of 1 GiB.
 pub fn verify(page: &[u8; PAGE_SIZE], block: u32) -> Verdict {
     let upper = u16::from_le_bytes([page[14], page[15]]);
     if upper == 0 && page.iter().all(|&byte| byte == 0) {
@@ -40,14 +41,14 @@ pub fn verify(page: &[u8; PAGE_SIZE], block: u32) -> Verdict {
     Verdict::Bad(claimed_lsn(page))
 }
 
-/// Position in the WAL of the last change of a page, as it is in the page (`pd_lsn`).
+/// Position in the WAL of the last change of a page, according to the page (`pd_lsn`).
 pub fn claimed_lsn(page: &[u8; PAGE_SIZE]) -> Lsn {
     let [a, b, c, d, e, f, g, h, ..] = *page;
     let [high, low] = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
     Lsn(u64::from(high) << 32 | u64::from(low))
 }
 
-/// Checksum that PostgreSQL writes into `pd_checksum` of this page (`pg_checksum_page`).
+/// Checksum that PostgreSQL would write into `pd_checksum` of the page (`pg_checksum_page`).
 pub fn checksum(page: &[u8; PAGE_SIZE], block: u32) -> u16 {
     #[cfg(target_arch = "x86_64")]
     let sum = if std::arch::is_x86_feature_detected!("avx2") {
@@ -83,7 +84,7 @@ fn sum(page: &[u8; PAGE_SIZE]) -> u32 {
             *value = u32::from_le_bytes(*bytes);
         }
         if index == 0 {
-            // pd_checksum itself counts as zero; pd_flags beside it does not.
+            // pd_checksum itself counts as zero; pd_flags, in the same word, counts as it is.
             values[2] &= 0xFFFF_0000;
         }
         mix(&mut lanes, &values);

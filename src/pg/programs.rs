@@ -11,12 +11,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs of a major version: in the configured directory, or without one in those
-    /// of Debian, Red Hat, SUSE and builds from source.
+    /// Finds the programs of a major version: in the configured directory, or, if none is
+    /// configured, in the directories of Debian, Red Hat, SUSE and builds from source.
     ///
     /// # Errors
     ///
-    /// `Absent` when there is no server of this version.
+    /// `Absent` when no server program of this version is found.
     pub fn find(major: u32, configured: Option<&Path>) -> Result<Programs> {
         let usual = [
             format!("/usr/lib/postgresql/{major}/bin"),
@@ -58,7 +58,8 @@ impl Programs {
     }
 }
 
-/// Asks a server program for its major version: `postgres (PostgreSQL) 15.18 (Debian …)`.
+/// Runs a server program to get its major version: `postgres (PostgreSQL) 15.18 (Debian …)`. `None`
+/// when the program cannot be run or prints something else.
 fn version(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

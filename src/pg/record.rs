@@ -37,8 +37,8 @@ const SWITCH: u8 = 0x40;
 /// Maximum length of a record in bytes (`XLogRecordMaxSize`).
 const MAX_LENGTH: usize = 1020 << 20;
 
-/// Maximum length of a record that is collected across segments; none with a meaning for this
-/// program is longer.
+/// Maximum length in bytes of a record that is collected across segments; the records whose meaning
+/// this program needs are shorter.
 const MAX_SPANNING_LENGTH: usize = 64 << 20;
 
 /// Ids of the headers before a record's data (`XLR_BLOCK_ID_…`).
@@ -47,7 +47,7 @@ const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
 
-/// 2000-01-01, from which PostgreSQL counts, in microseconds since 1970.
+/// 2000-01-01, the epoch of PostgreSQL's timestamps, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
 
 /// Last records of a segment.
@@ -55,7 +55,7 @@ const EPOCH: i64 = 946_684_800_000_000;
 pub struct Tail {
     /// Start of the last record that lies wholly in this segment.
     pub last_record: Option<Lsn>,
-    /// Last commit or abort, with whose time a recovery target time is compared.
+    /// Last commit or abort; recovery compares its time with a recovery target time.
     pub last_transaction: Option<TransactionEnd>,
 }
 
@@ -110,12 +110,13 @@ pub struct FoundRecord {
 /// Reader of consecutive segments and of the records that span them.
 #[derive(Debug, Default)]
 pub struct RecordScan {
+    /// Record that continues in the next segment.
     open: Option<PartialRecord>,
 }
 
 impl RecordScan {
-    /// Gives `each` the records that end in the next segment, up to the first bytes that are not a
-    /// record.
+    /// Reads the next segment. Calls `each` with every record that ends in it, up to the first
+    /// bytes that are not a record.
     pub fn segment(&mut self, segment: &[u8], mut each: impl FnMut(FoundRecord)) {
         let open = self.open.take();
         let Some((mut reader, rest)) = RecordReader::open(segment) else {
@@ -156,7 +157,7 @@ impl RecordScan {
     }
 }
 
-/// Time of a commit or abort record, in microseconds since 2000.
+/// Time of a commit or abort record, in microseconds since 2000; `None` for other records.
 fn transaction_end(record: &[u8]) -> Option<i64> {
     let kind = record.get(INFO)? & KIND;
     if *record.get(RESOURCE_MANAGER)? != TRANSACTIONS
@@ -167,7 +168,7 @@ fn transaction_end(record: &[u8]) -> Option<i64> {
     array_at(main_data(record)?, 0).map(i64::from_le_bytes)
 }
 
-/// Tablespace that a record creates.
+/// Tablespace that a record creates; `None` for other records.
 fn tablespace(record: &[u8]) -> Option<Meaning> {
     if *record.get(RESOURCE_MANAGER)? != TABLESPACES || record.get(INFO)? & 0xF0 != CREATE_TABLESPACE {
         return None;
@@ -177,7 +178,7 @@ fn tablespace(record: &[u8]) -> Option<Meaning> {
     Some(Meaning::Tablespace { oid: u32_at(data, 0)?, location })
 }
 
-/// Main data of a record without blocks.
+/// Main data of a record without blocks; `None` for a record with blocks.
 fn main_data(record: &[u8]) -> Option<&[u8]> {
     let mut at = RECORD_HEADER;
     let length = loop {
@@ -197,7 +198,7 @@ fn timestamp(microseconds: i64) -> Option<jiff::Timestamp> {
     microseconds.checked_add(EPOCH).and_then(|last| jiff::Timestamp::from_microsecond(last).ok())
 }
 
-/// Record of which at least the beginning has been read.
+/// Record whose beginning, or all of it, has been read.
 #[derive(Debug)]
 struct PartialRecord {
     begin: Lsn,
@@ -218,7 +219,7 @@ impl PartialRecord {
     }
 }
 
-/// Reader of the records of one segment, up to the first that is incomplete or wrong.
+/// Reader of the records of one segment, up to the first record that is incomplete or wrong.
 struct RecordReader<'a> {
     segment: &'a [u8],
     page_size: usize,
@@ -237,8 +238,8 @@ impl<'a> RecordReader<'a> {
         Some(reader)
     }
 
-    /// Reads the first page header. Returns the reader behind it, and the number of bytes of the
-    /// previous segment's last record that follow.
+    /// Reads the first page header. Returns the reader, positioned after the header, and the number
+    /// of bytes that belong to the last record of the previous segment.
     fn open(segment: &'a [u8]) -> Option<(RecordReader<'a>, usize)> {
         let header = SegmentHeader::parse(segment).ok()?;
         header.page_address.checked_add(segment.len() as u64)?; // no position in it is beyond 64 bits
@@ -258,14 +259,16 @@ impl<'a> RecordReader<'a> {
         Some((reader, rest))
     }
 
-    /// Skips the page header if a page begins here; `None` if it is not of this WAL.
+    /// Skips the page header if a page begins here; `None` if the page does not belong to this WAL.
     fn enter_page(&mut self) -> Option<()> {
         if self.at.is_multiple_of(self.page_size) {
             let header = self.segment.get(self.at..self.at + SHORT_HEADER)?;
-            // Behind the end of the WAL are the pages of an older segment.
+            // The end of the WAL is followed by pages of an older segment.
             let address = self.address + self.at as u64;
-            let is_ours = u16_at(header, 0)? == self.magic && u64_at(header, 8)? == address;
-            self.at += is_ours.then_some(SHORT_HEADER)?;
+            if u16_at(header, 0)? != self.magic || u64_at(header, 8)? != address {
+                return None;
+            }
+            self.at += SHORT_HEADER;
         }
         Some(())
     }
@@ -284,14 +287,14 @@ impl<'a> RecordReader<'a> {
         self.at = self.at.next_multiple_of(8);
     }
 
-    /// The next record and its start.
+    /// Returns the next record and its start.
     fn next(&mut self) -> Option<(Lsn, Vec<u8>)> {
         let open = self.next_open().filter(|open| open.missing() == 0)?;
         self.align();
         open.checked()
     }
 
-    /// The next record, as far as it lies in the segment.
+    /// Returns the next record, as far as it lies in the segment.
     fn next_open(&mut self) -> Option<PartialRecord> {
         self.enter_page()?;
         let begin = Lsn(self.address + self.at as u64);
@@ -306,7 +309,7 @@ impl<'a> RecordReader<'a> {
         Some(open)
     }
 
-    /// Reads the rest of a record, up to its end or that of the segment.
+    /// Reads the rest of a record, up to its end or the end of the segment.
     fn fill(&mut self, open: &mut PartialRecord) {
         while open.missing() > 0 && self.at < self.segment.len() {
             if self.enter_page().is_none() {
@@ -324,7 +327,7 @@ impl<'a> RecordReader<'a> {
     /// Interprets the record that ends here.
     fn found(&mut self, begin: Lsn, record: &[u8]) -> FoundRecord {
         if record.get(RESOURCE_MANAGER) == Some(&0) && record.get(INFO).is_some_and(|i| i & 0xF0 == SWITCH) {
-            // The rest of the segment belongs to it.
+            // The rest of the segment belongs to the record.
             self.at = self.segment.len();
         }
         let end = Lsn(self.address + self.at as u64);

@@ -44,11 +44,12 @@ impl RelationDirectory {
     }
 }
 
-/// First OID of objects of users (`FirstNormalObjectId`); databases below are `postgres` and the
-/// templates.
+/// First OID of objects of users (`FirstNormalObjectId`); databases with lower OIDs are `postgres`
+/// and the templates.
 pub const FIRST_OF_USERS: u32 = 16_384;
 
-/// OIDs of the tablespaces of every cluster (`pg_tablespace.dat`): `base` and `global`.
+/// OIDs of the tablespaces that every cluster has (`pg_tablespace.dat`): those of `base` and
+/// `global`.
 const DEFAULT: u32 = 1663;
 const GLOBAL: u32 = 1664;
 

@@ -67,8 +67,9 @@ impl SegmentName {
         SegmentName::of_number(timeline, lsn.0 / size.bytes(), size)
     }
 
-    /// Last segment that contains a byte before `lsn`: for an end of WAL on a boundary, the segment
-    /// before it. (The result of PostgreSQL's `pg_walfile_name` for a boundary changed in 17.)
+    /// Last segment that contains a byte before `lsn`: if `lsn` is on a boundary, the segment
+    /// before the boundary. (The result of PostgreSQL's `pg_walfile_name` for a boundary changed in
+    /// 17.)
     pub fn ending_at(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> SegmentName {
         SegmentName::containing(timeline, Lsn(lsn.0.saturating_sub(1)), size)
     }
@@ -98,7 +99,7 @@ impl SegmentName {
         SegmentName::of_number(self.timeline, self.number(size) + 1, size)
     }
 
-    /// Whether such a name can exist with segments of this size (`…000000FF` cannot with 1 GiB).
+    /// Whether the name is valid for segments of this size (`…000000FF` is not valid with 1 GiB).
     pub fn is_possible(self, size: SegmentSize) -> bool {
         u64::from(self.segment) < size.per_log()
     }

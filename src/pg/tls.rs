@@ -1,12 +1,12 @@
-//! TLS with libpq's rules: what each `sslmode` proves about the server, with which files, and the
+//! TLS with libpq's rules: the verification of the server by each `sslmode`, its files, and the
 //! value that binds a SCRAM login to the server's certificate. Opens no connection.
 //!
 //! Follows fe-secure-openssl.c: an existing root certificate file is used in every mode; without
 //! one, `require` and weaker modes accept any certificate; `verify-full` compares the host name,
 //! with the common name as a fallback. Stricter than libpq in one respect: a file that was named
-//! and does not exist is an error, never a reason to prove less.
+//! and does not exist is always an error, and never leads to a weaker verification.
 
-use super::conninfo::{LibpqFile, RootCert, SslMode, TlsOptions};
+use super::conninfo::{LibpqFile, RootCert, SslMode, TlsOptions, config};
 use super::x509::{Certificate, SignatureHash};
 use crate::error::{Error, Kind, Result};
 use crate::net::tls::{Chain, is_authority, is_cause};
@@ -66,8 +66,8 @@ pub(super) fn setup(tls: &TlsOptions, host: Option<&str>) -> Result<TlsSetup> {
     client.enable_sni = tls.sni;
     Ok(TlsSetup {
         config: Arc::new(client),
-        // Without a name, which verify-full has: an address is not sent to the server, and nothing
-        // compares it.
+        // Without a name, an address takes its place: it is not sent to the server, and nothing
+        // compares it, since verify-full always has a name.
         name: name.unwrap_or_else(|| std::net::IpAddr::from([0, 0, 0, 0]).into()),
     })
 }
@@ -104,7 +104,7 @@ fn verifier(tls: &TlsOptions, provider: &Arc<CryptoProvider>, host: Option<&str>
     Ok(Verifier { chain, host: host.filter(|_| full).map(str::to_string), provider: provider.clone() })
 }
 
-/// Verifier of chains to these roots, with the lists of revoked certificates.
+/// Creates the verifier of chains to `roots`, with the lists of revoked certificates.
 fn chain(
     tls: &TlsOptions,
     provider: &Arc<CryptoProvider>,
@@ -126,7 +126,7 @@ fn chain(
     Chain::new(provider.clone(), store, roots, revoked)
 }
 
-/// The client's certificate and key, if there is one.
+/// Reads the client's certificate chain and key; `None` without a client certificate.
 fn identity(tls: &TlsOptions) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
     let Some(cert) = &tls.cert else {
         return Ok(None);
@@ -154,7 +154,8 @@ fn identity(tls: &TlsOptions) -> Result<Option<(Vec<CertificateDer<'static>>, Pr
     Ok(Some((chain, key)))
 }
 
-/// The path if the file exists, which a file that was named has to.
+/// Returns the path of a file that exists; `None` for a missing file that was not named. A missing
+/// file that was named is an error.
 fn present<'a>(file: &'a LibpqFile, keyword: &str) -> Result<Option<&'a Path>> {
     match std::fs::metadata(&file.path) {
         Ok(_) => Ok(Some(&file.path)),
@@ -181,16 +182,12 @@ fn unreadable(path: &Path, error: &rustls_pki_types::pem::Error) -> Error {
     config(format!("{}: {error}", path.display()))
 }
 
-fn config(message: impl Into<String>) -> Error {
-    Error::new(Kind::Config, message)
-}
-
 /// Whether this is an error of the TLS library, as opposed to the network.
 pub(super) fn is_tls(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Converts the error of a handshake, and describes what is wrong with the certificate.
+/// Converts the error of a handshake, and describes the problem of the certificate.
 pub(super) fn handshake_error(error: &std::io::Error) -> Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let cause = match inner {
@@ -240,8 +237,9 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// The `tls-server-end-point` channel binding of a certificate (RFC 5929): its hash by the function
-/// of its own signature. `None` where the RFC defines none; SCRAM then works without it.
+/// Computes the `tls-server-end-point` channel binding of a certificate (RFC 5929): the hash of the
+/// certificate with the hash function of its signature. `None` where the RFC defines none; SCRAM
+/// then works without channel binding.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(match Certificate::parse(certificate)?.signature_hash? {
         SignatureHash::Sha224 => sha2::Sha224::digest(certificate).to_vec(),
@@ -262,8 +260,8 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// Checks the name by the common name, as libpq does. `error` is the library's about the name,
-    /// which implies that the chain is valid.
+    /// Compares the host with the common name, as libpq does. `error` is the library's error about
+    /// the name, which implies that the chain is valid.
     fn check_common_name(
         &self,
         certificate: &CertificateDer<'_>,
@@ -322,9 +320,9 @@ impl ServerCertVerifier for Verifier {
         crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    /// Verifies that the server has the certificate's key, also where any certificate is accepted:
-    /// channel binding relies on it. Reads the key from the certificate itself, since the library
-    /// rejects certificates of version 1, which `openssl x509 -req` makes.
+    /// Verifies that the server has the certificate's key, also if any certificate is accepted:
+    /// channel binding relies on that. Reads the key from the certificate without the library,
+    /// which rejects certificates of version 1; `openssl x509 -req` makes those.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

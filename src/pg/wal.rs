@@ -15,8 +15,8 @@ const LONG_HEADER: u16 = 0x0002;
 pub struct SegmentHeader {
     /// Major version of PostgreSQL that wrote the WAL.
     pub major: u32,
-    /// Timeline of the page; never above that of the name, and below it in the first segment after
-    /// a promotion.
+    /// Timeline of the page. Never above the timeline in the name of the segment; below it in the
+    /// first segment after a promotion.
     pub timeline: TimelineId,
     /// Position of the page in the WAL.
     pub page_address: u64,

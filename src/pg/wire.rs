@@ -27,7 +27,7 @@ pub(super) enum Address {
 #[derive(Debug, Clone)]
 pub(super) enum Encryption {
     Plain,
-    /// Encrypted if the server offers it, which it does in clear text.
+    /// Encrypted if the server offers TLS. The offer itself is not authenticated.
     IfOffered(TlsSetup),
     Required(TlsSetup),
 }
@@ -40,8 +40,8 @@ pub(super) enum Wire {
     Tls(Box<Rustls<TcpStream>>, Option<Vec<u8>>),
 }
 
-/// Default settings of keepalives: the kernel drops a silent peer after about a minute. With the
-/// system's two hours, a backup would wait for a machine that is long gone.
+/// Default settings of keepalives: the kernel drops a peer that does not respond after about a
+/// minute. With the system's default of two hours, a backup would wait for a machine that is down.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_LOST_KEEPALIVES: u32 = 3;
@@ -86,7 +86,8 @@ impl Wire {
     }
 }
 
-/// Nobody answered. A missing socket or a refusal of the kernel is the same as an unreachable host.
+/// Error for a failed connection. A missing socket and a connection that the kernel refuses count
+/// as an unreachable host.
 fn unreachable(error: &io::Error) -> Error {
     Error::io("connect", error).with_kind(Kind::Unavailable)
 }
@@ -107,9 +108,8 @@ fn tune(stream: &TcpStream, tcp: &TcpOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Requests TLS (protocol documentation, "SSL Session Encryption"). Reads a single byte: anything
-/// that a man in the middle sends with it becomes part of the handshake, which fails
-/// (CVE-2021-23222).
+/// Requests TLS (protocol documentation, "SSL Session Encryption"). Reads a single byte: further
+/// bytes of a man in the middle become part of the handshake, which then fails (CVE-2021-23222).
 async fn encrypt(mut stream: TcpStream, setup: &TlsSetup, required: bool) -> Result<Wire> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     let doing = "request tls";
@@ -197,8 +197,8 @@ impl TlsStream for &mut Wire {
     }
 }
 
-/// TLS connector for tokio-postgres that does nothing, since the stream is already encrypted if it
-/// has to be.
+/// TLS connector for tokio-postgres that does nothing: a stream that has to be encrypted is already
+/// encrypted.
 pub(super) struct NoHandshake;
 
 impl<S: TlsStream + Unpin> TlsConnect<S> for NoHandshake {

@@ -1,5 +1,5 @@
-//! The few fields of a certificate that libpq uses and the TLS library does not provide. Reads DER
-//! as far as necessary; decides nothing about trust.
+//! Parser of the few fields of a certificate that libpq uses and the TLS library does not provide.
+//! Reads DER as far as necessary; makes no decision about trust.
 
 use std::net::IpAddr;
 
@@ -87,9 +87,9 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether the common name matches this host. As in libpq it counts only in a certificate
-    /// without alternative names of the host's kind (`pq_verify_peer_name_matches_certificate` in
-    /// fe-secure-common.c).
+    /// Whether the common name matches this host. As in libpq, the common name counts only in a
+    /// certificate without alternative names of the host's kind
+    /// (`pq_verify_peer_name_matches_certificate` in fe-secure-common.c).
     pub(super) fn common_name_matches(&self, host: &str) -> bool {
         let Some(name) = self.common_name else {
             return false;
@@ -159,7 +159,8 @@ fn signature_hash(algorithm: &[u8]) -> Option<SignatureHash> {
     }
 }
 
-/// Hash of RSASSA-PSS, its parameter [0]. The default is SHA-1, which RFC 5929 replaces by SHA-256.
+/// Hash function of RSASSA-PSS, its parameter [0]. The default is SHA-1, which RFC 5929 replaces by
+/// SHA-256.
 fn pss_hash(parameters: &[u8]) -> Option<SignatureHash> {
     const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
     let Some(hash) = Elements(parameters).find(|e| e.tag == 0xa0) else {

@@ -1,5 +1,5 @@
-//! Checks of the objects that are copied, in bounded memory: a frame of a pack, or a few pieces of
-//! a WAL file.
+//! Checks of the objects that are copied. Each check holds at most one frame of a pack, or a few
+//! pieces of a WAL file, in memory.
 
 use super::source::ContentCheck;
 use crate::codec::compress::{Decompressor, FRAME};
@@ -15,16 +15,17 @@ use std::io::{self, Read};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-/// Bytes of a compressed frame, at most: more than zstd makes of [`FRAME`] bytes that cannot be
-/// compressed.
+/// Maximum size of a compressed frame in bytes: more than zstd produces from [`FRAME`] bytes that
+/// cannot be compressed.
 const MAX_FRAME_LENGTH: u32 = 2 << 20;
 const _: () = assert!(MAX_FRAME_LENGTH as usize >= 2 * FRAME);
 
-/// Chunks of a WAL file that wait for its check.
+/// Maximum number of chunks of a WAL file that wait for the check.
 const QUEUE_CAPACITY: usize = 2;
 
-/// The check that an object has this size, and nothing else.
+/// The check of the size of an object alone.
 pub struct SizeCheck {
+    /// Number of bytes that are missing.
     left: u64,
 }
 
@@ -49,23 +50,26 @@ impl ContentCheck for SizeCheck {
     }
 }
 
-/// The check of a pack: its size, and the hash of every block that is wanted of it.
+/// The check of a pack: its size, and the hash of every block that the backup needs from it.
 pub struct PackCheck<'a> {
     files: &'a [&'a FileEntry],
-    /// Frames that were not checked yet, by position.
+    /// Frames behind `next`, ordered by position.
     frames: std::vec::IntoIter<&'a StoredFrame>,
+    /// First frame that was not checked yet; `None` after the last one.
     next: Option<&'a StoredFrame>,
     size: SizeCheck,
-    /// Bytes of the pack so far.
+    /// Number of bytes of the pack so far.
     position: u64,
-    /// Bytes of the next frame so far.
+    /// Bytes of `next` so far.
     frame: Vec<u8>,
     decompressor: Decompressor,
+    /// Buffer of the content of a frame, which is reused.
     content: Vec<u8>,
 }
 
 impl<'a> PackCheck<'a> {
-    /// `frames`: those of the pack, by position, with blocks of `files`.
+    /// Creates the check of a pack of `size` bytes. `frames` are the frames of the pack that hold
+    /// blocks of `files`, ordered by position.
     pub fn new(size: u64, files: &'a [&'a FileEntry], frames: Vec<&'a StoredFrame>) -> PackCheck<'a> {
         let mut frames = frames.into_iter();
         PackCheck {
@@ -80,7 +84,7 @@ impl<'a> PackCheck<'a> {
         }
     }
 
-    /// Checks a frame whose bytes are complete.
+    /// Checks a frame, all of whose bytes are in `self.frame`.
     fn check(&mut self, frame: &StoredFrame) -> Result<()> {
         self.decompressor.frame(&self.frame, FRAME, &mut self.content)?;
         for piece in &frame.pieces {
@@ -128,8 +132,9 @@ impl ContentCheck for PackCheck<'_> {
     }
 }
 
-/// The check of a WAL file: its header, its hash, and the header of a segment. It needs a reader,
-/// so it runs on a thread of its own, which gets a copy of each chunk.
+/// The check of a WAL file: the header of the object, the hash of the content, and the header of a
+/// segment. The decoder needs a reader, so it runs on its own thread, which receives a copy of each
+/// chunk.
 pub struct WalCheck {
     /// `None` after the end.
     running: Option<Running>,
@@ -139,6 +144,8 @@ pub struct WalCheck {
 type Running = (mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>);
 
 impl WalCheck {
+    /// Starts the thread of the check.
+    ///
     /// # Errors
     ///
     /// When the thread cannot be started.
@@ -155,7 +162,7 @@ impl ContentCheck for WalCheck {
     fn update(&mut self, bytes: &[u8]) -> Result<()> {
         match &self.running {
             Some((sender, _)) if sender.send(bytes.to_vec()).is_ok() => Ok(()),
-            // The thread has ended early, which it does with an error.
+            // The thread has ended early, which it does only with an error.
             _ => self.finish().and(Err(Error::defect("the check of a WAL file ended early"))),
         }
     }

@@ -1,13 +1,12 @@
-//! Copies what one repository has and another one lacks: WAL first, then backups, the record of
-//! each backup last. What is copied is checked on its way; existing objects stay, so the copying
-//! can be interrupted at any moment and started again. Nothing is ever removed or replaced on
-//! either side.
+//! Copies the objects that one repository has and another one lacks: WAL first, then backups, the
+//! record of each backup last. Each object is checked while it is copied. No object is removed or
+//! replaced on either side, so a sync can be interrupted at any moment and started again.
 //!
-//! Objects are streamed from one store to the other. At most [`MAX_OBJECTS_AT_ONCE`] are under way,
-//! whatever `jobs` says, and each takes at most 8 MiB: a frame and its content, or the few pieces
-//! of a WAL file that wait for their check. An object store as the target takes 16 MiB more for
-//! each, a part of an upload. So sync needs less than 100 MiB, whatever the sizes of segments and
-//! packs, besides the names of the WAL files of the target.
+//! Objects are streamed from one store to the other. At most [`MAX_OBJECTS_AT_ONCE`] are copied at
+//! once, even if `jobs` is larger, and each takes at most 8 MiB: a frame and its content, or the
+//! few pieces of a WAL file that wait for their check. An object store as the target takes 16 MiB
+//! more for each, a part of an upload. So sync needs less than 100 MiB for any size of segments and
+//! packs, plus the names of the WAL files of the target.
 
 mod check;
 mod source;
@@ -31,20 +30,20 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing::{Span, info_span};
 
-/// Objects that are copied at once.
+/// Maximum number of objects that are copied at once.
 const MAX_OBJECTS_AT_ONCE: usize = 4;
 
-/// Problems that are reported one by one.
+/// Maximum number of problems in the report.
 const MAX_REPORTED_PROBLEMS: usize = 1000;
 
-/// Result of a sync: what was copied, and the problems that were met.
+/// Result of a sync: the copied objects, and the problems.
 #[derive(Debug, Default, Serialize)]
 pub struct SyncReport {
     pub segments: u64,
     pub backups: Vec<String>,
     pub objects: u64,
     pub bytes: u64,
-    /// Problems of the two repositories, whose objects were skipped.
+    /// Problems of objects of the two repositories; these objects were skipped.
     #[serde(serialize_with = "as_text")]
     pub problems: Vec<Error>,
     /// Number of problems, including those that are not in `problems`.
@@ -66,26 +65,26 @@ pub struct Sync<'a> {
     pub progress: Progress,
 }
 
-/// What the target lacks: WAL files with their stored sizes, and backups.
+/// The WAL files that the target lacks, with their stored sizes, and the backups that it lacks.
 type Missing = (Vec<(WalName, u64)>, Vec<MissingBackup>);
 
 /// A backup that the target lacks, or lacks a part of.
 struct MissingBackup {
     record: Record,
-    /// The target has the record, and only data are missing.
+    /// Whether the target has the record, and lacks only data.
     is_listed: bool,
 }
 
-/// Outcome for one object.
+/// Outcome of the copy of one object.
 enum Copied {
-    /// The target has this many new bytes.
+    /// The object was copied; its size in bytes.
     New(u64),
     /// The target had the object already.
     Already,
 }
 
 impl Sync<'_> {
-    /// Copies everything that the target lacks. Problems of single objects are in the report.
+    /// Copies all objects that the target lacks. Problems of single objects are in the report.
     ///
     /// # Errors
     ///
@@ -94,7 +93,7 @@ impl Sync<'_> {
     pub fn run(&self) -> Result<SyncReport> {
         let (from, to) = (self.from.repository().name(), self.to.repository().name());
         let _span = info_span!("sync", from, to).entered();
-        // From here on a prune of either side removes nothing.
+        // From here on, no prune of either repository removes objects.
         let reading = self.announce(self.from)?;
         let writing = self.announce(self.to)?;
         let report = self.copy(&reading, &writing);
@@ -102,12 +101,12 @@ impl Sync<'_> {
         report
     }
 
-    /// Announces the sync, so that no prune begins; fails when one is running.
+    /// Announces the sync, so that no prune begins; fails when a prune is running.
     fn announce(&self, archive: &Archive) -> Result<Announcement> {
         let doing = || format!("announce the sync in repository {}", archive.repository().name());
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Sync), &self.random).doing(doing)?;
-        // A prune that has read the announcements before may be about to remove what is needed
-        // here.
+        // A prune that has read the announcements before this one was written may be about to
+        // remove objects that the sync needs.
         let now = own.time()?;
         let staleness = Staleness::default();
         for seen in archive.announced()? {
@@ -159,30 +158,30 @@ impl Sync<'_> {
 
     /// Returns the WAL files and backups that the source has and the target lacks, oldest first.
     fn missing(&self, report: &mut SyncReport) -> Result<Missing> {
-        let mut there = HashSet::new();
+        let mut known = HashSet::new();
         self.to.each_wal(|name, _| {
-            there.insert(name);
+            known.insert(name);
             Ok(())
         })?;
         let mut wal = Vec::new();
         self.from.each_wal(|name, entry| {
-            if !there.contains(&name) {
+            if !known.contains(&name) {
                 wal.push((name, entry.size));
             }
             Ok(())
         })?;
-        let here = self.from.records()?;
-        for (_, error) in here.damaged {
+        let source = self.from.records()?;
+        for (_, error) in source.damaged {
             self.skip(error, report)?;
         }
-        let there = self.to.records()?;
-        let known: BTreeSet<&str> = there.good.iter().map(|record| record.id.as_str()).collect();
+        let target = self.to.records()?;
+        let known: BTreeSet<&str> = target.good.iter().map(|record| record.id.as_str()).collect();
         let data = self.to.data()?;
         let mut missing = Vec::new();
-        for record in here.good {
+        for record in source.good {
             let is_listed = known.contains(record.id.as_str());
-            let is_there = if is_listed { self.has_all(&record, &data) } else { Ok(false) };
-            match is_there {
+            let is_complete = if is_listed { self.has_all(&record, &data) } else { Ok(false) };
+            match is_complete {
                 Ok(true) => {}
                 Ok(false) => missing.push(MissingBackup { record, is_listed }),
                 Err(error) => self.skip(error, report)?,
@@ -191,7 +190,7 @@ impl Sync<'_> {
         Ok((wal, missing))
     }
 
-    /// Whether the data have every object that a backup names.
+    /// Whether `data`, the data of the target, have every object that a backup names.
     fn has_all(&self, record: &Record, data: &BTreeMap<String, Data>) -> Result<bool> {
         let has =
             |(id, number): (&str, u32)| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
@@ -203,7 +202,8 @@ impl Sync<'_> {
         Ok(record.manifest_objects().all(has_part) && self.from.packs_of(record)?.iter().all(has))
     }
 
-    /// Copies each of `things`, several at once. Returns the number of those that are new.
+    /// Copies each of `things`, several at once. Returns the number of objects that are new in the
+    /// target.
     fn each<T: std::marker::Sync>(
         &self,
         things: &[T],
@@ -264,14 +264,13 @@ impl Sync<'_> {
                 };
                 if hash(self.to)? == hash(self.from)? { Ok(Copied::Already) } else { Err(differs(&name)) }
             }
-            // By a retention that is shorter than the copying takes.
+            // The file was removed by a retention that is shorter than the sync takes.
             Err(_) if object.is_removed() => Ok(Copied::Already),
             Err(error) => Err(object.cause(error)),
         }
     }
 
-    /// Copies a backup: its packs, its manifest and, when all of its WAL is in the target, its
-    /// record.
+    /// Copies a backup: its packs, its manifest and, if the target has all of its WAL, its record.
     fn backup(&self, wanted: &MissingBackup, writing: &Announcement, report: &mut SyncReport) -> Result<()> {
         let MissingBackup { record, is_listed } = wanted;
         let skipped = report.skipped;
@@ -311,7 +310,7 @@ impl Sync<'_> {
         Ok(())
     }
 
-    /// Fails unless the target has a segment.
+    /// Fails with `Hole` unless the target has this segment, which a backup needs.
     fn check_segment(&self, segment: SegmentName) -> Result<()> {
         if self.to.has_wal(WalName::Segment(segment))? {
             return Ok(());
@@ -320,8 +319,8 @@ impl Sync<'_> {
         Err(Error::new(Kind::Hole, format!("repository {repository} does not have its segment {segment}")))
     }
 
-    /// Copies the packs that a part of the manifest names. Of each the blocks that this part needs
-    /// are checked.
+    /// Copies the packs that a part of the manifest names. Checks the blocks of each pack that this
+    /// part needs.
     fn packs(&self, part: &Part, copied: &mut HashSet<String>, report: &mut SyncReport) -> Result<()> {
         let files: Vec<&FileEntry> = part.entries.iter().filter_map(Entry::any_file).collect();
         let ranges = stored_ranges(files.iter().copied(), |_, _, blocks| Some(blocks));
@@ -343,9 +342,9 @@ impl Sync<'_> {
         Ok(())
     }
 
-    /// Copies a pack, unless the target has it: from an earlier sync, which has checked it. One
-    /// that this sync has copied for another part (`is_copied`) is read again, for the blocks of
-    /// this part.
+    /// Copies a pack, unless the target has it from an earlier sync, which has checked it. A pack
+    /// that this sync has copied for another part (`is_copied`) is read again, to check the blocks
+    /// that this part needs.
     fn pack(
         &self,
         key: &str,
@@ -363,7 +362,7 @@ impl Sync<'_> {
         self.put(key, size, &|| Ok(Box::new(PackCheck::new(size, files, frames.to_vec()))))
     }
 
-    /// Copies an object, and compares it with the one that the target has, if it has one.
+    /// Copies an object. If the target has an object under this key, compares the two instead.
     fn put<'a>(&self, key: &str, size: u64, check: &'a source::BeginCheck<'a>) -> Result<Copied> {
         let open = || self.from.open_object(key);
         let object = SourceObject::new(&open, check, self.from.repository().name());
@@ -379,7 +378,7 @@ impl Sync<'_> {
     }
 }
 
-/// The error for two different objects under one name.
+/// Error for two different objects under one name.
 fn differs(what: &dyn std::fmt::Display) -> Error {
     Error::new(Kind::Conflict, format!("the two repositories have different content under {what}"))
         .hint("nothing was replaced; `walkeep verify` finds out whether one of them is damaged")

@@ -1,5 +1,5 @@
-//! An object of the source as the body of a put: opened when the target asks for it, checked on the
-//! way, and never whole in memory. Knows nothing of what is checked.
+//! An object of the source repository as the body of a put: opened when the target needs the bytes,
+//! checked while it is read, and never in memory as a whole. Does not know what is checked.
 
 use crate::codec::hash::hash_all;
 use crate::error::{Error, Kind, Result, part};
@@ -10,27 +10,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A check of the bytes of an object, in order.
 pub trait ContentCheck {
-    /// Checks the next bytes.
+    /// Checks the next bytes; they are not empty.
     fn update(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// Checks what can be checked only at the end.
+    /// Checks the properties that are known only at the end of the object.
     fn finish(&mut self) -> Result<()>;
 }
 
-/// Begins a check.
+/// Function that begins a check.
 pub type BeginCheck<'a> = dyn Fn() -> Result<Box<dyn ContentCheck + 'a>> + Sync + 'a;
 
-/// An object of the source. A put of it fails, and stores nothing, when the check fails.
+/// An object of the source. When its check fails, its put fails and stores nothing.
 pub struct SourceObject<'o, 'c> {
     open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
     check: &'c BeginCheck<'c>,
-    /// Failure of the last time that the object was read.
+    /// Failure of the last read of the object.
     failure: SourceFailure<'o>,
+    /// Whether the object did not exist when it was opened last.
     is_removed: AtomicBool,
 }
 
 impl<'o, 'c> SourceObject<'o, 'c> {
-    /// `open` returns `None` when the object does not exist.
+    /// Creates the body of an object of `repository`. `open` returns `None` when the object does
+    /// not exist.
     pub fn new(
         open: &'o (dyn Fn() -> Result<Option<Object>> + Sync),
         check: &'c BeginCheck<'c>,
@@ -40,7 +42,7 @@ impl<'o, 'c> SourceObject<'o, 'c> {
         SourceObject { open, check, failure, is_removed: AtomicBool::new(false) }
     }
 
-    /// Whether `other` has the same bytes. Checks the object on the way.
+    /// Whether `other` has the same bytes. Checks the object while it is read.
     pub fn equals(&self, other: Option<Object>) -> Result<bool> {
         let OpenBody::Stream(own) = self.open()? else {
             return Err(Error::defect("an object of the source is not a stream"));
@@ -55,8 +57,8 @@ impl<'o, 'c> SourceObject<'o, 'c> {
         self.is_removed.load(Ordering::Relaxed)
     }
 
-    /// The cause of a failed put: the failure of the source, if there was one, since a reader
-    /// cannot pass it on.
+    /// Cause of a failed put: the failure of the source if it failed, else `error`. A reader can
+    /// only return an I/O error, so the failure of the source is kept here.
     pub fn cause(&self, error: Error) -> Error {
         self.failure.last.lock().take().unwrap_or(error)
     }
@@ -86,7 +88,7 @@ impl SourceFailure<'_> {
     }
 }
 
-/// The error for an object that does not exist any more.
+/// Error for an object that does not exist any more.
 fn removed() -> Error {
     Error::new(Kind::Absent, "it was removed meanwhile")
 }
@@ -106,7 +108,7 @@ impl Read for CheckedReader<'_> {
         }
         let length = match self.object.read(buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            // With its own kind, so that the put is retried if that can help.
+            // Returned with its own kind, so that the put is retried after a transient error.
             read => read.inspect_err(|e| self.failure.set(Error::io("read", e)))?,
         };
         let checked = match &mut self.check {

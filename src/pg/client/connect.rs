@@ -49,7 +49,7 @@ pub(super) struct Connected {
 /// Stage at which an attempt failed, which decides what may be tried next.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    /// The server did not accept the connection, or not in time: another may.
+    /// The server did not accept the connection, or not in time: another server may.
     Reach,
     Tls,
     /// The server rejected the login; `tls`: the connection was encrypted.
@@ -64,7 +64,7 @@ struct FailedAttempt {
     error: Error,
 }
 
-/// Tries the servers in order. As in libpq, one that rejects the login ends the search.
+/// Tries the servers in order. As in libpq, a server that rejects the login ends the search.
 pub(super) async fn connect(info: &ConnInfo, options: &SessionOptions) -> Result<Connected> {
     let passes: &[SessionAttrs] = match info.target_session_attrs {
         SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
@@ -89,7 +89,7 @@ pub(super) async fn connect(info: &ConnInfo, options: &SessionOptions) -> Result
     Err(all(failures))
 }
 
-/// Combines errors: the texts of all, the kind and the hint of the last.
+/// Combines errors: the messages of all errors, the kind and the hint of the last one.
 fn all(mut failures: Vec<Error>) -> Error {
     let Some(last) = failures.pop() else {
         return Error::new(Kind::Config, "no server is given");
@@ -148,9 +148,9 @@ async fn addresses(info: &ConnInfo, target: &Endpoint, bound: Duration) -> Resul
     Ok(addresses)
 }
 
-/// Logs in with or without TLS, in the order of `sslmode`: `allow` first without TLS, `prefer`
-/// first with it, and both once more the other way when a server rejected the first
-/// (`PQconnectPoll`). The other modes have one way.
+/// Logs in with or without TLS, depending on `sslmode`: `allow` tries without TLS first, `prefer`
+/// with TLS first, and both try the other way once when the first attempt is rejected
+/// (`PQconnectPoll`). The other modes allow one way only.
 async fn login_encrypted_or_not(
     info: &ConnInfo,
     options: &SessionOptions,
@@ -186,7 +186,7 @@ async fn login_encrypted_or_not(
         _ => return Err(first),
     };
     second.map_err(|second| match second.stage {
-        // The other way is impossible, or fails with the same error.
+        // One error suffices when the other way is impossible or fails with the same message.
         Stage::Tls => first,
         _ if second.error.to_string() == first.error.to_string() => second,
         stage => {
@@ -244,7 +244,7 @@ async fn login(
         read_only,
         address: address.clone(),
         encryption: match encryption {
-            // A request to cancel is encrypted if its session is.
+            // A cancel request is encrypted if and only if the session is.
             Encryption::IfOffered(setup) if tls => Encryption::Required(setup),
             Encryption::IfOffered(_) => Encryption::Plain,
             other => other,
@@ -265,7 +265,7 @@ fn config(info: &ConnInfo, options: &SessionOptions, target: &Endpoint, tls: boo
         .dbname(&info.dbname)
         .application_name(info.application_name.as_ref().unwrap_or(&options.application_name))
         .ssl_mode(if tls { Negotiate::Require } else { Negotiate::Disable })
-        // The stream is already encrypted; tokio-postgres must not request that again.
+        // The stream is already encrypted; tokio-postgres must not request TLS again.
         .ssl_negotiation(SslNegotiation::Direct)
         .channel_binding(match info.tls.channel_binding {
             conninfo::ChannelBinding::Disable => ChannelBinding::Disable,
@@ -304,7 +304,7 @@ fn refused(cause: &tokio_postgres::Error, tls: bool) -> FailedAttempt {
     FailedAttempt { stage, error }
 }
 
-/// Returns the reason if a server does not meet target_session_attrs.
+/// Returns an error if the server does not meet target_session_attrs, else `None`.
 fn unwanted(connected: &Connected, wanted: SessionAttrs) -> Option<Error> {
     let why = match wanted {
         SessionAttrs::ReadWrite if connected.read_only => "the session is read-only",

@@ -6,7 +6,8 @@ use std::error::Error as _;
 use std::io;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
-/// Converts an error of a session or its login. Statements and parameters are never part of it.
+/// Converts an error of a session or of its login. The result never contains statements or
+/// parameters.
 pub(super) fn of(error: &tokio_postgres::Error) -> Error {
     if let Some(error) = error.as_db_error() {
         return server(error);
@@ -31,8 +32,8 @@ pub(super) fn of(error: &tokio_postgres::Error) -> Error {
     }
 }
 
-/// Converts an error of the login: one that is neither of the server nor of the network is about
-/// authentication.
+/// Converts an error of the login. An error that comes from neither the server nor the network
+/// concerns the authentication.
 pub(super) fn of_login(error: &tokio_postgres::Error) -> Error {
     let local = error.source().is_some_and(|source| !source.is::<DbError>() && !source.is::<io::Error>());
     if !local {
@@ -91,8 +92,8 @@ fn server(reported: &DbError) -> Error {
             error.hint("pg_hba.conf of the server decides who may log in, from where and how")
         }
         code if *code == SqlState::INSUFFICIENT_PRIVILEGE => error.hint("the role needs a GRANT for it"),
-        // Names of statements are unique in a session, so it was spread over two server processes,
-        // or shares one.
+        // Names of statements are unique in a session, so a pooler has distributed the session over
+        // several server processes, or shares one process between sessions.
         code if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) => {
             error.hint("a connection pooler may be in between; set `connection` to the server itself")
         }

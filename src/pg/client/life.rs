@@ -16,13 +16,13 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{CancelToken, Client, Connection, SimpleQueryMessage};
 
-/// Time limit of a keep-alive statement, after which the server is considered gone. A busy machine
-/// responds late; one that is down is detected by TCP before.
+/// Time limit of a keep-alive statement, after which the session counts as lost. Long enough for a
+/// busy server; a server that is down is detected earlier, by TCP.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time limit for the Terminate message of a session that is dropped.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Session that is ready, as the thread returns it to the caller of `connect`.
+/// Session that is ready, which the thread sends to the caller of `connect`.
 pub(super) struct StartedSession {
     pub client: Arc<Client>,
     pub cancel: CancelToken,
@@ -98,7 +98,8 @@ async fn drive(mut connection: Connection<Wire, Wire>, shared: Arc<SessionState>
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(message)) => shared.notice(message),
-            // Recorded before the connection is dropped, which fails the statements of its callers.
+            // The reason is recorded before the connection is dropped, since that makes the
+            // statements of the callers fail.
             Some(Err(cause)) => return shared.lose(error::of(&cause)),
             None => return,
         }
@@ -147,6 +148,7 @@ async fn keep(client: &Client, keep_alive: &KeepAlive) -> Result<()> {
     }
 }
 
+/// Waker that unparks a waiting thread.
 struct Unpark(Thread);
 
 impl Wake for Unpark {

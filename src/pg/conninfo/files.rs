@@ -29,12 +29,12 @@ impl Field {
 }
 
 impl Passwords {
-    /// Reads the file; one that was not named and does not exist has no password.
+    /// Reads a password file. A file that was not named and does not exist has no passwords.
     ///
     /// # Errors
     ///
-    /// The text of a warning for a file that is ignored, as libpq ignores one that other users may
-    /// read.
+    /// The text of a warning for a file that is ignored; like libpq, ignores a file that other
+    /// users may read.
     pub(super) fn read(file: &LibpqFile) -> std::result::Result<Passwords, String> {
         let path = file.path.display();
         let ignored = |why: &str| format!("password file {path} is not used: {why}");
@@ -56,8 +56,8 @@ impl Passwords {
         Ok(Passwords(lines.filter_map(line).collect()))
     }
 
-    /// Finds the password in the first line that matches. A socket matches its directory, and
-    /// `localhost`.
+    /// Returns the password of the first line that matches. The host of a socket is its directory,
+    /// or `localhost`.
     pub(super) fn find(&self, target: &Endpoint, dbname: &str, user: &str) -> Option<Secret> {
         let port = target.port.to_string();
         let names: Vec<String> = match &target.host {

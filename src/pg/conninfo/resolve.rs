@@ -130,7 +130,7 @@ impl Keywords {
         Ok(())
     }
 
-    /// The value, unless it is empty: libpq uses its default then.
+    /// Value of a keyword; `None` if it is empty, for which libpq uses the default.
     fn given(&self, keyword: &str) -> Option<&str> {
         self.0.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -165,8 +165,8 @@ impl Keywords {
         Ok(info)
     }
 
-    /// Sets passwords: one of the connection string is for every server, the password file has one
-    /// for each.
+    /// Sets the passwords: the password of the connection string applies to every server, the
+    /// password file has one for each server.
     fn passwords(&self, info: &mut ConnInfo, environment: &Environment<'_>) {
         if let Some(password) = self.given("password") {
             for target in &mut info.targets {
@@ -203,7 +203,7 @@ impl Keywords {
         }
         let mut targets = Vec::new();
         for index in 0..count {
-            // One port is that of every server.
+            // A single port applies to every server.
             let port = match ports.get(index).or(ports.first()).copied() {
                 None | Some("") => DEFAULT_PORT,
                 Some(digits) => digits
@@ -247,7 +247,7 @@ impl Keywords {
             keepalives: self.number("keepalives")? != Some(0),
             idle: self.seconds("keepalives_idle")?,
             interval: self.seconds("keepalives_interval")?,
-            count: self.number("keepalives_count")?.filter(|n| *n > 0).and_then(|n| n.try_into().ok()),
+            count: self.count("keepalives_count")?,
             user_timeout: self
                 .number("tcp_user_timeout")?
                 .and_then(|n| u64::try_from(n).ok())
@@ -261,7 +261,7 @@ impl Keywords {
             Some("system") => RootCert::System,
             _ => self.file("sslrootcert", environment, "root.crt").map_or(RootCert::None, RootCert::File),
         };
-        // As in libpq: to trust every public authority is worthless unless the name is checked too.
+        // As in libpq: trust in all public authorities is worthless unless the name is checked too.
         let default = match root {
             RootCert::System => SslMode::VerifyFull,
             _ => SslMode::Prefer,
@@ -333,7 +333,14 @@ impl Keywords {
             .transpose()
     }
 
-    /// Whole seconds; `None` for zero and less, which set no limit in libpq.
+    /// Number of 32 bits; `None` for zero and less, which select the system's default in libpq.
+    fn count(&self, keyword: &str) -> Result<Option<u32>> {
+        let number = self.number(keyword)?.filter(|n| *n > 0);
+        let count = number.map(u32::try_from).transpose();
+        count.map_err(|_| config(format!("{keyword} is too large")))
+    }
+
+    /// Duration in whole seconds; `None` for zero and less, which set no limit in libpq.
     fn seconds(&self, keyword: &str) -> Result<Option<Duration>> {
         let number = self.number(keyword)?;
         Ok(number.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).map(Duration::from_secs))
@@ -360,8 +367,8 @@ fn hosts(name: Option<String>) -> Result<Vec<Host>> {
     }])
 }
 
-/// Looks a keyword up in the table. An unknown one behind a password may be the rest of it, so the
-/// error does not name it.
+/// Looks up a keyword in the table. The error does not name an unknown keyword after a password,
+/// since it may be a part of the password.
 fn known(keyword: &str, after_password: bool) -> Result<&'static str> {
     if let Some((name, _, _)) = KEYWORDS.iter().find(|(name, _, _)| *name == keyword) {
         return Ok(name);

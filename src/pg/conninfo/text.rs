@@ -13,16 +13,16 @@ pub struct Pair {
     pub keyword: String,
     /// The value without quotes, escapes and percent encoding.
     pub value: String,
-    /// Bytes of the connection string that the value was read from, with its quotes. The hosts of a
-    /// URI and their ports have one range in common.
+    /// Range of the value in the connection string in bytes, with its quotes. The hosts and the
+    /// ports of a URI have the same range.
     pub span: Range<usize>,
 }
 
-/// Keywords and values in the order in which they are written.
+/// Parses a connection string. Returns the settings in the order in which they are written.
 ///
 /// # Errors
 ///
-/// `Config` for a string that libpq would not understand; the message contains no value of it.
+/// `Config` for a string that libpq would reject; the message contains no value of the string.
 pub fn pairs_with_spans(text: &str) -> Result<Vec<Pair>> {
     let whole = TextSpan { text, start: 0 };
     match whole.strip_prefix("postgresql://").or_else(|| whole.strip_prefix("postgres://")) {
@@ -31,11 +31,12 @@ pub fn pairs_with_spans(text: &str) -> Result<Vec<Pair>> {
     }
 }
 
-/// The connection string with `mask` in the place of every secret; `None` if it has no secret.
+/// Returns the connection string with `mask` in place of every secret; `None` if the string has no
+/// secret.
 ///
 /// # Errors
 ///
-/// Those of [`pairs_with_spans`]: such a string must not be shown at all.
+/// Those of [`pairs_with_spans`]: a string that cannot be parsed must not be shown at all.
 pub fn mask(text: &str, mask: &str) -> Result<Option<String>> {
     let mut masked = String::with_capacity(text.len());
     let mut rest = 0;
@@ -54,7 +55,8 @@ fn section(text: &str, range: Range<usize>) -> Result<&str> {
     text.get(range).ok_or_else(|| Error::defect("a value lies outside of its connection string"))
 }
 
-/// Masks one value too many rather than one too few: also that of a misspelt keyword.
+/// Whether the value of a keyword is masked. Also accepts misspelt keywords: a value too many is
+/// masked rather than one too few.
 fn is_secret(keyword: &str) -> bool {
     let keyword = keyword.to_ascii_lowercase();
     let suspicious = ["pas", "pwd", "secret", "scram", "token", "%"];
@@ -125,7 +127,7 @@ impl<'a> TextSpan<'a> {
         Some((TextSpan { text: before, ..self }, TextSpan { text: after, start }))
     }
 
-    /// As [`TextSpan::split_once`]; everything is before a separator that does not occur.
+    /// Splits like [`TextSpan::split_once`]. Without a separator, the first part is everything.
     fn split(self, separator: char) -> (TextSpan<'a>, TextSpan<'a>) {
         let end = TextSpan { text: "", start: self.start + self.text.len() };
         self.split_once(separator).unwrap_or((self, end))
