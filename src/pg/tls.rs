@@ -94,7 +94,7 @@ fn verifier(tls: &TlsOptions, provider: &Arc<CryptoProvider>, host: Option<&str>
     if roots.is_empty() && tls.mode >= SslMode::VerifyCa {
         let missing = match &tls.root {
             RootCert::File(file) => format!("root certificate file {} does not exist", file.path.display()),
-            _ => "there is no root certificate file".to_string(),
+            _ => "no root certificate file is given".to_string(),
         };
         return Err(config(missing).hint(
             "sslmode verify-ca and verify-full need it: name it with sslrootcert, or use sslrootcert=system",

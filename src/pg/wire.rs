@@ -27,7 +27,7 @@ pub(super) enum Address {
 #[derive(Debug, Clone)]
 pub(super) enum Encryption {
     Plain,
-    /// Encrypted if the server offers TLS. The offer itself is not authenticated.
+    /// Encrypted if the server offers TLS; it sends the offer in clear text.
     IfOffered(TlsSetup),
     Required(TlsSetup),
 }

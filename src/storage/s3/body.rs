@@ -5,9 +5,10 @@ use super::Checksums;
 use super::failure::S3Failure;
 use crate::error::{Error, Kind};
 use aws_runtime::auth::PayloadSigningOverride;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -35,13 +36,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Answered<T> = Result<T, S3Failure>;
 
-/// Waits for an answer, up to `limit`.
-pub(super) async fn with_timeout<T>(
+/// Waits for the answer to a request of the SDK, up to `limit`.
+pub(super) async fn with_timeout<T, E>(
     limit: Duration,
-    answer: impl Future<Output = Answered<T>>,
-) -> Answered<T> {
+    answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Answered<T>
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
     match timeout(limit, answer).await {
-        Ok(answer) => answer,
+        Ok(answer) => answer.map_err(S3Failure::of),
         Err(_) => Err(S3Failure::timeout(format!("no answer within {limit:?}"))),
     }
 }

@@ -138,8 +138,9 @@ impl Keys {
                 let secret = read(secret, true).doing(doing)?;
                 Ok(Credentials::new(access, secret, None, None, "key files"))
             }
-            KeySource::Environment(variable) => from_environment(variable)
-                .ok_or_else(|| Error::new(Kind::Config, "the environment has none").doing(doing).hint(HINT)),
+            KeySource::Environment(variable) => from_environment(variable).ok_or_else(|| {
+                Error::new(Kind::Config, "the environment has no credentials").doing(doing).hint(HINT)
+            }),
             KeySource::Chain(chain) => match timeout(LOAD_TIMEOUT, chain.provide_credentials()).await {
                 Ok(Ok(credentials)) => Ok(credentials),
                 Ok(Err(error)) => Err(missing(&error).doing(doing)),
@@ -249,7 +250,7 @@ fn missing(error: &aws_credential_types::provider::error::CredentialsError) -> E
         CredentialsError::CredentialsNotLoaded(_) => {
             // The list of the results of all sources is long and adds nothing.
             let cause = cause.split_once(". Attempted").map_or(&*cause, |(cause, _)| cause);
-            Error::new(Kind::Config, format!("there are none: {cause}")).hint(HINT)
+            Error::new(Kind::Config, format!("no credentials found: {cause}")).hint(HINT)
         }
         CredentialsError::ProviderTimedOut(_) => Error::new(Kind::Timeout, cause).hint(HINT),
         CredentialsError::InvalidConfiguration(_) => Error::new(Kind::Config, cause).hint(HINT),

@@ -176,7 +176,7 @@ impl S3 {
             Err(failure) if failure.is_beyond_end() || failure.is("InvalidObjectState") => {
                 let head = self.bucket.request(RequestKind::Read, async |client| {
                     let request = client.head_object().bucket(self.bucket.name()).key(&full);
-                    with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+                    with_timeout(STALL_TIMEOUT, request.send()).await
                 })?;
                 entry(size(head.content_length)?, head.last_modified)
             }
@@ -212,7 +212,7 @@ impl S3 {
             let answer = bucket.request(RequestKind::List, async |client| {
                 let request = client.list_objects_v2().bucket(bucket.name()).prefix(&prefix);
                 let request = request.start_after(&after).max_keys(wanted).encoding_type(EncodingType::Url);
-                with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+                with_timeout(STALL_TIMEOUT, request.send()).await
             })?;
             // An answer that is not a list must not look like an empty one.
             page.more = answer.is_truncated().ok_or_else(|| {
@@ -262,7 +262,7 @@ impl S3 {
         let bucket = &*self.bucket;
         let deleted = bucket.request(RequestKind::Delete, async |client| {
             let request = client.delete_object().bucket(bucket.name()).key(bucket.full(key));
-            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, request.send()).await
         });
         match deleted {
             Err(failure) if !failure.is_absent() => {
@@ -281,7 +281,7 @@ impl S3 {
         let answer = bucket.request(RequestKind::Delete, async |client| {
             let request = client.delete_objects().bucket(bucket.name()).delete(delete.clone());
             let request = request.customize().interceptor(ContentMd5(bucket.options.checksums));
-            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, request.send()).await
         })?;
         // The request succeeded; each object may still have failed.
         let failed = || answer.errors().iter().filter(|error| error.code() != Some("NoSuchKey"));
@@ -312,7 +312,7 @@ impl S3 {
                 let request = client.list_multipart_uploads().bucket(bucket.name()).prefix(&prefix);
                 let request =
                     request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone());
-                with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+                with_timeout(STALL_TIMEOUT, request.send()).await
             });
             let page = match page {
                 // A store that cannot list uploads has to remove them by a lifecycle rule.

@@ -66,7 +66,7 @@ impl<'a> Multipart<'a> {
                 .set_storage_class(options.storage_class.as_deref().map(Into::into))
                 .set_server_side_encryption(options.sse.as_deref().map(Into::into))
                 .set_ssekms_key_id(options.sse_kms_key_id.clone());
-            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, request.send()).await
         })?;
         let id = output.upload_id.ok_or_else(|| unexpected_answer(Kind::Unavailable, "has no upload id"))?;
         Ok(Multipart { bucket, key, id, parts: Vec::new() })
@@ -124,7 +124,7 @@ impl<'a> Multipart<'a> {
                 .upload_id(&self.id)
                 .multipart_upload(parts.clone())
                 .set_if_none_match((mode == Mode::Create).then(|| "*".to_owned()));
-            with_timeout(COMPLETE_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+            with_timeout(COMPLETE_TIMEOUT, request.send()).await
         });
         match output {
             Ok(output) if output.e_tag.is_some() => Ok(Put::Stored),
@@ -139,7 +139,7 @@ impl<'a> Multipart<'a> {
 pub(super) fn abort(bucket: &SharedBucket, key: &str, id: &str) -> Result<()> {
     let aborted = bucket.request(RequestKind::Uploads, async |client| {
         let request = client.abort_multipart_upload().bucket(bucket.name()).key(key).upload_id(id);
-        with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+        with_timeout(STALL_TIMEOUT, request.send()).await
     });
     match aborted {
         Err(failure) if !failure.is("NoSuchUpload") => Err(failure.into()),

@@ -41,7 +41,7 @@ impl OpenedObject {
         let output = bucket.request(RequestKind::Read, async |client| {
             let request = client.get_object().bucket(bucket.name()).key(key);
             let request = request.set_range(header.clone()).set_if_match(etag.map(str::to_owned));
-            with_timeout(STALL_TIMEOUT, async { request.send().await.map_err(S3Failure::of) }).await
+            with_timeout(STALL_TIMEOUT, request.send()).await
         })?;
         Ok(OpenedObject::parse(output, range)?)
     }
