@@ -204,7 +204,8 @@ fn unfinished_packs(archive: &Archive, id: &str) -> Result<HashMap<Arc<str>, Sto
     let mut packs: HashMap<Arc<str>, StoredPack> = HashMap::new();
     // The first part that is not readable ends the manifest.
     for part in manifest::unfinished(archive, id).map_while(Result::ok) {
-        for (key, bytes) in part.named() {
+        for named in part.named() {
+            let (key, bytes) = named?;
             if let Some((key, size)) = there.get_key_value(key) {
                 let stored = packs.entry(Arc::from(key.as_str()));
                 stored.or_insert(StoredPack { size: *size, content: 0 }).content += bytes;

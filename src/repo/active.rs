@@ -146,9 +146,13 @@ pub enum Liveness {
 }
 
 impl Announced {
+    /// Returns true when the process is known to have ended, false when it is known to run.
+    fn is_over(&self) -> Option<bool> {
+        self.heartbeat.as_ref()?.process.as_ref()?.is_over()
+    }
+
     fn has_ended(&self) -> bool {
-        let process = self.heartbeat.as_ref().and_then(|heartbeat| heartbeat.process.as_ref());
-        process.and_then(Process::is_over) == Some(true)
+        self.is_over() == Some(true)
     }
 
     /// Returns true when the operation may be about to remove this backup: it names the backup in
@@ -172,8 +176,7 @@ impl Announced {
         if self.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.left) {
             return if age < staleness.lease { Liveness::Active } else { Liveness::Ended };
         }
-        let process = self.heartbeat.as_ref().and_then(|heartbeat| heartbeat.process.as_ref());
-        match process.and_then(Process::is_over) {
+        match self.is_over() {
             Some(true) => Liveness::Ended,
             Some(false) => Liveness::Active,
             None if age < staleness.fresh => Liveness::Active,

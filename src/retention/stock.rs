@@ -9,7 +9,7 @@ use crate::repo::data::Data;
 use crate::repo::history::WalHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
-use crate::repo::record::{Record, WalRange};
+use crate::repo::record::{ManifestPart, Record, WalRange};
 use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, Records};
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,12 +106,11 @@ impl Stock {
                 self.backups.push(known.clone());
                 continue;
             }
-            match archive.packs_of(&record) {
-                Ok(packs) => {
-                    let size = sizes.get(&record.id).copied();
-                    let size = size.ok_or_else(|| Error::defect("a record without its size"))?;
-                    self.backups.push(Backup::of(record, packs, size));
-                }
+            let size = sizes.get(&record.id).copied();
+            let size = size.ok_or_else(|| Error::defect("a record without its size"))?;
+            let backup = archive.packs_of(&record).and_then(|packs| Backup::of(&record, packs, size));
+            match backup {
+                Ok(backup) => self.backups.push(backup),
                 // The needs of the backup are unknown, so nothing may be removed.
                 Err(error) if error.kind() == Kind::Damage => self.unreadable.push(record.id),
                 Err(error) => return Err(error),
@@ -150,8 +149,18 @@ impl Stock {
 }
 
 impl Backup {
-    pub fn of(record: Record, packs: PackSet, record_size: u64) -> Backup {
-        Backup {
+    /// Returns the backup of a record.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when the record names a manifest part by a key of another form.
+    fn of(record: &Record, packs: PackSet, record_size: u64) -> Result<Backup> {
+        let place = |part: &ManifestPart| {
+            let what = || format!("`{}` is not the key of a manifest part", part.key.escape_debug());
+            part.place().ok_or_else(|| Error::new(Kind::Damage, what()))
+        };
+        let manifest = record.manifest_objects().map(|part| Ok((place(part)?, part.size)));
+        Ok(Backup {
             timeline: record.timeline,
             start_lsn: record.start_lsn,
             stop_lsn: record.stop_lsn,
@@ -160,10 +169,10 @@ impl Backup {
             wal: record.wal,
             segment_size: record.segment_size,
             packs,
-            manifest: record.manifest_objects().filter_map(|part| Some((part.place()?, part.size))).collect(),
+            manifest: manifest.collect::<Result<_>>()?,
             record_size,
-            id: record.id,
-        }
+            id: record.id.clone(),
+        })
     }
 
     fn order(&self) -> (TimelineId, Lsn, &str) {

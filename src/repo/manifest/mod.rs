@@ -118,13 +118,12 @@ impl Part {
             .ok_or_else(|| Error::defect("an extent of a part that does not name its pack"))
     }
 
-    /// Iterates over all extents: the key of the pack of each, and the bytes of its blocks. A part
-    /// that was read names the packs of all its extents.
-    pub fn named(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// Iterates over all extents: the key of the pack of each, and the bytes of its blocks.
+    pub fn named(&self) -> impl Iterator<Item = Result<(&str, u64)>> {
         self.entries.iter().filter_map(Entry::any_file).flat_map(move |file| {
-            file.extents().filter_map(move |(blocks, extent)| {
+            file.extents().map(move |(blocks, extent)| {
                 let Range { start, end } = file.bytes_of(&blocks);
-                Some((self.packs.get(extent.pack as usize)?.as_str(), end - start))
+                Ok((self.pack(extent)?, end - start))
             })
         })
     }
