@@ -1,4 +1,4 @@
-//! The program `walkeep`, with all verbs of a user; see `walkeep::cli`.
+//! The program `walkeep`, with every command but `walpush` and `walfetch`; see `walkeep::cli`.
 
 fn main() -> std::process::ExitCode {
     walkeep::cli::walkeep()

@@ -41,7 +41,7 @@ pub enum Kind {
     Full,
     /// The request would lose data or cannot be carried out as given; nothing was changed.
     Refused,
-    /// The operation completed and found a problem in what it examined.
+    /// The operation completed and found a problem in the examined objects.
     Problem,
     /// Any other failure: an I/O error, a failed statement.
     Failed,
@@ -153,7 +153,7 @@ impl Error {
         self
     }
 
-    /// Replaces the kind, where an outer step knows better what the failure means.
+    /// Replaces the kind, for an outer step in which the failure has another meaning.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
         self

@@ -1,6 +1,6 @@
 //! The envelope of objects: each object of a repository begins with a header, a zstd skippable
 //! frame of fixed length around one JSON object. `zstd -dc` prints the content, and `head -c 512`
-//! the header. Does not know what contents mean.
+//! the header. Does not know the meaning of contents.
 
 use super::compress::{self, Compressor, Decompressor, FRAME, frame_length};
 use super::hash::ContentHash;

@@ -159,7 +159,7 @@ impl<S: Storage> Storage for Claims<S> {
         self.store.delete(keys)
     }
 
-    /// Also removes orphaned claims.
+    /// Removes the leftovers of the store, and orphaned claims.
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
         let mut orphans = Vec::new();
         list_all(&self.store, &Key::new(FOLDER)?, |entry| {

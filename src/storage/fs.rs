@@ -22,7 +22,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Folder in which objects are written before they get their names.
+/// Folder in which objects are written before they are renamed.
 const TEMPORARY: &str = ".tmp";
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;

@@ -39,7 +39,7 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// Calls `attempt` until it succeeds, fails with an error that is not transient, or has been
-    /// called often enough. `attempt` gets the number of failures so far; `has_answered` selects
+    /// called often enough. `attempt` takes the number of failures so far; `has_answered` selects
     /// the limit.
     pub(super) fn retry<T>(
         &self,

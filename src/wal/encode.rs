@@ -176,7 +176,7 @@ impl WalFile {
     }
 }
 
-/// Returns the smaller of the two numbers of bytes.
+/// Returns `left`, or `limit` if that is smaller.
 fn length_up_to(limit: usize, left: u64) -> usize {
     usize::try_from(left).map_or(limit, |left| left.min(limit))
 }

@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 /// Maximum size of a mark in bytes.
 const MAX_MARK_SIZE: u64 = 64 << 10;
 
-/// Name of the lock that one process of a server holds at a time.
+/// Name of the lock of the folder, which one process of the server holds at a time.
 const LOCK: &str = "lock";
 
 const DIR_MODE: u32 = 0o700;
