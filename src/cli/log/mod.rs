@@ -45,11 +45,11 @@ const MAX_LINES: usize = 20;
 pub enum Verbosity {
     /// Warnings and errors.
     Quiet,
-    /// Also results and notes.
+    /// Results and notes, and all of the above.
     Normal,
-    /// Also steps.
+    /// Steps, and all of the above.
     Steps,
-    /// Also requests to stores, and warnings of libraries.
+    /// Requests to stores and warnings of libraries, and all of the above.
     Requests,
 }
 
