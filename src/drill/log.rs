@@ -54,7 +54,7 @@ impl ServerLogFile {
         Ok(())
     }
 
-    /// Reads the messages of all servers, except those that were excluded.
+    /// Reads the messages of all servers, except the excluded ones.
     pub fn read(&self) -> Result<ServerLog> {
         let bytes = std::fs::read(&self.path).doing(|| format!("read {}", self.path.display()))?;
         let mut lines = Vec::new();

@@ -101,7 +101,7 @@ pub fn read(
         }
     }
     read.tables = tables.len();
-    // The largest table comes first, so that it is not the one that all others wait for at the end.
+    // The largest table comes first, so that it is not the last one that is read.
     tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
     let readers = Readers {
         server,

@@ -276,7 +276,7 @@ struct Shared {
 }
 
 struct BeatState {
-    /// When the announcement was last stored.
+    /// Time of the last renewal.
     renewed: Instant,
     /// True when another process removed the announcement.
     is_removed: bool,

@@ -32,7 +32,7 @@ pub struct Inventory {
     size: SegmentSize,
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
     pub histories: Vec<TimelineId>,
-    /// When the history of each timeline was stored: soon after the timeline began.
+    /// Time at which the history of each timeline was stored: soon after the timeline began.
     begun: BTreeMap<TimelineId, jiff::Timestamp>,
     /// Bytes of all files, as stored.
     pub bytes: u64,

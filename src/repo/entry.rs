@@ -101,7 +101,7 @@ impl TryFrom<TablespaceForm> for Tablespace {
     }
 }
 
-/// Owner and group: names, or numbers where there is no name.
+/// Owner and group: names, or numbers where a name does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
     pub owner: String,

@@ -129,7 +129,7 @@ impl WalHistory {
     }
 
     /// Returns the gaps between segments of a timeline, and between a backup and later WAL of its
-    /// history. Segments below the first one that a backup begins with were pruned and are not
+    /// history. Segments below the lowest first segment of any backup were pruned and are not
     /// gaps.
     pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
         let size = self.inventory.segment_size();

@@ -156,8 +156,8 @@ impl Repository {
         self.store.prove()
     }
 
-    /// Returns a text that is unique for this cluster in this store, whatever names the
-    /// configuration gives them.
+    /// Returns a text that is unique for this cluster in this store. It does not depend on the name
+    /// of the repository in the configuration.
     pub fn place(&self) -> String {
         let store = self.hints.as_ref().map_or_else(|| self.url(), |hints| hints.place().to_owned());
         format!("{} in {store}", self.cluster)

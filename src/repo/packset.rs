@@ -76,7 +76,7 @@ impl PackSet {
     }
 }
 
-/// Sorts runs and joins those that touch.
+/// Sorts runs and joins adjacent and overlapping ones.
 fn merge(runs: &mut Vec<(u32, u32)>) {
     runs.sort_unstable();
     let mut merged: Vec<(u32, u32)> = Vec::with_capacity(runs.len());

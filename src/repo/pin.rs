@@ -32,7 +32,7 @@ impl Pin {
 }
 
 impl fmt::Display for Pin {
-    /// `for ever`, or `until 2027-12-31T00:00:00.000000Z, standalone`.
+    /// Writes `for ever`, or `until 2027-12-31T00:00:00.000000Z, standalone`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.until {
             Some(until) => write!(f, "until {until:.6}")?,

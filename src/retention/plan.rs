@@ -42,7 +42,7 @@ pub struct Removal {
     pub records: Vec<(ObjectName, u64)>,
     /// Manifest parts and packs that no backup needs.
     pub data: Vec<(ObjectName, u64)>,
-    /// WAL, oldest first whatever its timeline.
+    /// WAL files, oldest first, of all timelines together.
     pub wal: Vec<(ObjectName, u64)>,
     /// Notes of verifications about backups that are removed. They are removed first, so that no
     /// backup seems to have lost its record.
@@ -92,7 +92,7 @@ impl Removal {
 /// Requests besides the rules.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// Backups to remove whatever the rules keep.
+    /// Backups to remove, even if a rule keeps them.
     pub discard: BTreeSet<String>,
     /// Backups that could not be removed.
     pub stuck: BTreeSet<String>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// wrong.
 const MAX_SILENCE: Duration = Duration::from_secs(31 * 86_400);
 
-/// Rules of what is kept. Without any rule everything is kept.
+/// Rules of retention. Without any rule every backup is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Number of newest backups.

@@ -28,7 +28,7 @@ const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_mi
 /// The options of a prune.
 pub struct Options {
     pub policy: Policy,
-    /// Backups to remove whatever the rules keep. If there are any, the rules remove none.
+    /// Backups to remove, even if a rule keeps them. If there are any, the rules remove no others.
     pub discard: BTreeSet<String>,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
