@@ -1,7 +1,7 @@
 //! `global/pg_control`. Source: PostgreSQL's `catalog/pg_control.h`.
 
 use super::bytes::{u32_at, u64_at};
-use super::{lsn::Lsn, segment::TimelineId};
+use super::{lsn::Lsn, segment::TimelineId, version::check_control_version};
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub const FILE_SIZE: usize = 8192;
 /// versions.
 const CRC_OFFSETS: std::ops::Range<usize> = 200..512;
 
-/// Offsets of fields, which are the same in every supported major version.
+/// Offsets of fields that are the same in every supported major version.
 const SYSTEM_IDENTIFIER: usize = 0;
 const VERSION: usize = 8;
 const CATALOG_VERSION: usize = 12;
@@ -21,9 +21,15 @@ const STATE: usize = 16;
 const CHECKPOINT: usize = 32;
 const REDO: usize = CHECKPOINT + 8;
 const TIMELINE: usize = CHECKPOINT + 16;
+/// Offsets of fields behind `checkPointCopy`, up to PostgreSQL 18.
 const MIN_RECOVERY_POINT: usize = 136;
 /// `MaxConnections`, the first of five settings of four bytes.
 const MIN_SETTINGS: usize = 180;
+/// Version of the structure with which `checkPointCopy` grew: PostgreSQL 19 has
+/// `logicalDecodingEnabled` in it.
+const GROWN_CHECKPOINT: u32 = 1905;
+/// Bytes by which it grew.
+const CHECKPOINT_GROWTH: usize = 8;
 
 /// Names of the settings at [`MIN_SETTINGS`], in their order.
 const SETTING_NAMES: [&str; 5] = [
@@ -68,7 +74,8 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// `Damage` for a wrong size or CRC.
+    /// `Damage` for a wrong size or CRC, `Refused` for a version of the structure that is not
+    /// supported.
     pub fn parse(bytes: Vec<u8>) -> Result<Control> {
         let damaged = |what: &str| Error::new(Kind::Damage, format!("pg_control {what}"));
         if bytes.len() != FILE_SIZE {
@@ -78,19 +85,22 @@ impl Control {
         let outside = || Error::defect("a field outside of pg_control");
         let number = |offset| u32_at(&bytes, offset).ok_or_else(outside);
         let long = |offset| u64_at(&bytes, offset).ok_or_else(outside);
+        let version = number(VERSION)?;
+        check_control_version(version)?;
+        let shift = if version >= GROWN_CHECKPOINT { CHECKPOINT_GROWTH } else { 0 };
         let mut min_settings = SETTING_NAMES.map(|name| (name, 0));
         for (index, (_, value)) in min_settings.iter_mut().enumerate() {
-            *value = number(MIN_SETTINGS + 4 * index)?;
+            *value = number(MIN_SETTINGS + shift + 4 * index)?;
         }
         Ok(Control {
             crc_offset,
             system_identifier: long(SYSTEM_IDENTIFIER)?,
-            version: number(VERSION)?,
+            version,
             catalog_version: number(CATALOG_VERSION)?,
             state: number(STATE)?,
             redo: Lsn(long(REDO)?),
             timeline: TimelineId(number(TIMELINE)?),
-            min_recovery_point: Lsn(long(MIN_RECOVERY_POINT)?),
+            min_recovery_point: Lsn(long(MIN_RECOVERY_POINT + shift)?),
             min_settings,
             bytes,
         })
@@ -108,7 +118,7 @@ impl Control {
         loop {
             let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
             match Control::parse(bytes) {
-                Err(_) if attempt < MAX_READS => attempt += 1,
+                Err(error) if error.kind() == Kind::Damage && attempt < MAX_READS => attempt += 1,
                 result => return result.doing(|| format!("read {}", path.display())),
             }
             std::thread::sleep(READ_INTERVAL);
@@ -124,7 +134,7 @@ impl Control {
         self.system_identifier
     }
 
-    /// Version of the structure: 1300 for PostgreSQL 15 and 16, 1700 for 17, 1800 for 18.
+    /// Version of the structure; see [`super::version::VERSIONS`].
     pub fn version(&self) -> u32 {
         self.version
     }

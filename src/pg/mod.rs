@@ -4,6 +4,7 @@
 //! damaged or hostile: they lead to an error, never to a panic.
 
 mod bytes;
+pub mod checksums;
 pub mod client;
 pub mod conninfo;
 pub mod control;
@@ -17,15 +18,14 @@ pub mod record;
 pub mod relation;
 pub mod segment;
 mod tls;
+pub mod version;
 pub mod wal;
 mod wire;
 mod x509;
 
 use crate::error::{Doing, Error, Kind, Result};
 use std::path::Path;
-
-/// Supported major versions of PostgreSQL.
-pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
+use version::Version;
 
 /// Reads the major version of a data directory from its file `PG_VERSION`.
 ///
@@ -40,14 +40,6 @@ pub fn major_version(pgdata: &Path) -> Result<u32> {
     let major = text.trim().parse().map_err(|_| {
         Error::new(Kind::Damage, format!("`{}` is not a version", text.trim())).doing(doing())
     })?;
-    if !SUPPORTED.contains(&major) {
-        return Err(Error::new(Kind::Refused, format!("PostgreSQL {major} is not supported"))
-            .doing(doing())
-            .hint(format!(
-                "this version of walkeep supports PostgreSQL {} to {}",
-                SUPPORTED.start(),
-                SUPPORTED.end()
-            )));
-    }
+    Version::of_major(major).doing(doing)?;
     Ok(major)
 }

@@ -2,6 +2,7 @@
 
 use super::bytes::{u16_at, u32_at, u64_at};
 use super::segment::{SegmentName, SegmentSize, TimelineId};
+use super::version::Version;
 use crate::error::{Error, Kind, Result};
 
 /// Size of a long page header, in bytes (`SizeOfXLogLongPHD`).
@@ -36,15 +37,10 @@ impl SegmentHeader {
         let bad = |what: String| Error::new(Kind::Damage, what);
         let short = || bad(format!("{} bytes are too few for a WAL segment", bytes.len()));
         let magic = u16_at(bytes, 0).ok_or_else(short)?;
-        // XLOG_PAGE_MAGIC
-        let major = match magic {
-            0xD110 => 15,
-            0xD113 => 16,
-            0xD116 => 17,
-            0xD118 => 18,
-            0 => return Err(bad("the WAL page header is empty".into())),
-            _ => return Err(bad(format!("{magic:04X} is not the page magic of a supported PostgreSQL"))),
-        };
+        if magic == 0 {
+            return Err(bad("the WAL page header is empty".into()));
+        }
+        let Version { major, .. } = Version::of_wal_magic(magic)?;
         if u16_at(bytes, 2).ok_or_else(short)? & LONG_HEADER == 0 {
             return Err(bad("the first page has no long header".into()));
         }

@@ -42,3 +42,4 @@ mod storage;
 mod support;
 mod sync;
 mod verify;
+mod versions;

@@ -5,18 +5,14 @@
 use super::scratch::{self, Scratch};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use walkeep::pg::version::Version;
 
 const MB: u64 = 1 << 20;
 
 /// The magic number of a WAL page.
 fn magic(major: u16) -> u16 {
-    match major {
-        15 => 0xD110,
-        16 => 0xD113,
-        17 => 0xD116,
-        18 => 0xD118,
-        _ => panic!("no WAL of PostgreSQL {major} here"),
-    }
+    let version = Version::of_major(u32::from(major));
+    version.expect("a supported version of PostgreSQL").wal_magic
 }
 
 /// A segment whose long page header is right and whose records are zeros, unless told.
