@@ -5,6 +5,7 @@ use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use super::source::{BackupServer, ServerFacts};
 use super::{pooler, standby};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::checksums::{ChecksumState, ChecksumStates};
 use crate::pg::client::{KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::segment::{SegmentSize, TimelineId};
@@ -73,6 +74,7 @@ impl ServerSettings {
 
 fn read_facts(session: &Session) -> Result<ServerFacts> {
     let settings = ServerSettings::read(session)?;
+    let checksums = ChecksumState::from_word(&settings.text("data_checksums")?)?;
     // The timeline on which WAL is written now; the control file has it only after the next
     // checkpoint.
     let sql = "SELECT system_identifier, pg_is_in_recovery(), \
@@ -95,20 +97,23 @@ fn read_facts(session: &Session) -> Result<ServerFacts> {
         settings: Settings {
             time_zone: column(&row, 3)?,
             block_size: settings.number("block_size")?,
-            data_checksums: settings.is_on("data_checksums")?,
+            data_checksums: false,
+            checksum_states: None,
             data_directory: settings.text("data_directory")?,
             config_file: settings.text("config_file")?,
             from_standby: column(&row, 1)?,
-        },
+        }
+        .with_checksums(ChecksumStates { start: checksums, end: checksums }),
         databases: databases.iter().map(database).collect::<Result<_>>()?,
         hba_file: settings.text("hba_file")?,
         ident_file: settings.text("ident_file")?,
+        hosts_file: settings.0.get("hosts_file").cloned(),
         wal_level: settings.text("wal_level")?,
         archive_mode: settings.text("archive_mode")?,
         archive_command: settings.text("archive_command")?,
         archive_library: settings.text("archive_library")?,
         in_recovery: column(&row, 1)?,
         summarizes: settings.0.get("summarize_wal").is_some_and(|value| value == "on"),
-        logs_hints: settings.is_on("data_checksums")? || settings.is_on("wal_log_hints")?,
+        logs_hints: checksums == ChecksumState::On || settings.is_on("wal_log_hints")?,
     })
 }

@@ -4,17 +4,20 @@
 use super::copy::CopiedBackup;
 use super::earlier::check_stored;
 use super::options::{Options, Taken};
-use super::pages::UnloggedChanges;
+use super::pages::{BadPages, UnloggedChanges};
 use super::prepare::{PreparedBackup, check_history};
 use super::source::BackupServer;
 use super::start::StartedBackup;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::checksums::ChecksumStates;
 use crate::pg::label::Label;
+use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::progress;
 use crate::repo::Archive;
 use crate::repo::manifest::Use;
-use crate::repo::record::{Record, State, WalRange};
+use crate::repo::record::{DamagedFile, Record, State, WalRange};
+use std::ops::Range;
 use std::time::Instant;
 use tracing::info_span;
 
@@ -37,7 +40,8 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     let manifest = packed.manifest;
     let shares_packs = manifest.packs.iter().any(|(storer, _)| storer != id);
     let shared: u64 = manifest.uses.iter().map(Use::share).sum();
-    let damaged = bad.into_files(label.start, stopped.lsn);
+    let checksums = ChecksumStates { end: stopped.checksums, ..found.settings.checksums() };
+    let damaged = damaged_files(bad, checksums, label.start..stopped.lsn);
     let record = Record {
         id: id.clone(),
         state: if damaged.is_empty() { State::Complete } else { State::Damaged },
@@ -58,16 +62,31 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
         packs: Some(manifest.packs),
         segment_size: found.segment_size,
         wal,
-        settings: found.settings.clone(),
+        settings: found.settings.clone().with_checksums(checksums),
         tablespaces,
         databases: found.databases.clone(),
         damaged,
     };
     announced.check()?;
     archive.put_record(&record)?;
-    // Without a test of the WAL summaries there is nothing to report.
-    let unlogged = unlogged.map_or_else(Vec::new, UnloggedChanges::into_files);
+    // Without a test of the WAL summaries there is nothing to report. Without data checksums at the
+    // end, hint bits may have changed without WAL.
+    let unlogged =
+        unlogged.filter(|_| checksums.steady().is_some()).map_or_else(Vec::new, UnloggedChanges::into_files);
     Ok(Taken { record, read, unlogged })
+}
+
+/// Returns the files with bad pages. Pages are not judged when data checksums were turned off or on
+/// while they were read: healthy ones may have no checksum.
+fn damaged_files(bad: BadPages, checksums: ChecksumStates, lsns: Range<Lsn>) -> Vec<DamagedFile> {
+    if checksums.are_on() {
+        return bad.into_files(lsns.start, lsns.end);
+    }
+    if checksums.steady().is_none() {
+        let what = format!("data checksums were {checksums}: the pages of this backup are not verified");
+        progress::warn(&Error::new(Kind::Problem, what));
+    }
+    Vec::new()
 }
 
 /// Waits until every segment of the backup is archived, and reads each segment to its end.

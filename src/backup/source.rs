@@ -4,6 +4,7 @@
 use super::pooler;
 use super::session::{STATEMENT_TIMEOUT, lsn, timestamp};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::checksums::ChecksumState;
 use crate::pg::client::{Session, column};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
@@ -42,6 +43,8 @@ pub struct ServerFacts {
     pub databases: Vec<Database>,
     pub hba_file: String,
     pub ident_file: String,
+    /// Setting `hosts_file` (PostgreSQL 19 and later).
+    pub hosts_file: Option<String>,
     pub wal_level: String,
     pub archive_mode: String,
     pub archive_command: String,
@@ -65,6 +68,8 @@ pub struct StopPoint {
     /// Time on the server's clock after the end of the backup.
     pub time: jiff::Timestamp,
     pub lsn: Lsn,
+    /// State of data checksums after the end of the backup.
+    pub checksums: ChecksumState,
     /// Content of `backup_label`, byte for byte.
     pub label: Vec<u8>,
     /// Content of `tablespace_map`, byte for byte; `None` when the cluster has no tablespaces.
@@ -294,12 +299,14 @@ impl BackupServer {
         // doubled for it.
         let sql = "SELECT lsn, replace(labelfile, chr(92), repeat(chr(92), 2))::bytea, \
                    replace(spcmapfile, chr(92), repeat(chr(92), 2))::bytea, \
-                   (extract(epoch FROM clock_timestamp()) * 1000000)::int8 \
+                   (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
+                   (SELECT setting FROM pg_settings WHERE name = 'data_checksums') \
                    FROM pg_backup_stop(wait_for_archive => false)";
         let row = self.session.query_one(sql, &[], STATEMENT_TIMEOUT).doing(doing)?;
         Ok(StopPoint {
             time: timestamp(&row, 3)?,
             lsn: lsn(&row, 0)?,
+            checksums: ChecksumState::from_word(column(&row, 4)?)?,
             label: column(&row, 1)?,
             tablespace_map: column::<Option<Vec<u8>>>(&row, 2)?.filter(|map| !map.is_empty()),
         })
@@ -315,9 +322,8 @@ impl BackupServer {
                 files.push(file);
             }
         };
-        [&found.settings.config_file, &found.hba_file, &found.ident_file]
-            .into_iter()
-            .for_each(|f| add(f.clone()));
+        let named = [&found.settings.config_file, &found.hba_file, &found.ident_file];
+        named.into_iter().chain(&found.hosts_file).for_each(|file| add(file.clone()));
         // Included files, for a role that may read the view.
         let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
         let included = self

@@ -14,8 +14,8 @@
 //! * The summaries have to cover the WAL from start to start without a gap, on one timeline. A
 //!   server that ran with `wal_level = minimal` or without `summarize_wal` leaves a gap.
 //! * A parent with bad pages is not used: these pages would be taken over without being verified. A
-//!   parent with another setting of data checksums is not used: turning them on rewrites pages
-//!   without WAL.
+//!   parent with another state of data checksums is not used, nor one during which the state
+//!   changed: turning them on while the server is down rewrites pages without WAL.
 
 use super::session::{STATEMENT_TIMEOUT, lsn};
 use super::source::BackupServer;
@@ -126,7 +126,8 @@ impl BackupServer {
         if !parent.is_complete() {
             return Some("cannot be used: that backup has bad pages".into());
         }
-        if parent.settings.data_checksums != settings.data_checksums {
+        let states = (parent.settings.checksums().steady(), settings.checksums().steady());
+        if states.0.is_none() || states.0 != states.1 {
             return Some("cannot be used: data checksums were turned on or off".into());
         }
         if parent.settings.block_size != settings.block_size || settings.block_size as usize != PAGE_SIZE {

@@ -12,6 +12,7 @@ use super::{Archive, key, parse_json};
 use crate::codec::envelope::{Header, ObjectKind, decimal};
 use crate::codec::hash::ContentHash;
 use crate::error::{Error, Kind, Result};
+use crate::pg::checksums::{ChecksumState, ChecksumStates};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
 use crate::storage::{Key, Mode, Put};
@@ -134,10 +135,29 @@ pub struct Settings {
     /// Its `TimeZone`, in which times without an offset are read.
     pub time_zone: String,
     pub block_size: u32,
+    /// Whether data checksums were on at the start and at the end of the backup.
     pub data_checksums: bool,
+    /// The states of data checksums; `None` in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum_states: Option<ChecksumStates>,
     pub data_directory: String,
     pub config_file: String,
     pub from_standby: bool,
+}
+
+impl Settings {
+    /// Sets the states of data checksums.
+    #[must_use]
+    pub fn with_checksums(self, states: ChecksumStates) -> Settings {
+        Settings { data_checksums: states.are_on(), checksum_states: Some(states), ..self }
+    }
+
+    /// The states of data checksums. Old records are of servers that cannot change them while they
+    /// run.
+    pub fn checksums(&self) -> ChecksumStates {
+        let state = if self.data_checksums { ChecksumState::On } else { ChecksumState::Off };
+        self.checksum_states.unwrap_or(ChecksumStates { start: state, end: state })
+    }
 }
 
 /// A tablespace and its size.

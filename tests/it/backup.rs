@@ -3,6 +3,7 @@
 mod busy;
 mod cache;
 mod checkpoint;
+mod checksums;
 mod clock;
 mod content;
 mod faults;

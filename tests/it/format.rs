@@ -134,6 +134,7 @@ fn write_repository(root: &Path) {
             time_zone: "Etc/UTC".into(),
             block_size: 8192,
             data_checksums: true,
+            checksum_states: None,
             data_directory: "/srv/golden".into(),
             config_file: "/srv/golden/postgresql.conf".into(),
             from_standby: false,

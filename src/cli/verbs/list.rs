@@ -204,8 +204,7 @@ impl Report for Shown<'_> {
             lines.push(("leads to", format!("{} ({} segments)", reach.last, reach.segments)));
         }
         lines.push(("server time zone", record.settings.time_zone.clone()));
-        let checksums = if record.settings.data_checksums { "on" } else { "off" };
-        lines.push(("data checksums", checksums.to_owned()));
+        lines.push(("data checksums", record.settings.checksums().to_string()));
         for known in &record.tablespaces {
             let location = known.tablespace.location.as_ref();
             let location = location.map_or("in place".into(), |location| location.display());

@@ -182,6 +182,26 @@ fn configuration_outside_of_the_data_directory_comes_back_where_it_is_wanted() {
     pg::tool("pg_verifybackup").arg(&data).go().ok();
 }
 
+#[test]
+fn the_hosts_file_of_postgresql_19_comes_back_with_the_configuration() {
+    let Some(programs) = pg::version(19) else {
+        return;
+    };
+    let etc = Scratch::new();
+    let hosts = etc.join("pg_hosts.conf");
+    scratch::write(&hosts, "# hosts\n");
+    let live = Live::with(Cluster::build().programs(programs).wal_segsize(1), |server| {
+        server.set("hosts_file", &hosts.display().to_string());
+    });
+    live.backup();
+    let scratch = Scratch::new();
+    let config = scratch.join("etc");
+    let arguments = ["--config-dir", config.to_str().expect("a path")];
+    restoring(&live.archive, &scratch.join("data"), &arguments).go().ok();
+    let place = config.join(hosts.strip_prefix("/").expect("an absolute path"));
+    assert_eq!(read(place), b"# hosts\n");
+}
+
 /// A server as Debian sets it up: the configuration in another place, with an included directory.
 fn debian(etc: &Scratch) -> Live {
     let server = Cluster::build().wal_segsize(1).create();
