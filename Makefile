@@ -1,6 +1,7 @@
 # make            builds the three programs
 # make demo       demonstrates the recovery of a lost table on a real PostgreSQL; with S3=1 from a bucket
 # make test       lint and all tests; installs missing packages from Debian
+# make test-pg19  the tests that need PostgreSQL 19, which is unpacked from Debian experimental
 # make bench      measurements
 # make install    PREFIX=/usr/local DESTDIR=
 # make lint       formatting and clippy
@@ -21,7 +22,7 @@ examples := archive.conf restore.conf standby.conf walkeep.toml crontab alerts.y
             systemd/walkeep-status.service systemd/walkeep-status.timer \
             systemd/walkeep-verify.service systemd/walkeep-verify.timer
 
-.PHONY: all demo test bench install lint
+.PHONY: all demo test test-pg19 bench install lint
 
 all: $(programs)
 
@@ -41,6 +42,16 @@ test:
 	# A shell starts background jobs with some signals ignored, and tests send these signals.
 	# Tests wait for servers now and then, so there is one more test at a time than processors.
 	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked -- --test-threads=$$(($$(nproc) + 1))
+
+# Names of tests and modules that run on PostgreSQL 19, among other versions.
+tests19 := matrix:: versions:: backup::summaries:: hosts_file_of_postgresql_19
+
+test-pg19: export WALKEEP_TEST_VERSIONS ?= /var/tmp/walkeep-tests/postgresql
+test-pg19: export WALKEEP_TEST_REQUIRE ?= postgresql-19
+test-pg19:
+	.ci/setup test
+	.ci/setup-pg19
+	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked -- $(tests19)
 
 lint:
 	cargo fmt --check

@@ -4,7 +4,7 @@
 use crate::support::*;
 
 /// Version, size of a WAL segment in MB, page checksums.
-const TABLE: [(u32, u32, bool); 9] = [
+const TABLE: [(u32, u32, bool); 11] = [
     (15, 1, true),
     (15, 64, false),
     (16, 1, false),
@@ -14,6 +14,8 @@ const TABLE: [(u32, u32, bool); 9] = [
     (18, 1, false),
     (18, 16, true),
     (18, 64, true),
+    (19, 1, false),
+    (19, 16, true),
 ];
 
 #[test]

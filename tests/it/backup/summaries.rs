@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::os::unix::fs::FileExt;
 
 /// The versions that write summaries.
-const MAJORS: [u32; 2] = [17, 18];
+const MAJORS: [u32; 3] = [17, 18, 19];
 
 /// A server of this version that writes summaries, with the table of [`with_table`] and a backup.
 fn summarizing(major: u32) -> Option<Live> {

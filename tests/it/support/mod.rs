@@ -26,7 +26,8 @@
 //!
 //! `WALKEEP_TEST_REQUIRE` lists the tools whose absence fails a test instead of skipping it,
 //! separated by commas: `root`, `strace`, `tmpfs`, `disk`, `postgresql`, `s3`, `python3`,
-//! `pgbouncer`, `faketime`, `systemd`, `hosts`, `chromium`, or `all` of them but `chromium`.
+//! `pgbouncer`, `faketime`, `systemd`, `hosts`, `chromium`, `postgresql-19`, or `all` of them but the
+//! last two.
 //! `.ci/run` sets it. The fixtures that set up a world, from the cheapest to the most expensive.
 //! Take the first one that has what a test needs:
 //!
@@ -115,7 +116,7 @@ pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
 }
 
 /// Tools that `WALKEEP_TEST_REQUIRE=all` does not require.
-const OPTIONAL: [&str; 1] = ["chromium"];
+const OPTIONAL: [&str; 2] = ["chromium", "postgresql-19"];
 
 /// Whether a value of `WALKEEP_TEST_REQUIRE` requires a tool.
 pub fn requires(list: &str, tool: &str) -> bool {

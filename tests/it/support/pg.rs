@@ -28,7 +28,9 @@ pub fn bin() -> PathBuf {
 pub fn version(major: u32) -> Option<PathBuf> {
     let found = installed(major).or_else(|| debian(major));
     if found.is_none() {
-        super::skipped("postgresql", &format!("PostgreSQL {major} is not installed (WALKEEP_TEST_VERSIONS)"));
+        // Debian has 19 only in experimental; see .ci/setup-pg19.
+        let tool = if major == 19 { "postgresql-19" } else { "postgresql" };
+        super::skipped(tool, &format!("PostgreSQL {major} is not installed (WALKEEP_TEST_VERSIONS)"));
     }
     found
 }
