@@ -24,6 +24,7 @@ use crate::progress::{self, in_span};
 use crate::repo::entry::{Entry, StoredPath};
 use crate::repo::record::TablespaceSize;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -257,6 +258,10 @@ impl<'a> Copier<'a> {
                     let stored = StoredPath(path.as_os_str().as_bytes().to_vec());
                     reader.add_bytes(FoundFile::new(stored, path.to_owned(), &meta), &bytes, true)?;
                 }
+                // A server without this file starts.
+                Err(e)
+                    if e.kind() == ErrorKind::NotFound
+                        && self.server().found.hosts_file.as_ref() == Some(&file) => {}
                 Err(e) => progress::warn(&Error::from_io(
                     format!("read the configuration file {file}, which is left out"),
                     e,

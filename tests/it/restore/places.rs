@@ -200,6 +200,10 @@ fn the_hosts_file_of_postgresql_19_comes_back_with_the_configuration() {
     restoring(&live.archive, &scratch.join("data"), &arguments).go().ok();
     let place = config.join(hosts.strip_prefix("/").expect("an absolute path"));
     assert_eq!(read(place), b"# hosts\n");
+    // The server does not need the file.
+    std::fs::remove_file(&hosts).expect("remove it");
+    let outcome = live.backing_up().go().ok();
+    assert!(!outcome.stderr.contains("pg_hosts.conf"), "{outcome}");
 }
 
 /// A server as Debian sets it up: the configuration in another place, with an included directory.
