@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Number of attempts: while other sessions are busy, a pooler may return the same process by
 /// chance.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 30;
 
 /// Time limit of a statement that waits for a process: a pooler may have only one.
 const PROCESS_TIMEOUT: Option<Duration> = Some(Duration::from_secs(15));
