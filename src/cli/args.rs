@@ -357,7 +357,7 @@ pub struct DrillArgs {
     #[arg(long, conflicts_with_all = ["time", "lsn", "immediate"])]
     pub rotate: bool,
     /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z, or a
-    /// zone such as [Europe/Berlin]
+    /// zone such as Europe/Berlin
     #[arg(long, value_name = "TIME", conflicts_with_all = ["lsn", "immediate"])]
     pub time: Option<String>,
     /// Recover to this position in the WAL, such as 0/3000028
@@ -577,7 +577,7 @@ pub struct UnpinArgs {
 #[group(id = "target", multiple = false)]
 pub struct TargetArgs {
     /// Recover to this time: RFC 3339 or PostgreSQL's style, with an offset such as +01 or Z, or a
-    /// zone such as [Europe/Berlin]
+    /// zone such as Europe/Berlin
     #[arg(long, value_name = "TIME")]
     pub time: Option<String>,
     /// Recover to this position in the WAL, such as 0/3000028

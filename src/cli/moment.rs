@@ -5,7 +5,7 @@ use super::render;
 use crate::error::{Error, Kind, Result};
 use crate::repo::Archive;
 use jiff::civil::{DateTime, Time};
-use jiff::fmt::temporal::Pieces;
+use jiff::fmt::temporal::{Pieces, PiecesOffset};
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::{Timestamp, Zoned};
 
@@ -17,7 +17,7 @@ struct Moment {
     text: String,
     civil: DateTime,
     offset: Option<Offset>,
-    /// Time zone of an RFC 9557 annotation: `[Europe/Berlin]`.
+    /// Time zone: ` Europe/Berlin`, or `[Europe/Berlin]` as in RFC 9557.
     zone: Option<TimeZone>,
 }
 
@@ -26,16 +26,50 @@ impl Moment {
     fn parse(text: &str, time: Time) -> Result<Moment> {
         let text = text.trim();
         let utc = text.strip_suffix("UTC").or_else(|| text.strip_suffix("GMT"));
+        let utc = utc.filter(|civil| !civil.ends_with('/')); // Etc/UTC
         let spaced = utc.map_or_else(|| text.to_owned(), |civil| format!("{}Z", civil.trim_end()));
         let spaced = spaced.replace(" +", "+").replace(" -", "-");
-        let invalid = |e: jiff::Error| {
-            usage(format!("`{text}` is not a time: {e}"))
-                .hint("write it as 2026-11-21 08:14:59+01 or 2026-11-21T07:14:59Z")
+        let (spaced, name) = split_zone(&spaced);
+        let invalid = |_| {
+            usage(format!("`{text}` is not a time")).hint(
+                "write it as 2026-11-21 08:14:59+01, 2026-11-21T07:14:59Z or 2026-11-21 08:14:59 Europe/Berlin",
+            )
         };
-        let pieces = Pieces::parse(&spaced).map_err(invalid)?;
+        let pieces = Pieces::parse(spaced).map_err(invalid)?;
         let civil = DateTime::from_parts(pieces.date(), pieces.time().unwrap_or(time));
-        let (offset, zone) = (pieces.to_numeric_offset(), pieces.to_time_zone().map_err(invalid)?);
-        Ok(Moment { text: text.to_owned(), civil, offset, zone })
+        let unknown = |_| usage(format!("`{text}` names an unknown time zone"));
+        let zone = match name {
+            Some(_) if pieces.time_zone_annotation().is_some() => {
+                return Err(usage(format!("`{text}` has two time zones")));
+            }
+            Some(name) => Some(TimeZone::get(name).map_err(unknown)?),
+            None => pieces.to_time_zone().map_err(unknown)?,
+        };
+        let offset = pieces.to_numeric_offset();
+        let moment = Moment { text: text.to_owned(), civil, offset, zone };
+        // With Z the time is in UTC, and the zone says where it was seen.
+        if matches!(pieces.offset(), Some(PiecesOffset::Numeric(_))) {
+            moment.check_offset()?;
+        }
+        Ok(moment)
+    }
+
+    /// Refuses an offset from UTC that the time zone does not have at this time.
+    fn check_offset(&self) -> Result<()> {
+        let (Some(offset), Some(zone)) = (self.offset, &self.zone) else {
+            return Ok(());
+        };
+        let at = offset.to_timestamp(self.civil).map_err(|e| self.out_of_range(&e))?;
+        let actual = zone.to_offset(at);
+        if actual == offset {
+            return Ok(());
+        }
+        Err(usage(format!("`{}` contradicts itself: the time zone has the offset {actual} then", self.text))
+            .hint("write the offset or the time zone alone"))
+    }
+
+    fn out_of_range(&self, error: &jiff::Error) -> Error {
+        usage(format!("`{}` is not a time: {error}", self.text))
     }
 
     /// Returns the instant. An offset decides; without one the time is read in the annotated zone,
@@ -44,7 +78,7 @@ impl Moment {
     fn instant(&self, zone: Option<&str>) -> Result<Timestamp> {
         let Moment { text, civil, offset, .. } = self;
         if let Some(offset) = offset {
-            return offset.to_timestamp(*civil).map_err(|e| usage(format!("`{text}` is not a time: {e}")));
+            return offset.to_timestamp(*civil).map_err(|e| self.out_of_range(&e));
         }
         let ambiguous = |one: String, two: String| {
             usage(format!("`{text}` has no offset from UTC: it may mean {one} or {two}"))
@@ -68,6 +102,17 @@ impl Moment {
                 found.compatible().map(|zoned| zoned.timestamp()).map_err(|e| usage(e.to_string()))
             }
         }
+    }
+}
+
+/// Splits the name of a time zone off the end of a time: a word with a letter first and a slash, as
+/// in `Europe/Paris`. Abbreviations such as `CET` are ambiguous.
+fn split_zone(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(' ') {
+        Some((time, name)) if name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.contains('/') => {
+            (time.trim_end(), Some(name))
+        }
+        _ => (text, None),
     }
 }
 

@@ -74,6 +74,44 @@ fn a_time_that_may_mean_two_moments_is_refused_with_both() {
 }
 
 #[test]
+fn a_time_with_the_name_of_a_zone_is_read_there() {
+    let story = Story::get();
+    let archive = story.archive();
+    let utc = story.marks[0].time.trim_end_matches("+00").replace(' ', "T") + "Z";
+    let date = |format: &str| {
+        Run::new("date").args(["-d", &utc, format]).env("TZ", "Asia/Tokyo").go().ok().stdout.trim().to_owned()
+    };
+    let naive = date("+%Y-%m-%d %H:%M:%S.%N")[..26].to_owned();
+    let to = Scratch::new();
+    for text in [
+        format!("{naive} Asia/Tokyo"),
+        format!("{naive}[Asia/Tokyo]"),
+        format!("{naive}+09 Asia/Tokyo"),
+        format!("{naive} +09:00[Asia/Tokyo]"),
+        format!("{utc}[Asia/Tokyo]"),
+        format!("{} Etc/UTC", utc.trim_end_matches('Z')),
+    ] {
+        let run = restoring(&archive, &to.join("x"), &["--time", &text, "--dry-run", "--json"]);
+        let plan = live::json(&run.go().ok());
+        assert_eq!(plan["target"]["time"].as_str(), Some(utc.as_str()), "{text}: {plan}");
+    }
+    for (text, reason) in [
+        (format!("{naive}+05[Asia/Tokyo]"), "contradicts itself"),
+        (format!("{naive}+00 Asia/Tokyo"), "contradicts itself"),
+        (format!("{naive} Mars/Olympus"), "unknown time zone"),
+        (format!("{naive}[Asia/Tokyo] Europe/Paris"), "two time zones"),
+        (format!("{naive} CET"), "hint:"),
+        // The clocks were set forward, and back.
+        ("2026-03-29 02:30 Europe/Paris".to_owned(), "does not exist"),
+        ("2026-10-25 02:30 Europe/Paris".to_owned(), "+02"),
+    ] {
+        let outcome = restoring(&archive, &to.join("x"), &["--time", &text]).go().is(2).told();
+        assert!(outcome.stderr.contains(reason), "{text}: {outcome}");
+    }
+    assert!(!to.join("x").exists());
+}
+
+#[test]
 fn an_lsn_target_stops_there() {
     let story = Story::get();
     let archive = story.archive();
