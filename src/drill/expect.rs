@@ -59,13 +59,15 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Exp
         if scanned.stop.is_some() || is_cancelled() {
             break;
         }
-        if plan.target == RecoveryTarget::Immediate && number > record.wal.last.number(record.segment_size) {
+        if plan.stop.target == RecoveryTarget::Immediate
+            && number > record.wal.last.number(record.segment_size)
+        {
             break;
         }
         let (name, stored) = open(plan, number)?;
         let doing = || format!("read {name} of repository {}", plan.archive.repository().name());
         let (_, bytes) = stored.read_all(record.segment_size.bytes()).doing(doing)?;
-        scan.segment(&bytes, |found| scanned.note(&plan.target, found));
+        scan.segment(&bytes, |found| scanned.note(&plan.stop.target, found));
     }
     if let Some((oid, location)) = scanned.tablespace {
         return Err(Error::new(
@@ -80,7 +82,7 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &dyn Fn() -> bool) -> Result<Exp
     }
     // Without any record behind the stop of the backup, recovery ends at the stop.
     let end = scanned.end.map_or(record.stop_lsn, |end| end.max(record.stop_lsn));
-    let (least, most, lsn) = match (&plan.target, scanned.stop) {
+    let (least, most, lsn) = match (&plan.stop.target, scanned.stop) {
         (RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_), Some(stop)) => {
             (scanned.before.unwrap_or(record.stop_lsn), Some(stop), stop)
         }

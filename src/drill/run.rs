@@ -115,6 +115,7 @@ impl DrillJob<'_> {
         let wish = PlanRequest {
             backup: selection.backup.clone(),
             target: selection.target.clone(),
+            exclusive: false,
             timeline: None,
             allow_damaged: false,
         };
@@ -145,7 +146,6 @@ impl DrillJob<'_> {
         let recovery = RecoverySettings {
             restore_command: self.options.restore_command.clone(),
             action: Action::Promote,
-            exclusive: false,
             standby: false,
             as_primary: false,
         };

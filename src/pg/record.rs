@@ -55,6 +55,9 @@ const EPOCH: i64 = 946_684_800_000_000;
 pub struct Tail {
     /// Start of the last record that lies wholly in this segment.
     pub last_record: Option<Lsn>,
+    /// Start of the record behind the last one, which is not in the segment. A segment switch takes
+    /// the rest of its segment.
+    pub next_record: Option<Lsn>,
     /// Last commit or abort; recovery compares its time with a recovery target time.
     pub last_transaction: Option<TransactionEnd>,
 }
@@ -79,11 +82,21 @@ impl Tail {
                 break;
             }
             tail.last_record = Some(lsn);
+            tail.next_record = reader.as_mut().map(|reader| reader.next_begin(&record));
             last = transaction_end(&record).map(|ended| (lsn, ended)).or(last);
         }
         tail.last_transaction =
             last.and_then(|(lsn, ended)| Some(TransactionEnd { lsn, time: timestamp(ended)? }));
         tail
+    }
+
+    /// Returns the latest time at which a recovery stops by itself: the microsecond before the last
+    /// transaction, since an inclusive recovery to a time stops before the first transaction that
+    /// ended later (`recoveryStopsBefore` in PostgreSQL's `xlogrecovery.c`). `None` when no
+    /// transaction ended at `from` or behind it.
+    pub fn last_moment(&self, from: Lsn) -> Option<jiff::Timestamp> {
+        let last = self.last_transaction.filter(|last| last.lsn >= from)?;
+        last.time.checked_sub(jiff::SignedDuration::from_micros(1)).ok()
     }
 }
 
@@ -324,12 +337,27 @@ impl<'a> RecordReader<'a> {
         }
     }
 
-    /// Interprets the record that ends here.
-    fn found(&mut self, begin: Lsn, record: &[u8]) -> FoundRecord {
+    /// Ends the segment behind a segment switch: the rest of the segment belongs to that record.
+    fn finish_switch(&mut self, record: &[u8]) {
         if record.get(RESOURCE_MANAGER) == Some(&0) && record.get(INFO).is_some_and(|i| i & 0xF0 == SWITCH) {
-            // The rest of the segment belongs to the record.
             self.at = self.segment.len();
         }
+    }
+
+    /// Returns the position behind the record that ends here, and behind the page header there.
+    fn next_begin(&mut self, record: &[u8]) -> Lsn {
+        self.finish_switch(record);
+        let header = match self.at {
+            at if at == self.segment.len() => LONG_HEADER,
+            at if at.is_multiple_of(self.page_size) => SHORT_HEADER,
+            _ => 0,
+        };
+        Lsn(self.address + (self.at + header) as u64)
+    }
+
+    /// Interprets the record that ends here.
+    fn found(&mut self, begin: Lsn, record: &[u8]) -> FoundRecord {
+        self.finish_switch(record);
         let end = Lsn(self.address + self.at as u64);
         let time = transaction_end(record).and_then(timestamp).map(Meaning::TransactionEnd);
         let meaning = time.or_else(|| tablespace(record)).unwrap_or(Meaning::Other);

@@ -13,9 +13,9 @@ use super::record::Record;
 use crate::error::{Doing, Error, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
-use crate::pg::record::Tail;
+use crate::pg::record::{Meaning, RecordScan, Tail};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -96,6 +96,44 @@ impl WalHistory {
             None => Ok(tail),
         }
     }
+
+    /// Whether a transaction that began its last record in `lsns` ended after `time`. Reads the
+    /// segments in their order up to that transaction or a hole.
+    ///
+    /// # Errors
+    ///
+    /// When one of these segments is damaged or cannot be read.
+    pub fn has_later(
+        &self,
+        archive: &Archive,
+        history: &History,
+        lsns: Range<Lsn>,
+        time: Timestamp,
+    ) -> Result<bool> {
+        let size = self.inventory.segment_size().bytes();
+        let mut scan = RecordScan::default();
+        for number in lsns.start.0 / size..lsns.end.0.div_ceil(size) {
+            let Some(name) = self.inventory.segment_at(number, history) else {
+                break;
+            };
+            let segment = read_segment(archive, name, size)?.unwrap_or_default();
+            let mut is_later = false;
+            scan.segment(&segment, |found| {
+                let ended = matches!(found.meaning, Meaning::TransactionEnd(ended) if ended > time);
+                is_later |= ended && lsns.contains(&found.begin);
+            });
+            if is_later {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether the end of a backup, which is a moment of a window, lies between two positions of a
+/// history.
+pub fn ends_within(record: &Record, history: &History, from: Lsn, to: Lsn) -> bool {
+    (from..=to).contains(&record.stop_lsn) && history.contains(record.timeline, record.stop_lsn)
 }
 
 /// Reads the ends of WAL, each segment once.
@@ -116,13 +154,8 @@ impl<'a> TailReader<'a> {
     /// it.
     fn window(&mut self, span: &Span, records: &[&Record]) -> Result<Option<Window>> {
         let history = self.wal.history(span.timeline);
-        let last = self.tail(&history, span.from..span.to)?.last_transaction;
-        let last = last.filter(|last| last.lsn >= span.from);
-        let last = last.and_then(|last| last.time.checked_sub(SignedDuration::from_micros(1)).ok());
-        let ended = records.iter().filter(|record| {
-            (span.from..=span.to).contains(&record.stop_lsn)
-                && history.contains(record.timeline, record.stop_lsn)
-        });
+        let last = self.tail(&history, span.from..span.to)?.last_moment(span.from);
+        let ended = records.iter().filter(|record| ends_within(record, &history, span.from, span.to));
         let Some(to) = last.max(ended.map(|record| record.stop_time).max()) else {
             return Ok(None);
         };
@@ -155,7 +188,9 @@ impl<'a> TailReader<'a> {
                 break;
             };
             let found = self.segment(name, lsns.end.min(Lsn((number + 1) * size)))?;
-            tail.last_record = tail.last_record.or(found.last_record);
+            if tail.last_record.is_none() {
+                (tail.last_record, tail.next_record) = (found.last_record, found.next_record);
+            }
             tail.last_transaction = found.last_transaction;
             if tail.last_transaction.is_some() {
                 break;
@@ -169,10 +204,8 @@ impl<'a> TailReader<'a> {
             return Ok(*tail);
         }
         let size = self.wal.inventory.segment_size().bytes();
-        let read = self.archive.get_wal(WalName::Segment(name));
-        let read = read.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose());
-        let tail = match read.doing(|| format!("read {name} of {}", self.archive.repository().name())) {
-            Ok(read) => read.map(|(_, segment)| Tail::before(&segment, limit)).unwrap_or_default(),
+        let tail = match read_segment(self.archive, name, size) {
+            Ok(read) => read.map(|segment| Tail::before(&segment, limit)).unwrap_or_default(),
             Err(error) if is_about_the_object(&error) => {
                 self.damaged.push((name, error));
                 Tail::default()
@@ -182,4 +215,12 @@ impl<'a> TailReader<'a> {
         self.read.insert((name, limit), tail);
         Ok(tail)
     }
+}
+
+/// Returns the content of a segment, or `None` when the archive does not have it.
+fn read_segment(archive: &Archive, name: SegmentName, size: u64) -> Result<Option<Vec<u8>>> {
+    let read = archive.get_wal(WalName::Segment(name));
+    let read = read.and_then(|stored| stored.map(|stored| stored.read_all(size)).transpose());
+    let read = read.doing(|| format!("read {name} of {}", archive.repository().name()))?;
+    Ok(read.map(|(_, segment)| segment))
 }

@@ -20,11 +20,13 @@ mod plan;
 mod recovery;
 mod run;
 mod space;
+mod stop;
 mod sums;
 mod write;
 
 pub use options::{Options, Restored};
-pub use plan::{PlanRequest, RecoveryTarget, RestorePlan, TargetTimeline};
+pub use plan::{PlanRequest, RestorePlan, TargetTimeline};
 pub use recovery::{Action, RecoverySettings, restore_command};
 pub use run::run;
 pub use space::{SpaceNeed, space_needed};
+pub use stop::{RecoveryStop, RecoveryTarget};

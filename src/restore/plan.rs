@@ -1,8 +1,8 @@
 //! The plan of a restore: the backup, the timeline, and the WAL to the target. Writes nothing.
 
+use super::stop::{RecoveryStop, RecoveryTarget, StopSearch, last_included};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
-use crate::pg::lsn::Lsn;
 use crate::pg::record::Tail;
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::progress;
@@ -11,20 +11,7 @@ use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
-use crate::repo::window::{MAX_SEARCHED, Window};
-
-/// The end of recovery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecoveryTarget {
-    /// The end of the WAL in the archive.
-    End,
-    Time(jiff::Timestamp),
-    Lsn(Lsn),
-    Xid(u64),
-    Name(String),
-    /// The end of the backup, where it is consistent.
-    Immediate,
-}
+use crate::repo::window::Window;
 
 /// The timeline that recovery follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +29,8 @@ pub struct PlanRequest {
     /// be reached.
     pub backup: Option<String>,
     pub target: RecoveryTarget,
+    /// Whether recovery stops before the target, for a time, a position or a transaction.
+    pub exclusive: bool,
     /// `None`: the timeline of the backup for [`RecoveryTarget::Immediate`], the latest otherwise.
     pub timeline: Option<TargetTimeline>,
     pub allow_damaged: bool,
@@ -51,7 +40,12 @@ pub struct PlanRequest {
 pub struct RestorePlan {
     pub archive: Archive,
     pub record: Record,
+    /// Target as the caller wants it.
     pub target: RecoveryTarget,
+    /// Whether the caller wants recovery to stop before the target.
+    pub exclusive: bool,
+    /// Target as the server gets it.
+    pub stop: RecoveryStop,
     pub timeline: TargetTimeline,
     /// Ancestry of the timeline on which recovery ends.
     pub history: History,
@@ -69,7 +63,7 @@ impl RestorePlan {
         let doing = || format!("choose a backup in repository {name}");
         let survey = Survey::read(&archive, Want::default()).doing(doing)?;
         survey.records.damaged.iter().for_each(|(_, error)| progress::warn(error));
-        let (Some(WalHistory { inventory, .. }), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
+        let (Some(wal), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
             return Err(Error::new(Kind::Refused, "the repository has no backup of this cluster")
                 .doing(doing())
                 .hint("take one with `walkeep backup`"));
@@ -78,6 +72,7 @@ impl RestorePlan {
             RecoveryTarget::Immediate => TargetTimeline::Current,
             _ => TargetTimeline::Latest,
         });
+        let inventory = &wal.inventory;
         let chooser = Chooser { archive: &archive, inventory, request: &request, timeline };
         let (record, history) = chooser.choose(&survey.records.good).doing(doing)?;
         let record = record.clone();
@@ -88,76 +83,37 @@ impl RestorePlan {
             )
             .hint("choose another backup: `walkeep list` shows them")
         })?;
-        let plan = RestorePlan { record, target: request.target, timeline, history, reach, archive, survey };
-        plan.check_reach().doing(doing)?;
-        Ok(plan)
+        let search = StopSearch {
+            archive: &archive,
+            wal,
+            record: &record,
+            history: &history,
+            reach,
+            records: survey.complete(),
+            target: &request.target,
+            exclusive: request.exclusive,
+        };
+        let stop = search.find().doing(doing)?;
+        let PlanRequest { target, exclusive, .. } = request;
+        Ok(RestorePlan { record, target, exclusive, stop, timeline, history, reach, archive, survey })
     }
 
-    /// Refuses a target behind a gap of the WAL.
-    fn check_reach(&self) -> Result<()> {
-        let record = &self.record;
-        let size = record.segment_size;
-        let end = Lsn(self.reach.last.start(size).0 + size.bytes());
-        if end < record.stop_lsn {
-            return Err(Error::new(
-                Kind::Hole,
-                format!(
-                    "backup {} needs the WAL to {}, and {} is missing",
-                    record.id,
-                    record.stop_lsn,
-                    self.reach.last.next(size)
-                ),
-            )
-            .hint("choose another backup with `walkeep restore BACKUP`"));
+    /// Explains why the server does not get the target itself; `None` when it does.
+    pub fn stop_reason(&self) -> Option<String> {
+        if self.stop.target == self.target {
+            return None;
         }
-        let beyond = match self.target {
-            RecoveryTarget::Lsn(lsn) => lsn > end,
-            // The LSN of such a target is not known before the WAL is replayed.
-            RecoveryTarget::End
-            | RecoveryTarget::Time(_)
-            | RecoveryTarget::Xid(_)
-            | RecoveryTarget::Name(_) => self.reach.gap.is_some(),
-            RecoveryTarget::Immediate => false,
+        let reason = match self.target {
+            RecoveryTarget::Lsn(lsn) => format!("begins at {lsn} or behind it"),
+            RecoveryTarget::Time(time) if self.exclusive => format!("ended a transaction at {time} or later"),
+            RecoveryTarget::Time(time) => format!("ended a transaction after {time}"),
+            _ => return None,
         };
-        if !beyond {
-            return self.check_time();
-        }
-        let missing = match self.reach.gap {
-            Some(gap) if gap.first == gap.last => format!("{} is missing", gap.first),
-            Some(gap) => format!("{} to {} are missing", gap.first, gap.last),
-            None => format!("the archive ends with {}", self.reach.last),
+        let end = match self.stop.target {
+            RecoveryTarget::Lsn(last) => format!("the last of them, which begins at {last}"),
+            _ => format!("the end of the backup at {}", self.record.stop_lsn),
         };
-        let last = self.tail()?.last_record.unwrap_or(self.reach.last.start(size));
-        Err(Error::new(
-            Kind::Hole,
-            format!("{missing}, so the WAL leads from backup {} only to {last}", record.id),
-        )
-        .hint(format!(
-            "--lsn {last} recovers as far as possible; a backup behind the gap leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
-        )))
-    }
-
-    /// Refuses a time behind the last commit: recovery would replay everything, and then fail.
-    fn check_time(&self) -> Result<()> {
-        let RecoveryTarget::Time(time) = self.target else {
-            return Ok(());
-        };
-        let last = self.tail()?.last_transaction.map(|last| last.time);
-        let ended = match last {
-            Some(last) if time >= last => {
-                format!("lies behind the last transaction in the archive, which ended at {last}")
-            }
-            None if self.reach.segments <= MAX_SEARCHED => {
-                format!(
-                    "cannot be checked: no transaction ended in the archived WAL since backup {}",
-                    self.record.id
-                )
-            }
-            _ => return Ok(()),
-        };
-        Err(Error::new(Kind::Refused, format!("the target {time} {ended}")).hint(
-            "without a target everything is recovered; a later target needs WAL that is not archived yet (select pg_switch_wal() on the primary)",
-        ))
+        Some(format!("no record that can be reached {reason}: recovery ends with {end}"))
     }
 
     /// Returns the last record and transaction that can be reached; see [`WalHistory::tail`].
@@ -247,8 +203,11 @@ impl Chooser<'_> {
             )
             .hint("`walkeep show` lists them; --allow-damaged restores the backup all the same"));
         }
-        let before = match &self.request.target {
-            RecoveryTarget::Time(time) if *time <= record.stop_time => Some(time.to_string()),
+        let PlanRequest { target, exclusive, .. } = self.request;
+        let before = match target {
+            RecoveryTarget::Time(time) if last_included(*time, *exclusive)? < record.stop_time => {
+                Some(if *time < record.stop_time { time.to_string() } else { format!("before {time}") })
+            }
             RecoveryTarget::Lsn(lsn) if *lsn < record.stop_lsn => Some(lsn.to_string()),
             _ => None,
         };

@@ -1,6 +1,7 @@
 //! Recovery settings of the restored server: its `postgresql.auto.conf` and its signal file.
 
-use super::plan::{RecoveryTarget, RestorePlan, TargetTimeline};
+use super::plan::{RestorePlan, TargetTimeline};
+use super::stop::RecoveryTarget;
 
 /// Action of the server when it reaches the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +17,6 @@ pub struct RecoverySettings {
     /// Command with `%f` and `%p`.
     pub restore_command: String,
     pub action: Action,
-    /// Stop just before the target.
-    pub exclusive: bool,
     pub standby: bool,
     /// Keep archiving, logical replication and synchronous standbys as the lost primary had them.
     pub as_primary: bool,
@@ -52,7 +51,7 @@ impl RecoverySettings {
     /// `postgresql.conf`. The target comes behind them, since a server before 16 refuses a second
     /// target, even an empty one, after the first.
     pub fn settings(&self, plan: &RestorePlan) -> Vec<(&'static str, String)> {
-        let chosen = match &plan.target {
+        let chosen = match &plan.stop.target {
             RecoveryTarget::End => None,
             RecoveryTarget::Immediate => Some(("recovery_target", "immediate".to_owned())),
             RecoveryTarget::Time(time) => {
@@ -67,7 +66,7 @@ impl RecoverySettings {
         let emptied = EMPTIED.into_iter().filter(|name| !is_chosen(name));
         settings.extend(emptied.map(|name| (name, String::new())));
         settings.extend(chosen.clone());
-        let inclusive = if self.exclusive { "off" } else { "on" };
+        let inclusive = if plan.stop.exclusive { "off" } else { "on" };
         let action = match self.action {
             Action::Pause => "pause",
             Action::Promote => "promote",
@@ -81,9 +80,9 @@ impl RecoverySettings {
         settings.push(("recovery_target_inclusive", inclusive.to_owned()));
         settings.push(("recovery_target_action", action.to_owned()));
         settings.push(("recovery_target_timeline", timeline));
-        if plan.target == RecoveryTarget::Immediate {
+        if plan.stop.target == RecoveryTarget::Immediate || plan.reach.gap.is_some() {
             // Prefetching would request WAL behind the end of the backup, which the archive may not
-            // have.
+            // have, or segments of a gap.
             settings.push(("recovery_prefetch", "off".to_owned()));
         }
         let mut add = |more: &[(&'static str, &str)]| {

@@ -122,13 +122,15 @@ fn await_end(
 }
 
 /// Returns the position before which recovery must not end: the last record of the archive, the
-/// target itself, or the end of the backup. A server that does not find a target of another kind
+/// target itself, or the end of the backup. An exclusive recovery to a position may end before it,
+/// in front of a page header. A server that does not find a target of another kind
 /// than the first two fails by itself.
 fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
-    Ok(match plan.target {
+    Ok(match plan.stop.target {
         RecoveryTarget::End => plan.tail()?.last_record,
-        RecoveryTarget::Lsn(lsn) => Some(lsn),
-        RecoveryTarget::Time(_)
+        RecoveryTarget::Lsn(lsn) if !plan.stop.exclusive => Some(lsn),
+        RecoveryTarget::Lsn(_)
+        | RecoveryTarget::Time(_)
         | RecoveryTarget::Xid(_)
         | RecoveryTarget::Name(_)
         | RecoveryTarget::Immediate => Some(plan.record.stop_lsn),

@@ -40,7 +40,6 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     let recovery = RecoverySettings {
         restore_command: restore_command::build(context, &[])?,
         action: args.action,
-        exclusive: args.exclusive,
         standby: args.standby,
         as_primary: args.as_primary,
     };
@@ -242,6 +241,7 @@ fn request(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
     Ok(PlanRequest {
         backup: args.backup.clone(),
         target,
+        exclusive: args.exclusive,
         timeline: args.timeline,
         allow_damaged: args.allow_damaged,
     })
@@ -274,6 +274,9 @@ fn describe(context: &Context, plan: &RestorePlan) {
     let timelines = timelines.map(|(timeline, end)| format!("{timeline} to {end}, then "));
     let timelines: String = timelines.collect();
     context.console.say(&format!("along timeline {timelines}{}", plan.history.timeline));
+    if let Some(reason) = plan.stop_reason() {
+        context.console.say(&reason);
+    }
 }
 
 /// Result of `--dry-run`.
@@ -338,6 +341,7 @@ impl Report for DryRun<'_> {
             "backup": plan.record.id,
             "repository": plan.archive.repository().name(),
             "target": target_json(&plan.target),
+            "stop": target_json(&plan.stop.target),
             "timeline": plan.history.timeline,
             "wal": {
                 "first": plan.first_segment(),

@@ -111,6 +111,196 @@ fn a_time_with_the_name_of_a_zone_is_read_there() {
     assert!(!to.join("x").exists());
 }
 
+/// A server whose edges are tested: each commit adds a row, and nothing else commits.
+struct Edge {
+    live: Live,
+    to: Scratch,
+}
+
+impl Edge {
+    /// A backup with one row.
+    fn new() -> (Edge, String) {
+        let live = Live::with(Cluster::build().wal_segsize(1), |server| {
+            server.set("track_commit_timestamp", "on");
+            server.set("autovacuum", "off");
+        });
+        live.server.psql("create table t (i serial primary key)");
+        live.server.psql("insert into t default values");
+        let stop = live::text(&live.backup(), "id");
+        let record = live::content(&live::record_of(live.archive.root(), &stop));
+        let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+        let stop = live::text(&record, "stop_time");
+        let edge = Edge { live, to: Scratch::new() };
+        let stop = edge.shifted(&stop, 0);
+        (edge, stop)
+    }
+
+    /// A time some microseconds later.
+    fn shifted(&self, time: &str, microseconds: i32) -> String {
+        self.utc(&format!("'{time}'::timestamptz + {microseconds} * interval '1 microsecond'"))
+    }
+
+    fn utc(&self, time: &str) -> String {
+        let format = "'YYYY-MM-DD HH24:MI:SS.US'";
+        self.live.server.psql(&format!("select to_char(({time}) at time zone 'UTC', {format}) || '+00'"))
+    }
+
+    /// Commits one more row. Returns the time of the commit.
+    fn commit(&self) -> String {
+        let add = "begin; insert into t default values; select pg_current_xact_id(); commit";
+        let xid = self.live.server.psql(add);
+        self.utc(&format!("pg_xact_commit_timestamp('{xid}'::xid)"))
+    }
+
+    /// The plan of a restore that is accepted.
+    #[track_caller]
+    fn plan(&self, arguments: &[&str]) -> serde_json::Value {
+        let run = restoring(&self.live.archive, &self.to.join("x"), arguments);
+        live::json(&run.args(["--dry-run", "--json"]).go().ok())
+    }
+
+    /// Restores, recovers and compares the rows. The dry run accepts the same, with this target of
+    /// the server.
+    #[track_caller]
+    fn gives(&self, arguments: &[&str], stop: &str, expected: &str) {
+        let plan = self.plan(arguments);
+        assert_eq!(plan["stop"]["type"], stop, "{arguments:?}: {plan:#}");
+        let restored = self.live.restore(arguments);
+        let said = restored.outcome.stderr.contains("recovery ends with the last of them");
+        assert_eq!(said, plan["stop"] != plan["target"], "{}", restored.outcome);
+        let server = restored.recovered();
+        assert_eq!(rows(&server), expected, "{arguments:?}\n{}", server.log_text());
+    }
+
+    /// Both the restore and the dry run refuse, with these words.
+    #[track_caller]
+    fn refuses(&self, arguments: &[&str], words: &[&str]) -> String {
+        let run = restoring(&self.live.archive, &self.to.join("x"), arguments);
+        let real = run.go().is(1).told().says("hint:");
+        let run = restoring(&self.live.archive, &self.to.join("x"), arguments);
+        let dry = run.arg("--dry-run").go().is(1).told();
+        for words in words {
+            assert!(real.stderr.contains(words), "no {words}\n{real}");
+            assert!(dry.stderr.contains(words), "no {words}\n{dry}");
+        }
+        assert!(!self.to.join("x").exists());
+        real.stderr
+    }
+
+    /// Both ends of the window that `list` prints.
+    fn window(&self) -> [String; 2] {
+        let list = live::json(&self.live.archive.walkeep(&["list", "--json"]).ok());
+        let window = &list["repositories"][0]["window"];
+        ["from", "to"].map(|bound| self.shifted(&live::text(window, bound), 0))
+    }
+}
+
+#[test]
+fn the_end_of_a_backup_without_a_later_transaction_is_a_target() {
+    let (edge, stop) = Edge::new();
+    assert_eq!(edge.window(), [stop.clone(), stop.clone()]);
+    edge.gives(&["--time", &stop], "lsn", "1");
+    let after = edge.shifted(&stop, 1);
+    edge.gives(&["--time", &after, "--exclusive"], "lsn", "1");
+    edge.refuses(&["--time", &stop, "--exclusive"], &["the target before", "lies before the end of backup"]);
+    edge.refuses(&["--time", &edge.shifted(&stop, -1)], &["lies before the end of backup"]);
+    edge.refuses(&["--time", &after], &["no transaction ended in the archived WAL since backup"]);
+}
+
+#[test]
+fn the_stop_time_of_a_backup_chooses_this_backup_and_exclusive_the_one_before() {
+    let story = Story::get();
+    let archive = story.archive();
+    let record = live::content(&live::record_of(archive.root(), &story.b));
+    let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+    let stop = live::text(&record, "stop_time");
+    let to = Scratch::new();
+    for (exclusive, id) in [(None, &story.b), (Some("--exclusive"), &story.a)] {
+        let run = restoring(&archive, &to.join("x"), &["--time", &stop, "--dry-run", "--json"]);
+        let plan = live::json(&run.args(exclusive).go().ok());
+        assert_eq!(live::text(&plan, "backup"), *id, "{plan}");
+    }
+}
+
+#[test]
+fn both_ends_of_the_window_are_targets() {
+    let (edge, stop) = Edge::new();
+    let first = edge.commit();
+    let last = edge.commit();
+    edge.live.flush_wal();
+    let before = edge.shifted(&last, -1);
+    assert_eq!(edge.window(), [stop.clone(), before.clone()]);
+    edge.gives(&["--time", &stop], "time", "1");
+    edge.gives(&["--time", &edge.shifted(&stop, 1), "--exclusive"], "time", "1");
+    edge.gives(&["--time", &first], "time", "2");
+    edge.gives(&["--time", &first, "--exclusive"], "time", "1");
+    edge.gives(&["--time", &before], "time", "2");
+    edge.gives(&["--time", &last, "--exclusive"], "time", "2");
+    let shown = last.trim_end_matches("+00").trim_end_matches('0').replace(' ', "T");
+    edge.refuses(&["--time", &last], &["is the time of the last transaction", &shown, "--exclusive"]);
+    let after = edge.shifted(&last, 1);
+    for arguments in [vec!["--time", &after], vec!["--time", &after, "--exclusive"]] {
+        edge.refuses(&arguments, &["lies behind the last transaction", &shown]);
+    }
+}
+
+#[test]
+fn an_lsn_that_pg_switch_wal_prints_is_the_end_of_the_archive() {
+    let (edge, _) = Edge::new();
+    edge.commit();
+    let server = &edge.live.server;
+    let name = server.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let switched = server.psql("select pg_switch_wal()");
+    server.await_archived(&name);
+    let shift = |lsn: &str, bytes: i32| server.psql(&format!("select '{lsn}'::pg_lsn + ({bytes})"));
+    // What pg_current_wal_lsn() and pg_current_wal_insert_lsn() print then.
+    let next = server.psql(&format!(
+        "select '0/0'::pg_lsn + ((('{switched}'::pg_lsn - '0/0'::pg_lsn)::bigint / 1048576 + 1) * 1048576)"
+    ));
+    let last = live::text(&edge.plan(&[])["reaches"], "lsn");
+    assert_ne!(last, switched);
+    for exclusive in [false, true] {
+        for lsn in [&shift(&last, 1), &switched, &shift(&switched, 1), &next, &shift(&next, 40)] {
+            let arguments = [vec!["--lsn", lsn], exclusive.then_some("--exclusive").into_iter().collect()];
+            let plan = edge.plan(&arguments.concat());
+            assert_eq!(plan["stop"], serde_json::json!({"type": "lsn", "lsn": last}), "{lsn}");
+            if [&switched, &next].contains(&lsn) {
+                edge.gives(&arguments.concat(), "lsn", "2");
+            }
+        }
+    }
+    edge.gives(&["--lsn", &last], "lsn", "2");
+    edge.gives(&["--lsn", &last, "--exclusive"], "lsn", "2");
+    for arguments in
+        [vec!["--lsn", "7/0"], vec!["--lsn", &shift(&next, 41)], vec!["--lsn", "7/0", "--exclusive"]]
+    {
+        let told = edge.refuses(&arguments, &["the archive ends with", &last, "pg_switch_wal()"]);
+        assert!(!told.contains("gap") && !told.contains("missing"), "{told}");
+    }
+}
+
+#[test]
+fn a_time_in_front_of_a_gap_is_a_target() {
+    let (edge, stop) = Edge::new();
+    let first = edge.commit();
+    edge.live.flush_wal();
+    let last = edge.commit();
+    edge.live.flush_wal();
+    edge.commit();
+    let missing = edge.live.flush_wal();
+    edge.commit();
+    edge.live.flush_wal();
+    repo::damage(&edge.live.archive.object(&missing), repo::Damage::Remove);
+    edge.gives(&["--time", &stop], "time", "1");
+    edge.gives(&["--time", &first], "time", "2");
+    edge.gives(&["--time", &last, "--exclusive"], "time", "2");
+    let told =
+        edge.refuses(&["--time", &last], &[&missing, "the last transaction ended at", "behind the gap"]);
+    let (_, lsn) = told.split_once("--lsn ").expect("the last position");
+    let (lsn, _) = lsn.split_once(' ').expect("words behind it");
+    edge.gives(&["--lsn", lsn], "lsn", "3");
+}
+
 #[test]
 fn an_lsn_target_stops_there() {
     let story = Story::get();
