@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::catalog::{Gap, Reach};
 use crate::repo::data::{Data, exclusive, manifest_bytes};
-use crate::repo::drills::Drill;
+use crate::repo::drills::{Drill, last_of};
 use crate::repo::history::WalHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
@@ -86,7 +86,7 @@ impl Contents {
 
     /// Returns the last drill of a backup.
     pub fn drill(&self, id: &str) -> Option<&Drill> {
-        self.drills.iter().rev().find(|drill| drill.backup.as_deref() == Some(id))
+        last_of(&self.drills, id)
     }
 
     /// Returns the system identifiers and versions that the cluster had before its upgrades.

@@ -132,6 +132,11 @@ impl Drill {
     }
 }
 
+/// Returns the last drill of a backup, out of drills that are given oldest first.
+pub fn last_of<'a>(drills: &'a [Drill], backup: &str) -> Option<&'a Drill> {
+    drills.iter().rev().find(|drill| drill.backup.as_deref() == Some(backup))
+}
+
 #[derive(Default, Serialize, Deserialize)]
 struct DrillHistory {
     /// Oldest first.

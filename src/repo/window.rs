@@ -10,7 +10,7 @@ use super::catalog::Reach;
 use super::history::{Span, WalHistory};
 use super::object::is_about_the_object;
 use super::record::Record;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::{Meaning, RecordScan, Tail};
@@ -116,7 +116,8 @@ impl WalHistory {
             let Some(name) = self.inventory.segment_at(number, history) else {
                 break;
             };
-            let segment = read_segment(archive, name, size)?.unwrap_or_default();
+            let removed = || Error::new(Kind::Unavailable, format!("{name} was removed while it was needed"));
+            let segment = read_segment(archive, name, size)?.ok_or_else(removed)?;
             let mut is_later = false;
             scan.segment(&segment, |found| {
                 let ended = matches!(found.meaning, Meaning::TransactionEnd(ended) if ended > time);

@@ -18,7 +18,7 @@ pub use page::{light, page};
 use crate::error::{Error, Result};
 use crate::observe::{Health, RepositoryStock, size_text};
 use crate::repo::catalog::Gap;
-use crate::repo::drills::Drill;
+use crate::repo::drills::{Drill, last_of};
 use crate::repo::history::WalHistory;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
@@ -61,7 +61,7 @@ pub struct Holdings {
 impl Holdings {
     /// The last drill of a backup.
     fn drill(&self, id: &str) -> Option<&Drill> {
-        self.drills.iter().rev().find(|drill| drill.backup.as_deref() == Some(id))
+        last_of(&self.drills, id)
     }
 }
 

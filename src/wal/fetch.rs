@@ -5,19 +5,19 @@
 //! fails. PostgreSQL takes "absent" for the end of the archive and opens the database, so an
 //! outage, damage, a wrong repository or a hole must never be reported as "absent".
 
-use super::racing::Race;
+use super::racing::{Race, beside_identity};
 use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::fs::{durable, open_plain};
 use crate::pg::segment::WalName;
 use crate::pg::wal::SegmentHeader;
-use crate::progress::{self, in_span};
+use crate::progress;
 use crate::repo::lock::try_lock;
 use crate::repo::{Lineage, Repository, StoredWal, Wal};
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// Maximum number of attempts after a transient error, and for a file that is missing although a
 /// later one exists: the archiver may be storing it at this moment.
@@ -164,12 +164,7 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
         return found(stored);
     }
     let (identity, later) = if repository.is_remote() {
-        std::thread::scope(|scope| {
-            let identity = scope.spawn(in_span(Span::current(), prove));
-            let later = later_file(&wal, name);
-            let panicked = |_| Err(Error::defect("the thread that reads the identity panicked"));
-            (identity.join().unwrap_or_else(panicked), later)
-        })
+        beside_identity(prove, || later_file(&wal, name))
     } else {
         (Ok(()), later_file(&wal, name))
     };

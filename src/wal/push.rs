@@ -1,20 +1,19 @@
 //! Stores one WAL file in every repository. Does not know the other files that wait to be archived.
 
 use super::encode::{LazyObject, WalFile};
-use super::racing::Race;
+use super::racing::{Race, beside_identity};
 use super::stamp::Stamp;
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::segment::WalName;
-use crate::progress::in_span;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// Time limit of the optional repositories, from the end of the last required one.
 const OPTIONAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -151,16 +150,14 @@ fn put(repository: &Repository, lineage: Lineage, object: &LazyObject) -> Result
     let name = object.wal().name;
     let _span = info_span!("push", segment = %name, repository = repository.name()).entered();
     let (archive, put) = match repository.hints() {
-        Some(hints) if hints.is_known(lineage) => std::thread::scope(|scope| {
-            let identity = scope.spawn(in_span(Span::current(), || repository.open(lineage)));
-            let put = repository.wal(lineage).and_then(|wal| wal.put(name, object));
-            let panicked = |_| Err(Error::defect("the thread that reads the identity panicked"));
-            let archive = identity.join().unwrap_or_else(panicked);
+        Some(hints) if hints.is_known(lineage) => {
+            let store = || repository.wal(lineage).and_then(|wal| wal.put(name, object));
+            let (archive, put) = beside_identity(|| repository.open(lineage), store);
             if archive.is_err() {
                 hints.forget_known(lineage);
             }
-            Ok::<_, Error>((archive?, put?))
-        })?,
+            (archive?, put?)
+        }
         hints => {
             let archive = repository.open(lineage)?;
             if let Some(hints) = hints {

@@ -5,10 +5,12 @@
 //! process ends the threads, as a crash would. Their work may be interrupted at any point.
 
 use crate::error::{Error, Result};
+use crate::progress::in_span;
 use crate::repo::Repository;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
+use tracing::Span;
 
 /// Work in several repositories, and its results.
 pub struct Race<'a, T> {
@@ -62,4 +64,17 @@ impl<'a, T: Send + 'static> Race<'a, T> {
     pub fn running(&self) -> impl Iterator<Item = &'a Repository> {
         self.running.iter().map(|(_, repository)| *repository)
     }
+}
+
+/// Does `work` while another thread reads the identity of the same repository. Returns both results.
+pub fn beside_identity<A: Send, B>(
+    identity: impl FnOnce() -> Result<A> + Send,
+    work: impl FnOnce() -> B,
+) -> (Result<A>, B) {
+    std::thread::scope(|scope| {
+        let identity = scope.spawn(in_span(Span::current(), identity));
+        let done = work();
+        let panicked = |_| Err(Error::defect("the thread that reads the identity panicked"));
+        (identity.join().unwrap_or_else(panicked), done)
+    })
 }
