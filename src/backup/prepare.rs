@@ -98,5 +98,7 @@ pub(super) fn check_history(archive: &Archive, timeline: TimelineId) -> Result<(
         return Ok(());
     }
     Err(Error::new(Kind::Refused, format!("{name} is not in the repository"))
-        .hint(format!("in the data directory run `walpush pg_wal/{name}`")))
+        .hint(format!(
+            "a server that was on this timeline, or a standby of it, has it: type `walpush pg_wal/{name}` in its data directory. From the history of a later timeline `walkeep timelines --rebuild {timeline}` makes it again"
+        )))
 }

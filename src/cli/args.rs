@@ -102,6 +102,7 @@ pub enum Verb {
     Pin(PinArgs),
     Unpin(UnpinArgs),
     Verify(VerifyArgs),
+    Timelines(TimelinesArgs),
     Status(StatusArgs),
     Metrics(MetricsArgs),
     Report(ReportArgs),
@@ -514,6 +515,24 @@ pub struct ReportArgs {
     pub html: PathBuf,
     #[command(flatten)]
     pub limit: TimeoutArgs,
+}
+
+/// Makes the missing history file of a timeline again
+///
+/// PostgreSQL copies the history of a timeline into those of all timelines that descend from it, so
+/// a lost file follows from a later one. It is stored in every repository that lacks it.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  walkeep timelines --rebuild 2
+
+Exit status: 0 every repository has the file, 1 no archived history names the timeline")]
+pub struct TimelinesArgs {
+    /// Timeline whose history file is missing, as a decimal number
+    #[arg(long, value_name = "TIMELINE", required = true, value_parser = clap::value_parser!(u32).range(2..))]
+    pub rebuild: u32,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 }
 
 /// Sends a test notice, to prove that notices arrive

@@ -6,6 +6,7 @@ use crate::repo::catalog::{Gap, Reach};
 use crate::repo::data::{Data, exclusive, manifest_bytes};
 use crate::repo::drills::{Drill, last_of};
 use crate::repo::history::WalHistory;
+use crate::repo::missing::MissingHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
@@ -26,6 +27,8 @@ pub struct Contents {
     pub wal: Option<WalHistory>,
     /// Missing segments that at least one backup needs.
     pub gaps: Vec<Gap>,
+    /// Histories that are missing, also those that no backup needs.
+    pub missing_histories: Vec<MissingHistory>,
     /// Window along the newest timeline that a backup leads to.
     pub window: Option<Window>,
     /// Windows of all timelines, in their order.
@@ -58,6 +61,7 @@ impl Contents {
         Ok(Contents {
             archive,
             gaps: survey.gaps(now),
+            missing_histories: survey.missing_histories(),
             pins,
             sizes,
             records: survey.records.good,

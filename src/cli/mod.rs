@@ -10,6 +10,7 @@
 mod args;
 mod contents;
 mod exit;
+mod histories;
 mod interrupt;
 mod log;
 mod metrics;

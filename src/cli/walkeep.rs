@@ -5,7 +5,9 @@ use super::exit::{self, Exit};
 use super::output;
 use super::render::Report;
 use super::setup::{self, Context};
-use super::verbs::{backup, check, drill, init, list, pin, prune, report, restore, status, sync, verify};
+use super::verbs::{
+    backup, check, drill, init, list, pin, prune, report, restore, status, sync, timelines, verify,
+};
 use super::{log, metrics, notice, wal};
 use crate::config::ShownConfig;
 use crate::error::{Error, Result};
@@ -55,6 +57,7 @@ fn run(args: Walkeep) -> Result<ExitCode> {
         Verb::Pin(args) => pin::pin(&Context::new(&global)?, &args)?,
         Verb::Unpin(args) => pin::unpin(&Context::new(&global)?, &args)?,
         Verb::Restore(args) => restore::run(&Context::new(&global)?, &args)?,
+        Verb::Timelines(args) => timelines::run(&Context::new(&global)?, &args)?,
         Verb::Status(args) if args.nagios => return status::plugin(&global, &args),
         Verb::Status(args) => status::run(&global, &args)?,
         Verb::Metrics(args) => metrics::run(&global, &args)?,

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::catalog::Gap;
+use crate::repo::missing::MissingHistory;
 use crate::repo::window::Window;
 use jiff::Timestamp;
 use std::time::Duration;
@@ -138,6 +139,8 @@ pub struct RepositoryStock {
     /// Names of timeline histories, and of segments at the end of a window, that are damaged.
     pub unreadable_wal: Vec<String>,
     pub gaps: Vec<Gap>,
+    /// Histories that are missing and that a backup needs.
+    pub missing_histories: Vec<MissingHistory>,
     /// The window that `list` shows: along the newest timeline that a backup leads to.
     pub window: Option<Window>,
     /// All windows, by timeline.

@@ -241,6 +241,7 @@ fn repository(facts: &Facts, repository: &RepositoryFacts, limits: &Limits) -> V
             all.extend(damage(stock));
             all.extend(wal(repository, stock, limits));
             all.push(gaps(stock));
+            all.extend(histories(stock));
             all.extend(drill(facts.now, stock.drill.as_ref(), limits));
         }
     }
@@ -355,6 +356,12 @@ fn gaps(stock: &RepositoryStock) -> Finding {
     finding(Light::Red, name, detail).hint(
         "look for it in pg_wal of the primary and its standbys, and type `walpush pg_wal/SEGMENT` there; if it is lost: `walkeep backup`",
     )
+}
+
+fn histories(stock: &RepositoryStock) -> Option<Finding> {
+    let first = stock.missing_histories.first()?;
+    let detail = format!("{}: {}", first.name(), first.consequence());
+    Some(finding(Light::Red, "histories", detail).hint(first.hint()))
 }
 
 fn drill(now: Timestamp, drill: Option<&LastDrill>, limits: &Limits) -> Option<Finding> {

@@ -7,6 +7,7 @@ use crate::pg::segment::WalName;
 use crate::repo::Archive;
 use crate::repo::data::{Data, manifest_bytes};
 use crate::repo::drills::{Drill, Outcome};
+use crate::repo::missing::MissingHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
@@ -25,6 +26,8 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock>
     let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
     let windows = survey.windows(archive)?;
     let gaps = survey.gaps(now);
+    let mut missing_histories = survey.missing_histories();
+    missing_histories.retain(MissingHistory::is_needed);
     let Survey { records, wal, damaged_histories, drills, data, verified, .. } = survey;
     for record in &records.good {
         growth.add(record.stop_time, record.new_bytes);
@@ -46,6 +49,7 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock>
         unreadable: records.damaged.into_iter().map(|(id, _)| id).collect(),
         unreadable_wal: histories.chain(segments).collect(),
         gaps,
+        missing_histories,
         window: windows.newest,
         windows: windows.by_timeline,
         newest: last.map(|run| (run.last, run.stored)),

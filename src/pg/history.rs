@@ -53,6 +53,25 @@ impl History {
         Ok(History { timeline, parents })
     }
 
+    /// Returns the content of the history file of an ancestor, from the file of this timeline.
+    /// `writeTimeLineHistory` copies the file of the parent, adds an empty line in front, and
+    /// appends the line of the parent. `None` when the file does not name the ancestor, or names
+    /// none before it.
+    pub fn file_of(ancestor: TimelineId, text: &[u8]) -> Option<Vec<u8>> {
+        let mut before = Vec::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let word = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty());
+            if word.and_then(|word| std::str::from_utf8(word).ok()?.parse().ok()) == Some(ancestor.0) {
+                if before.ends_with(b"\n\n") {
+                    before.pop();
+                }
+                return History::parse(ancestor, &before).is_ok().then_some(before);
+            }
+            before.extend_from_slice(line);
+        }
+        None
+    }
+
     /// Position at which this history leaves `timeline`: `None` for the last timeline, zero for a
     /// timeline that is not part of this history.
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {

@@ -18,6 +18,7 @@ mod identity;
 mod key;
 pub mod lock;
 pub mod manifest;
+pub mod missing;
 mod name;
 mod object;
 pub mod packset;

@@ -133,13 +133,20 @@ impl Archive {
         if timeline.0 == 1 {
             return Ok(Some(History::root(timeline)));
         }
-        let Some(content) = self.get_wal(WalName::History(timeline))? else {
-            return Ok(None);
-        };
-        let doing =
-            || format!("read {} of repository {}", WalName::History(timeline), self.repository().name());
-        let (_, text) = content.read_all(MAX_FILE_SIZE).doing(doing)?;
-        History::parse(timeline, &text).map(Some).doing(doing)
+        let text = self.history_text(timeline)?;
+        let history = text.map(|text| History::parse(timeline, &text)).transpose();
+        history.doing(|| self.reading(timeline))
+    }
+
+    /// Reads the history file of a timeline; `None` when it does not exist.
+    pub fn history_text(&self, timeline: TimelineId) -> Result<Option<Vec<u8>>> {
+        let stored = self.get_wal(WalName::History(timeline))?;
+        let read = stored.map(|stored| stored.read_all(MAX_FILE_SIZE)).transpose();
+        Ok(read.doing(|| self.reading(timeline))?.map(|(_, text)| text))
+    }
+
+    fn reading(&self, timeline: TimelineId) -> String {
+        format!("read {} of repository {}", WalName::History(timeline), self.repository().name())
     }
 
     /// Calls `each` with every WAL file, in order.

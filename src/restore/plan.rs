@@ -9,6 +9,7 @@ use crate::progress;
 use crate::repo::Archive;
 use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
+use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
@@ -76,6 +77,7 @@ impl RestorePlan {
         let chooser = Chooser { archive: &archive, inventory, request: &request, timeline };
         let (record, history) = chooser.choose(&survey.records.good).doing(doing)?;
         let record = record.clone();
+        check_histories(&survey, &record, timeline).doing(doing)?;
         let reach = inventory.reach(&record, &history).ok_or_else(|| {
             Error::new(
                 Kind::Hole,
@@ -142,6 +144,15 @@ impl RestorePlan {
     pub fn gaps(&self) -> Vec<Gap> {
         self.reach.gap.into_iter().collect()
     }
+}
+
+/// Refuses a recovery that a missing history would end with an error, or too early.
+fn check_histories(survey: &Survey, record: &Record, timeline: TargetTimeline) -> Result<()> {
+    let is_latest = timeline == TargetTimeline::Latest;
+    let needed = |missing: &&MissingHistory| {
+        missing.backups.contains(&record.id) && (missing.later.is_some() || is_latest)
+    };
+    survey.missing_histories().iter().find(needed).map_or(Ok(()), |missing| Err(missing.error()))
 }
 
 /// Chooses the backup for a request.

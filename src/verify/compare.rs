@@ -3,10 +3,9 @@
 use super::findings::ProblemKind;
 use super::state::{Run, Scope};
 use crate::codec::envelope::HEADER_SIZE;
-use crate::pg::segment::{SegmentName, TimelineId, WalName};
+use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::ObjectName;
 use crate::repo::record::Record;
-use std::collections::BTreeSet;
 
 /// Maximum number of segments of one backup that are looked for: 16 TiB written while it was taken.
 const MAX_SEGMENTS: usize = 1 << 20;
@@ -45,21 +44,25 @@ impl Run<'_> {
             || self.findings.has_problem(&ObjectName::Record(id.to_owned()))
     }
 
-    /// Checks that each timeline above the first has its history. A server requests the histories
-    /// of all timelines behind the timeline of the oldest backup, one after the other.
+    /// Checks that the history of each timeline exists. One that no recovery needs is only noted.
     fn histories(&self) {
         let Some(wal) = &self.history else {
             return;
         };
-        let known: BTreeSet<TimelineId> = wal.inventory.histories.iter().copied().collect();
-        let first = self.records.iter().map(|record| record.timeline.0).min().unwrap_or(1);
-        let newest = known.last().map_or(first, |newest| newest.0);
-        let requested = (first + 1..=newest).map(TimelineId);
-        let used = wal.timelines().into_iter().chain(self.records.iter().map(|record| record.timeline));
-        let needed: BTreeSet<TimelineId> = used.chain(requested).filter(|timeline| timeline.0 > 1).collect();
-        for timeline in needed.difference(&known) {
-            let name = ObjectName::Wal(WalName::History(*timeline));
-            self.findings.problem(ProblemKind::Missing, &name, "it is missing", self.leading_to(*timeline));
+        for missing in wal.missing_histories(&self.records) {
+            let name = ObjectName::Wal(missing.name());
+            if missing.is_needed() {
+                let backups = missing.backups.iter().map(String::as_str);
+                self.findings.problem_with(
+                    ProblemKind::Missing,
+                    &name,
+                    missing.consequence(),
+                    backups,
+                    missing.hint(),
+                );
+            } else {
+                self.findings.note(&name, missing.consequence());
+            }
         }
     }
 

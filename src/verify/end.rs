@@ -39,7 +39,8 @@ impl Run<'_> {
         checked.backups = self.selected.len() as u64;
         let bad_pages = self.selected().filter(|record| !record.is_complete());
         let bad_pages = bad_pages.map(|record| record.id.clone()).collect();
-        Ok(VerifyResult { checked, trusted: self.trusted(), problems, unknown, bad_pages })
+        let notes = self.findings.take_notes();
+        Ok(VerifyResult { checked, trusted: self.trusted(), problems, unknown, notes, bad_pages })
     }
 
     /// Number of bytes that were not read again.

@@ -66,6 +66,8 @@ pub struct Problem {
     pub backups: BTreeSet<String>,
     /// Moments that can no longer be restored because of it; `None` when they are not known.
     pub window: Option<Vec<LostSpan>>,
+    /// Commands to type, where the kind of the problem does not decide them.
+    advice: Option<String>,
     /// Further backups that are affected, if the object is a pack.
     pub(super) impact: Impact,
 }
@@ -88,11 +90,22 @@ impl Problem {
     }
 
     fn new(kind: ProblemKind, object: String, detail: String) -> Problem {
-        Problem { kind, object, detail, backups: BTreeSet::new(), window: None, impact: Impact::default() }
+        Problem {
+            kind,
+            object,
+            detail,
+            backups: BTreeSet::new(),
+            window: None,
+            advice: None,
+            impact: Impact::default(),
+        }
     }
 
     /// Command to type, or what else to do.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
+        if let Some(advice) = &self.advice {
+            return advice;
+        }
         const RESTORE_OBJECT: &str =
             "move it away and bring it back: `walkeep sync` from a repository that has it, or a copy";
         match (ObjectName::parse(&self.object), self.kind) {
@@ -120,6 +133,13 @@ impl Problem {
     }
 }
 
+/// A fact about an object that is not a problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub object: String,
+    pub detail: String,
+}
+
 /// An object that could not be checked.
 #[derive(Debug, Clone)]
 pub struct Unknown {
@@ -142,6 +162,7 @@ pub struct Checked {
 pub struct Findings {
     problems: Mutex<BTreeMap<(String, ProblemKind), Problem>>,
     unknown: Mutex<BTreeMap<String, Unknown>>,
+    notes: Mutex<Vec<Note>>,
     pub objects: AtomicU64,
     pub bytes: AtomicU64,
     pub segments: AtomicU64,
@@ -165,6 +186,25 @@ impl Findings {
     ) {
         let backups = backups.into_iter().map(str::to_owned).collect();
         self.add(Problem { backups, ..Problem::new(kind, object.to_string(), detail.into()) });
+    }
+
+    /// Adds a problem with an object as a whole, with commands to type.
+    pub fn problem_with<'b>(
+        &self,
+        kind: ProblemKind,
+        object: &ObjectName,
+        detail: impl Into<String>,
+        backups: impl IntoIterator<Item = &'b str>,
+        advice: String,
+    ) {
+        let backups = backups.into_iter().map(str::to_owned).collect();
+        let problem = Problem::new(kind, object.to_string(), detail.into());
+        self.add(Problem { backups, advice: Some(advice), ..problem });
+    }
+
+    /// Adds a fact that is not a problem.
+    pub fn note(&self, object: &ObjectName, detail: impl Into<String>) {
+        self.notes.lock().push(Note { object: object.to_string(), detail: detail.into() });
     }
 
     /// Adds a problem with a pack that no backup can use any more.
@@ -210,9 +250,10 @@ impl Findings {
         if problems.len() >= MAX_PROBLEMS {
             return;
         }
-        let Problem { kind, object, detail, backups, impact, .. } = problem;
-        let known =
-            problems.entry((object.clone(), kind)).or_insert_with(|| Problem::new(kind, object, detail));
+        let Problem { kind, object, detail, backups, impact, advice, .. } = problem;
+        let known = problems
+            .entry((object.clone(), kind))
+            .or_insert_with(|| Problem { advice, ..Problem::new(kind, object, detail) });
         known.backups.extend(backups);
         known.impact.places.extend(impact.places);
         known.impact.all |= impact.all || known.impact.places.len() > MAX_PLACES;
@@ -253,6 +294,11 @@ impl Findings {
     /// Takes the objects that could not be checked so far.
     pub fn take_unknown(&self) -> Vec<Unknown> {
         std::mem::take(&mut *self.unknown.lock()).into_values().collect()
+    }
+
+    /// Takes the notes that were made so far.
+    pub fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.notes.lock())
     }
 
     /// Values of the counters; the number of backups is not counted here.

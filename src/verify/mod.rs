@@ -26,6 +26,6 @@ mod state;
 mod wal;
 
 pub use cost::LostSpan;
-pub use findings::{Checked, Problem, ProblemKind, Unknown, is_damage};
+pub use findings::{Checked, Note, Problem, ProblemKind, Unknown, is_damage};
 pub use run::verify;
 pub use state::{Options, Scope, VerifyResult};

@@ -1,7 +1,7 @@
 //! State of a verification: options, the contents of the archive, and the result.
 
 use super::evidence::Evidence;
-use super::findings::{Checked, Findings, Problem, Unknown};
+use super::findings::{Checked, Findings, Note, Problem, Unknown};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::progress::Progress;
@@ -48,6 +48,8 @@ pub struct VerifyResult {
     pub problems: Vec<Problem>,
     /// Objects that could not be checked.
     pub unknown: Vec<Unknown>,
+    /// Facts that are not problems.
+    pub notes: Vec<Note>,
     /// Ids of backups with pages that were damaged in the cluster already.
     pub bad_pages: Vec<String>,
 }

@@ -175,7 +175,17 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
             Kind::Hole,
             format!("{name} is missing in repository {}, although {later} exists", repository.name()),
         )
-        .hint("this is not the end of the archive: look for the file in pg_wal of the primary and of its standbys and archive it with walpush, or restore to a moment before it")),
+        .hint(hole_hint(name))),
+    }
+}
+
+/// Returns the commands to type for a file that is missing although a later one exists.
+fn hole_hint(name: WalName) -> String {
+    match name {
+        WalName::History(timeline) => format!(
+            "recovery cannot pass over it: in the data directory of a server that has it type `walpush pg_wal/{name}`, or make it again with `walkeep timelines --rebuild {timeline}`"
+        ),
+        _ => "this is not the end of the archive: look for the file in pg_wal of the primary and of its standbys and archive it with walpush, or restore to a moment before it".to_owned(),
     }
 }
 

@@ -27,6 +27,7 @@ mod drill;
 mod examples;
 mod fixtures;
 mod format;
+mod histories;
 mod log;
 mod matrix;
 mod notify;

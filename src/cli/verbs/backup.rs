@@ -4,6 +4,7 @@ use super::prune;
 use crate::backup::{self, BackupServer, Options, Taken};
 use crate::cli::args::BackupArgs;
 use crate::cli::exit::Exit;
+use crate::cli::histories;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::config::Checkpoint;
@@ -89,7 +90,9 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
     let mut failures = Failures::new(progress::error);
     for repository in &context.repositories {
         let begun = Instant::now();
-        let taken = options(context, args).and_then(|options| backup::run(&options, &server, repository));
+        let taken = archive_histories(context, &server, repository)
+            .and_then(|()| options(context, args))
+            .and_then(|options| backup::run(&options, &server, repository));
         context.console.finish();
         match taken {
             Ok(taken) => {
@@ -116,6 +119,22 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
     failures.finish()?;
     context.print(&BackupReport(finished))?;
     Ok(exit)
+}
+
+/// Archives the histories of the server's timelines that the repository does not have. A backup
+/// restores only together with the history of its timeline.
+fn archive_histories(context: &Context, server: &BackupServer, repository: &Repository) -> Result<()> {
+    server.check_runs_on(&context.cluster.pgdata)?;
+    if !server.archiving_problems().is_empty() {
+        // The backup refuses, and names the problem.
+        return Ok(());
+    }
+    let own = histories::archive(context, server.found.lineage, server.found.timeline, repository)?;
+    for name in own.archived {
+        let repository = repository.name();
+        tracing::warn!("{name} was missing in repository {repository}, and was archived from pg_wal now");
+    }
+    Ok(())
 }
 
 fn options(context: &Context, args: &BackupArgs) -> Result<Options> {

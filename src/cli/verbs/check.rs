@@ -6,6 +6,7 @@
 
 mod clock;
 mod fetch;
+mod histories;
 mod newest;
 mod settings;
 mod spool;
@@ -168,6 +169,9 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
             Vec::new()
         }
     };
+    for archive in &archives {
+        histories::look(context, server.as_ref().map(|(server, _)| server), archive, checks);
+    }
     let size = server.as_ref().map(|(server, _)| server.found.segment_size);
     checks.note("spool", spool::look(&context.config.wal, size));
     match server {

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::progress;
 use crate::repo::catalog::{Inventory, Reach};
 use crate::repo::drills::Drill;
+use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
     context.print(&listing)?;
     let mut exit = Exit::Done;
     for contents in &listing.repositories {
-        if !contents.gaps.is_empty() {
+        if !contents.gaps.is_empty() || contents.missing_histories.iter().any(MissingHistory::is_needed) {
             exit = Exit::Problem;
         }
         let damaged = contents.damaged.iter().map(|(_, error)| error);
@@ -76,6 +77,7 @@ fn report(contents: &Contents) -> Value {
             "first": bounds.map(|(first, _)| first),
             "last": bounds.map(|(_, last)| last),
             "gaps": contents.gaps,
+            "missing_histories": contents.missing_histories,
         },
         "window": render::moments(contents.window.as_ref()),
         "windows": render::windows(&contents.windows),
@@ -127,6 +129,10 @@ fn text(contents: &Contents) -> String {
     }
     for gap in &contents.gaps {
         let _ = writeln!(text, "  missing: {} to {}", gap.first, gap.last);
+    }
+    for missing in contents.missing_histories.iter().filter(|missing| missing.is_needed()) {
+        let _ = writeln!(text, "  {}: {}", missing.name(), missing.consequence());
+        let _ = writeln!(text, "    hint: {}", missing.hint());
     }
     for window in &contents.windows {
         let (from, to) = (render::time(window.from), render::time(window.to));

@@ -17,4 +17,5 @@ pub mod report;
 pub mod restore;
 pub mod status;
 pub mod sync;
+pub mod timelines;
 pub mod verify;

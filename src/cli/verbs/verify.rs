@@ -90,6 +90,15 @@ impl Report for Verification<'_> {
                 })
             })
         });
+        let notes = self.done.iter().flat_map(|verified| {
+            verified.report.notes.iter().map(|note| {
+                json!({
+                    "repository": verified.repository.name(),
+                    "object": note.object,
+                    "detail": note.detail,
+                })
+            })
+        });
         json!({
             "checked": {
                 "backups": self.sum(|report| report.checked.backups),
@@ -101,6 +110,7 @@ impl Report for Verification<'_> {
             "seconds": self.done.iter().map(|verified| verified.took.as_secs_f64()).sum::<f64>(),
             "problems": problems.collect::<Vec<_>>(),
             "unknown": unknown.collect::<Vec<_>>(),
+            "notes": notes.collect::<Vec<_>>(),
             "error": self.failure.as_ref().map(ToString::to_string),
         })
     }
@@ -239,6 +249,9 @@ fn text(args: &VerifyArgs, verified: &Verified) -> String {
     }
     for id in &report.bad_pages {
         let _ = writeln!(text, "  note    backup {id} has pages that were already damaged in the cluster");
+    }
+    for note in report.notes.iter().take(MAX_SHOWN) {
+        let _ = writeln!(text, "  note    {}: {}", note.object, note.detail);
     }
     for problem in report.problems.iter().take(MAX_SHOWN) {
         problem_text(&mut text, problem);
