@@ -36,6 +36,8 @@ pub enum ObjectKind {
     Drill,
     /// Fence in the place of the record of a backup that a prune considered stale.
     GivenUp,
+    /// Mark of a retired timeline.
+    Retired,
 }
 
 /// Header of an object.

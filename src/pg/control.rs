@@ -23,6 +23,8 @@ const REDO: usize = CHECKPOINT + 8;
 const TIMELINE: usize = CHECKPOINT + 16;
 /// Offsets of fields behind `checkPointCopy`, up to PostgreSQL 18.
 const MIN_RECOVERY_POINT: usize = 136;
+/// `minRecoveryPointTLI`.
+const MIN_RECOVERY_TIMELINE: usize = MIN_RECOVERY_POINT + 8;
 /// `MaxConnections`, the first of five settings of four bytes.
 const MIN_SETTINGS: usize = 180;
 /// Version of the structure with which `checkPointCopy` grew: PostgreSQL 19 has
@@ -66,6 +68,7 @@ pub struct Control {
     redo: Lsn,
     timeline: TimelineId,
     min_recovery_point: Lsn,
+    min_recovery_timeline: TimelineId,
     min_settings: [(&'static str, u32); 5],
 }
 
@@ -101,6 +104,7 @@ impl Control {
             redo: Lsn(long(REDO)?),
             timeline: TimelineId(number(TIMELINE)?),
             min_recovery_point: Lsn(long(MIN_RECOVERY_POINT + shift)?),
+            min_recovery_timeline: TimelineId(number(MIN_RECOVERY_TIMELINE + shift)?),
             min_settings,
             bytes,
         })
@@ -152,6 +156,13 @@ impl Control {
     /// Timeline of the latest checkpoint.
     pub fn timeline(&self) -> TimelineId {
         self.timeline
+    }
+
+    /// Timeline on which the server is, or was when it stopped: that of the latest checkpoint, or
+    /// that of the minimum recovery point if it is later. A promotion writes the new timeline there
+    /// before its first checkpoint (`InitWalRecovery` in `xlogrecovery.c`).
+    pub fn latest_timeline(&self) -> TimelineId {
+        self.timeline.max(self.min_recovery_timeline)
     }
 
     /// Minimum values of the settings that a server needs to replay this cluster's WAL, with their

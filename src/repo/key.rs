@@ -45,6 +45,12 @@ pub const VERIFIED: &str = "verify/backup";
 pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
+pub const RETIRED: &str = "retired";
+
+/// The key of the mark of a retired timeline.
+pub fn retired(timeline: TimelineId) -> String {
+    format!("{RETIRED}/{:08X}", timeline.0)
+}
 
 /// The key of a backup's record.
 pub fn backup(id: &str) -> String {

@@ -7,6 +7,7 @@
 
 pub mod active;
 mod archive;
+pub mod branches;
 pub mod catalog;
 pub mod data;
 pub mod drills;
@@ -26,6 +27,7 @@ pub mod pin;
 pub mod process;
 pub mod ranges;
 pub mod record;
+mod retired;
 pub mod survey;
 mod wal;
 pub mod window;

@@ -1,7 +1,7 @@
 //! Names of the objects of an archive: keys as values.
 
 use super::key;
-use crate::pg::segment::WalName;
+use crate::pg::segment::{TimelineId, WalName};
 use std::fmt;
 
 /// The name of an object of an archive. Displayed as its key, relative to the archive.
@@ -25,6 +25,8 @@ pub enum ObjectName {
     Active(String),
     /// The results of drills.
     Drills,
+    /// The mark of a retired timeline.
+    Retired(TimelineId),
 }
 
 impl fmt::Display for ObjectName {
@@ -41,6 +43,7 @@ impl fmt::Display for ObjectName {
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
             ObjectName::Drills => f.write_str(key::DRILLS),
+            ObjectName::Retired(timeline) => f.write_str(&key::retired(*timeline)),
         }
     }
 }
@@ -72,6 +75,7 @@ impl ObjectName {
                 Some(("backup", rest)) => ObjectName::Verified(id(rest)?),
                 _ => return None,
             },
+            key::RETIRED => ObjectName::Retired(TimelineId(u32::from_str_radix(rest, 16).ok()?)),
             _ if key == key::DRILLS => ObjectName::Drills,
             _ => return None,
         };

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentSize, TimelineId, WalName};
 use crate::storage::ListedObject;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The parts to read besides the records of backups and the names of WAL files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Survey {
     pub data: BTreeMap<String, Data>,
     /// Backups that a verification has seen; true when it found damage.
     pub verified: BTreeMap<String, bool>,
+    /// Timelines that are retired.
+    pub retired: BTreeSet<TimelineId>,
 }
 
 impl Survey {
@@ -75,6 +77,7 @@ impl Survey {
             Some(Err(error)) if error.kind() == Kind::Damage => Vec::new(),
             Some(drills) => drills?,
         };
+        let retired = archive.retired()?;
         let segment_size = match records.good.last() {
             Some(record) => Some(record.segment_size),
             None => archive.any_segment_size()?,
@@ -93,7 +96,7 @@ impl Survey {
         })?;
         let (histories, damaged_histories) = WalHistory::read_histories(archive, &timelines)?;
         let wal = inventory.map(|inventory| WalHistory::new(inventory, histories));
-        Ok(Survey { records, segment_size, wal, damaged_histories, pins, drills, data, verified })
+        Ok(Survey { records, segment_size, wal, damaged_histories, pins, drills, data, verified, retired })
     }
 
     /// Returns the backups without damaged pages.

@@ -262,7 +262,8 @@ impl Run<'_> {
                 | ObjectName::Verified(_)
                 | ObjectName::FoundDamaged(_)
                 | ObjectName::Active(_)
-                | ObjectName::Drills,
+                | ObjectName::Drills
+                | ObjectName::Retired(_),
             ) => {
                 problem.window = Some(Vec::new());
             }

@@ -17,6 +17,7 @@ mod ahead;
 mod algebra;
 mod architecture;
 mod backup;
+mod branches;
 mod check;
 mod cli;
 mod client;
