@@ -93,12 +93,21 @@ struct Inner {
     /// Error of the operating system that caused the failure; `None` when there was none, or when
     /// it was not kept.
     source: Option<Arc<std::io::Error>>,
+    /// SQLSTATE of the server's error that caused the failure.
+    sqlstate: Option<[u8; 5]>,
 }
 
 impl Error {
     /// Creates an error; `message` is lower case and has no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, doing: Vec::new(), message: message.into(), hint: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            doing: Vec::new(),
+            message: message.into(),
+            hint: None,
+            source: None,
+            sqlstate: None,
+        }))
     }
 
     /// Creates an internal error; `message` describes the state that should be impossible.
@@ -157,6 +166,17 @@ impl Error {
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
         self
+    }
+
+    /// Adds the SQLSTATE of the server's error, five characters.
+    pub fn with_sqlstate(mut self, code: &str) -> Error {
+        self.0.sqlstate = code.as_bytes().try_into().ok();
+        self
+    }
+
+    /// SQLSTATE of the server's error that caused the failure; `None` when no server reported it.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.0.sqlstate.as_ref().and_then(|code| std::str::from_utf8(code).ok())
     }
 
     /// The kind of this error.

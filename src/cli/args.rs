@@ -337,7 +337,7 @@ const ACTIONS: &[Word<Action>] = &[
 /// (`directory` in [drill]), with a server of its own that listens on no address, archives nowhere,
 /// runs no jobs and ignores the restored configuration. The position that recovery has to reach is
 /// computed from the archive. Then every table of every database is read, indexes are checked with
-/// pg_amcheck, and the assertions of the configuration are run. Nothing is left behind; the
+/// amcheck, and the assertions of the configuration are run. Nothing is left behind; the
 /// leftovers of a killed drill are removed by the next one.
 #[derive(Args)]
 #[command(after_help = "\

@@ -1,18 +1,17 @@
 //! Checks of a server that has recovered: its log, every table, the indexes, and the user's
 //! assertions.
 
-use super::log::{PROBLEMS, without_prefix};
-use super::read::{self, is_missing_library, open_databases, summarize};
+use super::cause::{Cause, ENCODING_CODES, is_library_missing};
+use super::databases::{Login, open_databases};
+use super::findings::{CheckFindings, summarize};
+use super::log::{LogProblem, PROBLEMS};
 use super::runner::Runner;
+use super::scan::Scan;
 use super::server::DrillServer;
-use super::workdir::Workdir;
 use crate::error::{Error, Kind, Result};
-use crate::pg::client::column;
+use crate::pg::client::{Session, column};
 use crate::repo::drills::Check;
 use std::num::NonZeroUsize;
-
-/// Exit status of `pg_amcheck` when it found corruption.
-const CORRUPT: i32 = 2;
 
 /// Maximum number of rows of an assertion that are compared and shown.
 const MAX_ROWS: usize = 100;
@@ -27,13 +26,15 @@ pub struct Assertion {
     pub expected: String,
 }
 
+/// SQLSTATEs of an assertion that could not be evaluated for a reason that says nothing about the
+/// backup: a syntax error, and locks.
+const NOT_EVALUATED: [&str; 3] = ["42601", "55P03", "40P01"];
+
 /// The checks of one server.
 pub struct ServerChecks<'a> {
     pub server: &'a DrillServer,
-    pub workdir: &'a Workdir,
     pub runner: &'a Runner<'a>,
-    /// Roles to try, in this order; not all of them need to exist.
-    pub users: &'a [String],
+    pub login: Login<'a>,
     pub jobs: NonZeroUsize,
     pub amcheck: bool,
     pub assertions: &'a [Assertion],
@@ -44,112 +45,67 @@ impl ServerChecks<'_> {
     /// reached. Appends their results to `done`.
     ///
     /// # Errors
-    /// When the server has gone away, when the drill has timed out or was cancelled, and when a
-    /// check could not be done for a reason that says nothing about the backup.
+    /// When the server has gone away, when the drill has timed out or was cancelled, and when
+    /// something could not be read for a reason that says nothing about the backup.
     pub fn run(&self, done: &mut Vec<Check>) -> Result<()> {
         let recovered = self.server.log()?;
-        done.push(log_check("log of recovery", &recovered.problems(0, &PROBLEMS)));
-        let user = self.superuser()?;
-        let databases = open_databases(self.server, &user, self.runner)?;
-        done.extend(self.read(&user, &databases)?);
+        let mut unknown = Vec::new();
+        done.push(log_check("log of recovery", &recovered.problems(0, &PROBLEMS), &mut unknown));
+        let (user, session) = self.login.superuser(self.server, self.runner)?;
+        let databases = open_databases(&session, self.runner)?;
+        let amcheck = self.amcheck_obstacle(&session)?;
+        drop(session);
+        let scan = Scan {
+            server: self.server,
+            user: &user,
+            databases: &databases,
+            jobs: self.jobs,
+            amcheck: amcheck.is_none(),
+            runner: self.runner,
+        };
+        let scanned = scan.run()?;
+        let (tables, bytes) = (scanned.tables, scanned.bytes);
+        let detail = format!("{tables} tables of {} databases, {bytes} bytes", databases.len());
+        add("read", detail, scanned.read, done, &mut unknown);
+        match amcheck {
+            Some(reason) => done.push(Check::not_done("amcheck", reason)),
+            None => {
+                let detail = format!("tables and {} B-trees agree, with heapallindexed", scanned.btrees);
+                add("amcheck", detail, scanned.checked, done, &mut unknown);
+            }
+        }
         for assertion in self.assertions {
-            done.push(self.assertion(&user, assertion)?);
+            done.push(self.assertion(&user, assertion, &mut unknown)?);
         }
         let log = self.server.log()?;
         let mut problems = log.problems(recovered.len(), &["PANIC", "FATAL"]);
-        let warnings = log.problems(0, &["WARNING"]);
-        problems.extend(warnings.iter().filter(|line| line.contains("page verification failed")));
-        done.push(log_check("log", &problems));
-        Ok(())
-    }
-
-    /// Reads all tables and runs `pg_amcheck`. Both are limited by the processor, so with more than
-    /// one job they run at the same time.
-    fn read(&self, user: &str, databases: &[String]) -> Result<[Check; 2]> {
-        let half = NonZeroUsize::new(self.jobs.get() / 2).filter(|_| self.amcheck);
-        let Some(half) = half else {
-            let read = self.read_tables(user, databases, self.jobs)?;
-            return Ok([read, self.amcheck(user, self.jobs)?]);
-        };
-        std::thread::scope(|scope| {
-            let amcheck = scope.spawn(|| self.amcheck(user, half));
-            let rest = half.saturating_add(self.jobs.get() % 2);
-            let read = self.read_tables(user, databases, rest);
-            let amcheck = amcheck.join().unwrap_or_else(|_| Err(Error::defect("a check panicked")));
-            Ok([read?, amcheck?])
-        })
-    }
-
-    fn read_tables(&self, user: &str, databases: &[String], jobs: NonZeroUsize) -> Result<Check> {
-        let read = read::read(self.server, user, databases, jobs, self.runner)?;
-        if !read.bad.is_empty() {
-            return Ok(Check::failed("read", summarize(&read.bad)));
+        // Sessions have reported these, with what they kept from being read.
+        problems.retain(|problem| Cause::of_problem(problem) == Cause::Data);
+        let mut warnings = log.problems(0, &["WARNING"]);
+        warnings.retain(|problem| problem.text.contains("page verification failed"));
+        problems.append(&mut warnings);
+        done.push(log_check("log", &problems, &mut unknown));
+        if unknown.is_empty() {
+            return Ok(());
         }
-        if !read.untried.is_empty() {
-            return Err(missing_extension(summarize(&read.untried)));
-        }
-        let detail = format!("{} tables of {} databases, {} bytes", read.tables, read.databases, read.bytes);
-        Ok(Check::passed("read", detail))
+        Err(Error::new(Kind::Unavailable, summarize(&unknown))
+            .hint("the cause may be this host and not the backup: install the extensions of the cluster here, and free memory and disk"))
     }
 
-    /// Finds a superuser that may log in. Any role may query `pg_roles`.
-    fn superuser(&self) -> Result<String> {
-        let mut failure = Error::new(Kind::Denied, "no role of the cluster is known");
-        for user in self.users {
-            let rows = self.server.session(user, "template1").and_then(|session| {
-                session.query(
-                    "SELECT rolname::text FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1",
-                    &[],
-                    Some(self.runner.remaining()),
-                )
-            });
-            match rows {
-                Ok(rows) => match rows.first() {
-                    Some(row) => return column(row, 0),
-                    None => failure = Error::new(Kind::Denied, "no superuser of the cluster may log in"),
-                },
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure.hint(ROLE_HINT))
-    }
-
-    fn amcheck(&self, user: &str, jobs: NonZeroUsize) -> Result<Check> {
-        let name = "amcheck";
+    /// Reason why nothing can be checked with amcheck; `None` if it can.
+    fn amcheck_obstacle(&self, session: &Session) -> Result<Option<&'static str>> {
         if !self.amcheck {
-            return Ok(Check::not_done(name, "turned off in the configuration"));
+            return Ok(Some("turned off in the configuration"));
         }
-        let Some(program) = self.runner.programs.get("pg_amcheck") else {
-            return Ok(Check::not_done(name, "pg_amcheck is not installed"));
-        };
-        let session = self.server.session(user, "template1")?;
         let row = session.query_one(
             "SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'",
             &[],
             Some(self.runner.remaining()),
         )?;
-        if column::<i64>(&row, 0)? == 0 {
-            return Ok(Check::not_done(name, "the extension amcheck is not installed"));
-        }
-        drop(session);
-        let socket = self.server.socket().to_string_lossy();
-        let jobs = jobs.to_string();
-        let mut arguments = vec!["--all", "--install-missing", "--heapallindexed", "--no-password"];
-        arguments.extend(["--jobs", &jobs, "--host", &socket, "--port", "5432"]);
-        arguments.extend(["--username", user, "--maintenance-db", "template1"]);
-        let variables = [("PGOPTIONS", self.server.options())];
-        let (status, output) = self.runner.run(&program, &arguments, &variables, self.workdir)?;
-        match status.code() {
-            Some(0) => Ok(Check::passed(name, "tables and B-trees agree, with heapallindexed")),
-            Some(CORRUPT) => Ok(Check::failed(name, one_line(&output))),
-            _ if is_missing_library(&output) => {
-                Err(missing_extension(one_line(&output)).doing("run pg_amcheck"))
-            }
-            _ => Err(Error::new(Kind::Failed, one_line(&output)).doing("run pg_amcheck")),
-        }
+        Ok((column::<i64>(&row, 0)? == 0).then_some("the extension amcheck is not installed"))
     }
 
-    fn assertion(&self, user: &str, assertion: &Assertion) -> Result<Check> {
+    fn assertion(&self, user: &str, assertion: &Assertion, unknown: &mut Vec<String>) -> Result<Check> {
         let name = format!("assert {}", assertion.name);
         self.runner.check()?;
         let bound = Some(self.runner.remaining());
@@ -162,8 +118,20 @@ impl ServerChecks<'_> {
         let rows = match answer {
             Ok(rows) => rows,
             Err(error) if error.kind() == Kind::Timeout => return Err(error),
-            Err(error) if is_missing_library(&error.to_string()) => return Err(error),
-            Err(error) => return Ok(Check::failed(&name, error.to_string())),
+            Err(error) => {
+                self.runner.check()?;
+                let code = error.sqlstate().unwrap_or("");
+                let is_unknown = Cause::of(&error) == Cause::Host
+                    || is_library_missing(&error.to_string())
+                    || NOT_EVALUATED.contains(&code)
+                    || ENCODING_CODES.contains(&code);
+                if is_unknown {
+                    unknown.push(format!("{name}: {error}"));
+                    return Ok(Check::not_done(&name, error.to_string()));
+                }
+                // An assertion holds only with an answer: what it names is missing.
+                return Ok(Check::failed(&name, error.to_string()));
+            }
         };
         // A null is an empty text, as in the output of `psql -A`.
         let columns = |row: &Vec<Option<String>>| {
@@ -178,21 +146,40 @@ impl ServerChecks<'_> {
     }
 }
 
-/// Hint of an error about roles.
-pub const ROLE_HINT: &str =
-    "name a role of the cluster that may log in: `user` in [drill] of the configuration";
-
-fn missing_extension(message: String) -> Error {
-    Error::new(Kind::Unavailable, message).hint("install the extensions of the cluster on this host")
+/// Adds the checks for findings: one that failed or passed, and one for what was not checked.
+/// Appends what could not be read to `unknown`.
+fn add(name: &str, detail: String, found: CheckFindings, done: &mut Vec<Check>, unknown: &mut Vec<String>) {
+    let CheckFindings { bad, notes, unread } = found;
+    done.push(match (bad.is_empty(), unread.is_empty()) {
+        (false, _) => Check::failed(name, summarize(&bad)),
+        (true, false) => Check::not_done(name, summarize(&unread)),
+        (true, true) => Check::passed(name, detail),
+    });
+    if !notes.is_empty() {
+        done.push(Check::not_done(&format!("{name} in part"), summarize(&notes)));
+    }
+    unknown.extend(unread);
 }
 
-/// Returns the check of a log, from the lines about problems in it.
-fn log_check(name: &str, problems: &[&str]) -> Check {
-    match problems.first() {
-        None => Check::passed(name, "no error in it"),
-        Some(line) => {
-            Check::failed(name, format!("{} lines, the first: {}", problems.len(), without_prefix(line)))
-        }
+/// Returns the check of a log, from the problems in it. Appends those of this host to `unknown`.
+fn log_check(name: &str, problems: &[LogProblem], unknown: &mut Vec<String>) -> Check {
+    let of = |cause| -> Vec<String> {
+        let problems = problems.iter().filter(|problem| Cause::of_problem(problem) == cause);
+        problems.map(|problem| problem.text.clone()).collect()
+    };
+    let (data, host, obstacles) = (of(Cause::Data), of(Cause::Host), of(Cause::Obstacle));
+    if let Some(first) = data.first() {
+        return Check::failed(name, format!("{} lines, the first: {first}", data.len()));
+    }
+    if !host.is_empty() {
+        let check = Check::not_done(name, summarize(&host));
+        unknown.extend(host);
+        return check;
+    }
+    if obstacles.is_empty() {
+        Check::passed(name, "no error in it")
+    } else {
+        Check::passed(name, format!("no error about data; {}", summarize(&obstacles)))
     }
 }
 

@@ -15,6 +15,9 @@ const UNKNOWN_ROLE: &str = " 28000 FATAL:  ";
 /// target; `compare.rs` checks whether it streamed.
 const WAL_RECEIVER: &str = "] walreceiver ";
 
+/// Prefix of messages of the process that recovers.
+const STARTUP: &str = "] startup ";
+
 /// Severities of messages about a problem.
 pub const PROBLEMS: [&str; 3] = ["ERROR", "FATAL", "PANIC"];
 
@@ -79,18 +82,41 @@ impl ServerLogFile {
 /// Lines of the log.
 pub struct ServerLog(Vec<String>);
 
+/// Message about a problem.
+pub struct LogProblem {
+    /// SQLSTATE.
+    pub code: String,
+    /// Message from its severity on, with its detail.
+    pub text: String,
+    /// Whether the process that recovers wrote it.
+    pub is_of_startup: bool,
+}
+
 impl ServerLog {
     /// Number of lines.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Lines from number `from` on that have one of these severities.
-    pub fn problems(&self, from: usize, severities: &[&str]) -> Vec<&str> {
-        let has_severity =
-            |line: &&str| severities.iter().any(|severity| line.contains(&format!(" {severity}:  ")));
-        let is_expected = |line: &&str| [UNKNOWN_ROLE, WAL_RECEIVER].iter().any(|words| line.contains(words));
-        self.lines().skip(from).filter(|line| has_severity(line) && !is_expected(line)).collect()
+    /// Messages from line number `from` on that have one of these severities.
+    pub fn problems(&self, from: usize, severities: &[&str]) -> Vec<LogProblem> {
+        let mut lines = self.lines().skip(from).peekable();
+        let mut found = Vec::new();
+        while let Some(line) = lines.next() {
+            let at = severities.iter().find_map(|severity| line.find(&format!(" {severity}:  ")));
+            let is_expected = [UNKNOWN_ROLE, WAL_RECEIVER].iter().any(|words| line.contains(words));
+            let Some((prefix, text)) = at.and_then(|at| line.split_at_checked(at)).filter(|_| !is_expected)
+            else {
+                continue;
+            };
+            let mut text = text.trim_start().to_owned();
+            if let Some((_, detail)) = lines.peek().and_then(|next| next.split_once(" DETAIL:  ")) {
+                text = format!("{text}: {detail}");
+            }
+            let code = prefix.rsplit(' ').next().map_or_else(String::new, str::to_owned);
+            found.push(LogProblem { code, text, is_of_startup: prefix.contains(STARTUP) });
+        }
+        found
     }
 
     /// The last line with these words, from its severity on.
@@ -106,9 +132,9 @@ impl ServerLog {
         last.map_or("the log is empty", without_prefix)
     }
 
-    /// Whether any line contains one of `texts`.
-    pub fn mentions(&self, texts: &[&str]) -> bool {
-        self.lines().any(|line| texts.iter().any(|text| line.contains(text)))
+    /// Whether any line contains these words.
+    pub fn mentions(&self, words: &str) -> bool {
+        self.lines().any(|line| line.contains(words))
     }
 
     /// The last error of `restore_command`; its lines have no prefix.
@@ -118,10 +144,12 @@ impl ServerLog {
 
     /// Reason for the end of the server: the last lines about a problem, else the last lines.
     pub fn reason(&self) -> String {
-        let problems = self.problems(0, &PROBLEMS);
-        let lines = if problems.is_empty() { self.lines().collect() } else { problems };
-        let shown = lines.iter().skip(lines.len().saturating_sub(MAX_LINES));
-        shown.map(|line| without_prefix(line)).collect::<Vec<_>>().join("; ")
+        let mut texts: Vec<String> =
+            self.problems(0, &PROBLEMS).into_iter().map(|problem| problem.text).collect();
+        if texts.is_empty() {
+            texts = self.lines().map(|line| without_prefix(line).to_owned()).collect();
+        }
+        texts.split_off(texts.len().saturating_sub(MAX_LINES)).join("; ")
     }
 
     fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {

@@ -4,9 +4,10 @@
 //!
 //! # Promises
 //!
-//! * The outcome is *proved* only when everything was checked and nothing was wrong. It is
-//!   *refuted* when the backup or its WAL was found to be wrong, and *unknown* when that could not
-//!   be found out.
+//! * The outcome is *proved* only when everything was read and nothing was wrong. It is *refuted*
+//!   when the backup or its WAL was found to be wrong, and *unknown* when that could not be found
+//!   out. Errors of code, settings, locks and encodings of the cluster, and of libraries that this
+//!   host does not have, are notes: `cause` tells them apart.
 //! * The position that recovery has to reach is computed from the archive, by reading all WAL to
 //!   replay once, and is compared with the position that the server reached.
 //! * Nothing outside of the working directory is written: the server runs with a configuration that
@@ -18,15 +19,19 @@
 //! * Nothing is left behind, and only processes that a drill started are stopped. The next drill
 //!   finds and removes what a killed drill left.
 
+mod cause;
 mod check;
 mod compare;
+mod databases;
 mod expect;
+mod findings;
+mod inventory;
 mod log;
 mod pick;
-mod read;
 mod recover;
 mod run;
 mod runner;
+mod scan;
 mod server;
 mod settings;
 mod workdir;

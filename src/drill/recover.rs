@@ -1,5 +1,6 @@
 //! Recovery of the drill's server: its configuration, its signal file, and the cause of a failure.
 
+use super::cause::Cause;
 use super::runner::Runner;
 use super::server::DrillServer;
 use super::settings::ServerConfig;
@@ -14,17 +15,8 @@ pub type RecoverySetting = (&'static str, String);
 /// Files that make a server recover: to a target, or as a standby.
 const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
-/// Parts of messages of a server about problems of this host and not of the backup.
-const ENVIRONMENT_ERRORS: [&str; 8] = [
-    "No space left on device",
-    "Disk quota exceeded",
-    "Cannot allocate memory",
-    "could not create shared memory",
-    "could not load library",
-    "could not access file \"",
-    "resource manager with ID",
-    "Permission denied",
-];
+/// Part of the message about a process that the kernel or an administrator killed.
+const KILLED: &str = "was terminated by signal 9";
 
 /// A restored data directory to recover.
 pub struct Recovering<'a> {
@@ -119,9 +111,11 @@ pub fn explain_failure(error: Error, server: &DrillServer) -> Error {
             "the WAL could be read before: can the user that runs the server still reach the repository?",
         );
     }
-    if log.mentions(&ENVIRONMENT_ERRORS) {
+    let causes: Vec<Cause> = log.problems(0, &["PANIC", "FATAL"]).iter().map(Cause::of_problem).collect();
+    let is_of_host = causes.contains(&Cause::Host) || log.mentions(KILLED);
+    if is_of_host && !causes.contains(&Cause::Data) {
         return error.with_kind(Kind::Unavailable).hint(
-            "the cause is this host and not the backup. Name libraries that the WAL needs in `preload` in [drill] of the configuration",
+            "the cause is this host and not the backup: its memory, its disk, its permissions, or a library. Name libraries that the WAL needs in `preload` in [drill] of the configuration",
         );
     }
     error.hint("`walkeep drill --keep` leaves the directory with the server's log")

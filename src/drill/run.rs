@@ -1,12 +1,14 @@
 //! A drill from beginning to end.
 
-use super::check::{Assertion, ROLE_HINT, ServerChecks, one_line};
+use super::cause::is_about_the_backup;
+use super::check::{Assertion, ServerChecks, one_line};
 use super::compare::{self, Primary};
+use super::databases::Login;
 use super::expect::{Expected, expect};
 use super::pick::Selection;
 use super::recover::{Recovering, explain_failure};
 use super::runner::{POLL_INTERVAL, Runner};
-use super::server::DrillServer;
+use super::server::{DrillServer, unexpected_end};
 use super::workdir::{self, Workdir};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
@@ -43,6 +45,8 @@ pub struct Options {
     pub preload: String,
     /// Roles to try for connections, in this order; not all of them need to exist.
     pub users: Vec<String>,
+    /// Databases to try for connections, besides the usual ones.
+    pub databases: Vec<String>,
     pub jobs: NonZeroUsize,
     pub amcheck: bool,
     pub assertions: Vec<Assertion>,
@@ -177,7 +181,7 @@ impl DrillJob<'_> {
 
         step("checking");
         let begun = Instant::now();
-        let checked = self.check(&mut server, workdir, &runner, expected);
+        let checked = self.check(&mut server, &runner, expected);
         self.drill.check_seconds = Some(begun.elapsed().as_secs_f64());
         let stopped = server.stop();
         checked.and(stopped).and(compared)
@@ -288,15 +292,10 @@ impl DrillJob<'_> {
     }
 
     /// Checks the position that recovery reached, and everything in the server.
-    fn check(
-        &mut self,
-        server: &mut DrillServer,
-        workdir: &Workdir,
-        runner: &Runner<'_>,
-        expected: Expected,
-    ) -> Result<()> {
+    fn check(&mut self, server: &mut DrillServer, runner: &Runner<'_>, expected: Expected) -> Result<()> {
         let options = self.options;
-        let reached = reached(server, &options.users, runner)?;
+        let login = Login { users: &options.users, databases: &options.databases };
+        let reached = reached(server, login, runner)?;
         self.drill.reached_lsn = Some(reached);
         self.drill.checks.push(if expected.is_met_by(reached) {
             Check::passed("recovery", format!("reached {reached}, expected {}", expected.lsn))
@@ -309,9 +308,8 @@ impl DrillJob<'_> {
         let pid = server.pid();
         let checks = ServerChecks {
             server,
-            workdir,
             runner,
-            users: &options.users,
+            login,
             jobs: options.jobs,
             amcheck: options.amcheck,
             assertions: &options.assertions,
@@ -321,12 +319,11 @@ impl DrillJob<'_> {
         self.drill.checks.append(&mut done);
         match result {
             Err(_) if runner.check().is_err() => runner.check(),
-            // A server that goes away while it is read is a finding.
-            Err(error) => match server.ended() {
-                Ok(Some(_)) => Err(explain_failure(error.with_kind(Kind::Problem), server)),
-                _ => Err(error),
+            result => match server.ended()? {
+                // A server that goes away while it is read is a finding.
+                Some(status) => Err(explain_failure(unexpected_end(status), server)),
+                None => result,
             },
-            Ok(()) => Ok(()),
         }
     }
 }
@@ -372,31 +369,16 @@ fn verify(workdir: &Workdir, runner: &Runner<'_>) -> Result<Check> {
 }
 
 /// Queries the position at which the server ended recovery.
-fn reached(server: &DrillServer, users: &[String], runner: &Runner<'_>) -> Result<Lsn> {
-    let mut failure = Error::new(Kind::Denied, "no role of the cluster is known");
-    for user in users {
-        let answer = server.session(user, "template1").and_then(|session| {
-            let row = session.query_one(
-                "SELECT pg_last_wal_replay_lsn()::text, pg_is_in_recovery()",
-                &[],
-                Some(runner.remaining()),
-            )?;
-            if column::<bool>(&row, 1)? {
-                return Err(Error::new(Kind::Problem, "the server is still in recovery"));
-            }
-            column::<String>(&row, 0)?.parse()
-        });
-        match answer {
-            Ok(lsn) => return Ok(lsn),
-            Err(error) => failure = error,
-        }
+fn reached(server: &DrillServer, login: Login<'_>, runner: &Runner<'_>) -> Result<Lsn> {
+    let row = login.session(server)?.query_one(
+        "SELECT pg_last_wal_replay_lsn()::text, pg_is_in_recovery()",
+        &[],
+        Some(runner.remaining()),
+    )?;
+    if column::<bool>(&row, 1)? {
+        return Err(Error::new(Kind::Problem, "the server is still in recovery"));
     }
-    Err(failure.hint(ROLE_HINT))
-}
-
-/// Whether an error of this kind means that the backup or the WAL is bad.
-fn is_about_the_backup(kind: Kind) -> bool {
-    matches!(kind, Kind::Problem | Kind::Damage | Kind::Hole)
+    column::<String>(&row, 0)?.parse()
 }
 
 fn target_text(target: &RecoveryTarget) -> String {

@@ -7,9 +7,10 @@ use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Session, SessionOptions};
 use crate::pg::conninfo::{ConnInfo, Environment};
+use crate::pg::major_version;
 use rustix::process::{Pid, Signal};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,10 +19,21 @@ use std::time::{Duration, Instant};
 /// seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Settings of every session. Settings of a session take precedence over settings of roles and
-/// databases.
+/// Settings of every session, which take precedence over settings of roles and databases: those
+/// could load libraries, change the role, hide damage, translate messages or end a statement.
 const SESSION_OPTIONS: &str = "-c session_preload_libraries= -c local_preload_libraries= -c jit=off \
-     -c default_transaction_read_only=off -c row_security=off";
+     -c role=none -c default_transaction_read_only=off -c default_transaction_deferrable=off \
+     -c default_transaction_isolation=read\\ committed -c row_security=off -c exit_on_error=off \
+     -c zero_damaged_pages=off -c ignore_checksum_failure=off -c ignore_system_indexes=off \
+     -c lc_messages=C -c default_tablespace= -c temp_tablespaces= -c statement_timeout=0 \
+     -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+
+/// Settings that servers of PostgreSQL 17 and later know besides: triggers on login could fail.
+const SESSION_OPTIONS_17: &str = " -c event_triggers=off -c transaction_timeout=0";
+
+/// Settings of every session that its preparation has reset. A prepared transaction holds its locks
+/// for ever.
+const AFTER_SETUP: &str = "SET lock_timeout = '10s'";
 
 /// A running server; dropping it stops it.
 pub struct DrillServer {
@@ -29,6 +41,7 @@ pub struct DrillServer {
     status: Option<ExitStatus>,
     data: PathBuf,
     socket: PathBuf,
+    options: String,
     log: Arc<ServerLogFile>,
 }
 
@@ -37,6 +50,8 @@ impl DrillServer {
     pub fn start(workdir: &Workdir, runner: &Runner<'_>) -> Result<DrillServer> {
         let doing = "start the server";
         let data = workdir.join("data");
+        let later = if major_version(&data)? >= 17 { SESSION_OPTIONS_17 } else { "" };
+        let options = format!("{SESSION_OPTIONS}{later}");
         let log = Arc::clone(workdir.log());
         let output = log.open().doing(doing)?;
         let mut command = runner.command(&runner.programs.postgres(), &data);
@@ -44,7 +59,7 @@ impl DrillServer {
         command.arg("-c").arg(format!("config_file={}", workdir.join("etc/postgresql.conf").display()));
         command.stdout(output.try_clone().doing(doing)?).stderr(output);
         let child = command.spawn().doing(doing)?;
-        Ok(DrillServer { child, status: None, data, socket: workdir.join("socket"), log })
+        Ok(DrillServer { child, status: None, data, socket: workdir.join("socket"), options, log })
     }
 
     /// Waits until recovery is over and the server accepts connections.
@@ -112,20 +127,12 @@ impl DrillServer {
             quoted(&self.socket.to_string_lossy()),
             quoted(user),
             quoted(database),
-            quoted(self.options()),
+            quoted(&self.options),
         );
         let environment = Environment { variable: &|_| None, home: None, user: None };
-        Session::connect(&ConnInfo::parse(&text, &environment)?, &SessionOptions::default())
-    }
-
-    /// Settings of every session, for `PGOPTIONS` of other programs.
-    pub fn options(&self) -> &'static str {
-        SESSION_OPTIONS
-    }
-
-    /// Directory of the socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+        let session = Session::connect(&ConnInfo::parse(&text, &environment)?, &SessionOptions::default())?;
+        session.batch(AFTER_SETUP, None)?;
+        Ok(session)
     }
 
     /// Reads the messages of all servers of the drill, each until it was stopped.
@@ -164,7 +171,8 @@ impl Drop for DrillServer {
     }
 }
 
-fn unexpected_end(status: ExitStatus) -> Error {
+/// Returns the error of a server that ended by itself.
+pub fn unexpected_end(status: ExitStatus) -> Error {
     let status = match (status.code(), status.signal()) {
         (Some(code), _) => format!("status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

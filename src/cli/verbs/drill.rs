@@ -96,6 +96,7 @@ fn options(
         restore_command: restore_command::build(context, &["--repository", repository])?,
         preload: config.preload.clone().unwrap_or_default(),
         users: setup::roles(context),
+        databases: databases(context),
         jobs: args.jobs.unwrap_or(config.jobs),
         amcheck: config.amcheck,
         assertions: assertions.collect(),
@@ -110,6 +111,13 @@ fn options(
         now,
         random: setup::random_hex::<6>()?,
     })
+}
+
+/// Returns the databases that the configuration names.
+fn databases(context: &Context) -> Vec<String> {
+    let connected = setup::connection(context).ok().map(|info| info.dbname);
+    let asserted = context.config.drill.assertions.iter().map(|scoped| scoped.assertion.database.clone());
+    connected.into_iter().chain(asserted).collect()
 }
 
 /// Returns the parent of the scratch directory.

@@ -82,7 +82,7 @@ fn server(reported: &DbError) -> Error {
     if let Some(detail) = reported.detail() {
         message = format!("{message}: {}", one_line(detail));
     }
-    let error = Error::new(kind, message);
+    let error = Error::new(kind, message).with_sqlstate(code.code());
     if let Some(hint) = reported.hint() {
         return error.hint(one_line(hint));
     }
