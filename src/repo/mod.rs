@@ -27,6 +27,7 @@ pub mod pin;
 pub mod process;
 pub mod ranges;
 pub mod record;
+pub mod replay;
 mod retired;
 pub mod survey;
 mod wal;

@@ -98,7 +98,7 @@ impl WalHistory {
     }
 
     /// Whether a transaction that began its last record in `lsns` ended after `time`. Reads the
-    /// segments in their order up to that transaction or a hole.
+    /// segments in their order up to that transaction, a hole or a seam.
     ///
     /// # Errors
     ///
@@ -119,12 +119,12 @@ impl WalHistory {
             let removed = || Error::new(Kind::Unavailable, format!("{name} was removed while it was needed"));
             let segment = read_segment(archive, name, size)?.ok_or_else(removed)?;
             let mut is_later = false;
-            scan.segment(&segment, |found| {
-                let ended = matches!(found.meaning, Meaning::TransactionEnd(ended) if ended > time);
+            let seam = scan.segment(&segment, |found| {
+                let ended = matches!(found.meaning, Meaning::TransactionEnd(ending) if ending.time > time);
                 is_later |= ended && lsns.contains(&found.begin);
             });
-            if is_later {
-                return Ok(true);
+            if is_later || seam.is_some() {
+                return Ok(is_later);
             }
         }
         Ok(false)

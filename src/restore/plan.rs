@@ -3,7 +3,7 @@
 use super::stop::{RecoveryStop, RecoveryTarget, StopSearch, last_included};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
-use crate::pg::record::Tail;
+use crate::pg::record::{FoundRecord, Tail};
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::progress;
 use crate::repo::Archive;
@@ -11,6 +11,7 @@ use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
+use crate::repo::replay::{ReplayFacts, Step, Walk};
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
 
@@ -121,6 +122,33 @@ impl RestorePlan {
     /// Returns the last record and transaction that can be reached; see [`WalHistory::tail`].
     pub fn tail(&self) -> Result<Tail> {
         self.wal()?.tail(&self.archive, &self.reach, &self.history)
+    }
+
+    /// Reads all WAL that the plan replays, from the first segment to the stop or the end of the
+    /// archive, and calls `each` with every record and the decision about it. `progress` is called
+    /// with the bytes of each segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Walk::over`]. A seam is a part of the facts.
+    pub fn replay(
+        &self,
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+        progress: &dyn Fn(u64),
+        mut each: impl FnMut(&FoundRecord, Step),
+    ) -> Result<ReplayFacts> {
+        let size = self.record.segment_size;
+        let last = match self.stop.target {
+            RecoveryTarget::Immediate => self.reach.last.number(size).min(self.record.wal.last.number(size)),
+            _ => self.reach.last.number(size),
+        };
+        let names = self.wal()?.inventory.along(&self.history, self.first_segment().number(size)..=last);
+        let walk = Walk { archive: &self.archive, segment_size: size, is_cancelled, progress };
+        walk.over(names, |found| {
+            let step = self.stop.step(found);
+            each(found, step);
+            step
+        })
     }
 
     /// Returns the moments that can be restored along the timeline of the plan. The window begins

@@ -11,11 +11,12 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
-use crate::pg::record::Tail;
+use crate::pg::record::{FoundRecord, Meaning, Tail};
 use crate::repo::Archive;
 use crate::repo::catalog::Reach;
 use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
+use crate::repo::replay::Step;
 use crate::repo::window::{MAX_SEARCHED, ends_within};
 use jiff::Timestamp;
 
@@ -41,6 +42,36 @@ pub struct RecoveryStop {
     pub target: RecoveryTarget,
     /// Whether recovery stops before the target.
     pub exclusive: bool,
+}
+
+impl RecoveryStop {
+    /// Decides whether recovery stops at a record (`recoveryStopsBefore` and `recoveryStopsAfter` in
+    /// PostgreSQL's `xlogrecovery.c`). Records before the end of the backup decide too: the server
+    /// stops there and fails. Does not decide [`RecoveryTarget::Immediate`], whose stop depends on
+    /// the backup.
+    pub fn step(&self, found: &FoundRecord) -> Step {
+        let stop = if self.exclusive { Step::StopBefore } else { Step::StopAfter };
+        match (&self.target, &found.meaning) {
+            (RecoveryTarget::Lsn(lsn), _) if found.begin >= *lsn => stop,
+            (RecoveryTarget::Time(time), Meaning::TransactionEnd(ending))
+                if ending.time > *time || (self.exclusive && ending.time == *time) =>
+            {
+                Step::StopBefore
+            }
+            // The server keeps the lower 32 bits.
+            (RecoveryTarget::Xid(xid), Meaning::TransactionEnd(ending))
+                if xid & u64::from(u32::MAX) == u64::from(ending.xid) =>
+            {
+                stop
+            }
+            (RecoveryTarget::Name(target), Meaning::RestorePoint { name, .. })
+                if target.as_bytes() == name =>
+            {
+                Step::StopAfter
+            }
+            _ => Step::Replay,
+        }
+    }
 }
 
 /// Returns the time of the latest transactions that a recovery to `time` includes. PostgreSQL

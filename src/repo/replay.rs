@@ -1,0 +1,264 @@
+//! The walk over the WAL that a recovery replays, segment by segment in the order of a history, and
+//! the facts about it that a plan needs before anything is restored. Does not know targets: the
+//! caller decides record by record where recovery stops.
+//!
+//! A second thread reads and decompresses the next segment while the records of this one are read,
+//! so at most two segments are in memory.
+
+use super::Archive;
+use super::catalog::Inventory;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::history::History;
+use crate::pg::lsn::Lsn;
+use crate::pg::record::{Ending, FoundRecord, Meaning, Parameters, RecordScan};
+use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::pg::wal::SegmentHeader;
+use crate::progress::in_span;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use tracing::Span;
+
+/// Decision about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The record is replayed, and recovery goes on.
+    Replay,
+    /// Recovery ends before the record.
+    StopBefore,
+    /// Recovery replays the record and ends.
+    StopAfter,
+}
+
+/// WAL to walk over.
+pub struct Walk<'a> {
+    pub archive: &'a Archive,
+    /// Size of every segment; another size is an error.
+    pub segment_size: SegmentSize,
+    /// Checked before each segment.
+    pub is_cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Called with the number of bytes after each segment.
+    pub progress: &'a dyn Fn(u64),
+}
+
+/// Restore point that is replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestorePoint {
+    pub name: Vec<u8>,
+    /// Position behind its record.
+    pub end: Lsn,
+    pub time: jiff::Timestamp,
+}
+
+/// Place at which the WAL does not continue: recovery ends there, as before a missing segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundSeam {
+    /// Position up to which recovery gets.
+    pub at: Lsn,
+    /// Segment that does not continue the one before it.
+    pub segment: SegmentName,
+}
+
+/// Facts about the records that are replayed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct ReplayFacts {
+    /// Highest value of each setting of every change; `None` without a change, so that those of the
+    /// backup's control file hold.
+    pub parameters: Option<Parameters>,
+    /// Locations of the tablespaces that are created, by oid; empty for one inside of the data
+    /// directory.
+    pub tablespaces: BTreeMap<u32, Vec<u8>>,
+    /// Tablespaces of the databases that are created, by the database's oid.
+    pub databases: BTreeMap<u32, u32>,
+    pub restore_points: Vec<RestorePoint>,
+    /// Begin and end of the last record.
+    pub last: Option<(Lsn, Lsn)>,
+    /// Last commit or abort, with the begin of its record.
+    pub last_transaction: Option<(Lsn, Ending)>,
+    /// Position at which recovery stops by decision: the begin of a record before which it stops, or
+    /// the end of one behind which it stops. `None` when the WAL ended first.
+    pub stop: Option<Lsn>,
+    /// `None` when the WAL continues to its end.
+    pub seam: Option<FoundSeam>,
+}
+
+impl ReplayFacts {
+    /// Refuses WAL with a seam before the stop.
+    ///
+    /// # Errors
+    ///
+    /// `Hole`.
+    pub fn without_seam(self) -> Result<ReplayFacts> {
+        match self.seam {
+            Some(seam) => Err(seam.error()),
+            None => Ok(self),
+        }
+    }
+
+    fn note(&mut self, found: &FoundRecord) {
+        match &found.meaning {
+            Meaning::TransactionEnd(ending) => self.last_transaction = Some((found.begin, *ending)),
+            Meaning::Parameters(parameters) => {
+                let before = self.parameters.unwrap_or(*parameters);
+                self.parameters = Some(before.max(*parameters));
+            }
+            Meaning::Tablespace { oid, location } => {
+                self.tablespaces.insert(*oid, location.clone());
+            }
+            Meaning::Database { oid, tablespace } => {
+                self.databases.insert(*oid, *tablespace);
+            }
+            Meaning::RestorePoint { name, time } => {
+                self.restore_points.push(RestorePoint { name: name.clone(), end: found.end, time: *time });
+            }
+            _ => {}
+        }
+        self.last = Some((found.begin, found.end));
+    }
+}
+
+impl FoundSeam {
+    /// The error for a recovery that would have to go further.
+    pub fn error(&self) -> Error {
+        Error::new(
+            Kind::Hole,
+            format!(
+                "segment {} does not continue the WAL before it: recovery ends at {}",
+                self.segment, self.at
+            ),
+        )
+        .hint("two servers archived into this repository under the same names; `walkeep verify` shows what is affected, and a new backup (`walkeep backup`) does not need this WAL")
+    }
+}
+
+impl Walk<'_> {
+    /// Reads the segments in this order. Calls `each` with every record, which decides where
+    /// recovery stops. What the facts have does not include records behind the stop or a seam.
+    ///
+    /// # Errors
+    ///
+    /// Those of `names`; `Hole` when a segment is missing, `Damage` and `Identity` for one that is
+    /// not what its name says, `Failed` when cancelled, and errors of the repository.
+    pub fn over(
+        &self,
+        names: impl Iterator<Item = Result<SegmentName>> + Send,
+        mut each: impl FnMut(&FoundRecord) -> Step,
+    ) -> Result<ReplayFacts> {
+        let mut facts = ReplayFacts::default();
+        let (archive, size, is_cancelled) = (self.archive, self.segment_size, self.is_cancelled);
+        std::thread::scope(|scope| {
+            let (sender, segments) = sync_channel(0);
+            let read = in_span(Span::current(), move || {
+                read_all(archive, size, is_cancelled, names, &sender);
+            });
+            let thread = std::thread::Builder::new().name("wal".to_owned());
+            let reader = thread.spawn_scoped(scope, read).map_err(|e| Error::from_io("start a thread", e))?;
+            let mut scan = RecordScan::default();
+            for segment in &segments {
+                let (name, bytes): (SegmentName, Vec<u8>) = segment?;
+                let seam = scan.segment(&bytes, |found| {
+                    if facts.stop.is_some() {
+                        return;
+                    }
+                    let step = each(&found);
+                    if step != Step::StopBefore {
+                        facts.note(&found);
+                    }
+                    facts.stop = match step {
+                        Step::Replay => None,
+                        Step::StopBefore => Some(found.begin),
+                        Step::StopAfter => Some(found.end),
+                    };
+                });
+                (self.progress)(bytes.len() as u64);
+                if facts.stop.is_some() {
+                    break;
+                }
+                if let Some(seam) = seam {
+                    facts.seam = Some(FoundSeam { at: seam.at, segment: name });
+                    break;
+                }
+            }
+            drop(segments);
+            reader.join().map_err(|_| Error::defect("the thread that reads WAL panicked"))?;
+            Ok(facts)
+        })
+    }
+}
+
+/// Sends the segments, up to the first error or until nothing is received any more.
+fn read_all(
+    archive: &Archive,
+    size: SegmentSize,
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+    names: impl Iterator<Item = Result<SegmentName>>,
+    sender: &SyncSender<Result<(SegmentName, Vec<u8>)>>,
+) {
+    for name in names {
+        let read = match name {
+            Ok(_) if is_cancelled() => Err(Error::new(Kind::Failed, "reading the WAL was interrupted")),
+            Ok(name) => read_segment(archive, name, size).map(|bytes| (name, bytes)),
+            Err(error) => Err(error),
+        };
+        let is_last = read.is_err();
+        if sender.send(read).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Reads a segment, and checks that it is the cluster's and has the expected size.
+///
+/// # Errors
+///
+/// `Hole` when it is missing, `Damage` and `Identity` for other content, errors of the repository.
+pub fn read_segment(archive: &Archive, name: SegmentName, size: SegmentSize) -> Result<Vec<u8>> {
+    let read = || -> Result<Vec<u8>> {
+        let stored = archive.get_wal(WalName::Segment(name))?;
+        let stored = stored
+            .ok_or_else(|| Error::new(Kind::Hole, "the segment is missing although later ones exist"))?;
+        check_size(stored.size(), size)?;
+        let (_, bytes) = stored.read_all(size.bytes())?;
+        let lineage = archive.lineage();
+        let header = SegmentHeader::parse(&bytes)?;
+        header.check(name, bytes.len() as u64, lineage.system_identifier, lineage.major)?;
+        Ok(bytes)
+    };
+    read().doing(|| format!("read {name} of repository {}", archive.repository().name()))
+}
+
+/// Checks the size of a stored segment against the size that the cluster's segments have.
+///
+/// # Errors
+///
+/// `Damage`.
+pub fn check_size(stored: u64, size: SegmentSize) -> Result<()> {
+    if stored == size.bytes() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Damage,
+        format!("it has {stored} bytes, and the segments of the cluster have {}", size.bytes()),
+    )
+    .hint("the segment size was changed (pg_resetwal --wal-segsize), so the same names mean other WAL: archive the cluster under a new name, or into a new repository"))
+}
+
+impl Inventory {
+    /// Iterates over the segments with these numbers that a server reads along a history.
+    ///
+    /// A missing segment is an item with [`Kind::Hole`].
+    pub fn along(
+        &self,
+        history: &History,
+        numbers: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = Result<SegmentName>> {
+        numbers.map(|number| {
+            self.segment_at(number, history).ok_or_else(|| {
+                let start = Lsn(number * self.segment_size().bytes());
+                let name = SegmentName::of_number(history.timeline_at(start), number, self.segment_size());
+                Error::new(Kind::Hole, format!("segment {name} is missing although later ones exist"))
+            })
+        })
+    }
+}
