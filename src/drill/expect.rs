@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::record::Meaning;
-use crate::repo::replay::Step;
+use crate::repo::replay::{FoundSeam, Step};
 use crate::restore::{RecoveryTarget, RestorePlan};
 
 /// Range of positions in which recovery has to end.
@@ -18,6 +18,8 @@ pub struct Expected {
     pub lsn: Lsn,
     /// Begin of the last WAL record; `None` if there is none.
     pub last: Option<Lsn>,
+    /// Place at which recovery will end early, since the WAL does not continue there.
+    pub seam: Option<FoundSeam>,
 }
 
 impl Expected {
@@ -31,8 +33,8 @@ impl Expected {
 ///
 /// # Errors
 /// [`Kind::Refused`] when the WAL creates a tablespace: replaying that would write into the
-/// directory of the original. [`Kind::Hole`] when a segment is missing or does not continue the one
-/// before it. Errors of reading the repository.
+/// directory of the original. [`Kind::Hole`] when a segment is missing. Errors of reading the
+/// repository.
 pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Expected> {
     let record = &plan.record;
     // End of the last transaction at or before a target time, or of the record that is the target.
@@ -43,7 +45,6 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
             | (RecoveryTarget::Lsn(_), _, Step::StopAfter) => before = Some(found.end),
             _ => {}
         })?;
-    let facts = facts.without_seam()?;
     if let Some((oid, location)) = facts.tablespaces.iter().find(|(_, location)| !location.is_empty()) {
         return Err(Error::new(
             Kind::Refused,
@@ -56,7 +57,7 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
         .hint("take a new backup: it has the tablespace, and a drill puts it into the scratch directory"));
     }
     // Without any record behind the stop of the backup, recovery ends at the stop.
-    let end = facts.last.map_or(record.stop_lsn, |(_, end)| end.max(record.stop_lsn));
+    let end = facts.end.map_or(record.stop_lsn, |end| end.max(record.stop_lsn));
     let (least, most, lsn) = match (&plan.stop.target, facts.stop) {
         (RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_), Some(stop)) => {
             (before.unwrap_or(record.stop_lsn), Some(stop), stop)
@@ -66,5 +67,5 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
         (RecoveryTarget::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
-    Ok(Expected { least, most, lsn, last: facts.last.map(|(begin, _)| begin) })
+    Ok(Expected { least, most, lsn, last: facts.last.map(|(begin, _)| begin), seam: facts.seam })
 }

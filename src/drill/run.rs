@@ -301,8 +301,14 @@ impl DrillJob<'_> {
             Check::passed("recovery", format!("reached {reached}, expected {}", expected.lsn))
         } else {
             let end = expected.lsn;
+            let seam = expected.seam.map_or_else(String::new, |seam| {
+                format!(
+                    "; segment {} does not continue the WAL before it, which ends at {}",
+                    seam.segment, seam.at
+                )
+            });
             let detail =
-                format!("reached {reached}, the archive ends at {end}: the WAL between them is lost");
+                format!("reached {reached}, the archive ends at {end}: the WAL between them is lost{seam}");
             Check::failed("recovery", detail)
         });
         let pid = server.pid();

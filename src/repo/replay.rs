@@ -79,8 +79,10 @@ pub struct ReplayFacts {
     /// Position at which recovery stops by decision: the begin of a record before which it stops, or
     /// the end of one behind which it stops. `None` when the WAL ended first.
     pub stop: Option<Lsn>,
-    /// `None` when the WAL continues to its end.
+    /// First seam; `None` when the WAL continues to its end.
     pub seam: Option<FoundSeam>,
+    /// End of the last record in the archive, also behind a seam: recovery loses what is between.
+    pub end: Option<Lsn>,
 }
 
 impl ReplayFacts {
@@ -94,6 +96,18 @@ impl ReplayFacts {
             Some(seam) => Err(seam.error()),
             None => Ok(self),
         }
+    }
+
+    /// Takes a record and the decision about it.
+    fn take(&mut self, found: &FoundRecord, step: Step) {
+        if step != Step::StopBefore {
+            self.note(found);
+        }
+        self.stop = match step {
+            Step::Replay => None,
+            Step::StopBefore => Some(found.begin),
+            Step::StopAfter => Some(found.end),
+        };
     }
 
     fn note(&mut self, found: &FoundRecord) {
@@ -115,6 +129,7 @@ impl ReplayFacts {
             _ => {}
         }
         self.last = Some((found.begin, found.end));
+        self.end = Some(found.end);
     }
 }
 
@@ -134,7 +149,8 @@ impl FoundSeam {
 
 impl Walk<'_> {
     /// Reads the segments in this order. Calls `each` with every record, which decides where
-    /// recovery stops. What the facts have does not include records behind the stop or a seam.
+    /// recovery stops. Records behind the stop or a seam are not a part of the facts, and `each` does
+    /// not get them; only [`ReplayFacts::end`] is beyond a seam.
     ///
     /// # Errors
     ///
@@ -157,26 +173,21 @@ impl Walk<'_> {
             let mut scan = RecordScan::default();
             for segment in &segments {
                 let (name, bytes): (SegmentName, Vec<u8>) = segment?;
-                let seam = scan.segment(&bytes, |found| {
-                    if facts.stop.is_some() {
-                        return;
+                let mut take = |found: FoundRecord| {
+                    if facts.seam.is_some() {
+                        facts.end = Some(found.end);
+                    } else if facts.stop.is_none() {
+                        facts.take(&found, each(&found));
                     }
-                    let step = each(&found);
-                    if step != Step::StopBefore {
-                        facts.note(&found);
-                    }
-                    facts.stop = match step {
-                        Step::Replay => None,
-                        Step::StopBefore => Some(found.begin),
-                        Step::StopAfter => Some(found.end),
-                    };
-                });
+                };
+                if let Some(seam) = scan.segment(&bytes, &mut take) {
+                    facts.seam.get_or_insert(FoundSeam { at: seam.at, segment: name });
+                    // What is behind it is a chain of its own.
+                    scan = RecordScan::default();
+                    let _ = scan.segment(&bytes, |found| facts.end = Some(found.end));
+                }
                 (self.progress)(bytes.len() as u64);
                 if facts.stop.is_some() {
-                    break;
-                }
-                if let Some(seam) = seam {
-                    facts.seam = Some(FoundSeam { at: seam.at, segment: name });
                     break;
                 }
             }

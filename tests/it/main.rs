@@ -35,6 +35,7 @@ mod notify;
 mod observe;
 mod properties;
 mod push_fetch;
+mod records;
 mod report;
 mod restore;
 mod retention;
