@@ -122,10 +122,8 @@ fn records_mean_what_the_server_was_asked_for() {
         server.set("track_commit_timestamp", "on");
         server.stop(Stop::Fast);
         server.start();
-        let backup = server.scratch().join("backup");
-        server.base_backup(&backup);
-        let label = String::from_utf8(read(backup.join("backup_label"))).unwrap();
-        let start = label.split(' ').nth(3).unwrap().parse().unwrap();
+        let both = server.psql("select pg_backup_start('x', true); select lsn from pg_backup_stop(false)");
+        let start: Lsn = both.lines().next().unwrap().parse().unwrap();
         flush(server);
 
         let segments = segments(kept, 1);
@@ -232,7 +230,9 @@ fn a_promotion_within_a_segment_leaves_no_seam_and_a_foreign_segment_does() {
         flush(server);
         let copy = Scratch::new();
         let data = copy.join("data");
-        server.base_backup(&data);
+        server.stop(Stop::Fast);
+        scratch::copy_tree(server.data(), &data);
+        server.start();
         let foreign = copy.mkdir("kept");
         let other = Cluster::over(copy, data);
         other.set("restore_command", &format!("cp {}/%f %p", kept.display()));
