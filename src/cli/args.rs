@@ -318,7 +318,7 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Start the server, follow its recovery, and print where it ended
-    #[arg(long, conflicts_with_all = ["dry_run", "standby"])]
+    #[arg(long, conflicts_with = "standby")]
     pub follow: bool,
     #[command(flatten)]
     pub wait: WaitArgs,

@@ -1,6 +1,7 @@
 //! The server that a helper works for, as seen from its data directory and its process.
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::running::LockFile;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -82,9 +83,6 @@ impl ServerState {
 /// Returns process id and start time of the server, from its `postmaster.pid`; `None` when that
 /// cannot be read.
 fn postmaster(pgdata: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
-    let mut lines = text.lines();
-    // Line 1 is the process id, line 3 the time of its start; a file that is being written may lack
-    // it.
-    Some(format!("{} {}", lines.next()?, lines.nth(1).unwrap_or("")))
+    let lock = LockFile::read(pgdata).ok()??;
+    Some(format!("{} {}", lock.pid()?, lock.started()))
 }

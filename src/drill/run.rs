@@ -211,11 +211,13 @@ impl DrillJob<'_> {
             delta: false,
             databases: Vec::new(),
             scratch: true,
+            dry_run: false,
             foreign: Vec::new(),
+            original: None,
             wait: Duration::ZERO,
             random: self.options.random.clone(),
         };
-        let restored = restore::run(&options, plan, recovery)?;
+        let restored = restore::prepare(&options, plan, recovery)?.run()?;
         self.drill.restore_seconds = Some(begun.elapsed().as_secs_f64());
         self.drill.bytes = restored.bytes;
         let detail = format!("{} bytes in {} files", restored.bytes, restored.files);

@@ -8,6 +8,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Session, SessionOptions};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::major_version;
+use crate::pg::running::LockFile;
 use rustix::process::{Pid, Signal};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -96,14 +97,7 @@ impl DrillServer {
 
     /// Whether `postmaster.pid` has the status `ready`, which `pg_ctl` waits for too.
     pub fn is_ready(&self) -> Result<bool> {
-        let path = self.data.join("postmaster.pid");
-        match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            text => {
-                let text = text.doing(|| format!("read {}", path.display()))?;
-                Ok(text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
-            }
-        }
+        Ok(LockFile::read(&self.data)?.is_some_and(|lock| lock.status() == "ready"))
     }
 
     /// Process id. It is not reused before [`DrillServer::ended`] has returned a status.

@@ -5,6 +5,7 @@
 use super::log::ServerLogFile;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress;
+use crate::repo::DRILL_MARKER;
 use crate::repo::lock::Lock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
@@ -12,9 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// File in every working directory, which shows that a drill made it.
-const MARKER: &str = "walkeep.drill";
 
 /// File in a working directory that the user wanted to keep.
 const KEEP_MARKER: &str = "walkeep.kept";
@@ -55,7 +53,8 @@ impl Workdir {
         let lock = Lock::wait_for(&path, Duration::ZERO)?;
         let log = Arc::new(ServerLogFile::new(path.join("server.log")));
         let workdir = Workdir { path, lock: Some(lock), kept: false, log };
-        workdir.write(MARKER, "a drill of walkeep works here; the next one removes this directory\n")?;
+        workdir
+            .write(DRILL_MARKER, "a drill of walkeep works here; the next one removes this directory\n")?;
         for name in ["etc", "socket", "tablespaces"] {
             make_dir(&workdir.join(name))?;
         }
@@ -86,7 +85,7 @@ impl Workdir {
 
     /// Changes the owner of everything but the data directory to the user of the server.
     pub fn chown(&self, user: u32, group: u32) -> Result<()> {
-        let own = ["", MARKER, "etc", "socket", "tablespaces"];
+        let own = ["", DRILL_MARKER, "etc", "socket", "tablespaces"];
         let files = ["etc/postgresql.conf", "etc/pg_hba.conf", "etc/pg_ident.conf"];
         for name in own.into_iter().chain(files) {
             let path = self.path.join(name);
@@ -201,7 +200,7 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
         entries => entries.doing(|| format!("look at {}", path.display()))?,
     };
     // A drill that was killed before its first step has left an empty directory.
-    if entries.next().is_some() && !path.join(MARKER).is_file() {
+    if entries.next().is_some() && !path.join(DRILL_MARKER).is_file() {
         return Ok(());
     }
     stop_orphan(path, meta.uid())?;

@@ -8,11 +8,12 @@
 use super::aligned::ALIGNMENT;
 use super::plain::{open_plain, open_plain_with};
 use crate::error::{Doing, Error, Result};
-use rustix::fs::{Advice, FallocateFlags, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -215,19 +216,51 @@ pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result
     Ok(filled)
 }
 
-/// Sets the size of a new file, and reserves disk space for all of it if the file system supports
-/// that.
+/// Sets the size of a file, and reserves disk space for some of its parts if the file system
+/// supports that. The rest of a new file is a hole.
 ///
 /// # Errors
 ///
 /// `Full` when there is no space; others of the operating system.
-pub fn allocate(file: &File, path: &Path, size: u64) -> Result<()> {
+pub fn allocate(file: &File, path: &Path, size: u64, parts: &[Range<u64>]) -> Result<()> {
     let doing = || format!("allocate {size} bytes for {}", path.display());
-    if size == 0 {
-        return Ok(());
+    if parts.iter().all(|part| *part != (0..size)) {
+        file.set_len(size).doing(doing)?;
     }
-    match fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(size).doing(doing),
-        result => result.map_err(|errno| Error::io(doing(), &errno.into())),
+    for part in parts {
+        match fallocate(file, FallocateFlags::empty(), part.start, part.end - part.start) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return file.set_len(size).doing(doing),
+            result => result.map_err(|errno| Error::io(doing(), &errno.into()))?,
+        }
     }
+    Ok(())
+}
+
+/// Makes a part of a file a hole, or writes zeros where the file system does not support that.
+/// Returns whether it was a hole already.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn make_hole(file: &File, path: &Path, part: &Range<u64>) -> Result<bool> {
+    let doing = || format!("write zeros into {}", path.display());
+    match rustix::fs::seek(file, SeekFrom::Data(part.start)) {
+        Err(Errno::NXIO) => return Ok(true),
+        Ok(data) if data >= part.end => return Ok(true),
+        // A file system without the request shows no holes.
+        Ok(_) | Err(_) => {}
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, part.start, part.end - part.start) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        result => return result.map(|()| false).map_err(|errno| Error::io(doing(), &errno.into())),
+    }
+    let zeros = vec![0; ALIGNMENT];
+    let mut at = part.start;
+    while at < part.end {
+        let size = usize::try_from(part.end - at).map_or(ALIGNMENT, |rest| rest.min(ALIGNMENT));
+        file.write_all_at(zeros.get(..size).unwrap_or(&zeros), at).doing(doing)?;
+        at += size as u64;
+    }
+    Ok(false)
 }

@@ -36,7 +36,7 @@ impl From<Error> for Trouble {
 pub struct Facts {
     pub cluster: String,
     pub now: Timestamp,
-    /// Whether the data directory has a `postmaster.pid`, as if a server ran on it.
+    /// Whether a server seems to run on the data directory, or was killed.
     pub is_running: bool,
     pub server: Gathered<ObservedServer>,
     pub queue: Gathered<ArchiveQueue>,

@@ -9,6 +9,7 @@ use super::{queue, stock};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Row, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::running::running_reason;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::{Lineage, Repository};
 use jiff::Timestamp;
@@ -117,7 +118,7 @@ impl Local {
     fn read(pgdata: &Path, now: Timestamp) -> Local {
         Local {
             // When that is not known, a server may run.
-            is_running: pgdata.join("postmaster.pid").try_exists().unwrap_or(true),
+            is_running: running_reason(pgdata).map_or(true, |reason| reason.is_some()),
             queue: queue::queue(pgdata, now).map_err(Trouble::from),
             disk: disk(&pgdata.join("pg_wal")).map_err(Trouble::from),
         }

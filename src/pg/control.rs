@@ -3,7 +3,7 @@
 use super::bytes::{u32_at, u64_at};
 use super::{lsn::Lsn, segment::TimelineId, version::check_control_version};
 use crate::error::{Doing, Error, Kind, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Size of the file in bytes; the structure takes less than one sector, and the rest is zero.
 pub const FILE_SIZE: usize = 8192;
@@ -117,7 +117,7 @@ impl Control {
     ///
     /// Those of [`Control::parse`] and of the operating system.
     pub fn read(pgdata: &Path) -> Result<Control> {
-        let path = pgdata.join("global/pg_control");
+        let path = Control::path(pgdata);
         let mut attempt = 1;
         loop {
             let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
@@ -127,6 +127,11 @@ impl Control {
             }
             std::thread::sleep(READ_INTERVAL);
         }
+    }
+
+    /// Path of the file in a data directory.
+    pub fn path(pgdata: &Path) -> PathBuf {
+        pgdata.join("global/pg_control")
     }
 
     /// The whole file.

@@ -16,6 +16,7 @@ pub mod page;
 pub mod programs;
 pub mod record;
 pub mod relation;
+pub mod running;
 pub mod segment;
 mod tls;
 pub mod version;

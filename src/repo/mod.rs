@@ -55,6 +55,9 @@ use std::sync::Arc;
 /// backed up.
 pub const RESTORING: &str = "walkeep.restoring";
 
+/// Name of the file that marks the scratch directory of a drill.
+pub const DRILL_MARKER: &str = "walkeep.drill";
+
 /// A cluster under one system identifier and major version; `initdb` and `pg_upgrade` each begin a
 /// new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 //! times and sizes of files prove nothing.
 
 use super::empty::names;
+use super::holes::{between, holes};
 use super::job::RestoreJob;
 use super::layout::Region;
 use crate::codec::compress::FRAME;
@@ -37,7 +38,8 @@ pub(super) fn check(job: &RestoreJob<'_>) -> Result<()> {
         }
     }
     check_data(job)?;
-    job.tablespaces.values().try_for_each(|root| check_tablespace(root))
+    job.tablespaces.values().try_for_each(|root| check_tablespace(root))?;
+    job.roots().try_for_each(check_owned)
 }
 
 /// Resolves links; a path that does not exist stays as it is.
@@ -51,13 +53,6 @@ fn real(path: &Path) -> Result<PathBuf> {
 fn check_data(job: &RestoreJob<'_>) -> Result<()> {
     let to = &job.options.to;
     let names = names(to)?;
-    if names.iter().any(|name| name == "postmaster.pid") {
-        return Err(Error::new(
-            Kind::Refused,
-            format!("{} is the data directory of a server that is running, or was killed", to.display()),
-        )
-        .hint("stop the server; if it was killed, make sure that none of its processes is left and remove postmaster.pid"));
-    }
     if names.iter().any(|name| name == RESTORING) || names.iter().all(|name| name == "lost+found") {
         return Ok(());
     }
@@ -106,6 +101,32 @@ pub(super) fn used(directory: &Path) -> u64 {
         _ => 0,
     };
     entries.map(of).sum()
+}
+
+/// Refuses a directory with files or directories of other users: only root could change them.
+pub(super) fn check_owned(directory: &Path) -> Result<()> {
+    let user = nix::unistd::geteuid();
+    if user.is_root() {
+        return Ok(());
+    }
+    for name in names(directory)? {
+        let path = directory.join(name);
+        let doing = || format!("look at {}", path.display());
+        let meta = match std::fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            meta => meta.doing(doing)?,
+        };
+        // A link, and a file with several links, is removed, which the directory decides.
+        let is_changed = meta.is_dir() || meta.is_file() && meta.nlink() == 1;
+        if is_changed && meta.uid() != user.as_raw() {
+            let what = format!("{} belongs to another user (uid {})", path.display(), meta.uid());
+            return Err(Error::new(Kind::Refused, what).hint("restore as root, or as the owner of all files"));
+        }
+        if meta.is_dir() {
+            check_owned(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the control file, so that no server can start from here on, and then all files and
@@ -186,7 +207,7 @@ pub(super) fn open(path: &Path, stored: &FileEntry) -> Result<Option<(File, u64)
     if length > stored.size {
         file.set_len(stored.size).doing(doing)?;
     } else if length < stored.size {
-        direct::allocate(&file, path, stored.size)?;
+        direct::allocate(&file, path, stored.size, &between(&holes(stored), stored.size))?;
     }
     Ok(Some((file, length)))
 }

@@ -37,13 +37,6 @@ pub(super) fn check_empty(path: &Path) -> Result<()> {
         )
         .hint("finish it with --delta, or give an empty directory"));
     }
-    if names.iter().any(|name| name == "postmaster.pid") {
-        return Err(Error::new(
-            Kind::Refused,
-            format!("{} is the data directory of a server that is running, or was killed", path.display()),
-        )
-        .hint("stop the server, and restore into another directory, or over this one with --delta"));
-    }
     match names.into_iter().find(|name| name != "lost+found") {
         None => Ok(()),
         Some(name) => Err(Error::new(

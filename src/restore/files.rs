@@ -4,14 +4,17 @@
 use super::create::{create, set_mode};
 use super::delta;
 use super::frames::FrameReader;
+use super::holes::{between, holes};
 use super::layout::{self, Region, TargetFile};
 use super::owner::Ownership;
 use super::sums::FileSums;
+use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result, part};
 use crate::fs::aligned::Aligned;
-use crate::fs::direct;
+use crate::fs::{direct, open_plain};
 use crate::progress::{Progress, in_span};
 use crate::repo::Archive;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -48,18 +51,25 @@ const THREADS_PER_JOB: usize = 2;
 impl FileWriting<'_> {
     /// Writes all targets. The first error ends the work.
     pub fn run(&self) -> Result<WrittenFiles> {
-        self.packs.iter().try_for_each(|pack| self.archive.check_pack(pack))?;
-        let regions = layout::regions(self.targets);
+        let holes: Vec<Vec<Range<u64>>> = self.targets.iter().map(|target| holes(target.stored)).collect();
+        let mut regions = layout::regions(self.targets);
+        regions.retain(|region| !is_in_hole(&holes, region));
         let max = if self.delta { layout::MAX_COMPARE_BATCH } else { layout::MAX_WRITE_BATCH };
         let batches = layout::batches(&regions, max);
         let threads = self.jobs.get() * THREADS_PER_JOB;
         let state = WriteState {
             writing: self,
-            existing: self.targets.iter().map(|target| self.allocate(target)).collect::<Result<_>>()?,
+            existing: self
+                .targets
+                .iter()
+                .zip(&holes)
+                .map(|(target, holes)| self.allocate(target, holes))
+                .collect::<Result<_>>()?,
             sums: FileSums::new(self.targets),
             kept: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         };
+        state.make_holes(&holes)?;
         let shares = Shares::new(batches.len(), threads);
         let next = |own: usize| {
             let number = shares.next(own).filter(|_| !state.stop.load(Ordering::Relaxed))?;
@@ -94,7 +104,7 @@ impl FileWriting<'_> {
     /// Creates a file of several regions, which several threads write, or an empty file. A file of
     /// one region is created when the region is written. Returns the length of a file that a delta
     /// restore found and opened; `None` for any other file.
-    fn allocate(&self, target: &TargetFile<'_>) -> Result<Option<u64>> {
+    fn allocate(&self, target: &TargetFile<'_>, holes: &[Range<u64>]) -> Result<Option<u64>> {
         if layout::is_one_region(target.stored) {
             return Ok(None);
         }
@@ -103,7 +113,8 @@ impl FileWriting<'_> {
         {
             return Ok(Some(length));
         }
-        direct::allocate(&create(&target.path)?, &target.path, target.stored.size)?;
+        let (path, size) = (&target.path, target.stored.size);
+        direct::allocate(&create(path)?, path, size, &between(holes, size))?;
         Ok(None)
     }
 }
@@ -116,6 +127,41 @@ struct WriteState<'a> {
     sums: FileSums,
     kept: AtomicU64,
     stop: AtomicBool,
+}
+
+impl WriteState<'_> {
+    /// Makes the holes of the files. Their content is known without reading the packs.
+    fn make_holes(&self, holes: &[Vec<Range<u64>>]) -> Result<()> {
+        let zeros = if holes.iter().all(Vec::is_empty) { Vec::new() } else { vec![0; FRAME] };
+        let files = self.writing.targets.iter().zip(holes).zip(&self.existing).enumerate();
+        for (number, ((target, holes), existing)) in files.filter(|(_, ((_, holes), _))| !holes.is_empty()) {
+            (self.writing.check)()?;
+            let file = existing.map(|_| open_plain(&target.path, File::options().read(true).write(true)));
+            let file = file.transpose().doing(|| format!("open {}", target.path.display()))?;
+            for hole in holes {
+                // A new file has its holes already.
+                if let Some(file) = &file
+                    && direct::make_hole(file, &target.path, hole)?
+                {
+                    self.kept.fetch_add(hole.end - hole.start, Ordering::Relaxed);
+                }
+                let mut at = hole.start;
+                while at < hole.end {
+                    let size = usize::try_from(hole.end - at).map_or(FRAME, |rest| rest.min(FRAME));
+                    self.sums.add(number, at, part(&zeros, 0..size)?);
+                    at += size as u64;
+                }
+                self.writing.progress.add_done(hole.end - hole.start);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a region is part of a hole of its file.
+fn is_in_hole(holes: &[Vec<Range<u64>>], region: &Region) -> bool {
+    let holes = holes.get(region.target).map_or(&[][..], Vec::as_slice);
+    holes.iter().any(|hole| hole.contains(&region.offset()))
 }
 
 /// One thread that compares and writes regions.

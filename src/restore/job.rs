@@ -7,6 +7,7 @@ use super::partial::ChosenDatabases;
 use super::plan::RestorePlan;
 use super::recovery::RecoverySettings;
 use crate::error::{Error, Kind, Result};
+use crate::repo::entry::FileEntry;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -80,14 +81,33 @@ impl<'a> RestoreJob<'a> {
 
     /// The new path of a file in a tablespace that has a location; `None` for any other file.
     fn moved(&self, path: &[u8]) -> Option<PathBuf> {
+        let (_, location, rest) = self.in_tablespace(path)?;
+        Some(if rest.is_empty() { location.clone() } else { location.join(OsStr::from_bytes(rest)) })
+    }
+
+    /// OID and new location of the tablespace of a file, and the rest of the path; `None` for a
+    /// file of the data directory.
+    fn in_tablespace<'p>(&self, path: &'p [u8]) -> Option<(u32, &PathBuf, &'p [u8])> {
         let below = path.strip_prefix(b"pg_tblspc/")?;
         let mut parts = below.splitn(2, |&byte| byte == b'/');
         let oid: u32 = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
         let location = self.tablespaces.get(&oid)?;
-        Some(match parts.next() {
-            Some(rest) if !rest.is_empty() => location.join(OsStr::from_bytes(rest)),
-            _ => location.clone(),
-        })
+        Some((oid, location, parts.next().unwrap_or(b"")))
+    }
+
+    /// OID of the tablespace of a file of the manifest; `None` for a file of the data directory.
+    pub fn tablespace_of(&self, path: &[u8]) -> Option<u32> {
+        self.in_tablespace(path).map(|(oid, _, _)| oid)
+    }
+
+    /// Returns the new path of a configuration file; `None` when configuration files are not
+    /// written. Paths stay relative to the directory of `postgresql.conf`, or to the root.
+    pub fn config_place(&self, file: &FileEntry) -> Option<PathBuf> {
+        let directory = self.options.config_dir.as_ref()?;
+        let path = file.path.as_path();
+        let base = Path::new(&self.plan.record.settings.config_file).parent();
+        let relative = base.and_then(|base| path.strip_prefix(base).ok());
+        Some(directory.join(relative.unwrap_or_else(|| path.strip_prefix("/").unwrap_or(path))))
     }
 
     /// Whether a file of the manifest is restored: the signal files of the old server are not.

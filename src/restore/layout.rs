@@ -113,7 +113,7 @@ impl Region {
 
 /// Number of blocks of a full region. A region of a large file begins where a frame began when the
 /// file was read.
-fn blocks_of_region(stored: &FileEntry) -> usize {
+pub(super) fn blocks_of_region(stored: &FileEntry) -> usize {
     (FRAME / stored.block.max(1) as usize).max(1)
 }
 

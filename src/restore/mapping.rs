@@ -40,18 +40,22 @@ pub(super) fn map_tablespaces(options: &Options, record: &Record) -> Result<BTre
         if !place.is_absolute() || place.components().any(|part| part == Component::ParentDir) {
             return refused(format!("{} is not a path from the root without `..`", place.display()));
         }
-        // The existing part may be reached through links.
-        let there = existing(place);
-        let real = std::fs::canonicalize(there).doing(|| format!("look at {}", there.display()))?;
-        let rest =
-            place.strip_prefix(there).map_err(|_| Error::defect("a path outside of its own ancestor"))?;
-        let real = real.join(rest);
+        let real = resolved(place)?;
         if let Some(other) = places.iter().find(|other| real.starts_with(other) || other.starts_with(&real)) {
             return refused(format!("{} and {} contain each other", real.display(), other.display()));
         }
         places.push(real);
     }
     Ok(map)
+}
+
+/// Returns a path with the links of its existing part resolved.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf> {
+    let there = existing(path);
+    let real = std::fs::canonicalize(there).doing(|| format!("look at {}", there.display()))?;
+    let rest = path.strip_prefix(there).map_err(|_| Error::defect("a path outside of its own ancestor"))?;
+    // Joining an empty path would add a slash.
+    Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
 }
 
 /// Returns the path itself, or the nearest directory above it that exists.

@@ -1,15 +1,18 @@
 //! Restores a backup from a repository into a directory that PostgreSQL can recover from. Does not
 //! read the configuration.
 //!
-//! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`run`] performs
-//! the restore. An unfinished directory has no `pg_control`, so no server starts on it, and it has
+//! [`RestorePlan`] chooses a backup and refuses targets that cannot be reached; [`prepare`] makes all
+//! other checks and writes nothing; [`Prepared::run`] performs the restore. An unfinished directory has no `pg_control`, so no server starts on it, and it has
 //! a marker, so that the restore can be started again.
 
+mod access;
+mod contents;
 mod create;
 mod delta;
 mod empty;
 mod files;
 mod frames;
+mod holes;
 mod job;
 mod layout;
 mod mapping;
@@ -17,6 +20,7 @@ mod options;
 mod owner;
 mod partial;
 mod plan;
+mod preflight;
 mod recovery;
 mod run;
 mod space;
@@ -26,7 +30,7 @@ mod write;
 
 pub use options::{Options, Restored};
 pub use plan::{PlanRequest, RestorePlan, TargetTimeline};
+pub use preflight::{Prepared, prepare};
 pub use recovery::{Action, RecoverySettings, restore_command};
-pub use run::run;
-pub use space::{SpaceNeed, space_needed};
+pub use space::SpaceNeed;
 pub use stop::{RecoveryStop, RecoveryTarget};

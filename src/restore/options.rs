@@ -29,8 +29,12 @@ pub struct Options {
     /// Restore for one use: the files are read at once, out of the page cache, and then removed, so
     /// they are not synced.
     pub scratch: bool,
+    /// Only check: take no lock that outlives the checks.
+    pub dry_run: bool,
     /// Directories that do not belong to the cluster: nothing in them may be removed.
     pub foreign: Vec<PathBuf>,
+    /// Data directory of the original cluster, if it is of this host.
+    pub original: Option<PathBuf>,
     /// Time to wait for another restore into the same directory.
     pub wait: Duration,
     /// Twelve random hexadecimal digits.

@@ -39,10 +39,6 @@ impl ChosenDatabases {
         wanted.iter().map(find).collect::<Result<_>>().map(|oids| ChosenDatabases(Some(oids)))
     }
 
-    pub fn is_all(&self) -> bool {
-        self.0.is_none()
-    }
-
     /// Whether a file of the manifest becomes a sparse file, because its database is not restored.
     pub fn leaves_out(&self, path: &[u8]) -> bool {
         let Some(oids) = &self.0 else {

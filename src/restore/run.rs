@@ -1,15 +1,14 @@
 //! A restore from beginning to end.
 
+use super::delta;
 use super::empty::{OVERWRITES, check_empty, clear};
 use super::job::RestoreJob;
 use super::mapping::device_of;
-use super::options::{Options, Restored};
+use super::options::Restored;
 use super::plan::RestorePlan;
-use super::recovery::RecoverySettings;
-use super::space::SpaceNeed;
+use super::preflight::{Prepared, being_removed};
 use super::write::{ClusterWriter, UnfinishedCluster};
-use super::{delta, space};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::fs::durable::{self, FileSystem};
 use crate::progress::{self, in_span};
 use crate::repo::RESTORING;
@@ -26,16 +25,24 @@ use tracing::{Span, info_span};
 /// to do.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Restores the backup of the plan.
-pub fn run(options: &Options, plan: &RestorePlan, recovery: &RecoverySettings) -> Result<Restored> {
-    let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
-    let target = options.to.display();
-    let _span = info_span!("restore", backup = plan.record.id, %target).entered();
-    let job = RestoreJob::new(options, plan, recovery).doing(doing)?;
-    let announced = announce(plan, &options.random).doing(doing)?;
-    let mut restored = restore(&job).doing(doing)?;
-    restored.announced = announced;
-    Ok(restored)
+impl Prepared<'_> {
+    /// Performs the restore.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system and of the repository. The directory then has no control file,
+    /// so no server can start on it.
+    pub fn run(self) -> Result<Restored> {
+        let Prepared { job, lock, .. } = self;
+        let (options, plan) = (job.options, job.plan);
+        let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
+        let target = options.to.display();
+        let _span = info_span!("restore", backup = plan.record.id, %target).entered();
+        let announced = announce(plan, &options.random).doing(doing)?;
+        let mut restored = restore(&job, lock).doing(doing)?;
+        restored.announced = announced;
+        Ok(restored)
+    }
 }
 
 /// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
@@ -58,14 +65,13 @@ fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
         }
     };
     if !plan.archive.may_need(id)? {
-        return Err(Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
-            .hint("choose another backup: `walkeep list` shows them"));
+        return Err(being_removed());
     }
     Ok(Some(announced))
 }
 
-fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
-    let lock = prepare_directories(job)?;
+fn restore(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Restored> {
+    let lock = create_directories(job, lock)?;
     let file_systems = file_systems(job)?;
     write_markers(job)?;
     if job.options.delta {
@@ -88,27 +94,28 @@ fn restore(job: &RestoreJob<'_>) -> Result<Restored> {
     Ok(cluster.report)
 }
 
-/// Checks that the directories may be restored into and have enough space, creates them, and locks
+/// Empties the directories that an earlier restore left unfinished, creates the others, and locks
 /// the data directory.
-fn prepare_directories(job: &RestoreJob<'_>) -> Result<Lock> {
+fn create_directories(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Lock> {
     let options = job.options;
-    // A data directory that does not exist yet is locked after it is created.
-    let lock = if options.to.is_dir() { Some(Lock::wait_for(&options.to, options.wait)?) } else { None };
-    if options.delta {
-        delta::check(job)?;
-    } else {
-        job.roots().try_for_each(check_empty)?;
+    if !options.delta {
         for root in job.roots().filter(|root| root.join(RESTORING).exists()) {
             clear(root)?;
         }
     }
-    space::space_of(job)?.iter().try_for_each(SpaceNeed::check)?;
     for path in job.roots() {
         durable::create_dirs(Path::new("/"), path, 0o700)?;
     }
     match lock {
         Some(lock) => Ok(lock),
-        None => Lock::wait_for(&options.to, options.wait),
+        // It did not exist before.
+        None => {
+            let lock = Lock::wait_for(&options.to, options.wait)?;
+            if !options.delta {
+                job.roots().try_for_each(check_empty)?;
+            }
+            Ok(lock)
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use crate::pg::control::Control;
 use crate::pg::label::{TablespaceLink, format_tablespace_map, parse_tablespace_map};
 use crate::pg::manifest::{ManifestFile, ManifestWriter};
 use crate::pg::segment::{TimelineId, WalName};
-use crate::progress;
 use crate::repo::entry::{Dir, Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -23,7 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
-const CONTROL: &[u8] = b"global/pg_control";
+pub(super) const CONTROL: &[u8] = b"global/pg_control";
 const MAP: &[u8] = b"tablespace_map";
 
 /// Writes a cluster, part by part of the manifest.
@@ -144,8 +143,13 @@ impl<'a> ClusterWriter<'a> {
                     let listed = !matches!(&file.path.0[..], CONTROL | MAP);
                     targets.push(TargetFile { path, stored: file, listed });
                 }
-                Entry::Config(file) => match self.config_place(file)? {
-                    Some(path) => targets.push(TargetFile { path, stored: file, listed: false }),
+                Entry::Config(file) => match self.job.config_place(file) {
+                    Some(path) => {
+                        if let Some(parent) = path.parent() {
+                            durable::create_dirs(Path::new("/"), parent, 0o750)?;
+                        }
+                        targets.push(TargetFile { path, stored: file, listed: false });
+                    }
                     None => self.report.config_left.push(file.path.display().into_owned()),
                 },
             }
@@ -175,19 +179,6 @@ impl<'a> ClusterWriter<'a> {
     fn dir(&mut self, dir: &Dir) -> Result<()> {
         let path = self.job.place(&dir.path.0);
         if dir.path.0.is_empty() {
-            self.job.ownership.check(&dir.owner)?;
-            if let Some(user) = self.job.ownership.keeper(&dir.owner) {
-                progress::warn(
-                    &Error::new(
-                        Kind::Problem,
-                        format!(
-                            "the cluster belonged to {}, but the restored files belong to {user}",
-                            dir.owner.owner
-                        ),
-                    )
-                    .hint("the server has to run as the owner of its files: restore as root or as that user"),
-                );
-            }
             self.root = Some(dir.clone());
         }
         let is_root = self.job.roots().any(|root| root == path);
@@ -202,22 +193,6 @@ impl<'a> ClusterWriter<'a> {
         self.job.ownership.give(&path, &dir.owner)?;
         self.modes.push((path, dir.mode));
         Ok(())
-    }
-
-    /// Returns the new path of a configuration file; `None` when configuration files are not
-    /// written. Paths stay relative to the directory of `postgresql.conf`, or to the root.
-    fn config_place(&self, file: &FileEntry) -> Result<Option<PathBuf>> {
-        let Some(directory) = &self.job.options.config_dir else {
-            return Ok(None);
-        };
-        let path = file.path.as_path();
-        let base = Path::new(&self.job.plan.record.settings.config_file).parent();
-        let relative = base.and_then(|base| path.strip_prefix(base).ok());
-        let relative = relative.unwrap_or_else(|| path.strip_prefix("/").unwrap_or(path));
-        let place = directory.join(relative);
-        let parent = place.parent().unwrap_or(directory);
-        durable::create_dirs(Path::new("/"), parent, 0o750)?;
-        Ok(Some(place))
     }
 
     /// Writes a line of `backup_manifest`.

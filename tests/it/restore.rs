@@ -7,6 +7,7 @@ mod follow;
 mod interrupted;
 mod partial;
 mod places;
+mod preflight;
 mod refused;
 mod scattered;
 mod settings;

@@ -10,6 +10,7 @@ use crate::pg::control::Control;
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
+use crate::pg::running::LockFile;
 use crate::pg::segment::TimelineId;
 use crate::progress;
 use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan};
@@ -97,7 +98,7 @@ fn await_end(
         if control.is_in_production() && !to.join(recovery.signal()).exists() {
             return promoted_at(to, plan);
         }
-        let server = Postmaster::of(to);
+        let server = running(to)?;
         seen |= server.is_some();
         let Some(server) = server else {
             if !seen && begun.elapsed() < START_TIMEOUT {
@@ -113,7 +114,7 @@ fn await_end(
             .hint("repair the cause and start it again: recovery continues. Do not remove recovery.signal or backup_label"));
         };
         if recovery.action == Action::Pause
-            && server.takes_connections
+            && matches!(server.status(), "standby" | "ready")
             && let Some(at) = paused_at(context, &server)?
         {
             return Ok(at);
@@ -193,34 +194,19 @@ fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
     })
 }
 
-/// A running server, from its `postmaster.pid`.
-struct Postmaster {
-    port: String,
-    socket: String,
-    takes_connections: bool,
-}
-
-impl Postmaster {
-    /// Returns `None` when no server runs.
-    fn of(to: &Path) -> Option<Postmaster> {
-        let text = std::fs::read_to_string(to.join("postmaster.pid")).ok()?;
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        // The server adds lines while it starts.
-        let line = |number: usize| lines.get(number).copied().unwrap_or("");
-        let is_there = line(0).parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
-        is_there.then(|| Postmaster {
-            port: line(3).to_owned(),
-            socket: line(4).to_owned(),
-            takes_connections: matches!(line(7), "standby" | "ready"),
-        })
-    }
+/// Returns the lock file of the server, while its process runs.
+fn running(to: &Path) -> Result<Option<LockFile>> {
+    let is_there =
+        |lock: &LockFile| lock.pid().is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    Ok(LockFile::read(to)?.filter(is_there))
 }
 
 /// Returns the position at which recovery is paused, or `None` while it is not.
-fn paused_at(context: &Context, server: &Postmaster) -> Result<Option<Lsn>> {
+fn paused_at(context: &Context, server: &LockFile) -> Result<Option<Lsn>> {
     let mut failure = None;
     for user in setup::roles(context) {
-        let text = format!("host='{}' port={} user='{user}' dbname=postgres", server.socket, server.port);
+        let (host, port) = (server.socket_directory(), server.port());
+        let text = format!("host='{host}' port={port} user='{user}' dbname=postgres");
         let environment = Environment { variable: &|_| None, home: std::env::home_dir(), user: None };
         let asked = ConnInfo::parse(&text, &environment)
             .and_then(|info| Session::connect(&info, &SessionOptions::default()))

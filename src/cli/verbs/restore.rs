@@ -16,7 +16,9 @@ use crate::progress::{self, Cancel};
 use crate::repo::lock::Lock;
 use crate::repo::window::Window;
 use crate::repo::{Archive, Repository};
-use crate::restore::{self, PlanRequest, RecoverySettings, RecoveryTarget, RestorePlan, Restored, SpaceNeed};
+use crate::restore::{
+    self, PlanRequest, Prepared, RecoverySettings, RecoveryTarget, RestorePlan, Restored, SpaceNeed,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -45,11 +47,20 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     };
     let options = options(context, args, to)?;
     describe(context, &plan);
+    // Before anything is written: --follow needs the server's programs.
+    let find = || Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref());
+    let programs = args.follow.then(find).transpose()?;
+    let lock = lock(context, plan.archive.repository(), &args.wait)?;
     if args.dry_run {
-        context.print(&DryRun::make(context, &plan, &options, &recovery)?)?;
+        // A real run must not be refused because of a dry run.
+        drop(lock);
+    }
+    let prepared = restore::prepare(&options, &plan, &recovery)?;
+    if args.dry_run {
+        context.print(&DryRun::make(context, &plan, &options, prepared)?)?;
         return Ok(Exit::Done);
     }
-    execute(context, args, &plan, &options, &recovery)
+    execute(context, args, prepared, programs)
 }
 
 fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore::Options> {
@@ -69,6 +80,8 @@ fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore
         delta: args.delta,
         databases: args.database.clone(),
         scratch: false,
+        dry_run: args.dry_run,
+        original: Some(context.cluster.pgdata.clone()),
         foreign: setup::foreign(context),
         wait: setup::lock_timeout(&args.wait),
         random: setup::random_hex::<6>()?,
@@ -78,16 +91,12 @@ fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore
 fn execute(
     context: &Context,
     args: &RestoreArgs,
-    plan: &RestorePlan,
-    options: &restore::Options,
-    recovery: &RecoverySettings,
+    prepared: Prepared<'_>,
+    programs: Option<Programs>,
 ) -> Result<Exit> {
+    let (options, plan, recovery) = prepared.inputs();
     let to = &options.to;
-    // Before anything is written: --follow needs the server's programs.
-    let find = || Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref());
-    let programs = args.follow.then(find).transpose()?;
-    let _lock = lock(context, plan.archive.repository(), &args.wait)?;
-    let mut restored = restore::run(options, plan, recovery)?;
+    let mut restored = prepared.run()?;
     context.console.finish();
     try_restore_command(plan, recovery, to)?;
     // The lease stays: the recovery that follows needs the WAL.
@@ -293,12 +302,12 @@ struct DryRun<'a> {
 }
 
 impl<'a> DryRun<'a> {
-    /// Computes and shows what a restore would do, and fails when there is not enough space for it.
+    /// Computes and shows what a restore would do.
     fn make(
         context: &Context,
         plan: &'a RestorePlan,
         options: &restore::Options,
-        recovery: &RecoverySettings,
+        prepared: Prepared<'_>,
     ) -> Result<DryRun<'a>> {
         let tail = plan.tail()?;
         let dry_run = DryRun {
@@ -306,12 +315,11 @@ impl<'a> DryRun<'a> {
             last: tail.last_record.unwrap_or(plan.reach.last.start(plan.record.segment_size)),
             last_transaction: tail.last_transaction.map(|last| last.time),
             window: plan.window()?,
-            rooms: restore::space_needed(options, plan, recovery)?,
+            rooms: prepared.needs,
             estimate: estimate(plan),
         };
         dry_run.lines().iter().for_each(|line| context.console.say(line));
         context.console.say(&format!("nothing was written to {}", options.to.display()));
-        dry_run.rooms.iter().try_for_each(SpaceNeed::check)?;
         Ok(dry_run)
     }
 

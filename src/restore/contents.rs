@@ -1,0 +1,113 @@
+//! Facts about the content of a backup that the checks before a restore need. The manifest is read
+//! as a whole, so one that is damaged is found before anything is written.
+
+use super::holes;
+use super::job::RestoreJob;
+use crate::error::{Error, Kind, Result};
+use crate::progress::in_span;
+use crate::repo::entry::{Entry, Owner};
+use crate::repo::manifest;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::Span;
+
+/// Space and files that a directory takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Volume {
+    pub bytes: u64,
+    /// Number of files and directories.
+    pub files: u64,
+}
+
+/// Content of a backup.
+#[derive(Default)]
+pub(super) struct Contents {
+    /// Volume of each tablespace that has a location, by OID, and of the data directory (`None`).
+    pub volumes: BTreeMap<Option<u32>, Volume>,
+    /// Owner of the data directory.
+    pub owner: Option<Owner>,
+    /// All owners.
+    pub owners: HashSet<Owner>,
+    /// New paths of the configuration files from outside of the data directory.
+    pub config: Vec<PathBuf>,
+    /// Keys of all packs.
+    packs: BTreeSet<String>,
+}
+
+impl Contents {
+    pub fn read(job: &RestoreJob<'_>) -> Result<Contents> {
+        let mut found = Contents::default();
+        let mut has_control = false;
+        manifest::read(&job.plan.archive, &job.plan.record, |part| {
+            for entry in &part.entries {
+                match entry {
+                    Entry::Dir(dir) => {
+                        found.add(job, &dir.path.0, 0);
+                        found.add_owner(&dir.owner);
+                        if dir.path.0.is_empty() {
+                            found.owner = Some(dir.owner.clone());
+                        }
+                    }
+                    Entry::File(file) if job.is_restored(&file.path.0) => {
+                        has_control |= file.path.0 == *super::write::CONTROL;
+                        let bytes = if job.chosen.leaves_out(&file.path.0) {
+                            0
+                        } else {
+                            file.size - holes::bytes(&holes::holes(file))
+                        };
+                        found.add(job, &file.path.0, bytes);
+                        found.add_owner(&file.owner);
+                    }
+                    Entry::Config(file) => {
+                        found.config.extend(job.config_place(file));
+                        found.add_owner(&file.owner);
+                    }
+                    Entry::File(_) | Entry::Tablespace(_) => {}
+                }
+            }
+            found.packs.extend(part.packs);
+            Ok(())
+        })?;
+        if !has_control {
+            return Err(Error::new(Kind::Damage, "the backup has no global/pg_control"));
+        }
+        Ok(found)
+    }
+
+    fn add(&mut self, job: &RestoreJob<'_>, path: &[u8], bytes: u64) {
+        let volume = self.volumes.entry(job.tablespace_of(path)).or_default();
+        volume.bytes += bytes;
+        volume.files += 1;
+    }
+
+    fn add_owner(&mut self, owner: &Owner) {
+        if !self.owners.contains(owner) {
+            self.owners.insert(owner.clone());
+        }
+    }
+
+    /// Checks that every pack exists and is of this archive.
+    pub fn check_packs(&self, job: &RestoreJob<'_>) -> Result<()> {
+        let packs: Vec<&String> = self.packs.iter().collect();
+        let next = AtomicUsize::new(0);
+        let check = || {
+            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                job.check()?;
+                job.plan.archive.check_pack(pack).map_err(|error| {
+                    error.hint("the backup cannot be restored from here: use another backup or repository, and run `walkeep verify`")
+                })?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let check = &check;
+            let threads: Vec<_> = (0..job.options.jobs.get().min(packs.len()))
+                .map(|_| scope.spawn(in_span(Span::current(), check)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Error::defect("a thread that checks packs panicked")))
+            })
+        })
+    }
+}
