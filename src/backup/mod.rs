@@ -4,6 +4,7 @@
 //!
 //! `run.rs` describes the phases of a backup, `pipeline.rs` the path of a file through the threads.
 
+mod archiver;
 mod compress;
 mod connect;
 mod copy;

@@ -9,6 +9,7 @@ use crate::pg::client::{Session, column};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::pg::shell::ShellCommand;
 use crate::repo::record::{Database, Settings};
 use crate::repo::{Archive, Lineage};
 use std::path::Path;
@@ -74,13 +75,6 @@ pub struct StopPoint {
     pub label: Vec<u8>,
     /// Content of `tablespace_map`, byte for byte; `None` when the cluster has no tablespaces.
     pub tablespace_map: Option<Vec<u8>>,
-}
-
-/// Row of `pg_stat_archiver`.
-struct ArchiverStatus {
-    last_archived: Option<String>,
-    failed_count: i64,
-    last_failed: Option<String>,
 }
 
 impl BackupServer {
@@ -152,27 +146,32 @@ impl BackupServer {
                 "set `archive_library = ''` and reload the server",
             );
         }
-        let command = found.archive_command.trim();
-        if command.is_empty() || command == "(disabled)" {
-            problem(
+        let text = found.archive_command.trim();
+        let command = ShellCommand::parse(text);
+        match command {
+            _ if text.is_empty() || text == "(disabled)" => problem(
                 "archive_command is empty".into(),
                 "set `archive_command = 'walpush %p'` and reload the server",
-            );
-        } else if !command.contains("walpush") {
-            problem(
-                format!("archive_command is `{command}`, which does not run walpush"),
+            ),
+            None => problem(
+                format!("archive_command is `{text}`, with a quote that is not closed"),
                 "set `archive_command = 'walpush %p'` and reload the server",
-            );
-        } else if ["||", "|", ";", "&"].iter().any(|sign| command.contains(sign)) {
-            problem(
-                format!("archive_command is `{command}`: the shell may hide the exit status of walpush"),
+            ),
+            Some(command) if !command.mentions("walpush") => problem(
+                format!("archive_command is `{text}`, which does not run walpush"),
+                "set `archive_command = 'walpush %p'` and reload the server",
+            ),
+            Some(command) if command.has_several() => problem(
+                format!("archive_command is `{text}`: the shell may hide the exit status of walpush"),
                 "set archive_command to walpush alone, without pipes and further commands",
-            );
-        } else if !command.contains("%p") {
-            problem(
-                format!("archive_command is `{command}`, without %p"),
-                "set `archive_command = 'walpush %p'`",
-            );
+            ),
+            Some(command) if !command.has_placeholder('p') => {
+                problem(
+                    format!("archive_command is `{text}`, without %p"),
+                    "set `archive_command = 'walpush %p'`",
+                );
+            }
+            Some(_) => {}
         }
         problems
     }
@@ -227,13 +226,8 @@ impl BackupServer {
         while !archive.has_wal(WalName::Segment(name))? {
             self.check()?;
             let archiver = self.archiver()?;
-            // The last archived file may be a backup history file, whose name is older than its
-            // creation.
-            let status = pgdata.join("pg_wal/archive_status").join(format!("{name}.done"));
             // A standby does not report what its primary archives.
-            let is_reported = !self.found.in_recovery
-                && (archiver.last_archived.as_ref().is_some_and(|last| *last >= name.to_string())
-                    || status.exists());
+            let is_reported = !self.found.in_recovery && archiver.counts(pgdata, name);
             // walpush stores a segment before the server reports it as archived.
             if is_reported && !archive.has_wal(WalName::Segment(name))? {
                 return Err(Error::new(
@@ -243,9 +237,7 @@ impl BackupServer {
                 .hint("archive_command leads somewhere else: another configuration, another cluster's name, or no walpush at all"));
             }
             if begun.elapsed() > timeout {
-                let failed = archiver.last_failed.map_or_else(String::new, |last| {
-                    format!("; the archiver failed {} times, last with {last}", archiver.failed_count)
-                });
+                let failed = archiver.failing().map_or_else(String::new, |last| format!("; {last}"));
                 return Err(Error::new(
                     Kind::Timeout,
                     format!("{name} did not arrive within {timeout:?}{failed}"),
@@ -260,16 +252,6 @@ impl BackupServer {
             wait = (wait * 2).min(MAX_POLL_INTERVAL);
         }
         Ok(())
-    }
-
-    fn archiver(&self) -> Result<ArchiverStatus> {
-        let sql = "SELECT last_archived_wal, failed_count, last_failed_wal FROM pg_stat_archiver";
-        let row = self.session.query_one(sql, &[], STATEMENT_TIMEOUT)?;
-        Ok(ArchiverStatus {
-            last_archived: column(&row, 0)?,
-            failed_count: column(&row, 1)?,
-            last_failed: column(&row, 2)?,
-        })
     }
 
     /// Reads the clock of the server.

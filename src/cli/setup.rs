@@ -49,12 +49,30 @@ impl Context {
     }
 
     fn build(config: Config, cluster: ClusterConfig, global: &args::GlobalArgs) -> Result<Context> {
-        // Retries for about a minute: a shorter outage must not end a backup of hours.
-        let policy = RetryPolicy { max_attempts_after_answer: 12, ..RetryPolicy::default() };
-        let repositories = stores(&config, &cluster, policy)?;
+        let repositories = stores(&config, &cluster, verb_policy())?;
         let console = Console::install(&global.standard_error(), Some(&config.log));
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
+}
+
+/// Attempts at an object that cannot be read while the store answers other requests: about five
+/// seconds.
+const MAX_ATTEMPTS_AT_OBJECT: u32 = 7;
+
+/// Retries of a verb. They last about a minute: a shorter outage must not end a backup of hours.
+fn verb_policy() -> RetryPolicy {
+    RetryPolicy { max_attempts_after_answer: 12, ..RetryPolicy::default() }
+}
+
+/// Returns the selected repositories for a verb that reads all objects: one that fails alone, while
+/// the store answers other requests, is given up after a few seconds.
+pub fn selected_for_reading(context: &Context, selection: &args::SelectionArgs) -> Result<Vec<Repository>> {
+    let names: Vec<String> =
+        selected(context, selection)?.iter().map(|repository| repository.name().to_owned()).collect();
+    let policy = RetryPolicy { max_attempts_at_object: Some(MAX_ATTEMPTS_AT_OBJECT), ..verb_policy() };
+    let mut repositories = stores(&context.config, &context.cluster, policy)?;
+    repositories.retain(|repository| names.iter().any(|name| name == repository.name()));
+    Ok(repositories)
 }
 
 /// Reads the configuration; `option` is the value of `--config`.

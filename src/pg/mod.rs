@@ -18,6 +18,7 @@ pub mod record;
 pub mod relation;
 pub mod running;
 pub mod segment;
+pub mod shell;
 mod tls;
 pub mod version;
 pub mod wal;

@@ -7,6 +7,8 @@
 use super::traced::ATTEMPT;
 use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,9 @@ pub struct RetryPolicy {
     /// Attempts at a request to a store that has answered before, for which a longer wait is
     /// worthwhile.
     pub max_attempts_after_answer: u32,
+    /// Attempts at a request for one object that fails while the store answers other requests;
+    /// `None`: as many as at any request. Later requests for such an object get one attempt.
+    pub max_attempts_at_object: Option<u32>,
     /// Upper limit of the first pause; each further limit is twice as long.
     pub first_pause: Duration,
     /// Upper limit of a pause.
@@ -31,6 +36,7 @@ impl Default for RetryPolicy {
         RetryPolicy {
             max_attempts: 5,
             max_attempts_after_answer: 7,
+            max_attempts_at_object: None,
             first_pause: Duration::from_millis(100),
             max_pause: Duration::from_secs(10),
         }
@@ -44,6 +50,17 @@ impl RetryPolicy {
     pub(super) fn retry<T>(
         &self,
         has_answered: impl Fn() -> bool,
+        attempt: impl FnMut(u32) -> Result<T>,
+    ) -> Result<T> {
+        self.retry_unless(has_answered, |_| false, attempt)
+    }
+
+    /// Like [`RetryPolicy::retry`], and gives up early when `is_hopeless` returns true, which takes
+    /// the number of failures so far.
+    fn retry_unless<T>(
+        &self,
+        has_answered: impl Fn() -> bool,
+        is_hopeless: impl Fn(u32) -> bool,
         mut attempt: impl FnMut(u32) -> Result<T>,
     ) -> Result<T> {
         let mut failures = 0;
@@ -54,7 +71,7 @@ impl RetryPolicy {
             };
             failures += 1;
             let most = if has_answered() { self.max_attempts_after_answer } else { self.max_attempts };
-            if failures >= most {
+            if failures >= most || is_hopeless(failures) {
                 return Err(match failures {
                     1 => error,
                     _ => error.doing(format!("after {failures} attempts")),
@@ -82,11 +99,57 @@ pub struct Retry<S> {
     policy: RetryPolicy,
     /// Whether the store has answered any request.
     has_answered: AtomicBool,
+    /// Key that was read last.
+    answered: Mutex<Option<Key>>,
+    /// Keys of objects that could not be read while the store answered.
+    hopeless: Mutex<BTreeSet<Key>>,
 }
 
 impl<S: Storage> Retry<S> {
     pub fn new(store: S, policy: RetryPolicy) -> Retry<S> {
-        Retry { store, policy, has_answered: AtomicBool::new(false) }
+        Retry {
+            store,
+            policy,
+            has_answered: AtomicBool::new(false),
+            answered: Mutex::default(),
+            hopeless: Mutex::default(),
+        }
+    }
+
+    /// Retries the read of an object.
+    fn read<T>(&self, key: &Key, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        let Some(most) = self.policy.max_attempts_at_object else {
+            return self.retry(|_| attempt());
+        };
+        let is_hopeless = |failures: u32| {
+            if self.hopeless.lock().contains(key) {
+                return true;
+            }
+            let is_hopeless = failures >= most && self.answers_beside(key);
+            if is_hopeless {
+                self.hopeless.lock().insert(key.clone());
+            }
+            is_hopeless
+        };
+        let read = self.policy.retry_unless(
+            || self.has_answered.load(Ordering::Relaxed),
+            is_hopeless,
+            |failures| {
+                ATTEMPT.set(failures + 1);
+                attempt()
+            },
+        )?;
+        self.has_answered.store(true, Ordering::Relaxed);
+        if read.is_some() {
+            *self.answered.lock() = Some(key.clone());
+        }
+        Ok(read)
+    }
+
+    /// Whether the store answers a request for another object, which it has answered before.
+    fn answers_beside(&self, key: &Key) -> bool {
+        let other = self.answered.lock().clone().filter(|other| other != key);
+        other.is_some_and(|other| self.store.head(&other).is_ok())
     }
 
     fn retry<T>(&self, mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
@@ -154,11 +217,11 @@ impl<S: Storage> Storage for Retry<S> {
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
-        self.retry(|_| self.store.get(key, range.clone()))
+        self.read(key, || self.store.get(key, range.clone()))
     }
 
     fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
-        self.retry(|_| self.store.head(key))
+        self.read(key, || self.store.head(key))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {

@@ -237,12 +237,14 @@ impl Findings {
 
     /// Adds an object that could not be checked.
     pub fn unknown(&self, object: &ObjectName, error: &Error) {
-        if error.kind().is_transient() {
+        let object = object.to_string();
+        let mut unknown = self.unknown.lock();
+        // Further parts of an object are not further objects.
+        if error.kind().is_transient() && !unknown.contains_key(&object) {
             self.unreached.fetch_add(1, Ordering::Relaxed);
         }
-        let object = object.to_string();
-        let unknown = Unknown { object: object.clone(), detail: error.to_string() };
-        self.unknown.lock().entry(object).or_insert(unknown);
+        let new = Unknown { object: object.clone(), detail: error.to_string() };
+        unknown.entry(object).or_insert(new);
     }
 
     fn add(&self, problem: Problem) {

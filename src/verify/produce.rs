@@ -109,8 +109,12 @@ impl Run<'_> {
                     let name = self
                         .unreadable_base(stored)
                         .unwrap_or_else(|| ObjectName::Manifest(record.id.clone(), number));
-                    let exists = self.archive.stored_at(&name)?.is_some();
-                    self.findings.error(&name, &error, exists, [record.id.as_str()]);
+                    match self.archive.stored_at(&name) {
+                        Ok(stored) => {
+                            self.findings.error(&name, &error, stored.is_some(), [record.id.as_str()]);
+                        }
+                        Err(error) => self.findings.unknown(&name, &error),
+                    }
                     return Ok(false);
                 }
                 (Ok(_), None) => {

@@ -41,6 +41,7 @@ mod restore;
 mod retention;
 mod s3;
 mod schedules;
+mod shell;
 mod storage;
 mod support;
 mod sync;

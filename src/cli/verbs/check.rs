@@ -178,7 +178,7 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
         Some((server, session)) if !server.can_switch() => {
             replayed(context, &server, &session, &archives, checks);
         }
-        Some((server, _)) if server.archiving_problems().is_empty() => {
+        Some((server, _)) if problems(context, &server).is_empty() => {
             archiving(context, args, &server, &archives, checks);
         }
         _ => {}
@@ -201,7 +201,7 @@ fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(BackupServer, S
     let is_the_one = server.check_runs_on(pgdata).and_then(|()| readable(pgdata));
     let detail = format!("{} is the server's, and can be read", pgdata.display());
     checks.tried("data directory", Severity::Failed, is_the_one.map(|()| ((), detail)));
-    let problems = server.archiving_problems();
+    let problems = problems(context, &server);
     if problems.is_empty() && !server.found.in_recovery {
         checks.note(
             "settings",
@@ -217,6 +217,15 @@ fn server(context: &Context, checks: &mut Checks<'_>) -> Option<(BackupServer, S
     }
     checks.note("clock of the server", clock::of_server(&session));
     Some((server, session))
+}
+
+/// Returns the settings that keep WAL from being archived.
+fn problems(context: &Context, server: &BackupServer) -> Vec<Error> {
+    let mut problems = server.archiving_problems();
+    if problems.is_empty() && !server.found.in_recovery {
+        problems.extend(server.archive_program_problem(&context.cluster.pgdata));
+    }
+    problems
 }
 
 /// Checks that a file that only its owner may read can be read: a backup reads every file.
@@ -263,6 +272,7 @@ fn archiving(
 ) {
     let pgdata = &context.cluster.pgdata;
     let (begun, at) = (Instant::now(), jiff::Timestamp::now());
+    let failures = server.archiver_failures();
     let switched = server.switch_segment().map(|name| (name, format!("{name} was finished for the test")));
     let Some(name) = checks.tried("fresh segment", Severity::Failed, switched) else {
         return;
@@ -270,6 +280,7 @@ fn archiving(
     // Read now: after it is archived the server may recycle the file. A standby may not have all of
     // it.
     let own = if server.found.in_recovery { None } else { fetch::own(pgdata, name) };
+    let mut has_arrived = !archives.is_empty();
     for archive in archives {
         let repository = archive.repository();
         let (title, worst) =
@@ -278,6 +289,7 @@ fn archiving(
         let left = args.timeout.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
         if let Err(error) = server.await_segment(pgdata, archive, name, left) {
             checks.note(&title, CheckResult::from(error).at_most(worst));
+            has_arrived &= !repository.is_required();
             continue;
         }
         let (arrived, seconds) = (jiff::Timestamp::now(), begun.elapsed().as_secs_f64());
@@ -289,6 +301,13 @@ fn archiving(
             &format!("clock of {}", repository.name()),
             clock::of_repository(archive, name, at, arrived),
         );
+    }
+    // `push_ahead` may have stored the segment although the archiver fails at an earlier file.
+    if has_arrived {
+        let left = args.timeout.saturating_sub(begun.elapsed());
+        let counted = failures.and_then(|failures| server.await_counted(pgdata, name, failures, left));
+        let detail = format!("the server counts {name} as archived, and no older file waits");
+        checks.tried("archiver", Severity::Failed, counted.map(|()| ((), detail)));
     }
 }
 

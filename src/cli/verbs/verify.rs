@@ -119,7 +119,7 @@ impl Report for Verification<'_> {
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let mut done = Vec::new();
     let mut failures = Failures::new(progress::error);
-    for repository in setup::selected(context, &args.selection)? {
+    for repository in setup::selected_for_reading(context, &args.selection)? {
         if let Err(error) = look(context, args, &repository, &mut done) {
             failures.push(error);
         }

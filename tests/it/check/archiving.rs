@@ -126,3 +126,88 @@ fn a_spool_that_cannot_be_used_or_is_too_small_is_a_warning() {
     let found = shows(&report, "spool", "warning", "cannot be used");
     assert!(live::text(found, "hint").contains("install -d"), "{found:#}");
 }
+
+/// The archiver fails at an earlier file, and a push ahead has stored the fresh segment.
+#[test]
+fn a_segment_that_arrives_past_a_failing_file_does_not_pass_for_archived() {
+    let live = healthy();
+    live.server.psql("create table t ()");
+    let refused = live.server.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    let script = format!(
+        "case $5 in *{refused})\n\
+         for ready in pg_wal/archive_status/*.ready; do\n\
+         file=pg_wal/$(basename $ready .ready)\n\
+         [ $file = $5 ] || {push} $file\n\
+         done\n\
+         exit 1;;\n\
+         esac\n\
+         exec {push} $5\n",
+        push = format_args!(
+            "{} --config {} --cluster main",
+            run::program("walpush").display(),
+            live.archive.config().display()
+        )
+    );
+    alter(&live.server, "archive_command", &instead(&live.archive, &script));
+    live.server.switch_wal();
+    let report = check(&live.archive, 3);
+    shows(&report, "archiving into first", "ok", "arrived");
+    let found = shows(&report, "archiver", "failed", &refused);
+    assert!(live::text(found, "detail").contains("archive_command has failed"), "{found:#}");
+    assert!(live::text(found, "hint").contains("walpush: error:"), "{found:#}");
+    // The same archive, when the file is archived at last.
+    alter(&live.server, "archive_command", &live.archive.archive_command());
+    live.server.switch_wal();
+    live.server.await_archived(&refused);
+    let report = check(&live.archive, 0);
+    shows(&report, "archiver", "ok", "no older file waits");
+}
+
+#[test]
+fn a_walpush_that_is_missing_or_not_executable_is_named_by_its_path() {
+    let live = healthy();
+    let place = live.archive.scratch().mkdir("bin");
+    let program = place.join("walpush");
+    let command = live.archive.archive_command();
+    let usual = repo::quoted(&run::program("walpush"));
+    alter(&live.server, "archive_command", &command.replace(&usual, &repo::quoted(&program)));
+    let report = check(&live.archive, 3);
+    shows(&report, "settings", "failed", &format!("{} does not exist", program.display()));
+    std::fs::copy(run::program("walpush"), &program).expect("copy walpush");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o644)).expect("take the permission");
+    let report = check(&live.archive, 3);
+    shows(&report, "settings", "failed", &format!("{} is not executable", program.display()));
+    assert!(!report.to_string().contains("archiving into first"), "{report:#}");
+    alter(&live.server, "archive_command", &command.replace(&usual, "walpush-of-nobody"));
+    shows(&check(&live.archive, 3), "settings", "failed", "walpush-of-nobody does not exist");
+}
+
+/// What is an operator outside of quotes is a character of a name inside.
+#[test]
+fn a_path_with_signs_of_the_shell_is_accepted_when_it_is_quoted() {
+    let live = healthy();
+    let place = live.archive.scratch().mkdir(r"a & b; c\d | 'e' (f)");
+    std::os::unix::fs::symlink(run::program("walpush"), place.join("walpush")).expect("a link");
+    let usual = repo::quoted(&run::program("walpush"));
+    let single = repo::quoted(&place.join("walpush"));
+    let escaped: String =
+        place.join("walpush").display().to_string().chars().fold(String::new(), |text, char| {
+            if char.is_ascii_alphanumeric() || "/.-_".contains(char) {
+                text + &char.to_string()
+            } else {
+                format!("{text}\\{char}")
+            }
+        });
+    for program in [single, escaped] {
+        let command = live.archive.archive_command().replace(&usual, &program) + " 2>&1";
+        live.server.psql(&format!("alter system set archive_command = '{}'", command.replace('\'', "''")));
+        live.server.psql("select pg_reload_conf()");
+        live.server.await_sql(
+            "select pending_restart or setting like '%2>&1' from pg_settings where name = 'archive_command'",
+            "t",
+        );
+        let report = check(&live.archive, 0);
+        shows(&report, "archiver", "ok", "no older file waits");
+        live.backup();
+    }
+}

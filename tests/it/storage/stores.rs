@@ -25,7 +25,13 @@ const NEIGHBOUR: &str = "place2";
 /// row.
 fn patience(attempts: u32) -> RetryPolicy {
     let (first_pause, max_pause) = (Duration::from_millis(1), Duration::from_millis(50));
-    RetryPolicy { max_attempts: attempts, max_attempts_after_answer: attempts, first_pause, max_pause }
+    RetryPolicy {
+        max_attempts: attempts,
+        max_attempts_after_answer: attempts,
+        first_pause,
+        max_pause,
+        ..RetryPolicy::default()
+    }
 }
 
 impl Site {

@@ -41,3 +41,28 @@ fn a_bucket_is_verified_as_a_directory_is() {
     assert_eq!(report["problems"], serde_json::json!([]), "{report}");
     assert!(report["unknown"].to_string().contains("/pack/"), "{report}");
 }
+
+/// A store that never gives out one object does not make a verification last: it ends soon, and says
+/// which object that is.
+#[test]
+fn an_object_that_answers_503_for_ever_is_unknown_and_ends_soon() {
+    let server = Cluster::build().wal_segsize(1).create();
+    let bucket = Bucket::new();
+    let archive = Archive::build(server.data()).remote(bucket.repository("archive")).for_server(&server);
+    server.start();
+    live::backing_up(&archive).go().ok();
+    let last = server.switch_wal();
+    server.await_archived(&last);
+    let id = live::text(&live::json(&archive.walkeep(&["show", "latest", "--json"]).ok()), "id");
+    for object in [last, format!("data/{id}/pack/000001"), format!("data/{id}/manifest/000001")] {
+        let fault = bucket.proxy.inject(Rule::on("", &object).error(503, "SlowDown"));
+        let begun = std::time::Instant::now();
+        let report = verify_is(&archive, 1, &[]);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(45), "{object}: {:?}", begun.elapsed());
+        assert!(fault.was_hit());
+        assert_eq!(report["problems"], serde_json::json!([]), "{report}");
+        assert!(report["unknown"].to_string().contains(&object), "{object}: {report}");
+        bucket.proxy.clear();
+    }
+    verify(&archive, &[]);
+}

@@ -4,15 +4,13 @@
 use super::{CheckResult, STATEMENT_TIMEOUT};
 use crate::error::{Doing, Result};
 use crate::pg::client::{Session, column};
+use crate::pg::shell::ShellCommand;
 use std::collections::BTreeMap;
 
 const SETTINGS: &str = "\
     SELECT name, coalesce(setting, ''), pending_restart FROM pg_settings \
      WHERE name IN ('archive_mode', 'archive_timeout', 'archive_cleanup_command', 'full_page_writes', \
                     'restore_command', 'summarize_wal', 'wal_level')";
-
-/// Operators of a shell after which it continues although a command has failed.
-const CHAINS: [&str; 4] = ["|", ";", "&", "\n"];
 
 struct CheckedSettings(BTreeMap<String, String>);
 
@@ -69,22 +67,26 @@ fn of_primary(settings: &CheckedSettings, findings: &mut Vec<CheckResult>) {
 fn of_standby(settings: &CheckedSettings, findings: &mut Vec<CheckResult>) {
     const LINE: &str = "set `restore_command = 'walfetch %f %p'` and reload the server";
     let command = settings.get("restore_command");
-    findings.push(match command {
+    findings.push(match ShellCommand::parse(command) {
         _ if command.trim().is_empty() => CheckResult::warning(
             "restore_command is empty: a standby that falls too far behind its primary cannot catch up from the archive",
             LINE,
         ),
-        _ if !command.contains("walfetch") => {
+        None => CheckResult::failed(
+            format!("restore_command is `{command}`, with a quote that is not closed"),
+            LINE,
+        ),
+        Some(parsed) if !parsed.mentions("walfetch") => {
             CheckResult::warning(format!("restore_command is `{command}`, which is not walfetch"), LINE)
         }
-        _ if CHAINS.iter().any(|sign| command.contains(sign)) => CheckResult::failed(
+        Some(parsed) if parsed.has_several() => CheckResult::failed(
             format!("restore_command is `{command}`: the shell may hide the exit status of walfetch, and an outage would look like the end of the archive"),
             "set restore_command to walfetch alone, without pipes and further commands",
         ),
-        _ if !command.contains("%f") || !command.contains("%p") => {
+        Some(parsed) if !parsed.has_placeholder('f') || !parsed.has_placeholder('p') => {
             CheckResult::failed(format!("restore_command is `{command}`, without %f or %p"), LINE)
         }
-        _ => CheckResult::ok(format!("restore_command is `{command}`")),
+        Some(_) => CheckResult::ok(format!("restore_command is `{command}`")),
     });
     let cleanup = settings.get("archive_cleanup_command");
     if !cleanup.is_empty() {
