@@ -162,6 +162,13 @@ impl Error {
         self
     }
 
+    /// Replaces the hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
     /// Replaces the kind, for an outer step in which the failure has another meaning.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;

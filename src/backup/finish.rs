@@ -97,8 +97,9 @@ fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: W
             server.switch_segment()?;
         } else {
             tracing::info!(
-                "waiting until the primary has completed and archived {}: `primary` is not set, so walkeep cannot \
-                 end the segment",
+                "waiting, for at most {:?}, until the primary has completed and archived {}: `primary` is not set, \
+                 so walkeep cannot end the segment",
+                options.archive_timeout,
                 wal.last
             );
         }

@@ -254,6 +254,12 @@ impl BackupServer {
         Ok(())
     }
 
+    /// Returns the position up to which a server that takes writes has written WAL.
+    pub fn write_position(&self) -> Result<Lsn> {
+        let row = self.session.query_one("SELECT pg_current_wal_lsn()", &[], STATEMENT_TIMEOUT)?;
+        lsn(&row, 0)
+    }
+
     /// Reads the clock of the server.
     pub fn clock(&self) -> Result<jiff::Timestamp> {
         let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";

@@ -127,10 +127,25 @@ pub struct InitArgs {
 /// Proves the whole path: settings, permissions, and one fresh WAL segment archived and fetched
 /// back
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  walkeep check
+  walkeep check --wal
+  walkeep check --wal --move-aside
+
+Exit status: 0 nothing failed, 3 a check failed, 1 the server could not be reached")]
 pub struct CheckArgs {
     /// Maximum time for the server to archive the segment
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Compare the files in pg_wal with the archive instead: finds the files that another server has
+    /// archived under the names of this one
+    #[arg(long)]
+    pub wal: bool,
+    /// Move the files of the other server aside, so that this server can archive its own; nothing is
+    /// deleted
+    #[arg(long, requires = "wal")]
+    pub move_aside: bool,
 }
 
 /// Takes a base backup of the running server

@@ -49,7 +49,7 @@ impl Context {
     }
 
     fn build(config: Config, cluster: ClusterConfig, global: &args::GlobalArgs) -> Result<Context> {
-        let repositories = stores(&config, &cluster, verb_policy())?;
+        let repositories = stores(&config, &cluster, verb_policy(), None)?;
         let console = Console::install(&global.standard_error(), Some(&config.log));
         Ok(Context { config, cluster, repositories, console, json: global.json })
     }
@@ -69,8 +69,8 @@ fn verb_policy() -> RetryPolicy {
 pub fn selected_for_reading(context: &Context, selection: &args::SelectionArgs) -> Result<Vec<Repository>> {
     let names: Vec<String> =
         selected(context, selection)?.iter().map(|repository| repository.name().to_owned()).collect();
-    let policy = RetryPolicy { max_attempts_at_object: Some(MAX_ATTEMPTS_AT_OBJECT), ..verb_policy() };
-    let mut repositories = stores(&context.config, &context.cluster, policy)?;
+    let mut repositories =
+        stores(&context.config, &context.cluster, verb_policy(), Some(MAX_ATTEMPTS_AT_OBJECT))?;
     repositories.retain(|repository| names.iter().any(|name| name == repository.name()));
     Ok(repositories)
 }
@@ -99,15 +99,21 @@ pub fn working_directory() -> Result<PathBuf> {
 /// retry less than those of a verb: PostgreSQL repeats the call itself, and the error has to be
 /// reported before the time limit.
 pub fn repositories(config: &Config, cluster: &ClusterConfig) -> Result<Vec<Repository>> {
-    stores(config, cluster, RetryPolicy::default())
+    stores(config, cluster, RetryPolicy::default(), None)
 }
 
-fn stores(config: &Config, cluster: &ClusterConfig, policy: RetryPolicy) -> Result<Vec<Repository>> {
+/// Returns the repositories of a cluster; `at_object` as in [`Retry::at_object`].
+fn stores(
+    config: &Config,
+    cluster: &ClusterConfig,
+    policy: RetryPolicy,
+    at_object: Option<u32>,
+) -> Result<Vec<Repository>> {
     config
         .repositories
         .iter()
         .map(|repository| {
-            let store = store(repository, policy)?;
+            let store = store(repository, policy, at_object)?;
             let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
             Ok(match &repository.bucket {
                 None => built,
@@ -132,7 +138,11 @@ fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, s
 }
 
 /// Returns the store of a repository. Nothing is read or connected yet.
-fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<Arc<dyn Storage>> {
+fn store(
+    repository: &config::RepositoryConfig,
+    policy: RetryPolicy,
+    at_object: Option<u32>,
+) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
         (RepositoryUrl::File(path), _) => return Ok(Arc::new(Traced::new(Directory::new(path)))),
         (RepositoryUrl::S3 { .. }, Some(bucket)) => bucket,
@@ -144,9 +154,9 @@ fn store(repository: &config::RepositoryConfig, policy: RetryPolicy) -> Result<A
     let variable: Variable = Arc::new(|name| std::env::var(name).ok());
     let s3 = Traced::new(S3::new(S3Options { variable, ..bucket.options.clone() }));
     if bucket.conditional_create {
-        Ok(Arc::new(Retry::new(s3, policy)))
+        Ok(Arc::new(Retry::new(s3, policy).at_object(at_object)))
     } else {
-        Ok(Arc::new(Retry::new(Claims::new(s3), policy)))
+        Ok(Arc::new(Retry::new(Claims::new(s3), policy).at_object(at_object)))
     }
 }
 

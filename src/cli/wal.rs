@@ -107,7 +107,7 @@ pub fn walpush() -> ExitCode {
 fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     let config = setup::load_for_helper(args.config.clone())?;
     log::install_helper(standard_error, Some(&config.log));
-    limit_time(config.wal.timeout, || exit::PUSH_FAILED);
+    limit_time(config.wal.timeout, || exit::PUSH_FAILED, |error| error);
     let here = setup::working_directory()?;
     // A data directory that is not configured may be a copy of a cluster, which must not archive
     // under the name of the original. In any other directory an administrator started walpush.
@@ -157,16 +157,41 @@ pub fn walfetch() -> ExitCode {
     }
     let on_error = args.on_error;
     let standard_error = args.log.standard_error("walfetch", Verbosity::Quiet);
-    end(&standard_error, || fetch_failed(on_error), || fetch(&args, &standard_error))
+    end(
+        &standard_error,
+        || fetch_failed(on_error),
+        || fetch(&args, &standard_error).map_err(|error| with_way_out(error, on_error)),
+    )
+}
+
+/// Replaces the hint while a promotion waits for the archive: the server shuts down at each attempt,
+/// which is right as long as the archive may come back.
+fn with_way_out(error: Error, on_error: Option<OnError>) -> Error {
+    let exists = |name: &str| Path::new(name).try_exists().is_ok_and(|exists| exists);
+    if on_error.is_some() || !exists("standby.signal") || !exists("promote") {
+        return error;
+    }
+    let usual = error.advice().map_or_else(String::new, |usual| format!("; {usual}"));
+    error.with_hint(format!(
+        "a promotion is pending, and the server does not open before it has read the archive to its end: bring the archive back, start the server and promote it again. If the archive is lost: with `restore_command = ''` (or `--on-error retry` in restore_command) it opens without the archive, and transactions that were archived but have not reached this server are lost{usual}"
+    ))
 }
 
 fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
     let waiting = Waiting::begin()?;
     let name: WalName = args.name.parse()?;
+    if args.destination == Path::new("-") {
+        return Err(Error::new(Kind::Usage, "walfetch writes a file and not standard output")
+            .hint(format!("name a file: `walfetch {name} /tmp/{name}`; `./-` is a file in this directory")));
+    }
     let config = setup::load_for_helper(args.config.clone())?;
     log::install_helper(standard_error, Some(&config.log));
     let on_error = args.on_error;
-    limit_time(config.wal.timeout, move || fetch_failed(on_error));
+    limit_time(
+        config.wal.timeout,
+        move || fetch_failed(on_error),
+        move |error| with_way_out(error, on_error),
+    );
     let here = setup::working_directory()?;
     let cluster = config.sole_cluster(args.cluster.as_deref(), &here)?;
     let mut repositories = setup::repositories(&config, cluster)?;
@@ -190,11 +215,17 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
     // Files in the spool may come from any repository, and the worker outlives the call; without a
     // data directory there is no server to fetch ahead for.
     let server = pgdata.zip(fetch.lineage).filter(|_| args.repository.is_none());
+    let server = server.filter(|(pgdata, _)| !is_primary(pgdata));
     let server =
         server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
     let kept = server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
     if !kept && fetch.run()? == Fetched::Absent {
-        tracing::info!("{name} is not in the archive, which ends before it");
+        let absent = format!("{name} is not in the archive, which ends before it");
+        if is_for_server(&args.destination) {
+            tracing::info!("{absent}");
+        } else {
+            tracing::warn!("{absent}");
+        }
         return Ok(exit::FETCH_ABSENT);
     }
     tracing::info!("delivered {name}");
@@ -205,6 +236,21 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
         worker::start(&config, cluster, pgdata, &spool, delivered);
     }
     Ok(0)
+}
+
+/// Whether a server requested the file: it passes a file of this name in its `pg_wal`
+/// (`RestoreArchivedFile` in `xlogarchive.c`), and its log is not filled with every end of the
+/// archive. Anybody else is told.
+fn is_for_server(destination: &Path) -> bool {
+    let name = destination.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("RECOVERY"))
+}
+
+/// Whether a server runs on a data directory and is not in archive recovery, so that it requests no
+/// WAL.
+fn is_primary(pgdata: &Path) -> bool {
+    let exists = |name: &str| pgdata.join(name).exists();
+    exists("postmaster.pid") && !exists("recovery.signal") && !exists("standby.signal")
 }
 
 fn run_worker(args: FetchArgs, size: u64) -> ExitCode {
@@ -267,13 +313,18 @@ fn end(
     )
 }
 
-/// Ends the process after `timeout` with the status that `failed` returns.
-fn limit_time(timeout: Duration, failed: impl Fn() -> u8 + Send + 'static) {
+/// Ends the process after `timeout` with the status that `failed` returns. `explain` may change the
+/// hint of the error.
+fn limit_time(
+    timeout: Duration,
+    failed: impl Fn() -> u8 + Send + 'static,
+    explain: impl Fn(Error) -> Error + Send + 'static,
+) {
     let watcher = move || {
         std::thread::sleep(timeout);
         let error = Error::new(Kind::Timeout, format!("timed out after {timeout:?}"))
             .hint("is the repository reachable? the limit is `timeout` in [wal]");
-        progress::error(&error);
+        progress::error(&explain(error));
         std::process::exit(i32::from(failed()));
     };
     if let Err(error) = std::thread::Builder::new().name("timeout".into()).spawn(watcher) {

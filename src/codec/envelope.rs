@@ -102,8 +102,39 @@ impl Header {
     ///
     /// `Refused` when the text is too long, which a very long name makes it.
     pub fn encode(&self) -> Result<[u8; HEADER_SIZE]> {
+        self.frame(self)
+    }
+
+    /// Encodes the header of an object of `stored` bytes, its header included. Truncation of such an
+    /// object shows without reading its content.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Header::encode`].
+    pub fn encode_stored(&self, stored: u64) -> Result<[u8; HEADER_SIZE]> {
+        #[derive(Serialize)]
+        struct WithStored<'a> {
+            #[serde(flatten)]
+            header: &'a Header,
+            stored: u64,
+        }
+        self.frame(&WithStored { header: self, stored })
+    }
+
+    /// Returns the size that the header of an object gives for the whole object; `None` when it gives
+    /// none. `bytes` are the first [`HEADER_SIZE`] bytes of an object whose header was decoded.
+    pub fn stored(bytes: &[u8]) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Stored {
+            stored: Option<u64>,
+        }
+        let json = bytes.get(..HEADER_SIZE)?.strip_prefix(&MAGIC)?;
+        serde_json::from_slice::<Stored>(json).ok()?.stored
+    }
+
+    fn frame(&self, json: &impl Serialize) -> Result<[u8; HEADER_SIZE]> {
         let mut bytes = [b' '; HEADER_SIZE];
-        let json = serde_json::to_vec(self).map_err(|e| Error::defect(e.to_string()))?;
+        let json = serde_json::to_vec(json).map_err(|e| Error::defect(e.to_string()))?;
         let room = HEADER_SIZE - MAGIC.len() - 1;
         if json.len() > room {
             let message = format!("the header of {} needs {} bytes, {room} fit", self.name, json.len());

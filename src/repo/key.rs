@@ -1,6 +1,7 @@
 //! The keys of objects below the folder of a cluster.
 
 use super::Lineage;
+use crate::codec::hash::ContentHash;
 use crate::error::Result;
 use crate::pg::segment::{TimelineId, WalName};
 use crate::storage::Key;
@@ -31,6 +32,12 @@ pub fn wal(name: WalName) -> String {
 /// The folder of a timeline's segments.
 pub fn wal_of(timeline: TimelineId) -> String {
     format!("wal/{:08X}", timeline.0)
+}
+
+/// The key of a WAL file that was moved aside, with the hash of its content. It has no
+/// [`super::ObjectName`]: no operation reads or removes it.
+pub fn aside(name: WalName, hash: ContentHash) -> String {
+    format!("aside/{name}.{hash}")
 }
 
 pub const WAL: &str = "wal";

@@ -7,6 +7,7 @@
 
 pub mod active;
 mod archive;
+mod aside;
 pub mod branches;
 pub mod catalog;
 pub mod data;

@@ -22,9 +22,6 @@ pub struct RetryPolicy {
     /// Attempts at a request to a store that has answered before, for which a longer wait is
     /// worthwhile.
     pub max_attempts_after_answer: u32,
-    /// Attempts at a request for one object that fails while the store answers other requests;
-    /// `None`: as many as at any request. Later requests for such an object get one attempt.
-    pub max_attempts_at_object: Option<u32>,
     /// Upper limit of the first pause; each further limit is twice as long.
     pub first_pause: Duration,
     /// Upper limit of a pause.
@@ -36,7 +33,6 @@ impl Default for RetryPolicy {
         RetryPolicy {
             max_attempts: 5,
             max_attempts_after_answer: 7,
-            max_attempts_at_object: None,
             first_pause: Duration::from_millis(100),
             max_pause: Duration::from_secs(10),
         }
@@ -97,6 +93,8 @@ impl RetryPolicy {
 pub struct Retry<S> {
     store: S,
     policy: RetryPolicy,
+    /// See [`Retry::at_object`].
+    max_attempts_at_object: Option<u32>,
     /// Whether the store has answered any request.
     has_answered: AtomicBool,
     /// Key that was read last.
@@ -110,15 +108,23 @@ impl<S: Storage> Retry<S> {
         Retry {
             store,
             policy,
+            max_attempts_at_object: None,
             has_answered: AtomicBool::new(false),
             answered: Mutex::default(),
             hopeless: Mutex::default(),
         }
     }
 
+    /// Makes a read of an object that fails while the store answers other requests give up after
+    /// this many attempts. Later requests for such an object get one attempt.
+    #[must_use]
+    pub fn at_object(self, max_attempts: Option<u32>) -> Retry<S> {
+        Retry { max_attempts_at_object: max_attempts, ..self }
+    }
+
     /// Retries the read of an object.
     fn read<T>(&self, key: &Key, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-        let Some(most) = self.policy.max_attempts_at_object else {
+        let Some(most) = self.max_attempts_at_object else {
             return self.retry(|_| attempt());
         };
         let is_hopeless = |failures: u32| {

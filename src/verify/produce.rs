@@ -137,7 +137,7 @@ impl Run<'_> {
         self.archive.get_base(base).is_err().then_some(ObjectName::Manifest(id, number))
     }
 
-    fn is_in_scope(&self, name: WalName) -> bool {
+    pub(super) fn is_in_scope(&self, name: WalName) -> bool {
         let (Scope::Backup(_), WalName::Segment(name) | WalName::Partial(name) | WalName::Backup(name, _)) =
             (&self.options.scope, name)
         else {

@@ -2,9 +2,10 @@
 
 use super::backup::BackupCheck;
 use super::evidence::Evidence;
-use super::findings::Findings;
+use super::findings::{Findings, ProblemKind};
 use super::packs::{ReadTask, TaskReader};
 use super::state::{Options, Run, Scope, VerifyResult, bytes_of};
+use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress::{self, in_span};
@@ -13,7 +14,7 @@ use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, ObjectName};
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing::{Span, info_span};
 
 /// Number of tasks that wait for each reading thread.
@@ -120,7 +121,49 @@ impl<'a> Run<'a> {
             }
             self.check_outage()?;
         }
-        Ok(())
+        self.look_at_wal()
+    }
+
+    /// Compares the size of every WAL file in scope with the size in its header, on several threads.
+    fn look_at_wal(&self) -> Result<()> {
+        progress::step("looking at the WAL");
+        let files: Vec<&(WalName, u64)> = self
+            .wal
+            .iter()
+            .filter(|(name, size)| self.is_in_scope(*name) && *size > HEADER_SIZE as u64)
+            .collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((name, size)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.findings.is_outage() {
+                    return;
+                }
+                self.look_at_file(*name, *size);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.options.jobs.get() {
+                scope.spawn(in_span(Span::current(), work));
+            }
+        });
+        self.check_outage()
+    }
+
+    fn look_at_file(&self, name: WalName, size: u64) {
+        let object = ObjectName::Wal(name);
+        match self.archive.wal_size(name) {
+            Ok(stored) => {
+                self.findings.reached();
+                if let Some(stored) = stored.filter(|stored| *stored != size) {
+                    let detail = format!("it has {size} bytes, its header says {stored}");
+                    self.findings.problem(ProblemKind::Damaged, &object, detail, []);
+                }
+            }
+            Err(error) => match self.archive.stored_at(&object) {
+                Ok(stored) => self.findings.error(&object, &error, stored.is_some(), []),
+                Err(error) => self.findings.unknown(&object, &error),
+            },
+        }
     }
 
     /// Reads everything in scope on several threads. Returns the ids of the backups whose manifests

@@ -211,11 +211,8 @@ impl LazyObject {
         self.memory.as_ref().map(|(memory, patience)| memory.take(bytes, *patience)).transpose()
     }
 
-    fn header(&self, sha256: ContentHash) -> Result<[u8; HEADER_SIZE]> {
-        let mut header = self.header.clone();
-        header.size = Some(self.wal.size);
-        header.sha256 = Some(sha256);
-        header.encode()
+    fn header(&self, sha256: ContentHash) -> Header {
+        Header { size: Some(self.wal.size), sha256: Some(sha256), ..self.header.clone() }
     }
 
     fn encode(&self) -> Result<Aligned> {
@@ -235,7 +232,7 @@ impl LazyObject {
     /// Writes the header of an object that has all its frames.
     fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
-        let header = self.header(sha256)?;
+        let header = self.header(sha256).encode_stored(object.len() as u64)?;
         let place = object
             .get_mut(..HEADER_SIZE)
             .ok_or_else(|| Error::defect("an object without room for a header"))?;
@@ -379,7 +376,7 @@ impl Body for LazyObject {
                 piece: Vec::new(),
                 number: 0,
                 check: Some((Hasher::default(), sha256)),
-                ready: self.header(sha256)?.to_vec(),
+                ready: self.header(sha256).encode()?.to_vec(),
                 given: 0,
                 _memory: memory,
             })));

@@ -206,7 +206,19 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
         ),
     )
     .doing(doing())
-    .hint("two servers archive into the same place (a second primary, a restored copy, a repeated promotion), or the timeline was reused; nothing was replaced. Set `archive_mode = off` on the server that should not archive here, or give it a repository of its own"))
+    .hint(conflict_hint(wal.name)))
+}
+
+/// Returns what to do about another file under the name of the server's.
+fn conflict_hint(name: WalName) -> &'static str {
+    match name {
+        WalName::Partial(_) => {
+            "this is the unfinished last segment of a timeline that a promotion ended, and another server that left the timeline has archived its own; no recovery reads either. If this server is the one to go on, type `walkeep check --wal --move-aside` on it: the archived file is moved and kept, and this one is archived at the next attempt"
+        }
+        _ => {
+            "two servers archive into the same place (a second primary, a restored copy, a repeated promotion), or the timeline was reused; nothing was replaced. Set `archive_mode = off` on the server that should not archive here, or give it a repository of its own. On the server that should, `walkeep check --wal` lists what the other one has archived in its place, and `--move-aside` makes room"
+        }
+    }
 }
 
 /// Whether a stored file has the same content as `wal`. The stored file is always read to its end;

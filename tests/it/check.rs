@@ -6,6 +6,7 @@ mod backups;
 mod clocks;
 mod settings;
 mod standby;
+mod wal;
 
 use crate::support::*;
 use serde_json::Value;

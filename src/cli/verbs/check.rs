@@ -10,6 +10,7 @@ mod histories;
 mod newest;
 mod settings;
 mod spool;
+mod wal;
 
 use crate::backup::BackupServer;
 use crate::cli::args::CheckArgs;
@@ -145,6 +146,9 @@ impl Checks<'_> {
 }
 
 pub fn run(context: &Context, args: &CheckArgs) -> Result<Exit> {
+    if args.wal {
+        return wal::run(context, args);
+    }
     let mut checks = Checks { context, done: Vec::new(), worst: Severity::Ok, blind: false };
     look(context, args, &mut checks);
     context.console.finish();

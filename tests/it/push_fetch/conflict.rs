@@ -199,3 +199,30 @@ fn a_slow_push_never_replaces_what_came_before_it_ended() {
         assert_eq!(site.archive.stored().len(), 1);
     }
 }
+
+/// Two servers were promoted in one segment: the unfinished one of the first must not stop the
+/// archiver of the second for ever.
+#[test]
+fn a_partial_segment_of_another_server_can_be_moved_out_of_the_way() {
+    let site = Site::new();
+    let (theirs, ours) = (site.segment(2).mark("theirs"), site.segment(2).mark("ours"));
+    let name = format!("{}.partial", ours.name());
+    site.archive.push(site.data.write_other(&name, theirs.bytes())).ok();
+    let original = read(site.archive.object(&name));
+    let file = site.data.write_other(&name, ours.bytes());
+    let refused = site.archive.push(&file).refused();
+    refused.says("no recovery reads either").says("walkeep check --wal --move-aside");
+    std::fs::create_dir_all(site.data.path.join("pg_wal/archive_status")).expect("make a directory");
+    site.data.write_other(&format!("archive_status/{name}.ready"), "");
+    let outcome = site.archive.walkeep(&["check", "--wal"]).is(3);
+    assert!(outcome.stdout.contains(&format!("FOREIGN {name}")), "{outcome}");
+    site.archive.push(&file).refused();
+    site.archive.walkeep(&["check", "--wal", "--move-aside"]).ok();
+    site.archive.push(&file).ok();
+    site.holds(&name, &ours.bytes());
+    let aside = repo::files(&site.archive.root().join("main"))
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains("/aside/"));
+    assert_eq!(read(aside.expect("it is kept")), original);
+    site.archive.walkeep(&["check", "--wal"]).ok();
+}

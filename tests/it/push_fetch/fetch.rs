@@ -159,3 +159,17 @@ fn a_destination_directory_without_a_server_uses_the_configured_one() {
     run.arg(&destination).cwd("/").go().ok();
     assert!(read(destination) == segment.bytes());
 }
+
+#[test]
+fn the_end_of_the_archive_is_told_to_people_and_not_to_servers() {
+    let site = Site::new();
+    let names = site.pushed(&[2]);
+    let absent = site.segment(3).name();
+    let outcome = site.archive.fetching(&absent, "/tmp/by-hand").go().absent();
+    outcome.says(&absent).says("is not in the archive");
+    let outcome = site.archive.fetch(&absent).absent();
+    assert_eq!(outcome.stderr, "");
+    let outcome = site.archive.fetching(&names[0], "-").go().is(200).told();
+    outcome.says("standard output").says("hint:");
+    assert!(!site.data.path.join("-").exists());
+}

@@ -113,3 +113,41 @@ fn a_promotion_that_cannot_be_looked_for_counts_as_one() {
     assert!(traced.was_hit(), "{}", traced.story());
     traced.outcome.is(200).told();
 }
+
+#[test]
+fn a_promotion_that_waits_for_the_archive_is_told_the_way_out() {
+    let site = Site::new();
+    site.touch("standby.signal");
+    site.touch("promote");
+    let names = site.pushed(&[2]);
+    std::fs::rename(site.archive.root(), site.archive.root().with_extension("away")).expect("move it away");
+    let outcome = site.archive.fetch(&names[0]).is(200).told();
+    outcome.says("a promotion is pending").says("restore_command = ''").says("is the disk mounted");
+    let outcome = site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG").args(["--on-error", "abort"]).go();
+    assert!(!outcome.is(200).stderr.contains("a promotion is pending"));
+}
+
+/// Primary and archive are gone at once, and the standby has everything.
+#[test]
+fn a_standby_is_promoted_without_its_archive_as_the_hint_says() {
+    let pair = live::Pair::of(Live::new());
+    let standby = &pair.standby;
+    standby.set("restore_command", &pair.archive(false).restore_command().replace(" --cluster main", ""));
+    standby.stop(Stop::Fast);
+    standby.start();
+    pair.live.server.psql("create table t as select 1 as i");
+    pair.catch_up();
+    pair.live.server.stop(Stop::Immediate);
+    let root = pair.live.archive.root();
+    std::fs::rename(root, root.with_extension("away")).expect("lose the archive");
+    standby.touch("promote");
+    run::signal(standby.pid().expect("it runs"), "USR1");
+    until("the server has given up", || !standby.is_up());
+    let log = standby.log_text();
+    assert!(log.contains("hint: a promotion is pending"), "{log}");
+    let _ = std::fs::remove_file(standby.data().join("promote"));
+    standby.set("restore_command", "");
+    standby.start();
+    standby.promote();
+    assert_eq!(standby.psql("select count(*) from t"), "1");
+}

@@ -82,13 +82,8 @@ fn a_list_that_breaks_off_is_no_short_list() {
     let keys: Vec<String> = (0..1200).map(|number| format!("{PREFIX}/folder/{number:04}")).collect();
     bucket.fill(&keys, "x");
     let wait = Duration::from_millis(1);
-    let patience = RetryPolicy {
-        max_attempts: 3,
-        max_attempts_after_answer: 3,
-        first_pause: wait,
-        max_pause: wait,
-        ..RetryPolicy::default()
-    };
+    let patience =
+        RetryPolicy { max_attempts: 3, max_attempts_after_answer: 3, first_pause: wait, max_pause: wait };
     let count = || {
         let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
         let mut count = 0;

@@ -114,13 +114,8 @@ impl Body for Large {
 fn store() -> (Bucket, Retry<S3>) {
     let bucket = Bucket::new();
     let wait = std::time::Duration::from_millis(1);
-    let patience = RetryPolicy {
-        max_attempts: 3,
-        max_attempts_after_answer: 3,
-        first_pause: wait,
-        max_pause: wait,
-        ..RetryPolicy::default()
-    };
+    let patience =
+        RetryPolicy { max_attempts: 3, max_attempts_after_answer: 3, first_pause: wait, max_pause: wait };
     let store = Retry::new(S3::new(bucket.options(PREFIX)), patience);
     (bucket, store)
 }

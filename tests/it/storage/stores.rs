@@ -25,13 +25,7 @@ const NEIGHBOUR: &str = "place2";
 /// row.
 fn patience(attempts: u32) -> RetryPolicy {
     let (first_pause, max_pause) = (Duration::from_millis(1), Duration::from_millis(50));
-    RetryPolicy {
-        max_attempts: attempts,
-        max_attempts_after_answer: attempts,
-        first_pause,
-        max_pause,
-        ..RetryPolicy::default()
-    }
+    RetryPolicy { max_attempts: attempts, max_attempts_after_answer: attempts, first_pause, max_pause }
 }
 
 impl Site {

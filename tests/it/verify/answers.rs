@@ -51,9 +51,7 @@ fn quick_sees_what_is_missing_or_of_a_wrong_size_and_reads_nothing() {
         if !key.ends_with(".backup") && !key.ends_with(".partial") {
             kinds.push(Damage::Remove);
         }
-        if key.starts_with("data/") {
-            kinds.extend([Damage::Truncate(-1), Damage::Grow]);
-        }
+        kinds.extend([Damage::Truncate(-1), Damage::Grow]);
         for kind in kinds {
             repo::damage(&object, kind);
             let outcome = archive.run("walkeep").args(["verify", "--quick", "--json"]).go();

@@ -47,7 +47,7 @@ pub fn back(
     }
 }
 
-fn hash(path: &Path) -> Result<ContentHash> {
+pub(super) fn hash(path: &Path) -> Result<ContentHash> {
     let doing = || format!("read {}", path.display());
     let mut file = File::open(path).doing(doing)?;
     let (mut hasher, mut chunk) = (Hasher::default(), vec![0; 256 << 10]);
