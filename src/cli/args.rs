@@ -532,20 +532,35 @@ pub struct ReportArgs {
     pub limit: TimeoutArgs,
 }
 
-/// Makes the missing history file of a timeline again
+/// Shows the timelines of the cluster and which one is alive, or retires one
 ///
-/// PostgreSQL copies the history of a timeline into those of all timelines that descend from it, so
-/// a lost file follows from a later one. It is stored in every repository that lacks it.
+/// A timeline is alive when the server is on it, or failing that the newest backup and the newest
+/// archived WAL. `restore`, `drill`, `prune` and `status` follow that one. A branch that no server
+/// continues, such as that of a server that was promoted by mistake, can be retired: from then on
+/// it is followed only where `--timeline` names it, and `recovery_target_timeline = 'latest'` does
+/// not lead to it. Nothing of it is removed.
 #[derive(Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  walkeep timelines
+  walkeep timelines --retire 2
+  walkeep timelines --unretire 2
   walkeep timelines --rebuild 2
 
-Exit status: 0 every repository has the file, 1 no archived history names the timeline")]
+Exit status: 0 done in every repository, 1 refused, or not done in every repository")]
 pub struct TimelinesArgs {
-    /// Timeline whose history file is missing, as a decimal number
-    #[arg(long, value_name = "TIMELINE", required = true, value_parser = clap::value_parser!(u32).range(2..))]
-    pub rebuild: u32,
+    /// Retire a timeline that no server continues; refused for the one that is alive
+    #[arg(long, value_name = "TIMELINE", group = "change", value_parser = clap::value_parser!(u32).range(1..))]
+    pub retire: Option<u32>,
+    /// Undo a retirement
+    #[arg(long, value_name = "TIMELINE", group = "change", value_parser = clap::value_parser!(u32).range(1..))]
+    pub unretire: Option<u32>,
+    /// Make the missing history file of a timeline again
+    ///
+    /// PostgreSQL copies the history of a timeline into those of all timelines that descend from
+    /// it, so a lost file follows from a later one. It is stored in every repository that lacks it.
+    #[arg(long, value_name = "TIMELINE", group = "change", value_parser = clap::value_parser!(u32).range(2..))]
+    pub rebuild: Option<u32>,
     #[command(flatten)]
     pub selection: SelectionArgs,
 }

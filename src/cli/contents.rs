@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, TimelineId};
+use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::catalog::{Gap, Reach};
 use crate::repo::data::{Data, exclusive, manifest_bytes};
 use crate::repo::drills::{Drill, last_of};
@@ -29,7 +30,9 @@ pub struct Contents {
     pub gaps: Vec<Gap>,
     /// Histories that are missing, also those that no backup needs.
     pub missing_histories: Vec<MissingHistory>,
-    /// Window along the newest timeline that a backup leads to.
+    /// Timelines, and which one is alive.
+    pub branches: Branches,
+    /// Window along the living timeline.
     pub window: Option<Window>,
     /// Windows of all timelines, in their order.
     pub windows: Vec<Window>,
@@ -52,10 +55,12 @@ pub struct Sizes {
 }
 
 impl Contents {
-    pub fn read(archive: Archive, now: jiff::Timestamp) -> Result<Contents> {
+    /// Reads a repository; `server` is the timeline of the cluster's server.
+    pub fn read(archive: Archive, server: &ServerTimeline, now: jiff::Timestamp) -> Result<Contents> {
         let want = Want { data: true, pins: true, drills: true, ..Want::default() };
         let survey = Survey::read(&archive, want)?;
-        let windows = survey.windows(&archive)?;
+        let branches = survey.branches(server, now);
+        let windows = survey.windows(&archive, &branches)?;
         let pins = survey.pins_at(now).into_iter().map(|(id, pin)| (id.to_owned(), pin)).collect();
         let sizes = Sizes::of(&archive, &survey)?;
         Ok(Contents {
@@ -68,23 +73,21 @@ impl Contents {
             damaged: survey.records.damaged,
             bad_histories: survey.damaged_histories,
             wal: survey.wal,
-            window: windows.newest,
+            branches,
+            window: windows.living,
             windows: windows.by_timeline,
             bad_segments: windows.damaged,
             drills: survey.drills,
         })
     }
 
-    /// Returns how far the WAL of a backup leads, along the newest timeline that the backup leads
-    /// to.
+    /// Returns how far the WAL of a backup leads, along the living timeline if the backup leads to
+    /// it, else along its own.
     pub fn reach(&self, record: &Record) -> Option<Reach> {
         let wal = self.wal.as_ref()?;
-        let newest = wal.history(wal.inventory.newest_from(record.timeline));
-        let history = if newest.contains(record.timeline, record.stop_lsn) {
-            newest
-        } else {
-            wal.history(record.timeline)
-        };
+        let living = self.branches.living_history();
+        let living = living.filter(|living| living.contains(record.timeline, record.stop_lsn));
+        let history = living.unwrap_or_else(|| wal.history(record.timeline));
         wal.inventory.reach(record, &history)
     }
 

@@ -122,13 +122,13 @@ const STOCK: &[Metric<RepositoryStock>] = &[
         Some((bad + stock.unreadable.len()) as f64)
     }),
     gauge("walkeep_backup_last_success_timestamp_seconds", "End of the last good backup.", |stock| {
-        Some(seconds(stock.last_good()?.ended))
+        Some(seconds(stock.last_good()?.1))
     }),
     gauge("walkeep_backup_last_size_bytes", "Restored size of the last good backup.", |stock| {
-        Some(stock.last_good()?.size as f64)
+        Some(stock.last_good()?.0.size as f64)
     }),
     gauge("walkeep_backup_last_stored_bytes", "Stored size of the last good backup.", |stock| {
-        Some(stock.last_good()?.stored as f64)
+        Some(stock.last_good()?.0.stored as f64)
     }),
     gauge(
         "walkeep_drill_last_success_timestamp_seconds",
@@ -146,7 +146,7 @@ const STOCK: &[Metric<RepositoryStock>] = &[
     }),
     gauge(
         "walkeep_window_begin_timestamp_seconds",
-        "Oldest restorable time along the newest timeline.",
+        "Oldest restorable time along the living timeline.",
         |stock| Some(seconds(stock.window.as_ref()?.from)),
     ),
     gauge("walkeep_window_end_timestamp_seconds", "Newest time of the same window.", |stock| {

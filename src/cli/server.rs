@@ -80,6 +80,15 @@ impl ServerState {
     }
 }
 
+/// Whether the server of a data directory has chosen the timeline that it recovers along: the
+/// eighth line of its `postmaster.pid` is `standby` or `ready` then (`PM_STATUS_…` in
+/// `miscadmin.h`).
+pub fn has_begun_recovery(pgdata: &Path) -> bool {
+    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok();
+    let status = text.as_ref().and_then(|text| text.lines().nth(7));
+    status.is_some_and(|status| matches!(status.trim(), "standby" | "ready"))
+}
+
 /// Returns process id and start time of the server, from its `postmaster.pid`; `None` when that
 /// cannot be read.
 fn postmaster(pgdata: &Path) -> Option<String> {

@@ -8,6 +8,7 @@ use crate::config::{self, ClusterConfig, Config, RepositoryUrl};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::progress;
+use crate::repo::branches::ServerTimeline;
 use crate::repo::{Archive, Lineage, RemoteHints, Repository};
 use crate::storage::{Claims, Directory, Retry, RetryPolicy, S3, S3Options, Storage, Traced, Variable};
 use jiff::SignedDuration;
@@ -265,6 +266,12 @@ pub fn own_lineage(context: &Context) -> Option<Lineage> {
             None
         }
     }
+}
+
+/// Returns the timeline of the cluster's server, from its data directory. Unknown when that does
+/// not exist, or an archive of another lineage was selected.
+pub fn server_timeline(context: &Context, archive: &Archive) -> ServerTimeline {
+    ServerTimeline::of(&context.cluster.pgdata, archive.lineage())
 }
 
 /// Returns the directories of walkeep itself, which are not part of the cluster wherever they lie.

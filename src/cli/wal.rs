@@ -3,16 +3,17 @@
 
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
-use super::server::Waiting;
+use super::server::{self, Waiting};
 use super::{exit, setup, worker};
 use crate::error::{Error, Kind, Result};
+use crate::pg::control::Control;
 use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Lineage;
 use crate::wal::ahead::push::{self, PushAhead};
 use crate::wal::ahead::spool::Spool;
 use crate::wal::ahead::{self, DeliveredSegment};
-use crate::wal::fetch::{Fetch, Fetched};
+use crate::wal::fetch::{Fetch, Fetched, RetiredHistories};
 use crate::wal::push::{Push, Pushed};
 use clap::{CommandFactory, Parser, ValueEnum};
 use std::io::ErrorKind;
@@ -61,6 +62,10 @@ struct FetchArgs {
     /// Use only this repository, and fetch nothing ahead, as a drill does
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
+    /// Deliver the histories of retired timelines too, as `walkeep restore --timeline` and a drill
+    /// need them
+    #[arg(long)]
+    retired: bool,
     /// Exit status when the archive cannot be read [default: retry in a standby, abort otherwise]
     #[arg(long, value_name = "WHAT")]
     on_error: Option<OnError>,
@@ -210,6 +215,7 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
         destination: &args.destination,
         lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
         repositories: &repositories,
+        retired: retired_histories(args.retired, name, &here),
         still_wanted: &|| waiting.check(),
     };
     // Files in the spool may come from any repository, and the worker outlives the call; without a
@@ -251,6 +257,22 @@ fn is_for_server(destination: &Path) -> bool {
 fn is_primary(pgdata: &Path) -> bool {
     let exists = |name: &str| pgdata.join(name).exists();
     exists("postmaster.pid") && !exists("recovery.signal") && !exists("standby.signal")
+}
+
+/// Returns the answer for retired timelines. A server in recovery that has chosen its timeline is
+/// `standby` or `ready` in its `postmaster.pid`; before that it would follow whatever it gets.
+fn retired_histories(is_wanted: bool, name: WalName, here: &Path) -> RetiredHistories {
+    if is_wanted {
+        return RetiredHistories::Deliver;
+    }
+    let control = matches!(name, WalName::History(_)).then(|| Control::read(here).ok()).flatten();
+    match control.filter(|control| control.is_in_archive_recovery() && server::has_begun_recovery(here)) {
+        Some(control) => {
+            let reached = control.redo().max(control.min_recovery_point());
+            RetiredHistories::HideBefore(control.latest_timeline(), reached)
+        }
+        None => RetiredHistories::Hide,
+    }
 }
 
 fn run_worker(args: FetchArgs, size: u64) -> ExitCode {

@@ -16,6 +16,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::progress::{Cancel, Progress, step};
 use crate::repo::Archive;
+use crate::repo::branches::ServerTimeline;
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::{
     self, Action, PlanRequest, RecoverySettings, RecoveryTarget, RestorePlan, Restored, TargetTimeline,
@@ -60,6 +61,8 @@ pub struct Options {
     /// Environment variables to remove, since they would change what PostgreSQL's programs do.
     pub cleared_variables: Vec<String>,
     pub now: jiff::Timestamp,
+    /// Timeline of the cluster's server.
+    pub server: ServerTimeline,
     /// Twelve random hexadecimal digits.
     pub random: String,
 }
@@ -122,6 +125,9 @@ impl DrillJob<'_> {
             exclusive: false,
             timeline: None,
             allow_damaged: false,
+            follows_dead: true,
+            server: self.options.server.clone(),
+            now: self.options.now,
         };
         let mut plan = RestorePlan::make(archive, wish)?;
         Span::current().record("backup", plan.record.id.as_str());

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::catalog::Gap;
 use crate::repo::missing::MissingHistory;
 use crate::repo::window::Window;
@@ -39,6 +40,8 @@ pub struct Facts {
     /// Whether a server seems to run on the data directory, or was killed.
     pub is_running: bool,
     pub server: Gathered<ObservedServer>,
+    /// Timeline of the server, from its answer or its data directory.
+    pub timeline: ServerTimeline,
     pub queue: Gathered<ArchiveQueue>,
     /// File system of `pg_wal`.
     pub disk: Gathered<Disk>,
@@ -141,17 +144,19 @@ pub struct RepositoryStock {
     pub gaps: Vec<Gap>,
     /// Histories that are missing and that a backup needs.
     pub missing_histories: Vec<MissingHistory>,
-    /// The window that `list` shows: along the newest timeline that a backup leads to.
+    /// Timelines of the repository; `None`: not read.
+    pub branches: Option<Branches>,
+    /// The window that `list` shows: along the living timeline.
     pub window: Option<Window>,
     /// All windows, by timeline.
     pub windows: Vec<Window>,
-    /// Last segment of the newest timeline, and the time at which it was stored.
+    /// Last segment along the living timeline, and the time at which it was stored.
     pub newest: Option<(SegmentName, Timestamp)>,
     /// Number of finished segments of the server that are not in the repository; `None` when that
     /// is not known, for instance without the server.
     pub behind: Option<u64>,
-    /// WAL file that the server counts as archived, if it is newer than everything in the
-    /// repository.
+    /// WAL file that the server counts as archived, if it is newer than everything along the living
+    /// timeline in the repository.
     pub lacks_archived: Option<String>,
     /// Bytes of all backups.
     pub backup_bytes: u64,
@@ -171,6 +176,9 @@ pub struct RepositoryStock {
 pub struct ObservedBackup {
     pub id: String,
     pub ended: Timestamp,
+    /// Time from which its age counts: its end, or the time at which its record was stored if the
+    /// end is in the future. `None`: both are in the future.
+    pub since: Option<Timestamp>,
     /// Restored size in bytes.
     pub size: u64,
     /// Bytes that its blocks take in the repository.
@@ -186,6 +194,11 @@ impl ObservedBackup {
     pub fn is_good(&self) -> bool {
         self.is_complete && !self.is_found_bad
     }
+
+    /// Whether its end was in the future when it was observed.
+    pub fn is_of_the_future(&self) -> bool {
+        self.since != Some(self.ended)
+    }
 }
 
 /// The newest drill with an outcome other than unknown, else the newest of all, and the end of the
@@ -200,9 +213,10 @@ pub struct LastDrill {
 }
 
 impl RepositoryStock {
-    /// The newest good backup.
-    pub fn last_good(&self) -> Option<&ObservedBackup> {
-        self.backups.iter().filter(|backup| backup.is_good()).max_by_key(|backup| backup.ended)
+    /// The newest good backup whose age is known, and the time from which its age counts.
+    pub fn last_good(&self) -> Option<(&ObservedBackup, Timestamp)> {
+        let good = self.backups.iter().filter(|backup| backup.is_good());
+        good.filter_map(|backup| Some((backup, backup.since?))).max_by_key(|(_, since)| *since)
     }
 }
 

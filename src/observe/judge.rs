@@ -8,6 +8,7 @@ use super::facts::{
     Facts, LastDrill, ObservedBackup, ObservedServer, RepositoryFacts, RepositoryStock, Trouble,
 };
 use super::text::{bytes_text, moment, size_text, span};
+use crate::repo::branches::Branches;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
@@ -238,6 +239,8 @@ fn repository(facts: &Facts, repository: &RepositoryFacts, limits: &Limits) -> V
         Ok(stock) => {
             all.push(size(stock));
             all.push(backup(facts.now, stock, limits));
+            all.extend(clock(stock));
+            all.extend(stock.branches.iter().flat_map(timelines));
             all.extend(damage(stock));
             all.extend(wal(repository, stock, limits));
             all.push(gaps(stock));
@@ -268,10 +271,10 @@ fn size(stock: &RepositoryStock) -> Finding {
 
 fn backup(now: Timestamp, stock: &RepositoryStock, limits: &Limits) -> Finding {
     let name = "backup";
-    let Some(good) = stock.last_good() else {
+    let Some((good, since)) = stock.last_good() else {
         return finding(Light::Red, name, "there is no good backup").hint("take one: `walkeep backup`");
     };
-    let age = seconds(now, good.ended);
+    let age = seconds(now, since);
     let light = compare(age, limits.backup_age.as_secs_f64());
     let window = stock.window.as_ref().map_or_else(
         || "no moment after it can be restored".to_owned(),
@@ -280,6 +283,50 @@ fn backup(now: Timestamp, stock: &RepositoryStock, limits: &Limits) -> Finding {
     let detail = format!("the last good one, {}, is {} old; {window}", good.id, span(age));
     finding(light, name, detail)
         .hint_unless_green("take one: `walkeep backup`, and find out why cron or the timer did not")
+}
+
+/// Names a backup whose end is in the future. It is a warning until a later backup exists.
+fn clock(stock: &RepositoryStock) -> Option<Finding> {
+    let name = "clock";
+    let place = stock.backups.iter().rposition(ObservedBackup::is_of_the_future)?;
+    let backup = stock.backups.get(place)?;
+    let mut later = stock.backups.iter().skip(place + 1);
+    let light = if later.any(ObservedBackup::is_good) { Light::Green } else { Light::Yellow };
+    let age = match backup.since {
+        Some(since) => format!("its age counts from {}, when it was stored", moment(since)),
+        None => "its age is not known".to_owned(),
+    };
+    let detail = format!("{} ended {}, which is in the future; {age}", backup.id, moment(backup.ended));
+    Some(finding(light, name, detail).hint_unless_green(
+        "a clock was wrong: set it (`walkeep check` compares the clocks), then take a backup: `walkeep backup`",
+    ))
+}
+
+/// Judges which timeline is alive, and names those that nothing continues.
+fn timelines(branches: &Branches) -> Vec<Finding> {
+    let name = "timelines";
+    let mut all = Vec::new();
+    if let Some(unclear) = branches.unclear() {
+        all.push(finding(Light::Yellow, name, unclear).hint(
+            "`walkeep timelines` shows them: retire the one that no server continues with `walkeep timelines --retire NUMBER`",
+        ));
+    }
+    if let Some(alive) = branches.alive().and_then(|alive| branches.get(alive)).filter(|it| it.is_retired) {
+        let timeline = alive.timeline();
+        let detail = format!("timeline {timeline} is retired, and it is alive");
+        all.push(
+            finding(Light::Yellow, name, detail).hint(format!("`walkeep timelines --unretire {timeline}`")),
+        );
+    }
+    for dead in branches.dead() {
+        let detail = format!(
+            "{}; `walkeep timelines --retire {}` keeps servers from following it",
+            branches.obituary(dead),
+            dead.timeline()
+        );
+        all.push(finding(Light::Green, name, detail));
+    }
+    all
 }
 
 fn damage(stock: &RepositoryStock) -> Option<Finding> {
@@ -302,7 +349,7 @@ fn damage(stock: &RepositoryStock) -> Option<Finding> {
     }
     // The newest backup shows the present state of the cluster; damage in an older backup may have
     // been repaired since.
-    let newest = stock.backups.iter().max_by_key(|backup| backup.ended)?;
+    let newest = stock.backups.iter().max_by_key(|backup| backup.since)?;
     (!newest.is_complete).then(|| {
         finding(Light::Red, name, format!("the cluster had damaged pages when {} was taken", newest.id))
             .hint(format!("`walkeep show {}` names them; restore them from an older backup", newest.id))

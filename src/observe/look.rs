@@ -11,6 +11,7 @@ use crate::pg::client::{Row, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::running::running_reason;
 use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::repo::branches::ServerTimeline;
 use crate::repo::{Lineage, Repository};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -54,13 +55,15 @@ pub fn look(look: Look) -> Facts {
         expected_identifier: lineage.map(|lineage| lineage.system_identifier),
         ..server
     });
+    let timeline = timeline(server.as_ref().ok(), &look.pgdata, lineage);
     let listings: Vec<_> = look
         .repositories
         .into_iter()
         .map(|repository| {
             let (name, url, is_required) =
                 (repository.name().to_owned(), repository.url(), repository.is_required());
-            (name, url, is_required, start(move || list(&repository, lineage, now)))
+            let timeline = timeline.clone();
+            (name, url, is_required, start(move || list(&repository, lineage, &timeline, now)))
         })
         .collect();
     let repositories = listings.into_iter().map(|(name, url, is_required, listing)| {
@@ -78,6 +81,7 @@ pub fn look(look: Look) -> Facts {
         now,
         is_running: local.is_running,
         server,
+        timeline,
         queue: local.queue,
         disk: local.disk,
         repositories,
@@ -137,13 +141,52 @@ fn disk(wal: &Path) -> Result<Disk> {
     Ok(Disk { size: bytes(room.f_blocks), free: bytes(room.f_bavail) })
 }
 
-fn list(repository: &Repository, lineage: Option<Lineage>, now: Timestamp) -> Result<RepositoryStock> {
+/// Returns the timeline of the server of a data directory. The server is queried unless its files
+/// show that it takes writes.
+pub fn server_timeline(
+    info: Result<ConnInfo>,
+    pgdata: &Path,
+    lineage: Lineage,
+    timeout: Duration,
+) -> ServerTimeline {
+    let local = ServerTimeline::of(pgdata, lineage);
+    if matches!(local, ServerTimeline::Running(_)) {
+        return local;
+    }
+    let answered = info
+        .and_then(|info| query(&info, timeout))
+        .ok()
+        .map(|server| ObservedServer { expected_identifier: Some(lineage.system_identifier), ..server });
+    timeline(answered.as_ref(), pgdata, Some(lineage))
+}
+
+/// Returns the timeline of the server: by its answer if it takes writes, else by its data directory.
+fn timeline(server: Option<&ObservedServer>, pgdata: &Path, lineage: Option<Lineage>) -> ServerTimeline {
+    let local = lineage.map_or(ServerTimeline::Unknown, |lineage| ServerTimeline::of(pgdata, lineage));
+    let answered = server.filter(|server| {
+        server.expected_identifier.is_none_or(|own| server.system_identifier.is_none_or(|is| is == own))
+    });
+    match (answered.and_then(|server| server.current), local) {
+        (Some(current), ServerTimeline::Running(history)) if history.timeline == current.timeline => {
+            ServerTimeline::Running(history)
+        }
+        (Some(current), _) => ServerTimeline::running(current.timeline),
+        (None, local) => local,
+    }
+}
+
+fn list(
+    repository: &Repository,
+    lineage: Option<Lineage>,
+    timeline: &ServerTimeline,
+    now: Timestamp,
+) -> Result<RepositoryStock> {
     let archive = match lineage {
         Some(lineage) => repository.open(lineage)?,
         // The data directory does not exist or is on another host.
         None => repository.open_newest()?,
     };
-    stock::read(&archive, now)
+    stock::read(&archive, timeline, now)
 }
 
 /// Query for the state of the server and its archiver.

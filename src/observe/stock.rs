@@ -3,8 +3,9 @@
 
 use super::facts::{LastDrill, ObservedBackup, ObservedServer, RepositoryStock};
 use crate::error::Result;
-use crate::pg::segment::WalName;
+use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::Archive;
+use crate::repo::branches::{ServerTimeline, is_in_the_future};
 use crate::repo::data::{Data, manifest_bytes};
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::missing::MissingHistory;
@@ -20,11 +21,12 @@ const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// Reads the facts about a repository.
-pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock> {
+pub(super) fn read(archive: &Archive, server: &ServerTimeline, now: Timestamp) -> Result<RepositoryStock> {
     let mut growth = Growth::new(now);
     let want = Want { data: true, pins: true, drills: true, verified: true };
     let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
-    let windows = survey.windows(archive)?;
+    let branches = survey.branches(server, now);
+    let windows = survey.windows(archive, &branches)?;
     let gaps = survey.gaps(now);
     let mut missing_histories = survey.missing_histories();
     missing_histories.retain(MissingHistory::is_needed);
@@ -35,9 +37,16 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock>
     let histories = damaged_histories.into_iter().map(|(timeline, _)| WalName::History(timeline).to_string());
     let segments = windows.damaged.into_iter().map(|(segment, _)| segment.to_string());
     let inventory = wal.as_ref().map(|wal| &wal.inventory);
-    let last = inventory.and_then(|inventory| inventory.runs().values().next_back()?.last());
+    let living = branches.living_history();
+    let newest = inventory.zip(living).and_then(|(inventory, living)| inventory.last_along(&living));
     let stored: u64 = data.values().map(Data::bytes).sum();
+    let is_past = |time: &Timestamp| !is_in_the_future(*time, now);
+    let stored_at = &records.stored;
     let backup = |record: Record| ObservedBackup {
+        since: [Some(record.stop_time), stored_at.get(&record.id).copied()]
+            .into_iter()
+            .flatten()
+            .find(is_past),
         is_complete: record.is_complete(),
         is_found_bad: verified.get(&record.id) == Some(&true),
         ended: record.stop_time,
@@ -50,9 +59,10 @@ pub(super) fn read(archive: &Archive, now: Timestamp) -> Result<RepositoryStock>
         unreadable_wal: histories.chain(segments).collect(),
         gaps,
         missing_histories,
-        window: windows.newest,
+        branches: Some(branches),
+        window: windows.living,
         windows: windows.by_timeline,
-        newest: last.map(|run| (run.last, run.stored)),
+        newest,
         backup_bytes: stored + records.sizes.values().sum::<u64>(),
         unfinished_bytes: unfinished(&records.good, &data, stored),
         wal_bytes: inventory.map_or(0, |inventory| inventory.bytes),
@@ -112,18 +122,24 @@ impl Growth {
 }
 
 /// Compares a repository with the server, which was queried before the repository was listed: a
-/// file that the server counts as archived has to be in the repository.
+/// file that the server counts as archived has to be in the repository. Only WAL along the timeline
+/// of the server is compared.
 pub(super) fn compare(stock: &mut RepositoryStock, server: &ObservedServer) {
-    let newest = stock.newest.map(|(name, _)| name);
-    if let (Some(size), Some(current)) = (server.segment_size, server.current) {
-        // When the newest segment is on a later timeline, or does not exist, the number of missing
-        // segments is not known.
-        let stored = newest.filter(|newest| newest.timeline <= current.timeline);
-        stock.behind = stored.map(|stored| current.number(size).saturating_sub(stored.number(size) + 1));
+    let Some(size) = server.segment_size else {
+        return;
+    };
+    let is_ours = |name: SegmentName| {
+        stock.branches.as_ref().is_none_or(|branches| !branches.is_dead_at(name.timeline, name.start(size)))
+    };
+    let newest = stock.newest.map(|(name, _)| name.number(size));
+    if let Some(current) = server.current.filter(|current| is_ours(*current)) {
+        // Without any segment the number of missing segments is not known.
+        stock.behind = newest.map(|newest| current.number(size).saturating_sub(newest + 1));
     }
     let archived = server.archiver.last_archived.as_ref().and_then(|(name, _)| name.parse().ok());
     if let Some(WalName::Segment(archived)) = archived
-        && newest.is_none_or(|newest| newest < archived)
+        && is_ours(archived)
+        && newest.is_none_or(|newest| newest < archived.number(size))
     {
         stock.lacks_archived = Some(archived.to_string());
     }

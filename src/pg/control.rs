@@ -42,8 +42,9 @@ const SETTING_NAMES: [&str; 5] = [
     "max_locks_per_transaction",
 ];
 
-/// `DB_SHUTDOWNED_IN_RECOVERY` and `DB_IN_PRODUCTION` of `DBState`.
+/// `DB_SHUTDOWNED_IN_RECOVERY`, `DB_IN_ARCHIVE_RECOVERY` and `DB_IN_PRODUCTION` of `DBState`.
 const SHUT_DOWN_IN_RECOVERY: u32 = 2;
+const IN_ARCHIVE_RECOVERY: u32 = 5;
 const IN_PRODUCTION: u32 = 6;
 
 /// Checkpoint location at which no server finds a record: a restored cluster whose backup label was
@@ -179,6 +180,11 @@ impl Control {
     /// Whether the server runs, or was killed: neither shut down nor in recovery.
     pub fn is_in_production(&self) -> bool {
         self.state == IN_PRODUCTION
+    }
+
+    /// Whether the server recovers from an archive or as a standby, or was killed then.
+    pub fn is_in_archive_recovery(&self) -> bool {
+        self.state == IN_ARCHIVE_RECOVERY
     }
 
     /// Whether the server was shut down during recovery, which `recovery_target_action` may cause.

@@ -295,8 +295,8 @@ impl Branches {
         let newest = newest.or_else(|| ours().filter(is_true).max_by_key(key));
         let newest = newest.or_else(|| ours().max_by_key(|backup| (backup.is_complete, key(backup))))?;
         let last = ours().filter(|backup| backup.timeline == newest.timeline);
-        let last = last.filter(|backup| backup.is_complete == newest.is_complete);
-        last.last().copied()
+        let mut last = last.filter(|backup| backup.is_complete == newest.is_complete);
+        last.next_back().copied()
     }
 
     /// Returns the timeline with the newest WAL among branches, without those whose WAL ends where
@@ -380,6 +380,79 @@ impl Branches {
     pub fn is_dead_at(&self, timeline: TimelineId, lsn: Lsn) -> bool {
         let possible = self.possible();
         !possible.is_empty() && !possible.iter().any(|living| self.history(*living).contains(timeline, lsn))
+    }
+
+    /// History of the timeline that is alive, or that of the newest backup when it is not clear
+    /// which one is; `None` when the archive is empty.
+    pub fn living_history(&self) -> Option<History> {
+        self.possible().first().map(|timeline| self.history(*timeline))
+    }
+
+    /// The timeline on which a branch and the living one last agree, and the position at which they
+    /// part; `None` when they have nothing in common.
+    pub fn parting(&self, branch: &Branch) -> Option<(TimelineId, Lsn)> {
+        let living = self.living_history()?;
+        let parents = branch.history.parents.iter();
+        let common = parents.filter(|(timeline, _)| living.end_of(*timeline) != Some(Lsn(0)));
+        let mut common = common.map(|(timeline, end)| {
+            (*timeline, living.end_of(*timeline).map_or(*end, |other| other.min(*end)))
+        });
+        common.next_back()
+    }
+
+    /// Describes a branch: `timeline 2, which left timeline 1 at 0/900D30, has WAL to … (stored …)
+    /// and 1 backup`.
+    pub fn describe(&self, timeline: TimelineId) -> String {
+        let Some(branch) = self.all.get(&timeline) else {
+            return format!("timeline {timeline}");
+        };
+        let left = branch.parent().map(|(parent, at)| format!(", which left timeline {parent} at {at},"));
+        let stored = branch.stored.map_or_else(String::new, |stored| format!(" (stored {stored:.0})"));
+        let wal = match (branch.segments, branch.has_history) {
+            (Some((_, last)), _) => format!("WAL to {last}{stored}"),
+            (None, true) => format!("a history{stored} and no WAL"),
+            (None, false) => "no WAL".to_owned(),
+        };
+        let backups = match branch.backups.len() {
+            0 => "no backup".to_owned(),
+            1 => "1 backup".to_owned(),
+            count => format!("{count} backups"),
+        };
+        format!("timeline {timeline}{} has {wal} and {backups}", left.unwrap_or_default())
+    }
+
+    /// Returns the last of these backups, which are ordered by position, that leads to a timeline
+    /// that is or may be alive; else the last of all.
+    pub fn newest<'r>(&self, records: &'r [Record]) -> Option<&'r Record> {
+        let leads = |record: &&Record| !self.is_dead_at(record.timeline, record.stop_lsn);
+        records.iter().rev().find(leads).or(records.last())
+    }
+
+    /// Explains why it is not clear which timeline is alive; `None` when it is clear.
+    pub fn unclear(&self) -> Option<String> {
+        let Living::Unclear(by_backup, by_wal) = self.living else {
+            return None;
+        };
+        Some(format!(
+            "it is not clear which timeline is alive: the newest backup leads to timeline {by_backup}, and the newest WAL is on timeline {by_wal}"
+        ))
+    }
+
+    /// Describes where a dead branch left the living timeline, and its end.
+    pub fn obituary(&self, branch: &Branch) -> String {
+        let timeline = branch.timeline();
+        let left = match (self.parting(branch), self.alive()) {
+            (Some((common, at)), Some(alive)) if common == alive => {
+                format!("left timeline {common}, which is alive, at {at}")
+            }
+            (Some((common, at)), _) => format!("left timeline {common} at {at}"),
+            (None, _) => "has no known ancestor".to_owned(),
+        };
+        let stored = branch.stored.map_or_else(String::new, |stored| format!(", stored {stored:.0}"));
+        let ended = branch
+            .segments
+            .map_or_else(|| format!("has no WAL{stored}"), |(_, last)| format!("ended with {last}{stored}"));
+        format!("timeline {timeline} {left} and {ended}: nothing continues it")
     }
 
     /// Branches that are dead and not retired.

@@ -145,11 +145,24 @@ impl Inventory {
         self.size
     }
 
-    /// Returns the first segment of the oldest timeline and the last of the newest.
-    pub fn bounds(&self) -> Option<(SegmentName, SegmentName)> {
-        let first = self.runs.values().next()?.first()?.first;
-        let last = self.runs.values().next_back()?.last()?.last;
-        Some((first, last))
+    /// Returns the first segment of the oldest timeline.
+    pub fn first(&self) -> Option<SegmentName> {
+        Some(self.runs.values().next()?.first()?.first)
+    }
+
+    /// Returns the last segment along a history, whatever is missing before it, and the time at
+    /// which it was stored or the segments behind it on its timeline.
+    pub fn last_along(&self, history: &History) -> Option<(SegmentName, jiff::Timestamp)> {
+        let size = self.size.bytes();
+        let end_of =
+            |timeline| history.end_of(timeline).map_or(u64::MAX, |end| end.0.saturating_sub(1) / size);
+        self.line(history).find_map(|(timeline, _)| {
+            let end = end_of(timeline);
+            let mut runs = self.runs.get(&timeline)?.iter().rev();
+            let run = runs.find(|run| run.first.number(self.size) <= end)?;
+            let last = SegmentName::of_number(timeline, run.last.number(self.size).min(end), self.size);
+            Some((last, run.stored))
+        })
     }
 
     /// Returns the gaps within timelines.
@@ -169,17 +182,6 @@ impl Inventory {
 
     fn run_with(&self, name: SegmentName) -> Option<&SegmentRun> {
         self.runs.get(&name.timeline)?.iter().find(|run| run.first <= name && name <= run.last)
-    }
-
-    /// Returns the newest timeline that a server finds when it recovers from `timeline`: it
-    /// requests one history file after the other until one is missing (`findNewestTimeLine` in
-    /// `timeline.c`).
-    pub fn newest_from(&self, timeline: TimelineId) -> TimelineId {
-        let mut newest = timeline;
-        while self.histories.contains(&TimelineId(newest.0 + 1)) {
-            newest = TimelineId(newest.0 + 1);
-        }
-        newest
     }
 
     /// Follows the WAL from the first segment of a backup along a history; `None` when that segment

@@ -119,6 +119,13 @@ impl WalHistory {
 impl Survey {
     /// Returns the histories that are missing; see [`WalHistory::missing_histories`].
     pub fn missing_histories(&self) -> Vec<MissingHistory> {
-        self.wal.as_ref().map_or_else(Vec::new, |wal| wal.missing_histories(&self.records.good))
+        let mut missing = match &self.wal {
+            Some(wal) => wal.missing_histories(&self.records.good),
+            None => Vec::new(),
+        };
+        // `walfetch` reports the history of a retired timeline as absent, and no recovery needs it.
+        let retired = missing.iter_mut().filter(|missing| self.retired.contains(&missing.timeline));
+        retired.for_each(|missing| missing.backups.clear());
+        missing
     }
 }

@@ -219,6 +219,8 @@ pub struct Records {
     pub damaged: Vec<(String, Error)>,
     /// Bytes of each good record in the repository.
     pub sizes: BTreeMap<String, u64>,
+    /// Time at which each good record was stored, by the clock of the store.
+    pub stored: BTreeMap<String, jiff::Timestamp>,
     /// Ids of fenced backups, each with the time of the fence.
     pub fenced: Vec<(String, jiff::Timestamp)>,
 }
@@ -273,6 +275,7 @@ impl Archive {
                 // Pruned since it was listed.
                 Ok(None) => {}
                 Ok(Some(Recorded::Record(record))) => {
+                    records.stored.insert(id.clone(), listed.modified);
                     records.sizes.insert(id, listed.size);
                     records.good.push(*record);
                 }

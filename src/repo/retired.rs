@@ -1,14 +1,13 @@
 //! Marks of timelines that were retired: branches that no server continues. Nothing of a retired
 //! timeline is removed; it is followed only where its number is given.
 
+use super::Archive;
 use super::name::ObjectName;
-use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Result};
 use crate::pg::segment::TimelineId;
 use crate::storage::{Mode, Put};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// Mark of a retired timeline. Its key says which one; the content is for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,19 +45,19 @@ impl Archive {
         Ok(was_retired)
     }
 
-    /// Returns the timelines that are retired. A mark counts by its key, even if it is damaged.
+    /// Copies the mark of a timeline to another archive. Returns its bytes; `None` when it was
+    /// removed meanwhile or the other archive has one.
     ///
     /// # Errors
     ///
-    /// When the marks cannot be listed.
-    pub fn retired(&self) -> Result<BTreeSet<TimelineId>> {
-        let mut retired = BTreeSet::new();
-        self.each_named(key::RETIRED, |name, _| {
-            if let ObjectName::Retired(timeline) = name {
-                retired.insert(timeline);
-            }
-            Ok(())
-        })?;
-        Ok(retired)
+    /// Those of the stores, and `Damage` when the mark is not one.
+    pub fn copy_mark(&self, to: &Archive, timeline: TimelineId) -> Result<Option<u64>> {
+        let name = ObjectName::Retired(timeline);
+        let Some(mark) = self.get_small::<RetireMark>(&name, ObjectKind::Retired)? else {
+            return Ok(None);
+        };
+        let put = to.put_small(&name, ObjectKind::Retired, &mark, Mode::Create)?;
+        let size = to.size(&name.to_string())?;
+        Ok(size.filter(|_| put == Put::Stored))
     }
 }

@@ -5,6 +5,7 @@
 //! record names was stored before the listing; if it is not listed, it was removed since, or is
 //! missing.
 
+use super::branches::Branches;
 use super::catalog::{Gap, Inventory};
 use super::data::Data;
 use super::drills::Drill;
@@ -121,9 +122,9 @@ impl Survey {
 
     /// Returns the moments that can be restored. Reads a bounded number of segments for each
     /// window.
-    pub fn windows(&self, archive: &Archive) -> Result<Windows> {
+    pub fn windows(&self, archive: &Archive, branches: &Branches) -> Result<Windows> {
         match &self.wal {
-            Some(wal) => wal.windows(archive, &self.complete()),
+            Some(wal) => wal.windows(archive, branches, &self.complete()),
             None => Ok(Windows::default()),
         }
     }

@@ -13,6 +13,7 @@ use crate::error::{Doing, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::storage::{Key, ListedObject, Mode, PAGE, list_all};
+use std::collections::BTreeSet;
 
 /// Access to WAL files before the identity of the repository was checked.
 pub struct Wal<'a> {
@@ -94,6 +95,29 @@ impl Wal<'_> {
         self.in_repository("list", &folder, listed)?;
         Ok(timelines)
     }
+
+    /// Returns the timelines that are retired. A mark counts by its key, even if it is damaged.
+    ///
+    /// # Errors
+    ///
+    /// When the marks cannot be listed.
+    pub fn retired(&self) -> Result<BTreeSet<TimelineId>> {
+        let folder = self.base.join(key::RETIRED)?;
+        let mut retired = BTreeSet::new();
+        let listed = list_all(&*self.repository.store, &folder, |listed| {
+            if let Some(ObjectName::Retired(timeline)) = retired_name(&listed.key) {
+                retired.insert(timeline);
+            }
+            Ok(())
+        });
+        self.in_repository("list", &folder, listed)?;
+        Ok(retired)
+    }
+}
+
+/// Parses the key of a mark; `None` when walkeep does not write such a key.
+fn retired_name(key: &Key) -> Option<ObjectName> {
+    ObjectName::parse(&format!("{}/{}", key::RETIRED, key.name()))
 }
 
 impl Archive {
@@ -141,6 +165,11 @@ impl Archive {
     /// Returns the timelines that have a history file, in order.
     pub fn histories(&self) -> Result<Vec<TimelineId>> {
         self.wal().histories()
+    }
+
+    /// Returns the timelines that are retired; see [`Wal::retired`].
+    pub fn retired(&self) -> Result<BTreeSet<TimelineId>> {
+        self.wal().retired()
     }
 
     /// Reads the history of a timeline; `None` when its file does not exist. Timeline 1 has no file

@@ -6,6 +6,7 @@
 //! no transaction is found.
 
 use super::Archive;
+use super::branches::Branches;
 use super::catalog::Reach;
 use super::history::{Span, WalHistory};
 use super::object::is_about_the_object;
@@ -39,9 +40,9 @@ pub struct Window {
 /// All windows of an archive.
 #[derive(Debug, Default)]
 pub struct Windows {
-    /// The last window along the newest timeline that a backup leads to, including its part on the
-    /// ancestors of that timeline.
-    pub newest: Option<Window>,
+    /// The last window along the living timeline, including its part on the ancestors of that
+    /// timeline; along the timeline of the newest backup when it is not clear which one is alive.
+    pub living: Option<Window>,
     /// All windows by timeline and position, each without its part on the ancestors of its
     /// timeline. A timeline on which no transaction ended and no backup was taken has no window.
     pub by_timeline: Vec<Window>,
@@ -51,15 +52,15 @@ pub struct Windows {
 
 impl WalHistory {
     /// Returns the windows that these backups open. Reads a bounded number of segments for each.
-    pub fn windows(&self, archive: &Archive, records: &[&Record]) -> Result<Windows> {
+    pub fn windows(&self, archive: &Archive, branches: &Branches, records: &[&Record]) -> Result<Windows> {
         let mut reader = TailReader::new(archive, self);
         let mut windows = Windows::default();
         for span in self.spans(records) {
             windows.by_timeline.extend(reader.window(&span, records)?);
         }
-        let last =
-            self.timelines().into_iter().rev().find_map(|timeline| self.along(timeline, records).pop());
-        windows.newest = last.map(|span| reader.window(&span, records)).transpose()?.flatten();
+        let living = branches.possible().into_iter().next();
+        let last = living.and_then(|timeline| self.along(timeline, records).pop());
+        windows.living = last.map(|span| reader.window(&span, records)).transpose()?.flatten();
         windows.damaged = reader.damaged;
         Ok(windows)
     }

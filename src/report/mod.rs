@@ -47,7 +47,7 @@ pub struct Holdings {
     pub wal: Option<WalHistory>,
     /// Segments that at least one backup misses.
     pub gaps: Vec<Gap>,
-    /// The window along the newest timeline that a backup leads to.
+    /// The window along the living timeline.
     pub window: Option<Window>,
     /// All windows, by timeline.
     pub windows: Vec<Window>,

@@ -273,7 +273,7 @@ fn draw_repository(html: &mut Html, id: &str, facts: &Facts, stock: &RepositoryS
 
 /// Writes the key figures of a repository.
 fn figures(html: &mut Html, facts: &Facts, stock: &RepositoryStock, holdings: &Holdings) {
-    let good = stock.last_good().map(|backup| format!("{} ago", ago(facts, backup.ended)));
+    let good = stock.last_good().map(|(_, since)| format!("{} ago", ago(facts, since)));
     let window =
         holdings.window.as_ref().map(|window| span(window.to.duration_since(window.from).as_secs_f64()));
     let proved = stock.drill.as_ref().and_then(|drill| drill.last_proved);

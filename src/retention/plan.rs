@@ -2,11 +2,12 @@
 //! carries it out. It is made from values alone.
 
 use super::others::InUse;
-use super::policy::{Policy, Reason, Reasons};
+use super::policy::{Policy, Reason, Reasons, leads_to, ordered};
 use super::stock::{Backup, Stock};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::repo::ObjectName;
+use crate::repo::branches::Branches;
 use crate::repo::packset::PackSet;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,8 @@ pub struct Plan {
 pub struct Kept {
     pub id: String,
     pub because: Vec<Reason>,
+    /// Timeline of the backup, if no timeline that is alive descends from it.
+    pub dead: Option<TimelineId>,
 }
 
 /// The objects that are removed, with their bytes, in the order of the steps.
@@ -111,7 +114,8 @@ impl Plan {
     ///
     /// [`Kind::Refused`] when a backup to discard is needed, or no complete backup would be left.
     pub fn make(stock: &Stock, policy: &Policy, wishes: &Wishes, now: Timestamp) -> Result<Plan> {
-        let choice = Choice { stock, policy, wishes, now };
+        let branches = stock.branches(now);
+        let choice = Choice { stock, branches: &branches, policy, wishes, now };
         let unreadable = stock.unreadable.iter().filter(|id| !wishes.is_discarded(id));
         let mut problems: Vec<String> = unreadable
             .map(|id| {
@@ -125,7 +129,7 @@ impl Plan {
             format!("{} is missing or damaged, so the backups that lead to timeline {timeline} are unknown: nothing is removed. Move the damaged file away and push it again from pg_wal of the primary or a standby, or restore it from a copy", WalName::History(*timeline))
         }));
         if !problems.is_empty() {
-            let kept = stock.backups.iter().map(|backup| backup.kept([Reason::NotRemovable]));
+            let kept = stock.backups.iter().map(|backup| choice.kept(backup, [Reason::NotRemovable]));
             return Ok(Plan { kept: kept.collect(), problems, ..Plan::default() });
         }
         let whole: Vec<usize> = choice.whole(&mut problems);
@@ -133,22 +137,17 @@ impl Plan {
         choice.check_discarded(&reasons, &whole)?;
         let remove = choice.remove(&reasons, &whole);
         let kept = stock.backups.iter().enumerate().filter_map(|(index, backup)| {
-            reasons.get(&index).map(|reasons| backup.kept(reasons.iter().copied()))
+            reasons.get(&index).map(|reasons| choice.kept(backup, reasons.iter().copied()))
         });
         let in_use = stock.in_use.iter().map(InUse::describe).collect();
         Ok(Plan { kept: kept.collect(), remove, in_use, problems })
     }
 }
 
-impl Backup {
-    fn kept(&self, because: impl IntoIterator<Item = Reason>) -> Kept {
-        Kept { id: self.id.clone(), because: because.into_iter().collect() }
-    }
-}
-
 /// The values from which the plan is made.
 struct Choice<'a> {
     stock: &'a Stock,
+    branches: &'a Branches,
     policy: &'a Policy,
     wishes: &'a Wishes,
     now: Timestamp,
@@ -162,12 +161,18 @@ struct Live<'a> {
 }
 
 impl Choice<'_> {
+    fn kept(&self, backup: &Backup, because: impl IntoIterator<Item = Reason>) -> Kept {
+        let dead = self.branches.is_dead_at(backup.timeline, backup.stop_lsn);
+        let because = because.into_iter().collect();
+        Kept { id: backup.id.clone(), because, dead: dead.then_some(backup.timeline) }
+    }
+
     /// Returns the whole backups: without damaged pages, with all of their objects and WAL, and
     /// without damage that a verification found.
     fn whole(&self, problems: &mut Vec<String>) -> Vec<usize> {
         let mut whole = Vec::new();
         for (index, backup) in self.stock.backups.iter().enumerate() {
-            match self.missing(backup) {
+            match self.stock.missing(backup) {
                 Some(missing) => problems
                     .push(format!("{missing} of backup {} is missing: it counts as damaged", backup.id)),
                 None if !backup.is_complete => {}
@@ -180,26 +185,9 @@ impl Choice<'_> {
         whole
     }
 
-    /// Returns the first object that a backup needs and that does not exist.
-    fn missing(&self, backup: &Backup) -> Option<String> {
-        let of = |id: &str| self.stock.data.get(id);
-        for ((id, number), size) in &backup.manifest {
-            if of(id).and_then(|data| data.manifests.get(number)) != Some(size) {
-                return Some(ObjectName::Manifest(id.clone(), *number).to_string());
-            }
-        }
-        let is_missing =
-            |(id, number): &(&str, u32)| !of(id).is_some_and(|data| data.packs.contains_key(number));
-        if let Some((id, number)) = backup.packs.iter().find(is_missing) {
-            return Some(ObjectName::Pack(id.to_owned(), number).to_string());
-        }
-        let has_wal = self.stock.has_all(&backup.wal, backup.segment_size);
-        (!has_wal).then(|| format!("WAL between {} and {}", backup.wal.first, backup.wal.last))
-    }
-
     /// Returns the kept backups and the reasons.
     fn keep(&self, whole: &[usize]) -> Reasons {
-        let Choice { stock, policy, wishes, now } = self;
+        let Choice { stock, branches, policy, wishes, now } = self;
         let mut reasons = Reasons::new();
         let goes = |id: &String| {
             wishes.is_discarded(id) || stock.condemned.contains(id) && !wishes.stuck.contains(id)
@@ -218,13 +206,13 @@ impl Choice<'_> {
         } else {
             // The rules are applied twice, so that a damaged backup is kept as if it were whole,
             // and does not take the place of a whole one.
-            policy.apply(stock, &whole, *now, &mut reasons);
-            policy.apply(stock, &candidates, *now, &mut reasons);
+            policy.apply(stock, branches, &whole, *now, &mut reasons);
+            policy.apply(stock, branches, &candidates, *now, &mut reasons);
         }
         // Without a whole backup only named backups are removed.
-        let last_complete = whole.last().map_or(candidates.as_slice(), std::slice::from_ref);
+        let last_complete = if whole.is_empty() { candidates } else { self.last_complete(&whole) };
         for index in last_complete {
-            reasons.entry(*index).or_default().insert(Reason::LastComplete);
+            reasons.entry(index).or_default().insert(Reason::LastComplete);
         }
         for (index, backup) in stock.backups.iter().enumerate() {
             let mut because = |reason| {
@@ -248,6 +236,25 @@ impl Choice<'_> {
             }
         }
         reasons
+    }
+
+    /// Returns the last whole backup that leads to each timeline that may be alive, and the last
+    /// that leads to the timeline on which WAL still arrives; without any, the last of all.
+    fn last_complete(&self, whole: &[usize]) -> Vec<usize> {
+        let mut last = Vec::new();
+        for timeline in self.branches.possible() {
+            last.extend(ordered(self.stock, whole, timeline).last());
+        }
+        let arrives = self.branches.newest_wal();
+        last.extend(
+            arrives.and_then(|timeline| {
+                whole.iter().rev().find(|index| leads_to(self.stock, **index, timeline))
+            }),
+        );
+        if last.is_empty() {
+            last.extend(whole.last());
+        }
+        last
     }
 
     /// Refuses to discard a backup that is needed, and the last whole backup.

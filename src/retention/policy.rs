@@ -3,6 +3,7 @@
 use super::stock::Stock;
 use crate::pg::history::History;
 use crate::pg::segment::TimelineId;
+use crate::repo::branches::Branches;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -84,18 +85,34 @@ impl Policy {
     }
 
     /// Adds the reasons for which the rules keep backups among `of`, which are indices in the
-    /// stock.
-    pub fn apply(&self, stock: &Stock, of: &[usize], now: Timestamp, reasons: &mut Reasons) {
+    /// stock. Rules that count begin with the backups that lead to the living timeline; if it is
+    /// not clear which one that is, they count for each that may be alive.
+    pub fn apply(
+        &self,
+        stock: &Stock,
+        branches: &Branches,
+        of: &[usize],
+        now: Timestamp,
+        reasons: &mut Reasons,
+    ) {
+        let cutoff = self.keep_within.and_then(|within| before(window_end(stock, now, within), within));
+        if let Some(cutoff) = cutoff {
+            for index in within(stock, branches, of, cutoff, now) {
+                reasons.entry(index).or_default().insert(Reason::KeepWithin);
+            }
+        }
+        for living in branches.possible() {
+            self.count(stock, &ordered(stock, of, living), now, reasons);
+        }
+    }
+
+    /// Applies the rules that count; `order` ends with the newest backup.
+    fn count(&self, stock: &Stock, order: &[usize], now: Timestamp, reasons: &mut Reasons) {
         let mut keep = |index: usize, reason| {
             reasons.entry(index).or_default().insert(reason);
         };
         if let Some(count) = self.keep_last {
-            of.iter().rev().take(count as usize).for_each(|index| keep(*index, Reason::KeepLast));
-        }
-        if let Some(cutoff) =
-            self.keep_within.and_then(|within| before(window_end(stock, now, within), within))
-        {
-            within(stock, of, cutoff, now).into_iter().for_each(|index| keep(index, Reason::KeepWithin));
+            order.iter().rev().take(count as usize).for_each(|index| keep(*index, Reason::KeepLast));
         }
         let calendar: [(Option<u32>, Reason, Period); 4] = [
             (self.keep_daily, Reason::KeepDaily, |time| day(time)),
@@ -106,7 +123,7 @@ impl Policy {
         ];
         for (count, reason, period) in calendar {
             let mut seen = BTreeSet::new();
-            for index in of.iter().rev() {
+            for index in order.iter().rev() {
                 let time = stock.backups.get(*index).map(|backup| backup.stop_time.min(now));
                 let new = time.is_some_and(|time| seen.insert(period(time)));
                 if new && seen.len() <= count.unwrap_or(0) as usize {
@@ -115,6 +132,21 @@ impl Policy {
             }
         }
     }
+}
+
+/// Returns backups, which are indices in the stock, so that those that lead to `living` come last,
+/// by position.
+pub fn ordered(stock: &Stock, of: &[usize], living: TimelineId) -> Vec<usize> {
+    let (line, mut order): (Vec<usize>, Vec<usize>) =
+        of.iter().partition(|index| leads_to(stock, **index, living));
+    order.extend(line);
+    order
+}
+
+/// Whether a timeline can be reached from a backup.
+pub fn leads_to(stock: &Stock, index: usize, timeline: TimelineId) -> bool {
+    let history = stock.history(timeline);
+    stock.backups.get(index).is_some_and(|backup| history.contains(backup.timeline, backup.stop_lsn))
 }
 
 /// Returns the end of the window: now, or the time of the newest WAL or backup after a long
@@ -172,7 +204,13 @@ fn times(claimed: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
 /// Returns the backups that make every moment since `cutoff` restorable: along each timeline that
 /// was used since then, the last backup before the first one after `cutoff`, and all later ones.
 /// They are taken in their order and not by time, so a wrong clock of one backup removes none.
-fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTreeSet<usize> {
+fn within(
+    stock: &Stock,
+    branches: &Branches,
+    of: &[usize],
+    cutoff: Timestamp,
+    now: Timestamp,
+) -> BTreeSet<usize> {
     let backup = |index: &usize| stock.backups.get(*index);
     let timelines: BTreeSet<TimelineId> = stock
         .stored
@@ -181,7 +219,7 @@ fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTr
         .copied()
         .chain(of.iter().filter_map(backup).map(|backup| backup.timeline))
         .collect();
-    let newest = timelines.last().copied();
+    let living = branches.possible();
     let mut kept = BTreeSet::new();
     for timeline in timelines {
         let history: History = stock.history(timeline);
@@ -192,7 +230,7 @@ fn within(stock: &Stock, of: &[usize], cutoff: Timestamp, now: Timestamp) -> BTr
             .collect();
         let claimed: Vec<Timestamp> = line.iter().filter_map(backup).map(|backup| backup.stop_time).collect();
         let first_young = times(&claimed, now).iter().position(|time| *time > cutoff);
-        let was_used = Some(timeline) == newest
+        let was_used = living.contains(&timeline)
             || first_young.is_some()
             || stock.stored.get(&timeline).is_some_and(|stored| *stored > cutoff);
         if was_used {

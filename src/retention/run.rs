@@ -8,6 +8,7 @@ use super::stock::Stock;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress;
 use crate::repo::active::{Announcement, Staleness};
+use crate::repo::branches::ServerTimeline;
 use crate::repo::{Archive, ObjectName};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Options {
     pub discard: BTreeSet<String>,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
+    /// Timeline of the cluster's server.
+    pub server: ServerTimeline,
     /// Maximum time to wait for the end of another prune.
     pub wait: Duration,
     pub staleness: Staleness,
@@ -92,7 +95,8 @@ impl Run<'_> {
 
     fn stock(&self, others: &mut Others<'_>) -> Result<Stock> {
         progress::step("reading the state of the repository");
-        let stock = Stock::read(self.archive, others)?;
+        let mut stock = Stock::read(self.archive, others)?;
+        stock.server = self.options.server.clone();
         let known = |id: &String| {
             stock.data.contains_key(id)
                 || stock.unreadable.contains(id)

@@ -5,13 +5,14 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repo::branches::{Branch, BranchBackup, Branches, ServerTimeline};
 use crate::repo::data::Data;
 use crate::repo::history::WalHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
 use crate::repo::record::{ManifestPart, Record, WalRange};
 use crate::repo::survey::{Survey, Want};
-use crate::repo::{Archive, Records};
+use crate::repo::{Archive, ObjectName, Records};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A backup that has a record.
@@ -53,8 +54,14 @@ pub struct Stock {
     pub histories: BTreeMap<TimelineId, History>,
     /// Timelines whose history is missing or damaged.
     pub unknown_histories: Vec<TimelineId>,
-    /// Time at which the newest segment of each timeline was stored.
+    /// Time at which the last segment of each timeline was stored.
     pub stored: BTreeMap<TimelineId, jiff::Timestamp>,
+    /// Time at which the history of each timeline was stored.
+    pub begun: BTreeMap<TimelineId, jiff::Timestamp>,
+    /// Timelines that are retired.
+    pub retired: BTreeSet<TimelineId>,
+    /// Timeline of the cluster's server.
+    pub server: ServerTimeline,
     pub pins: BTreeMap<String, Pin>,
     pub in_use: Vec<InUse>,
     /// Backups that a stale prune was removing: it may be suspended, and continue with them.
@@ -73,10 +80,11 @@ impl Stock {
         (stock.in_use, stock.condemned) = others.look(archive)?;
         let want = Want { pins: true, verified: true, ..Want::default() };
         let survey = Survey::read_each(archive, want, |name, listed| stock.wal.push((name, listed.size)))?;
-        let Survey { records, segment_size, wal, damaged_histories, pins, verified, .. } = survey;
+        let Survey { records, segment_size, wal, damaged_histories, pins, verified, retired, .. } = survey;
         stock.take(archive, records, pins)?;
         stock.segment_size = segment_size;
         stock.remembered = verified;
+        stock.retired = retired;
         stock.unknown_histories = damaged_histories.into_iter().map(|(timeline, _)| timeline).collect();
         if let Some(wal) = &wal {
             stock.take_wal(wal);
@@ -96,7 +104,7 @@ impl Stock {
         records: Records,
         pins: BTreeMap<String, Result<Pin>>,
     ) -> Result<()> {
-        let Records { good, damaged, sizes, fenced } = records;
+        let Records { good, damaged, sizes, fenced, .. } = records;
         self.unreadable = damaged.into_iter().map(|(id, _)| id).collect();
         self.fenced = fenced;
         let known: BTreeMap<String, Backup> =
@@ -124,15 +132,41 @@ impl Stock {
     fn take_wal(&mut self, wal: &WalHistory) {
         let size = wal.inventory.segment_size();
         self.histories = wal.histories().clone();
+        let histories = wal.inventory.histories.iter();
+        self.begun = histories.filter_map(|id| Some((*id, wal.inventory.begun(*id)?))).collect();
         for (timeline, runs) in wal.inventory.runs() {
             let is_known = timeline.0 == 1 || self.histories.contains_key(timeline);
             if !is_known && !self.unknown_histories.contains(timeline) {
                 self.unknown_histories.push(*timeline);
             }
-            self.stored.extend(runs.iter().map(|run| run.stored).max().map(|stored| (*timeline, stored)));
+            self.stored.extend(runs.last().map(|run| (*timeline, run.stored)));
             let numbers = runs.iter().map(|run| (run.first.number(size), run.last.number(size)));
             self.segments.insert(*timeline, numbers.collect());
         }
+    }
+
+    /// Returns the first object that a backup needs and that does not exist.
+    pub fn missing(&self, backup: &Backup) -> Option<String> {
+        let of = |id: &str| self.data.get(id);
+        for ((id, number), size) in &backup.manifest {
+            if of(id).and_then(|data| data.manifests.get(number)) != Some(size) {
+                return Some(ObjectName::Manifest(id.clone(), *number).to_string());
+            }
+        }
+        let is_missing =
+            |(id, number): &(&str, u32)| !of(id).is_some_and(|data| data.packs.contains_key(number));
+        if let Some((id, number)) = backup.packs.iter().find(is_missing) {
+            return Some(ObjectName::Pack(id.to_owned(), number).to_string());
+        }
+        let has_wal = self.has_all(&backup.wal, backup.segment_size);
+        (!has_wal).then(|| format!("WAL between {} and {}", backup.wal.first, backup.wal.last))
+    }
+
+    /// Returns true when the backup has no damaged page, all of its objects and WAL, and no damage
+    /// that a verification found.
+    fn is_whole(&self, backup: &Backup) -> bool {
+        let is_bad = self.remembered.get(&backup.id) == Some(&true);
+        backup.is_complete && !is_bad && self.missing(backup).is_none()
     }
 
     /// Returns true when all segments of a range exist.
@@ -140,6 +174,38 @@ impl Stock {
         let (first, last) = (wal.first.number(size), wal.last.number(size));
         let runs = self.segments.get(&wal.first.timeline);
         runs.is_some_and(|runs| runs.iter().any(|run| run.0 <= first && last <= run.1))
+    }
+
+    /// Returns the branches of the cluster, judged at `now`.
+    pub fn branches(&self, now: jiff::Timestamp) -> Branches {
+        let known = self.histories.keys().chain(self.segments.keys()).chain(self.begun.keys());
+        let known: BTreeSet<TimelineId> = known.copied().collect();
+        let branch = |timeline: TimelineId| {
+            let begun = self.begun.get(&timeline);
+            let runs = self.segments.get(&timeline).filter(|runs| !runs.is_empty());
+            let bounds = runs.and_then(|runs| Some((runs.first()?.0, runs.last()?.1)));
+            let bounds = bounds.zip(self.segment_size);
+            let name = |number, size| SegmentName::of_number(timeline, number, size);
+            let branch = Branch {
+                history: self.history(timeline),
+                segments: bounds.map(|((first, last), size)| (name(first, size), name(last, size))),
+                stored: self.stored.get(&timeline).or(begun).copied(),
+                has_history: begun.is_some() || self.histories.contains_key(&timeline),
+                backups: Vec::new(),
+                is_retired: false,
+            };
+            (timeline, branch)
+        };
+        let backups = self.backups.iter().map(|backup| BranchBackup {
+            id: &backup.id,
+            timeline: backup.timeline,
+            stop_lsn: backup.stop_lsn,
+            stop_time: backup.stop_time,
+            is_complete: self.is_whole(backup),
+        });
+        let backups: Vec<BranchBackup<'_>> = backups.collect();
+        let all = known.into_iter().map(branch).collect();
+        Branches::judge(all, self.segment_size, &backups, &self.retired, &self.server, now)
     }
 
     /// Returns the history of a timeline; an unknown one has no ancestors.

@@ -129,6 +129,7 @@ impl Sync<'_> {
         self.progress.set(0, wal.iter().map(|(_, size)| size).sum::<u64>() + stored);
         progress::step("copying WAL");
         self.wal(&wal, &mut report)?;
+        self.marks(&mut report)?;
         progress::step("copying backups");
         for wanted in &records {
             reading.check()?;
@@ -166,10 +167,14 @@ impl Sync<'_> {
         let mut wal = Vec::new();
         self.from.each_wal(|name, entry| {
             if !known.contains(&name) {
-                wal.push((name, entry.size));
+                wal.push((entry.modified, name, entry.size));
             }
             Ok(())
         })?;
+        // In the order in which they were stored, so that the newest WAL of the source is the newest
+        // of the target too, whatever its timeline.
+        wal.sort_by_key(|(stored, ..)| *stored);
+        let wal = wal.into_iter().map(|(_, name, size)| (name, size)).collect();
         let source = self.from.records()?;
         for (_, error) in source.damaged {
             self.skip(error, report)?;
@@ -248,6 +253,21 @@ impl Sync<'_> {
             copied
         };
         report.segments += self.each(missing, copy, report)?;
+        Ok(())
+    }
+
+    /// Copies the marks of retired timelines.
+    fn marks(&self, report: &mut SyncReport) -> Result<()> {
+        let known = self.to.retired()?;
+        for timeline in self.from.retired()?.difference(&known) {
+            match self.from.copy_mark(self.to, *timeline) {
+                Ok(bytes) => {
+                    report.objects += u64::from(bytes.is_some());
+                    report.bytes += bytes.unwrap_or(0);
+                }
+                Err(error) => self.skip(error, report)?,
+            }
+        }
         Ok(())
     }
 

@@ -8,7 +8,9 @@
 use super::racing::{Race, beside_identity};
 use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::fs::{durable, open_plain};
-use crate::pg::segment::WalName;
+use crate::pg::history::{History, MAX_FILE_SIZE};
+use crate::pg::lsn::Lsn;
+use crate::pg::segment::{TimelineId, WalName};
 use crate::pg::wal::SegmentHeader;
 use crate::progress;
 use crate::repo::lock::try_lock;
@@ -40,9 +42,24 @@ pub struct Fetch<'a> {
     /// is registered.
     pub lineage: Option<Lineage>,
     pub repositories: &'a [Repository],
+    pub retired: RetiredHistories,
     /// Fails when the server does not wait for the file any more; called right before the file is
     /// renamed to `destination`.
     pub still_wanted: &'a dyn Fn() -> Result<()>,
+}
+
+/// Answer to a request for the history of a retired timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetiredHistories {
+    /// It is delivered as any other.
+    Deliver,
+    /// It does not exist, unless a higher timeline that is not retired has a history, which the
+    /// server would not find then.
+    Hide,
+    /// As `Hide`, but delivered when the timeline left the one of the server before this position.
+    /// The server has passed it and cannot follow the retired timeline any more
+    /// (`rescanLatestTimeLine` in `xlogrecovery.c`); it must not choose its number at a promotion.
+    HideBefore(TimelineId, Lsn),
 }
 
 /// Outcome of a fetch.
@@ -79,7 +96,9 @@ impl Fetch<'_> {
         let mut failures = Failures::new(progress::warn);
         let is_delivered = match self.repositories {
             [] => return Err(Error::new(Kind::Config, "no repository is configured")),
-            [only] => self.take(look_up(only, self.lineage, self.name), only.name(), &mut failures),
+            [only] => {
+                self.take(look_up(only, self.lineage, self.name, self.retired), only.name(), &mut failures)
+            }
             _ => self.take_first(&mut failures),
         };
         if is_delivered {
@@ -98,7 +117,8 @@ impl Fetch<'_> {
             let next = turn.next();
             if let Some((number, repository)) = next {
                 let (asked, lineage, name) = (repository.clone(), self.lineage, self.name);
-                race.start(number, repository, move || look_up(&asked, lineage, name));
+                let retired = self.retired;
+                race.start(number, repository, move || look_up(&asked, lineage, name, retired));
             }
             let patience = if turn.len() > 0 { ANSWER_TIMEOUT } else { Duration::MAX };
             while let Some((_, repository, found)) = race.next(patience) {
@@ -145,7 +165,12 @@ enum LookUp {
 }
 
 /// Looks for a file in one repository.
-fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> Result<LookUp> {
+fn look_up(
+    repository: &Repository,
+    lineage: Option<Lineage>,
+    name: WalName,
+    retired: RetiredHistories,
+) -> Result<LookUp> {
     let _span = info_span!("fetch", file = %name, repository = repository.name()).entered();
     let lineage = match lineage {
         Some(lineage) => lineage,
@@ -160,7 +185,14 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
     if !repository.is_remote() {
         prove()?;
     }
-    if let Some(stored) = wal.get(name)? {
+    let stored = wal.get(name)?;
+    if let WalName::History(timeline) = name
+        && is_hidden(&wal, timeline, stored.is_some(), retired)?
+    {
+        prove()?;
+        return Ok(LookUp::Absent);
+    }
+    if let Some(stored) = stored {
         return found(stored);
     }
     let (identity, later) = if repository.is_remote() {
@@ -177,6 +209,31 @@ fn look_up(repository: &Repository, lineage: Option<Lineage>, name: WalName) -> 
         )
         .hint(hole_hint(name))),
     }
+}
+
+/// Whether a history is reported as absent although the archive has it, or a later one.
+fn is_hidden(wal: &Wal<'_>, timeline: TimelineId, is_there: bool, retired: RetiredHistories) -> Result<bool> {
+    if retired == RetiredHistories::Deliver {
+        return Ok(false);
+    }
+    let marks = wal.retired()?;
+    if !marks.contains(&timeline) {
+        return Ok(false);
+    }
+    if !is_there {
+        return Ok(true);
+    }
+    let histories = wal.histories()?;
+    if histories.iter().any(|other| *other > timeline && !marks.contains(other)) {
+        return Ok(false);
+    }
+    let RetiredHistories::HideBefore(own, reached) = retired else {
+        return Ok(true);
+    };
+    let text =
+        wal.get(WalName::History(timeline))?.map(|stored| stored.read_all(MAX_FILE_SIZE)).transpose()?;
+    let history = text.map(|(_, text)| History::parse(timeline, &text)).transpose()?;
+    Ok(history.is_some_and(|history| history.end_of(own).is_some_and(|left| reached <= left)))
 }
 
 /// Returns the commands to type for a file that is missing although a later one exists.

@@ -45,5 +45,6 @@ mod shell;
 mod storage;
 mod support;
 mod sync;
+mod timelines;
 mod verify;
 mod versions;

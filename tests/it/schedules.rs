@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walkeep::error::{Error, Kind, Result};
 use walkeep::repo::active::{Announcement, Heartbeat, Operation, Staleness};
+use walkeep::repo::branches::ServerTimeline;
 use walkeep::repo::packset::PackSet;
 use walkeep::repo::pin::Pin;
 use walkeep::repo::{Archive, Lineage, ObjectName, Repository};
@@ -71,6 +72,7 @@ fn prune(archive: &Archive, number: u64) -> Result<()> {
         discard: BTreeSet::new(),
         dry_run: false,
         now: jiff::Timestamp::MAX,
+        server: ServerTimeline::Unknown,
         wait: Duration::ZERO,
         staleness: Staleness { watch: Duration::ZERO, ..Staleness::default() },
         random: format!("{number:012x}"),

@@ -257,7 +257,7 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
         });
         if let Some(archive) = checks.tried(&format!("repository {}", repository.name()), worst, opened) {
             let name = format!("backups in {}", repository.name());
-            for finding in newest::look(&archive) {
+            for finding in newest::look(&archive, jiff::Timestamp::now()) {
                 checks.note(&name, finding.at_most(worst));
             }
             archives.push(archive);

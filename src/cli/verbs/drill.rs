@@ -10,6 +10,7 @@ use crate::drill::{self, DrillRequest, Selection};
 use crate::error::{Error, Kind, Result};
 use crate::progress;
 use crate::repo::Archive;
+use crate::repo::branches::ServerTimeline;
 use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::RecoveryTarget;
 use serde::Serialize;
@@ -44,8 +45,9 @@ pub fn run(context: &Context, args: &DrillArgs) -> Result<Exit> {
         .next()
         .ok_or_else(|| Error::defect("no repository is configured"))?;
     let archive = setup::archive(context, &repository, &args.selection)?;
-    let options = options(context, args, repository.name(), now)?;
-    let choice = choice(args, &archive, now)?;
+    let server = setup::server_timeline(context, &archive);
+    let choice = choice(args, &archive, &server, now)?;
+    let options = options(context, args, &archive, server, now)?;
     let run = drill::run(archive.clone(), &choice, &options)?;
     context.console.finish();
     let (drill, error) = (&run.drill, run.error.as_ref());
@@ -77,7 +79,8 @@ pub fn run(context: &Context, args: &DrillArgs) -> Result<Exit> {
 fn options(
     context: &Context,
     args: &DrillArgs,
-    repository: &str,
+    archive: &Archive,
+    server: ServerTimeline,
     now: jiff::Timestamp,
 ) -> Result<drill::Options> {
     let config = &context.config.drill;
@@ -93,7 +96,11 @@ fn options(
         directory,
         cluster: context.cluster.name.clone(),
         bin: config.bin.clone(),
-        restore_command: restore_command::build(context, &["--repository", repository])?,
+        // A backup that is named may be on a retired timeline.
+        restore_command: restore_command::build(
+            context,
+            &["--repository", archive.repository().name(), "--retired"],
+        )?,
         preload: config.preload.clone().unwrap_or_default(),
         users: setup::roles(context),
         databases: databases(context),
@@ -109,6 +116,7 @@ fn options(
             .filter(|name| name.starts_with("PG"))
             .collect(),
         now,
+        server,
         random: setup::random_hex::<6>()?,
     })
 }
@@ -149,7 +157,12 @@ fn primary(context: &Context, timeout: Option<Duration>) -> Result<drill::Primar
     Ok(drill::Primary { info, conninfo, patience: timeout.unwrap_or(COMPARE_TIMEOUT) })
 }
 
-fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<Selection> {
+fn choice(
+    args: &DrillArgs,
+    archive: &Archive,
+    server: &ServerTimeline,
+    now: jiff::Timestamp,
+) -> Result<Selection> {
     let target = match (&args.time, args.lsn) {
         (Some(text), _) => RecoveryTarget::Time(moment::of_archive(text, archive)?),
         (None, Some(lsn)) => RecoveryTarget::Lsn(lsn),
@@ -162,7 +175,10 @@ fn choice(args: &DrillArgs, archive: &Archive, now: jiff::Timestamp) -> Result<S
         let wanted = DrillRequest::This { backup: args.backup.clone(), target };
         return Ok(drill::select(wanted, &[], &pins, &[], None));
     }
-    let contents = Contents::read(archive.clone(), now)?;
+    let mut contents = Contents::read(archive.clone(), server, now)?;
+    // The rotation stays on the way to the living timeline.
+    let branches = &contents.branches;
+    contents.records.retain(|record| !branches.is_dead_at(record.timeline, record.stop_lsn));
     let moment = match &contents.window {
         Some(window) => random_moment(window.from, window.to)?,
         None => None,

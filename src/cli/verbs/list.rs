@@ -6,8 +6,10 @@ use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::Result;
+use crate::pg::segment::SegmentName;
 use crate::progress;
-use crate::repo::catalog::{Inventory, Reach};
+use crate::repo::Archive;
+use crate::repo::catalog::Reach;
 use crate::repo::drills::Drill;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
@@ -38,7 +40,7 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
     let mut repositories = Vec::new();
     for repository in setup::selected(context, &args.selection)? {
         let archive = setup::archive(context, &repository, &args.selection)?;
-        repositories.push(Contents::read(archive, jiff::Timestamp::now())?);
+        repositories.push(read(context, archive)?);
     }
     let listing = Listing { cluster: &context.cluster.name, repositories };
     context.print(&listing)?;
@@ -57,6 +59,19 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
     Ok(exit)
 }
 
+/// Reads a repository as it is now.
+fn read(context: &Context, archive: Archive) -> Result<Contents> {
+    let server = setup::server_timeline(context, &archive);
+    Contents::read(archive, &server, jiff::Timestamp::now())
+}
+
+/// Returns the first segment of the oldest timeline, and the last along the living one.
+fn bounds(contents: &Contents) -> Option<(SegmentName, SegmentName)> {
+    let inventory = &contents.wal.as_ref()?.inventory;
+    let (last, _) = inventory.last_along(&contents.branches.living_history()?)?;
+    Some((inventory.first()?, last))
+}
+
 /// Returns a backup as in the JSON of `list` and `show`.
 fn backup(contents: &Contents, record: &Record) -> Value {
     let mut report = render::backup(record, contents.pins.get(&record.id));
@@ -66,7 +81,7 @@ fn backup(contents: &Contents, record: &Record) -> Value {
 }
 
 fn report(contents: &Contents) -> Value {
-    let bounds = contents.wal.as_ref().map(|wal| &wal.inventory).and_then(Inventory::bounds);
+    let bounds = bounds(contents);
     json!({
         "name": contents.archive.repository().name(),
         "url": contents.archive.repository().url(),
@@ -79,6 +94,7 @@ fn report(contents: &Contents) -> Value {
             "gaps": contents.gaps,
             "missing_histories": contents.missing_histories,
         },
+        "timeline": contents.branches.alive(),
         "window": render::moments(contents.window.as_ref()),
         "windows": render::windows(&contents.windows),
         "stored": {
@@ -121,7 +137,20 @@ fn text(contents: &Contents) -> String {
             labels.join(" "),
         );
     }
-    match contents.wal.as_ref().map(|wal| &wal.inventory).and_then(Inventory::bounds) {
+    wal_text(contents, &mut text);
+    let sizes = &contents.sizes;
+    let (backups, wal) = (render::size(sizes.backups), render::size(sizes.wal));
+    let _ = write!(text, "  stored: {backups} of backups, {wal} of WAL");
+    if sizes.unfinished > 0 {
+        let _ = write!(text, ", {} of backups that are not finished", render::size(sizes.unfinished));
+    }
+    text.push('\n');
+    text
+}
+
+/// Appends the WAL, what is missing of it, and the moments that can be restored.
+fn wal_text(contents: &Contents, text: &mut String) {
+    match bounds(contents) {
         Some((first, last)) => {
             let _ = writeln!(text, "  WAL from {first} to {last}");
         }
@@ -141,14 +170,10 @@ fn text(contents: &Contents) -> String {
             _ => writeln!(text, "  restorable: from {from} to {to} on timeline {}", window.timeline),
         };
     }
-    let sizes = &contents.sizes;
-    let (backups, wal) = (render::size(sizes.backups), render::size(sizes.wal));
-    let _ = write!(text, "  stored: {backups} of backups, {wal} of WAL");
-    if sizes.unfinished > 0 {
-        let _ = write!(text, ", {} of backups that are not finished", render::size(sizes.unfinished));
+    let branches = &contents.branches;
+    for note in branches.unclear().into_iter().chain(branches.dead().map(|dead| branches.obituary(dead))) {
+        let _ = writeln!(text, "  {note}; see `walkeep timelines`");
     }
-    text.push('\n');
-    text
 }
 
 /// Formats the last drill of a backup.
@@ -170,9 +195,9 @@ struct Shown<'a> {
 pub fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
     for repository in setup::selected(context, &args.selection)? {
         let archive = setup::archive(context, &repository, &args.selection)?;
-        let contents = Contents::read(archive, jiff::Timestamp::now())?;
+        let contents = read(context, archive)?;
         let wanted = match args.backup.as_str() {
-            "latest" => contents.records.last(),
+            "latest" => contents.branches.newest(&contents.records),
             id => contents.records.iter().find(|record| record.id == id),
         };
         if let Some(record) = wanted {

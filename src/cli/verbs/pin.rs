@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::repo::Archive;
 use crate::repo::pin::Pin;
 use crate::repo::record::Record;
+use crate::repo::survey::{Survey, Want};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -74,11 +75,14 @@ fn find(context: &Context, wanted: &str, selection: &SelectionArgs) -> Result<Ve
     let mut found = Vec::new();
     for repository in setup::selected(context, selection)? {
         let archive = setup::archive(context, &repository, selection)?;
-        let mut records = archive.records()?.good;
+        let server = setup::server_timeline(context, &archive);
+        let survey = Survey::read(&archive, Want::default())?;
+        let records = &survey.records.good;
         let record = match wanted {
-            "latest" => records.pop(),
-            id => records.into_iter().find(|record| record.id == id),
+            "latest" => survey.branches(&server, jiff::Timestamp::now()).newest(records),
+            id => records.iter().find(|record| record.id == id),
         };
+        let record = record.cloned();
         found.extend(record.map(|record| (archive, record)));
     }
     if found.is_empty() {

@@ -108,6 +108,7 @@ fn options(context: &Context, archive: &Archive, args: &PruneArgs) -> Result<Opt
         discard: args.remove.iter().cloned().collect(),
         dry_run: args.dry_run,
         now,
+        server: setup::server_timeline(context, archive),
         wait: setup::lock_timeout(&args.wait),
         staleness: Staleness::default(),
         random: setup::random_hex::<6>()?,
@@ -120,7 +121,7 @@ fn plans_json(plans: &[&Plan]) -> Value {
     let sum = |of: fn(&Removal) -> u64| plans.iter().map(|plan| of(&plan.remove)).sum::<u64>();
     let kept = plans.iter().flat_map(|plan| &plan.kept).map(|kept| {
         let because: Vec<&str> = kept.because.iter().map(|reason| reason.as_str()).collect();
-        json!({"id": kept.id, "because": because})
+        json!({"id": kept.id, "because": because, "dead_timeline": kept.dead})
     });
     json!({
         "remove": {
@@ -166,7 +167,10 @@ impl PrunedPart {
         text.push('\n');
         for kept in kept {
             let because: Vec<&str> = kept.because.iter().map(|reason| reason.as_str()).collect();
-            let _ = writeln!(text, "  keep    {}  {}", kept.id, because.join(", "));
+            let dead = kept.dead.map_or_else(String::new, |timeline| {
+                format!(" (on a branch of timeline {timeline} that nothing extends)")
+            });
+            let _ = writeln!(text, "  keep    {}  {}{dead}", kept.id, because.join(", "));
         }
         for user in in_use {
             let _ = writeln!(text, "  in use  {user}");

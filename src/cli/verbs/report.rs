@@ -57,7 +57,7 @@ fn view(context: &Context, limit: &TimeoutArgs) -> ClusterView {
     let holdings = seen.map(|(repository, seen)| {
         seen.stock.is_ok().then(|| {
             let archive = setup::archive(context, repository, &SelectionArgs::default())?;
-            Contents::read(archive, health.facts.now).map(holdings)
+            Contents::read(archive, &health.facts.timeline, health.facts.now).map(holdings)
         })
     });
     ClusterView { holdings: holdings.collect(), health }

@@ -35,18 +35,26 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
         )
         .hint("restore into a directory of its own"));
     }
-    let plan = plan(context, args)?;
+    let mut plan = plan(context, args)?;
+    if args.standby {
+        plan.be_standby()?;
+    }
     if !args.allow_new_tablespaces && to != *pgdata {
         refuse_new_tablespaces(pgdata, &plan)?;
     }
     let recovery = RecoverySettings {
-        restore_command: restore_command::build(context, &[])?,
+        restore_command: restore_command::build(
+            context,
+            if plan.needs_retired() { &["--retired"] } else { &[] },
+        )?,
         action: args.action,
         standby: args.standby,
         as_primary: args.as_primary,
     };
     let options = options(context, args, to)?;
-    describe(context, &plan);
+    // Neither a backup, nor a target, nor a timeline was named.
+    let is_default = args.backup.is_none() && args.timeline.is_none() && plan.target == RecoveryTarget::End;
+    describe(context, &plan, is_default);
     // Before anything is written: --follow needs the server's programs.
     let find = || Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref());
     let programs = args.follow.then(find).transpose()?;
@@ -219,7 +227,7 @@ fn plan(context: &Context, args: &RestoreArgs) -> Result<RestorePlan> {
     let mut failures = Failures::new(progress::warn);
     for repository in setup::selected(context, &args.selection)? {
         let plan = setup::archive(context, &repository, &args.selection)
-            .and_then(|archive| request(args, &archive).map(|request| (archive, request)))
+            .and_then(|archive| request(context, args, &archive).map(|request| (archive, request)))
             .and_then(|(archive, request)| RestorePlan::make(archive, request));
         match plan {
             Ok(plan) => return Ok(plan),
@@ -230,7 +238,7 @@ fn plan(context: &Context, args: &RestoreArgs) -> Result<RestorePlan> {
     Err(Error::defect("no repository is configured"))
 }
 
-fn request(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
+fn request(context: &Context, args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
     let target = &args.target;
     let target = if let Some(text) = &target.time {
         RecoveryTarget::Time(moment::of_archive(text, archive)?)
@@ -253,6 +261,9 @@ fn request(args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
         exclusive: args.exclusive,
         timeline: args.timeline,
         allow_damaged: args.allow_damaged,
+        follows_dead: false,
+        server: setup::server_timeline(context, archive),
+        now: jiff::Timestamp::now(),
     })
 }
 
@@ -268,7 +279,7 @@ fn lock(context: &Context, repository: &Repository, wait: &WaitArgs) -> Result<O
 }
 
 /// Shows what will be restored, and the timelines that recovery follows.
-fn describe(context: &Context, plan: &RestorePlan) {
+fn describe(context: &Context, plan: &RestorePlan, is_default: bool) {
     context.console.say(&format!(
         "backup {} of {} ({}), WAL from {} to {} ({} segments), repository {}",
         plan.record.id,
@@ -285,6 +296,10 @@ fn describe(context: &Context, plan: &RestorePlan) {
     context.console.say(&format!("along timeline {timelines}{}", plan.history.timeline));
     if let Some(reason) = plan.stop_reason() {
         context.console.say(&reason);
+    }
+    let passed_over = plan.passed_over().filter(|_| is_default);
+    for warning in plan.departure().into_iter().chain(passed_over) {
+        progress::warn(&Error::new(Kind::Problem, warning).hint("`walkeep timelines` shows the branches"));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cli::setup::{self, Context};
 use crate::error::Result;
 use crate::observe::{Facts, Finding, Health, Light, Look, RepositoryFacts, look};
 use crate::progress;
+use crate::repo::branches::Branches;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -176,7 +177,8 @@ fn repository(repository: &RepositoryFacts) -> Value {
     if let Ok(stock) = &repository.stock {
         let good = stock.last_good();
         report["last_backup"] =
-            json!(good.map(|good| json!({"id": good.id, "stop_time": render::time(good.ended)})));
+            json!(good.map(|(good, _)| json!({"id": good.id, "stop_time": render::time(good.ended)})));
+        report["timeline"] = json!(stock.branches.as_ref().and_then(Branches::alive));
         report["backups"] = json!(stock.backups.len());
         report["newest"] = json!(stock.newest.map(|(name, _)| name));
         report["newest_stored"] = json!(stock.newest.map(|(_, at)| render::time(at)));
@@ -248,8 +250,8 @@ fn figures(facts: &Facts) -> Vec<String> {
         let Ok(stock) = &repository.stock else {
             continue;
         };
-        if let Some(good) = stock.last_good() {
-            let age = facts.now.duration_since(good.ended).as_secs().max(0);
+        if let Some((_, since)) = stock.last_good() {
+            let age = facts.now.duration_since(since).as_secs().max(0);
             all.push(format!("'{place}_backup_age'={age}s"));
         }
         if let Some(behind) = stock.behind {

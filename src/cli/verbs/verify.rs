@@ -6,6 +6,7 @@ use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::{Error, Failures, Result};
 use crate::progress;
+use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, Identities, Lineage, Repository};
 use crate::verify::{self, LostSpan, Options, Problem, Scope, Unknown};
 use serde::Serialize;
@@ -171,7 +172,7 @@ fn look(
         }
         let archive = repository.open(lineage)?;
         let is_current = current == Some(lineage);
-        let Some(scope) = scope(args, &archive, is_current)? else {
+        let Some(scope) = scope(context, args, &archive, is_current)? else {
             continue;
         };
         let begun = Instant::now();
@@ -187,17 +188,22 @@ fn look(
 }
 
 /// Returns what to verify of this lineage, or `None` when it does not have the backup.
-fn scope(args: &VerifyArgs, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
+fn scope(context: &Context, args: &VerifyArgs, archive: &Archive, is_current: bool) -> Result<Option<Scope>> {
     let Some(wanted) = &args.backup else {
         return Ok(Some(if args.wal { Scope::Wal } else { Scope::All }));
     };
+    if wanted == "latest" {
+        if !is_current {
+            return Ok(None);
+        }
+        let server = setup::server_timeline(context, archive);
+        let survey = Survey::read(archive, Want::default())?;
+        let newest = survey.branches(&server, jiff::Timestamp::now()).newest(&survey.records.good);
+        return Ok(newest.map(|record| Scope::Backup(record.id.clone())));
+    }
     let records = archive.records()?;
-    let mut ids = records.good.iter().map(|record| &record.id);
-    let found = match wanted.as_str() {
-        "latest" if is_current => ids.next_back(),
-        "latest" => None,
-        wanted => ids.chain(records.damaged.iter().map(|(id, _)| id)).find(|id| *id == wanted),
-    };
+    let ids = records.good.iter().map(|record| &record.id);
+    let found = ids.chain(records.damaged.iter().map(|(id, _)| id)).find(|id| *id == wanted);
     Ok(found.cloned().map(Scope::Backup))
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::progress;
 use crate::repo::{Lineage, Repository};
-use crate::wal::fetch::{Fetch, Fetched};
+use crate::wal::fetch::{Fetch, Fetched, RetiredHistories};
 use crate::wal::stamp::Stamp;
 use rustix::fs::{CWD, Mode};
 use std::collections::{BTreeSet, VecDeque};
@@ -256,6 +256,7 @@ impl FetchWorker<'_> {
             destination: &path,
             lineage: Some(self.lineage),
             repositories: self.repositories,
+            retired: RetiredHistories::Hide,
             still_wanted: &*self.still_wanted,
         };
         let fetched = fetch.run()?;

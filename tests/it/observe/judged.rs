@@ -8,6 +8,7 @@ use walkeep::observe::{
 };
 use walkeep::pg::lsn::Lsn;
 use walkeep::pg::segment::TimelineId;
+use walkeep::repo::branches::ServerTimeline;
 use walkeep::repo::window::Window;
 
 const HOUR: i64 = 3600;
@@ -34,6 +35,7 @@ fn backup(ended: Timestamp) -> ObservedBackup {
     ObservedBackup {
         id: "a".into(),
         ended,
+        since: Some(ended),
         size: 1 << 30,
         stored: 1 << 28,
         is_complete: true,
@@ -67,6 +69,7 @@ fn good() -> Facts {
         cluster: "main".into(),
         now: now(),
         is_running: true,
+        timeline: ServerTimeline::Unknown,
         server: Ok(ObservedServer {
             version: "15.4".into(),
             archives: true,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use walkeep::repo::active::{Announcement, Heartbeat, Operation, Staleness};
+use walkeep::repo::branches::ServerTimeline;
 use walkeep::repo::{Archive as Opened, Lineage, ObjectName, Repository};
 use walkeep::retention::{Options, Policy, Pruned};
 
@@ -189,6 +190,7 @@ impl Elsewhere {
             discard: Default::default(),
             dry_run: false,
             now: jiff::Timestamp::now(),
+            server: ServerTimeline::Unknown,
             wait: Duration::ZERO,
             staleness: Staleness { watch, ..Staleness::default() },
             random: "fedcba987654".into(),

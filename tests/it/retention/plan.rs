@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use walkeep::pg::segment::{TimelineId, WalName};
 use walkeep::repo::ObjectName;
+use walkeep::repo::branches::ServerTimeline;
 use walkeep::repo::pin::Pin;
 use walkeep::retention::{Plan, Policy, Reason, Stock, Wishes};
 
@@ -23,10 +24,26 @@ fn kept(plan: &Plan) -> BTreeSet<String> {
     plan.kept.iter().map(|kept| kept.id.clone()).collect()
 }
 
-/// What the rules that go by numbers and calendar keep, found by asking for every backup how many
-/// better ones there are.
+/// What the rules that go by numbers and calendar keep, for each timeline that may be alive.
 fn model(world: &World, policy: &Policy, of: &BTreeSet<String>, now: i64) -> BTreeSet<String> {
-    let backups: Vec<_> = world.stock.backups.iter().filter(|backup| of.contains(&backup.id)).collect();
+    let possible = world.stock.branches(at(now)).possible();
+    possible.into_iter().flat_map(|living| model_of(world, policy, of, living, now)).collect()
+}
+
+/// Found by asking for every backup how many better ones there are: those that lead to the living
+/// timeline are better than all others.
+fn model_of(
+    world: &World,
+    policy: &Policy,
+    of: &BTreeSet<String>,
+    living: TimelineId,
+    now: i64,
+) -> BTreeSet<String> {
+    let mut backups: Vec<_> = world.stock.backups.iter().filter(|backup| of.contains(&backup.id)).collect();
+    let history = world.stock.history(living);
+    backups.sort_by_key(|backup| {
+        (history.contains(backup.timeline, backup.stop_lsn), backup.timeline, backup.start_lsn)
+    });
     let periods: [(Option<u32>, Period); 4] = [
         (policy.keep_daily, Box::new(|t| at(t).strftime("%Y-%m-%d").to_string())),
         (policy.keep_weekly, Box::new(|t| at(t).strftime("%G-%V").to_string())),
@@ -50,6 +67,15 @@ fn model(world: &World, policy: &Policy, of: &BTreeSet<String>, now: i64) -> BTr
     keep
 }
 
+/// The newest of these backups that leads to a timeline.
+fn newest_for(world: &World, timeline: TimelineId, of: &BTreeSet<String>) -> Option<String> {
+    let history = world.stock.history(timeline);
+    let leads = |backup: &&walkeep::retention::Backup| {
+        of.contains(&backup.id) && history.contains(backup.timeline, backup.stop_lsn)
+    };
+    world.stock.backups.iter().rev().find(leads).map(|backup| backup.id.clone())
+}
+
 /// What holds whatever the clocks say.
 #[track_caller]
 fn check_always(seed: u64, world: &World, policy: &Policy, plan: &Plan, now: i64) {
@@ -65,8 +91,18 @@ fn check_always(seed: u64, world: &World, policy: &Policy, plan: &Plan, now: i64
         assert!(plan.remove.wal.is_empty(), "seed {seed}: no WAL may go");
     } else {
         assert!(!whole.is_disjoint(&kept), "seed {seed}: no whole backup is left");
-        let newest = world.stock.backups.iter().rev().find(|backup| whole.contains(&backup.id));
-        assert!(kept.contains(&newest.expect("one").id), "seed {seed}: the newest whole one is gone");
+        let branches = world.stock.branches(at(now));
+        for timeline in branches.possible().into_iter().chain(branches.newest_wal()) {
+            let newest = newest_for(world, timeline, &whole);
+            let is_kept = newest.is_none_or(|newest| kept.contains(&newest));
+            assert!(is_kept, "seed {seed}: the newest whole one of timeline {timeline} is gone");
+        }
+        // The server wrote last on this timeline, unless that segment is lost.
+        if world.has_last() {
+            let newest = newest_for(world, TimelineId(world.living), &whole);
+            let is_kept = newest.is_none_or(|newest| kept.contains(&newest));
+            assert!(is_kept, "seed {seed}: the newest whole one of the server is gone");
+        }
     }
     for (id, pin) in &world.stock.pins {
         assert!(!pin.holds(at(now)) || kept.contains(id), "seed {seed}: {id} is pinned");
@@ -269,6 +305,62 @@ fn a_record_that_cannot_be_read_keeps_everything_until_it_is_given_up() {
     let plan = Plan::make(&world.stock, &policy, &wishes, at(world.end)).expect("a plan");
     assert_eq!(plan.remove.backups, [unreadable]);
     assert_eq!(kept(&plan).len(), 2);
+}
+
+#[test]
+fn a_dead_branch_takes_no_place_from_the_server_that_goes_on() {
+    // A promotion by mistake after the first backup; its branch is backed up, far ahead.
+    let mut world = three_backups([10, 3, 2]);
+    let fork = world.stock.backups[0].first() + 1;
+    world.fork(2, 1, fork);
+    world.end = super::world::START + 11 * DAY;
+    world.simple_backup_on(2, fork + 30);
+    world.end = super::world::START + 20 * DAY;
+    world.finish();
+    let living: BTreeSet<String> = [id(1), id(2)].into();
+    let dead = id(3);
+    for policy in [
+        Policy { keep_last: Some(2), ..Policy::default() },
+        Policy { keep_daily: Some(2), ..Policy::default() },
+    ] {
+        let plan = make(&world.stock, &policy, world.end);
+        assert_eq!(kept(&plan), living, "{policy:?}");
+    }
+    // One that is kept all the same is shown as what it is.
+    world.stock.pins.insert(dead.clone(), Pin { until: None, standalone: false });
+    let plan = make(&world.stock, &Policy { keep_last: Some(1), ..Policy::default() }, world.end);
+    let dead_ones: Vec<_> = plan.kept.iter().filter(|kept| kept.dead == Some(TimelineId(2))).collect();
+    assert_eq!(dead_ones.len(), 1, "{plan:?}");
+    assert_eq!(dead_ones[0].id, dead);
+    // A backup that was made when the clock was a year ahead is not the newest for ever.
+    let position = world.stock.backups.iter().position(|backup| backup.id == dead).expect("there");
+    world.stock.pins.clear();
+    world.stock.backups[position].stop_time = at(world.end + 365 * DAY);
+    let plan = make(&world.stock, &Policy { keep_last: Some(2), ..Policy::default() }, world.end);
+    assert_eq!(kept(&plan), living);
+}
+
+#[test]
+fn the_line_of_a_backup_that_was_just_taken_is_kept_even_if_other_wal_is_newer() {
+    // The server of timeline 2 goes on archiving; nobody knows which one is meant.
+    let mut world = three_backups([10, 3, 2]);
+    let fork = world.stock.backups[0].first() + 1;
+    world.fork(2, 1, fork);
+    world.end = super::world::START + 19 * DAY;
+    world.simple_backup_on(2, fork + 30);
+    world.stock.backups.iter_mut().find(|b| b.id == id(3)).expect("there").stop_time =
+        at(super::world::START + 11 * DAY);
+    world.end = super::world::START + 20 * DAY;
+    world.finish();
+    let plan = make(&world.stock, &Policy { keep_last: Some(1), ..Policy::default() }, world.end);
+    assert_eq!(kept(&plan), [id(2), id(3)].into());
+    // The server decides.
+    world.stock.server = ServerTimeline::running(TimelineId(1));
+    let plan = make(&world.stock, &Policy { keep_last: Some(1), ..Policy::default() }, world.end);
+    assert_eq!(kept(&plan), [id(2), id(3)].into(), "WAL still arrives on timeline 2");
+    world.stock.retired.insert(TimelineId(2));
+    let plan = make(&world.stock, &Policy { keep_last: Some(1), ..Policy::default() }, world.end);
+    assert_eq!(kept(&plan), [id(2)].into());
 }
 
 /// Backups that ended so many days ago, each with a segment of its own and one behind it.

@@ -67,6 +67,8 @@ pub struct World {
     /// When each backup ended.
     pub ended: BTreeMap<String, i64>,
     pub end: i64,
+    /// Timeline on which the server wrote last.
+    pub living: u32,
     dice: Dice,
 }
 
@@ -80,6 +82,7 @@ impl World {
             moments: BTreeMap::new(),
             ended: BTreeMap::new(),
             end: start,
+            living: 1,
             dice: Dice::new(seed),
         };
         world.live(lies);
@@ -104,6 +107,14 @@ impl World {
             }
         }
         self.write(timeline, &mut position, 1);
+        self.living = timeline;
+    }
+
+    /// Whether the segment that the server wrote last is there, as the last of its timeline.
+    pub fn has_last(&self) -> bool {
+        let newest = self.moments.iter().max_by_key(|(_, moment)| **moment);
+        let last = self.moments.keys().rfind(|(timeline, _)| *timeline == self.living);
+        newest.is_some_and(|(key, moment)| Some(key) == last && *moment == self.end)
     }
 
     fn write(&mut self, timeline: u32, position: &mut u64, count: u64) {
@@ -372,6 +383,7 @@ impl World {
             moments: self.moments.clone(),
             ended: self.ended.clone(),
             end: self.end,
+            living: self.living,
             dice: Dice::new(1),
         };
         world.find_runs();
@@ -390,6 +402,7 @@ impl World {
             moments: BTreeMap::new(),
             ended: BTreeMap::new(),
             end: START,
+            living: 1,
             dice: Dice::new(1),
         }
     }

@@ -4,6 +4,7 @@
 use super::CheckResult;
 use crate::cli::render;
 use crate::error::{Error, Result};
+use crate::repo::branches::is_in_the_future;
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Parts};
 use crate::repo::record::Record;
@@ -15,7 +16,7 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 /// Maximum number of files to read.
 const MAX_FILES: usize = 5;
 
-pub fn look(archive: &Archive) -> Vec<CheckResult> {
+pub fn look(archive: &Archive, now: jiff::Timestamp) -> Vec<CheckResult> {
     let Records { good, damaged, .. } = match archive.records() {
         Ok(records) => records,
         Err(error) => return vec![error.into()],
@@ -27,7 +28,9 @@ pub fn look(archive: &Archive) -> Vec<CheckResult> {
         )
     };
     let mut findings: Vec<CheckResult> = damaged.into_iter().map(unreadable).collect();
-    let newest = good.iter().filter(|record| record.is_complete()).max_by_key(|record| record.stop_time);
+    let is_past = |record: &Record| !is_in_the_future(record.stop_time, now);
+    let complete = good.iter().filter(|record| record.is_complete());
+    let newest = complete.max_by_key(|record| (is_past(record), record.stop_time));
     match newest {
         Some(record) => findings.push(try_out(archive, record).into()),
         None if findings.is_empty() => findings.push(CheckResult::warning(
