@@ -140,8 +140,13 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     }
     // The file itself has to be finished before the timeout, also when the files ahead take long.
     let patience = config.wal.timeout / 2;
-    let ahead = spool.and_then(|spool| PushAhead::start(&push, spool, count, patience, now));
+    let ahead = spool.clone().and_then(|spool| PushAhead::start(&push, spool, count, patience, now));
     let pushed = push.run();
+    match (&pushed, &spool) {
+        (Ok(_), Some(spool)) => push::note_success(&push, spool, now),
+        (Err(_), Some(spool)) => push::note_failure(&push, spool),
+        _ => {}
+    }
     if let Some(ahead) = ahead {
         ahead.finish(pushed.is_ok());
     }

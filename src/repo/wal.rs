@@ -82,6 +82,42 @@ impl Wal<'_> {
         }
     }
 
+    /// Returns those of consecutive segments whose names are taken, whatever the content. Sends one
+    /// request to a remote repository, unless many other files lie between the segments.
+    pub fn taken(&self, names: &[SegmentName], size: SegmentSize) -> Result<Vec<SegmentName>> {
+        let (Some(first), Some(last)) = (names.first(), names.last()) else {
+            return Ok(Vec::new());
+        };
+        let mut taken = Vec::new();
+        if !self.repository.is_remote() {
+            for name in names {
+                let key = self.base.join(key::wal(WalName::Segment(*name)))?;
+                if self.in_repository("look for", &key, self.repository.store.head(&key))?.is_some() {
+                    taken.push(*name);
+                }
+            }
+            return Ok(taken);
+        }
+        let folder = self.base.join(key::wal_of(first.timeline))?;
+        let before = SegmentName::of_number(first.timeline, first.number(size).saturating_sub(1), size);
+        let mut after = self.base.join(key::wal(WalName::Segment(before)))?;
+        loop {
+            let page = self.repository.store.list(&folder, Some(&after), 2 * names.len());
+            let page = self.in_repository("list", &folder, page)?;
+            let mut is_behind = false;
+            for entry in &page.entries {
+                if let Ok(WalName::Segment(name)) = entry.key.name().parse() {
+                    is_behind = name > *last;
+                    taken.extend(names.contains(&name).then_some(name));
+                }
+            }
+            match page.entries.last() {
+                Some(entry) if page.more && !is_behind => after = entry.key.clone(),
+                _ => return Ok(taken),
+            }
+        }
+    }
+
     /// Returns the timelines that have a history file, in order.
     pub fn histories(&self) -> Result<Vec<TimelineId>> {
         let mut timelines = Vec::new();

@@ -22,14 +22,21 @@
 //! saves, so for a remote repository the mark alone suffices, for [`MAX_AGE`]. The failure of a
 //! further segment does not fail the call: the failure occurs again when PostgreSQL calls for that
 //! segment. `archive_status` is only read.
+//!
+//! Nothing is stored behind a file that is refused, since an archive with the segments of two
+//! servers under consecutive names looks complete and is not. So a segment is stored beside the
+//! call's own one only when each file up to it can be archived: it has a correct header, and its name
+//! is free in each repository, or taken by the same content as after an interrupted call. One look
+//! at the names is enough, and costs no time: the segments are encoded meanwhile. History files are
+//! archived alone, and nothing is pushed ahead while an earlier file waits whose push has failed.
 
 use super::spool::{Spool, SpoolLock};
 use crate::codec::compress::Compression;
 use crate::codec::hash::LANES;
-use crate::error::{Error, Kind};
-use crate::pg::segment::WalName;
-use crate::progress;
-use crate::repo::{Lineage, Repository};
+use crate::error::{Error, Kind, Result};
+use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::progress::{self, in_span};
+use crate::repo::{Lineage, RemoteHints, Repository};
 use crate::wal::encode::{LazyObject, MEMORY_STEP};
 use crate::wal::permits::Permits;
 use crate::wal::push::{Push, StoredWalFile, skipped};
@@ -40,8 +47,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
+use tracing::Span;
 
 /// Maximum age of a mark.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -58,6 +66,9 @@ const WAIT_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Maximum memory of all further segments in bytes. With the call's own segment of 16 MiB, which
 /// may be incompressible, and the rest of the process, the total stays below 64 MiB.
 const MAX_MEMORY: u64 = 32 << 20;
+
+/// Name in the spool of the last file whose push failed.
+const FAILED: &str = "failed";
 
 /// Maximum number of segments that are stored at once.
 const MAX_UPLOADS: u64 = 16;
@@ -155,8 +166,8 @@ pub struct PushAhead {
 impl PushAhead {
     /// Starts to push up to `count` segments for which PostgreSQL will call next, with the time
     /// limit `patience`. `now` is the time at which the call began. `None` when no further segment
-    /// is ready, when PostgreSQL has not called for the segment of `push`, or when the spool cannot
-    /// be used.
+    /// is ready, when the file of `push` is not a segment or is damaged, when an earlier file has
+    /// failed, when PostgreSQL has not called, or when the spool cannot be used.
     pub fn start(
         push: &Push<'_>,
         spool: Spool,
@@ -164,20 +175,24 @@ impl PushAhead {
         patience: Duration,
         now: SystemTime,
     ) -> Option<PushAhead> {
-        let own = push.name().ok()?;
+        let WalName::Segment(own) = push.name().ok()? else {
+            return None;
+        };
         let folder = push.path.parent()?;
-        let ready = ready(&folder.join("archive_status"), own, count);
-        if ready.is_empty() {
+        let archive_status = folder.join("archive_status");
+        let ready = ready(&archive_status, own, count);
+        if ready.is_empty() || has_failed_before(&spool, &archive_status, own, now) {
             return None;
         }
         spool.create().ok()?;
         let alone = spool.lock()?;
-        spool.remove_all_but(|name| ready.iter().any(|ready| ready.to_string() == name));
+        spool.remove_all_but(|name| name == FAILED || ready.iter().any(|ready| ready.to_string() == name));
+        let names: Vec<SegmentName> = [own].into_iter().chain(ready.iter().copied()).collect();
         // Segments with a mark count towards `count`. Otherwise, while one segment is refused
         // repeatedly, all of its successors would be archived before it.
         let left: VecDeque<PathBuf> = ready
             .into_iter()
-            .map(|name| (name, folder.join(name.to_string())))
+            .map(|name| (WalName::Segment(name), folder.join(name.to_string())))
             .filter(|(_, path)| Stamp::at(path).is_some_and(|stamp| stamp.is_older(CLOCK_TICK, now)))
             .filter(|(name, path)| mark_of(&Push { path, ..*push }, *name, &spool, now).is_none())
             .map(|(_, path)| path)
@@ -202,7 +217,14 @@ impl PushAhead {
             began: now,
             begin_until: Instant::now() + patience / 2,
             end,
+            names,
+            folder: folder.to_owned(),
+            refused: OnceLock::new(),
         });
+        let look = Arc::clone(&queue);
+        // If the thread cannot be started, the first thread that stores a segment looks.
+        let thread = std::thread::Builder::new().name("look ahead".to_owned());
+        let _ = thread.spawn(in_span(Span::current(), move || drop(look.refused())));
         let stop = Arc::clone(&queue.stop);
         for _ in 0..threads {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
@@ -228,30 +250,61 @@ impl PushAhead {
     }
 }
 
-/// Returns the next segments that the server has marked as ready, in the order in which its
-/// archiver takes them. Empty when the server has not marked `own`: then a user called walpush.
-/// History and backup files are small, and partial segments are rare: they are left to their own
-/// calls.
-fn ready(archive_status: &Path, own: WalName, count: usize) -> Vec<WalName> {
+/// Returns the next segments of the timeline that the server has marked as ready, in order. Empty
+/// when the server has not marked `own`: then a user called walpush. Empty also while the history of
+/// the timeline waits, for which the archiver calls first (`pgarch_readyXlog` in `pgarch.c`). Other
+/// files are left to their own calls.
+fn ready(archive_status: &Path, own: SegmentName, count: usize) -> Vec<SegmentName> {
     let mut ready = BTreeSet::new();
     if !archive_status.join(format!("{own}.ready")).exists() {
         return Vec::new();
     }
-    // The archiver has already called for the segments before this one.
-    let is_later = |name: WalName| !matches!(own, WalName::Segment(_)) || name > own;
     for entry in std::fs::read_dir(archive_status).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
-        if let Some(Ok(name @ WalName::Segment(_))) = name.map(str::parse)
-            && is_later(name)
-        {
-            ready.insert(name);
-            if ready.len() > count {
-                ready.pop_last();
+        match name.map(str::parse) {
+            Some(Ok(WalName::History(timeline))) if timeline <= own.timeline => return Vec::new(),
+            Some(Ok(WalName::Segment(name))) if name > own && name.timeline == own.timeline => {
+                ready.insert(name);
+                if ready.len() > count {
+                    ready.pop_last();
+                }
             }
+            _ => {}
         }
     }
     ready.into_iter().collect()
+}
+
+/// Records that the push of a file failed, so that later calls push nothing ahead while the file
+/// waits. Without a usable spool nothing is pushed ahead either.
+pub fn note_failure(push: &Push<'_>, spool: &Spool) {
+    if let Ok(name) = push.name()
+        && spool.create().is_ok()
+    {
+        let _ = spool.write_mark(FAILED, &name.to_string());
+    }
+}
+
+/// Removes the record of a failed push when its file has been archived since.
+pub fn note_success(push: &Push<'_>, spool: &Spool, now: SystemTime) {
+    let failed = spool.read_mark::<String>(FAILED, Duration::MAX, now);
+    if failed.is_some() && failed == push.name().ok().map(|name| name.to_string()) {
+        spool.remove(FAILED);
+    }
+}
+
+/// Whether an earlier file still waits after its push has failed.
+fn has_failed_before(spool: &Spool, archive_status: &Path, own: SegmentName, now: SystemTime) -> bool {
+    let Some(failed) = spool.read_mark::<String>(FAILED, Duration::MAX, now) else {
+        return false;
+    };
+    let is_earlier = match failed.parse() {
+        Ok(WalName::Segment(name) | WalName::Partial(name) | WalName::Backup(name, _)) => name < own,
+        Ok(WalName::History(timeline)) => timeline <= own.timeline,
+        Err(_) => false,
+    };
+    is_earlier && archive_status.join(format!("{failed}.ready")).exists()
 }
 
 /// The segments that the threads push, and the limits that the threads share.
@@ -271,9 +324,70 @@ struct PushQueue {
     began: SystemTime,
     begin_until: Instant,
     end: Instant,
+    /// The call's own segment, and the further ones.
+    names: Vec<SegmentName>,
+    /// Directory of the files.
+    folder: PathBuf,
+    /// The first of `names` that may be refused; empty before it is known.
+    refused: OnceLock<Option<SegmentName>>,
 }
 
 impl PushQueue {
+    /// Returns the first of the segments that may be refused, by its file or by a repository; `None`
+    /// when all can be archived.
+    fn refused(&self) -> Option<SegmentName> {
+        *self.refused.get_or_init(|| {
+            let mut refused = None;
+            let mut names = Vec::new();
+            for name in &self.names {
+                match self.push(&self.folder.join(name.to_string())).open() {
+                    Ok(file) => names.push((*name, file)),
+                    Err(_) => {
+                        refused = Some(*name);
+                        break;
+                    }
+                }
+            }
+            for repository in &self.repositories {
+                let is_down = repository.hints().is_some_and(RemoteHints::is_down);
+                if repository.is_required() || !is_down {
+                    names.truncate(self.accepted(repository, &names));
+                }
+            }
+            self.names.get(names.len()).copied().or(refused)
+        })
+    }
+
+    /// Number of files up to the first that a repository may refuse. An optional repository that
+    /// fails refuses nothing.
+    fn accepted(&self, repository: &Repository, files: &[(SegmentName, LazyObject)]) -> usize {
+        let first_refused = || -> Result<Option<SegmentName>> {
+            let Some((_, first)) = files.first() else {
+                return Ok(None);
+            };
+            let size = SegmentSize::try_from(first.wal().size())?;
+            let names: Vec<SegmentName> = files.iter().map(|(name, _)| *name).collect();
+            let wal = repository.wal(self.lineage)?;
+            for name in wal.taken(&names, size)? {
+                let stored = wal.get(WalName::Segment(name))?;
+                let file = files.iter().find(|(other, _)| *other == name).map(|(_, file)| file);
+                let (Some(stored), Some(file)) = (stored, file) else {
+                    continue;
+                };
+                if stored.header.sha256 != Some(file.wal().hash()?) {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        };
+        match first_refused() {
+            Ok(None) => files.len(),
+            Ok(Some(refused)) => files.iter().take_while(|(name, _)| *name != refused).count(),
+            Err(_) if repository.is_required() => 0,
+            Err(_) => files.len(),
+        }
+    }
+
     /// Encodes one group of segments after another, and starts a thread to store each segment.
     fn run(self: Arc<PushQueue>, sender: &mpsc::Sender<()>) {
         while !self.stop.load(Ordering::Relaxed) && Instant::now() < self.begin_until {
@@ -335,6 +449,10 @@ impl PushQueue {
 
     fn store(&self, file: LazyObject) {
         let (name, path) = (file.wal().name, file.wal().path().to_owned());
+        let is_behind_refused = self.refused().is_some_and(|refused| name >= WalName::Segment(refused));
+        if is_behind_refused || self.stop.load(Ordering::Relaxed) {
+            return;
+        }
         match self.push(&path).store(file) {
             // A segment without a mark is compared with the stored object by its own call.
             Ok(stored) if stored.stamp.is_older(CLOCK_TICK, self.began) => {

@@ -141,7 +141,8 @@ impl Spool {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes a mark, atomically. The caller must hold the lock.
+    /// Writes a mark, atomically. Two processes that write a mark of the same name at once may lose both:
+    /// where that matters the caller must hold the lock.
     pub fn write_mark(&self, name: &str, mark: &impl Serialize) -> Result<()> {
         let doing = || format!("mark {name}");
         let text = serde_json::to_vec(mark).map_err(|e| Error::defect(format!("write JSON: {e}")))?;

@@ -345,3 +345,71 @@ fn further_segments_that_take_too_long_do_not_fail_the_call() {
     assert!(site.archive.find(&name_of(&files[0])).is_some());
     assert_eq!(site.archive.find(&name_of(&files[1])), None);
 }
+
+/// Stores another server's segment with this number.
+fn store_foreign(site: &Site, number: u64) {
+    let own = site.data.write(&site.segment(number).mark("another server"));
+    site.archive.push(&own).ok();
+    std::fs::remove_file(site.data.path.join(own)).expect("remove the other server's file");
+}
+
+#[test]
+fn nothing_is_archived_behind_a_segment_whose_name_another_server_has_taken() {
+    // At the tip, right behind it, and further on.
+    for taken in [2, 3, 5] {
+        let site = site();
+        store_foreign(&site, taken);
+        let files = ready(&site, 2..=8);
+        for (file, number) in files.iter().zip(2..=taken) {
+            let outcome = site.archive.push(file);
+            match number == taken {
+                true => outcome.refused(),
+                false => outcome.ok(),
+            };
+        }
+        site.archive.push(&files[taken as usize - 2]).refused();
+        let stored: Vec<String> = (2..=taken).map(|number| site.segment(number).name()).collect();
+        assert_eq!(names(&site.archive), stored);
+        // By hand a later one is archived, and none behind it while the refused one waits.
+        site.archive.push(&files[5]).ok();
+        assert_eq!(names(&site.archive), [&stored[..], &[name_of(&files[5])]].concat());
+    }
+}
+
+#[test]
+fn nothing_is_archived_beside_a_history_file() {
+    let site = site();
+    let history = |reason: &str| {
+        let text = format!("1\t0/{:X}\t{reason}\n", 3u64 << 20);
+        site.data.write_other("00000002.history", text)
+    };
+    site.archive.push(history("another server")).ok();
+    let own = history("this server");
+    site.data.write_other("archive_status/00000002.history.ready", "");
+    let on_two = |number| {
+        let segment = site.segment(number).at(2, number);
+        site.data.write_other(&format!("archive_status/{}.ready", segment.name()), "");
+        site.data.write(&segment)
+    };
+    let files: Vec<String> = (3..=6).map(on_two).collect();
+    settle(&site, &files);
+    site.archive.push(&own).refused();
+    assert_eq!(names(&site.archive), ["00000002.history"]);
+    // Nor beside a segment of the timeline, while its history waits.
+    site.archive.push(&files[0]).ok();
+    assert_eq!(names(&site.archive).len(), 2);
+}
+
+#[test]
+fn nothing_is_archived_behind_a_damaged_segment() {
+    let site = site();
+    let files = ready(&site, 2..=6);
+    std::fs::write(site.data.path.join(&files[2]), vec![7; 1 << 20]).expect("spoil a segment");
+    site.archive.push(&files[0]).ok();
+    site.archive.push(&files[1]).ok();
+    site.archive.push(&files[2]).refused();
+    assert_eq!(names(&site.archive), [name_of(&files[0]), name_of(&files[1])]);
+    std::fs::write(site.data.path.join(&files[0]), vec![7; 1 << 20]).expect("spoil the first segment");
+    site.archive.push(&files[0]).refused();
+    assert_eq!(names(&site.archive).len(), 2);
+}
