@@ -3,10 +3,11 @@
 use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::branches::{Branches, ServerTimeline};
-use crate::repo::catalog::{Gap, Reach};
+use crate::repo::catalog::Reach;
 use crate::repo::data::{Data, exclusive, manifest_bytes};
 use crate::repo::drills::{Drill, last_of};
 use crate::repo::history::WalHistory;
+use crate::repo::holes::Hole;
 use crate::repo::missing::MissingHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
@@ -14,8 +15,9 @@ use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
 use crate::repo::{Archive, Records};
+use crate::retention::{Policy, expires};
 use crate::verify;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub struct Contents {
     pub archive: Archive,
@@ -23,11 +25,13 @@ pub struct Contents {
     pub damaged: Vec<(String, Error)>,
     /// Timelines whose history file is damaged, so their ancestors are unknown, and the errors.
     pub bad_histories: Vec<(TimelineId, Error)>,
+    /// Ids of backups in which a verification found damage.
+    pub found_damaged: BTreeSet<String>,
     /// Pins in force, by backup.
     pub pins: BTreeMap<String, Pin>,
     pub wal: Option<WalHistory>,
-    /// Missing segments that at least one backup needs.
-    pub gaps: Vec<Gap>,
+    /// Missing segments between others.
+    pub gaps: Vec<Hole>,
     /// Histories that are missing, also those that no backup needs.
     pub missing_histories: Vec<MissingHistory>,
     /// Timelines, and which one is alive.
@@ -57,15 +61,19 @@ pub struct Sizes {
 impl Contents {
     /// Reads a repository; `server` is the timeline of the cluster's server.
     pub fn read(archive: Archive, server: &ServerTimeline, now: jiff::Timestamp) -> Result<Contents> {
-        let want = Want { data: true, pins: true, drills: true, ..Want::default() };
+        let want = Want { data: true, pins: true, drills: true, verified: true };
         let survey = Survey::read(&archive, want)?;
         let branches = survey.branches(server, now);
         let windows = survey.windows(&archive, &branches)?;
         let pins = survey.pins_at(now).into_iter().map(|(id, pin)| (id.to_owned(), pin)).collect();
         let sizes = Sizes::of(&archive, &survey)?;
+        let gaps = survey.holes(&branches, Some(&windows), now);
+        let found_damaged = survey.verified.iter().filter(|(_, is_damaged)| **is_damaged);
+        let found_damaged = found_damaged.map(|(id, _)| id.clone()).collect();
         Ok(Contents {
             archive,
-            gaps: survey.gaps(now),
+            gaps,
+            found_damaged,
             missing_histories: survey.missing_histories(),
             pins,
             sizes,
@@ -79,6 +87,18 @@ impl Contents {
             bad_segments: windows.damaged,
             drills: survey.drills,
         })
+    }
+
+    /// Sets the times at which the retention is expected to end the gaps.
+    pub fn set_ends(&mut self, retention: &Policy, now: jiff::Timestamp) {
+        for gap in &mut self.gaps {
+            gap.set_end(|id| expires(retention, &self.records, id, now));
+        }
+    }
+
+    /// Whether a verification found a backup damaged, or its cluster had damaged pages.
+    pub fn is_damaged(&self, record: &Record) -> bool {
+        !record.is_complete() || self.found_damaged.contains(&record.id)
     }
 
     /// Returns how far the WAL of a backup leads, along the living timeline if the backup leads to

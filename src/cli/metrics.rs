@@ -135,7 +135,9 @@ const STOCK: &[Metric<RepositoryStock>] = &[
         "End of the last drill that proved a backup.",
         |stock| stock.drill.as_ref()?.last_proved.map(seconds),
     ),
-    gauge("walkeep_wal_gaps", "Number of gaps in the WAL.", |stock| Some(stock.gaps.len() as f64)),
+    gauge("walkeep_wal_gaps", "Number of gaps in the WAL behind which no backup lies.", |stock| {
+        Some(stock.gaps.iter().filter(|gap| gap.is_open()).count() as f64)
+    }),
     gauge(
         "walkeep_wal_behind_segments",
         "Number of finished segments of the server that are not stored.",

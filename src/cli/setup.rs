@@ -5,7 +5,7 @@ use super::output::{self, Console};
 use super::render::Report;
 use crate::codec::hash::block_hash;
 use crate::config::{self, ClusterConfig, Config, RepositoryUrl};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::progress;
 use crate::repo::branches::ServerTimeline;
@@ -236,6 +236,21 @@ pub fn selected(context: &Context, selection: &args::SelectionArgs) -> Result<Ve
     }
     let all = context.repositories.iter();
     Ok(all.filter(|repository| name.is_none_or(|name| repository.name() == name)).cloned().collect())
+}
+
+/// Reports a repository that could not be used. An optional one that was not selected by name is only
+/// a warning; the others are failures.
+pub fn away(selection: &args::SelectionArgs, repository: &Repository, error: Error, failures: &mut Failures) {
+    if is_dispensable(selection, repository) {
+        progress::warn(&error.doing(format!("optional repository {}", repository.name())));
+    } else {
+        failures.push(error);
+    }
+}
+
+/// Whether a verb may do without a repository: an optional one that was not selected by name.
+pub fn is_dispensable(selection: &args::SelectionArgs, repository: &Repository) -> bool {
+    !repository.is_required() && selection.repository.is_none()
 }
 
 /// Opens the cluster's part of a repository: the selected lineage, else the lineage of the data

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::branches::{Branches, ServerTimeline};
-use crate::repo::catalog::Gap;
+use crate::repo::holes::Hole;
 use crate::repo::missing::MissingHistory;
 use crate::repo::window::Window;
 use jiff::Timestamp;
@@ -141,7 +141,7 @@ pub struct RepositoryStock {
     pub unreadable: Vec<String>,
     /// Names of timeline histories, and of segments at the end of a window, that are damaged.
     pub unreadable_wal: Vec<String>,
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<Hole>,
     /// Histories that are missing and that a backup needs.
     pub missing_histories: Vec<MissingHistory>,
     /// Timelines of the repository; `None`: not read.

@@ -9,6 +9,7 @@ use super::facts::{
 };
 use super::text::{bytes_text, moment, size_text, span};
 use crate::repo::branches::Branches;
+use crate::repo::holes::{Hole, HoleState};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
@@ -389,20 +390,41 @@ fn wal(repository: &RepositoryFacts, stock: &RepositoryStock, limits: &Limits) -
 
 fn gaps(stock: &RepositoryStock) -> Finding {
     let name = "gaps";
-    let Some(first) = stock.gaps.first() else {
-        return finding(Light::Green, name, "no WAL is missing");
-    };
-    let more = match stock.gaps.len() {
-        1 => String::new(),
-        gaps => format!(", and {} more gaps", gaps - 1),
+    let open: Vec<&Hole> = stock.gaps.iter().filter(|gap| gap.is_open()).collect();
+    let Some(first) = open.first() else {
+        return passed(name, stock);
     };
     let detail = format!(
-        "{} to {} is missing{more}: no moment behind it can be restored from a backup before it",
-        first.first, first.last
+        "{} to {} is missing{}: no moment behind it can be restored from a backup before it",
+        first.gap.first,
+        first.gap.last,
+        and_more(open.len())
     );
     finding(Light::Red, name, detail).hint(
         "look for it in pg_wal of the primary and its standbys, and type `walpush pg_wal/SEGMENT` there; if it is lost: `walkeep backup`",
     )
+}
+
+/// Judges gaps of which none is open.
+fn passed(name: &'static str, stock: &RepositoryStock) -> Finding {
+    let about = |gap: &Hole, count: usize| {
+        let note = gap.note().map_or_else(String::new, |note| format!(": {note}"));
+        format!("{} to {} is missing{}{note}", gap.gap.first, gap.gap.last, and_more(count))
+    };
+    let passed: Vec<&Hole> = stock.gaps.iter().filter(|gap| gap.state == HoleState::Passed).collect();
+    match (passed.last(), stock.gaps.last()) {
+        (Some(last), _) => finding(Light::Yellow, name, about(last, passed.len())).hint(last.note_hint()),
+        (None, Some(last)) => finding(Light::Green, name, about(last, stock.gaps.len())),
+        (None, None) => finding(Light::Green, name, "no WAL is missing"),
+    }
+}
+
+/// Formats how many gaps there are besides the one that is named.
+fn and_more(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        count => format!(", and {} more gaps", count - 1),
+    }
 }
 
 fn histories(stock: &RepositoryStock) -> Option<Finding> {

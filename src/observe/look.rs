@@ -12,11 +12,16 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::running::running_reason;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::branches::ServerTimeline;
+use crate::repo::record::Record;
 use crate::repo::{Lineage, Repository};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+
+/// Returns when the rules of a repository, by its name, stop keeping a backup, by its id; `None` when
+/// that is not known.
+pub type Expiry = Arc<dyn Fn(&str, &[Record], &str) -> Option<Timestamp> + Send + Sync>;
 
 /// Sources of the facts, and the time that gathering them may take.
 pub struct Look {
@@ -25,6 +30,7 @@ pub struct Look {
     /// Connection to the server, or the reason why it is not known.
     pub server: Result<ConnInfo>,
     pub repositories: Vec<Repository>,
+    pub expires: Expiry,
     pub now: Timestamp,
     /// Approximate limit for everything together.
     pub limit: Duration,
@@ -62,8 +68,9 @@ pub fn look(look: Look) -> Facts {
         .map(|repository| {
             let (name, url, is_required) =
                 (repository.name().to_owned(), repository.url(), repository.is_required());
-            let timeline = timeline.clone();
-            (name, url, is_required, start(move || list(&repository, lineage, &timeline, now)))
+            let (timeline, expires) = (timeline.clone(), look.expires.clone());
+            let listing = start(move || list(&repository, lineage, &timeline, &expires, now));
+            (name, url, is_required, listing)
         })
         .collect();
     let repositories = listings.into_iter().map(|(name, url, is_required, listing)| {
@@ -179,6 +186,7 @@ fn list(
     repository: &Repository,
     lineage: Option<Lineage>,
     timeline: &ServerTimeline,
+    expires: &Expiry,
     now: Timestamp,
 ) -> Result<RepositoryStock> {
     let archive = match lineage {
@@ -186,7 +194,7 @@ fn list(
         // The data directory does not exist or is on another host.
         None => repository.open_newest()?,
     };
-    stock::read(&archive, timeline, now)
+    stock::read(&archive, timeline, |records, id| expires(repository.name(), records, id), now)
 }
 
 /// Query for the state of the server and its archiver.

@@ -18,7 +18,7 @@ pub use facts::{
     Ready, RepositoryFacts, RepositoryStock, Trouble,
 };
 pub use judge::{Finding, Health, Light, Limits, judge};
-pub use look::{Look, look, server_timeline};
+pub use look::{Expiry, Look, look, server_timeline};
 pub use queue::queue;
 pub use text::{size_text, span};
 pub use textfile::write as write_textfile;

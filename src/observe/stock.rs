@@ -20,14 +20,20 @@ const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Minimum period of growth: a single backup would dominate a shorter period.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// Reads the facts about a repository.
-pub(super) fn read(archive: &Archive, server: &ServerTimeline, now: Timestamp) -> Result<RepositoryStock> {
+/// Reads the facts about a repository. `expires` is [`Expiry`](super::Expiry) for it.
+pub(super) fn read(
+    archive: &Archive,
+    server: &ServerTimeline,
+    expires: impl Fn(&[Record], &str) -> Option<Timestamp>,
+    now: Timestamp,
+) -> Result<RepositoryStock> {
     let mut growth = Growth::new(now);
     let want = Want { data: true, pins: true, drills: true, verified: true };
     let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
     let branches = survey.branches(server, now);
     let windows = survey.windows(archive, &branches)?;
-    let gaps = survey.gaps(now);
+    let mut gaps = survey.holes(&branches, Some(&windows), now);
+    gaps.iter_mut().for_each(|gap| gap.set_end(|id| expires(&survey.records.good, id)));
     let mut missing_histories = survey.missing_histories();
     missing_histories.retain(MissingHistory::is_needed);
     let Survey { records, wal, damaged_histories, drills, data, verified, .. } = survey;

@@ -16,6 +16,7 @@ pub mod entry;
 pub mod evidence;
 mod hints;
 pub mod history;
+pub mod holes;
 mod identity;
 mod key;
 pub mod lock;

@@ -114,10 +114,7 @@ impl Survey {
     /// Returns the gaps in the WAL that complete backups lead through. Backups with a standalone
     /// pin do not count, since later WAL is not kept for them.
     pub fn gaps(&self, now: Timestamp) -> Vec<Gap> {
-        let pins = self.pins_at(now);
-        let mut leading = self.complete();
-        leading.retain(|record| !pins.get(record.id.as_str()).is_some_and(|pin| pin.standalone));
-        self.wal.as_ref().map_or_else(Vec::new, |wal| wal.gaps(&leading))
+        self.wal.as_ref().map_or_else(Vec::new, |wal| wal.gaps(&self.leading(now)))
     }
 
     /// Returns the moments that can be restored. Reads a bounded number of segments for each

@@ -16,6 +16,7 @@ use crate::repo::replay::{ReplayFacts, Step, Walk};
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// The timeline that recovery follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,8 @@ impl RestorePlan {
     pub fn make(archive: Archive, request: PlanRequest) -> Result<RestorePlan> {
         let name = archive.repository().name().to_owned();
         let doing = || format!("choose a backup in repository {name}");
-        let survey = Survey::read(&archive, Want::default()).doing(doing)?;
+        let want = Want { verified: true, ..Want::default() };
+        let survey = Survey::read(&archive, want).doing(doing)?;
         survey.records.damaged.iter().for_each(|(_, error)| progress::warn(error));
         let (Some(wal), [_, ..]) = (&survey.wal, &survey.records.good[..]) else {
             return Err(Error::new(Kind::Refused, "the repository has no backup of this cluster")
@@ -85,7 +87,8 @@ impl RestorePlan {
                 .hint("take one with `walkeep backup`"));
         };
         let branches = survey.branches(&request.server, request.now);
-        let chooser = Chooser { archive: &archive, branches: &branches, request: &request };
+        let verified = &survey.verified;
+        let chooser = Chooser { archive: &archive, branches: &branches, request: &request, verified };
         let elsewhere =
             Elsewhere { archive: &archive, survey: &survey, branches: &branches, request: &request };
         let chosen = chooser.choose(&survey.records.good).map_err(|error| elsewhere.explain(error));
@@ -280,6 +283,8 @@ struct Chooser<'a> {
     archive: &'a Archive,
     branches: &'a Branches,
     request: &'a PlanRequest,
+    /// Backups that a verification has seen; true when it found damage.
+    verified: &'a BTreeMap<String, bool>,
 }
 
 impl Chooser<'_> {
@@ -346,6 +351,16 @@ impl Chooser<'_> {
                 ),
             )
             .hint("`walkeep show` lists them; --allow-damaged restores the backup all the same"));
+        }
+        let is_named = self.request.backup.as_ref() == Some(&record.id);
+        if self.verified.get(&record.id) == Some(&true) {
+            let found = format!("a verification found damage in backup {}", record.id);
+            let error = Error::new(Kind::Problem, found)
+                .hint(format!("`walkeep verify --backup {0}` shows it; to restore it all the same name it: `walkeep restore {0}`", record.id));
+            if !is_named {
+                return Err(error);
+            }
+            progress::warn(&error);
         }
         let PlanRequest { target, exclusive, .. } = self.request;
         let before = match target {

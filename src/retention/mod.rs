@@ -6,12 +6,14 @@
 //! moment, and other hosts may run backups, restores and prunes meanwhile; `FORMAT.md` has the
 //! argument. An object that any rule keeps is kept, and in doubt every object is.
 
+mod expiry;
 mod others;
 mod plan;
 mod policy;
 mod run;
 mod stock;
 
+pub use expiry::expires;
 pub use others::InUse;
 pub use plan::{Kept, Plan, Removal, Wishes};
 pub use policy::{Policy, Reason};

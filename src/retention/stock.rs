@@ -35,6 +35,25 @@ pub struct Backup {
     pub record_size: u64,
 }
 
+impl Backup {
+    /// Returns a backup of which only its place in the order is known.
+    pub(super) fn stub(record: &Record) -> Backup {
+        Backup {
+            id: record.id.clone(),
+            timeline: record.timeline,
+            start_lsn: record.start_lsn,
+            stop_lsn: record.stop_lsn,
+            stop_time: record.stop_time,
+            is_complete: record.is_complete(),
+            wal: record.wal,
+            segment_size: record.segment_size,
+            packs: PackSet::default(),
+            manifest: BTreeMap::new(),
+            record_size: 0,
+        }
+    }
+}
+
 /// Everything that a [`super::Plan`] depends on besides the policy.
 #[derive(Debug, Clone, Default)]
 pub struct Stock {

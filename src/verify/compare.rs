@@ -46,10 +46,7 @@ impl Run<'_> {
 
     /// Checks that the history of each timeline exists. One that no recovery needs is only noted.
     fn histories(&self) {
-        let Some(wal) = &self.history else {
-            return;
-        };
-        for missing in wal.missing_histories(&self.records) {
+        for missing in &self.missing_histories {
             let name = ObjectName::Wal(missing.name());
             if missing.is_needed() {
                 let backups = missing.backups.iter().map(String::as_str);

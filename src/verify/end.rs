@@ -11,6 +11,7 @@ use crate::repo::ObjectName;
 use crate::repo::catalog::{Gap, Inventory};
 use crate::repo::entry::Entry;
 use crate::repo::history::WalHistory;
+use crate::repo::holes::HoleJudge;
 use crate::repo::manifest::Parts;
 use crate::repo::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,9 +68,22 @@ impl Run<'_> {
             return;
         };
         let size = history.inventory.segment_size();
+        let is_good =
+            |record: &&Record| record.is_complete() && self.evidence.backups.get(&record.id) != Some(&true);
+        let judge = HoleJudge {
+            branches: &self.branches,
+            size,
+            good: self.records.iter().filter(is_good).collect(),
+            leading: self.leading(),
+        };
         for gap in history.gaps(&self.leading()) {
             let name = ObjectName::Wal(WalName::Segment(gap.first));
             if self.findings.has_problem(&name) || self.was_filled(&gap, size) {
+                continue;
+            }
+            // A later backup has dealt with it, or no server continues the branch.
+            if let Some(note) = judge.judge(gap, None).note() {
+                self.findings.note(&name, format!("it is missing up to {}: {note}", gap.last));
                 continue;
             }
             let count = gap.last.number(size) - gap.first.number(size) + 1;

@@ -54,6 +54,8 @@ impl<'a> Run<'a> {
                 stored.insert(segment, listed.modified);
             }
         })?;
+        let branches = survey.branches(&options.server, options.now);
+        let missing_histories = survey.missing_histories();
         let (records, damaged) = (survey.records.good, survey.records.damaged);
         for (id, error) in &damaged {
             findings.error(&ObjectName::Record(id.clone()), error, true, [id.as_str()]);
@@ -91,6 +93,8 @@ impl<'a> Run<'a> {
             data: survey.data,
             wal,
             stored,
+            branches,
+            missing_histories,
             history: survey.wal,
             evidence,
             covered: BTreeSet::new(),

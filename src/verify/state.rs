@@ -6,8 +6,10 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::progress::Progress;
 use crate::repo::Archive;
+use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::data::Data;
 use crate::repo::history::WalHistory;
+use crate::repo::missing::MissingHistory;
 use crate::repo::record::{ManifestPart, Record};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,8 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// Whether an archive without a complete backup is a problem.
     pub needs_backup: bool,
+    /// Timeline of the cluster's server.
+    pub server: ServerTimeline,
 }
 
 /// Result of a verification.
@@ -70,6 +74,9 @@ pub struct Run<'a> {
     pub wal: Vec<(WalName, u64)>,
     /// Time at which each segment was stored.
     pub stored: BTreeMap<SegmentName, Timestamp>,
+    /// Timelines, and which one is alive.
+    pub branches: Branches,
+    pub missing_histories: Vec<MissingHistory>,
     /// `None` when there is neither a backup nor a segment.
     pub history: Option<WalHistory>,
     /// Evidence of earlier verifications.

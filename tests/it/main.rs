@@ -29,6 +29,7 @@ mod examples;
 mod fixtures;
 mod format;
 mod histories;
+mod holes;
 mod log;
 mod matrix;
 mod notify;

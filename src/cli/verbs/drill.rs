@@ -178,7 +178,10 @@ fn choice(
     let mut contents = Contents::read(archive.clone(), server, now)?;
     // The rotation stays on the way to the living timeline.
     let branches = &contents.branches;
-    contents.records.retain(|record| !branches.is_dead_at(record.timeline, record.stop_lsn));
+    let damaged = &contents.found_damaged;
+    contents.records.retain(|record| {
+        !branches.is_dead_at(record.timeline, record.stop_lsn) && !damaged.contains(&record.id)
+    });
     let moment = match &contents.window {
         Some(window) => random_moment(window.from, window.to)?,
         None => None,

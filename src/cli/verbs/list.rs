@@ -5,14 +5,15 @@ use crate::cli::contents::Contents;
 use crate::cli::exit::Exit;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
-use crate::error::Result;
+use crate::error::{Error, Failures, Kind, Result};
 use crate::pg::segment::SegmentName;
 use crate::progress;
-use crate::repo::Archive;
 use crate::repo::catalog::Reach;
 use crate::repo::drills::Drill;
+use crate::repo::holes::Hole;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
+use crate::repo::{Archive, Repository};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -20,6 +21,8 @@ use std::fmt::Write;
 struct Listing<'a> {
     cluster: &'a str,
     repositories: Vec<Contents>,
+    /// Repositories that could not be read, and the reasons.
+    away: Vec<(Repository, String)>,
 }
 
 impl Report for Listing<'_> {
@@ -29,24 +32,49 @@ impl Report for Listing<'_> {
     }
 
     fn json(&self) -> impl Serialize {
+        let away = self.away.iter().map(|(repository, error)| {
+            json!({
+                "name": repository.name(),
+                "url": repository.url(),
+                "error": error,
+                "backups": [],
+                "wal": {"first": null, "last": null, "gaps": []},
+                "window": render::moments(None),
+            })
+        });
         json!({
             "cluster": self.cluster,
-            "repositories": self.repositories.iter().map(report).collect::<Vec<_>>(),
+            "repositories": self.repositories.iter().map(report).chain(away).collect::<Vec<_>>(),
         })
     }
 }
 
 pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
-    let mut repositories = Vec::new();
+    let (mut repositories, mut away) = (Vec::new(), Vec::new());
+    let mut failures = Failures::new(progress::error);
     for repository in setup::selected(context, &args.selection)? {
-        let archive = setup::archive(context, &repository, &args.selection)?;
-        repositories.push(read(context, archive)?);
+        let archive = setup::archive(context, &repository, &args.selection);
+        match archive.and_then(|archive| read(context, archive)) {
+            Ok(contents) => repositories.push(contents),
+            Err(error) => {
+                away.push((repository.clone(), error.to_string()));
+                setup::away(&args.selection, &repository, error, &mut failures);
+            }
+        }
     }
-    let listing = Listing { cluster: &context.cluster.name, repositories };
-    context.print(&listing)?;
+    let listing = Listing { cluster: &context.cluster.name, repositories, away };
+    if !listing.repositories.is_empty() {
+        context.print(&listing)?;
+    }
+    failures.finish()?;
+    if listing.repositories.is_empty() {
+        return Err(Error::new(Kind::Unavailable, "no repository can be read"));
+    }
     let mut exit = Exit::Done;
     for contents in &listing.repositories {
-        if !contents.gaps.is_empty() || contents.missing_histories.iter().any(MissingHistory::is_needed) {
+        if contents.gaps.iter().any(Hole::is_open)
+            || contents.missing_histories.iter().any(MissingHistory::is_needed)
+        {
             exit = Exit::Problem;
         }
         let damaged = contents.damaged.iter().map(|(_, error)| error);
@@ -62,7 +90,11 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
 /// Reads a repository as it is now.
 fn read(context: &Context, archive: Archive) -> Result<Contents> {
     let server = setup::server_timeline(context, &archive);
-    Contents::read(archive, &server, jiff::Timestamp::now())
+    let now = jiff::Timestamp::now();
+    let retention = &context.config.repository(archive.repository().name())?.retention;
+    let mut contents = Contents::read(archive, &server, now)?;
+    contents.set_ends(retention, now);
+    Ok(contents)
 }
 
 /// Returns the first segment of the oldest timeline, and the last along the living one.
@@ -75,9 +107,16 @@ fn bounds(contents: &Contents) -> Option<(SegmentName, SegmentName)> {
 /// Returns a backup as in the JSON of `list` and `show`.
 fn backup(contents: &Contents, record: &Record) -> Value {
     let mut report = render::backup(record, contents.pins.get(&record.id));
+    report["state"] = state(contents, record).into();
+    report["found_damaged"] = contents.found_damaged.contains(&record.id).into();
     report["exclusive"] = json!(contents.sizes.exclusive.get(&record.id));
     report["drill"] = json!(contents.drill(&record.id).map(render::drill));
     report
+}
+
+/// Returns the state of a backup. One that a verification found damaged does not count as complete.
+fn state(contents: &Contents, record: &Record) -> &'static str {
+    if contents.is_damaged(record) { "damaged" } else { "complete" }
 }
 
 fn report(contents: &Contents) -> Value {
@@ -91,7 +130,8 @@ fn report(contents: &Contents) -> Value {
         "wal": {
             "first": bounds.map(|(first, _)| first),
             "last": bounds.map(|(_, last)| last),
-            "gaps": contents.gaps,
+            "gaps": contents.gaps.iter().map(|hole| hole.gap).collect::<Vec<_>>(),
+            "holes": contents.gaps,
             "missing_histories": contents.missing_histories,
         },
         "timeline": contents.branches.alive(),
@@ -129,7 +169,7 @@ fn text(contents: &Contents) -> String {
             text,
             "  {:<24} {:<9} {:<20} {:>11} {:>11} {:>11}  {}",
             record.id,
-            if record.is_complete() { "complete" } else { "damaged" },
+            state(contents, record),
             record.stop_time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             render::size(record.size),
             render::size(record.stored),
@@ -156,8 +196,9 @@ fn wal_text(contents: &Contents, text: &mut String) {
         }
         None => text.push_str("  no WAL\n"),
     }
-    for gap in &contents.gaps {
-        let _ = writeln!(text, "  missing: {} to {}", gap.first, gap.last);
+    for hole in &contents.gaps {
+        let note = hole.note().map_or_else(String::new, |note| format!(": {note}"));
+        let _ = writeln!(text, "  missing: {} to {}{note}", hole.gap.first, hole.gap.last);
     }
     for missing in contents.missing_histories.iter().filter(|missing| missing.is_needed()) {
         let _ = writeln!(text, "  {}: {}", missing.name(), missing.consequence());
@@ -193,18 +234,27 @@ struct Shown<'a> {
 }
 
 pub fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
+    let mut failures = Failures::new(progress::error);
     for repository in setup::selected(context, &args.selection)? {
-        let archive = setup::archive(context, &repository, &args.selection)?;
-        let contents = read(context, archive)?;
+        let archive = setup::archive(context, &repository, &args.selection);
+        let contents = match archive.and_then(|archive| read(context, archive)) {
+            Ok(contents) => contents,
+            Err(error) => {
+                setup::away(&args.selection, &repository, error, &mut failures);
+                continue;
+            }
+        };
         let wanted = match args.backup.as_str() {
             "latest" => contents.branches.newest(&contents.records),
             id => contents.records.iter().find(|record| record.id == id),
         };
         if let Some(record) = wanted {
             context.print(&Shown { contents: &contents, record, reach: contents.reach(record) })?;
+            failures.dismiss();
             return Ok(Exit::Done);
         }
     }
+    failures.finish()?;
     Err(setup::no_backup(&args.backup))
 }
 
@@ -215,7 +265,7 @@ impl Report for Shown<'_> {
         let mut lines = vec![
             ("backup", record.id.clone()),
             ("repository", repository.to_owned()),
-            ("state", if record.is_complete() { "complete" } else { "damaged" }.to_owned()),
+            ("state", state(contents, record).to_owned()),
             ("started", format!("{} at {}", render::time(record.start_time), record.start_lsn)),
             ("ended", format!("{} at {}", render::time(record.stop_time), record.stop_lsn)),
             ("timeline", record.timeline.to_string()),

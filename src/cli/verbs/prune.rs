@@ -56,6 +56,9 @@ pub fn run(context: &Context, args: &PruneArgs) -> Result<Exit> {
                     parts.push(PrunedPart { repository: repository.clone(), archive: Some(archive), pruned });
                 }
             }
+            Err(error) if setup::is_dispensable(&args.selection, &repository) => {
+                progress::warn(&error.doing(format!("optional repository {}", repository.name())));
+            }
             Err(error) => parts.push(PrunedPart { repository, archive: None, pruned: Err(error) }),
         }
     }

@@ -70,7 +70,7 @@ fn holdings(contents: Contents) -> Holdings {
         pins: contents.pins,
         drills: contents.drills,
         wal: contents.wal,
-        gaps: contents.gaps,
+        gaps: contents.gaps.into_iter().map(|hole| hole.gap).collect(),
         window: contents.window,
         windows: contents.windows,
         exclusive: contents.sizes.exclusive,

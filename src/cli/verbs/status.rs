@@ -8,13 +8,15 @@ use crate::cli::output;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::Result;
-use crate::observe::{Facts, Finding, Health, Light, Look, RepositoryFacts, look};
+use crate::observe::{Expiry, Facts, Finding, Health, Light, Look, RepositoryFacts, look};
 use crate::progress;
 use crate::repo::branches::Branches;
+use crate::retention;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Exit status UNKNOWN of a monitoring plugin. The exit statuses of the other states are the
 /// numbers of [`Light`].
@@ -103,10 +105,20 @@ pub fn see(context: &Context, limit: &TimeoutArgs) -> Health {
         pgdata: context.cluster.pgdata.clone(),
         server: setup::connection(context),
         repositories: context.repositories.clone(),
+        expires: expiry(context),
         now: jiff::Timestamp::now(),
         limit: limit.timeout,
     });
     Health::of(facts, &context.config.status)
+}
+
+/// Returns the times at which the retention of the configuration stops keeping backups.
+fn expiry(context: &Context) -> Expiry {
+    let config = context.config.clone();
+    Arc::new(move |repository, records, id| {
+        let policy = &config.repository(repository).ok()?.retention;
+        retention::expires(policy, records, id, jiff::Timestamp::now())
+    })
 }
 
 /// Returns the text about one cluster; `briefly` leaves out green findings.
@@ -183,7 +195,8 @@ fn repository(repository: &RepositoryFacts) -> Value {
         report["newest"] = json!(stock.newest.map(|(name, _)| name));
         report["newest_stored"] = json!(stock.newest.map(|(_, at)| render::time(at)));
         report["behind"] = json!(stock.behind);
-        report["gaps"] = json!(stock.gaps);
+        report["gaps"] = json!(stock.gaps.iter().map(|hole| hole.gap).collect::<Vec<_>>());
+        report["holes"] = json!(stock.gaps);
         report["window"] = render::moments(stock.window.as_ref());
         report["windows"] = render::windows(&stock.windows);
         report["last_drill"] = json!(stock.drill.as_ref().map(|drill| json!({

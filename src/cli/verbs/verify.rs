@@ -122,7 +122,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let mut failures = Failures::new(progress::error);
     for repository in setup::selected_for_reading(context, &args.selection)? {
         if let Err(error) = look(context, args, &repository, &mut done) {
-            failures.push(error);
+            setup::away(&args.selection, &repository, error, &mut failures);
         }
     }
     context.console.finish();
@@ -176,7 +176,7 @@ fn look(
             continue;
         };
         let begun = Instant::now();
-        let report = verify::verify(&archive, &options(context, args, scope, is_current))?;
+        let report = verify::verify(&archive, &options(context, args, &archive, scope, is_current))?;
         done.push(Verified {
             repository: repository.clone(),
             lineage: Some(lineage),
@@ -207,7 +207,13 @@ fn scope(context: &Context, args: &VerifyArgs, archive: &Archive, is_current: bo
     Ok(found.cloned().map(Scope::Backup))
 }
 
-fn options(context: &Context, args: &VerifyArgs, scope: Scope, is_current: bool) -> Options {
+fn options(
+    context: &Context,
+    args: &VerifyArgs,
+    archive: &Archive,
+    scope: Scope,
+    is_current: bool,
+) -> Options {
     let now = jiff::Timestamp::now();
     // With an interval that begins before the range of times, every earlier read counts.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
@@ -219,6 +225,7 @@ fn options(context: &Context, args: &VerifyArgs, scope: Scope, is_current: bool)
         now,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         needs_backup: is_current,
+        server: setup::server_timeline(context, archive),
     }
 }
 
