@@ -44,7 +44,7 @@ test:
 	env --default-signal=INT,QUIT,TERM,PIPE cargo test --locked -- --test-threads=$$(($$(nproc) + 1))
 
 # Names of tests and modules that run on PostgreSQL 19, among other versions.
-tests19 := matrix:: versions:: backup::summaries:: hosts_file_of_postgresql_19
+tests19 := matrix:: nineteen:: versions:: backup::summaries:: hosts_file_of_postgresql_19
 
 test-pg19: export WALKEEP_TEST_VERSIONS ?= /var/tmp/walkeep-tests/postgresql
 test-pg19: export WALKEEP_TEST_REQUIRE ?= postgresql-19

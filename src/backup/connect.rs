@@ -8,6 +8,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::checksums::{ChecksumState, ChecksumStates};
 use crate::pg::client::{KeepAlive, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::names;
 use crate::pg::segment::{SegmentSize, TimelineId};
 use crate::repo::Lineage;
 use crate::repo::record::{Database, Settings};
@@ -82,9 +83,13 @@ fn read_facts(session: &Session) -> Result<ServerFacts> {
                ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, \
                (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') FROM pg_control_system()";
     let row = session.query_one(sql, &[], STATEMENT_TIMEOUT)?;
-    let databases =
-        session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[], STATEMENT_TIMEOUT)?;
-    let database = |row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? });
+    let databases = format!("SELECT oid, {} FROM pg_database ORDER BY oid", names::escaped("datname"));
+    let databases = session.query(&databases, &[], STATEMENT_TIMEOUT)?;
+    let database = |row| {
+        let escaped: String = column(row, 1)?;
+        let name = names::unescape(&escaped).unwrap_or(escaped);
+        Ok(Database { oid: column(row, 0)?, name })
+    };
     Ok(ServerFacts {
         lineage: Lineage {
             // SQL has only signed integers; the identifier is the same 64 bits.

@@ -83,7 +83,8 @@ fn report(context: &Context, verb: &str, about: &str, outcome: VerbOutcome) {
         return;
     }
     let now = Timestamp::now();
-    let memory = FailureMemory::new(&context.config.wal.spool, &context.cluster.name, about);
+    let cluster = &context.cluster;
+    let memory = FailureMemory::new(&context.config.wal.spool, &cluster.name, &cluster.pgdata, about);
     let before = memory.read().unwrap_or_else(|error| {
         progress::warn(&error);
         None

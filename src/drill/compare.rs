@@ -14,6 +14,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::lsn::Lsn;
+use crate::pg::record::Parameters;
 use crate::pg::segment::TimelineId;
 use crate::restore::RestorePlan;
 use std::time::{Duration, Instant};
@@ -46,9 +47,11 @@ const DIVERGED: [&str; 5] = [
 const STREAMING: &str = "started streaming WAL from primary at ";
 
 /// Restore point on the primary.
-struct RestorePoint {
+struct DrillPoint {
     name: String,
     lsn: Lsn,
+    /// Settings of the primary, under which the WAL behind the end of the archive may be written.
+    settings: Parameters,
 }
 
 /// Follows the primary from the end of the archive to its present position. Returns the server,
@@ -67,6 +70,7 @@ pub fn follow(
 ) -> Result<(DrillServer, Result<String>)> {
     let name = format!("walkeep_drill_{random}");
     let point = create_restore_point(primary, plan, end, &name)?;
+    let recovering = &Recovering { raised: recovering.raised.max(point.settings), ..recovering.clone() };
     let mut server = recovering.start("standby.signal", &settings(primary, &point, &name))?;
     await_primary(&mut server, recovering, primary, point.lsn)?;
     // The configuration may contain a password, and the directory may be kept.
@@ -116,7 +120,7 @@ fn await_primary(
     Ok(())
 }
 
-fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<RecoverySetting> {
+fn settings(primary: &Primary, point: &DrillPoint, name: &str) -> Vec<RecoverySetting> {
     let conninfo = match primary.conninfo.trim() {
         "" => "dbname=replication",
         conninfo => conninfo,
@@ -136,7 +140,7 @@ fn settings(primary: &Primary, point: &RestorePoint, name: &str) -> Vec<Recovery
 }
 
 /// Checks that the primary can and may be followed, and creates a restore point at its position.
-fn create_restore_point(primary: &Primary, plan: &RestorePlan, end: Lsn, name: &str) -> Result<RestorePoint> {
+fn create_restore_point(primary: &Primary, plan: &RestorePlan, end: Lsn, name: &str) -> Result<DrillPoint> {
     let doing = "query the primary";
     let session = Session::connect(&primary.info, &SessionOptions::default()).doing(doing)?;
     let row = session
@@ -179,12 +183,34 @@ fn create_restore_point(primary: &Primary, plan: &RestorePlan, end: Lsn, name: &
             "take a new backup: it has the tablespace",
         );
     }
+    let settings = least_settings(&session)?;
     check_history(&session, plan, end)?;
     let name = format!("{name} {}", plan.record.id);
     let row = session
         .query_one("SELECT pg_create_restore_point($1)::text", &[&name], STATEMENT_TIMEOUT)
         .doing("create a restore point on the primary")?;
-    Ok(RestorePoint { lsn: column::<String>(&row, 0)?.parse()?, name })
+    Ok(DrillPoint { lsn: column::<String>(&row, 0)?.parse()?, name, settings })
+}
+
+/// Queries the settings of a server that replaying its WAL depends on.
+fn least_settings(session: &Session) -> Result<Parameters> {
+    let row = session.query_one(
+        "SELECT current_setting('max_connections')::int, \
+                current_setting('max_worker_processes')::int, current_setting('max_wal_senders')::int, \
+                current_setting('max_prepared_transactions')::int, \
+                current_setting('max_locks_per_transaction')::int",
+        &[],
+        STATEMENT_TIMEOUT,
+    )?;
+    let setting = |index| column::<i32>(&row, index).map(i32::cast_unsigned);
+    Ok(Parameters {
+        max_connections: setting(0)?,
+        max_worker_processes: setting(1)?,
+        max_wal_senders: setting(2)?,
+        max_prepared_transactions: setting(3)?,
+        max_locks_per_transaction: setting(4)?,
+        ..Parameters::default()
+    })
 }
 
 /// Compares the primary's timeline and position with the end of the archive, before anything is

@@ -8,15 +8,13 @@ use super::runner::Runner;
 use super::server::DrillServer;
 use crate::error::{Error, Kind, Result};
 use crate::pg::client::{Session, column};
+use crate::pg::names::{escaped, unescape};
 
 /// Databases of a new cluster. Both may have been dropped or closed to connections.
 const USUAL_DATABASES: [&str; 2] = ["template1", "postgres"];
 
 /// Hint of an error about roles.
 const ROLE_HINT: &str = "name a role of the cluster that may log in: `user` in [drill] of the configuration";
-
-/// SQLSTATE of a database that does not exist, or that accepts no connections.
-const NO_DATABASE: [&str; 2] = ["3D000", "55000"];
 
 /// Roles and databases to try, each in this order; not all of them need to exist.
 #[derive(Clone, Copy)]
@@ -40,9 +38,6 @@ impl Login<'_> {
                     Ok(session) => return Ok(session),
                     Err(error) => failure = error.hint(ROLE_HINT),
                 }
-            }
-            if !failure.sqlstate().is_some_and(|code| NO_DATABASE.contains(&code)) {
-                break;
             }
         }
         Err(failure)
@@ -68,12 +63,6 @@ impl Login<'_> {
         let session = server.session(&user, column(row, 1)?)?;
         Ok((user, session))
     }
-}
-
-/// Expression for the bytes of a name as ASCII text, whatever the encoding: `pg_database` has names
-/// in the encoding of the database in which they were given. Bytes outside of ASCII become `\351`.
-fn escaped(name: &str) -> String {
-    format!("encode(byteain(textout(replace({name}::text, '\\', '\\\\'))), 'escape')")
 }
 
 /// Allows connections to every database, and renames those whose name is not UTF-8, in which this
@@ -162,12 +151,11 @@ fn roll_back_locks(
     let bound = Some(runner.remaining());
     // `virtualtransaction` of a prepared transaction is `-1/` and its id.
     let query = format!(
-        "SELECT {gid}, coalesce(string_agg(DISTINCT {table}, ', '), 'the database') \
+        "SELECT {gid}, string_agg(DISTINCT {table}, ', ') \
            FROM pg_prepared_xacts p \
            JOIN pg_locks l ON l.pid IS NULL AND split_part(l.virtualtransaction, '/', 2) = p.transaction::text \
-           LEFT JOIN pg_class c ON l.locktype = 'relation' AND c.oid = l.relation \
+           JOIN pg_class c ON l.locktype = 'relation' AND c.oid = l.relation \
           WHERE p.database = current_database() AND l.mode = 'AccessExclusiveLock' \
-            AND c.relkind IS DISTINCT FROM 'i' AND c.relkind IS DISTINCT FROM 't' \
           GROUP BY p.gid ORDER BY p.gid",
         gid = escaped("p.gid"),
         table = escaped("c.oid::regclass"),
@@ -199,24 +187,4 @@ pub fn rename_to_ascii(session: &Session, runner: &Runner<'_>) -> Result<()> {
         rename("pg_attribute", "attname", "attnum", " AND attnum > 0 AND NOT attisdropped"),
     ];
     session.batch(&statements.concat(), Some(runner.remaining()))
-}
-
-/// Returns the text whose bytes [`escaped`] shows; `None` when they are not UTF-8.
-fn unescape(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        match rest.next()? {
-            b'\\' => bytes.push(b'\\'),
-            digit => {
-                let digits = [digit, rest.next()?, rest.next()?];
-                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 8).ok()?);
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
 }

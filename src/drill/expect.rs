@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
-use crate::pg::record::Meaning;
+use crate::pg::record::{Meaning, Parameters};
 use crate::repo::replay::{FoundSeam, Step};
 use crate::restore::{RecoveryTarget, RestorePlan};
 
@@ -20,6 +20,8 @@ pub struct Expected {
     pub last: Option<Lsn>,
     /// Place at which recovery will end early, since the WAL does not continue there.
     pub seam: Option<FoundSeam>,
+    /// Highest values that settings have in this WAL; zero without a change.
+    pub raised: Parameters,
 }
 
 impl Expected {
@@ -67,5 +69,8 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
         (RecoveryTarget::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
-    Ok(Expected { least, most, lsn, last: facts.last.map(|(begin, _)| begin), seam: facts.seam })
+    let last = facts.last.map(|(begin, _)| begin);
+    // Without a change the settings of the control file hold.
+    let raised = facts.parameters.unwrap_or_default();
+    Ok(Expected { least, most, lsn, last, seam: facts.seam, raised })
 }

@@ -1,7 +1,7 @@
 //! What the checks of a recovered server have found.
 
 /// Maximum number of lines that [`summarize`] shows.
-const MAX_LINES: usize = 10;
+const MAX_LINES: usize = 20;
 
 /// CheckFindings, each as a line.
 #[derive(Default)]

@@ -186,13 +186,16 @@ impl Item {
 impl TableScan {
     fn of(row: &Row, version: u32) -> Result<TableScan> {
         let (kind, name): (&str, &str) = (column(row, "kind")?, column(row, "name")?);
+        let oid: u32 = column(row, "oid")?;
         let builtin: Option<&str> = column(row, "builtin")?;
         let generated: Option<&str> = column(row, "generated")?;
         let is_planned = !(kind == "r" || kind == "m" && version >= COPY_OF_VIEWS);
         let query = |columns: &str| format!("COPY (SELECT {columns} FROM ONLY {name}) {COPY_OPTIONS}");
         Ok(TableScan {
             statement: match kind {
-                "t" | "S" => format!("SELECT count(*) FROM {name}"),
+                "t" => format!("SELECT count(*) FROM {name}"),
+                // A query of the sequence would not check its page.
+                "S" => format!("SELECT pg_sequence_last_value({oid}::regclass)"),
                 _ if is_planned => query("*"),
                 _ => format!("COPY {name} {COPY_OPTIONS}"),
             },

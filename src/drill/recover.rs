@@ -8,6 +8,7 @@ use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
+use crate::pg::record::Parameters;
 
 /// Name and value of a setting.
 pub type RecoverySetting = (&'static str, String);
@@ -19,6 +20,7 @@ const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 const KILLED: &str = "was terminated by signal 9";
 
 /// A restored data directory to recover.
+#[derive(Clone)]
 pub struct Recovering<'a> {
     pub workdir: &'a Workdir,
     pub runner: &'a Runner<'a>,
@@ -26,6 +28,8 @@ pub struct Recovering<'a> {
     pub preload: &'a str,
     /// Settings of the recovery.
     pub settings: Vec<RecoverySetting>,
+    /// Highest values that the settings have in the WAL to replay.
+    pub raised: Parameters,
 }
 
 impl Recovering<'_> {
@@ -39,6 +43,7 @@ impl Recovering<'_> {
             etc: &workdir.join("etc"),
             socket: &workdir.join("socket"),
             control: &Control::read(&workdir.join("data"))?,
+            raised: self.raised,
             preload: self.preload,
             recovery: &recovery,
         };

@@ -9,11 +9,12 @@ use super::pick::Selection;
 use super::recover::{Recovering, explain_failure};
 use super::runner::{POLL_INTERVAL, Runner};
 use super::server::{DrillServer, unexpected_end};
-use super::workdir::{self, Workdir};
+use super::workdir::{self, DrillIdentity, Workdir};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
+use crate::pg::record::Parameters;
 use crate::progress::{Cancel, Progress, step};
 use crate::repo::Archive;
 use crate::repo::branches::ServerTimeline;
@@ -38,6 +39,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Name of the cluster; a part of the working directory's name.
     pub cluster: String,
+    /// Data directory of the cluster in the configuration; it is not read.
+    pub pgdata: PathBuf,
     /// Directory of PostgreSQL's programs; `None` for the usual places.
     pub bin: Option<PathBuf>,
     /// Command with which the server fetches WAL, from the drilled repository alone.
@@ -67,6 +70,13 @@ pub struct Options {
     pub random: String,
 }
 
+impl Options {
+    fn identity(&self, archive: &Archive) -> DrillIdentity<'_> {
+        let system_identifier = archive.lineage().system_identifier;
+        DrillIdentity { cluster: &self.cluster, system_identifier, pgdata: &self.pgdata }
+    }
+}
+
 /// Result of a drill.
 pub struct Drilled {
     pub drill: Drill,
@@ -83,7 +93,7 @@ pub struct Drilled {
 /// cancelled, and errors of listing the directory. Every other failure is part of the result.
 pub fn run(archive: Archive, selection: &Selection, options: &Options) -> Result<Drilled> {
     let _span = info_span!("drill", backup = selection.backup).entered();
-    workdir::sweep(&options.directory, &options.cluster, options.wait)?;
+    workdir::sweep(&options.directory, options.identity(&archive), options.wait)?;
     let target = target_text(&selection.target);
     let mut job = DrillJob {
         options,
@@ -142,7 +152,8 @@ impl DrillJob<'_> {
         };
         let options = self.options;
         let programs = Programs::find(plan.archive.lineage().major, options.bin.as_deref())?;
-        let mut workdir = Workdir::make(&options.directory, &options.cluster, &options.random)?;
+        let mut workdir =
+            Workdir::make(&options.directory, options.identity(&plan.archive), &options.random)?;
         let drilled = self.drill_in(&workdir, &plan, &programs);
         if options.keep && !options.cancel.is_cancelled() {
             workdir.keep()?;
@@ -169,14 +180,16 @@ impl DrillJob<'_> {
             cancel: &self.options.cancel,
             deadline: self.begun + self.options.timeout,
         };
-        let recovering = Recovering {
+        let mut recovering = Recovering {
             workdir,
             runner: &runner,
             preload: &self.options.preload,
             settings: recovery.settings(plan),
+            raised: Parameters::default(),
         };
         recovering.configure(&[])?;
         let expected = self.verify_and_scan(workdir, plan, &runner)?;
+        recovering.raised = expected.raised;
         // A server reads this file, whatever `config_file` is.
         let auto_conf = data.join("postgresql.auto.conf");
         std::fs::write(&auto_conf, "").doing(|| format!("empty {}", auto_conf.display()))?;

@@ -2,6 +2,7 @@
 //! is read, so no command, library or address of the cluster is used.
 
 use crate::pg::control::Control;
+use crate::pg::record::Parameters;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -12,6 +13,8 @@ pub struct ServerConfig<'a> {
     /// Directory of the server's socket.
     pub socket: &'a Path,
     pub control: &'a Control,
+    /// Highest values that the settings have in the WAL to replay.
+    pub raised: Parameters,
     /// Value of `shared_preload_libraries`: libraries that replaying the WAL needs; usually empty.
     pub preload: &'a str,
     /// Settings of the recovery: name and value.
@@ -94,7 +97,9 @@ impl ServerConfig<'_> {
         if self.control.version() >= EVENT_TRIGGERS {
             line("event_triggers", "off");
         }
-        for (name, value) in self.control.least_settings() {
+        let of_control = self.control.least_settings().into_iter();
+        for ((name, value), (_, raised)) in of_control.zip(self.raised.least_settings()) {
+            let value = value.max(raised);
             let min = MIN_SETTINGS.iter().find(|(other, _)| *other == name).map_or(0, |(_, min)| *min);
             line(name, &value.clamp(min, MAX_SETTING).to_string());
         }

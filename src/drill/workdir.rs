@@ -29,6 +29,26 @@ const SOCKET: &str = "socket/.s.PGSQL.5432";
 /// Maximum length of a socket's path: `sun_path` has 108 bytes, the last of which is zero.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Time in which a drill writes the marker after it has locked its directory.
+const MARKER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Identity of a drilled cluster. Clusters of the same name in two configurations have different
+/// ones, and their drills may run at once.
+#[derive(Debug, Clone, Copy)]
+pub struct DrillIdentity<'a> {
+    /// Name of the cluster, which the name of the directory contains.
+    pub cluster: &'a str,
+    pub system_identifier: u64,
+    pub pgdata: &'a Path,
+}
+
+impl DrillIdentity<'_> {
+    /// Last line of the marker.
+    fn line(&self) -> String {
+        format!("cluster {} at {}\n", self.system_identifier, self.pgdata.display())
+    }
+}
+
 /// Working directory of a drill; dropping it removes it.
 pub struct Workdir {
     path: PathBuf,
@@ -40,8 +60,8 @@ pub struct Workdir {
 impl Workdir {
     /// Makes a working directory in `directory`. Its name contains the cluster, so that other
     /// drills of the cluster find it.
-    pub fn make(directory: &Path, cluster: &str, random: &str) -> Result<Workdir> {
-        let path = directory.join(format!("{}{random}", prefix(cluster)));
+    pub fn make(directory: &Path, identity: DrillIdentity<'_>, random: &str) -> Result<Workdir> {
+        let path = directory.join(format!("{}{random}", prefix(identity.cluster)));
         if path.join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
             let directory = directory.display();
             return Err(Error::new(Kind::Config, format!("the path of a socket in {directory} is too long"))
@@ -53,8 +73,8 @@ impl Workdir {
         let lock = Lock::wait_for(&path, Duration::ZERO)?;
         let log = Arc::new(ServerLogFile::new(path.join("server.log")));
         let workdir = Workdir { path, lock: Some(lock), kept: false, log };
-        workdir
-            .write(DRILL_MARKER, "a drill of walkeep works here; the next one removes this directory\n")?;
+        let text = "a drill of walkeep works here; the next one removes this directory\n";
+        workdir.write(DRILL_MARKER, &format!("{text}{}", identity.line()))?;
         for name in ["etc", "socket", "tablespaces"] {
             make_dir(&workdir.join(name))?;
         }
@@ -144,13 +164,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Stops the servers and removes the directories that killed drills of this cluster left.
+/// Stops the servers and removes the directories that killed drills of clusters of this name left.
 ///
 /// # Errors
-/// [`Kind::Locked`] when another drill still runs after `patience`.
-pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> {
+/// [`Kind::Locked`] when another drill of this cluster still runs after `patience`.
+pub fn sweep(directory: &Path, identity: DrillIdentity<'_>, patience: Duration) -> Result<()> {
     let begun = Instant::now();
-    let prefix = prefix(cluster);
+    let prefix = prefix(identity.cluster);
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.doing(|| format!("look at {}", directory.display()))?,
@@ -165,7 +185,7 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> 
             continue;
         }
         let path = entry.path();
-        if let Err(error) = clear(&path, patience.saturating_sub(begun.elapsed())) {
+        if let Err(error) = clear(&path, identity, patience.saturating_sub(begun.elapsed())) {
             match error.kind() {
                 Kind::Locked => {
                     return Err(Error::new(Kind::Locked, "another drill of this cluster runs")
@@ -180,8 +200,8 @@ pub fn sweep(directory: &Path, cluster: &str, patience: Duration) -> Result<()> 
 }
 
 /// Removes one directory that has the name of a working directory, unless it is kept, or no drill
-/// made it.
-fn clear(path: &Path, patience: Duration) -> Result<()> {
+/// made it, or the drill of another cluster runs in it.
+fn clear(path: &Path, identity: DrillIdentity<'_>, patience: Duration) -> Result<()> {
     let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
     let own = nix::unistd::geteuid();
     if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) {
@@ -191,7 +211,16 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
     if keep_marker.try_exists().doing(|| format!("look at {}", keep_marker.display()))? {
         return Ok(());
     }
-    let _lock = match Lock::wait_for(path, patience) {
+    let lock = match Lock::wait_for(path, Duration::ZERO) {
+        Err(error) if error.kind() == Kind::Locked => {
+            if is_of_another(path, identity)? {
+                return Ok(());
+            }
+            Lock::wait_for(path, patience)
+        }
+        lock => lock,
+    };
+    let _lock = match lock {
         Err(error) if error.kind() == Kind::Absent => return Ok(()),
         lock => lock?,
     };
@@ -207,6 +236,25 @@ fn clear(path: &Path, patience: Duration) -> Result<()> {
     remove(path)?;
     tracing::info!("removed {}, which an earlier drill left", path.display());
     Ok(())
+}
+
+/// Whether the drill that holds the lock of a directory is one of another cluster. A drill that has
+/// not yet written its marker counts as one of the same cluster after [`MARKER_TIMEOUT`].
+fn is_of_another(path: &Path, identity: DrillIdentity<'_>) -> Result<bool> {
+    let begun = Instant::now();
+    let marker = path.join(DRILL_MARKER);
+    loop {
+        match std::fs::read_to_string(&marker) {
+            Ok(text) if text.ends_with('\n') && text.lines().count() > 1 => {
+                return Ok(!text.ends_with(&identity.line()));
+            }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::from_io(format!("read {}", marker.display()), e));
+            }
+            _ if begun.elapsed() > MARKER_TIMEOUT => return Ok(false),
+            _ => std::thread::sleep(POLL_INTERVAL),
+        }
+    }
 }
 
 /// Stops the server of a killed drill: the process that the `postmaster.pid` of the working

@@ -1,18 +1,19 @@
 //! Memory of failures: a small file for each verb, with the failure that lasts and the time of its
-//! last notice. The file may be lost: then a failure is reported once more, and its end not at all.
+//! last notice, for each data directory of a cluster of this name. The file may be lost: then a failure is reported once more, and its end not at all.
 
 use super::notice::NoticeEvent;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Maximum number of bytes that are read of a file; walkeep writes far fewer.
-const MAX_FILE_SIZE: u64 = 4096;
+const MAX_FILE_SIZE: u64 = 1 << 16;
 /// Maximum number of characters of a file name after the name of the cluster. File systems allow
 /// 255, and temporary files have longer names.
 const MAX_SUFFIX_LENGTH: usize = 150;
@@ -68,39 +69,51 @@ impl Due {
 pub struct FailureMemory {
     folder: PathBuf,
     file: PathBuf,
+    /// Data directory of the cluster: two configurations may have clusters of one name.
+    pgdata: String,
 }
 
 impl FailureMemory {
     /// A file in the folder `notify` of the spool. `about` identifies what may fail, and becomes
     /// part of the name.
     #[must_use]
-    pub fn new(spool: &Path, cluster: &str, about: &str) -> FailureMemory {
+    pub fn new(spool: &Path, cluster: &str, pgdata: &Path, about: &str) -> FailureMemory {
         let folder = spool.join("notify");
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let about = about.chars().take(MAX_SUFFIX_LENGTH).map(|c| if is_plain(c) { c } else { '_' });
         let file = folder.join(format!("{cluster}.{}", about.collect::<String>()));
-        FailureMemory { folder, file }
+        FailureMemory { folder, file, pgdata: pgdata.display().to_string() }
     }
 
     /// Reads the failure that lasts. A file that cannot be parsed counts as missing.
     pub fn read(&self) -> Result<Option<Failing>> {
+        Ok(self.read_all()?.get(&self.pgdata).copied())
+    }
+
+    /// Reads the failures that last, by data directory.
+    fn read_all(&self) -> Result<BTreeMap<String, Failing>> {
         let doing = || format!("read {}", self.file.display());
         let file = match std::fs::File::open(&self.file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             file => file.doing(doing)?,
         };
         let mut text = Vec::new();
         file.take(MAX_FILE_SIZE).read_to_end(&mut text).doing(doing)?;
-        Ok(serde_json::from_slice(&text).ok())
+        Ok(serde_json::from_slice(&text).unwrap_or_else(|_| BTreeMap::new()))
     }
 
-    /// Writes the failure that lasts; removes the file when there is none.
+    /// Writes the failure that lasts; removes it when there is none.
     pub fn write(&self, failing: Option<Failing>) -> Result<()> {
-        let Some(failing) = failing else {
+        let mut all = self.read_all()?;
+        match failing {
+            Some(failing) => drop(all.insert(self.pgdata.clone(), failing)),
+            None => drop(all.remove(&self.pgdata)),
+        }
+        if all.is_empty() {
             return durable::remove_file(&self.file);
-        };
+        }
         let text =
-            serde_json::to_vec(&failing).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
+            serde_json::to_vec(&all).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
         durable::create_dir(&self.folder, DIR_MODE)?;
         durable::write_replacing(&self.file, &text, FILE_MODE)
     }

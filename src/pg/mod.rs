@@ -12,6 +12,7 @@ pub mod history;
 pub mod label;
 pub mod lsn;
 pub mod manifest;
+pub mod names;
 pub mod page;
 pub mod programs;
 pub mod record;

@@ -2,12 +2,14 @@
 //! behind.
 
 mod compare;
+mod damaged;
 mod history;
 mod isolation;
 mod left;
 mod proved;
 mod refuted;
 mod unknown;
+mod unusual;
 
 use crate::support::live::{self, json, text};
 use crate::support::repo::{self, Damage, damage};

@@ -32,6 +32,7 @@ mod histories;
 mod holes;
 mod log;
 mod matrix;
+mod nineteen;
 mod notify;
 mod observe;
 mod properties;

@@ -95,6 +95,7 @@ fn options(
         cancel: interrupt::cancel_on_signal()?,
         directory,
         cluster: context.cluster.name.clone(),
+        pgdata: context.cluster.pgdata.clone(),
         bin: config.bin.clone(),
         // A backup that is named may be on a retired timeline.
         restore_command: restore_command::build(

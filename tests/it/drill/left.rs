@@ -169,3 +169,24 @@ fn root_drills_as_the_owner_of_the_files() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_empty(&directory);
 }
+
+#[test]
+fn clusters_of_one_name_in_two_configurations_do_not_keep_each_other_from_drilling() {
+    let story = Story::get();
+    let archive = sleeping(&story);
+    let other = Live::new();
+    other.backup();
+    other.flush_wal();
+    let scratch = Scratch::new();
+    let directory = scratch.mkdir("drills");
+    let run = drilling(&archive, &directory, &[]);
+    let child = run.spawn();
+    until("the server of the drill runs", || server_of(&directory).is_some());
+    drilling(&other.archive, &directory, &[]).go().ok();
+    assert!(server_of(&directory).is_some());
+    signal(child.id(), "KILL");
+    run.finish(child);
+    // What a killed drill left is removed whatever cluster it was of.
+    drilling(&other.archive, &directory, &[]).go().ok();
+    assert_empty(&directory);
+}

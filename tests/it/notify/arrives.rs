@@ -78,6 +78,23 @@ fn verbs_and_their_parts_do_not_speak_for_each_other() {
 }
 
 #[test]
+fn clusters_of_one_name_with_one_spool_do_not_speak_for_each_other() {
+    let receiver = Receiver::new();
+    let told = Told::by_webhook(&receiver, "");
+    let other = Told::by_webhook(&receiver, "");
+    let spool = |told: &Told| format!("{:?}", told.archive.scratch().join("spool"));
+    let text = String::from_utf8(read(other.archive.config())).expect("text");
+    scratch::write(other.archive.config(), text.replace(&spool(&other), &spool(&told)));
+    told.fails(PRUNE);
+    assert_eq!(receiver.events(), ["failure"]);
+    other.works(PRUNE);
+    other.fails(PRUNE);
+    assert_eq!(receiver.events(), ["failure"]);
+    told.works(PRUNE);
+    assert_eq!(receiver.events(), ["recovery"]);
+}
+
+#[test]
 fn a_failure_that_stays_is_told_again_after_a_while() {
     let receiver = Receiver::new();
     let told = Told::by_webhook(&receiver, "repeat = \"1ms\"");

@@ -38,7 +38,7 @@ fn stored_wal_is_read_with_zstd_alone() {
 
 #[test]
 fn every_segment_size_and_version_comes_back_across_the_end_of_a_log() {
-    for (major, megabytes) in [(15, 1), (16, 2), (17, 16), (18, 64)] {
+    for (major, megabytes) in [(15, 1), (16, 2), (17, 16), (18, 64), (19, 4)] {
         let site = Site::with(major, SYSTEM + u64::from(major), megabytes);
         let in_log = 4096 / megabytes;
         for number in [in_log - 1, in_log, 0x1A2B * in_log + 3] {

@@ -369,10 +369,12 @@ impl Cluster {
         assert!(there, "no {answer:?}\n{last}\n--- log\n{}", self.log_text());
     }
 
-    /// Ends the current WAL segment; returns the name of the one that ended.
+    /// Ends the current WAL segment; returns the name of the one that ended. At the boundary of two
+    /// segments `pg_walfile_name` names the one in front of it or the one behind it, depending on
+    /// the version.
     #[track_caller]
     pub fn switch_wal(&self) -> String {
-        self.psql("select pg_walfile_name(pg_switch_wal())")
+        self.psql("select pg_walfile_name(pg_switch_wal() - 1)")
     }
 
     /// Awaits that the server's archiver reports this file, or a later one, as archived.

@@ -191,18 +191,20 @@ impl DataDir {
 
 /// `global/pg_control` as a cluster of this version has it after a clean stop. Offsets are those of
 /// `struct ControlFileData` on a 64-bit machine; PostgreSQL 18 put one more field before the last
-/// two.
+/// two, and 19 one into `checkPointCopy` and one behind `relseg_size`.
 pub fn pg_control(major: u16, system_identifier: u64, segment_size: u64) -> Vec<u8> {
     let (version, catalog, crc_at): (u32, u32, usize) = match major {
         15 => (1300, 202_209_061, 288),
         16 => (1300, 202_307_071, 288),
         17 => (1700, 202_406_281, 288),
         18 => (1800, 202_506_291, 292),
+        19 => (1905, 202_610_061, 308),
         _ => panic!("no pg_control of PostgreSQL {major} here"),
     };
     let mut file = vec![0; 8192];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     let redo = 8 * segment_size + 0x28;
+    let (grown, more) = if major >= 19 { (8, 12) } else { (0, 0) };
     put(0, &system_identifier.to_le_bytes());
     put(8, &version.to_le_bytes());
     put(12, &catalog.to_le_bytes());
@@ -220,24 +222,24 @@ pub fn pg_control(major: u16, system_identifier: u64, segment_size: u64) -> Vec<
     put(88, &1u32.to_le_bytes()); // and its database
     put(92, &1u32.to_le_bytes()); // oldestMulti
     put(96, &1u32.to_le_bytes()); // and its database
-    put(104, &1_700_000_000u64.to_le_bytes()); // time of the checkpoint
-    put(128, &1000u64.to_le_bytes()); // unloggedLSN
-    put(172, &1u32.to_le_bytes()); // wal_level: replica
-    put(180, &100u32.to_le_bytes()); // max_connections
-    put(184, &8u32.to_le_bytes()); // max_worker_processes
-    put(188, &10u32.to_le_bytes()); // max_wal_senders
-    put(196, &64u32.to_le_bytes()); // max_locks_per_transaction
-    put(204, &8u32.to_le_bytes()); // maxAlign
-    put(208, &1_234_567.0f64.to_le_bytes()); // floatFormat
-    put(216, &8192u32.to_le_bytes()); // blcksz
-    put(220, &131_072u32.to_le_bytes()); // relseg_size
-    put(224, &8192u32.to_le_bytes()); // xlog_blcksz
-    put(228, &(segment_size as u32).to_le_bytes()); // xlog_seg_size
-    put(232, &64u32.to_le_bytes()); // nameDataLen
-    put(236, &32u32.to_le_bytes()); // indexMaxKeys
-    put(240, &1996u32.to_le_bytes()); // toast_max_chunk_size
-    put(244, &2048u32.to_le_bytes()); // loblksize
-    put(248, &[1]); // float8ByVal
+    put(104 + grown, &1_700_000_000u64.to_le_bytes()); // time of the checkpoint
+    put(128 + grown, &1000u64.to_le_bytes()); // unloggedLSN
+    put(172 + grown, &1u32.to_le_bytes()); // wal_level: replica
+    put(180 + grown, &100u32.to_le_bytes()); // max_connections
+    put(184 + grown, &8u32.to_le_bytes()); // max_worker_processes
+    put(188 + grown, &10u32.to_le_bytes()); // max_wal_senders
+    put(196 + grown, &64u32.to_le_bytes()); // max_locks_per_transaction
+    put(204 + grown, &8u32.to_le_bytes()); // maxAlign
+    put(208 + grown, &1_234_567.0f64.to_le_bytes()); // floatFormat
+    put(216 + grown, &8192u32.to_le_bytes()); // blcksz
+    put(220 + grown, &131_072u32.to_le_bytes()); // relseg_size
+    put(224 + more, &8192u32.to_le_bytes()); // xlog_blcksz
+    put(228 + more, &(segment_size as u32).to_le_bytes()); // xlog_seg_size
+    put(232 + more, &64u32.to_le_bytes()); // nameDataLen
+    put(236 + more, &32u32.to_le_bytes()); // indexMaxKeys
+    put(240 + more, &1996u32.to_le_bytes()); // toast_max_chunk_size
+    put(244 + more, &2048u32.to_le_bytes()); // loblksize
+    put(248 + more, &[1]); // float8ByVal
     let crc = crc32c::crc32c(&file[..crc_at]);
     file[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     file
