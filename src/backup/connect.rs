@@ -1,6 +1,7 @@
 //! Connects to the server that is backed up: looks for a pooler, checks the grants, reads the
 //! settings, and decides between a primary and a standby.
 
+use super::outside::{outside, wal_directory};
 use super::session::{SERVER_GRANTS, STATEMENT_TIMEOUT, check_grants};
 use super::source::{BackupServer, ServerFacts};
 use super::{pooler, standby};
@@ -13,6 +14,7 @@ use crate::pg::segment::{SegmentSize, TimelineId};
 use crate::repo::Lineage;
 use crate::repo::record::{Database, Settings};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Interval of the keep-alive statement, which detects a lost session while files are read.
@@ -90,6 +92,7 @@ fn read_facts(session: &Session) -> Result<ServerFacts> {
         let name = names::unescape(&escaped).unwrap_or(escaped);
         Ok(Database { oid: column(row, 0)?, name })
     };
+    let data_directory = PathBuf::from(settings.text("data_directory")?);
     Ok(ServerFacts {
         lineage: Lineage {
             // SQL has only signed integers; the identifier is the same 64 bits.
@@ -107,6 +110,8 @@ fn read_facts(session: &Session) -> Result<ServerFacts> {
             data_directory: settings.text("data_directory")?,
             config_file: settings.text("config_file")?,
             from_standby: column(&row, 1)?,
+            wal_directory: wal_directory(&data_directory),
+            outside: outside(|name| settings.0.get(name).map(String::as_str), &data_directory),
         }
         .with_checksums(ChecksumStates { start: checksums, end: checksums }),
         databases: databases.iter().map(database).collect::<Result<_>>()?,

@@ -14,6 +14,7 @@ mod finish;
 mod frame;
 mod known;
 mod options;
+mod outside;
 mod pack;
 mod pages;
 mod pipeline;

@@ -3,6 +3,7 @@
 
 use super::earlier::Earlier;
 use super::options::Options;
+use super::outside;
 use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::control::Control;
@@ -59,6 +60,7 @@ pub(super) fn prepare<'a>(
     if options.full {
         earlier.forbid_reuse();
     }
+    outside::warn(&server.found.settings, earlier.parent.as_ref().map(|parent| &parent.settings));
     let wal_from = first_wal(options, server, &archive)?;
     announced.update(|heartbeat| heartbeat.wal_from = Some(wal_from))?;
     Ok(PreparedBackup { options, server, id, announced, archive, earlier, _lock: lock })

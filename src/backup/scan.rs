@@ -268,6 +268,7 @@ impl<'a> DataScan<'a> {
         } else {
             None
         };
+        self.warn_inside(source, oid);
         sink.entry(Entry::Tablespace(Tablespace {
             oid,
             location: location.map(|location| StoredPath(location.as_os_str().as_bytes().to_vec())),
@@ -286,6 +287,18 @@ impl<'a> DataScan<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Warns about a tablespace whose link leads into the data directory.
+    fn warn_inside(&self, source: &Path, oid: u32) {
+        let is_link = source.is_symlink();
+        let real = std::fs::canonicalize(source).ok().zip(std::fs::canonicalize(self.pgdata).ok());
+        if let Some((real, _)) = real.filter(|(real, pgdata)| is_link && real.starts_with(pgdata)) {
+            self.warn(format!(
+                "tablespace {oid} is inside of the data directory ({}): a restore has to put it elsewhere, with --tablespace {oid}=DIR",
+                real.display()
+            ));
+        }
     }
 
     fn warn(&self, message: String) {

@@ -314,7 +314,19 @@ pub struct RestoreArgs {
     /// Put a tablespace into another directory, by its OID or its old location; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(parse_mapping))]
     pub tablespace: Vec<(OsString, PathBuf)>,
-    /// Restore although the original has tablespaces that were created after the backup: replaying
+    /// Put the WAL into another directory, to which pg_wal becomes a link
+    ///
+    /// Like `--waldir` of initdb and pg_basebackup: the directory has to be empty or missing. With
+    /// --delta a pg_wal that is a link stays one, and its directory is used again.
+    #[arg(long, value_name = "DIR")]
+    pub waldir: Option<PathBuf>,
+    /// Do not read the WAL before anything is written
+    ///
+    /// What the WAL changes is then not known: settings that recovery needs, tablespaces that it
+    /// creates, and whether it has the restore point or transaction of the target.
+    #[arg(long)]
+    pub quick: bool,
+    /// Restore although recovery creates tablespaces that were created after the backup: replaying
     /// their creation uses the original directories
     #[arg(long)]
     pub allow_new_tablespaces: bool,
@@ -335,6 +347,9 @@ pub struct RestoreArgs {
     /// Start the server, follow its recovery, and print where it ended
     #[arg(long, conflicts_with = "standby")]
     pub follow: bool,
+    /// Port of the server that --follow starts, for a copy beside the running original
+    #[arg(long, value_name = "PORT", requires = "follow")]
+    pub port: Option<u16>,
     #[command(flatten)]
     pub wait: WaitArgs,
 }

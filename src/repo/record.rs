@@ -143,6 +143,19 @@ pub struct Settings {
     pub data_directory: String,
     pub config_file: String,
     pub from_standby: bool,
+    /// Target of `pg_wal`, if that was a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_directory: Option<String>,
+    /// Files outside of the data directory that settings name and that are not in the backup.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<OutsideFile>,
+}
+
+/// A file or directory outside of the data directory, and the setting that names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideFile {
+    pub setting: String,
+    pub path: String,
 }
 
 impl Settings {

@@ -120,7 +120,7 @@ impl ReplayFacts {
             Meaning::Tablespace { oid, location } => {
                 self.tablespaces.insert(*oid, location.clone());
             }
-            Meaning::Database { oid, tablespace } => {
+            Meaning::Database { oid, tablespace, .. } => {
                 self.databases.insert(*oid, *tablespace);
             }
             Meaning::RestorePoint { name, time } => {

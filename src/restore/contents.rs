@@ -1,14 +1,20 @@
 //! Facts about the content of a backup that the checks before a restore need. The manifest is read
 //! as a whole, so one that is damaged is found before anything is written.
 
+use super::conf::{ConfigFiles, Configuration};
+use super::frames::FrameReader;
 use super::holes;
 use super::job::RestoreJob;
-use crate::error::{Error, Kind, Result};
+use super::layout::{self, Region, TargetFile};
+use super::write::CONTROL;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::aligned::Aligned;
+use crate::pg::control::Control;
 use crate::progress::in_span;
-use crate::repo::entry::{Entry, Owner};
+use crate::repo::entry::{Entry, FileEntry, Owner};
 use crate::repo::manifest;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing::Span;
 
@@ -20,6 +26,9 @@ pub(super) struct Volume {
     pub files: u64,
 }
 
+/// Maximum size in bytes of a configuration file that is read.
+const MAX_CONFIG_SIZE: u64 = 1 << 20;
+
 /// Content of a backup.
 #[derive(Default)]
 pub(super) struct Contents {
@@ -29,6 +38,10 @@ pub(super) struct Contents {
     pub owner: Option<Owner>,
     /// All owners.
     pub owners: HashSet<Owner>,
+    /// Configuration of the cluster.
+    pub configuration: Configuration,
+    /// Settings that replay needs at least, by the control file.
+    pub least_settings: [(&'static str, u32); 5],
     /// New paths of the configuration files from outside of the data directory.
     pub config: Vec<PathBuf>,
     /// Keys of all packs.
@@ -38,7 +51,10 @@ pub(super) struct Contents {
 impl Contents {
     pub fn read(job: &RestoreJob<'_>) -> Result<Contents> {
         let mut found = Contents::default();
-        let mut has_control = false;
+        let settings = &job.plan.record.settings;
+        let data_directory = Path::new(&settings.data_directory);
+        let mut control = None;
+        let mut files = ConfigFiles::new();
         manifest::read(&job.plan.archive, &job.plan.record, |part| {
             for entry in &part.entries {
                 match entry {
@@ -50,7 +66,12 @@ impl Contents {
                         }
                     }
                     Entry::File(file) if job.is_restored(&file.path.0) => {
-                        has_control |= file.path.0 == *super::write::CONTROL;
+                        if file.path.0 == *CONTROL {
+                            control = Some(bytes_of(job, &part.packs, file)?);
+                        } else if file.path.0.ends_with(b".conf") && file.size <= MAX_CONFIG_SIZE {
+                            let path = data_directory.join(file.path.as_path());
+                            files.insert(path, bytes_of(job, &part.packs, file)?);
+                        }
                         let bytes = if job.chosen.leaves_out(&file.path.0) {
                             0
                         } else {
@@ -60,6 +81,9 @@ impl Contents {
                         found.add_owner(&file.owner);
                     }
                     Entry::Config(file) => {
+                        if file.size <= MAX_CONFIG_SIZE {
+                            files.insert(file.path.as_path().to_owned(), bytes_of(job, &part.packs, file)?);
+                        }
                         found.config.extend(job.config_place(file));
                         found.add_owner(&file.owner);
                     }
@@ -69,9 +93,14 @@ impl Contents {
             found.packs.extend(part.packs);
             Ok(())
         })?;
-        if !has_control {
-            return Err(Error::new(Kind::Damage, "the backup has no global/pg_control"));
+        let control =
+            control.ok_or_else(|| Error::new(Kind::Damage, "the backup has no global/pg_control"))?;
+        let control = Control::parse(control)?;
+        if control.system_identifier() != job.plan.record.system_identifier {
+            return Err(Error::new(Kind::Damage, "global/pg_control belongs to another cluster"));
         }
+        found.least_settings = control.least_settings();
+        found.configuration = Configuration::read(&files, Path::new(&settings.config_file), data_directory);
         Ok(found)
     }
 
@@ -110,4 +139,19 @@ impl Contents {
             })
         })
     }
+}
+
+/// Reads a small file of a backup; `packs` are those of its part of the manifest.
+fn bytes_of(job: &RestoreJob<'_>, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
+    let doing = || format!("read {} of the backup", file.path.display());
+    let target = TargetFile { path: PathBuf::new(), stored: file, listed: false };
+    let mut regions = layout::regions(std::slice::from_ref(&target));
+    regions.sort_by_key(Region::offset);
+    let mut frames = FrameReader::new(&job.plan.archive, packs);
+    frames.read(&regions).doing(doing)?;
+    let (mut bytes, mut buffer) = (Vec::new(), Aligned::default());
+    for region in &regions {
+        bytes.extend_from_slice(frames.bytes(region, file, &mut buffer).doing(doing)?);
+    }
+    Ok(bytes)
 }

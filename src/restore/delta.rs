@@ -6,6 +6,7 @@ use super::empty::names;
 use super::holes::{between, holes};
 use super::job::RestoreJob;
 use super::layout::Region;
+use super::waldir::check_content;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Kind, Result, part};
@@ -39,6 +40,7 @@ pub(super) fn check(job: &RestoreJob<'_>) -> Result<()> {
     }
     check_data(job)?;
     job.tablespaces.values().try_for_each(|root| check_tablespace(root))?;
+    job.waldir.iter().try_for_each(|waldir| check_content(waldir))?;
     job.roots().try_for_each(check_owned)
 }
 

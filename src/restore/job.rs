@@ -6,6 +6,7 @@ use super::owner::Ownership;
 use super::partial::ChosenDatabases;
 use super::plan::RestorePlan;
 use super::recovery::RecoverySettings;
+use super::waldir::wal_directory;
 use crate::error::{Error, Kind, Result};
 use crate::repo::entry::FileEntry;
 use std::collections::BTreeMap;
@@ -21,6 +22,12 @@ pub(super) struct RestoreJob<'a> {
     pub recovery: &'a RecoverySettings,
     /// New location of each tablespace that has one, by OID.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Directory of the WAL outside of the data directory, to which `pg_wal` is a link.
+    pub waldir: Option<PathBuf>,
+    /// Tablespaces that recovery creates in directories that have to exist, by OID.
+    pub new_tablespaces: BTreeMap<u32, PathBuf>,
+    /// Settings besides those of the recovery, for `postgresql.auto.conf`.
+    pub settings: Vec<(&'static str, String)>,
     pub chosen: ChosenDatabases,
     pub ownership: Ownership,
     /// Whether a file system reported that it lost written data.
@@ -33,12 +40,17 @@ impl<'a> RestoreJob<'a> {
         plan: &'a RestorePlan,
         recovery: &'a RecoverySettings,
     ) -> Result<RestoreJob<'a>> {
+        let waldir = wal_directory(options)?;
+        let chosen = ChosenDatabases::new(&options.databases, &plan.record)?;
         Ok(RestoreJob {
             options,
             plan,
             recovery,
-            tablespaces: map_tablespaces(options, &plan.record)?,
-            chosen: ChosenDatabases::new(&options.databases, &plan.record)?,
+            tablespaces: map_tablespaces(options, &plan.record, waldir.as_ref())?,
+            waldir,
+            new_tablespaces: BTreeMap::new(),
+            settings: chosen.settings(),
+            chosen,
             ownership: Ownership::new(),
             disk_failed: AtomicBool::new(false),
         })
@@ -63,15 +75,25 @@ impl<'a> RestoreJob<'a> {
     }
 
     /// The directories that are restored into: the data directory, then the locations of
-    /// tablespaces.
+    /// tablespaces, then the directory of the WAL.
     pub fn roots(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(self.options.to.as_path()).chain(self.tablespaces.values().map(PathBuf::as_path))
+        let others = self.tablespaces.values().chain(&self.waldir).map(PathBuf::as_path);
+        std::iter::once(self.options.to.as_path()).chain(others)
     }
 
     /// The path of a file or directory of the manifest in the new cluster.
     pub fn place(&self, path: &[u8]) -> PathBuf {
         if let Some(moved) = self.moved(path) {
             return moved;
+        }
+        if let Some(waldir) = &self.waldir
+            && let Some(rest) = path.strip_prefix(b"pg_wal")
+        {
+            match rest {
+                b"" => return waldir.clone(),
+                [b'/', rest @ ..] => return waldir.join(OsStr::from_bytes(rest)),
+                _ => {}
+            }
         }
         match path {
             b"" => self.options.to.clone(),

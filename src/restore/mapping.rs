@@ -11,7 +11,11 @@ use std::path::{Component, Path, PathBuf};
 
 /// Returns the location of each tablespace by OID. Refuses a mapping of a tablespace that the
 /// backup does not have, and locations that contain each other.
-pub(super) fn map_tablespaces(options: &Options, record: &Record) -> Result<BTreeMap<u32, PathBuf>> {
+pub(super) fn map_tablespaces(
+    options: &Options,
+    record: &Record,
+    waldir: Option<&PathBuf>,
+) -> Result<BTreeMap<u32, PathBuf>> {
     let refused = |what: String| {
         Err(Error::new(Kind::Refused, what).hint("use --tablespace OLD=NEW, once for each tablespace"))
     };
@@ -30,13 +34,23 @@ pub(super) fn map_tablespaces(options: &Options, record: &Record) -> Result<BTre
             return refused(format!("tablespace {oid} is mapped to two locations"));
         }
         unused.retain(|(what, _)| !is_it(what));
+        if new.is_none() && old.starts_with(&record.settings.data_directory) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "tablespace {oid} was inside of the data directory ({}), where it cannot be restored",
+                    old.display()
+                ),
+            )
+            .hint(format!("put it outside of the new data directory: --tablespace {oid}=DIR")));
+        }
         map.insert(oid, new.cloned().unwrap_or(old));
     }
     if let Some((what, _)) = unused.first() {
         return refused(format!("the backup has no tablespace {}", Path::new(what).display()));
     }
     let mut places: Vec<PathBuf> = Vec::new();
-    for place in std::iter::once(&options.to).chain(map.values()) {
+    for place in std::iter::once(&options.to).chain(map.values()).chain(waldir) {
         if !place.is_absolute() || place.components().any(|part| part == Component::ParentDir) {
             return refused(format!("{} is not a path from the root without `..`", place.display()));
         }

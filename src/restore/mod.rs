@@ -6,6 +6,7 @@
 //! a marker, so that the restore can be started again.
 
 mod access;
+mod conf;
 mod contents;
 mod create;
 mod delta;
@@ -15,6 +16,7 @@ mod frames;
 mod holes;
 mod job;
 mod layout;
+mod locate;
 mod mapping;
 mod options;
 mod owner;
@@ -22,15 +24,17 @@ mod partial;
 mod plan;
 mod preflight;
 mod recovery;
+mod replayed;
 mod run;
 mod space;
 mod stop;
 mod sums;
+mod waldir;
 mod write;
 
 pub use options::{Options, Restored};
 pub use plan::{PlanRequest, RestorePlan, TargetTimeline};
-pub use preflight::{Prepared, prepare};
+pub use preflight::{Notes, Prepared, prepare};
 pub use recovery::{Action, RecoverySettings, restore_command};
 pub use space::SpaceNeed;
 pub use stop::{RecoveryStop, RecoveryTarget};

@@ -16,6 +16,9 @@ pub struct Options {
     pub to: PathBuf,
     /// New locations of tablespaces, by OID or old location.
     pub tablespaces: Vec<(OsString, PathBuf)>,
+    /// New directory of the WAL, to which `pg_wal` becomes a link; `None`: `pg_wal` is a directory,
+    /// or in a delta restore what it was.
+    pub waldir: Option<PathBuf>,
     /// Directory for the configuration files from outside the data directory; `None`: they are not
     /// written.
     pub config_dir: Option<PathBuf>,
@@ -29,6 +32,10 @@ pub struct Options {
     /// Restore for one use: the files are read at once, out of the page cache, and then removed, so
     /// they are not synced.
     pub scratch: bool,
+    /// Do not read the WAL before anything is written.
+    pub quick: bool,
+    /// Restore although recovery creates tablespaces in directories that are in use.
+    pub allow_new_tablespaces: bool,
     /// Only check: take no lock that outlives the checks.
     pub dry_run: bool,
     /// Directories that do not belong to the cluster: nothing in them may be removed.

@@ -1,7 +1,12 @@
 //! A restore of some databases, for rescue work. Files of the other databases become sparse files
-//! of the right size, which take no space. Recovery can write into them, since the WAL has a full
-//! image of each page that it changes first. These databases cannot be read afterwards, only
-//! dropped. `postgres` and the templates are always restored.
+//! of the right size, which take no space. These databases cannot be read afterwards, only dropped.
+//! `postgres` and the templates are always restored.
+//!
+//! Recovery meets pages of zeros in the sparse files: not every record has a full image of its page
+//! (the record of a page that VACUUM has found all-visible has none without `wal_log_hints`). With
+//! `ignore_invalid_pages` a server skips such a page with a warning, instead of ending with PANIC
+//! (`log_invalid_page` in PostgreSQL's `xlogutils.c`). The setting would also hide damage of the
+//! restored databases after recovery, so `recovery_end_command` removes it.
 
 use super::create::create;
 use crate::error::{Doing, Error, Kind, Result};
@@ -10,6 +15,9 @@ use crate::repo::record::{Database, Record};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
+
+const IGNORE_INVALID_PAGES: &str = "ignore_invalid_pages";
+const RECOVERY_END_COMMAND: &str = "recovery_end_command";
 
 /// OIDs of the databases that are restored; `None` for all.
 pub(super) struct ChosenDatabases(Option<BTreeSet<u32>>);
@@ -41,26 +49,35 @@ impl ChosenDatabases {
 
     /// Whether a file of the manifest becomes a sparse file, because its database is not restored.
     pub fn leaves_out(&self, path: &[u8]) -> bool {
-        let Some(oids) = &self.0 else {
-            return false;
-        };
         let Some(slash) = path.iter().rposition(|&byte| byte == b'/') else {
             return false;
         };
         let (directory, name) = path.split_at(slash);
         let place = RelationDirectory::parse(directory);
         // A server does not accept a database directory without PG_VERSION.
-        place.is_some_and(|place| place.database >= FIRST_OF_USERS && !oids.contains(&place.database))
-            && name != b"/PG_VERSION"
+        place.is_some_and(|place| self.is_left_out(place.database)) && name != b"/PG_VERSION"
+    }
+
+    /// Whether a database is not restored.
+    pub fn is_left_out(&self, oid: u32) -> bool {
+        oid >= FIRST_OF_USERS && self.0.as_ref().is_some_and(|oids| !oids.contains(&oid))
+    }
+
+    /// Settings with which a server recovers without the databases that are left out.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        if self.0.is_none() {
+            return Vec::new();
+        }
+        // The server runs the command in the data directory.
+        let names = [IGNORE_INVALID_PAGES, RECOVERY_END_COMMAND];
+        let removals: String = names.iter().map(|name| format!(" -e \"/^{name} /d\"")).collect();
+        let command = format!("sed -i{removals} postgresql.auto.conf");
+        vec![(IGNORE_INVALID_PAGES, "on".to_owned()), (RECOVERY_END_COMMAND, command)]
     }
 
     /// Returns the databases that are not restored.
     pub fn left_out(&self, record: &Record) -> Vec<Database> {
-        let is_out = |database: &&Database| {
-            let oids = self.0.as_ref();
-            database.oid >= FIRST_OF_USERS && oids.is_some_and(|oids| !oids.contains(&database.oid))
-        };
-        record.databases.iter().filter(is_out).cloned().collect()
+        record.databases.iter().filter(|database| self.is_left_out(database.oid)).cloned().collect()
     }
 }
 

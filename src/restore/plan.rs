@@ -1,5 +1,6 @@
 //! The plan of a restore: the backup, the timeline, and the WAL to the target. Writes nothing.
 
+use super::locate::locate;
 use super::stop::{RecoveryStop, RecoveryTarget, StopSearch, last_included};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
@@ -8,7 +9,7 @@ use crate::pg::segment::{SegmentName, TimelineId};
 use crate::progress;
 use crate::repo::Archive;
 use crate::repo::branches::{Branches, Living, ServerTimeline, is_in_the_future};
-use crate::repo::catalog::{Gap, Reach};
+use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
@@ -88,7 +89,9 @@ impl RestorePlan {
         };
         let branches = survey.branches(&request.server, request.now);
         let verified = &survey.verified;
-        let chooser = Chooser { archive: &archive, branches: &branches, request: &request, verified };
+        let inventory = &wal.inventory;
+        let chooser =
+            Chooser { archive: &archive, inventory, branches: &branches, request: &request, verified };
         let elsewhere =
             Elsewhere { archive: &archive, survey: &survey, branches: &branches, request: &request };
         let chosen = chooser.choose(&survey.records.good).map_err(|error| elsewhere.explain(error));
@@ -240,7 +243,9 @@ impl RestorePlan {
         let names = self.wal()?.inventory.along(&self.history, self.first_segment().number(size)..=last);
         let walk = Walk { archive: &self.archive, segment_size: size, is_cancelled, progress };
         walk.over(names, |found| {
-            let step = self.stop.step(found);
+            // A server begins with the redo point of the backup.
+            let is_replayed = found.begin >= self.record.start_lsn;
+            let step = if is_replayed { self.stop.step(found) } else { Step::Replay };
             each(found, step);
             step
         })
@@ -281,6 +286,7 @@ fn check_histories(survey: &Survey, record: &Record, timeline: TargetTimeline) -
 /// Chooses the backup for a request.
 struct Chooser<'a> {
     archive: &'a Archive,
+    inventory: &'a Inventory,
     branches: &'a Branches,
     request: &'a PlanRequest,
     /// Backups that a verification has seen; true when it found damage.
@@ -300,15 +306,6 @@ impl Chooser<'_> {
                 return self.history_from(record).map(|history| (record, history));
             }
         }
-        if self.request.backup.is_none()
-            && matches!(self.request.target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
-        {
-            return Err(Error::new(
-                Kind::Refused,
-                "the position of a transaction or restore point is not known before its WAL is replayed",
-            )
-            .hint(format!("name the backup that ended before it: {}", list())));
-        }
         // Reason why the oldest backup, with which the possible targets begin, does not lead to the
         // target.
         let mut reason = Error::defect("no backup to choose from");
@@ -325,6 +322,13 @@ impl Chooser<'_> {
         if candidates.peek().is_none() {
             let living = self.branches.alive().unwrap_or(TimelineId(1));
             return Err(self.nothing_leads_to(living));
+        }
+        if self.request.backup.is_none()
+            && matches!(self.request.target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
+        {
+            let candidates: Vec<&Record> = candidates.collect();
+            let history_from = |record: &Record| self.history_from(record);
+            return locate(self.archive, self.inventory, self.request, &candidates, history_from);
         }
         for record in candidates.rev() {
             match self.history_from(record) {

@@ -11,20 +11,43 @@ use super::job::RestoreJob;
 use super::options::Options;
 use super::plan::RestorePlan;
 use super::recovery::RecoverySettings;
+use super::replayed::{Replayed, check_original, raised_settings};
 use super::space::{self, SpaceNeed};
+use super::waldir::check_unused;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::running::{data_directories, refuse_running};
 use crate::progress;
+use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
-use std::path::PathBuf;
+use crate::repo::record::OutsideFile;
+use std::path::{Path, PathBuf};
 
 /// A restore that passed all checks. Nothing has been written.
 pub struct Prepared<'a> {
     pub(super) job: RestoreJob<'a>,
     /// Lock of the data directory; `None` when it does not exist yet, or in a dry run.
     pub(super) lock: Option<Lock>,
+    /// Announcement that keeps a prune from removing the backup; `None` in a dry run, and when the
+    /// repository cannot be written.
+    pub(super) announced: Option<Announcement>,
     /// Space that the restore needs, by file system.
     pub needs: Vec<SpaceNeed>,
+    pub notes: Notes,
+}
+
+/// Differences between the restored cluster and the original that its administrator has to know.
+#[derive(Debug, Clone, Default)]
+pub struct Notes {
+    /// Settings that are raised, since the WAL needs it: name, new value, and value of the backup.
+    pub raised: Vec<(&'static str, u32, u32)>,
+    /// Tablespaces that recovery creates, by OID.
+    pub new_tablespaces: Vec<(u32, PathBuf)>,
+    /// OIDs of databases that recovery makes out of files of databases that are left out.
+    pub broken_copies: Vec<u32>,
+    /// Files that the configuration names and that are neither in the backup nor on this host.
+    pub missing: Vec<OutsideFile>,
+    /// Directory that `pg_wal` led to, when it becomes a directory of the data directory.
+    pub lost_wal_directory: Option<String>,
 }
 
 impl<'a> Prepared<'a> {
@@ -45,8 +68,18 @@ pub fn prepare<'a>(
     recovery: &'a RecoverySettings,
 ) -> Result<Prepared<'a>> {
     let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
-    let job = RestoreJob::new(options, plan, recovery).doing(doing)?;
-    let lock = check_directories(&job).doing(doing)?;
+    let mut job = RestoreJob::new(options, plan, recovery).doing(doing)?;
+    let data_directories: Vec<PathBuf> =
+        data_directories().into_iter().chain(options.original.clone()).collect();
+    let lock = check_directories(&job, &data_directories).doing(doing)?;
+    let announced = if options.dry_run {
+        if !plan.archive.may_need(&plan.record.id).doing(doing)? {
+            return Err(being_removed().doing(doing()));
+        }
+        None
+    } else {
+        announce(plan, &options.random).doing(doing)?
+    };
     progress::step("reading the manifest");
     let contents = Contents::read(&job).doing(doing)?;
     check_owners(&job, &contents).doing(doing)?;
@@ -54,20 +87,75 @@ pub fn prepare<'a>(
     let needs = space::needs(&job, &contents).doing(doing)?;
     needs.iter().try_for_each(SpaceNeed::check).doing(doing)?;
     contents.check_packs(&job).doing(doing)?;
-    if !plan.archive.may_need(&plan.record.id).doing(doing)? {
-        return Err(being_removed().doing(doing()));
+    // A drill reads the WAL and the settings itself.
+    let notes = if options.scratch {
+        Notes::default()
+    } else {
+        check_replay(&mut job, &contents, &data_directories).doing(doing)?
+    };
+    Ok(Prepared { job, lock: lock.filter(|_| !options.dry_run), announced, needs, notes })
+}
+
+/// Reads the WAL that recovery replays, unless that is not wanted, and adds to the job what recovery
+/// needs.
+fn check_replay(
+    job: &mut RestoreJob<'_>,
+    contents: &Contents,
+    data_directories: &[PathBuf],
+) -> Result<Notes> {
+    let mut notes = Notes::default();
+    let replayed = (!job.options.quick).then(|| Replayed::read(job)).transpose()?;
+    match &replayed {
+        Some(replayed) => {
+            job.new_tablespaces = replayed.check_tablespaces(job, data_directories)?;
+            notes.broken_copies = replayed.broken_copies(job);
+        }
+        None => check_original(job)?,
     }
-    Ok(Prepared { job, lock: lock.filter(|_| !options.dry_run), needs })
+    notes.new_tablespaces = job.new_tablespaces.clone().into_iter().collect();
+    notes.raised = raised_settings(contents, replayed.as_ref());
+    job.settings.extend(notes.raised.iter().map(|(name, value, _)| (*name, value.to_string())));
+    let settings = &job.plan.record.settings;
+    notes.missing = settings.outside.iter().filter(|file| !Path::new(&file.path).exists()).cloned().collect();
+    if job.waldir.is_none() {
+        notes.lost_wal_directory = settings.wal_directory.clone();
+    }
+    Ok(notes)
+}
+
+/// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
+/// be written does not prevent the restore: if a prune removes objects meanwhile, the restore
+/// fails.
+fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
+    let id = &plan.record.id;
+    let heartbeat = Heartbeat {
+        needs: vec![id.clone()],
+        wal_from: Some(plan.record.start_lsn),
+        ..Heartbeat::new(Operation::Restore)
+    };
+    let announced = match Announcement::begin(&plan.archive, heartbeat, random) {
+        Ok(announced) => announced,
+        Err(error) => {
+            tracing::info!(
+                "a prune may remove the backup meanwhile, since the repository cannot be written: {error}"
+            );
+            return Ok(None);
+        }
+    };
+    if !plan.archive.may_need(id)? {
+        return Err(being_removed());
+    }
+    Ok(Some(announced))
 }
 
 /// Error for a backup that a prune removes.
-pub(super) fn being_removed() -> Error {
+fn being_removed() -> Error {
     Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
         .hint("choose another backup: `walkeep list` shows them")
 }
 
 /// Checks the directories, and locks the data directory if it exists.
-fn check_directories(job: &RestoreJob<'_>) -> Result<Option<Lock>> {
+fn check_directories(job: &RestoreJob<'_>, data_directories: &[PathBuf]) -> Result<Option<Lock>> {
     let options = job.options;
     job.roots().try_for_each(check_writable)?;
     if !options.scratch {
@@ -75,11 +163,10 @@ fn check_directories(job: &RestoreJob<'_>) -> Result<Option<Lock>> {
     }
     let lock = options.to.is_dir().then(|| Lock::wait_for(&options.to, options.wait)).transpose()?;
     refuse_running(&options.to)?;
-    let data_directories: Vec<PathBuf> =
-        data_directories().into_iter().chain(options.original.clone()).collect();
     for (oid, place) in &job.tablespaces {
-        check_unlinked(*oid, place, &options.to, &data_directories)?;
+        check_unlinked(*oid, place, &options.to, data_directories)?;
     }
+    job.waldir.iter().try_for_each(|waldir| check_unused(waldir, &options.to, data_directories))?;
     if options.delta {
         delta::check(job)?;
     } else {

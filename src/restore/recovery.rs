@@ -98,9 +98,11 @@ impl RecoverySettings {
     }
 
     /// Returns the new `postgresql.auto.conf`: the old lines without the settings of this recovery,
-    /// and then these settings. At the end of this file they override all other settings.
-    pub fn rewrite(&self, plan: &RestorePlan, old: &[u8]) -> Vec<u8> {
-        let settings = self.settings(plan);
+    /// and then these settings and `more`. At the end of this file they override all other settings.
+    pub fn rewrite(&self, plan: &RestorePlan, more: &[(&'static str, String)], old: &[u8]) -> Vec<u8> {
+        let mut settings = self.settings(plan);
+        settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
+        settings.extend_from_slice(more);
         let decided = |name: &str| settings.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
         let mut text = Vec::new();
         for line in old.split_inclusive(|&b| b == b'\n') {

@@ -5,14 +5,12 @@ use super::empty::{OVERWRITES, check_empty, clear};
 use super::job::RestoreJob;
 use super::mapping::device_of;
 use super::options::Restored;
-use super::plan::RestorePlan;
-use super::preflight::{Prepared, being_removed};
+use super::preflight::Prepared;
 use super::write::{ClusterWriter, UnfinishedCluster};
 use crate::error::{Doing, Error, Result};
 use crate::fs::durable::{self, FileSystem};
 use crate::progress::{self, in_span};
 use crate::repo::RESTORING;
-use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::collections::BTreeMap;
@@ -33,41 +31,15 @@ impl Prepared<'_> {
     /// Those of the operating system and of the repository. The directory then has no control file,
     /// so no server can start on it.
     pub fn run(self) -> Result<Restored> {
-        let Prepared { job, lock, .. } = self;
+        let Prepared { job, lock, announced, .. } = self;
         let (options, plan) = (job.options, job.plan);
         let doing = || format!("restore backup {} into {}", plan.record.id, options.to.display());
         let target = options.to.display();
         let _span = info_span!("restore", backup = plan.record.id, %target).entered();
-        let announced = announce(plan, &options.random).doing(doing)?;
         let mut restored = restore(&job, lock).doing(doing)?;
         restored.announced = announced;
         Ok(restored)
     }
-}
-
-/// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
-/// be written does not prevent the restore: if a prune removes objects meanwhile, the restore
-/// fails.
-fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
-    let id = &plan.record.id;
-    let heartbeat = Heartbeat {
-        needs: vec![id.clone()],
-        wal_from: Some(plan.record.start_lsn),
-        ..Heartbeat::new(Operation::Restore)
-    };
-    let announced = match Announcement::begin(&plan.archive, heartbeat, random) {
-        Ok(announced) => announced,
-        Err(error) => {
-            tracing::info!(
-                "a prune may remove the backup meanwhile, since the repository cannot be written: {error}"
-            );
-            return Ok(None);
-        }
-    };
-    if !plan.archive.may_need(id)? {
-        return Err(being_removed());
-    }
-    Ok(Some(announced))
 }
 
 fn restore(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Restored> {

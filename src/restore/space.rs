@@ -54,7 +54,8 @@ pub(super) fn needs(job: &RestoreJob<'_>, contents: &Contents) -> Result<Vec<Spa
     }
     let files =
         record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
-    add(&job.options.to, Volume { bytes: files * record.segment_size.bytes(), files })?;
+    let waldir = job.waldir.as_ref().unwrap_or(&job.options.to);
+    add(waldir, Volume { bytes: files * record.segment_size.bytes(), files })?;
     needed.into_values().map(|(volume, path)| need_in(job, volume, path)).collect()
 }
 

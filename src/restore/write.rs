@@ -80,16 +80,24 @@ impl<'a> ClusterWriter<'a> {
     /// Writes everything except for the control file.
     pub fn write(mut self) -> Result<UnfinishedCluster> {
         let plan = self.job.plan;
+        if let Some(waldir) = &self.job.waldir {
+            let link = self.job.options.to.join("pg_wal");
+            std::os::unix::fs::symlink(waldir, &link).doing(|| format!("link {}", link.display()))?;
+        }
         manifest::read(&plan.archive, &plan.record, |part| self.part(&part))?;
         let control = self.take_control()?;
         let to = &self.job.options.to;
         let settings = to.join("postgresql.auto.conf");
-        self.rewrite(&settings, |old| Ok(self.job.recovery.rewrite(plan, old)))?;
+        self.rewrite(&settings, |old| Ok(self.job.recovery.rewrite(plan, &self.job.settings, old)))?;
         if let Some(file) = self.map.take() {
             let new = self.rewrite(&to.join("tablespace_map"), |old| self.remap(old))?;
             self.line(&file, new.len() as u64, Some(crc32c::crc32c(&new)))?;
         }
         self.link_tablespaces()?;
+        self.create_new_tablespaces()?;
+        if self.job.waldir.is_some() {
+            self.own(&to.join("pg_wal"))?;
+        }
         self.fetch_wal()?;
         let signal = to.join(self.job.recovery.signal());
         create(&signal)?;
@@ -253,6 +261,15 @@ impl<'a> ClusterWriter<'a> {
             std::os::unix::fs::symlink(location, &link).doing(|| format!("link {}", link.display()))?;
             self.own(&link)?;
             self.report.tablespaces.push((*oid, location.clone()));
+        }
+        Ok(())
+    }
+
+    /// Creates the directories in which recovery creates tablespaces.
+    fn create_new_tablespaces(&self) -> Result<()> {
+        for location in self.job.new_tablespaces.values().filter(|location| !location.exists()) {
+            durable::create_dirs(Path::new("/"), location, 0o700)?;
+            self.own(location)?;
         }
         Ok(())
     }

@@ -138,6 +138,8 @@ fn write_repository(root: &Path) {
             data_directory: "/srv/golden".into(),
             config_file: "/srv/golden/postgresql.conf".into(),
             from_standby: false,
+            wal_directory: None,
+            outside: Vec::new(),
         },
         tablespaces: Vec::new(),
         databases: Vec::new(),

@@ -142,7 +142,8 @@ fn records_mean_what_the_server_was_asked_for() {
         assert!(is(Meaning::DatabaseDrop { oid: copied }));
         for oid in [copied, logged] {
             assert!(
-                has(&|m| matches!(m, Meaning::Database { oid: o, tablespace: 1663 } if *o == oid)).is_some()
+                has(&|m| matches!(m, Meaning::Database { oid: o, tablespace: 1663, .. } if *o == oid))
+                    .is_some()
             );
         }
         let location = place.display().to_string().into_bytes();

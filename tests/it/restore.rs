@@ -5,13 +5,16 @@ mod damage;
 mod delta;
 mod follow;
 mod interrupted;
+mod outside;
 mod partial;
 mod places;
 mod preflight;
 mod refused;
+mod replayed;
 mod scattered;
 mod settings;
 mod targets;
+mod waldir;
 
 use crate::support::live::{self, ALL, recovers, restore, restoring};
 use crate::support::repo::{self, Snapshot};

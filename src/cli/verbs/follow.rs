@@ -13,7 +13,8 @@ use crate::pg::programs::Programs;
 use crate::pg::running::LockFile;
 use crate::pg::segment::TimelineId;
 use crate::progress;
-use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan};
+use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan, Restored};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,15 +48,22 @@ pub fn follow(
     context: &Context,
     plan: &RestorePlan,
     recovery: &RecoverySettings,
+    restored: &Restored,
     to: &Path,
     programs: &Programs,
-    options: Option<&str>,
+    mut options: Vec<String>,
 ) -> Result<RecoveryEnd> {
     let expected = expected(plan)?;
     let log = to.join("walkeep.log");
-    start(programs, to, &log, options)?;
+    if !restored.left_out.is_empty() {
+        // The log has the pages that recovery skips.
+        let settings = ["logging_collector=off", "log_destination=stderr", "log_min_messages=warning"];
+        options.extend(settings.iter().map(|setting| format!("-c {setting}")));
+    }
+    start(programs, to, &log, &options)?;
     context.console.say(&format!("the server was started; its log begins in {}", log.display()));
     let reached = await_end(context, plan, recovery, to, &log)?;
+    check_pages(restored, &log)?;
     let target = match &plan.target {
         RecoveryTarget::End => "the end of the archive".to_owned(),
         RecoveryTarget::Time(time) => time.to_string(),
@@ -139,16 +147,16 @@ fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
 }
 
 /// Starts the server with `pg_ctl`, as the owner of the data directory.
-fn start(programs: &Programs, to: &Path, log: &Path, options: Option<&str>) -> Result<()> {
+fn start(programs: &Programs, to: &Path, log: &Path, options: &[String]) -> Result<()> {
     let doing = "start the restored server";
     let pg_ctl = programs.get("pg_ctl").ok_or_else(|| {
         Error::new(Kind::Absent, "pg_ctl was not found beside the server's programs").doing(doing)
     })?;
     let mut command = Command::new(pg_ctl);
     command.arg("-D").arg(to).arg("-l").arg(log).arg("--no-wait").current_dir(to);
-    options.into_iter().for_each(|options| {
-        command.arg("-o").arg(options);
-    });
+    if !options.is_empty() {
+        command.arg("-o").arg(options.join(" "));
+    }
     setup::run_as_owner(&mut command, to)?;
     let output = command.arg("start").stdin(Stdio::null()).output().doing(doing)?;
     if output.status.success() {
@@ -156,6 +164,49 @@ fn start(programs: &Programs, to: &Path, log: &Path, options: Option<&str>) -> R
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(Kind::Failed, format!("{}: {}", output.status, stderr.trim())).doing(doing))
+}
+
+/// Refuses a recovery without some databases that skipped pages of a database that was restored.
+///
+/// # Errors
+///
+/// `Problem`: the pages are damaged in the backup, or the WAL does not belong to it.
+fn check_pages(restored: &Restored, log: &Path) -> Result<()> {
+    if restored.left_out.is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read(log).doing(|| format!("read {}", log.display()))?;
+    let text = String::from_utf8_lossy(&text);
+    let is_out = |oid: u32| restored.left_out.iter().any(|database| database.oid == oid);
+    let relations: BTreeSet<&str> = text
+        .lines()
+        .filter_map(invalid_page)
+        .filter(|path| database_of(path).is_none_or(|oid| !is_out(oid)))
+        .collect();
+    if relations.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<&str> = relations.into_iter().take(MAX_LOG_LINES).collect();
+    Err(Error::new(
+        Kind::Problem,
+        format!("recovery met missing or empty pages of relations that were restored: {}", shown.join(", ")),
+    )
+    .hint("this copy lacks content: run `walkeep verify`, and restore another backup, or without --database"))
+}
+
+/// Path of the relation whose missing or empty page a line of the log reports
+/// (`report_invalid_page` in PostgreSQL's `xlogutils.c`, which is never translated).
+fn invalid_page(line: &str) -> Option<&str> {
+    let ends = [" does not exist", " is uninitialized", " did not exist", " was uninitialized"];
+    let line = ends.iter().find_map(|end| line.strip_suffix(end))?;
+    let (before, path) = line.rsplit_once(" of relation ")?;
+    before.contains("page ").then_some(path)
+}
+
+/// OID of the database in a path such as `base/5/16390`; `None` for a shared relation.
+fn database_of(path: &str) -> Option<u32> {
+    let mut parts = path.rsplit('/').skip(1);
+    parts.next().and_then(|oid| oid.parse().ok())
 }
 
 /// Returns the last lines of the log, joined.

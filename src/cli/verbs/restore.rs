@@ -13,16 +13,17 @@ use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::WalName;
 use crate::progress::{self, Cancel};
+use crate::repo::active::Announcement;
 use crate::repo::lock::Lock;
 use crate::repo::window::Window;
-use crate::repo::{Archive, Repository};
+use crate::repo::{Archive, Identity, Lineage, Repository};
 use crate::restore::{
-    self, PlanRequest, Prepared, RecoverySettings, RecoveryTarget, RestorePlan, Restored, SpaceNeed,
+    self, Notes, PlanRequest, Prepared, RecoverySettings, RecoveryTarget, RestorePlan, Restored, SpaceNeed,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
@@ -38,9 +39,6 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     let mut plan = plan(context, args)?;
     if args.standby {
         plan.be_standby()?;
-    }
-    if !args.allow_new_tablespaces && to != *pgdata {
-        refuse_new_tablespaces(pgdata, &plan)?;
     }
     let recovery = RecoverySettings {
         restore_command: restore_command::build(
@@ -64,6 +62,8 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
         drop(lock);
     }
     let prepared = restore::prepare(&options, &plan, &recovery)?;
+    context.console.finish();
+    note(context, &prepared.notes);
     if args.dry_run {
         context.print(&DryRun::make(context, &plan, &options, prepared)?)?;
         return Ok(Exit::Done);
@@ -83,11 +83,14 @@ fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore
         cancel: Cancel::default(),
         to,
         tablespaces: args.tablespace.clone(),
+        waldir: args.waldir.as_deref().map(setup::absolute).transpose()?,
         config_dir,
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         delta: args.delta,
         databases: args.database.clone(),
         scratch: false,
+        quick: args.quick,
+        allow_new_tablespaces: args.allow_new_tablespaces,
         dry_run: args.dry_run,
         original: Some(context.cluster.pgdata.clone()),
         foreign: setup::foreign(context),
@@ -108,21 +111,24 @@ fn execute(
     context.console.finish();
     try_restore_command(plan, recovery, to)?;
     // The lease stays: the recovery that follows needs the WAL.
-    if let Some(announced) = restored.announced.take()
-        && let Err(error) = announced.leave()
-    {
-        progress::warn(&error);
-    }
+    let leave = |announced: Announcement| announced.leave().map_err(|error| progress::warn(&error)).is_ok();
+    let has_lease = restored.announced.take().is_some_and(leave);
     summarize(context, args, &restored, to);
-    let start = start_options(plan, to, options.config_dir.as_deref());
+    if has_lease && !args.follow {
+        context.console.say("no prune removes the WAL that recovery needs within a day");
+    }
+    let mut start = start_options(plan, to, options.config_dir.as_deref());
+    if let Some(port) = args.port {
+        start.push(format!("-c port={port}"));
+    }
     let mut report = RestoreReport { plan, to, restored: &restored, end: None };
     let Some(programs) = programs else {
-        let with = start.map_or_else(String::new, |options| format!(" -o '{options}'"));
+        let with = if start.is_empty() { String::new() } else { format!(" -o '{}'", start.join(" ")) };
         context.console.say(&format!("start it with: pg_ctl -D {}{with} start", to.display()));
         context.print(&report)?;
         return Ok(Exit::Done);
     };
-    let followed = follow::follow(context, plan, recovery, to, &programs, start.as_deref());
+    let followed = follow::follow(context, plan, recovery, &restored, to, &programs, start);
     context.console.finish();
     if let Ok(end) = &followed {
         context.console.say(&end.text);
@@ -130,6 +136,39 @@ fn execute(
     }
     context.print(&report)?;
     followed.map(|_| Exit::Done)
+}
+
+/// Shows what the restored cluster needs and does that the backup does not show.
+fn note(context: &Context, notes: &Notes) {
+    let say = |line: &str| context.console.say(line);
+    for (name, value, before) in &notes.raised {
+        say(&format!(
+            "{name} is set to {value}, since recovery needs it; the configuration of the backup has {before}"
+        ));
+    }
+    for (oid, location) in &notes.new_tablespaces {
+        say(&format!("recovery creates tablespace {oid} in {}", location.display()));
+    }
+    for oid in &notes.broken_copies {
+        say(&format!(
+            "database {oid} was created after the backup, out of the files of a database that is left out: it can only be dropped"
+        ));
+    }
+    if let Some(directory) = &notes.lost_wal_directory {
+        say(&format!(
+            "pg_wal was a link to {directory}; it becomes a directory of the data directory: --waldir DIR puts the WAL elsewhere"
+        ));
+    }
+    for file in &notes.missing {
+        let what = format!(
+            "{} is {}, which does not exist on this host and is not in the backup: the server may not start",
+            file.setting, file.path
+        );
+        progress::warn(
+            &Error::new(Kind::Problem, what)
+                .hint("create it, or change the setting in the restored configuration"),
+        );
+    }
 }
 
 /// Shows what was restored and what the restored server will not do.
@@ -148,6 +187,13 @@ fn summarize(context: &Context, args: &RestoreArgs, restored: &Restored, to: &Pa
     }
     for file in &restored.config_left {
         say(&format!("{file} lies outside of the data directory and was not written; use --config-dir"));
+    }
+    if !restored.left_out.is_empty() && !args.follow {
+        let oids: Vec<String> = restored.left_out.iter().map(|database| database.oid.to_string()).collect();
+        say(&format!(
+            "recovery skips pages that are missing or empty, until it ends (ignore_invalid_pages): look in the server's log for pages of relations of databases other than {}",
+            oids.join(", ")
+        ));
     }
     if !args.as_primary {
         say("it archives nowhere, runs no logical replication workers and waits for no synchronous standby \
@@ -180,62 +226,41 @@ impl Report for RestoreReport<'_> {
     }
 }
 
-/// Refuses a plan when the original has tablespaces that were created after the backup: recovery
-/// replays their creation, links to the original directories, and would write into the files of the
-/// original.
-fn refuse_new_tablespaces(pgdata: &Path, plan: &RestorePlan) -> Result<()> {
-    let record = &plan.record;
-    let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
-    let directory = pgdata.join("pg_tblspc");
-    let unseen = |e: std::io::Error| {
-        Error::io(format!("look for new tablespaces in {}", directory.display()), &e)
-            .hint("--allow-new-tablespaces restores without having looked")
-    };
-    let entries = match std::fs::read_dir(&directory) {
-        // Missing, or owned by a user whose tablespaces this one cannot write to either.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(()),
-        entries => entries.map_err(unseen)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(unseen)?;
-        let Some(oid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let location = match std::fs::read_link(entry.path()) {
-            // A directory in its place, or dropped meanwhile.
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => continue,
-            location => location.map_err(unseen)?,
-        };
-        if !known(oid) {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "tablespace {oid} of {} was created after backup {}: recovery would write into {}",
-                    pgdata.display(),
-                    record.id,
-                    location.display()
-                ),
-            )
-            .hint("take a new backup and restore that, or restore on another machine; --allow-new-tablespaces when the target lies before the tablespace was created"));
-        }
-    }
-    Ok(())
-}
-
 /// Returns the plan of the first repository for which one can be made.
 fn plan(context: &Context, args: &RestoreArgs) -> Result<RestorePlan> {
     let mut failures = Failures::new(progress::warn);
     for repository in setup::selected(context, &args.selection)? {
-        let plan = setup::archive(context, &repository, &args.selection)
-            .and_then(|archive| request(context, args, &archive).map(|request| (archive, request)))
-            .and_then(|(archive, request)| RestorePlan::make(archive, request));
-        match plan {
+        match plan_from(context, args, &repository) {
             Ok(plan) => return Ok(plan),
             Err(error) => failures.push(error),
         }
     }
     failures.finish()?;
     Err(Error::defect("no repository is configured"))
+}
+
+fn plan_from(context: &Context, args: &RestoreArgs, repository: &Repository) -> Result<RestorePlan> {
+    let archive = setup::archive(context, repository, &args.selection)?;
+    let lineage = archive.lineage();
+    let request = request(context, args, &archive)?;
+    RestorePlan::make(archive, request.clone()).map_err(|error| {
+        if error.kind() != Kind::Refused || args.selection.lineage.is_some() {
+            return error;
+        }
+        // An upgrade begins a lineage; an older one may lead to the target.
+        let others = repository.identities().unwrap_or_else(|_| Vec::new());
+        let others = others.iter().rev().map(Identity::lineage).filter(|other| *other != lineage);
+        let leads = |other: &Lineage| {
+            let archive = repository.open(*other);
+            archive.and_then(|archive| RestorePlan::make(archive, request.clone())).is_ok()
+        };
+        match others.into_iter().find(leads) {
+            Some(other) => Error::new(Kind::Refused, error.to_string()).hint(format!(
+                "the cluster was upgraded since: backups from before the upgrade lead there, with --lineage {other}"
+            )),
+            None => error,
+        }
+    })
 }
 
 fn request(context: &Context, args: &RestoreArgs, archive: &Archive) -> Result<PlanRequest> {
@@ -312,6 +337,7 @@ struct DryRun<'a> {
     last_transaction: Option<Timestamp>,
     window: Option<Window>,
     rooms: Vec<SpaceNeed>,
+    notes: Notes,
     /// Estimated duration in seconds; `None` without a drill to compare with.
     estimate: Option<f64>,
 }
@@ -331,6 +357,7 @@ impl<'a> DryRun<'a> {
             last_transaction: tail.last_transaction.map(|last| last.time),
             window: plan.window()?,
             rooms: prepared.needs,
+            notes: prepared.notes,
             estimate: estimate(plan),
         };
         dry_run.lines().iter().for_each(|line| context.console.say(line));
@@ -357,9 +384,13 @@ impl<'a> DryRun<'a> {
 
 impl Report for DryRun<'_> {
     fn json(&self) -> impl Serialize {
-        let DryRun { plan, last, last_transaction, window, rooms, estimate } = self;
+        let DryRun { plan, last, last_transaction, window, rooms, notes, estimate } = self;
         let rooms =
             rooms.iter().map(|room| json!({"path": room.path, "needed": room.needed, "free": room.free}));
+        let raised: BTreeMap<&str, u32> =
+            notes.raised.iter().map(|(name, value, _)| (*name, *value)).collect();
+        let tablespaces = notes.new_tablespaces.iter();
+        let tablespaces = tablespaces.map(|(oid, location)| json!({"oid": oid, "location": location}));
         json!({
             "backup": plan.record.id,
             "repository": plan.archive.repository().name(),
@@ -377,6 +408,10 @@ impl Report for DryRun<'_> {
             "reaches": {"lsn": last, "time": last_transaction.map(render::time)},
             "window": render::moments(window.as_ref()),
             "space": rooms.collect::<Vec<_>>(),
+            "raised_settings": raised,
+            "new_tablespaces": tablespaces.collect::<Vec<_>>(),
+            "lost_wal_directory": notes.lost_wal_directory,
+            "missing_files": notes.missing,
         })
     }
 }
@@ -404,22 +439,21 @@ fn estimate(plan: &RestorePlan) -> Option<f64> {
     })
 }
 
-/// Returns the options that `pg_ctl` has to pass to the restored server, if any: a configuration
-/// from outside of the data directory names the old directory and its files, so these are
-/// overridden.
-fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Option<String> {
+/// Returns the options that `pg_ctl` has to pass to the restored server: a configuration from outside
+/// of the data directory names the old directory and its files, so these are overridden.
+fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Vec<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
-    if config_file.starts_with(&settings.data_directory) {
-        return None;
-    }
-    let name = config_file.file_name()?;
+    let Some(name) = config_file.file_name().filter(|_| !config_file.starts_with(&settings.data_directory))
+    else {
+        return Vec::new();
+    };
     let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
-    Some(format!(
-        "-c config_file={} -c data_directory={} -c external_pid_file=",
-        config_file.display(),
-        to.display(),
-    ))
+    vec![
+        format!("-c config_file={}", config_file.display()),
+        format!("-c data_directory={}", to.display()),
+        "-c external_pid_file=".to_owned(),
+    ]
 }
 
 /// Runs the restore command once as the server will, so that an unreadable archive is found now and

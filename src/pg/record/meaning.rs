@@ -144,9 +144,12 @@ pub enum Meaning {
     TablespaceDrop {
         oid: u32,
     },
+    /// Creation of a database. `copied_from` is the database whose files replay copies; `None` when
+    /// its content is in the WAL (`XLOG_DBASE_CREATE_WAL_LOG`).
     Database {
         oid: u32,
         tablespace: u32,
+        copied_from: Option<u32>,
     },
     DatabaseDrop {
         oid: u32,
@@ -292,7 +295,10 @@ fn prepared_xid(data: &[u8], major: u32) -> Option<u32> {
 fn database(kind: u8, data: &[u8]) -> Option<Meaning> {
     let oid = u32_at(data, 0)?;
     match kind {
-        CREATE_FILE_COPY | CREATE_WAL_LOG => Some(Meaning::Database { oid, tablespace: u32_at(data, 4)? }),
+        CREATE_FILE_COPY => {
+            Some(Meaning::Database { oid, tablespace: u32_at(data, 4)?, copied_from: Some(u32_at(data, 8)?) })
+        }
+        CREATE_WAL_LOG => Some(Meaning::Database { oid, tablespace: u32_at(data, 4)?, copied_from: None }),
         DROP_DATABASE => Some(Meaning::DatabaseDrop { oid }),
         _ => None,
     }

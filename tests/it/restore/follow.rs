@@ -50,10 +50,20 @@ fn a_moment_is_reached_with_each_action() {
 }
 
 #[test]
+fn a_copy_is_followed_on_a_port_of_its_own() {
+    let story = Story::get();
+    let archive = story.archive();
+    let (outcome, (server, _turn)) = follow(&archive, &["--port", "5499"]);
+    outcome.ok();
+    let pid = read(server.expect("a server").data().join("postmaster.pid"));
+    assert!(String::from_utf8_lossy(&pid).lines().any(|line| line == "5499"));
+}
+
+#[test]
 fn a_server_that_ends_before_its_target_is_a_problem() {
     let story = Story::get();
     let archive = story.archive();
-    let (outcome, _left) = follow(&archive, &[&story.a, "--xid", "4000000000"]);
+    let (outcome, _left) = follow(&archive, &[&story.a, "--quick", "--xid", "4000000000"]);
     let outcome = outcome.is(3).told();
     assert!(outcome.stderr.contains(", before its target"), "{outcome}");
 }

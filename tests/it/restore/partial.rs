@@ -76,3 +76,127 @@ fn a_database_that_the_backup_does_not_have_is_refused_with_those_it_has() {
     assert!(outcome.stderr.contains("wanted, other"), "{outcome}");
     assert!(!to.join("x").exists());
 }
+
+/// A server of a version without page checksums, so that not every change has a page image, with
+/// something of everything that happens in the databases that are left out.
+fn with_bystanders(programs: std::path::PathBuf) -> (Live, String) {
+    let live = Live::with(Cluster::build().programs(programs).wal_segsize(1), |server| {
+        server.set("autovacuum", "off");
+        server.set("full_page_writes", "off");
+        server.set("max_prepared_transactions", "2");
+    });
+    for database in ["wanted", "other"] {
+        live.server.psql(&format!("create database {database}"));
+        for table in ["t", "cut", "gone"] {
+            sql(
+                &live.server,
+                database,
+                &format!("create table {table} (i int primary key, x text); insert into {table} select i, repeat('x', 90) from generate_series(1, 3000) i"),
+            )
+            .ok();
+        }
+    }
+    live.server.psql("checkpoint");
+    live.backup();
+    for statement in [
+        "vacuum t",
+        "update t set x = 'y' where i % 3 = 0",
+        "delete from t where i between 1000 and 2000",
+        "vacuum t",
+        "truncate cut",
+        "delete from cut",
+        "drop table gone",
+        "create index on t using hash (i)",
+        "create index on t using gin (to_tsvector('simple', x))",
+        "insert into t select i, 'new' from generate_series(5001, 6000) i",
+        "vacuum full t",
+        "vacuum freeze t",
+    ] {
+        sql(&live.server, "other", statement).ok();
+    }
+    live.server.psql("create database copied template other strategy file_copy");
+    sql(&live.server, "wanted", "vacuum t").ok();
+    sql(&live.server, "wanted", "delete from t where i = 1").ok();
+    let time = live
+        .server
+        .psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'");
+    live.server.psql("select txid_current()");
+    live.flush_wal();
+    (live, time)
+}
+
+#[test]
+fn a_database_recovers_over_everything_that_happened_in_the_others() {
+    for major in [15, 16, 17, 18, 19] {
+        let Some(programs) = pg::version(major) else {
+            continue;
+        };
+        let (live, time) = with_bystanders(programs);
+        let targets: [&[&str]; 4] = [&[], &["--time", &time], &["--immediate"], &["--standby"]];
+        for target in targets.into_iter().take(if major == 15 { 4 } else { 1 }) {
+            let restored = live.restore(&[&["--database", "wanted"], target].concat()).verified();
+            if target.is_empty() {
+                assert!(
+                    restored.outcome.stderr.contains("out of the files of a database"),
+                    "{}",
+                    restored.outcome
+                );
+            }
+            let copy = restored.server();
+            copy.start();
+            if target == ["--standby"] {
+                copy.await_sql("select pg_last_wal_replay_lsn() > '0/1'", "t");
+                copy.promote();
+            }
+            copy.await_sql("select pg_is_in_recovery()", "f");
+            let log = copy.log_text();
+            assert!(!log.contains("PANIC") && !log.contains("FATAL:  could"), "{major} {target:?}\n{log}");
+            let rows = if target == ["--immediate"] { "3000" } else { "2999" };
+            let count = "set enable_seqscan = off; select count(*) from t where i > 0";
+            assert_eq!(
+                sql(&copy, "wanted", count).ok().stdout.trim(),
+                format!("SET\n{rows}"),
+                "{major} {target:?}"
+            );
+            // Damage must not be hidden any longer.
+            let settings = String::from_utf8(read(copy.data().join("postgresql.auto.conf"))).expect("text");
+            assert!(!settings.contains("ignore_invalid_pages"), "{settings}");
+            copy.psql("drop database other");
+            copy.stop(Stop::Fast);
+            copy.start();
+            assert_eq!(copy.psql("show ignore_invalid_pages"), "off");
+        }
+    }
+}
+
+#[test]
+fn damage_of_the_restored_database_is_not_hidden_from_follow() {
+    let live = Live::with(Cluster::build().wal_segsize(1), |server| server.set("autovacuum", "off"));
+    for database in ["wanted", "other"] {
+        live.server.psql(&format!("create database {database}"));
+        sql(&live.server, database, "create table t as select i from generate_series(1, 5000) i").ok();
+    }
+    let path = sql(&live.server, "wanted", "select pg_relation_filepath('t')").ok().stdout.trim().to_owned();
+    // The backup reads pages of zeros, which a cluster without checksums cannot detect.
+    live.server.psql("checkpoint");
+    live.server.stop(Stop::Fast);
+    let file = live.server.data().join(&path);
+    let good = read(&file);
+    scratch::write(&file, vec![0; good.len()]);
+    live.server.start();
+    live.backup();
+    live.server.stop(Stop::Fast);
+    scratch::write(&file, good);
+    live.server.start();
+    for database in ["wanted", "other"] {
+        sql(&live.server, database, "vacuum t").ok();
+    }
+    live.flush_wal();
+    live.server.stop(Stop::Fast);
+    let scratch = Scratch::new();
+    let arguments = ["--database", "wanted", "--follow", "--port", "5498"];
+    let outcome = live::restoring(&live.archive, &scratch.join("data"), &arguments).go();
+    let _server = Cluster::over_if_there(Scratch::new(), &scratch.join("data"));
+    let outcome = outcome.is(3).told();
+    assert!(outcome.stderr.contains(&path), "{outcome}");
+}

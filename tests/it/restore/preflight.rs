@@ -73,7 +73,7 @@ fn the_dry_run_refuses_what_the_real_run_refuses_in_the_same_words() {
         situation("below a file", file.join("x"), mapped(), "is not a directory"),
         situation("a loop of links", scratch.join("loop/x"), mapped(), "symbolic links"),
         situation("a dangling link", scratch.join("dangling"), mapped(), "leads nowhere"),
-        situation("too long a name", scratch.join("x".repeat(300)), mapped(), "File name too long"),
+        situation("too long a name", scratch.join("x".repeat(300)), mapped(), "file name too long"),
         situation("in the repository", live.archive.root().join("x"), mapped(), "is a repository"),
         situation("in the cluster", live.server.data().join("x"), mapped(), "data directory of the cluster"),
         situation("in another cluster", other.data().join("x"), mapped(), "the data directory of a cluster"),
@@ -88,7 +88,7 @@ fn the_dry_run_refuses_what_the_real_run_refuses_in_the_same_words() {
     }
     let few = Tmpfs::mount("200m,nr_inodes=20");
     if let Some(few) = &few {
-        situations.push(situation("no inodes", few.path().join("data"), mapped(), "files are needed"));
+        situations.push(situation("no inodes", few.path().join("data"), mapped(), "has room for"));
     }
     let read_only = Tmpfs::mount("200m");
     if let Some(read_only) = &read_only {

@@ -320,22 +320,44 @@ fn a_transaction_is_there_or_left_out_as_asked() {
         let server = restore(&archive, &arguments).recovered();
         assert_eq!(rows(&server), expected, "exclusive: {exclusive}");
     }
-    let to = Scratch::new();
-    let outcome = restoring(&archive, &to.join("x"), &["--xid", &story.xid]).go().is(1).told();
-    assert!(outcome.stderr.contains(&story.a), "{outcome}");
-    assert!(!to.join("x").exists());
+    // The backup is found too.
+    let server = restore(&archive, &["--xid", &story.xid]).recovered();
+    assert_eq!(rows(&server), "3000");
 }
 
 #[test]
-fn a_restore_point_needs_the_backup_and_is_reached() {
+fn a_restore_point_is_reached_and_its_backup_found() {
     let story = Story::get();
     let archive = story.archive();
     let server = restore(&archive, &[&story.a, "--name", story.point]).recovered();
     assert_eq!(rows(&server), "3000");
+    let restored = restore(&archive, &["--name", story.point]);
+    assert!(restored.outcome.stderr.contains(&story.a), "{}", restored.outcome);
+    assert_eq!(rows(&restored.recovered()), "3000");
+}
+
+#[test]
+fn a_restore_point_or_transaction_that_the_wal_does_not_have_is_refused_with_those_it_has() {
+    let story = Story::get();
+    let archive = story.archive();
     let to = Scratch::new();
-    let outcome = restoring(&archive, &to.join("x"), &["--name", story.point]).go().is(1).told();
-    assert!(outcome.stderr.contains("hint:") && outcome.stderr.contains(&story.a), "{outcome}");
-    assert!(!to.join("x").exists());
+    let cases: [(&[&str], &str); 5] = [
+        (&[&story.a, "--name", "misspelt"], story.point),
+        (&["--name", "misspelt"], story.point),
+        (&[&story.a, "--xid", "4000000000"], "subtransaction"),
+        (&["--xid", "4000000000"], "subtransaction"),
+        // It lies before this backup.
+        (&[&story.b, "--name", story.point], "older backup"),
+    ];
+    for (arguments, says) in cases {
+        for dry_run in [false, true] {
+            let run = restoring(&archive, &to.join("x"), arguments);
+            let run = if dry_run { run.arg("--dry-run") } else { run };
+            let outcome = run.go().is(1).told();
+            assert!(outcome.stderr.contains("hint:") && outcome.stderr.contains(says), "{outcome}");
+            assert!(!to.join("x").exists());
+        }
+    }
 }
 
 #[test]
