@@ -260,19 +260,10 @@ impl Branches {
         match by_wal.filter(|by_wal| *by_wal != by_backup) {
             None => Living::One(by_backup, why),
             Some(by_wal) => {
-                let is_chosen = |timeline: TimelineId, other: TimelineId| match server {
-                    ServerTimeline::Stopped(own) => {
-                        *own == timeline
-                            || *own != other && self.leads_to(*own, timeline) && !self.leads_to(*own, other)
-                    }
-                    ServerTimeline::Running(_) | ServerTimeline::Unknown => false,
-                };
-                if is_chosen(by_backup, by_wal) {
-                    Living::One(by_backup, Why::DataDirectory)
-                } else if is_chosen(by_wal, by_backup) {
-                    Living::One(by_wal, Why::DataDirectory)
-                } else {
-                    Living::Unclear(by_backup, by_wal)
+                let is_own = |timeline: &TimelineId| *server == ServerTimeline::Stopped(*timeline);
+                match [by_backup, by_wal].into_iter().find(is_own) {
+                    Some(own) => Living::One(own, Why::DataDirectory),
+                    None => Living::Unclear(by_backup, by_wal),
                 }
             }
         }

@@ -96,6 +96,11 @@ fn list_status_metrics_report_and_a_dry_run_agree_on_what_can_be_restored() {
     };
     let plan = live::json(&dry_run(None).ok());
     assert_eq!((&plan["window"], &plan["timeline"]), (window, &Value::from(3)), "{plan:#}");
+    // And on the timeline that is alive.
+    let branches = live::json(&archive.walkeep(&["timelines", "--json"]).ok());
+    for alive in [&branches["repositories"][0]["alive"], &listed["timeline"], &seen["timeline"]] {
+        assert_eq!(*alive, plan["timeline"], "{branches:#}");
+    }
     // The end is exact: recovery to it finds a transaction that ended later, and to the next moment
     // none.
     dry_run(Some(to.to_string())).ok();
