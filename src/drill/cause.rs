@@ -29,7 +29,9 @@ const OBSTACLES: [&str; 36] = [
 ];
 
 /// Parts of messages about this host: some of them have the SQLSTATE of an internal error.
-const HOST_MESSAGES: [&str; 7] = [
+const HOST_MESSAGES: [&str; 9] = [
+    "out of memory",
+    "error while loading shared libraries",
     "No space left on device",
     "Disk quota exceeded",
     "Cannot allocate memory",
@@ -39,8 +41,14 @@ const HOST_MESSAGES: [&str; 7] = [
     "database files are incompatible with server",
 ];
 
-/// Starts of messages about a library or a file of an extension (`dfmgr.c`, `extension.c`).
-const LIBRARY_MESSAGES: [&str; 5] = [
+/// Starts of messages about a library, a file of an extension, or a locale that this host does not
+/// have (`dfmgr.c`, `extension.c`, `postinit.c`, `pg_locale.c`).
+const MISSING_MESSAGES: [&str; 10] = [
+    "database locale is incompatible with operating system",
+    "could not create locale",
+    "could not open collator for locale",
+    "could not get collation version",
+    "has no actual version, but a version was recorded",
     "could not access file \"",
     "could not load library",
     "could not open extension control file",
@@ -82,14 +90,23 @@ impl Cause {
         }
     }
 
+    /// Returns the cause of an error of a statement that evaluates code of the cluster, which may
+    /// raise an internal error. Damage of the code's input is found by other checks.
+    pub fn of_code(error: &Error) -> Cause {
+        match (error.sqlstate(), Cause::of(error)) {
+            (Some("XX000"), Cause::Data) => Cause::Obstacle,
+            (_, cause) => cause,
+        }
+    }
+
     /// Returns the cause of an error with this SQLSTATE and this message.
     pub fn of_message(code: &str, message: &str) -> Cause {
         let class = code.get(..2).unwrap_or(code);
-        if is_library_missing(message) {
+        if is_missing_here(message) {
             Cause::Obstacle
         } else if matches!(class, "53" | "57") && code != "57014"
             || code == "58030"
-            || HOST_MESSAGES.iter().any(|words| message.contains(words))
+            || is_about_the_host(message)
         {
             Cause::Host
         } else if class == "XX" || names_data_file(message) {
@@ -117,10 +134,15 @@ impl Cause {
     }
 }
 
-/// Whether a message of the server is about a library or another file of an extension that is not
-/// installed on this host.
-pub fn is_library_missing(message: &str) -> bool {
-    LIBRARY_MESSAGES.iter().any(|words| message.contains(words))
+/// Whether a message of the server is about a library, another file of an extension or a locale that
+/// is not installed on this host.
+pub fn is_missing_here(message: &str) -> bool {
+    MISSING_MESSAGES.iter().any(|words| message.contains(words))
+}
+
+/// Whether a message of a server or program is about this host.
+pub fn is_about_the_host(message: &str) -> bool {
+    HOST_MESSAGES.iter().any(|words| message.contains(words))
 }
 
 /// Whether an error of this kind means that the backup or its WAL is bad.

@@ -1,7 +1,7 @@
 //! Checks of a server that has recovered: its log, every table, the indexes, and the user's
 //! assertions.
 
-use super::cause::{Cause, ENCODING_CODES, is_library_missing};
+use super::cause::{Cause, ENCODING_CODES, is_missing_here};
 use super::databases::{Login, open_databases};
 use super::findings::{CheckFindings, summarize};
 use super::log::{LogProblem, PROBLEMS};
@@ -122,7 +122,7 @@ impl ServerChecks<'_> {
                 self.runner.check()?;
                 let code = error.sqlstate().unwrap_or("");
                 let is_unknown = Cause::of(&error) == Cause::Host
-                    || is_library_missing(&error.to_string())
+                    || is_missing_here(&error.to_string())
                     || NOT_EVALUATED.contains(&code)
                     || ENCODING_CODES.contains(&code);
                 if is_unknown {

@@ -16,7 +16,7 @@ pub struct Expected {
     pub most: Option<Lsn>,
     /// Position to report.
     pub lsn: Lsn,
-    /// Begin of the last WAL record; `None` if there is none.
+    /// Begin of the last WAL record, or the end of the WAL behind a seam; `None` without records.
     pub last: Option<Lsn>,
     /// Place at which recovery will end early, since the WAL does not continue there.
     pub seam: Option<FoundSeam>,
@@ -69,7 +69,8 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
         (RecoveryTarget::Immediate, _) => (record.stop_lsn, Some(end), record.stop_lsn),
         _ => (end, None, end),
     };
-    let last = facts.last.map(|(begin, _)| begin);
+    // Behind a seam no record is reached, which recovery has to find out.
+    let last = if facts.seam.is_some() { facts.end } else { facts.last.map(|(begin, _)| begin) };
     // Without a change the settings of the control file hold.
     let raised = facts.parameters.unwrap_or_default();
     Ok(Expected { least, most, lsn, last, seam: facts.seam, raised })

@@ -1,6 +1,6 @@
 //! A drill from beginning to end.
 
-use super::cause::is_about_the_backup;
+use super::cause::{is_about_the_backup, is_about_the_host};
 use super::check::{Assertion, ServerChecks, one_line};
 use super::compare::{self, Primary};
 use super::databases::Login;
@@ -390,12 +390,13 @@ fn verify(workdir: &Workdir, runner: &Runner<'_>) -> Result<Check> {
     if runner.programs.get("pg_waldump").is_none() {
         arguments.insert(0, "--no-parse-wal");
     }
-    let (status, output) = runner.run(&program, &arguments, &[], workdir)?;
-    Ok(if status.success() {
-        Check::passed(name, "all files are as they were backed up")
-    } else {
-        Check::failed(name, one_line(&output))
-    })
+    let (status, output) = runner.run(&program, &arguments, workdir)?;
+    match status.code() {
+        Some(0) => Ok(Check::passed(name, "all files are as they were backed up")),
+        Some(1) if !is_about_the_host(&output) => Ok(Check::failed(name, one_line(&output))),
+        _ => Err(Error::new(Kind::Unavailable, format!("{status}: {}", one_line(&output)))
+            .doing("run pg_verifybackup")),
+    }
 }
 
 /// Queries the position at which the server ended recovery.

@@ -62,18 +62,12 @@ impl Runner<'_> {
     }
 
     /// Runs a program to its end. Returns its status and its output, both streams together.
-    pub fn run(
-        &self,
-        program: &Path,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-        workdir: &Workdir,
-    ) -> Result<(ExitStatus, String)> {
+    pub fn run(&self, program: &Path, arguments: &[&str], workdir: &Workdir) -> Result<(ExitStatus, String)> {
         let doing = || format!("run {}", program.display());
         let path = workdir.join("output");
         let output = File::create(&path).doing(doing)?;
         let mut command = self.command(program, workdir.path());
-        command.args(arguments).envs(variables.iter().copied());
+        command.args(arguments);
         command.stdout(output.try_clone().doing(doing)?).stderr(output);
         let mut child = command.spawn().doing(doing)?;
         let ended = loop {

@@ -169,7 +169,7 @@ impl Workers<'_> {
     /// path of the drill, the statement runs again with the one of the database.
     fn batch_with_code(&self, session: &Session, statement: &str) -> Result<Result<()>> {
         match self.batch(session, statement)? {
-            Err(error) if Cause::of(&error) == Cause::Obstacle && session.check().is_ok() => {
+            Err(error) if Cause::of_code(&error) == Cause::Obstacle && session.check().is_ok() => {
                 session.batch("RESET search_path", Some(self.scan.runner.remaining()))?;
                 let again = self.batch(session, statement)?;
                 if session.check().is_ok() {
@@ -198,7 +198,12 @@ impl Workers<'_> {
         let fallback = table.fallback.as_ref().filter(|_| session.check().is_ok());
         // A text of a value may be too large although the value is not.
         let is_too_large = error.to_string().contains(TOO_LARGE) && fallback.is_some();
-        match if is_plain { Cause::of_plain_read(&error) } else { Cause::of(&error) } {
+        let cause = match (table.is_planned, is_plain) {
+            (true, _) => Cause::of_code(&error),
+            (false, true) => Cause::of_plain_read(&error),
+            (false, false) => Cause::of(&error),
+        };
+        match cause {
             Cause::Data if !is_too_large => {
                 self.found.lock().read.bad.push(self.line(item, &error));
                 return Ok(());
@@ -229,7 +234,7 @@ impl Workers<'_> {
         if let Err(error) = self.batch_with_code(session, statement)? {
             let line = format!("generated columns of {}", self.line(item, &error));
             let mut found = self.found.lock();
-            match Cause::of(&error) {
+            match Cause::of_code(&error) {
                 Cause::Data => found.read.bad.push(line),
                 Cause::Obstacle | Cause::Host => found.read.notes.push(line),
             }
@@ -260,7 +265,8 @@ impl Workers<'_> {
         let Err(error) = done else {
             return Ok(());
         };
-        if Cause::of(&error) == Cause::Obstacle && session.check().is_ok() {
+        let cause = if btree.has_code { Cause::of_code(&error) } else { Cause::of(&error) };
+        if cause == Cause::Obstacle && session.check().is_ok() {
             match self.batch(session, &btree.alone)? {
                 Ok(()) => {
                     let line = format!("the comparison with its table of index {}", self.line(item, &error));

@@ -78,3 +78,29 @@ fn a_log_of_the_server_that_cannot_be_read() {
     assert!(outcome.stderr.contains("server.log"), "{outcome}");
     assert_empty(&directory);
 }
+
+#[test]
+fn a_locale_that_the_host_lacks_leaves_only_its_database_unread() {
+    let live = Live::new();
+    live.server.psql("create table t as select generate_series(1, 1000) i");
+    live.server.psql("create database away");
+    live.backup();
+    live.server.psql("update pg_database set datcollate = 'de_DE.missing' where datname = 'away'");
+    live.flush_wal();
+    let report = drill(&live.archive, &[], 1);
+    assert_eq!(report["outcome"], "unknown");
+    let (ok, detail) = check(&report, "read");
+    assert!(ok.is_none() && detail.contains("database away"), "{report:#}");
+    assert_eq!(check(&report, "amcheck").0, Some(true), "{report:#}");
+    assert!(text(&report, "error").contains("locale"), "{report:#}");
+}
+
+#[test]
+fn an_assertion_that_is_no_sql() {
+    let story = Story::get();
+    let mut archive = story.archive();
+    archive.set_tail(&rows_are("17").replace("select count(*)", "selekt count(*)"));
+    let report = drill(&archive, &[], 1);
+    assert_eq!(check(&report, "assert rows").0, None, "{report:#}");
+    assert_eq!(check(&report, "log").0, Some(true), "{report:#}");
+}

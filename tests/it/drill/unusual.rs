@@ -124,6 +124,8 @@ alter table huge alter t set storage external;
 insert into huge select string_agg(md5(i::text), ''), '\x00ff' from generate_series(1, 65536) i;
 create sequence nearly_over as smallint maxvalue 10 start 10;
 select nextval('nearly_over');
+create unlogged sequence unlogged_sequence;
+select nextval('unlogged_sequence');
 create unlogged table unlogged as select generate_series(1, 100) i;
 create index on unlogged (i);
 create table kinds (i int, p point, a int[], r int4range, d date, x xml, j jsonb, h hstore);
