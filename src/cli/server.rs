@@ -80,13 +80,11 @@ impl ServerState {
     }
 }
 
-/// Whether the server of a data directory has chosen the timeline that it recovers along: the
-/// eighth line of its `postmaster.pid` is `standby` or `ready` then (`PM_STATUS_…` in
-/// `miscadmin.h`).
+/// Whether the server of a data directory has chosen the timeline that it recovers along: its lock
+/// file has the status `standby` or `ready` then (`PM_STATUS_…` in `miscadmin.h`).
 pub fn has_begun_recovery(pgdata: &Path) -> bool {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok();
-    let status = text.as_ref().and_then(|text| text.lines().nth(7));
-    status.is_some_and(|status| matches!(status.trim(), "standby" | "ready"))
+    let lock = LockFile::read(pgdata).ok().flatten();
+    lock.is_some_and(|lock| matches!(lock.status(), "standby" | "ready"))
 }
 
 /// Returns process id and start time of the server, from its `postmaster.pid`; `None` when that

@@ -88,6 +88,7 @@ In postgresql.conf, or written by `walkeep restore`:
 Exit status:
   0    the verified file is at its destination
   1    proven absent: every repository was asked, and this is the end of the archive
+       (also for the history of a timeline that is retired: see walkeep timelines)
        (in a standby also: the archive could not be read, PostgreSQL tries again)
   200  anything else: an outage, damage, a gap in the WAL. Recovery stops and can
        be started again; it never ends early.";

@@ -322,7 +322,7 @@ fn timelines(branches: &Branches) -> Vec<Finding> {
     for dead in branches.dead() {
         let detail = format!(
             "{}; `walkeep timelines --retire {}` keeps servers from following it",
-            branches.obituary(dead),
+            branches.describe_dead(dead),
             dead.timeline()
         );
         all.push(finding(Light::Green, name, detail));

@@ -21,6 +21,7 @@ use super::survey::Survey;
 use crate::pg::control::Control;
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
+use crate::pg::running::LockFile;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,11 +70,19 @@ impl ServerTimeline {
     }
 }
 
-/// Whether the process in `postmaster.pid` exists.
+/// Whether the process in the lock file of a data directory exists and is a server, as far as
+/// `/proc` shows it.
 fn has_postmaster(pgdata: &Path) -> bool {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok();
-    let pid = text.as_ref().and_then(|text| text.lines().next()?.trim().parse::<u32>().ok());
-    pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    let lock = LockFile::read(pgdata).ok().flatten();
+    let Some(pid) = lock.and_then(|lock| lock.pid()) else {
+        return false;
+    };
+    if let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        return ["postgres", "postmaster"].iter().any(|program| name.contains(program));
+    }
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // `/proc` may hide processes of other users.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 /// Reason why a timeline is alive.
@@ -430,7 +439,7 @@ impl Branches {
     }
 
     /// Describes where a dead branch left the living timeline, and its end.
-    pub fn obituary(&self, branch: &Branch) -> String {
+    pub fn describe_dead(&self, branch: &Branch) -> String {
         let timeline = branch.timeline();
         let left = match (self.parting(branch), self.alive()) {
             (Some((common, at)), Some(alive)) if common == alive => {

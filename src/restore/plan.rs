@@ -142,7 +142,7 @@ impl RestorePlan {
     /// # Errors
     ///
     /// `Refused` when the latest timeline is not the one of the plan.
-    pub fn be_standby(&mut self) -> Result<()> {
+    pub fn make_standby(&mut self) -> Result<()> {
         if self.is_named {
             return Ok(());
         }
@@ -366,24 +366,7 @@ impl Chooser<'_> {
             }
             progress::warn(&error);
         }
-        let PlanRequest { target, exclusive, .. } = self.request;
-        let before = match target {
-            RecoveryTarget::Time(time) if last_included(*time, *exclusive)? < record.stop_time => {
-                Some(if *time < record.stop_time { time.to_string() } else { format!("before {time}") })
-            }
-            RecoveryTarget::Lsn(lsn) if *lsn < record.stop_lsn => Some(lsn.to_string()),
-            _ => None,
-        };
-        if let Some(target) = before {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "the target {target} lies before the end of backup {} ({}, {})",
-                    record.id, record.stop_time, record.stop_lsn
-                ),
-            )
-            .hint("a backup can be recovered to its end and to what came later; take an older backup or a later target"));
-        }
+        self.check_order(record)?;
         let timeline = self.timeline_of(record)?;
         let history = if timeline == record.timeline {
             self.archive.history(timeline)?.unwrap_or_else(|| History::root(timeline))
@@ -409,6 +392,29 @@ impl Chooser<'_> {
             )));
         }
         Ok(history)
+    }
+
+    /// Refuses a backup that ends behind the target.
+    fn check_order(&self, record: &Record) -> Result<()> {
+        let PlanRequest { target, exclusive, .. } = self.request;
+        let before = match target {
+            RecoveryTarget::Time(time) if last_included(*time, *exclusive)? < record.stop_time => {
+                Some(if *time < record.stop_time { time.to_string() } else { format!("before {time}") })
+            }
+            RecoveryTarget::Lsn(lsn) if *lsn < record.stop_lsn => Some(lsn.to_string()),
+            _ => None,
+        };
+        if let Some(target) = before {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the target {target} lies before the end of backup {} ({}, {})",
+                    record.id, record.stop_time, record.stop_lsn
+                ),
+            )
+            .hint("a backup can be recovered to its end and to what came later; take an older backup or a later target"));
+        }
+        Ok(())
     }
 
     /// Returns the timeline to follow from a backup.

@@ -25,6 +25,8 @@ pub struct Plan {
     pub in_use: Vec<String>,
     /// Problems that an administrator should solve. Everything that they concern is kept.
     pub problems: Vec<String>,
+    /// Reason why it is not clear which timeline is alive; the rules count for each that may be.
+    pub unclear: Option<String>,
 }
 
 /// A kept backup.
@@ -140,7 +142,7 @@ impl Plan {
             reasons.get(&index).map(|reasons| choice.kept(backup, reasons.iter().copied()))
         });
         let in_use = stock.in_use.iter().map(InUse::describe).collect();
-        Ok(Plan { kept: kept.collect(), remove, in_use, problems })
+        Ok(Plan { kept: kept.collect(), remove, in_use, problems, unclear: branches.unclear() })
     }
 }
 

@@ -257,7 +257,8 @@ fn repositories(context: &Context, lineage: Lineage, checks: &mut Checks<'_>) ->
         });
         if let Some(archive) = checks.tried(&format!("repository {}", repository.name()), worst, opened) {
             let name = format!("backups in {}", repository.name());
-            for finding in newest::look(&archive, jiff::Timestamp::now()) {
+            let server = setup::server_timeline(context, &archive);
+            for finding in newest::look(&archive, &server, jiff::Timestamp::now()) {
                 checks.note(&name, finding.at_most(worst));
             }
             archives.push(archive);

@@ -212,7 +212,8 @@ fn wal_text(contents: &Contents, text: &mut String) {
         };
     }
     let branches = &contents.branches;
-    for note in branches.unclear().into_iter().chain(branches.dead().map(|dead| branches.obituary(dead))) {
+    for note in branches.unclear().into_iter().chain(branches.dead().map(|dead| branches.describe_dead(dead)))
+    {
         let _ = writeln!(text, "  {note}; see `walkeep timelines`");
     }
 }

@@ -144,6 +144,7 @@ impl PrunedPart {
                 let mut value = plans_json(&[plan]);
                 value["in_use"] = json!(plan.in_use);
                 value["problems"] = json!(plan.problems);
+                value["unclear"] = json!(plan.unclear);
                 let left = left.iter().map(|left| {
                     json!({"object": left.name.to_string(), "error": left.why.as_ref().map(Error::to_string)})
                 });
@@ -160,7 +161,7 @@ impl PrunedPart {
     /// Returns the plan as text; empty after a failure. A dry run and the run after it have equal
     /// texts.
     fn text(&self, verbose: bool) -> String {
-        let Ok(Pruned { plan: Plan { kept, remove, in_use, .. }, .. }) = &self.pruned else {
+        let Ok(Pruned { plan: Plan { kept, remove, in_use, unclear, .. }, .. }) = &self.pruned else {
             return String::new();
         };
         let mut text = format!("repository {} at {}", self.repository.name(), self.repository.url());
@@ -168,6 +169,9 @@ impl PrunedPart {
             let _ = write!(text, " ({})", archive.lineage());
         }
         text.push('\n');
+        if let Some(unclear) = unclear {
+            let _ = writeln!(text, "  {unclear}: the rules count for each; see `walkeep timelines`");
+        }
         for kept in kept {
             let because: Vec<&str> = kept.because.iter().map(|reason| reason.as_str()).collect();
             let dead = kept.dead.map_or_else(String::new, |timeline| {

@@ -38,7 +38,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     }
     let mut plan = plan(context, args)?;
     if args.standby {
-        plan.be_standby()?;
+        plan.make_standby()?;
     }
     let recovery = RecoverySettings {
         restore_command: restore_command::build(
@@ -397,6 +397,7 @@ impl Report for DryRun<'_> {
             "target": target_json(&plan.target),
             "stop": target_json(&plan.stop.target),
             "timeline": plan.history.timeline,
+            "departure": plan.departure(),
             "wal": {
                 "first": plan.first_segment(),
                 "last": plan.reach.last,

@@ -17,6 +17,7 @@ use crate::repo::window::Window;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -78,8 +79,14 @@ fn retire(
             Err(error) => failures.push(error.hint("repeat the command when the repository answers: until then servers may still follow the timeline")),
         }
     }
-    let report = Retired { timeline, is_retired: true, repositories: done };
-    context.print(&report)?;
+    let others = all.iter().flat_map(|repository| repository.branches.dead().map(Branch::timeline));
+    let others: BTreeSet<TimelineId> = others.filter(|other| *other != timeline).collect();
+    for other in others {
+        context.console.say(&format!(
+            "no server continues timeline {other} either: `walkeep timelines --retire {other}`"
+        ));
+    }
+    context.print(&Retired { timeline, is_retired: true, repositories: done })?;
     failures.finish()?;
     Ok(Exit::Done)
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_retired_branch_is_followed_by_nobody_who_does_not_name_it_and_its_number_stays_taken() {
+fn a_retired_branch_is_followed_only_by_its_number_and_the_number_stays_taken() {
     let accident = Accident::happens();
     accident.ends();
     accident.goes_on();

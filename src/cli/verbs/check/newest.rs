@@ -4,10 +4,11 @@
 use super::CheckResult;
 use crate::cli::render;
 use crate::error::{Error, Result};
-use crate::repo::branches::is_in_the_future;
+use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Parts};
 use crate::repo::record::Record;
+use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, Records};
 
 /// Maximum size of a file to read, in bytes.
@@ -16,11 +17,15 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 /// Maximum number of files to read.
 const MAX_FILES: usize = 5;
 
-pub fn look(archive: &Archive, now: jiff::Timestamp) -> Vec<CheckResult> {
-    let Records { good, damaged, .. } = match archive.records() {
-        Ok(records) => records,
+/// Reads the newest backup that leads to the living timeline; `server` is the timeline of the
+/// cluster's server.
+pub fn look(archive: &Archive, server: &ServerTimeline, now: jiff::Timestamp) -> Vec<CheckResult> {
+    let survey = match Survey::read(archive, Want::default()) {
+        Ok(survey) => survey,
         Err(error) => return vec![error.into()],
     };
+    let branches = survey.branches(server, now);
+    let Records { good, damaged, .. } = survey.records;
     let unreadable = |(id, error): (String, Error)| {
         let error = error.doing(format!("read the record of backup {id}"));
         CheckResult::from(
@@ -28,10 +33,9 @@ pub fn look(archive: &Archive, now: jiff::Timestamp) -> Vec<CheckResult> {
         )
     };
     let mut findings: Vec<CheckResult> = damaged.into_iter().map(unreadable).collect();
-    let is_past = |record: &Record| !is_in_the_future(record.stop_time, now);
-    let complete = good.iter().filter(|record| record.is_complete());
-    let newest = complete.max_by_key(|record| (is_past(record), record.stop_time));
-    match newest {
+    findings.extend(timelines(&branches));
+    let complete: Vec<Record> = good.into_iter().filter(Record::is_complete).collect();
+    match branches.newest(&complete) {
         Some(record) => findings.push(try_out(archive, record).into()),
         None if findings.is_empty() => findings.push(CheckResult::warning(
             "there is no backup, so the WAL cannot be used",
@@ -39,6 +43,30 @@ pub fn look(archive: &Archive, now: jiff::Timestamp) -> Vec<CheckResult> {
         )),
         None => {}
     }
+    findings
+}
+
+/// Names a living timeline that is not known or is retired, and branches that are dead.
+fn timelines(branches: &Branches) -> Vec<CheckResult> {
+    let mut findings = Vec::new();
+    if let Some(unclear) = branches.unclear() {
+        findings.push(CheckResult::warning(
+            unclear,
+            "`walkeep timelines` shows them: retire the one that no server continues with `walkeep timelines --retire NUMBER`",
+        ));
+    }
+    if let Some(alive) = branches.alive().and_then(|alive| branches.get(alive)).filter(|it| it.is_retired) {
+        let timeline = alive.timeline();
+        findings.push(CheckResult::warning(
+            format!("timeline {timeline} is retired, and it is alive"),
+            format!("`walkeep timelines --unretire {timeline}`"),
+        ));
+    }
+    findings.extend(branches.dead().map(|dead| {
+        let hint =
+            format!("`walkeep timelines --retire {}` keeps servers from following it", dead.timeline());
+        CheckResult::advice(branches.describe_dead(dead), hint)
+    }));
     findings
 }
 
