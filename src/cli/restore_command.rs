@@ -4,7 +4,8 @@ use super::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::restore;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Returns the `restore_command` of a cluster, with more arguments for `walfetch`.
@@ -43,6 +44,35 @@ pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) 
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(Kind::Failed, format!("`{command}`: {}: {}", output.status, stderr.trim())))
+}
+
+/// Directory of the user that runs the server, for files that a command fetches; removed when it is
+/// dropped.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Creates a directory among the temporary files. `owner` are the ids of the user and the group.
+    pub fn make(owner: (u32, u32)) -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("walkeep-fetch-{}", setup::random_hex::<8>()?));
+        let doing = || format!("create directory {}", path.display());
+        std::fs::DirBuilder::new().mode(0o700).create(&path).doing(doing)?;
+        let place = Scratch(path.clone());
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::lchown(&path, Some(owner.0), Some(owner.1)).doing(doing)?;
+        }
+        Ok(place)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A failure is ignored: it lies in the directory for temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Replaces `%f`, `%p` and `%%` as a server does (`BuildRestoreCommand` of PostgreSQL 15,

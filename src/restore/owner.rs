@@ -31,6 +31,15 @@ impl Ownership {
         (!self.is_root && user != owner.owner).then_some(user)
     }
 
+    /// Returns the ids of the user and the group that a file gets.
+    pub fn owner(&self, owner: &Owner) -> Result<(u32, u32)> {
+        if self.is_root {
+            self.ids(owner)
+        } else {
+            Ok((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()))
+        }
+    }
+
     fn ids(&self, owner: &Owner) -> Result<(u32, u32)> {
         let mut known = self.known.lock();
         if let Some(ids) = known.get(owner) {

@@ -33,6 +33,8 @@ pub struct Prepared<'a> {
     /// Space that the restore needs, by file system.
     pub needs: Vec<SpaceNeed>,
     pub notes: Notes,
+    /// Ids of the user and the group that will own the data directory.
+    pub owner: (u32, u32),
 }
 
 /// Differences between the restored cluster and the original that its administrator has to know.
@@ -82,7 +84,7 @@ pub fn prepare<'a>(
     };
     progress::step("reading the manifest");
     let contents = Contents::read(&job).doing(doing)?;
-    check_owners(&job, &contents).doing(doing)?;
+    let owner = check_owners(&job, &contents).doing(doing)?;
     check_config(&job, &contents).doing(doing)?;
     let needs = space::needs(&job, &contents).doing(doing)?;
     needs.iter().try_for_each(SpaceNeed::check).doing(doing)?;
@@ -93,7 +95,7 @@ pub fn prepare<'a>(
     } else {
         check_replay(&mut job, &contents, &data_directories).doing(doing)?
     };
-    Ok(Prepared { job, lock: lock.filter(|_| !options.dry_run), announced, needs, notes })
+    Ok(Prepared { job, lock: lock.filter(|_| !options.dry_run), announced, needs, notes, owner })
 }
 
 /// Reads the WAL that recovery replays, unless that is not wanted, and adds to the job what recovery
@@ -175,8 +177,8 @@ fn check_directories(job: &RestoreJob<'_>, data_directories: &[PathBuf]) -> Resu
     Ok(lock)
 }
 
-/// Refuses owners that do not exist on this machine.
-fn check_owners(job: &RestoreJob<'_>, contents: &Contents) -> Result<()> {
+/// Refuses owners that do not exist on this machine. Returns the ids of the data directory's owner.
+fn check_owners(job: &RestoreJob<'_>, contents: &Contents) -> Result<(u32, u32)> {
     contents.owners.iter().try_for_each(|owner| job.ownership.check(owner))?;
     let Some(owner) = &contents.owner else {
         return Err(Error::new(Kind::Damage, "the backup has no data directory"));
@@ -193,7 +195,7 @@ fn check_owners(job: &RestoreJob<'_>, contents: &Contents) -> Result<()> {
             .hint("the server has to run as the owner of its files: restore as root or as that user"),
         );
     }
-    Ok(())
+    job.ownership.owner(owner)
 }
 
 /// Refuses places of configuration files that exist or cannot be created.

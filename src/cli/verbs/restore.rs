@@ -5,7 +5,7 @@ use crate::cli::args::{RestoreArgs, WaitArgs};
 use crate::cli::exit::Exit;
 use crate::cli::moment;
 use crate::cli::render::{self, Report};
-use crate::cli::restore_command;
+use crate::cli::restore_command::{self, Scratch};
 use crate::cli::setup::{self, Context};
 use crate::config::RepositoryUrl;
 use crate::error::{Doing, Error, Failures, Kind, Result};
@@ -63,6 +63,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     }
     let prepared = restore::prepare(&options, &plan, &recovery)?;
     context.console.finish();
+    try_restore_command(context, &plan, prepared.owner)?;
     note(context, &prepared.notes);
     if args.dry_run {
         context.print(&DryRun::make(context, &plan, &options, prepared)?)?;
@@ -109,7 +110,6 @@ fn execute(
     let to = &options.to;
     let mut restored = prepared.run()?;
     context.console.finish();
-    try_restore_command(plan, recovery, to)?;
     // The lease stays: the recovery that follows needs the WAL.
     let leave = |announced: Announcement| announced.leave().map_err(|error| progress::warn(&error)).is_ok();
     let has_lease = restored.announced.take().is_some_and(leave);
@@ -457,18 +457,16 @@ fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Ve
     ]
 }
 
-/// Runs the restore command once as the server will, so that an unreadable archive is found now and
-/// not when the server starts.
-fn try_restore_command(plan: &RestorePlan, recovery: &RecoverySettings, to: &Path) -> Result<()> {
-    let destination = PathBuf::from("pg_wal/RECOVERYXLOG");
-    let tried = restore_command::call(
-        &recovery.restore_command,
-        WalName::Segment(plan.first_segment()),
-        to,
-        &destination,
-    );
-    let _ = std::fs::remove_file(to.join(&destination));
-    tried.map_err(|error| error.doing("the restored server could not read the archive").hint(
-        "the files are restored; the user that runs the server has to be able to read the configuration and the repository before it is started",
-    ))
+/// Runs the restore command once as the user that will run the server, so that an archive that this
+/// user cannot read is found before anything is written. Fetches nothing ahead.
+fn try_restore_command(context: &Context, plan: &RestorePlan, owner: (u32, u32)) -> Result<()> {
+    let command = restore_command::build(context, &["--repository", plan.archive.repository().name()])?;
+    let place = Scratch::make(owner)?;
+    let destination = place.path().join("segment");
+    let name = WalName::Segment(plan.first_segment());
+    restore_command::call(&command, name, place.path(), &destination).map_err(|error| {
+        error
+            .doing("the restored server could not read the archive")
+            .hint("the user that runs the server has to be able to read the configuration and the repository")
+    })
 }

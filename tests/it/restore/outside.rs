@@ -37,6 +37,9 @@ fn a_tablespace_inside_of_the_data_directory_is_warned_of_and_has_to_be_mapped()
     live.server.psql("create table t tablespace space as select 1 i");
     let backup = live.backing_up().go().ok();
     assert!(backup.stderr.contains("is inside of the data directory"), "{backup}");
+    let check = live.archive.walkeep(&["check"]).ok();
+    let said = format!("{}{}", check.stdout, check.stderr);
+    assert!(said.contains("is inside of the data directory"), "{check}");
     let oid = live.server.psql("select oid from pg_tablespace where spcname = 'space'");
     live.server.stop(Stop::Fast);
     let scratch = Scratch::new();

@@ -178,3 +178,31 @@ fn a_dry_run_is_not_in_the_way_of_a_real_run() {
     folder.try_lock().expect("the folder of the cluster is not locked");
     run.finish(child).ok();
 }
+
+#[test]
+fn root_is_refused_when_the_server_could_not_read_the_archive() {
+    if !account::account().root {
+        skipped("root", "only root restores for another user");
+        return;
+    }
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    let run = |dry_run: bool| {
+        let mut command = std::process::Command::new(run::program("walkeep"));
+        command.arg("--config").arg(archive.config()).arg("restore").arg("--to").arg(&to);
+        command.args(dry_run.then_some("--dry-run"));
+        let output = command.output().expect("start walkeep");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run(true).0, Some(0));
+    std::os::unix::fs::chown(archive.config(), Some(0), Some(0)).expect("give it to root");
+    std::fs::set_permissions(archive.config(), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    for dry_run in [true, false] {
+        let (status, text) = run(dry_run);
+        assert_eq!(status, Some(1), "{text}");
+        assert!(text.contains("could not read the archive"), "{text}");
+        assert!(!to.exists());
+    }
+}

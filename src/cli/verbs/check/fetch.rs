@@ -1,15 +1,15 @@
 //! Fetches a segment back as recovery would: by `walfetch`, as the user that runs the server.
 
-use crate::cli::restore_command;
-use crate::cli::setup::{self, Context};
+use crate::cli::restore_command::{self, Scratch};
+use crate::cli::setup::Context;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result, part};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::Repository;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Returns the hash of the server's own file of a segment; `None` when it is missing or cannot be
 /// read.
@@ -25,10 +25,12 @@ pub fn back(
     name: SegmentName,
     own: Option<ContentHash>,
 ) -> Result<&'static str> {
-    let place = Scratch::make(&context.cluster.pgdata)?;
+    let pgdata = &context.cluster.pgdata;
+    let owner = pgdata.metadata().doing(|| format!("read the owner of {}", pgdata.display()))?;
+    let place = Scratch::make((owner.uid(), owner.gid()))?;
     let command = restore_command::build(context, &["--repository", repository.name()])?;
-    let destination = place.0.join("segment");
-    restore_command::call(&command, WalName::Segment(name), &place.0, &destination).map_err(|error| {
+    let destination = place.path().join("segment");
+    restore_command::call(&command, WalName::Segment(name), place.path(), &destination).map_err(|error| {
         error
             .doing(format!("fetch {name} as the server does"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")
@@ -56,29 +58,5 @@ pub(super) fn hash(path: &Path) -> Result<ContentHash> {
             0 => return Ok(hasher.finish()),
             got => hasher.update(part(&chunk, 0..got)?),
         }
-    }
-}
-
-/// A directory of the user that runs the server; removed when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(pgdata: &Path) -> Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("walkeep-check-{}", setup::random_hex::<8>()?));
-        let doing = || format!("create directory {}", path.display());
-        std::fs::DirBuilder::new().mode(0o700).create(&path).doing(doing)?;
-        let place = Scratch(path.clone());
-        let owner = pgdata.metadata().doing(|| format!("read the owner of {}", pgdata.display()))?;
-        if nix::unistd::geteuid().is_root() {
-            std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid())).doing(doing)?;
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A failure is ignored: it lies in the directory for temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

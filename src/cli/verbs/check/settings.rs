@@ -12,6 +12,11 @@ const SETTINGS: &str = "\
      WHERE name IN ('archive_mode', 'archive_timeout', 'archive_cleanup_command', 'full_page_writes', \
                     'restore_command', 'summarize_wal', 'wal_level')";
 
+/// Tablespaces inside of the data directory. PostgreSQL warns when one is created there.
+const INSIDE: &str = "\
+    SELECT oid, location FROM (SELECT oid, pg_tablespace_location(oid) AS location FROM pg_tablespace) AS t \
+     WHERE starts_with(location, current_setting('data_directory') || '/')";
+
 struct CheckedSettings(BTreeMap<String, String>);
 
 impl CheckedSettings {
@@ -34,6 +39,13 @@ pub fn judge(session: &Session, in_recovery: bool) -> Result<Vec<CheckResult>> {
             ));
         }
         settings.0.insert(name, column(&row, 1)?);
+    }
+    for row in session.query(INSIDE, &[], Some(STATEMENT_TIMEOUT)).doing("read the tablespaces")? {
+        let (oid, location): (u32, String) = (column(&row, 0)?, column(&row, 1)?);
+        findings.push(CheckResult::warning(
+            format!("tablespace {oid} is inside of the data directory ({location})"),
+            format!("a restore has to put it elsewhere, with --tablespace {oid}=DIR"),
+        ));
     }
     if in_recovery {
         of_standby(&settings, &mut findings);
