@@ -99,9 +99,9 @@ impl Hole {
 pub struct HoleJudge<'a> {
     pub branches: &'a Branches,
     pub size: SegmentSize,
-    /// Backups that are complete and not known to be damaged.
+    /// Backups behind which WAL has to continue, complete and not known to be damaged.
     pub good: Vec<&'a Record>,
-    /// All backups that lead through WAL.
+    /// All backups behind which WAL has to continue.
     pub leading: Vec<&'a Record>,
 }
 
@@ -123,8 +123,8 @@ impl HoleJudge<'_> {
             None => HoleState::Open,
         };
         let passed_by = behind.filter(|_| state == HoleState::Passed);
-        let before = self.leading.iter().filter(|record| record.wal.first <= gap.first);
-        let until = before.max_by_key(|record| (record.timeline, record.stop_lsn));
+        let before = self.leading.iter().filter(|record| record.wal.first.start(self.size) <= begin);
+        let until = before.max_by_key(|record| record.stop_time);
         let line = passed_by.map(|record| self.branches.history(record.timeline));
         let windows = windows.into_iter().flat_map(|windows| &windows.by_timeline);
         let is_on_line = |timeline| {
@@ -153,9 +153,10 @@ impl Survey {
         let Some(size) = self.segment_size else {
             return Vec::new();
         };
-        let mut good = self.complete();
-        good.retain(|record| self.verified.get(&record.id) != Some(&true));
-        let judge = HoleJudge { branches, size, good, leading: self.leading(now) };
+        let leading = self.leading(now);
+        let is_good = |record: &&&Record| self.verified.get(&record.id) != Some(&true);
+        let good = leading.iter().filter(is_good).copied().collect();
+        let judge = HoleJudge { branches, size, good, leading };
         let pins = self.pins_at(now);
         let is_pinned =
             |hole: &Hole| hole.until.as_ref().is_some_and(|until| pins.contains_key(until.as_str()));

@@ -73,7 +73,7 @@ impl Run<'_> {
         let judge = HoleJudge {
             branches: &self.branches,
             size,
-            good: self.records.iter().filter(is_good).collect(),
+            good: self.leading().into_iter().filter(is_good).collect(),
             leading: self.leading(),
         };
         for gap in history.gaps(&self.leading()) {
@@ -126,7 +126,12 @@ impl Run<'_> {
             if name.number(size) >= floor && !self.stored.contains_key(name) && is_last(name) {
                 let object = ObjectName::Wal(WalName::Segment(*name));
                 let detail = "it is missing: it existed when it was verified, and no prune removed it";
-                self.findings.problem(ProblemKind::Missing, &object, detail, []);
+                if self.branches.is_dead_at(name.timeline, name.start(size)) {
+                    let detail = format!("{detail}; no server continues timeline {}", name.timeline);
+                    self.findings.note(&object, detail);
+                } else {
+                    self.findings.problem(ProblemKind::Missing, &object, detail, []);
+                }
             }
         }
     }

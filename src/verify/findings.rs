@@ -120,6 +120,9 @@ impl Problem {
                 "bring it back from another repository or a copy; its data stay until `walkeep prune --remove`"
             }
             (Some(ObjectName::Record(_) | ObjectName::Manifest(..)), _) => RESTORE_OBJECT,
+            (Some(ObjectName::Wal(_)), ProblemKind::Missing) if !self.backups.is_empty() => {
+                "push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now, and remove those that need it: `walkeep prune --remove`"
+            }
             (Some(ObjectName::Wal(_)), ProblemKind::Missing | ProblemKind::Gap) => {
                 "push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now"
             }

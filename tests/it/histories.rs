@@ -138,3 +138,25 @@ fn a_lost_history_that_no_backup_needs_is_a_note() {
     let restored = live.restore(&[]).recovered();
     assert_eq!(restored.psql("select count(*) from t"), "3");
 }
+
+/// Of two promotions of the same timeline the first left nothing in the archive: no later history
+/// has what its file said.
+#[test]
+fn a_lost_history_that_no_other_one_names_is_passed_over_when_it_is_retired() {
+    let live = Live::new();
+    live.server.psql("create table t as select 1 as i");
+    live.backup();
+    let lsn = live.server.psql("select pg_current_wal_lsn()");
+    live.flush_wal();
+    let later = format!("1\t{lsn}\tno recovery target specified\n");
+    live.archive.push(live.archive.scratch().write("00000003.history", later)).ok();
+    is_seen(&live, "walkeep timelines --retire 2");
+    live.archive.walkeep(&["timelines", "--rebuild", "2"]).is(1).told().says("--retire 2");
+    live.archive.walkeep(&["timelines", "--retire", "2"]).ok();
+    for verb in ["list", "verify", "check"] {
+        live.archive.walkeep(&[verb]).ok();
+    }
+    let restored = live.restore(&[]).recovered();
+    assert_eq!(restored.psql("select count(*) from t"), "1");
+    live.archive.walkeep(&["timelines", "--retire", "9"]).is(1).told();
+}

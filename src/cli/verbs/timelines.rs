@@ -68,7 +68,12 @@ fn retire(
     now: Timestamp,
 ) -> Result<Exit> {
     all.iter().try_for_each(|repository| repository.check_retirable(timeline))?;
-    if !all.is_empty() && all.iter().all(|repository| repository.branches.get(timeline).is_none()) {
+    // A timeline whose history is missing below a later one is requested by every recovery.
+    let is_known = |repository: &RepositoryBranches| {
+        let mut later = repository.branches.iter().filter(|branch| branch.timeline() > timeline);
+        repository.branches.get(timeline).is_some() || later.any(|branch| branch.has_history)
+    };
+    if !all.is_empty() && !all.iter().any(is_known) {
         return Err(Error::new(Kind::Absent, format!("timeline {timeline} is not in the archive"))
             .hint("`walkeep timelines` shows those that are"));
     }

@@ -99,3 +99,15 @@ fn a_standby_that_has_caught_up_has_no_worker_and_follows_what_is_archived() {
     server.stop(Stop::Fast);
     assert_nothing_is_left(&server, &archive);
 }
+
+/// A running primary requests no WAL: what an administrator fetches there is one file.
+#[test]
+fn a_fetch_by_hand_beside_a_running_primary_starts_no_worker() {
+    let mut live = Live::new();
+    let names: Vec<String> = (0..4).map(|_| live.flush_wal()).collect();
+    live.archive.set_wal("fetch_ahead = 4");
+    live.archive.write_config();
+    live.archive.fetching(&names[0], live.archive.scratch().join("by-hand")).go().ok();
+    assert!(workers(&live.archive).is_empty(), "a worker was started");
+    assert_eq!(spooled(&live.archive), Vec::<PathBuf>::new());
+}
