@@ -18,6 +18,22 @@ pub const HEADER_SIZE: usize = 512;
 /// Magic number of skippable frame 7, and the length of what follows (RFC 8878, 3.1.2).
 const MAGIC: [u8; 8] = [0x57, 0x2A, 0x4D, 0x18, 0xF8, 0x01, 0, 0];
 
+/// Size of a trailer, in bytes.
+pub const TRAILER_SIZE: usize = 16;
+
+/// Magic number of skippable frame 6, and the length of what follows.
+const TRAILER_MAGIC: [u8; 8] = [0x56, 0x2A, 0x4D, 0x18, 8, 0, 0, 0];
+
+/// Returns the trailer of an object of `stored` bytes, header and trailer included: a zstd skippable
+/// frame with this number. Truncation shows without reading the content.
+pub fn trailer(stored: u64) -> [u8; TRAILER_SIZE] {
+    let mut bytes = [0; TRAILER_SIZE];
+    for (byte, value) in bytes.iter_mut().zip(TRAILER_MAGIC.into_iter().chain(stored.to_le_bytes())) {
+        *byte = value;
+    }
+    bytes
+}
+
 /// Kind of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,39 +118,8 @@ impl Header {
     ///
     /// `Refused` when the text is too long, which a very long name makes it.
     pub fn encode(&self) -> Result<[u8; HEADER_SIZE]> {
-        self.frame(self)
-    }
-
-    /// Encodes the header of an object of `stored` bytes, its header included. Truncation of such an
-    /// object shows without reading its content.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Header::encode`].
-    pub fn encode_stored(&self, stored: u64) -> Result<[u8; HEADER_SIZE]> {
-        #[derive(Serialize)]
-        struct WithStored<'a> {
-            #[serde(flatten)]
-            header: &'a Header,
-            stored: u64,
-        }
-        self.frame(&WithStored { header: self, stored })
-    }
-
-    /// Returns the size that the header of an object gives for the whole object; `None` when it gives
-    /// none. `bytes` are the first [`HEADER_SIZE`] bytes of an object whose header was decoded.
-    pub fn stored(bytes: &[u8]) -> Option<u64> {
-        #[derive(Deserialize)]
-        struct Stored {
-            stored: Option<u64>,
-        }
-        let json = bytes.get(..HEADER_SIZE)?.strip_prefix(&MAGIC)?;
-        serde_json::from_slice::<Stored>(json).ok()?.stored
-    }
-
-    fn frame(&self, json: &impl Serialize) -> Result<[u8; HEADER_SIZE]> {
         let mut bytes = [b' '; HEADER_SIZE];
-        let json = serde_json::to_vec(json).map_err(|e| Error::defect(e.to_string()))?;
+        let json = serde_json::to_vec(self).map_err(|e| Error::defect(e.to_string()))?;
         let room = HEADER_SIZE - MAGIC.len() - 1;
         if json.len() > room {
             let message = format!("the header of {} needs {} bytes, {room} fit", self.name, json.len());
@@ -287,6 +272,7 @@ impl<R: Read> Content<R> {
     fn next_frame(&mut self, limit: usize, out: &mut Vec<u8>) -> Result<bool> {
         let length = loop {
             match frame_length(&self.ahead) {
+                Some(length) if self.ahead.starts_with(&TRAILER_MAGIC) => drop(self.ahead.drain(..length)),
                 Some(length) => break length,
                 None if self.is_at_end && self.ahead.is_empty() => return Ok(false),
                 None if self.is_at_end => return Err(damage("it ends in the middle of a frame")),

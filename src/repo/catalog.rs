@@ -6,7 +6,7 @@ use super::record::Record;
 use crate::error::Result;
 use crate::pg::history::History;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Consecutive segments of one timeline.
@@ -19,7 +19,7 @@ pub struct SegmentRun {
 }
 
 /// Missing segments between others, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     pub timeline: TimelineId,
     pub first: SegmentName,

@@ -2,6 +2,7 @@
 //! and may be missing now. They are evidence and not truth: without them everything is read, and
 //! nothing else changes.
 
+use super::catalog::Gap;
 use super::name::ObjectName;
 use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
@@ -32,6 +33,21 @@ pub struct VerifiedBackup {
     /// Keys of damaged objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+/// Gaps that existed when a good backup behind them was recorded: whoever took it had been told, or
+/// takes backups every night. A gap that appears later is not among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KnownGaps(pub Vec<Gap>);
+
+impl KnownGaps {
+    /// Whether every segment of a gap was missing then.
+    pub fn cover(&self, gap: &Gap) -> bool {
+        self.0
+            .iter()
+            .any(|known| known.timeline == gap.timeline && known.first <= gap.first && gap.last <= known.last)
+    }
 }
 
 impl VerifiedPacks {

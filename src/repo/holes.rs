@@ -3,6 +3,7 @@
 
 use super::branches::Branches;
 use super::catalog::Gap;
+use super::evidence::KnownGaps;
 use super::record::Record;
 use super::survey::Survey;
 use super::window::Windows;
@@ -15,7 +16,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HoleState {
-    /// No good backup lies behind it on its line: WAL behind it is of no use.
+    /// No good backup that was recorded since lies behind it on its line.
     Open,
     /// A good backup lies behind it on the timeline that is alive: only the moments in between are
     /// lost.
@@ -103,6 +104,9 @@ pub struct HoleJudge<'a> {
     pub good: Vec<&'a Record>,
     /// All backups behind which WAL has to continue.
     pub leading: Vec<&'a Record>,
+    /// Gaps that existed when a backup behind them was recorded. WAL that is lost later is a problem
+    /// until the next backup.
+    pub known: &'a KnownGaps,
 }
 
 impl HoleJudge<'_> {
@@ -119,8 +123,8 @@ impl HoleJudge<'_> {
         let behind = behind.min_by_key(|record| (record.stop_lsn, record.timeline));
         let state = match behind {
             _ if self.branches.is_dead_at(gap.timeline, begin) => HoleState::Dead,
-            Some(_) => HoleState::Passed,
-            None => HoleState::Open,
+            Some(_) if self.known.cover(&gap) => HoleState::Passed,
+            Some(_) | None => HoleState::Open,
         };
         let passed_by = behind.filter(|_| state == HoleState::Passed);
         let before = self.leading.iter().filter(|record| record.wal.first.start(self.size) <= begin);
@@ -156,13 +160,26 @@ impl Survey {
         let leading = self.leading(now);
         let is_good = |record: &&&Record| self.verified.get(&record.id) != Some(&true);
         let good = leading.iter().filter(is_good).copied().collect();
-        let judge = HoleJudge { branches, size, good, leading };
+        let judge = HoleJudge { branches, size, good, leading, known: &self.known_gaps };
         let pins = self.pins_at(now);
         let is_pinned =
             |hole: &Hole| hole.until.as_ref().is_some_and(|until| pins.contains_key(until.as_str()));
         let judge = |gap| judge.judge(gap, windows);
         let holes = self.gaps(now).into_iter().map(judge);
         holes.map(|hole| Hole { is_pinned: is_pinned(&hole), ..hole }).collect()
+    }
+
+    /// Returns the gaps before a backup that was recorded just now, and those that were known before
+    /// and still exist.
+    pub fn gaps_before(&self, id: &str, now: Timestamp) -> KnownGaps {
+        let Some((size, record)) =
+            self.segment_size.zip(self.records.good.iter().find(|record| record.id == id))
+        else {
+            return self.known_gaps.clone();
+        };
+        let begin = record.wal.first.start(size);
+        let is_passed = |gap: &Gap| gap.last.start(size) < begin || self.known_gaps.cover(gap);
+        KnownGaps(self.gaps(now).into_iter().filter(is_passed).collect())
     }
 
     /// Returns the backups whose WAL has to continue behind them: all complete ones but those with a

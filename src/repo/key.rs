@@ -52,6 +52,7 @@ pub const VERIFIED: &str = "verify/backup";
 pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
+pub const KNOWN_GAPS: &str = "verify/gaps";
 pub const RETIRED: &str = "retired";
 
 /// The key of the mark of a retired timeline.

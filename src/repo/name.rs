@@ -21,6 +21,8 @@ pub enum ObjectName {
     VerifiedPacks,
     /// The note of verifications about WAL.
     VerifiedWal,
+    /// The note of gaps that a backup has passed.
+    KnownGaps,
     /// The announcement of an operation.
     Active(String),
     /// The results of drills.
@@ -41,6 +43,7 @@ impl fmt::Display for ObjectName {
             ObjectName::FoundDamaged(id) => write!(f, "{}/{id}", key::FOUND_DAMAGED),
             ObjectName::VerifiedPacks => f.write_str(key::VERIFIED_PACKS),
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
+            ObjectName::KnownGaps => f.write_str(key::KNOWN_GAPS),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
             ObjectName::Drills => f.write_str(key::DRILLS),
             ObjectName::Retired(timeline) => f.write_str(&key::retired(*timeline)),
@@ -71,6 +74,7 @@ impl ObjectName {
             key::VERIFY => match rest.split_once('/') {
                 None if key == key::VERIFIED_PACKS => ObjectName::VerifiedPacks,
                 None if key == key::VERIFIED_WAL => ObjectName::VerifiedWal,
+                None if key == key::KNOWN_GAPS => ObjectName::KnownGaps,
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
                 Some(("backup", rest)) => ObjectName::Verified(id(rest)?),
                 _ => return None,

@@ -9,11 +9,12 @@ use super::branches::Branches;
 use super::catalog::{Gap, Inventory};
 use super::data::Data;
 use super::drills::Drill;
+use super::evidence::KnownGaps;
 use super::history::WalHistory;
 use super::pin::Pin;
 use super::record::Record;
 use super::window::Windows;
-use super::{Archive, Records};
+use super::{Archive, ObjectName, Records};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentSize, TimelineId, WalName};
 use crate::storage::ListedObject;
@@ -49,6 +50,8 @@ pub struct Survey {
     pub data: BTreeMap<String, Data>,
     /// Backups that a verification has seen; true when it found damage.
     pub verified: BTreeMap<String, bool>,
+    /// Gaps that existed when a backup behind them was recorded. A damaged note counts as empty.
+    pub known_gaps: KnownGaps,
     /// Timelines that are retired.
     pub retired: BTreeSet<TimelineId>,
 }
@@ -79,6 +82,11 @@ impl Survey {
             Some(drills) => drills?,
         };
         let retired = archive.retired()?;
+        let known_gaps = match want.verified.then(|| archive.memory(&ObjectName::KnownGaps)) {
+            None => None,
+            Some(Err(error)) if error.kind() == Kind::Damage => None,
+            Some(known) => known?,
+        };
         let segment_size = match records.good.last() {
             Some(record) => Some(record.segment_size),
             None => archive.any_segment_size()?,
@@ -97,7 +105,19 @@ impl Survey {
         })?;
         let (histories, damaged_histories) = WalHistory::read_histories(archive, &timelines)?;
         let wal = inventory.map(|inventory| WalHistory::new(inventory, histories));
-        Ok(Survey { records, segment_size, wal, damaged_histories, pins, drills, data, verified, retired })
+        Ok(Survey {
+            records,
+            segment_size,
+            wal,
+            damaged_histories,
+            pins,
+            drills,
+            data,
+            verified,
+            // Without the note every gap is a problem.
+            known_gaps: known_gaps.unwrap_or_default(),
+            retired,
+        })
     }
 
     /// Returns the backups without damaged pages.

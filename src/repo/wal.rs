@@ -8,7 +8,7 @@ use super::archive::Archive;
 use super::name::ObjectName;
 use super::object::{StoredWal, check_header};
 use super::{Body, Lineage, Object, Put, Repository, key};
-use crate::codec::envelope::{Content, HEADER_SIZE, Header, ObjectKind};
+use crate::codec::envelope::{Content, ObjectKind, TRAILER_SIZE, trailer};
 use crate::error::{Doing, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
@@ -173,20 +173,16 @@ impl Archive {
         self.wal().get(name)
     }
 
-    /// Reads the header of a WAL file, and returns the size that it gives for the whole object;
-    /// `None` when it gives none.
+    /// Whether a WAL object of `size` bytes ends as its writer ended it. False also for one that was
+    /// stored without a trailer.
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`](crate::error::Kind::Damage) when the object does not exist or its header is
-    /// damaged, [`Kind::Identity`](crate::error::Kind::Identity) when it is the header of another
-    /// object.
-    pub fn wal_size(&self, name: WalName) -> Result<Option<u64>> {
-        let key = self.base().join(key::wal(name))?;
-        let header = self.get_range(&key::wal(name), 0..HEADER_SIZE as u64)?;
-        let check = Header::decode(&header)
-            .and_then(|decoded| self.check_header(&decoded, ObjectKind::Wal, &name.to_string()));
-        self.in_repository("read", &key, check).map(|()| Header::stored(&header))
+    /// [`Kind::Damage`](crate::error::Kind::Damage) when the object does not exist or is shorter;
+    /// those of the store.
+    pub fn has_whole_end(&self, name: WalName, size: u64) -> Result<bool> {
+        let begin = size.saturating_sub(TRAILER_SIZE as u64);
+        Ok(self.get_range(&key::wal(name), begin..size)? == trailer(size))
     }
 
     pub fn has_wal(&self, name: WalName) -> Result<bool> {

@@ -342,6 +342,22 @@ impl Chooser<'_> {
             .hint(format!("{advice}{}", list())))
     }
 
+    /// Refuses a backup that a verification found damaged, and only warns if it is named.
+    fn check_verified(&self, record: &Record) -> Result<()> {
+        let id = &record.id;
+        if self.verified.get(id) != Some(&true) {
+            return Ok(());
+        }
+        let error = Error::new(Kind::Problem, format!("a verification found damage in backup {id}")).hint(format!(
+            "`walkeep verify --backup {id}` shows it; to restore the backup all the same, name it: `walkeep restore {id}`"
+        ));
+        if self.request.backup.as_ref() != Some(id) {
+            return Err(error);
+        }
+        progress::warn(&error);
+        Ok(())
+    }
+
     /// Returns the history to follow from this backup. Refuses one from which the target cannot be
     /// reached.
     fn history_from(&self, record: &Record) -> Result<History> {
@@ -356,16 +372,7 @@ impl Chooser<'_> {
             )
             .hint("`walkeep show` lists them; --allow-damaged restores the backup all the same"));
         }
-        let is_named = self.request.backup.as_ref() == Some(&record.id);
-        if self.verified.get(&record.id) == Some(&true) {
-            let found = format!("a verification found damage in backup {}", record.id);
-            let error = Error::new(Kind::Problem, found)
-                .hint(format!("`walkeep verify --backup {0}` shows it; to restore it all the same name it: `walkeep restore {0}`", record.id));
-            if !is_named {
-                return Err(error);
-            }
-            progress::warn(&error);
-        }
+        self.check_verified(record)?;
         self.check_order(record)?;
         let timeline = self.timeline_of(record)?;
         let history = if timeline == record.timeline {

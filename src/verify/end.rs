@@ -75,6 +75,7 @@ impl Run<'_> {
             size,
             good: self.leading().into_iter().filter(is_good).collect(),
             leading: self.leading(),
+            known: &self.known_gaps,
         };
         for gap in history.gaps(&self.leading()) {
             let name = ObjectName::Wal(WalName::Segment(gap.first));
@@ -278,6 +279,7 @@ impl Run<'_> {
                 | ObjectName::Pin(_)
                 | ObjectName::VerifiedPacks
                 | ObjectName::VerifiedWal
+                | ObjectName::KnownGaps
                 | ObjectName::Verified(_)
                 | ObjectName::FoundDamaged(_)
                 | ObjectName::Active(_)

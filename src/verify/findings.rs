@@ -1,8 +1,9 @@
 //! Problems that the threads of a verification have found, and objects that could not be checked.
 
 use super::cost::LostSpan;
-use crate::error::{Error, Kind};
-use crate::repo::ObjectName;
+use crate::error::{Error, Kind, Result};
+use crate::pg::segment::WalName;
+use crate::repo::{Archive, ObjectName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -235,6 +236,19 @@ impl Findings {
             self.problem(kind, object, error.to_string(), backups);
         } else {
             self.unknown(object, error);
+        }
+    }
+
+    /// Adds the result of reading a WAL file.
+    pub fn wal(&self, archive: &Archive, name: WalName, result: Result<Option<()>>) {
+        let object = ObjectName::Wal(name);
+        match result {
+            Ok(Some(())) => self.reached(),
+            Ok(None) => self.problem(ProblemKind::Missing, &object, "it is missing", []),
+            Err(error) => match archive.stored_at(&object) {
+                Ok(stored) => self.error(&object, &error, stored.is_some(), []),
+                Err(error) => self.unknown(&object, &error),
+            },
         }
     }
 

@@ -228,15 +228,7 @@ impl<'a> TaskReader<'a> {
 
     fn wal(&self, files: &[(WalName, u64)]) {
         for (name, result) in wal::check(self.archive, files.iter().map(|(name, _)| *name)) {
-            let object = ObjectName::Wal(name);
-            match result {
-                Ok(Some(())) => self.findings.reached(),
-                Ok(None) => self.findings.problem(ProblemKind::Missing, &object, "it is missing", []),
-                Err(error) => match self.archive.stored_at(&object) {
-                    Ok(stored) => self.findings.error(&object, &error, stored.is_some(), []),
-                    Err(error) => self.findings.unknown(&object, &error),
-                },
-            }
+            self.findings.wal(self.archive, name, result);
             Findings::count(&self.findings.objects, 1);
             if let WalName::Segment(_) = name {
                 Findings::count(&self.findings.segments, 1);

@@ -2,9 +2,10 @@
 
 use super::backup::BackupCheck;
 use super::evidence::Evidence;
-use super::findings::{Findings, ProblemKind};
+use super::findings::Findings;
 use super::packs::{ReadTask, TaskReader};
 use super::state::{Options, Run, Scope, VerifyResult, bytes_of};
+use super::wal;
 use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
@@ -95,6 +96,7 @@ impl<'a> Run<'a> {
             stored,
             branches,
             missing_histories,
+            known_gaps: survey.known_gaps,
             history: survey.wal,
             evidence,
             covered: BTreeSet::new(),
@@ -128,7 +130,7 @@ impl<'a> Run<'a> {
         self.look_at_wal()
     }
 
-    /// Compares the size of every WAL file in scope with the size in its header, on several threads.
+    /// Looks at the end of every WAL file in scope, on several threads.
     fn look_at_wal(&self) -> Result<()> {
         progress::step("looking at the WAL");
         let files: Vec<&(WalName, u64)> = self
@@ -153,20 +155,16 @@ impl<'a> Run<'a> {
         self.check_outage()
     }
 
+    /// Reads the trailer of a segment. A segment without a valid one, and every other file, is read
+    /// to its end: such files are small, or old, or truncated.
     fn look_at_file(&self, name: WalName, size: u64) {
-        let object = ObjectName::Wal(name);
-        match self.archive.wal_size(name) {
-            Ok(stored) => {
-                self.findings.reached();
-                if let Some(stored) = stored.filter(|stored| *stored != size) {
-                    let detail = format!("it has {size} bytes, its header says {stored}");
-                    self.findings.problem(ProblemKind::Damaged, &object, detail, []);
-                }
-            }
-            Err(error) => match self.archive.stored_at(&object) {
-                Ok(stored) => self.findings.error(&object, &error, stored.is_some(), []),
-                Err(error) => self.findings.unknown(&object, &error),
-            },
+        if matches!(name, WalName::Segment(_) | WalName::Partial(_))
+            && matches!(self.archive.has_whole_end(name, size), Ok(true))
+        {
+            return self.findings.reached();
+        }
+        for (name, result) in wal::check(self.archive, [name]) {
+            self.findings.wal(self.archive, name, result);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::repo::Archive;
 use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::data::Data;
+use crate::repo::evidence::KnownGaps;
 use crate::repo::history::WalHistory;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::{ManifestPart, Record};
@@ -77,6 +78,7 @@ pub struct Run<'a> {
     /// Timelines, and which one is alive.
     pub branches: Branches,
     pub missing_histories: Vec<MissingHistory>,
+    pub known_gaps: KnownGaps,
     /// `None` when there is neither a backup nor a segment.
     pub history: Option<WalHistory>,
     /// Evidence of earlier verifications.

@@ -9,7 +9,7 @@
 use super::permits::{Permit, Permits};
 use super::stamp::Stamp;
 use crate::codec::compress::{Compression, Compressor};
-use crate::codec::envelope::{HEADER_SIZE, Header};
+use crate::codec::envelope::{HEADER_SIZE, Header, TRAILER_SIZE, trailer};
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::codec::pair::{hash_on_two_threads, hash_side_by_side};
 use crate::error::{Doing, Error, Kind, Result, part};
@@ -211,6 +211,11 @@ impl LazyObject {
         self.memory.as_ref().map(|(memory, patience)| memory.take(bytes, *patience)).transpose()
     }
 
+    /// Whether the object ends with a trailer; other files are small, and read as a whole.
+    fn has_trailer(&self) -> bool {
+        matches!(self.wal.name, WalName::Segment(_) | WalName::Partial(_))
+    }
+
     fn header(&self, sha256: ContentHash) -> Header {
         Header { size: Some(self.wal.size), sha256: Some(sha256), ..self.header.clone() }
     }
@@ -232,7 +237,10 @@ impl LazyObject {
     /// Writes the header of an object that has all its frames.
     fn end(&self, mut object: Aligned, sha256: ContentHash) -> Result<Aligned> {
         self.wal.check_unchanged()?;
-        let header = self.header(sha256).encode_stored(object.len() as u64)?;
+        let header = self.header(sha256).encode()?;
+        if self.has_trailer() {
+            object.extend_from_slice(&trailer((object.len() + TRAILER_SIZE) as u64));
+        }
         let place = object
             .get_mut(..HEADER_SIZE)
             .ok_or_else(|| Error::defect("an object without room for a header"))?;
@@ -378,6 +386,7 @@ impl Body for LazyObject {
                 check: Some((Hasher::default(), sha256)),
                 ready: self.header(sha256).encode()?.to_vec(),
                 given: 0,
+                total: HEADER_SIZE as u64,
                 _memory: memory,
             })));
         }
@@ -405,6 +414,8 @@ struct EncodingStream<'a> {
     /// Encoded bytes, of which `given` were read.
     ready: Vec<u8>,
     given: usize,
+    /// Number of bytes that were encoded, header included.
+    total: u64,
     _memory: Option<Permit>,
 }
 
@@ -419,11 +430,13 @@ impl EncodingStream<'_> {
                 hasher.update(&self.piece);
             }
             self.compressor.frame(&self.piece, &mut self.ready)?;
+            self.total += self.ready.len() as u64;
         } else if let Some((hasher, expected)) = self.check.take() {
             self.wal.check_unchanged()?;
             if hasher.finish() != expected {
                 return Err(Error::new(Kind::Unavailable, "the file changed while it was read"));
             }
+            self.ready.extend_from_slice(&trailer(self.total + TRAILER_SIZE as u64));
         }
         Ok(())
     }

@@ -29,6 +29,11 @@ fn finding(archive: &Archive, status: i32, name: &str) -> (String, String, Strin
     (live::text(found, "light"), live::text(found, "detail"), hint)
 }
 
+/// The WAL that a backup needs.
+fn show_wal(live: &Live, id: &str) -> Value {
+    json(&live.archive.walkeep(&["show", id, "--json"]).ok())["wal"].clone()
+}
+
 #[test]
 fn a_hole_with_a_backup_behind_it_is_no_alarm_and_says_when_it_ends() {
     let mut live = Live::new();
@@ -57,6 +62,18 @@ fn a_hole_with_a_backup_behind_it_is_no_alarm_and_says_when_it_ends() {
     assert!(hint.contains(&format!("walkeep prune --remove {before}")), "{hint}");
     let verify = json(&live.archive.walkeep(&["verify", "--json"]).ok());
     assert!(verify["notes"].to_string().contains(&lost), "{verify:#}");
+    // WAL that is lost behind the back of the last backup is a problem until the next one.
+    let another = live.archive.stored().into_iter().map(|(name, _)| name).find(|name| {
+        name.len() == 24 && *name > lost && *name < live::text(&show_wal(&live, &behind), "first")
+    });
+    let another = another.expect("a segment between the hole and the backup");
+    let object = live.archive.object(&another);
+    let content = read(&object);
+    std::fs::remove_file(&object).expect("lose another");
+    live.archive.walkeep(&["verify"]).is(3);
+    assert_eq!(finding(&live.archive, 3, "gaps").0, "red");
+    scratch::write(&object, content);
+    live.archive.walkeep(&["verify"]).ok();
     // A rule that removes the backup before it gives a date.
     live.archive.set_retention(0, &["keep_last = 2"]);
     let (_, detail, _) = finding(&live.archive, 0, "gaps");
@@ -160,7 +177,6 @@ fn a_backup_that_a_verification_found_damaged_is_shown_so_and_passed_over() {
         let to = live.archive.scratch().join("new");
         live::restoring(&live.archive, &to, &[&["--dry-run", "--json"], more].concat()).go()
     };
-    assert_eq!(json(&dry(&[]).ok())["backup"], *bad);
     live.archive.walkeep(&["verify"]).is(3);
     let list = listed(&live.archive, 0);
     let states: Vec<&str> = list["backups"]
@@ -173,6 +189,5 @@ fn a_backup_that_a_verification_found_damaged_is_shown_so_and_passed_over() {
     let shown = live.archive.walkeep(&["show", &bad]).ok().stdout;
     assert!(shown.contains("state                damaged"), "{shown}");
     assert_eq!(json(&dry(&[]).ok())["backup"], *good);
-    let named = dry(&[&bad]).ok();
-    assert!(named.stderr.contains("a verification found damage"), "{named}");
+    assert!(dry(&[&bad]).stderr.contains("a verification found damage"));
 }

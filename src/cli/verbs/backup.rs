@@ -10,7 +10,8 @@ use crate::cli::setup::{self, Context};
 use crate::config::Checkpoint;
 use crate::error::{Error, Failures, Kind, Result};
 use crate::progress;
-use crate::repo::Repository;
+use crate::repo::survey::{Survey, Want};
+use crate::repo::{Lineage, ObjectName, Repository};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -96,6 +97,9 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
         context.console.finish();
         match taken {
             Ok(taken) => {
+                if let Err(error) = note_gaps(repository, server.found.lineage, &taken.record.id) {
+                    progress::debug(&error);
+                }
                 let backup = Finished { taken, repository, duration: begun.elapsed() };
                 context.console.say(&backup.summary());
                 exit = exit.worst(backup.complain());
@@ -119,6 +123,18 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Exit> {
     failures.finish()?;
     context.print(&BackupReport(finished))?;
     Ok(exit)
+}
+
+/// Notes the gaps before a backup that was recorded just now: it has dealt with them.
+fn note_gaps(repository: &Repository, lineage: Lineage, id: &str) -> Result<()> {
+    let archive = repository.open(lineage)?;
+    let want = Want { pins: true, verified: true, ..Want::default() };
+    let survey = Survey::read(&archive, want)?;
+    let known = survey.gaps_before(id, jiff::Timestamp::now());
+    if known != survey.known_gaps {
+        archive.remember(&ObjectName::KnownGaps, &known)?;
+    }
+    Ok(())
 }
 
 /// Archives the histories of the server's timelines that the repository does not have. A backup
