@@ -3,7 +3,7 @@
 //!
 //! Does not know which check met the error.
 
-use super::log::LogProblem;
+use super::log::{LogProblem, LogWriter};
 use crate::error::{Error, Kind};
 
 /// Cause of an error of the drill's server.
@@ -119,16 +119,22 @@ impl Cause {
         }
     }
 
-    /// Returns the cause of a line of the server's log.
+    /// Returns the cause of a message in the server's log.
     pub fn of_problem(problem: &LogProblem) -> Cause {
+        let is_of_backend = problem.writer == LogWriter::Other;
         match (problem.code.as_str(), Cause::of_message(&problem.code, &problem.text)) {
-            // Recovery runs no code of the cluster. `xlogrecovery.c` reports WAL that ends too early
-            // with 55000 and F0000, settings that are too small with 22023.
-            ("55000", _) if problem.is_of_startup => Cause::Data,
+            // `xlogrecovery.c` reports WAL that ends too early with 55000 and F0000, settings that
+            // are too small with 22023.
+            ("55000", _) if problem.writer == LogWriter::Startup => Cause::Data,
             ("F0000", _) if problem.text.contains("recovery ended before configured recovery target") => {
                 Cause::Data
             }
-            (_, Cause::Obstacle) if problem.is_of_startup => Cause::Host,
+            (_, Cause::Obstacle) if !is_of_backend => Cause::Host,
+            ("XX000", Cause::Data)
+                if problem.writer == LogWriter::Postmaster && !names_data_file(&problem.text) =>
+            {
+                Cause::Host
+            }
             (_, cause) => cause,
         }
     }

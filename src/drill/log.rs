@@ -15,9 +15,6 @@ const UNKNOWN_ROLE: &str = " 28000 FATAL:  ";
 /// target; `compare.rs` checks whether it streamed.
 const WAL_RECEIVER: &str = "] walreceiver ";
 
-/// Prefix of messages of the process that recovers.
-const STARTUP: &str = "] startup ";
-
 /// Severities of messages about a problem.
 pub const PROBLEMS: [&str; 3] = ["ERROR", "FATAL", "PANIC"];
 
@@ -82,14 +79,36 @@ impl ServerLogFile {
 /// Lines of the log.
 pub struct ServerLog(Vec<String>);
 
+/// Process that wrote a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogWriter {
+    /// The process that starts all others. It reads no data but the control file.
+    Postmaster,
+    /// The process that recovers. It runs no code of the cluster.
+    Startup,
+    Other,
+}
+
+impl LogWriter {
+    /// Reads the prefix of a line.
+    fn of(prefix: &str) -> LogWriter {
+        if prefix.contains("] postmaster ") {
+            LogWriter::Postmaster
+        } else if prefix.contains("] startup ") {
+            LogWriter::Startup
+        } else {
+            LogWriter::Other
+        }
+    }
+}
+
 /// Message about a problem.
 pub struct LogProblem {
     /// SQLSTATE.
     pub code: String,
     /// Message from its severity on, with its detail.
     pub text: String,
-    /// Whether the process that recovers wrote it.
-    pub is_of_startup: bool,
+    pub writer: LogWriter,
 }
 
 impl ServerLog {
@@ -114,7 +133,7 @@ impl ServerLog {
                 text = format!("{text}: {detail}");
             }
             let code = prefix.rsplit(' ').next().map_or_else(String::new, str::to_owned);
-            found.push(LogProblem { code, text, is_of_startup: prefix.contains(STARTUP) });
+            found.push(LogProblem { code, text, writer: LogWriter::of(prefix) });
         }
         found
     }

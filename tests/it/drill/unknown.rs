@@ -104,3 +104,13 @@ fn an_assertion_that_is_no_sql() {
     assert_eq!(check(&report, "assert rows").0, None, "{report:#}");
     assert_eq!(check(&report, "log").0, Some(true), "{report:#}");
 }
+
+#[test]
+fn a_library_for_the_wal_that_the_host_lacks() {
+    let story = Story::get();
+    let mut archive = story.archive();
+    archive.set_tail("[drill]\npreload = \"missing_library\"\n");
+    let report = drill(&archive, &[], 1);
+    assert_eq!(report["outcome"], "unknown");
+    assert!(text(&report, "error").contains("missing_library"), "{report:#}");
+}
