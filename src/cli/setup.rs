@@ -6,6 +6,7 @@ use super::render::Report;
 use crate::codec::hash::block_hash;
 use crate::config::{self, ClusterConfig, Config, RepositoryUrl};
 use crate::error::{Doing, Error, Failures, Kind, Result};
+use crate::observe;
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::progress;
 use crate::repo::branches::ServerTimeline;
@@ -283,10 +284,15 @@ pub fn own_lineage(context: &Context) -> Option<Lineage> {
     }
 }
 
-/// Returns the timeline of the cluster's server, from its data directory. Unknown when that does
-/// not exist, or an archive of another lineage was selected.
+/// Maximum time to wait for the server, which decides which timeline is alive.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Returns the timeline of the cluster's server: from its data directory, or by the configured
+/// connection when the data directory does not show a server. Unknown when neither exists, or an
+/// archive of another lineage was selected.
 pub fn server_timeline(context: &Context, archive: &Archive) -> ServerTimeline {
-    ServerTimeline::of(&context.cluster.pgdata, archive.lineage())
+    let info = context.cluster.connection.as_ref().map(|_| connection(context));
+    observe::server_timeline(info, &context.cluster.pgdata, archive.lineage(), SERVER_TIMEOUT)
 }
 
 /// Returns the directories of walkeep itself, which are not part of the cluster wherever they lie.

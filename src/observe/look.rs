@@ -9,7 +9,7 @@ use super::{queue, stock};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::{Row, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::running::running_reason;
+use crate::pg::running::{LOCK_FILE, running_reason};
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::branches::ServerTimeline;
 use crate::repo::record::Record;
@@ -148,22 +148,26 @@ fn disk(wal: &Path) -> Result<Disk> {
     Ok(Disk { size: bytes(room.f_blocks), free: bytes(room.f_bavail) })
 }
 
-/// Returns the timeline of the server of a data directory. The server is queried unless its files
-/// show that it takes writes.
+/// Returns the timeline of the server of a data directory. The server is queried, if the way to it
+/// is known, when there is no data directory of the lineage or its files do not show whether a
+/// server runs.
 pub fn server_timeline(
-    info: Result<ConnInfo>,
+    info: Option<Result<ConnInfo>>,
     pgdata: &Path,
     lineage: Lineage,
     timeout: Duration,
 ) -> ServerTimeline {
     let local = ServerTimeline::of(pgdata, lineage);
-    if matches!(local, ServerTimeline::Running(_)) {
+    let is_known = match local {
+        ServerTimeline::Running(_) => true,
+        ServerTimeline::Stopped(_) => !pgdata.join(LOCK_FILE).exists(),
+        ServerTimeline::Unknown => false,
+    };
+    let Some(info) = info.filter(|_| !is_known) else {
         return local;
-    }
-    let answered = info
-        .and_then(|info| query(&info, timeout))
-        .ok()
-        .map(|server| ObservedServer { expected_identifier: Some(lineage.system_identifier), ..server });
+    };
+    let answered = info.and_then(|info| query(&info, timeout)).ok();
+    let answered = answered.filter(|server| server.system_identifier == Some(lineage.system_identifier));
     timeline(answered.as_ref(), pgdata, Some(lineage))
 }
 

@@ -5,7 +5,7 @@ use super::facts::{LastDrill, ObservedBackup, ObservedServer, RepositoryStock};
 use crate::error::Result;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::Archive;
-use crate::repo::branches::{ServerTimeline, is_in_the_future};
+use crate::repo::branches::{Branches, Living, ServerTimeline, Why, is_in_the_future};
 use crate::repo::data::{Data, manifest_bytes};
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::missing::MissingHistory;
@@ -134,8 +134,15 @@ pub(super) fn compare(stock: &mut RepositoryStock, server: &ObservedServer) {
     let Some(size) = server.segment_size else {
         return;
     };
+    // The living timeline is that of the server, or its last ancestor that is archived.
+    let is_server = stock
+        .branches
+        .as_ref()
+        .is_some_and(|branches| matches!(branches.living(), Living::None | Living::One(_, Why::Server)));
     let is_ours = |name: SegmentName| {
-        stock.branches.as_ref().is_none_or(|branches| !branches.is_dead_at(name.timeline, name.start(size)))
+        let is_own = server.current.is_some_and(|current| current.timeline == name.timeline);
+        let is_dead = |branches: &Branches| branches.is_dead_at(name.timeline, name.start(size));
+        is_own && is_server || !stock.branches.as_ref().is_some_and(is_dead)
     };
     let newest = stock.newest.map(|(name, _)| name.number(size));
     if let Some(current) = server.current.filter(|current| is_ours(*current)) {

@@ -17,7 +17,6 @@
 use super::Lineage;
 use super::history::WalHistory;
 use super::record::Record;
-use super::survey::Survey;
 use crate::pg::control::Control;
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
@@ -194,15 +193,6 @@ pub struct Branches {
     newest_wal: Option<TimelineId>,
 }
 
-impl Survey {
-    /// Returns the branches of the cluster, judged at `now`.
-    pub fn branches(&self, server: &ServerTimeline, now: Timestamp) -> Branches {
-        let all = self.wal.as_ref().map_or_else(BTreeMap::new, branches_of);
-        let backups: Vec<BranchBackup<'_>> = self.records.good.iter().map(BranchBackup::from).collect();
-        Branches::judge(all, self.segment_size, &backups, &self.retired, server, now)
-    }
-}
-
 /// Returns the timelines of an archive, without backups.
 pub fn branches_of(wal: &WalHistory) -> BTreeMap<TimelineId, Branch> {
     let branch = |timeline: TimelineId| {
@@ -251,12 +241,10 @@ impl Branches {
     }
 
     fn decide(&self, newest_backup: Option<BranchBackup<'_>>, server: &ServerTimeline) -> Living {
-        if let ServerTimeline::Running(history) = server {
-            let ancestors = history.parents.iter().rev().map(|parent| parent.0);
-            let line = std::iter::once(history.timeline).chain(ancestors);
-            if let Some(timeline) = line.into_iter().find(|timeline| self.all.contains_key(timeline)) {
-                return Living::One(timeline, Why::Server);
-            }
+        if let ServerTimeline::Running(history) = server
+            && let Some(timeline) = self.archived_part(history)
+        {
+            return Living::One(timeline, Why::Server);
         }
         let by_wal = self.newest_wal;
         let Some(backup) = newest_backup else {
@@ -276,6 +264,19 @@ impl Branches {
                 }
             }
         }
+    }
+
+    /// Returns the timeline of a server if it is archived, else its last ancestor that is.
+    fn archived_part(&self, history: &History) -> Option<TimelineId> {
+        // A timeline of another server may have the same number.
+        let is_another = |known: &Branch| {
+            let (theirs, ours) = (&known.history.parents, &history.parents);
+            !theirs.is_empty() && !ours.is_empty() && theirs != ours
+        };
+        let own = self.all.get(&history.timeline).filter(|known| !is_another(known));
+        let ancestors = history.parents.iter().rev().map(|parent| parent.0);
+        own.map(Branch::timeline)
+            .or_else(|| ancestors.into_iter().find(|timeline| self.all.contains_key(timeline)))
     }
 
     /// The branches that may be alive: those that are not retired, or all when all are.

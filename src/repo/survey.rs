@@ -5,7 +5,7 @@
 //! record names was stored before the listing; if it is not listed, it was removed since, or is
 //! missing.
 
-use super::branches::Branches;
+use super::branches::{BranchBackup, Branches, ServerTimeline, branches_of};
 use super::catalog::{Gap, Inventory};
 use super::data::Data;
 use super::drills::Drill;
@@ -135,6 +135,13 @@ impl Survey {
     /// pin do not count, since later WAL is not kept for them.
     pub fn gaps(&self, now: Timestamp) -> Vec<Gap> {
         self.wal.as_ref().map_or_else(Vec::new, |wal| wal.gaps(&self.leading(now)))
+    }
+
+    /// Returns the branches of the cluster, judged at `now`.
+    pub fn branches(&self, server: &ServerTimeline, now: Timestamp) -> Branches {
+        let all = self.wal.as_ref().map_or_else(BTreeMap::new, branches_of);
+        let backups: Vec<BranchBackup<'_>> = self.records.good.iter().map(BranchBackup::from).collect();
+        Branches::judge(all, self.segment_size, &backups, &self.retired, server, now)
     }
 
     /// Returns the moments that can be restored. Reads a bounded number of segments for each

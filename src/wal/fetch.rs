@@ -51,12 +51,12 @@ pub struct Fetch<'a> {
 /// Answer to a request for the history of a retired timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetiredHistories {
-    /// It is delivered as any other.
+    /// Delivers the file as any other.
     Deliver,
-    /// It does not exist, unless a higher timeline that is not retired has a history, which the
+    /// Reports it as absent, unless a higher timeline that is not retired has a history, which the
     /// server would not find then.
     Hide,
-    /// As `Hide`, but delivered when the timeline left the one of the server before this position.
+    /// Reports it as `Hide` does, and delivers it when the timeline left the one of the server before this position.
     /// The server has passed it and cannot follow the retired timeline any more
     /// (`rescanLatestTimeLine` in `xlogrecovery.c`); it must not choose its number at a promotion.
     HideBefore(TimelineId, Lsn),

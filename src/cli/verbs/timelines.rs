@@ -7,7 +7,6 @@ use crate::cli::histories;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::{Error, Failures, Kind, Result};
-use crate::observe;
 use crate::pg::segment::{TimelineId, WalName};
 use crate::progress;
 use crate::repo::Archive;
@@ -19,10 +18,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::time::Duration;
-
-/// Maximum time to wait for the server, which decides which timeline is alive.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(context: &Context, args: &TimelinesArgs) -> Result<Exit> {
     let repositories = setup::selected(context, &args.selection)?;
@@ -54,7 +49,7 @@ pub fn run(context: &Context, args: &TimelinesArgs) -> Result<Exit> {
     if let Some(timeline) = args.unretire.map(TimelineId) {
         return unretire(context, timeline, &all, failures);
     }
-    context.print(&Listing { cluster: &context.cluster.name, repositories: all })?;
+    context.print(&TimelinesReport { cluster: &context.cluster.name, repositories: all })?;
     failures.finish()?;
     Ok(Exit::Done)
 }
@@ -126,9 +121,7 @@ struct RepositoryBranches {
 
 impl RepositoryBranches {
     fn read(context: &Context, archive: Archive, now: Timestamp) -> Result<RepositoryBranches> {
-        let pgdata = &context.cluster.pgdata;
-        let connection = setup::connection(context);
-        let server = observe::server_timeline(connection, pgdata, archive.lineage(), SERVER_TIMEOUT);
+        let server = setup::server_timeline(context, &archive);
         let survey = Survey::read(&archive, Want::default())?;
         let branches = survey.branches(&server, now);
         let windows = survey.windows(&archive, &branches)?.by_timeline;
@@ -247,12 +240,12 @@ impl RepositoryBranches {
     }
 }
 
-struct Listing<'a> {
+struct TimelinesReport<'a> {
     cluster: &'a str,
     repositories: Vec<RepositoryBranches>,
 }
 
-impl Report for Listing<'_> {
+impl Report for TimelinesReport<'_> {
     fn text(&self) -> String {
         self.repositories.iter().map(RepositoryBranches::text).collect::<Vec<_>>().join("\n")
     }
