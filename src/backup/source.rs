@@ -300,6 +300,23 @@ impl BackupServer {
         })
     }
 
+    /// Paths of the files that `pg_hba.conf` and `pg_ident.conf` include (PostgreSQL 16 and later); none
+    /// for a role that may not read the views.
+    fn included_rules(&self) -> Vec<String> {
+        if self.found.lineage.major < 16 {
+            return Vec::new();
+        }
+        let sql =
+            "SELECT file_name FROM pg_hba_file_rules UNION SELECT file_name FROM pg_ident_file_mappings";
+        let rows = self.session.query(sql, &[], STATEMENT_TIMEOUT);
+        let files =
+            rows.and_then(|rows| rows.iter().map(|row| column(row, 0)).collect::<Result<Vec<String>>>());
+        files.unwrap_or_else(|error| {
+            tracing::info!("files that pg_hba.conf and pg_ident.conf include are not known: {error}");
+            Vec::new()
+        })
+    }
+
     /// Paths of the configuration files that the server reads, and an error if the included files
     /// among them are not known.
     pub fn configuration_files(&self) -> (Vec<String>, Option<Error>) {
@@ -312,6 +329,9 @@ impl BackupServer {
         };
         let named = [&found.settings.config_file, &found.hba_file, &found.ident_file];
         named.into_iter().chain(&found.hosts_file).for_each(|file| add(file.clone()));
+        for file in self.included_rules() {
+            add(file);
+        }
         // Included files, for a role that may read the view.
         let sql = "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL";
         let included = self

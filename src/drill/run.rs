@@ -232,6 +232,7 @@ impl DrillJob<'_> {
             scratch: true,
             waldir: None,
             quick: true,
+            has_other_repositories: false,
             allow_new_tablespaces: false,
             dry_run: false,
             foreign: Vec::new(),

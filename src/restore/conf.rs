@@ -28,6 +28,12 @@ impl Configuration {
         self.0.get(name).map(String::as_str)
     }
 
+    /// Settings whose value is this directory or a path in it.
+    pub fn below(&self, directory: &Path) -> Vec<(String, String)> {
+        let is_below = |(_, value): &(&String, &String)| Path::new(value).starts_with(directory);
+        self.0.iter().filter(is_below).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     fn add_file(&mut self, files: &ConfigFiles, path: &Path, depth: usize) {
         let Some(text) = files.get(path).filter(|_| depth > 0) else {
             return;

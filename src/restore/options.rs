@@ -34,6 +34,8 @@ pub struct Options {
     pub scratch: bool,
     /// Do not read the WAL before anything is written.
     pub quick: bool,
+    /// Whether recovery may take WAL from other repositories than the one of the plan.
+    pub has_other_repositories: bool,
     /// Restore although recovery creates tablespaces in directories that are in use.
     pub allow_new_tablespaces: bool,
     /// Only check: take no lock that outlives the checks.

@@ -48,6 +48,9 @@ pub struct Notes {
     pub broken_copies: Vec<u32>,
     /// Files that the configuration names and that are neither in the backup nor on this host.
     pub missing: Vec<OutsideFile>,
+    /// Settings of the configuration that name the data directory of the original or something in
+    /// it, with their values.
+    pub old_paths: Vec<(String, String)>,
     /// Directory that `pg_wal` led to, when it becomes a directory of the data directory.
     pub lost_wal_directory: Option<String>,
 }
@@ -74,14 +77,7 @@ pub fn prepare<'a>(
     let data_directories: Vec<PathBuf> =
         data_directories().into_iter().chain(options.original.clone()).collect();
     let lock = check_directories(&job, &data_directories).doing(doing)?;
-    let announced = if options.dry_run {
-        if !plan.archive.may_need(&plan.record.id).doing(doing)? {
-            return Err(being_removed().doing(doing()));
-        }
-        None
-    } else {
-        announce(plan, &options.random).doing(doing)?
-    };
+    let announced = announce(plan, options).doing(doing)?;
     progress::step("reading the manifest");
     let contents = Contents::read(&job).doing(doing)?;
     let owner = check_owners(&job, &contents).doing(doing)?;
@@ -119,41 +115,49 @@ fn check_replay(
     job.settings.extend(notes.raised.iter().map(|(name, value, _)| (*name, value.to_string())));
     let settings = &job.plan.record.settings;
     notes.missing = settings.outside.iter().filter(|file| !Path::new(&file.path).exists()).cloned().collect();
+    if Path::new(&settings.data_directory) != job.options.to {
+        notes.old_paths = contents.configuration.below(Path::new(&settings.data_directory));
+        notes
+            .old_paths
+            .retain(|(name, _)| job.recovery.settings(job.plan).iter().all(|(set, _)| set != name));
+    }
     if job.waldir.is_none() {
         notes.lost_wal_directory = settings.wal_directory.clone();
     }
     Ok(notes)
 }
 
-/// Announces the restore, so that no prune removes the backup meanwhile. A repository that cannot
-/// be written does not prevent the restore: if a prune removes objects meanwhile, the restore
-/// fails.
-fn announce(plan: &RestorePlan, random: &str) -> Result<Option<Announcement>> {
+/// Announces the restore, so that no prune removes the backup meanwhile; a dry run only looks. A
+/// repository that cannot be written does not prevent the restore: if a prune removes objects
+/// meanwhile, the restore fails.
+fn announce(plan: &RestorePlan, options: &Options) -> Result<Option<Announcement>> {
     let id = &plan.record.id;
-    let heartbeat = Heartbeat {
-        needs: vec![id.clone()],
-        wal_from: Some(plan.record.start_lsn),
-        ..Heartbeat::new(Operation::Restore)
+    let unprotected = |error: &Error| {
+        tracing::info!(
+            "a prune may remove the backup meanwhile, since the repository cannot be written: {error}"
+        );
     };
-    let announced = match Announcement::begin(&plan.archive, heartbeat, random) {
-        Ok(announced) => announced,
-        Err(error) => {
-            tracing::info!(
-                "a prune may remove the backup meanwhile, since the repository cannot be written: {error}"
-            );
-            return Ok(None);
+    let begin = || {
+        let heartbeat = Heartbeat {
+            needs: vec![id.clone()],
+            wal_from: Some(plan.record.start_lsn),
+            ..Heartbeat::new(Operation::Restore)
+        };
+        Announcement::begin(&plan.archive, heartbeat, &options.random)
+            .map_err(|error| unprotected(&error))
+            .ok()
+    };
+    let announced = if options.dry_run { None } else { begin() };
+    match plan.archive.may_need(id) {
+        Ok(true) => Ok(announced),
+        Ok(false) => Err(Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
+            .hint("choose another backup: `walkeep list` shows them")),
+        Err(error) if announced.is_none() => {
+            tracing::info!("a prune may be removing the backup: {error}");
+            Ok(None)
         }
-    };
-    if !plan.archive.may_need(id)? {
-        return Err(being_removed());
+        Err(error) => Err(error),
     }
-    Ok(Some(announced))
-}
-
-/// Error for a backup that a prune removes.
-fn being_removed() -> Error {
-    Error::new(Kind::Refused, "a prune is removing this backup, or has removed it")
-        .hint("choose another backup: `walkeep list` shows them")
 }
 
 /// Checks the directories, and locks the data directory if it exists.

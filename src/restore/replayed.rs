@@ -30,6 +30,15 @@ const DEFAULTS: [(&str, u32); 5] = [
     ("max_locks_per_transaction", 64),
 ];
 
+/// `WAL_LEVEL_MINIMAL` of `WalLevel`.
+const MINIMAL: u32 = 0;
+
+/// Whether another repository may have a good copy of what could not be read. Recovery takes each
+/// segment from any repository.
+fn is_about_a_segment(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damage | Kind::Hole | Kind::Unavailable | Kind::Timeout)
+}
+
 /// Facts from the WAL.
 #[derive(Default)]
 pub(super) struct Replayed {
@@ -52,7 +61,8 @@ impl Replayed {
         options.progress.set(0, plan.reach.segments.saturating_mul(record.segment_size.bytes()));
         let mut found = Replayed::default();
         let mut points: Vec<RestorePoint> = Vec::new();
-        let facts = plan.replay(
+        let mut minimal = None;
+        let read = plan.replay(
             &|| options.cancel.is_cancelled(),
             &|bytes| options.progress.add_done(bytes),
             |record_found, step| {
@@ -68,13 +78,37 @@ impl Replayed {
                     Meaning::Database { oid, copied_from: Some(source), .. } => {
                         found.copies.push((*oid, *source));
                     }
+                    Meaning::Parameters(parameters) if parameters.wal_level == MINIMAL => {
+                        minimal.get_or_insert(record_found.begin);
+                    }
                     Meaning::RestorePoint { name, time } => {
                         points.push(RestorePoint { name: name.clone(), end: record_found.end, time: *time });
                     }
                     _ => {}
                 }
             },
-        )?;
+        );
+        let facts = match read {
+            Ok(facts) => facts,
+            Err(error) if options.has_other_repositories && is_about_a_segment(&error) => {
+                progress::warn(
+                    &error.doing("another repository may have this WAL; what it changes is not known"),
+                );
+                return Ok(found);
+            }
+            Err(error) => {
+                return Err(error.hint(
+                    "--quick restores without reading the WAL; recovery then ends before this segment",
+                ));
+            }
+        };
+        if let Some(begin) = minimal {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("wal_level was set to minimal at {begin}: recovery cannot go further (CheckRequiredParameterValues)"),
+            )
+            .hint("choose a target before that, such as --immediate, or a newer backup"));
+        }
         check_target(job, &facts, &points)?;
         found.parameters = facts.parameters;
         found.is_bounded = facts.stop.is_some() || plan.stop.target == RecoveryTarget::Immediate;

@@ -91,6 +91,7 @@ fn options(context: &Context, args: &RestoreArgs, to: PathBuf) -> Result<restore
         databases: args.database.clone(),
         scratch: false,
         quick: args.quick,
+        has_other_repositories: context.repositories.len() > 1,
         allow_new_tablespaces: args.allow_new_tablespaces,
         dry_run: args.dry_run,
         original: Some(context.cluster.pgdata.clone()),
@@ -108,6 +109,7 @@ fn execute(
 ) -> Result<Exit> {
     let (options, plan, recovery) = prepared.inputs();
     let to = &options.to;
+    let notes = prepared.notes.clone();
     let mut restored = prepared.run()?;
     context.console.finish();
     // The lease stays: the recovery that follows needs the WAL.
@@ -117,7 +119,7 @@ fn execute(
     if has_lease && !args.follow {
         context.console.say("no prune removes the WAL that recovery needs within a day");
     }
-    let mut start = start_options(plan, to, options.config_dir.as_deref());
+    let mut start = start_options(plan, &notes, to, options.config_dir.as_deref());
     if let Some(port) = args.port {
         start.push(format!("-c port={port}"));
     }
@@ -158,6 +160,12 @@ fn note(context: &Context, notes: &Notes) {
         say(&format!(
             "pg_wal was a link to {directory}; it becomes a directory of the data directory: --waldir DIR puts the WAL elsewhere"
         ));
+    }
+    for (name, value) in &notes.old_paths {
+        let what = format!(
+            "the restored configuration sets {name} to {value}, in the data directory of the original"
+        );
+        progress::warn(&Error::new(Kind::Problem, what).hint("change it before the server is started"));
     }
     for file in &notes.missing {
         let what = format!(
@@ -413,6 +421,7 @@ impl Report for DryRun<'_> {
             "new_tablespaces": tablespaces.collect::<Vec<_>>(),
             "lost_wal_directory": notes.lost_wal_directory,
             "missing_files": notes.missing,
+            "old_paths": notes.old_paths.iter().cloned().collect::<BTreeMap<String, String>>(),
         })
     }
 }
@@ -440,19 +449,23 @@ fn estimate(plan: &RestorePlan) -> Option<f64> {
     })
 }
 
+const DATA_DIRECTORY: &str = "data_directory";
+
 /// Returns the options that `pg_ctl` has to pass to the restored server: a configuration from outside
 /// of the data directory names the old directory and its files, so these are overridden.
-fn start_options(plan: &RestorePlan, to: &Path, config_dir: Option<&Path>) -> Vec<String> {
+fn start_options(plan: &RestorePlan, notes: &Notes, to: &Path, config_dir: Option<&Path>) -> Vec<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
     let Some(name) = config_file.file_name().filter(|_| !config_file.starts_with(&settings.data_directory))
     else {
-        return Vec::new();
+        // It may name the old data directory all the same, on which the server would start.
+        let is_named = notes.old_paths.iter().any(|(name, _)| name == DATA_DIRECTORY);
+        return is_named.then(|| format!("-c {DATA_DIRECTORY}={}", to.display())).into_iter().collect();
     };
     let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
     vec![
         format!("-c config_file={}", config_file.display()),
-        format!("-c data_directory={}", to.display()),
+        format!("-c {DATA_DIRECTORY}={}", to.display()),
         "-c external_pid_file=".to_owned(),
     ]
 }

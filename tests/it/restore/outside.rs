@@ -110,3 +110,25 @@ fn a_time_before_an_upgrade_is_refused_with_the_lineage_that_leads_there() {
     assert!(outcome.stderr.contains(&format!("--lineage {old}")), "{outcome}");
     restoring(&live.archive, &to, &["--time", &time, "--lineage", &old]).go().ok();
 }
+
+#[test]
+fn a_configuration_that_names_the_old_data_directory_does_not_start_the_original() {
+    let live = Live::with(Cluster::build().wal_segsize(1), |server| {
+        server.set("data_directory", &server.data().display().to_string());
+        server.set("external_pid_file", &server.data().join("pid").display().to_string());
+    });
+    live.server.psql("create table t as select 1 i");
+    live.backup();
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    let plan = restoring(&live.archive, &to, &["--dry-run", "--json"]).go().ok();
+    assert!(plan.stderr.contains("external_pid_file"), "{plan}");
+    let outcome = restoring(&live.archive, &to, &["--follow", "--port", "5497"]).go().ok();
+    assert!(to.join("postmaster.pid").exists(), "{outcome}");
+    let pid = String::from_utf8(read(to.join("postmaster.pid"))).expect("text");
+    assert_eq!(pid.lines().nth(1).map(Path::new), Some(to.as_path()), "{outcome}");
+    let pid: u32 = pid.lines().next().and_then(|pid| pid.parse().ok()).expect("a process id");
+    run::signal(pid, "QUIT");
+    until("the copy ends", || !to.join("postmaster.pid").exists());
+    assert_eq!(live.server.psql("select count(*) from t"), "1");
+}

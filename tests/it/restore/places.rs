@@ -271,3 +271,24 @@ fn tablespaces_that_cannot_be_looked_for_are_not_taken_for_none() {
         assert!(!to.exists());
     }
 }
+
+#[test]
+fn files_that_pg_hba_conf_includes_come_back_with_the_configuration() {
+    let Some(programs) = pg::version(16) else {
+        return;
+    };
+    let etc = Scratch::new();
+    let rules = etc.write("more_hba.conf", "local all nobody_at_all reject\n");
+    let live = Live::with(Cluster::build().programs(programs).wal_segsize(1), |server| {
+        let hba = server.data().join("pg_hba.conf");
+        let text = format!("include '{}'\n{}", rules.display(), String::from_utf8_lossy(&read(&hba)));
+        scratch::write(&hba, text);
+    });
+    live.backup();
+    let scratch = Scratch::new();
+    let config = scratch.join("etc");
+    let arguments = ["--config-dir", config.to_str().expect("a path")];
+    restoring(&live.archive, &scratch.join("data"), &arguments).go().ok();
+    let place = config.join(rules.strip_prefix("/").expect("an absolute path"));
+    assert_eq!(read(place), read(&rules));
+}

@@ -110,3 +110,58 @@ fn a_tablespace_that_the_wal_creates_never_leads_into_the_original() {
     let copy = live.restore(&[]).recovered();
     assert_eq!(copy.psql("select count(*) from s"), "1");
 }
+
+#[test]
+fn wal_that_was_written_with_wal_level_minimal_is_not_recovered_over() {
+    let live = Live::new();
+    live.server.psql("create table t (i int)");
+    let id = live.backup_id();
+    live.server.stop(Stop::Fast);
+    live.server.set("wal_level", "minimal");
+    live.server.set("max_wal_senders", "0");
+    live.server.set("archive_mode", "off");
+    live.server.start();
+    live.server.stop(Stop::Fast);
+    live.server.set("wal_level", "replica");
+    live.server.set("max_wal_senders", "10");
+    live.server.set("archive_mode", "on");
+    live.server.start();
+    live.flush_wal();
+    let scratch = Scratch::new();
+    let to = scratch.join("data");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let outcome = restoring(&live.archive, &to, arguments).go().is(1).told();
+        assert!(outcome.stderr.contains("wal_level"), "{outcome}");
+        assert!(!to.exists());
+    }
+    let copy = live.restore(&[&id, "--immediate"]).recovered();
+    assert_eq!(rows(&copy), "0");
+}
+
+#[test]
+fn damaged_wal_is_refused_before_the_restore_unless_another_repository_may_have_it() {
+    let (live, roots) = Live::with_two(|_| {});
+    live.server.psql("create table t (i int)");
+    live.backup();
+    live.server.psql("insert into t values (1)");
+    let name = live.flush_wal();
+    live.server.psql("insert into t values (2)");
+    live.flush_wal();
+    let damaged = |root: &Path| {
+        let stored = repo::stored_in(root);
+        let (_, path) = stored.into_iter().find(|(stored, _)| *stored == name).expect("the segment");
+        repo::damage(&path, repo::Damage::Flip(-5));
+    };
+    damaged(&roots[0]);
+    let restored = live.restore(&[]);
+    assert!(restored.outcome.stderr.contains(&name), "{}", restored.outcome);
+    assert_eq!(rows(&restored.recovered()), "2");
+    let scratch = Scratch::new();
+    let one = Archive::build(live.server.data()).root(&roots[0]).unregistered();
+    for arguments in [&["--dry-run"][..], &[]] {
+        let outcome = restoring(&one, &scratch.join("data"), arguments).go().is(1).told();
+        assert!(outcome.stderr.contains(&name), "{outcome}");
+        assert!(!scratch.join("data").exists());
+    }
+    restoring(&one, &scratch.join("data"), &["--quick"]).go().ok();
+}
