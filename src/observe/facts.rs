@@ -179,6 +179,8 @@ pub struct ObservedBackup {
     /// Time from which its age counts: its end, or the time at which its record was stored if the
     /// end is in the future. `None`: both are in the future.
     pub since: Option<Timestamp>,
+    /// Whether it leads to a timeline that is or may be alive.
+    pub leads: bool,
     /// Restored size in bytes.
     pub size: u64,
     /// Bytes that its blocks take in the repository.
@@ -213,9 +215,10 @@ pub struct LastDrill {
 }
 
 impl RepositoryStock {
-    /// The newest good backup whose age is known, and the time from which its age counts.
+    /// The newest good backup that leads to the living timeline and whose age is known, and the time
+    /// from which its age counts.
     pub fn last_good(&self) -> Option<(&ObservedBackup, Timestamp)> {
-        let good = self.backups.iter().filter(|backup| backup.is_good());
+        let good = self.backups.iter().filter(|backup| backup.is_good() && backup.leads);
         good.filter_map(|backup| Some((backup, backup.since?))).max_by_key(|(_, since)| *since)
     }
 }

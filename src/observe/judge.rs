@@ -273,7 +273,14 @@ fn size(stock: &RepositoryStock) -> Finding {
 fn backup(now: Timestamp, stock: &RepositoryStock, limits: &Limits) -> Finding {
     let name = "backup";
     let Some((good, since)) = stock.last_good() else {
-        return finding(Light::Red, name, "there is no good backup").hint("take one: `walkeep backup`");
+        let alive = stock.branches.as_ref().and_then(Branches::alive);
+        let elsewhere =
+            alive.filter(|_| stock.backups.iter().any(|backup| backup.is_good() && !backup.leads));
+        let detail = elsewhere.map_or_else(
+            || "there is no good backup".to_owned(),
+            |alive| format!("no good backup leads to timeline {alive}, which is alive"),
+        );
+        return finding(Light::Red, name, detail).hint("take one: `walkeep backup`");
     };
     let age = seconds(now, since);
     let light = compare(age, limits.backup_age.as_secs_f64());
@@ -350,7 +357,7 @@ fn damage(stock: &RepositoryStock) -> Option<Finding> {
     }
     // The newest backup shows the present state of the cluster; damage in an older backup may have
     // been repaired since.
-    let newest = stock.backups.iter().max_by_key(|backup| backup.since)?;
+    let newest = stock.backups.iter().filter(|backup| backup.leads).max_by_key(|backup| backup.since)?;
     (!newest.is_complete).then(|| {
         finding(Light::Red, name, format!("the cluster had damaged pages when {} was taken", newest.id))
             .hint(format!("`walkeep show {}` names them; restore them from an older backup", newest.id))

@@ -49,6 +49,7 @@ pub(super) fn read(
     let is_past = |time: &Timestamp| !is_in_the_future(*time, now);
     let stored_at = &records.stored;
     let backup = |record: Record| ObservedBackup {
+        leads: !branches.is_dead_at(record.timeline, record.stop_lsn),
         since: [Some(record.stop_time), stored_at.get(&record.id).copied()]
             .into_iter()
             .flatten()
@@ -60,6 +61,9 @@ pub(super) fn read(
         stored: record.stored,
         id: record.id,
     };
+    let backup_bytes = stored + records.sizes.values().sum::<u64>();
+    let unfinished_bytes = unfinished(&records.good, &data, stored);
+    let backups = records.good.into_iter().map(backup).collect();
     Ok(RepositoryStock {
         unreadable: records.damaged.into_iter().map(|(id, _)| id).collect(),
         unreadable_wal: histories.chain(segments).collect(),
@@ -69,12 +73,12 @@ pub(super) fn read(
         window: windows.living,
         windows: windows.by_timeline,
         newest,
-        backup_bytes: stored + records.sizes.values().sum::<u64>(),
-        unfinished_bytes: unfinished(&records.good, &data, stored),
+        backup_bytes,
+        unfinished_bytes,
         wal_bytes: inventory.map_or(0, |inventory| inventory.bytes),
         growth: growth.per_second(),
         drill: last_drill(&drills),
-        backups: records.good.into_iter().map(backup).collect(),
+        backups,
         ..RepositoryStock::default()
     })
 }

@@ -36,6 +36,7 @@ fn backup(ended: Timestamp) -> ObservedBackup {
         id: "a".into(),
         ended,
         since: Some(ended),
+        leads: true,
         size: 1 << 30,
         stored: 1 << 28,
         is_complete: true,

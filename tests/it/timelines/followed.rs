@@ -145,6 +145,10 @@ fn a_rollback_in_place_is_alive_from_its_promotion_on() {
     drop(refused);
     assert_eq!(plan(archive, &["--time", &between, "--timeline", "1"])["timeline"], 1);
     assert_eq!(shown(archive, 2)["state"], "alive: the server is on it");
+    // The backup whose age counts is the one that leads to the server.
+    let report = json(&archive.walkeep(&["status", "--json"]).ok());
+    let last = &report["clusters"][0]["repositories"][0]["last_backup"]["id"];
+    assert_eq!(*last, first.as_str(), "{report:#}");
     let second = live.backup_id();
     let mut live = live;
     live.archive.set_retention(0, &["keep_last = 1"]);
