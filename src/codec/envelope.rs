@@ -214,6 +214,8 @@ pub struct Content<R: Read> {
     /// Bytes that were read and are not yet decompressed.
     ahead: Vec<u8>,
     is_at_end: bool,
+    /// Number of bytes of the object that were decoded, header included.
+    consumed: u64,
     decompressor: Decompressor,
 }
 
@@ -246,6 +248,7 @@ impl<R: Read> Content<R> {
             source: object,
             ahead: Vec::new(),
             is_at_end: false,
+            consumed: HEADER_SIZE as u64,
             decompressor: Decompressor::default(),
         })
     }
@@ -272,7 +275,13 @@ impl<R: Read> Content<R> {
     fn next_frame(&mut self, limit: usize, out: &mut Vec<u8>) -> Result<bool> {
         let length = loop {
             match frame_length(&self.ahead) {
-                Some(length) if self.ahead.starts_with(&TRAILER_MAGIC) => drop(self.ahead.drain(..length)),
+                Some(length) if self.ahead.starts_with(&TRAILER_MAGIC) => {
+                    self.consumed += length as u64;
+                    if self.ahead.get(..length) != Some(&trailer(self.consumed)[..]) {
+                        return Err(damage("its trailer is damaged, or does not end it"));
+                    }
+                    self.ahead.drain(..length);
+                }
                 Some(length) => break length,
                 None if self.is_at_end && self.ahead.is_empty() => return Ok(false),
                 None if self.is_at_end => return Err(damage("it ends in the middle of a frame")),
@@ -290,6 +299,7 @@ impl<R: Read> Content<R> {
         };
         self.decompressor.frame(part(&self.ahead, 0..length)?, limit, out)?;
         self.ahead.drain(..length);
+        self.consumed += length as u64;
         Ok(true)
     }
 

@@ -5,13 +5,13 @@ use super::cost::Costs;
 use super::findings::{Problem, ProblemKind, is_damage};
 use super::state::{Run, Scope, VerifyResult};
 use crate::error::{Error, Result};
-use crate::pg::segment::{SegmentName, SegmentSize, WalName};
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::progress;
 use crate::repo::ObjectName;
 use crate::repo::catalog::{Gap, Inventory};
 use crate::repo::entry::Entry;
 use crate::repo::history::WalHistory;
-use crate::repo::holes::HoleJudge;
+use crate::repo::holes::{HoleJudge, HoleState};
 use crate::repo::manifest::Parts;
 use crate::repo::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,8 +82,12 @@ impl Run<'_> {
             if self.findings.has_problem(&name) || self.was_filled(&gap, size) {
                 continue;
             }
-            // A later backup has dealt with it, or no server continues the branch.
-            if let Some(note) = judge.judge(gap, None).note() {
+            // A later backup has dealt with it, or no server continues the branch. WAL of such a branch
+            // that was there once is lost, unless the branch is retired.
+            let hole = judge.judge(gap, None);
+            let is_lost =
+                hole.state == HoleState::Dead && self.existed(&gap) && !self.is_retired(gap.timeline);
+            if let Some(note) = hole.note().filter(|_| !is_lost) {
                 self.findings.note(&name, format!("it is missing up to {}: {note}", gap.last));
                 continue;
             }
@@ -94,6 +98,15 @@ impl Run<'_> {
             };
             self.findings.problem(ProblemKind::Gap, &name, detail, []);
         }
+    }
+
+    /// Whether an earlier verification has read a segment of a gap.
+    fn existed(&self, gap: &Gap) -> bool {
+        self.evidence.segments.range(gap.first..=gap.last).next().is_some()
+    }
+
+    fn is_retired(&self, timeline: TimelineId) -> bool {
+        self.branches.get(timeline).is_some_and(|branch| branch.is_retired)
     }
 
     /// Whether the segments of a gap have been stored since the WAL was listed.
@@ -127,9 +140,8 @@ impl Run<'_> {
             if name.number(size) >= floor && !self.stored.contains_key(name) && is_last(name) {
                 let object = ObjectName::Wal(WalName::Segment(*name));
                 let detail = "it is missing: it existed when it was verified, and no prune removed it";
-                if self.branches.is_dead_at(name.timeline, name.start(size)) {
-                    let detail = format!("{detail}; no server continues timeline {}", name.timeline);
-                    self.findings.note(&object, detail);
+                if self.is_retired(name.timeline) {
+                    self.findings.note(&object, format!("{detail}; timeline {} is retired", name.timeline));
                 } else {
                     self.findings.problem(ProblemKind::Missing, &object, detail, []);
                 }
