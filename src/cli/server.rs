@@ -1,9 +1,15 @@
 //! The server that a helper works for, as seen from its data directory and its process.
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::client::{Session, SessionOptions, column};
+use crate::pg::conninfo::{ConnInfo, Environment};
+use crate::pg::control::Control;
+use crate::pg::lsn::Lsn;
 use crate::pg::running::LockFile;
+use crate::pg::segment::TimelineId;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The server that waits for a file. A server that is stopped does not wait for its
 /// `restore_command`, and the next start would take a file that appears later for the one that it
@@ -80,11 +86,33 @@ impl ServerState {
     }
 }
 
-/// Whether the server of a data directory has chosen the timeline that it recovers along: its lock
-/// file has the status `standby` or `ready` then (`PM_STATUS_…` in `miscadmin.h`).
-pub fn has_begun_recovery(pgdata: &Path) -> bool {
-    let lock = LockFile::read(pgdata).ok().flatten();
-    lock.is_some_and(|lock| matches!(lock.status(), "standby" | "ready"))
+/// Maximum time to wait for a server that is asked how far it has replayed.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Returns the timeline of a server in recovery, and a position that it has replayed; `None` before
+/// it has chosen the timeline to recover along, and outside of recovery. The lock file has the
+/// status `standby` or `ready` after the choice (`PM_STATUS_…` in `miscadmin.h`); a server that is
+/// `ready` is queried, as one of these roles. Otherwise the position is that of its last writes.
+pub fn replayed(pgdata: &Path, users: &[String]) -> Option<(TimelineId, Lsn)> {
+    let control = Control::read(pgdata).ok().filter(Control::is_in_archive_recovery)?;
+    let lock = LockFile::read(pgdata).ok().flatten()?;
+    let answer = match lock.status() {
+        "ready" => users.iter().find_map(|user| query_replayed(&lock, user).ok()),
+        "standby" => None,
+        _ => return None,
+    };
+    let written = control.redo().max(control.min_recovery_point());
+    Some((control.latest_timeline(), answer.map_or(written, |answer| answer.max(written))))
+}
+
+fn query_replayed(lock: &LockFile, user: &str) -> Result<Lsn> {
+    let (host, port) = (lock.socket_directory(), lock.port());
+    let text = format!("host='{host}' port={port} user='{user}' dbname=postgres");
+    let environment = Environment { variable: &|_| None, home: std::env::home_dir(), user: None };
+    let options = SessionOptions { connect_timeout: QUERY_TIMEOUT, ..SessionOptions::default() };
+    let session = Session::connect(&ConnInfo::parse(&text, &environment)?, &options)?;
+    let row = session.query_one("SELECT pg_last_wal_replay_lsn()::text", &[], Some(QUERY_TIMEOUT))?;
+    column::<String>(&row, 0)?.parse()
 }
 
 /// Returns process id and start time of the server, from its `postmaster.pid`; `None` when that

@@ -307,13 +307,19 @@ pub fn foreign(context: &Context) -> Vec<PathBuf> {
 
 /// Returns the roles that the cluster may have, the likeliest first.
 pub fn roles(context: &Context) -> Vec<String> {
+    let configured = connection(context).ok().map(|info| info.user);
+    likely_roles(&context.config, &context.cluster, configured)
+}
+
+/// Returns the roles that a cluster may have, the likeliest first; `configured` is the one of its
+/// connection.
+pub fn likely_roles(config: &Config, cluster: &ClusterConfig, configured: Option<String>) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let name = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
-    let configured = connection(context).ok().map(|info| info.user);
-    let owner = context.cluster.pgdata.metadata().ok().and_then(|meta| name(meta.uid().into()));
+    let owner = cluster.pgdata.metadata().ok().and_then(|meta| name(meta.uid().into()));
     let own = name(nix::unistd::geteuid());
     let mut users: Vec<String> = Vec::new();
-    let known = [context.config.drill.user.clone(), configured, owner, Some("postgres".to_owned()), own];
+    let known = [config.drill.user.clone(), configured, owner, Some("postgres".to_owned()), own];
     for user in known.into_iter().flatten() {
         if !users.contains(&user) {
             users.push(user);

@@ -5,8 +5,8 @@ use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
 use super::server::{self, Waiting};
 use super::{exit, setup, worker};
+use crate::config::{ClusterConfig, Config};
 use crate::error::{Error, Kind, Result};
-use crate::pg::control::Control;
 use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Lineage;
@@ -19,6 +19,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Stores one WAL file in every repository: PostgreSQL's archive_command
@@ -221,7 +222,7 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
         destination: &args.destination,
         lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
         repositories: &repositories,
-        retired: retired_histories(args.retired, name, &here),
+        retired: retired_histories(args.retired, &config, cluster, &here),
         still_wanted: &|| waiting.check(),
     };
     // Files in the spool may come from any repository, and the worker outlives the call; without a
@@ -232,7 +233,10 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
         server.and_then(|(pgdata, lineage)| Some((pgdata, worker::spool(&config, pgdata, lineage)?)));
     let kept = server.as_ref().is_some_and(|(_, spool)| ahead::hand_over(&fetch, spool, SystemTime::now()));
     if !kept && fetch.run()? == Fetched::Absent {
-        let absent = format!("{name} is not in the archive, which ends before it");
+        let absent = match name {
+            WalName::History(_) => format!("{name} is not in the archive, or its timeline is retired"),
+            _ => format!("{name} is not in the archive, which ends before it"),
+        };
         if is_for_server(&args.destination) {
             tracing::info!("{absent}");
         } else {
@@ -265,20 +269,19 @@ fn is_primary(pgdata: &Path) -> bool {
     exists("postmaster.pid") && !exists("recovery.signal") && !exists("standby.signal")
 }
 
-/// Returns the answer for retired timelines. A server in recovery that has chosen its timeline is
-/// `standby` or `ready` in its `postmaster.pid`; before that it would follow whatever it gets.
-fn retired_histories(is_wanted: bool, name: WalName, here: &Path) -> RetiredHistories {
+/// Returns the answer for retired timelines.
+fn retired_histories(
+    is_wanted: bool,
+    config: &Config,
+    cluster: &ClusterConfig,
+    here: &Path,
+) -> RetiredHistories {
     if is_wanted {
         return RetiredHistories::Deliver;
     }
-    let control = matches!(name, WalName::History(_)).then(|| Control::read(here).ok()).flatten();
-    match control.filter(|control| control.is_in_archive_recovery() && server::has_begun_recovery(here)) {
-        Some(control) => {
-            let reached = control.redo().max(control.min_recovery_point());
-            RetiredHistories::HideBefore(control.latest_timeline(), reached)
-        }
-        None => RetiredHistories::Hide,
-    }
+    let users = setup::likely_roles(config, cluster, None);
+    let here = here.to_owned();
+    RetiredHistories::HideBefore(Arc::new(move || server::replayed(&here, &users)))
 }
 
 fn run_worker(args: FetchArgs, size: u64) -> ExitCode {

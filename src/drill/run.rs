@@ -15,7 +15,7 @@ use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::record::Parameters;
-use crate::progress::{Cancel, Progress, step};
+use crate::progress::{Cancel, Progress, step, warn};
 use crate::repo::Archive;
 use crate::repo::branches::ServerTimeline;
 use crate::repo::drills::{Check, Drill, Outcome};
@@ -140,6 +140,9 @@ impl DrillJob<'_> {
             now: self.options.now,
         };
         let mut plan = RestorePlan::make(archive, wish)?;
+        if let Some(departure) = plan.departure() {
+            warn(&Error::new(Kind::Problem, departure).hint("`walkeep timelines` shows the branches"));
+        }
         Span::current().record("backup", plan.record.id.as_str());
         self.drill.backup = Some(plan.record.id.clone());
         self.drill.bytes = plan.record.size;

@@ -53,12 +53,14 @@ pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
 pub const KNOWN_GAPS: &str = "verify/gaps";
-pub const RETIRED: &str = "retired";
 
-/// The key of the mark of a retired timeline.
+/// The key of the mark of a retired timeline, beside its history, so that one listing shows both.
 pub fn retired(timeline: TimelineId) -> String {
-    format!("{RETIRED}/{:08X}", timeline.0)
+    format!("{HISTORIES}/{:08X}{RETIRED}", timeline.0)
 }
+
+/// End of the name of a mark.
+pub const RETIRED: &str = ".retired";
 
 /// The key of a backup's record.
 pub fn backup(id: &str) -> String {

@@ -58,7 +58,13 @@ impl ObjectName {
     pub fn parse(key: &str) -> Option<ObjectName> {
         let (folder, rest) = key.split_once('/')?;
         let name = match folder {
-            key::WAL => ObjectName::Wal(rest.rsplit('/').next()?.parse().ok()?),
+            key::WAL => {
+                let name = rest.rsplit('/').next()?;
+                match name.strip_suffix(key::RETIRED) {
+                    Some(digits) => ObjectName::Retired(TimelineId(u32::from_str_radix(digits, 16).ok()?)),
+                    None => ObjectName::Wal(name.parse().ok()?),
+                }
+            }
             key::BACKUPS => ObjectName::Record(id(rest)?),
             key::PINS => ObjectName::Pin(id(rest)?),
             key::ACTIVE => ObjectName::Active(rest.to_owned()),
@@ -79,7 +85,6 @@ impl ObjectName {
                 Some(("backup", rest)) => ObjectName::Verified(id(rest)?),
                 _ => return None,
             },
-            key::RETIRED => ObjectName::Retired(TimelineId(u32::from_str_radix(rest, 16).ok()?)),
             _ if key == key::DRILLS => ObjectName::Drills,
             _ => return None,
         };

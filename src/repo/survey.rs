@@ -81,7 +81,7 @@ impl Survey {
             Some(Err(error)) if error.kind() == Kind::Damage => Vec::new(),
             Some(drills) => drills?,
         };
-        let retired = archive.retired()?;
+        let mut retired = BTreeSet::new();
         let known_gaps = match want.verified.then(|| archive.memory(&ObjectName::KnownGaps)) {
             None => None,
             Some(Err(error)) if error.kind() == Kind::Damage => None,
@@ -93,7 +93,15 @@ impl Survey {
         };
         let mut inventory = segment_size.map(Inventory::new);
         let mut timelines = Vec::new();
-        archive.each_wal(|name, listed| {
+        archive.each_wal_and_mark(|name, listed| {
+            let name = match name {
+                ObjectName::Wal(name) => name,
+                ObjectName::Retired(timeline) => {
+                    retired.insert(timeline);
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            };
             each(name, listed);
             if let WalName::History(timeline) = name {
                 timelines.push(timeline);

@@ -118,42 +118,26 @@ impl Wal<'_> {
         }
     }
 
-    /// Returns the timelines that have a history file, in order.
-    pub fn histories(&self) -> Result<Vec<TimelineId>> {
-        let mut timelines = Vec::new();
-        let folder = self.base.join(key::HISTORIES)?;
-        let listed = list_all(&*self.repository.store, &folder, |listed| {
-            if let Ok(WalName::History(timeline)) = listed.key.name().parse() {
-                timelines.push(timeline);
-            }
-            Ok(())
-        });
-        self.in_repository("list", &folder, listed)?;
-        Ok(timelines)
-    }
-
-    /// Returns the timelines that are retired. A mark counts by its key, even if it is damaged.
+    /// Returns the timelines that have a history file, and those that are retired. A mark counts by
+    /// its key, even if it is damaged.
     ///
     /// # Errors
     ///
-    /// When the marks cannot be listed.
-    pub fn retired(&self) -> Result<BTreeSet<TimelineId>> {
-        let folder = self.base.join(key::RETIRED)?;
-        let mut retired = BTreeSet::new();
+    /// When the folder cannot be listed.
+    pub fn histories(&self) -> Result<(BTreeSet<TimelineId>, BTreeSet<TimelineId>)> {
+        let (mut histories, mut retired) = (BTreeSet::new(), BTreeSet::new());
+        let folder = self.base.join(key::HISTORIES)?;
         let listed = list_all(&*self.repository.store, &folder, |listed| {
-            if let Some(ObjectName::Retired(timeline)) = retired_name(&listed.key) {
-                retired.insert(timeline);
+            match ObjectName::parse(&format!("{}/{}", key::HISTORIES, listed.key.name())) {
+                Some(ObjectName::Wal(WalName::History(timeline))) => drop(histories.insert(timeline)),
+                Some(ObjectName::Retired(timeline)) => drop(retired.insert(timeline)),
+                _ => {}
             }
             Ok(())
         });
         self.in_repository("list", &folder, listed)?;
-        Ok(retired)
+        Ok((histories, retired))
     }
-}
-
-/// Parses the key of a mark; `None` when walkeep does not write such a key.
-fn retired_name(key: &Key) -> Option<ObjectName> {
-    ObjectName::parse(&format!("{}/{}", key::RETIRED, key.name()))
 }
 
 impl Archive {
@@ -196,12 +180,12 @@ impl Archive {
 
     /// Returns the timelines that have a history file, in order.
     pub fn histories(&self) -> Result<Vec<TimelineId>> {
-        self.wal().histories()
+        Ok(self.wal().histories()?.0.into_iter().collect())
     }
 
-    /// Returns the timelines that are retired; see [`Wal::retired`].
+    /// Returns the timelines that are retired; see [`Wal::histories`].
     pub fn retired(&self) -> Result<BTreeSet<TimelineId>> {
-        self.wal().retired()
+        Ok(self.wal().histories()?.1)
     }
 
     /// Reads the history of a timeline; `None` when its file does not exist. Timeline 1 has no file
@@ -228,10 +212,18 @@ impl Archive {
 
     /// Calls `each` with every WAL file, in order.
     pub fn each_wal(&self, mut each: impl FnMut(WalName, &ListedObject) -> Result<()>) -> Result<()> {
-        self.each_named(key::WAL, |name, listed| match name {
+        self.each_wal_and_mark(|name, listed| match name {
             ObjectName::Wal(name) => each(name, listed),
             _ => Ok(()),
         })
+    }
+
+    /// Calls `each` with every WAL file, and with the marks of retired timelines, in order.
+    pub(super) fn each_wal_and_mark(
+        &self,
+        each: impl FnMut(ObjectName, &ListedObject) -> Result<()>,
+    ) -> Result<()> {
+        self.each_named(key::WAL, each)
     }
 
     /// Returns the size of segments, from the first page of the listing; `None` when the page has

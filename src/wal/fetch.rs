@@ -18,6 +18,7 @@ use crate::repo::{Lineage, Repository, StoredWal, Wal};
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::info_span;
 
@@ -48,18 +49,22 @@ pub struct Fetch<'a> {
     pub still_wanted: &'a dyn Fn() -> Result<()>,
 }
 
+/// Returns the timeline of a server in recovery, and a position that it has replayed; `None` when it
+/// has not chosen its timeline yet, or does not recover.
+pub type ReplayedPosition = Arc<dyn Fn() -> Option<(TimelineId, Lsn)> + Send + Sync>;
+
 /// Answer to a request for the history of a retired timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum RetiredHistories {
     /// Delivers the file as any other.
     Deliver,
     /// Reports it as absent, unless a higher timeline that is not retired has a history, which the
     /// server would not find then.
     Hide,
-    /// Reports it as `Hide` does, and delivers it when the timeline left the one of the server before this position.
-    /// The server has passed it and cannot follow the retired timeline any more
+    /// Reports it as `Hide` does, and delivers it when the timeline left the one of the server before
+    /// the position that was replayed. The server cannot follow the retired timeline any more
     /// (`rescanLatestTimeLine` in `xlogrecovery.c`); it must not choose its number at a promotion.
-    HideBefore(TimelineId, Lsn),
+    HideBefore(ReplayedPosition),
 }
 
 /// Outcome of a fetch.
@@ -97,7 +102,7 @@ impl Fetch<'_> {
         let is_delivered = match self.repositories {
             [] => return Err(Error::new(Kind::Config, "no repository is configured")),
             [only] => {
-                self.take(look_up(only, self.lineage, self.name, self.retired), only.name(), &mut failures)
+                self.take(look_up(only, self.lineage, self.name, &self.retired), only.name(), &mut failures)
             }
             _ => self.take_first(&mut failures),
         };
@@ -117,8 +122,8 @@ impl Fetch<'_> {
             let next = turn.next();
             if let Some((number, repository)) = next {
                 let (asked, lineage, name) = (repository.clone(), self.lineage, self.name);
-                let retired = self.retired;
-                race.start(number, repository, move || look_up(&asked, lineage, name, retired));
+                let retired = self.retired.clone();
+                race.start(number, repository, move || look_up(&asked, lineage, name, &retired));
             }
             let patience = if turn.len() > 0 { ANSWER_TIMEOUT } else { Duration::MAX };
             while let Some((_, repository, found)) = race.next(patience) {
@@ -169,7 +174,7 @@ fn look_up(
     repository: &Repository,
     lineage: Option<Lineage>,
     name: WalName,
-    retired: RetiredHistories,
+    retired: &RetiredHistories,
 ) -> Result<LookUp> {
     let _span = info_span!("fetch", file = %name, repository = repository.name()).entered();
     let lineage = match lineage {
@@ -185,20 +190,19 @@ fn look_up(
     if !repository.is_remote() {
         prove()?;
     }
-    let stored = wal.get(name)?;
-    if let WalName::History(timeline) = name
-        && is_hidden(&wal, timeline, stored.is_some(), retired)?
-    {
-        prove()?;
-        return Ok(LookUp::Absent);
-    }
-    if let Some(stored) = stored {
+    if let Some(stored) = wal.get(name)? {
+        if let WalName::History(timeline) = name
+            && is_hidden(&wal, timeline, retired)?
+        {
+            prove()?;
+            return Ok(LookUp::Absent);
+        }
         return found(stored);
     }
     let (identity, later) = if repository.is_remote() {
-        beside_identity(prove, || later_file(&wal, name))
+        beside_identity(prove, || later_file(&wal, name, retired))
     } else {
-        (Ok(()), later_file(&wal, name))
+        (Ok(()), later_file(&wal, name, retired))
     };
     identity?;
     match later? {
@@ -211,23 +215,21 @@ fn look_up(
     }
 }
 
-/// Whether a history is reported as absent although the archive has it, or a later one.
-fn is_hidden(wal: &Wal<'_>, timeline: TimelineId, is_there: bool, retired: RetiredHistories) -> Result<bool> {
-    if retired == RetiredHistories::Deliver {
+/// Whether the history of a timeline is reported as absent although the archive has it.
+fn is_hidden(wal: &Wal<'_>, timeline: TimelineId, retired: &RetiredHistories) -> Result<bool> {
+    if matches!(retired, RetiredHistories::Deliver) {
         return Ok(false);
     }
-    let marks = wal.retired()?;
-    if !marks.contains(&timeline) {
+    let (histories, marks) = wal.histories()?;
+    let mut shown = histories.difference(&marks);
+    if !marks.contains(&timeline) || shown.any(|other| *other > timeline) {
         return Ok(false);
     }
-    if !is_there {
-        return Ok(true);
-    }
-    let histories = wal.histories()?;
-    if histories.iter().any(|other| *other > timeline && !marks.contains(other)) {
-        return Ok(false);
-    }
-    let RetiredHistories::HideBefore(own, reached) = retired else {
+    let replayed = match retired {
+        RetiredHistories::HideBefore(replayed) => replayed(),
+        RetiredHistories::Deliver | RetiredHistories::Hide => None,
+    };
+    let Some((own, reached)) = replayed else {
         return Ok(true);
     };
     let text =
@@ -246,14 +248,18 @@ fn hole_hint(name: WalName) -> String {
     }
 }
 
-/// Returns a file of the archive that follows `name`; if one exists, `name` must not be missing.
-fn later_file(wal: &Wal<'_>, name: WalName) -> Result<Option<WalName>> {
+/// Returns a file of the archive that follows `name`; if one exists, `name` must not be missing. The
+/// history of a retired timeline may be.
+fn later_file(wal: &Wal<'_>, name: WalName, retired: &RetiredHistories) -> Result<Option<WalName>> {
     match name {
         WalName::Segment(segment) => Ok(wal.later_segment(segment)?.map(WalName::Segment)),
         // Timeline 1 has no history file.
         WalName::History(timeline) if timeline.0 > 1 => {
-            let later = wal.histories()?.into_iter().find(|other| *other > timeline);
-            Ok(later.map(WalName::History))
+            let (histories, marks) = wal.histories()?;
+            if marks.contains(&timeline) && !matches!(retired, RetiredHistories::Deliver) {
+                return Ok(None);
+            }
+            Ok(histories.into_iter().find(|other| *other > timeline).map(WalName::History))
         }
         _ => Ok(None),
     }

@@ -180,7 +180,6 @@ fn write_repository(root: &Path) {
         checks: vec![check(Some(true), "read", "3 tables"), check(None, "amcheck", "not installed")],
     };
     archive.remember_drill(&drill).expect("remember the drill");
-    archive.retire(TimelineId(9), time("2026-11-21T10:00:00Z")).expect("retire a timeline");
 }
 
 const LABEL: &str = "\

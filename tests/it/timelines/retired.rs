@@ -36,7 +36,6 @@ fn a_retired_branch_is_followed_only_by_its_number_and_the_number_stays_taken() 
     standby.await_sql("select count(*) from t", &(expected + 1).to_string());
     standby.await_sql("select count(*) from pg_stat_wal_receiver", "1");
     live.server.stop(Stop::Fast);
-    standby.psql("checkpoint");
     standby.promote();
     assert_eq!(own_timeline(standby.data()), 3, "{}", standby.log_text());
     standby.stop(Stop::Fast);
@@ -77,7 +76,7 @@ fn a_mark_is_in_every_repository_or_the_command_says_in_which_it_is_not() {
     live.flush_wal();
     let marks = || {
         let all = roots.iter().map(|root| repo::files(&root.join("main")));
-        let is_mark = |path: &std::path::PathBuf| path.ends_with("retired/00000002");
+        let is_mark = |path: &std::path::PathBuf| path.ends_with("wal/history/00000002.retired");
         all.map(|files| files.iter().filter(|path| is_mark(path)).count()).collect::<Vec<_>>()
     };
     let away = archive.scratch().join("away");
