@@ -30,6 +30,9 @@ pub struct Assertion {
 /// backup: a syntax error, and locks.
 const NOT_EVALUATED: [&str; 3] = ["42601", "55P03", "40P01"];
 
+/// SQLSTATEs of a table, function, object or schema that is not found.
+const NOT_FOUND: [&str; 4] = ["42P01", "42883", "42704", "3F000"];
+
 /// The checks of one server.
 pub struct ServerChecks<'a> {
     pub server: &'a DrillServer,
@@ -111,9 +114,15 @@ impl ServerChecks<'_> {
         let bound = Some(self.runner.remaining());
         let answer = self.server.session(user, &assertion.database).and_then(|session| {
             // The query runs with the search path of an ordinary session, so that it finds its
-            // tables.
+            // tables. The role may have one of its own.
             session.batch("RESET search_path", bound)?;
-            session.text(&assertion.sql, bound)
+            match session.text(&assertion.sql, bound) {
+                Err(error) if error.sqlstate().is_some_and(|code| NOT_FOUND.contains(&code)) => {
+                    let usual = session.batch("SET search_path = \"$user\", public", bound);
+                    usual.and_then(|()| session.text(&assertion.sql, bound)).or(Err(error))
+                }
+                answer => answer,
+            }
         });
         let rows = match answer {
             Ok(rows) => rows,
@@ -164,7 +173,10 @@ fn add(name: &str, detail: String, found: CheckFindings, done: &mut Vec<Check>, 
 /// Returns the check of a log, from the problems in it. Appends those of this host to `unknown`.
 fn log_check(name: &str, problems: &[LogProblem], unknown: &mut Vec<String>) -> Check {
     let of = |cause| -> Vec<String> {
-        let problems = problems.iter().filter(|problem| Cause::of_problem(problem) == cause);
+        // Sessions that were refused have been reported with what they kept from being read.
+        let is_shown = |problem: &LogProblem| cause != Cause::Obstacle || !problem.text.starts_with("FATAL");
+        let problems =
+            problems.iter().filter(|problem| Cause::of_problem(problem) == cause && is_shown(problem));
         problems.map(|problem| problem.text.clone()).collect()
     };
     let (data, host, obstacles) = (of(Cause::Data), of(Cause::Host), of(Cause::Obstacle));

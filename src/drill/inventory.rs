@@ -69,7 +69,8 @@ pub struct TableScan {
     /// Reads all values: `COPY` also assembles them from the TOAST table, which is read once more,
     /// page by page.
     pub statement: String,
-    /// Whether the statement plans a query, for which the expressions of indexes are evaluated.
+    /// Whether the statement plans a query of a relation that may have indexes with expressions,
+    /// which planning evaluates.
     pub is_planned: bool,
     /// Whether all columns have types of PostgreSQL itself.
     pub is_builtin: bool,
@@ -189,7 +190,8 @@ impl TableScan {
         let oid: u32 = column(row, "oid")?;
         let builtin: Option<&str> = column(row, "builtin")?;
         let generated: Option<&str> = column(row, "generated")?;
-        let is_planned = !(kind == "r" || kind == "m" && version >= COPY_OF_VIEWS);
+        let is_planned = kind == "m" && version < COPY_OF_VIEWS;
+        let is_copied = kind == "r" || kind == "m" && !is_planned;
         let query = |columns: &str| format!("COPY (SELECT {columns} FROM ONLY {name}) {COPY_OPTIONS}");
         Ok(TableScan {
             statement: match kind {
@@ -202,7 +204,7 @@ impl TableScan {
             is_planned,
             is_builtin: !column::<bool>(row, "has_user_types")?,
             fallback: builtin
-                .filter(|_| !is_planned)
+                .filter(|_| is_copied)
                 .map(|columns| format!("COPY {name} ({columns}) TO '/dev/null' (FORMAT binary)")),
             generated: generated.map(query),
         })

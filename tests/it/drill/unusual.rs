@@ -386,8 +386,16 @@ fn a_cluster_without_the_usual_role_and_databases_is_proved() {
         alter database template1 allow_connections false;
         drop database postgres;
         alter role postgres rename to somebody;
+        create table e as select 1;
         alter role boss set role = none;
         alter role boss set search_path = unknown;
+        alter role boss set statement_timeout = 1;
+        alter role boss set session_preload_libraries = missing;
+        alter role boss set exit_on_error = on;
+        alter role boss set client_encoding = sjis;
+        alter role boss set default_transaction_read_only = on;
+        alter role boss set zero_damaged_pages = on;
+        alter role boss valid until '2000-01-01';
         select pg_switch_wal();
         select pg_sleep(0.1) from generate_series(1, 300) where not exists
           (select from pg_stat_archiver where last_archived_wal is not null);
@@ -395,8 +403,9 @@ fn a_cluster_without_the_usual_role_and_databases_is_proved() {
     script(server, "boss", "app", text).ok();
     server.stop(Stop::Fast);
     let connection = format!("host={} user=boss dbname=app", server.socket().display());
-    let archive =
-        Archive::build(server.data()).connection(connection).root(live.archive.root()).unregistered();
+    let archive = Archive::build(server.data()).connection(connection).root(live.archive.root());
+    let mut archive = archive.unregistered();
+    archive.set_tail(&rows_are("1").replace("\"postgres\"", "\"app\"").replace("from t", "from e"));
     let report = drill(&archive, &[], 0);
     assert!(check(&report, "read").1.contains("of 3 databases"), "{report:#}");
     let (ok, detail) = check(&report, "recovery");
