@@ -96,11 +96,12 @@ impl Replayed {
                 );
                 return Ok(found);
             }
-            Err(error) => {
+            Err(error) if is_about_a_segment(&error) => {
                 return Err(error.hint(
                     "--quick restores without reading the WAL; recovery then ends before this segment",
                 ));
             }
+            Err(error) => return Err(error),
         };
         if let Some(begin) = minimal {
             return Err(Error::new(
@@ -118,9 +119,10 @@ impl Replayed {
     /// Databases that are created from the files of databases that are left out, so that they cannot
     /// be read.
     pub fn broken_copies(&self, job: &RestoreJob<'_>) -> Vec<u32> {
+        let left_out = job.chosen.left_out(&job.plan.record);
         let mut broken: Vec<u32> = Vec::new();
         for (oid, source) in &self.copies {
-            if job.chosen.is_left_out(*source) || broken.contains(source) {
+            if left_out.iter().any(|database| database.oid == *source) || broken.contains(source) {
                 broken.push(*oid);
             }
         }

@@ -13,7 +13,7 @@ use crate::pg::programs::Programs;
 use crate::pg::running::LockFile;
 use crate::pg::segment::TimelineId;
 use crate::progress;
-use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan, Restored};
+use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,7 +39,8 @@ pub struct RecoveryEnd {
     pub text: String,
 }
 
-/// Starts the restored server, and waits until its recovery reaches the target.
+/// Starts the restored server, and waits until its recovery reaches the target. `left_out` are the
+/// OIDs of databases without content.
 ///
 /// # Errors
 ///
@@ -48,14 +49,14 @@ pub fn follow(
     context: &Context,
     plan: &RestorePlan,
     recovery: &RecoverySettings,
-    restored: &Restored,
+    left_out: &BTreeSet<u32>,
     to: &Path,
     programs: &Programs,
     mut options: Vec<String>,
 ) -> Result<RecoveryEnd> {
     let expected = expected(plan)?;
     let log = to.join("walkeep.log");
-    if !restored.left_out.is_empty() {
+    if !left_out.is_empty() {
         // The log has the pages that recovery skips.
         let settings = ["logging_collector=off", "log_destination=stderr", "log_min_messages=warning"];
         options.extend(settings.iter().map(|setting| format!("-c {setting}")));
@@ -63,7 +64,7 @@ pub fn follow(
     start(programs, to, &log, &options)?;
     context.console.say(&format!("the server was started; its log begins in {}", log.display()));
     let reached = await_end(context, plan, recovery, to, &log)?;
-    check_pages(restored, &log)?;
+    check_pages(left_out, &log)?;
     let target = match &plan.target {
         RecoveryTarget::End => "the end of the archive".to_owned(),
         RecoveryTarget::Time(time) => time.to_string(),
@@ -171,17 +172,16 @@ fn start(programs: &Programs, to: &Path, log: &Path, options: &[String]) -> Resu
 /// # Errors
 ///
 /// `Problem`: the pages are damaged in the backup, or the WAL does not belong to it.
-fn check_pages(restored: &Restored, log: &Path) -> Result<()> {
-    if restored.left_out.is_empty() {
+fn check_pages(left_out: &BTreeSet<u32>, log: &Path) -> Result<()> {
+    if left_out.is_empty() {
         return Ok(());
     }
     let text = std::fs::read(log).doing(|| format!("read {}", log.display()))?;
     let text = String::from_utf8_lossy(&text);
-    let is_out = |oid: u32| restored.left_out.iter().any(|database| database.oid == oid);
     let relations: BTreeSet<&str> = text
         .lines()
         .filter_map(invalid_page)
-        .filter(|path| database_of(path).is_none_or(|oid| !is_out(oid)))
+        .filter(|path| database_of(path).is_none_or(|oid| !left_out.contains(&oid)))
         .collect();
     if relations.is_empty() {
         return Ok(());

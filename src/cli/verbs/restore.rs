@@ -130,7 +130,9 @@ fn execute(
         context.print(&report)?;
         return Ok(Exit::Done);
     };
-    let followed = follow::follow(context, plan, recovery, &restored, to, &programs, start);
+    let left_out = restored.left_out.iter().map(|database| database.oid);
+    let left_out = left_out.chain(notes.broken_copies.iter().copied()).collect();
+    let followed = follow::follow(context, plan, recovery, &left_out, to, &programs, start);
     context.console.finish();
     if let Ok(end) = &followed {
         context.console.say(&end.text);

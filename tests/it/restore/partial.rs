@@ -115,6 +115,8 @@ fn with_bystanders(programs: std::path::PathBuf) -> (Live, String) {
         sql(&live.server, "other", statement).ok();
     }
     live.server.psql("create database copied template other strategy file_copy");
+    sql(&live.server, "copied", "delete from t where i % 2 = 0").ok();
+    sql(&live.server, "copied", "vacuum t").ok();
     sql(&live.server, "wanted", "vacuum t").ok();
     sql(&live.server, "wanted", "delete from t where i = 1").ok();
     let time = live
@@ -167,6 +169,17 @@ fn a_database_recovers_over_everything_that_happened_in_the_others() {
             assert_eq!(copy.psql("show ignore_invalid_pages"), "off");
         }
     }
+}
+
+#[test]
+fn follow_does_not_take_the_others_for_damage() {
+    let (live, _) = with_bystanders(pg::bin());
+    live.server.stop(Stop::Fast);
+    let scratch = Scratch::new();
+    let arguments = ["--database", "wanted", "--follow", "--port", "5496"];
+    let outcome = live::restoring(&live.archive, &scratch.join("data"), &arguments).go();
+    let _server = Cluster::over_if_there(Scratch::new(), &scratch.join("data"));
+    outcome.ok();
 }
 
 #[test]
