@@ -31,7 +31,7 @@ const MAX_CONFIG_SIZE: u64 = 1 << 20;
 
 /// Content of a backup.
 #[derive(Default)]
-pub(super) struct Contents {
+pub(super) struct BackupContents {
     /// Volume of each tablespace that has a location, by OID, and of the data directory (`None`).
     pub volumes: BTreeMap<Option<u32>, Volume>,
     /// Owner of the data directory.
@@ -48,9 +48,9 @@ pub(super) struct Contents {
     packs: BTreeSet<String>,
 }
 
-impl Contents {
-    pub fn read(job: &RestoreJob<'_>) -> Result<Contents> {
-        let mut found = Contents::default();
+impl BackupContents {
+    pub fn read(job: &RestoreJob<'_>) -> Result<BackupContents> {
+        let mut found = BackupContents::default();
         let settings = &job.plan.record.settings;
         let data_directory = Path::new(&settings.data_directory);
         let mut control = None;

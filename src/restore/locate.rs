@@ -1,7 +1,6 @@
 //! Choice of the backup for a restore point or a transaction. Their positions are found by reading
 //! WAL, beginning with the newest.
 
-use super::plan::PlanRequest;
 use super::stop::{RecoveryStop, RecoveryTarget};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
@@ -20,12 +19,11 @@ const MAX_POINTS: usize = 10;
 pub(super) fn locate<'r>(
     archive: &Archive,
     inventory: &Inventory,
-    request: &PlanRequest,
+    stop: &RecoveryStop,
     records: &[&'r Record],
     history_from: impl Fn(&Record) -> Result<History>,
 ) -> Result<(&'r Record, History)> {
     progress::step("looking for the target in the WAL");
-    let stop = RecoveryStop { target: request.target.clone(), exclusive: request.exclusive };
     let mut points = Vec::new();
     // Number of the last segment of the backup that was tried before, and its history.
     let mut before: Option<(u64, History)> = None;
@@ -58,7 +56,7 @@ pub(super) fn locate<'r>(
         points.extend(facts.restore_points);
         before = Some((record.wal.last.number(size), history));
     }
-    let (what, hint) = match &request.target {
+    let (what, hint) = match &stop.target {
         RecoveryTarget::Name(name) => {
             points.sort_by_key(|point| std::cmp::Reverse(point.end));
             points.dedup();

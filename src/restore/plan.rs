@@ -328,7 +328,9 @@ impl Chooser<'_> {
         {
             let candidates: Vec<&Record> = candidates.collect();
             let history_from = |record: &Record| self.history_from(record);
-            return locate(self.archive, self.inventory, self.request, &candidates, history_from);
+            let PlanRequest { target, exclusive, .. } = self.request;
+            let stop = RecoveryStop { target: target.clone(), exclusive: *exclusive };
+            return locate(self.archive, self.inventory, &stop, &candidates, history_from);
         }
         for record in candidates.rev() {
             match self.history_from(record) {

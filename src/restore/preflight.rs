@@ -4,7 +4,7 @@
 //! Nothing that can be found out before the first byte is written may be checked later.
 
 use super::access::{check_entries, check_surroundings, check_unlinked, check_writable};
-use super::contents::Contents;
+use super::contents::BackupContents;
 use super::delta;
 use super::empty::check_empty;
 use super::job::RestoreJob;
@@ -79,7 +79,7 @@ pub fn prepare<'a>(
     let lock = check_directories(&job, &data_directories).doing(doing)?;
     let announced = announce(plan, options).doing(doing)?;
     progress::step("reading the manifest");
-    let contents = Contents::read(&job).doing(doing)?;
+    let contents = BackupContents::read(&job).doing(doing)?;
     let owner = check_owners(&job, &contents).doing(doing)?;
     check_config(&job, &contents).doing(doing)?;
     let needs = space::needs(&job, &contents).doing(doing)?;
@@ -98,7 +98,7 @@ pub fn prepare<'a>(
 /// needs.
 fn check_replay(
     job: &mut RestoreJob<'_>,
-    contents: &Contents,
+    contents: &BackupContents,
     data_directories: &[PathBuf],
 ) -> Result<Notes> {
     let mut notes = Notes::default();
@@ -182,7 +182,7 @@ fn check_directories(job: &RestoreJob<'_>, data_directories: &[PathBuf]) -> Resu
 }
 
 /// Refuses owners that do not exist on this machine. Returns the ids of the data directory's owner.
-fn check_owners(job: &RestoreJob<'_>, contents: &Contents) -> Result<(u32, u32)> {
+fn check_owners(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<(u32, u32)> {
     contents.owners.iter().try_for_each(|owner| job.ownership.check(owner))?;
     let Some(owner) = &contents.owner else {
         return Err(Error::new(Kind::Damage, "the backup has no data directory"));
@@ -203,7 +203,7 @@ fn check_owners(job: &RestoreJob<'_>, contents: &Contents) -> Result<(u32, u32)>
 }
 
 /// Refuses places of configuration files that exist or cannot be created.
-fn check_config(job: &RestoreJob<'_>, contents: &Contents) -> Result<()> {
+fn check_config(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<()> {
     for place in &contents.config {
         let is_there = std::fs::symlink_metadata(place).is_ok();
         if is_there && !job.options.delta {

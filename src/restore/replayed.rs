@@ -3,7 +3,7 @@
 //! it. All WAL that recovery replays is read once.
 
 use super::access::{check_surroundings, check_unlinked, check_writable};
-use super::contents::Contents;
+use super::contents::BackupContents;
 use super::job::RestoreJob;
 use super::locate::SUBTRANSACTION;
 use super::stop::RecoveryTarget;
@@ -235,7 +235,7 @@ fn refuse_new_tablespaces(original: &Path, job: &RestoreJob<'_>) -> Result<()> {
 /// Settings that have to be larger than in the restored configuration: names, values, and the
 /// present values.
 pub(super) fn raised_settings(
-    contents: &Contents,
+    contents: &BackupContents,
     replayed: Option<&Replayed>,
 ) -> Vec<(&'static str, u32, u32)> {
     let of_wal = replayed.and_then(|replayed| replayed.parameters).map(|found| found.least_settings());

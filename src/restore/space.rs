@@ -1,6 +1,6 @@
 //! Space that a restore needs in each file system.
 
-use super::contents::{Contents, Volume};
+use super::contents::{BackupContents, Volume};
 use super::delta;
 use super::job::RestoreJob;
 use super::mapping::{device_of, existing};
@@ -38,7 +38,7 @@ impl SpaceNeed {
 }
 
 /// Returns the space that a restore needs, by file system.
-pub(super) fn needs(job: &RestoreJob<'_>, contents: &Contents) -> Result<Vec<SpaceNeed>> {
+pub(super) fn needs(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<Vec<SpaceNeed>> {
     let record = &job.plan.record;
     let mut needed: BTreeMap<u64, (Volume, &Path)> = BTreeMap::new();
     let mut add = |path, more: Volume| -> Result<()> {
