@@ -281,7 +281,7 @@ fn files_that_pg_hba_conf_includes_come_back_with_the_configuration() {
     let rules = etc.write("more_hba.conf", "local all nobody_at_all reject\n");
     let live = Live::with(Cluster::build().programs(programs).wal_segsize(1), |server| {
         let hba = server.data().join("pg_hba.conf");
-        let text = format!("include '{}'\n{}", rules.display(), String::from_utf8_lossy(&read(&hba)));
+        let text = format!("include {}\n{}", rules.display(), String::from_utf8_lossy(&read(&hba)));
         scratch::write(&hba, text);
     });
     live.backup();

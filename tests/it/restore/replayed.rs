@@ -150,7 +150,8 @@ fn damaged_wal_is_refused_before_the_restore_unless_another_repository_may_have_
     let damaged = |root: &Path| {
         let stored = repo::stored_in(root);
         let (_, path) = stored.into_iter().find(|(stored, _)| *stored == name).expect("the segment");
-        repo::damage(&path, repo::Damage::Flip(-5));
+        // Behind the header of the object.
+        repo::damage(&path, repo::Damage::Flip(520));
     };
     damaged(&roots[0]);
     let restored = live.restore(&[]);
