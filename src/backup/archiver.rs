@@ -36,6 +36,11 @@ impl ArchiverStatus {
         })
     }
 
+    /// Returns the file for which archive_command fails; `None` when it does not fail.
+    pub fn failed_file(&self) -> Option<WalName> {
+        self.last_failed.as_ref().filter(|_| self.is_failing)?.parse().ok()
+    }
+
     /// Whether the server counts a segment as archived: the segment or a later file of its timeline
     /// is the last archived one, or the status file says so, which is removed with the segment.
     pub fn counts(&self, pgdata: &Path, name: SegmentName) -> bool {

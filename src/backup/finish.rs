@@ -4,6 +4,7 @@
 use super::copy::CopiedBackup;
 use super::earlier::check_stored;
 use super::options::{Options, Taken};
+use super::own::BackupRecords;
 use super::pages::{BadPages, UnloggedChanges};
 use super::prepare::{PreparedBackup, check_history};
 use super::source::BackupServer;
@@ -12,7 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::checksums::ChecksumStates;
 use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
-use crate::pg::segment::{SegmentName, WalName};
+use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Archive;
 use crate::repo::manifest::Use;
@@ -34,6 +35,9 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     let wal =
         WalRange::of_backup(label.timeline, label.start..stopped.lsn, found.in_recovery, found.segment_size);
     await_wal(options, server, archive, wal)?;
+    BackupRecords::new(&label, stopped.lsn)
+        .check(archive, wal, found.segment_size)
+        .doing("verify the WAL of the backup in the repository")?;
     check_history(archive, label.timeline)?;
     check_stored(archive, &packed.manifest)?;
 
@@ -89,7 +93,7 @@ fn damaged_files(bad: BadPages, checksums: ChecksumStates, lsns: Range<Lsn>) -> 
     Vec::new()
 }
 
-/// Waits until every segment of the backup is archived, and reads each segment to its end.
+/// Waits until every segment of the backup is archived.
 fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: WalRange) -> Result<()> {
     let _span = info_span!("await_wal").entered();
     if server.found.in_recovery && !archive.has_wal(WalName::Segment(wal.last))? {
@@ -109,18 +113,7 @@ fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: W
     while name <= wal.last {
         let left = options.archive_timeout.saturating_sub(begun.elapsed());
         server.await_segment(&options.pgdata, archive, name, left)?;
-        verify_segment(archive, name)?;
         name = name.next(server.found.segment_size);
     }
     Ok(())
-}
-
-/// Reads an archived segment to its end, so that damage is found while the server may still have
-/// the segment.
-fn verify_segment(archive: &Archive, name: SegmentName) -> Result<()> {
-    let doing = || format!("verify {name} in the repository");
-    let stored = archive
-        .get_wal(WalName::Segment(name))?
-        .ok_or_else(|| Error::new(Kind::Hole, "the segment was removed").doing(doing()))?;
-    stored.read(|_, _| Ok(())).doing(doing).map(|_| ())
 }

@@ -15,6 +15,7 @@ mod frame;
 mod known;
 mod options;
 mod outside;
+mod own;
 mod pack;
 mod pages;
 mod pipeline;

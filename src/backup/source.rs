@@ -1,6 +1,7 @@
 //! The server that is backed up: its settings, whether it is the right one, and the session between
 //! the start and the stop of a backup. Does not open the session; see `connect.rs`.
 
+use super::own;
 use super::pooler;
 use super::session::{STATEMENT_TIMEOUT, lsn, timestamp};
 use crate::error::{Doing, Error, Kind, Result};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 /// Longest interval between two polls of the archive for a segment; the first intervals are
 /// shorter.
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(3);
 
 /// Maximum difference, in seconds, between the start times in `postmaster.pid` and in the server's
 /// report. The file is written a moment before the time that the server reports.
@@ -212,8 +214,9 @@ impl BackupServer {
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
-    /// Waits until the archive has a segment. Fails after `timeout`, and as soon as the server
-    /// reports the segment as archived while the archive does not have it.
+    /// Waits until the archive has a segment of this server. Fails after `timeout`, as soon as the
+    /// server reports the segment as archived while the archive does not have it, and as soon as
+    /// another server's file is found under the name of one of its own.
     pub fn await_segment(
         &self,
         pgdata: &Path,
@@ -222,25 +225,44 @@ impl BackupServer {
         timeout: Duration,
     ) -> Result<()> {
         let begun = Instant::now();
-        let mut wait = MAX_POLL_INTERVAL / 16;
-        while !archive.has_wal(WalName::Segment(name))? {
+        let mut wait = MIN_POLL_INTERVAL;
+        loop {
+            let has = archive.has_wal(WalName::Segment(name))?;
+            // A standby does not report what its primary archives.
+            if has && self.found.in_recovery {
+                return Ok(());
+            }
             self.check()?;
             let archiver = self.archiver()?;
-            // A standby does not report what its primary archives.
             let is_reported = !self.found.in_recovery && archiver.counts(pgdata, name);
             // walpush stores a segment before the server reports it as archived.
-            if is_reported && !archive.has_wal(WalName::Segment(name))? {
+            if is_reported && !has && !archive.has_wal(WalName::Segment(name))? {
                 return Err(Error::new(
                     Kind::Refused,
                     format!("the server reports {name} as archived, but the repository does not have it"),
                 )
                 .hint("archive_command leads somewhere else: another configuration, another cluster's name, or no walpush at all"));
             }
+            if has && is_reported {
+                return Ok(());
+            }
+            // A segment that arrives is usually reported at once; otherwise its name may be taken.
+            if !self.found.in_recovery
+                && (archiver.failing().is_some() || begun.elapsed() > MAX_POLL_INTERVAL)
+            {
+                if let Some(failed) = archiver.failed_file() {
+                    own::compare(pgdata, archive, failed)?;
+                }
+                if has && own::compare(pgdata, archive, WalName::Segment(name))?.is_some() {
+                    return Ok(());
+                }
+            }
             if begun.elapsed() > timeout {
                 let failed = archiver.failing().map_or_else(String::new, |last| format!("; {last}"));
+                let arrived = if has { "was not reported as archived" } else { "did not arrive" };
                 return Err(Error::new(
                     Kind::Timeout,
-                    format!("{name} did not arrive within {timeout:?}{failed}"),
+                    format!("{name} {arrived} within {timeout:?}{failed}"),
                 )
                 .hint(if self.can_switch() {
                     "the server's log has the reason why archive_command fails; `walkeep check` looks at the rest"
@@ -251,7 +273,6 @@ impl BackupServer {
             std::thread::sleep(wait);
             wait = (wait * 2).min(MAX_POLL_INTERVAL);
         }
-        Ok(())
     }
 
     /// Returns the position up to which a server that takes writes has written WAL.

@@ -127,17 +127,29 @@ pub struct Edges {
     broken: Option<Lsn>,
 }
 
-impl Edges {
-    /// Reads the records of a segment. `None` when it has none: nothing can be compared then.
-    pub fn of(segment: &[u8]) -> Option<Edges> {
-        let mut scan = RecordScan::default();
-        let mut first = None;
-        let _ = scan.segment(segment, |found| {
+/// Reader of one segment, in pieces, for its edges.
+#[derive(Debug, Default)]
+pub struct EdgeScan {
+    scan: RecordScan,
+    /// `xl_prev` of the first record that begins in the segment.
+    first: Option<Lsn>,
+}
+
+impl EdgeScan {
+    /// Reads the next piece, which begins at `offset` in the segment.
+    pub fn piece(&mut self, offset: u64, piece: &[u8]) {
+        let first = &mut self.first;
+        // A single segment continues nothing, so it has no seam.
+        let _ = self.scan.piece(offset, piece, |found| {
             first.get_or_insert(found.previous);
         });
-        let entry = scan.entry?;
-        let open = scan.open.as_ref();
-        let first_previous = first.or_else(|| open.and_then(|open| open.previous()));
+    }
+
+    /// Returns the edges; `None` when the segment has no record: nothing can be compared then.
+    pub fn finish(self) -> Option<Edges> {
+        let entry = self.scan.entry?;
+        let open = self.scan.open.as_ref();
+        let first_previous = self.first.or_else(|| open.and_then(PartialRecord::previous));
         if first_previous.is_none() && open.is_none() && entry.rest == 0 {
             return None;
         }
@@ -146,10 +158,19 @@ impl Edges {
             rest: entry.rest,
             overwrites: entry.overwrites,
             first_previous,
-            last: scan.last,
+            last: self.scan.last,
             open: open.map(|open| (open.begin, open.missing())),
-            broken: scan.broken,
+            broken: self.scan.broken,
         })
+    }
+}
+
+impl Edges {
+    /// Reads the edges of a segment; see [`EdgeScan::finish`].
+    pub fn of(segment: &[u8]) -> Option<Edges> {
+        let mut scan = EdgeScan::default();
+        scan.piece(0, segment);
+        scan.finish()
     }
 
     /// Finds the seam between this segment and the next one. The begin of a record that fills whole
@@ -180,85 +201,144 @@ struct SegmentEntry {
     overwrites: bool,
 }
 
-/// Reader of consecutive segments and of the records that span them. A segment at another position
-/// than behind the last one begins a new chain.
+/// Format of the pages of a segment.
+#[derive(Debug, Clone, Copy)]
+struct PageFormat {
+    size: usize,
+    magic: u16,
+    major: u32,
+    /// Bit of a page whose first record replaces the rest of one that was never completed
+    /// (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
+    overwrite_flag: u16,
+    segment_size: u64,
+}
+
+/// Reader of consecutive segments, whole or in pieces, and of the records that span them. A segment
+/// at another position than behind the last one begins a new chain.
 #[derive(Debug, Default)]
 pub struct RecordScan {
-    /// The last segment; `None` before the first one.
+    /// The last segment, and the format of its pages; `None` before the first one.
     entry: Option<SegmentEntry>,
-    /// Position behind it.
+    format: Option<PageFormat>,
+    /// Position behind the last page that was read.
     next: Option<Lsn>,
+    /// Bytes behind that position that are not a whole page.
+    carry: Vec<u8>,
     /// Begin of the last complete record of the chain.
     last: Option<Lsn>,
-    /// Record that continues in the next segment.
+    /// Record that continues.
     open: Option<PartialRecord>,
     /// Begin of a record that was never completed, which the next record has to name.
     aborted: Option<Lsn>,
     /// Position at which the chain ended before the end of a segment.
     broken: Option<Lsn>,
+    /// Whether the rest of the segment belongs to a segment switch.
+    is_switched: bool,
+    /// Whether the segment has to continue a chain and no record of it has been accepted yet.
+    is_entering: bool,
 }
 
 /// End of the chain, at this position.
 struct Broken(Lsn);
 
 impl RecordScan {
-    /// Reads the next segment. Calls `each` with every record that ends in it, up to the first bytes
-    /// that are not a record or do not continue the record before.
+    /// Reads the next segment; see [`RecordScan::piece`].
+    pub fn segment(&mut self, segment: &[u8], each: impl FnMut(FoundRecord)) -> Option<Seam> {
+        self.piece(0, segment, each)
+    }
+
+    /// Reads the next piece of a segment, which begins at `offset` in it; the first piece has the
+    /// whole first page. Calls `each` with every record that ends in it, up to the first bytes that
+    /// are not a record or do not continue the record before.
     ///
-    /// Returns the seam between this segment and the one before. The end of the records within the
-    /// last segment is not a seam: WAL may end there.
-    pub fn segment(&mut self, segment: &[u8], mut each: impl FnMut(FoundRecord)) -> Option<Seam> {
-        let Some(mut reader) = RecordReader::open(segment) else {
+    /// Returns the seam between this segment and the one before, once. The end of the records within
+    /// the last segment is not a seam: WAL may end there.
+    pub fn piece(&mut self, offset: u64, piece: &[u8], mut each: impl FnMut(FoundRecord)) -> Option<Seam> {
+        if offset == 0 {
+            self.carry.clear();
+            if let Some(seam) = self.begin(piece) {
+                return Some(seam);
+            }
+        }
+        let format = self.format?;
+        if self.carry.is_empty() {
+            let whole = piece.len() - piece.len() % format.size;
+            let (pages, rest) = piece.split_at(whole);
+            self.carry.extend_from_slice(rest);
+            return self.pages(format, pages, &mut each);
+        }
+        let mut pages = std::mem::take(&mut self.carry);
+        pages.extend_from_slice(piece);
+        self.carry = pages.split_off(pages.len() - pages.len() % format.size);
+        self.pages(format, &pages, &mut each)
+    }
+
+    /// Begins a segment with its first page.
+    fn begin(&mut self, piece: &[u8]) -> Option<Seam> {
+        let Some((entry, format)) = first_page(piece) else {
             // Not a segment at all: nothing continues here.
             return std::mem::take(self).next.map(|at| Seam { at });
         };
-        let entry = reader.entry;
         let has_begun = self.last.is_some() || self.open.is_some();
         if self.next != Some(entry.start) || !has_begun {
             *self = RecordScan::default();
         }
-        self.entry = Some(entry);
-        self.next = Some(Lsn(entry.start.0 + segment.len() as u64));
-        if let Some(at) = self.broken {
-            return Some(Seam { at });
-        }
-        if let Err(Broken(at)) = self.enter(&mut reader, &mut each) {
-            self.broken = Some(at);
-            return (self.last.is_some() || self.open.is_some()).then_some(Seam { at });
-        }
-        if self.open.is_none() {
-            self.broken = self.read(&mut reader, &mut each).err().map(|Broken(at)| at);
-        }
-        None
+        self.is_entering = self.next.is_some();
+        self.is_switched = false;
+        (self.entry, self.format, self.next) = (Some(entry), Some(format), Some(entry.start));
+        self.broken.map(|at| Seam { at })
     }
 
-    /// Reads the rest of a record that began before the segment.
-    fn enter(
+    /// Reads whole pages.
+    fn pages(
+        &mut self,
+        format: PageFormat,
+        pages: &[u8],
+        each: &mut impl FnMut(FoundRecord),
+    ) -> Option<Seam> {
+        let (entry, start) = (self.entry?, self.next?);
+        self.next = Some(Lsn(start.0.checked_add(pages.len() as u64)?));
+        if self.broken.is_some() || self.is_switched || pages.is_empty() {
+            return None;
+        }
+        let mut reader = RecordReader { pages, format, start, at: 0 };
+        let read = if start == entry.start {
+            reader.at = LONG_HEADER;
+            self.enter(entry, &mut reader, each)
+        } else {
+            self.resume(&mut reader, each)
+        };
+        let read =
+            read.and_then(|()| if self.open.is_none() { self.read(&mut reader, each) } else { Ok(()) });
+        self.broken = read.err().map(|Broken(at)| at);
+        self.broken.filter(|_| std::mem::take(&mut self.is_entering)).map(|at| Seam { at })
+    }
+
+    /// Reads the rest of a record that began in an earlier piece.
+    fn resume(
         &mut self,
         reader: &mut RecordReader<'_>,
         each: &mut impl FnMut(FoundRecord),
     ) -> Result<(), Broken> {
-        let SegmentEntry { start, rest, overwrites } = reader.entry;
-        let mut open = match self.open.take() {
-            Some(open) if overwrites => {
-                self.aborted = open.begin;
-                return Ok(());
-            }
-            Some(open) if open.missing() == rest => open,
-            None if rest == 0 => return Ok(()),
-            None if self.last.is_none() => PartialRecord::unknown(rest),
-            open => {
-                let at = open.as_ref().and_then(|open| open.begin).unwrap_or(start);
-                self.open = open;
-                return Err(Broken(at));
-            }
-        };
-        let begin = open.begin.unwrap_or(start);
+        match self.open.take() {
+            Some(open) => self.follow(reader, open, each),
+            None => Ok(()),
+        }
+    }
+
+    fn follow(
+        &mut self,
+        reader: &mut RecordReader<'_>,
+        mut open: PartialRecord,
+        each: &mut impl FnMut(FoundRecord),
+    ) -> Result<(), Broken> {
+        let begin = open.begin.unwrap_or(reader.start);
         match reader.follow(&mut open) {
             Follow::Complete => self.end_record(reader, open, each),
             Follow::Open => {
+                let continues = open.previous().zip(self.last).is_none_or(|(a, b)| a == b);
                 self.open = Some(open);
-                Ok(())
+                if continues { Ok(()) } else { Err(Broken(begin)) }
             }
             Follow::Overwritten => {
                 self.aborted = open.begin;
@@ -268,7 +348,31 @@ impl RecordScan {
         }
     }
 
-    /// Reads the records that begin in the segment.
+    /// Enters a segment: reads the rest of a record that began before it.
+    fn enter(
+        &mut self,
+        entry: SegmentEntry,
+        reader: &mut RecordReader<'_>,
+        each: &mut impl FnMut(FoundRecord),
+    ) -> Result<(), Broken> {
+        let SegmentEntry { start, rest, overwrites } = entry;
+        match self.open.take() {
+            Some(open) if overwrites => {
+                self.aborted = open.begin;
+                Ok(())
+            }
+            Some(open) if open.missing() == rest => self.follow(reader, open, each),
+            None if rest == 0 => Ok(()),
+            None if self.last.is_none() => self.follow(reader, PartialRecord::unknown(rest), each),
+            open => {
+                let at = open.as_ref().and_then(|open| open.begin).unwrap_or(start);
+                self.open = open;
+                Err(Broken(at))
+            }
+        }
+    }
+
+    /// Reads the records that begin in these pages.
     fn read(
         &mut self,
         reader: &mut RecordReader<'_>,
@@ -283,16 +387,10 @@ impl RecordScan {
                 self.found(reader, begin, record, each)?;
                 continue;
             }
-            let mut open = PartialRecord::new(begin, reader.length().ok_or(Broken(begin))?);
-            match reader.follow(&mut open) {
-                Follow::Complete => self.end_record(reader, open, each)?,
-                Follow::Open => {
-                    let continues = open.previous().zip(self.last).is_none_or(|(a, b)| a == b);
-                    self.open = Some(open);
-                    return if continues { Ok(()) } else { Err(Broken(begin)) };
-                }
-                Follow::Overwritten => self.aborted = Some(begin),
-                Follow::Broken => return Err(Broken(begin)),
+            let open = PartialRecord::new(begin, reader.length().ok_or(Broken(begin))?);
+            self.follow(reader, open, each)?;
+            if self.open.is_some() {
+                return Ok(());
             }
         }
         Ok(())
@@ -323,20 +421,57 @@ impl RecordScan {
         each: &mut impl FnMut(FoundRecord),
     ) -> Result<(), Broken> {
         let previous = u64_at(record, PREVIOUS).map(Lsn).ok_or(Broken(begin))?;
-        let meaning = Meaning::of(record, reader.major);
+        let meaning = Meaning::of(record, reader.format.major);
         let is_continuing = self.last.is_none_or(|last| last == previous)
             && self.aborted.take().is_none_or(|of| meaning == Meaning::OverwriteContrecord { aborted: of });
         if !is_continuing {
             return Err(Broken(begin));
         }
+        let mut end = reader.position();
         if meaning == Meaning::Switch {
             // The rest of the segment belongs to this record.
-            reader.at = reader.segment.len();
+            self.is_switched = true;
+            reader.at = reader.pages.len();
+            let segment_end = end.0.checked_next_multiple_of(reader.format.segment_size);
+            end = Lsn(segment_end.ok_or(Broken(begin))?);
         }
         self.last = Some(begin);
-        each(FoundRecord { begin, end: reader.position(), next: reader.next_begin(), previous, meaning });
+        self.is_entering = false;
+        each(FoundRecord { begin, end, next: reader.format.behind(end), previous, meaning });
         Ok(())
     }
+}
+
+impl PageFormat {
+    /// Begin of the record behind one that ends here: behind the page header if a page begins here.
+    fn behind(&self, end: Lsn) -> Lsn {
+        let header = match end.0 {
+            at if at.is_multiple_of(self.segment_size) => LONG_HEADER,
+            at if at.is_multiple_of(self.size as u64) => SHORT_HEADER,
+            _ => 0,
+        };
+        Lsn(end.0.saturating_add(header as u64))
+    }
+}
+
+/// Decodes the first page header of a segment.
+fn first_page(segment: &[u8]) -> Option<(SegmentEntry, PageFormat)> {
+    let header = SegmentHeader::parse(segment).ok()?;
+    let segment_size = header.segment_size.bytes();
+    header.page_address.checked_add(segment_size)?; // no position in it is beyond 64 bits
+    let size = usize::try_from(header.block_size).ok()?;
+    if !size.is_power_of_two() || size < 1024 || segment_size < size as u64 {
+        return None;
+    }
+    // PostgreSQL 19 removed the flag that had this bit before.
+    let overwrite_flag = if header.major >= 19 { 0x0004 } else { 0x0008 };
+    let flags = u16_at(segment, 2)?;
+    let rest = if flags & CONTINUES == 0 { 0 } else { usize::try_from(u32_at(segment, 16)?).ok()? };
+    let start = Lsn(header.page_address);
+    let entry = SegmentEntry { start, rest, overwrites: flags & overwrite_flag != 0 };
+    let format =
+        PageFormat { size, magic: u16_at(segment, 0)?, major: header.major, overwrite_flag, segment_size };
+    Some((entry, format))
 }
 
 /// Whether the CRC of a record is correct. It covers the header last, up to the CRC itself
@@ -405,70 +540,37 @@ enum Follow {
     Broken,
 }
 
-/// Reader of the pages of one segment.
+/// Reader of consecutive pages of a segment.
 struct RecordReader<'a> {
-    segment: &'a [u8],
-    page_size: usize,
-    magic: u16,
-    major: u32,
-    /// Bit of a page whose first record replaces the rest of one that was never completed
-    /// (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
-    overwrite_flag: u16,
-    entry: SegmentEntry,
+    pages: &'a [u8],
+    format: PageFormat,
+    /// Position of the first page.
+    start: Lsn,
     at: usize,
 }
 
 impl<'a> RecordReader<'a> {
-    /// Reads the first page header.
-    fn open(segment: &'a [u8]) -> Option<RecordReader<'a>> {
-        let header = SegmentHeader::parse(segment).ok()?;
-        header.page_address.checked_add(segment.len() as u64)?; // no position in it is beyond 64 bits
-        let page_size = usize::try_from(header.block_size).ok()?;
-        if !page_size.is_power_of_two() || page_size < 1024 || !segment.len().is_multiple_of(page_size) {
-            return None;
-        }
-        // PostgreSQL 19 removed the flag that had this bit before.
-        let overwrite_flag = if header.major >= 19 { 0x0004 } else { 0x0008 };
-        let flags = u16_at(segment, 2)?;
-        let rest = if flags & CONTINUES == 0 { 0 } else { usize::try_from(u32_at(segment, 16)?).ok()? };
-        Some(RecordReader {
-            segment,
-            page_size,
-            magic: u16_at(segment, 0)?,
-            major: header.major,
-            overwrite_flag,
-            entry: SegmentEntry {
-                start: Lsn(header.page_address),
-                rest,
-                overwrites: flags & overwrite_flag != 0,
-            },
-            at: LONG_HEADER,
-        })
-    }
-
     fn is_at_end(&self) -> bool {
-        self.at >= self.segment.len()
+        self.at >= self.pages.len()
     }
 
     fn position(&self) -> Lsn {
-        Lsn(self.entry.start.0 + self.at as u64)
+        Lsn(self.start.0 + self.at as u64)
     }
 
-    /// Position of the next record: behind the page header if a page begins here.
-    fn next_begin(&self) -> Lsn {
-        let header = match self.at {
-            at if at == self.segment.len() => LONG_HEADER,
-            at if at.is_multiple_of(self.page_size) => SHORT_HEADER,
-            _ => 0,
-        };
-        Lsn(self.position().0 + header as u64)
+    fn is_at_page(&self) -> bool {
+        self.at.is_multiple_of(self.format.size)
+    }
+
+    fn in_page(&self) -> usize {
+        self.format.size - self.at % self.format.size
     }
 
     /// Returns flags and `xlp_rem_len` of the page that begins here; `None` if the page does not
     /// belong to this WAL: the end of WAL is followed by pages of an older segment.
     fn page(&self) -> Option<(u16, usize)> {
-        let header = self.segment.get(self.at..self.at + SHORT_HEADER)?;
-        if u16_at(header, 0)? != self.magic || u64_at(header, 8)? != self.position().0 {
+        let header = self.pages.get(self.at..self.at + SHORT_HEADER)?;
+        if u16_at(header, 0)? != self.format.magic || u64_at(header, 8)? != self.position().0 {
             return None;
         }
         Some((u16_at(header, 2)?, usize::try_from(u32_at(header, 16)?).ok()?))
@@ -477,7 +579,7 @@ impl<'a> RecordReader<'a> {
     /// Goes to the record that begins here, behind the page header if there is one, and returns its
     /// position.
     fn enter_record(&mut self) -> Result<Lsn, Broken> {
-        if self.at.is_multiple_of(self.page_size) {
+        if self.is_at_page() {
             let broken = Broken(self.position());
             match self.page() {
                 Some((flags, _)) if flags & CONTINUES == 0 => self.at += SHORT_HEADER,
@@ -491,15 +593,15 @@ impl<'a> RecordReader<'a> {
     /// Length of the record that begins here. The field never crosses a page, since records begin at
     /// multiples of eight.
     fn length(&self) -> Option<usize> {
-        let length = usize::try_from(u32_at(self.segment, self.at + LENGTH)?).ok()?;
+        let length = usize::try_from(u32_at(self.pages, self.at + LENGTH)?).ok()?;
         (RECORD_HEADER..=MAX_LENGTH).contains(&length).then_some(length)
     }
 
     /// Reads the record that begins here, if it lies in one page.
     fn whole(&mut self) -> Option<&'a [u8]> {
         let length = self.length()?;
-        let in_page = self.page_size - self.at % self.page_size;
-        let record = (length <= in_page).then(|| self.segment.get(self.at..self.at + length)).flatten()?;
+        let record =
+            (length <= self.in_page()).then(|| self.pages.get(self.at..self.at + length)).flatten()?;
         self.at = (self.at + length).next_multiple_of(8);
         Some(record)
     }
@@ -510,17 +612,19 @@ impl<'a> RecordReader<'a> {
             if self.is_at_end() {
                 return Follow::Open;
             }
-            if self.at.is_multiple_of(self.page_size) {
+            if self.is_at_page() {
                 match self.page() {
-                    Some((flags, _)) if flags & self.overwrite_flag != 0 => return Follow::Overwritten,
+                    Some((flags, _)) if flags & self.format.overwrite_flag != 0 => {
+                        return Follow::Overwritten;
+                    }
                     Some((flags, rest)) if flags & CONTINUES != 0 && rest == open.missing() => {
                         self.at += SHORT_HEADER;
                     }
                     _ => return Follow::Broken,
                 }
             }
-            let step = open.missing().min(self.page_size - self.at % self.page_size);
-            let Some(piece) = self.segment.get(self.at..self.at + step) else {
+            let step = open.missing().min(self.in_page());
+            let Some(piece) = self.pages.get(self.at..self.at + step) else {
                 return Follow::Broken;
             };
             open.push(piece);

@@ -2,11 +2,13 @@
 //! the facts about it that a plan needs before anything is restored. Does not know targets: the
 //! caller decides record by record where recovery stops.
 //!
-//! A second thread reads and decompresses the next segment while the records of this one are read,
-//! so at most two segments are in memory.
+//! A second thread reads, decompresses and hashes the segments while this one reads their records;
+//! only some pieces of a segment are in memory. The hash of a segment is known after its records:
+//! when it is wrong, the walk fails and the caller has to forget what it was called with.
 
 use super::Archive;
 use super::catalog::Inventory;
+use super::object::StoredWal;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
@@ -162,17 +164,19 @@ impl Walk<'_> {
         mut each: impl FnMut(&FoundRecord) -> Step,
     ) -> Result<ReplayFacts> {
         let mut facts = ReplayFacts::default();
-        let (archive, size, is_cancelled) = (self.archive, self.segment_size, self.is_cancelled);
+        let reader =
+            SegmentReader { archive: self.archive, size: self.segment_size, is_cancelled: self.is_cancelled };
         std::thread::scope(|scope| {
-            let (sender, segments) = sync_channel(0);
-            let read = in_span(Span::current(), move || {
-                read_all(archive, size, is_cancelled, names, &sender);
-            });
+            let (sender, pieces) = sync_channel(PIECES);
+            let read = in_span(Span::current(), move || reader.send_all(names, &sender));
             let thread = std::thread::Builder::new().name("wal".to_owned());
             let reader = thread.spawn_scoped(scope, read).map_err(|e| Error::from_io("start a thread", e))?;
             let mut scan = RecordScan::default();
-            for segment in &segments {
-                let (name, bytes): (SegmentName, Vec<u8>) = segment?;
+            for piece in &pieces {
+                let Piece { name, offset, bytes } = piece?;
+                if facts.stop.is_some() && offset == 0 {
+                    break; // The segment with the stop was read to its end, so its hash is right.
+                }
                 let mut take = |found: FoundRecord| {
                     if facts.seam.is_some() {
                         facts.end = Some(found.end);
@@ -180,63 +184,78 @@ impl Walk<'_> {
                         facts.take(&found, each(&found));
                     }
                 };
-                if let Some(seam) = scan.segment(&bytes, &mut take) {
+                if let Some(seam) = scan.piece(offset, &bytes, &mut take) {
                     facts.seam.get_or_insert(FoundSeam { at: seam.at, segment: name });
                     // What is behind it is a chain of its own.
                     scan = RecordScan::default();
-                    let _ = scan.segment(&bytes, |found| facts.end = Some(found.end));
+                    let _ = scan.piece(offset, &bytes, |found| facts.end = Some(found.end));
                 }
                 (self.progress)(bytes.len() as u64);
-                if facts.stop.is_some() {
-                    break;
-                }
             }
-            drop(segments);
+            drop(pieces);
             reader.join().map_err(|_| Error::defect("the thread that reads WAL panicked"))?;
             Ok(facts)
         })
     }
 }
 
-/// Sends the segments, up to the first error or until nothing is received any more.
-fn read_all(
-    archive: &Archive,
-    size: SegmentSize,
-    is_cancelled: &(dyn Fn() -> bool + Sync),
-    names: impl Iterator<Item = Result<SegmentName>>,
-    sender: &SyncSender<Result<(SegmentName, Vec<u8>)>>,
-) {
-    for name in names {
-        let read = match name {
-            Ok(_) if is_cancelled() => Err(Error::new(Kind::Failed, "reading the WAL was interrupted")),
-            Ok(name) => read_segment(archive, name, size).map(|bytes| (name, bytes)),
-            Err(error) => Err(error),
-        };
-        let is_last = read.is_err();
-        if sender.send(read).is_err() || is_last {
-            return;
-        }
-    }
+/// Number of pieces of segments that wait for the thread that reads their records.
+const PIECES: usize = 8;
+
+/// Part of a segment.
+struct Piece {
+    name: SegmentName,
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
-/// Reads a segment, and checks that it is the cluster's and has the expected size.
-///
-/// # Errors
-///
-/// `Hole` when it is missing, `Damage` and `Identity` for other content, errors of the repository.
-pub fn read_segment(archive: &Archive, name: SegmentName, size: SegmentSize) -> Result<Vec<u8>> {
-    let read = || -> Result<Vec<u8>> {
-        let stored = archive.get_wal(WalName::Segment(name))?;
-        let stored = stored
-            .ok_or_else(|| Error::new(Kind::Hole, "the segment is missing although later ones exist"))?;
-        check_size(stored.size(), size)?;
-        let (_, bytes) = stored.read_all(size.bytes())?;
-        let lineage = archive.lineage();
-        let header = SegmentHeader::parse(&bytes)?;
-        header.check(name, bytes.len() as u64, lineage.system_identifier, lineage.major)?;
-        Ok(bytes)
-    };
-    read().doing(|| format!("read {name} of repository {}", archive.repository().name()))
+/// The second thread of a walk.
+struct SegmentReader<'a> {
+    archive: &'a Archive,
+    size: SegmentSize,
+    is_cancelled: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl SegmentReader<'_> {
+    /// Sends the segments, up to the first error or until nothing is received any more.
+    fn send_all(&self, names: impl Iterator<Item = Result<SegmentName>>, sender: &SyncSender<Result<Piece>>) {
+        for name in names {
+            let sent = match name {
+                Ok(_) if (self.is_cancelled)() => {
+                    Err(Error::new(Kind::Failed, "reading the WAL was interrupted"))
+                }
+                Ok(name) => self.send(name, sender),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = sent {
+                // Fails when the receiver has left, which is why `send` failed too.
+                let _ = sender.send(Err(error));
+                return;
+            }
+        }
+    }
+
+    /// Reads a segment, checks that it is the cluster's and has the expected size, and sends it.
+    fn send(&self, name: SegmentName, sender: &SyncSender<Result<Piece>>) -> Result<()> {
+        let read = || -> Result<()> {
+            let missing = || Error::new(Kind::Hole, "the segment is missing although later ones exist");
+            let stored = self.archive.get_wal(WalName::Segment(name))?.ok_or_else(missing)?;
+            let size = stored.size();
+            check_size(size, self.size)?;
+            let lineage = self.archive.lineage();
+            let each = |_, piece: &[u8], offset| {
+                if offset == 0 {
+                    let header = SegmentHeader::parse(piece)?;
+                    header.check(name, size, lineage.system_identifier, lineage.major)?;
+                }
+                let piece = Piece { name, offset, bytes: piece.to_vec() };
+                sender.send(Ok(piece)).map_err(|_| Error::new(Kind::Failed, "the walk has ended"))
+            };
+            let read = StoredWal::read_together(vec![stored], each).pop();
+            read.unwrap_or_else(|| Err(Error::defect("a segment was not read"))).map(|_| ())
+        };
+        read().doing(|| format!("read {name} of repository {}", self.archive.repository().name()))
+    }
 }
 
 /// Checks the size of a stored segment against the size that the cluster's segments have.

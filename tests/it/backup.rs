@@ -7,6 +7,7 @@ mod checksums;
 mod clock;
 mod content;
 mod faults;
+mod foreign;
 mod interrupted;
 mod many;
 mod pooler;

@@ -224,7 +224,7 @@ impl PushAhead {
         let look = Arc::clone(&queue);
         // If the thread cannot be started, the first thread that stores a segment looks.
         let thread = std::thread::Builder::new().name("look ahead".to_owned());
-        let _ = thread.spawn(in_span(Span::current(), move || drop(look.refused())));
+        let _ = thread.spawn(in_span(Span::current(), move || look.refused()));
         let stop = Arc::clone(&queue.stop);
         for _ in 0..threads {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
