@@ -112,7 +112,7 @@ fn await_wal(options: &Options, server: &BackupServer, archive: &Archive, wal: W
     let mut name = wal.first;
     while name <= wal.last {
         let left = options.archive_timeout.saturating_sub(begun.elapsed());
-        server.await_segment(&options.pgdata, archive, name, left)?;
+        server.await_own_segment(&options.pgdata, archive, name, left)?;
         name = name.next(server.found.segment_size);
     }
     Ok(())

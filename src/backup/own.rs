@@ -9,7 +9,7 @@ use crate::pg::record::{FoundRecord, Meaning};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::Archive;
 use crate::repo::record::WalRange;
-use crate::repo::replay::{Step, Walk};
+use crate::repo::replay::{Step, Walk, check_size};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -35,6 +35,13 @@ pub(super) fn compare(pgdata: &Path, archive: &Archive, name: WalName) -> Result
     let Some(stored) = archive.get_wal(name)? else {
         return Ok(None);
     };
+    if let WalName::Segment(_) = name
+        && let Ok(own) = SegmentSize::try_from(file.metadata().doing("look at its size")?.len())
+    {
+        check_size(stored.size(), own)
+            .map_err(|error| error.with_kind(Kind::Conflict))
+            .doing(|| format!("compare {name} with repository {}", archive.repository().name()))?;
+    }
     let own = hash_of(&mut file).doing(|| format!("read {}", path.display()))?;
     match stored.header.sha256 {
         Some(hash) if hash == own => Ok(Some(())),
@@ -117,7 +124,7 @@ impl BackupRecords {
             self.note(found);
             Step::Replay
         })?;
-        let _ = facts.without_seam().map_err(|error| error.hint(HINT))?;
+        let _ = facts.without_seam().map_err(|error| error.with_kind(Kind::Conflict).hint(HINT))?;
         let missing = if !self.has_checkpoint {
             format!("the checkpoint of the backup, at {}, is", self.checkpoint)
         } else if !self.has_end {

@@ -12,6 +12,7 @@ use crate::pg::segment::{TimelineId, WalName};
 use crate::progress;
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
+use crate::repo::replay::check_size;
 use crate::repo::{Archive, Repository};
 use std::time::Duration;
 use tracing::Span;
@@ -51,6 +52,11 @@ pub(super) fn prepare<'a>(
     let announced = Announcement::begin(&archive, heartbeat, &options.random).doing("announce the backup")?;
     repository.clean(options.garbage_before)?;
     check_history(&archive, server.found.timeline)?;
+    if let Some(size) = archive.any_segment_size()? {
+        check_size(size.bytes(), server.found.segment_size)
+            .map_err(|error| error.with_kind(Kind::Refused))
+            .doing("look at the WAL in the repository")?;
+    }
     // A full backup compares with its parent only to test the WAL summaries.
     let mut earlier = if options.full && !uses_summaries(options, server) {
         Earlier::default()
@@ -85,7 +91,7 @@ fn first_wal(options: &Options, server: &BackupServer, archive: &Archive) -> Res
         progress::step("waiting for a first segment to arrive in the repository");
         let probe = server.switch_segment()?;
         let timeout = FIRST_SEGMENT_TIMEOUT.min(options.archive_timeout);
-        server.await_segment(&options.pgdata, archive, probe, timeout)?;
+        server.await_own_segment(&options.pgdata, archive, probe, timeout)?;
         if !server.found.in_recovery {
             return Ok(probe.start(server.found.segment_size));
         }

@@ -214,9 +214,8 @@ impl BackupServer {
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
-    /// Waits until the archive has a segment of this server. Fails after `timeout`, as soon as the
-    /// server reports the segment as archived while the archive does not have it, and as soon as
-    /// another server's file is found under the name of one of its own.
+    /// Waits until the archive has a segment, whoever stored it. Fails after `timeout`, and as soon as
+    /// the server reports the segment as archived while the archive does not have it.
     pub fn await_segment(
         &self,
         pgdata: &Path,
@@ -224,16 +223,39 @@ impl BackupServer {
         name: SegmentName,
         timeout: Duration,
     ) -> Result<()> {
+        self.await_archived(pgdata, archive, name, timeout, false)
+    }
+
+    /// Waits until the archive has a segment of this server, like [`BackupServer::await_segment`].
+    /// Fails also as soon as another server's file is found under the name of one of its own.
+    pub(super) fn await_own_segment(
+        &self,
+        pgdata: &Path,
+        archive: &Archive,
+        name: SegmentName,
+        timeout: Duration,
+    ) -> Result<()> {
+        self.await_archived(pgdata, archive, name, timeout, !self.found.in_recovery)
+    }
+
+    fn await_archived(
+        &self,
+        pgdata: &Path,
+        archive: &Archive,
+        name: SegmentName,
+        timeout: Duration,
+        must_be_own: bool,
+    ) -> Result<()> {
         let begun = Instant::now();
         let mut wait = MIN_POLL_INTERVAL;
         loop {
             let has = archive.has_wal(WalName::Segment(name))?;
-            // A standby does not report what its primary archives.
-            if has && self.found.in_recovery {
+            if has && !must_be_own {
                 return Ok(());
             }
             self.check()?;
             let archiver = self.archiver()?;
+            // A standby does not report what its primary archives.
             let is_reported = !self.found.in_recovery && archiver.counts(pgdata, name);
             // walpush stores a segment before the server reports it as archived.
             if is_reported && !has && !archive.has_wal(WalName::Segment(name))? {
@@ -247,9 +269,7 @@ impl BackupServer {
                 return Ok(());
             }
             // A segment that arrives is usually reported at once; otherwise its name may be taken.
-            if !self.found.in_recovery
-                && (archiver.failing().is_some() || begun.elapsed() > MAX_POLL_INTERVAL)
-            {
+            if must_be_own && (archiver.failing().is_some() || begun.elapsed() > MAX_POLL_INTERVAL) {
                 if let Some(failed) = archiver.failed_file() {
                     own::compare(pgdata, archive, failed)?;
                 }

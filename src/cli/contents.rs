@@ -62,7 +62,8 @@ impl Contents {
     /// Reads a repository; `server` is the timeline of the cluster's server.
     pub fn read(archive: Archive, server: &ServerTimeline, now: jiff::Timestamp) -> Result<Contents> {
         let want = Want { data: true, pins: true, drills: true, verified: true };
-        let survey = Survey::read(&archive, want)?;
+        let mut survey = Survey::read(&archive, want)?;
+        survey.look_for_seams(&archive)?;
         let branches = survey.branches(server, now);
         let windows = survey.windows(&archive, &branches)?;
         let pins = survey.pins_at(now).into_iter().map(|(id, pin)| (id.to_owned(), pin)).collect();

@@ -402,9 +402,8 @@ fn gaps(stock: &RepositoryStock) -> Finding {
         return passed(name, stock);
     };
     let detail = format!(
-        "{} to {} is missing{}: no moment behind it can be restored from a backup before it",
-        first.gap.first,
-        first.gap.last,
+        "{}{}: no moment behind it can be restored from a backup before it",
+        missing(first),
         and_more(open.len())
     );
     finding(Light::Red, name, detail).hint(
@@ -412,11 +411,19 @@ fn gaps(stock: &RepositoryStock) -> Finding {
     )
 }
 
+/// Describes a gap.
+fn missing(hole: &Hole) -> String {
+    match hole.gap.seam {
+        Some(_) => hole.gap.describe(),
+        None => format!("{} to {} is missing", hole.gap.first, hole.gap.last),
+    }
+}
+
 /// Judges gaps of which none is open.
 fn passed(name: &'static str, stock: &RepositoryStock) -> Finding {
     let about = |gap: &Hole, count: usize| {
         let note = gap.note().map_or_else(String::new, |note| format!(": {note}"));
-        format!("{} to {} is missing{}{note}", gap.gap.first, gap.gap.last, and_more(count))
+        format!("{}{}{note}", missing(gap), and_more(count))
     };
     let passed: Vec<&Hole> = stock.gaps.iter().filter(|gap| gap.state == HoleState::Passed).collect();
     match (passed.last(), stock.gaps.last()) {

@@ -29,7 +29,8 @@ pub(super) fn read(
 ) -> Result<RepositoryStock> {
     let mut growth = Growth::new(now);
     let want = Want { data: true, pins: true, drills: true, verified: true };
-    let survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
+    let mut survey = Survey::read_each(archive, want, |_, listed| growth.add(listed.modified, listed.size))?;
+    survey.look_for_seams(archive)?;
     let branches = survey.branches(server, now);
     let windows = survey.windows(archive, &branches)?;
     let mut gaps = survey.holes(&branches, Some(&windows), now);

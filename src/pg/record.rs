@@ -133,16 +133,26 @@ pub struct EdgeScan {
     scan: RecordScan,
     /// `xl_prev` of the first record that begins in the segment.
     first: Option<Lsn>,
+    /// Checkpoints, and ends of backups, that lie wholly in the segment.
+    landmarks: Vec<FoundRecord>,
 }
 
 impl EdgeScan {
     /// Reads the next piece, which begins at `offset` in the segment.
     pub fn piece(&mut self, offset: u64, piece: &[u8]) {
-        let first = &mut self.first;
+        let (first, landmarks) = (&mut self.first, &mut self.landmarks);
         // A single segment continues nothing, so it has no seam.
         let _ = self.scan.piece(offset, piece, |found| {
             first.get_or_insert(found.previous);
+            if matches!(found.meaning, Meaning::Checkpoint { .. } | Meaning::BackupEnd { .. }) {
+                landmarks.push(found);
+            }
         });
+    }
+
+    /// Returns the checkpoints and the ends of backups that were found so far.
+    pub fn take_landmarks(&mut self) -> Vec<FoundRecord> {
+        std::mem::take(&mut self.landmarks)
     }
 
     /// Returns the edges; `None` when the segment has no record: nothing can be compared then.
@@ -166,6 +176,16 @@ impl EdgeScan {
 }
 
 impl Edges {
+    /// Whether a record that begins here continues in the next segment.
+    pub fn opens(&self, begin: Lsn) -> bool {
+        self.open.is_some_and(|(open, _)| open == Some(begin))
+    }
+
+    /// Whether a record that ends here may have begun in an earlier segment.
+    pub fn may_end_earlier(&self, end: Lsn) -> bool {
+        self.rest > 0 && end.0.saturating_sub(self.start.0) <= (LONG_HEADER + self.rest + 8) as u64
+    }
+
     /// Reads the edges of a segment; see [`EdgeScan::finish`].
     pub fn of(segment: &[u8]) -> Option<Edges> {
         let mut scan = EdgeScan::default();

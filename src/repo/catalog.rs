@@ -5,6 +5,7 @@ use super::Archive;
 use super::record::Record;
 use crate::error::Result;
 use crate::pg::history::History;
+use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,12 +19,35 @@ pub struct SegmentRun {
     pub stored: jiff::Timestamp,
 }
 
-/// Missing segments between others, both ends included.
+/// Missing segments between others, both ends included; or a seam, at which `first` and `last` are
+/// the segment that is there and does not continue the WAL before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     pub timeline: TimelineId,
     pub first: SegmentName,
     pub last: SegmentName,
+    /// Position up to which recovery gets before a seam; `None` when the segments are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seam: Option<Lsn>,
+}
+
+impl Gap {
+    /// Position behind the part of the WAL that recovery cannot pass.
+    pub fn end(&self, size: SegmentSize) -> Lsn {
+        match self.seam {
+            Some(_) => self.first.start(size),
+            None => Lsn(self.last.start(size).0 + size.bytes()),
+        }
+    }
+
+    /// Describes the gap.
+    pub fn describe(&self) -> String {
+        match self.seam {
+            Some(at) => format!("{} does not continue the WAL before it, which leads to {at}", self.first),
+            None if self.first == self.last => format!("{} is missing", self.first),
+            None => format!("{} to {} are missing", self.first, self.last),
+        }
+    }
 }
 
 /// The WAL of an archive. Memory grows with the number of runs, not of segments.
@@ -36,6 +60,9 @@ pub struct Inventory {
     begun: BTreeMap<TimelineId, jiff::Timestamp>,
     /// Bytes of all files, as stored.
     pub bytes: u64,
+    /// Segments that do not continue the WAL before them, with the position up to which recovery
+    /// gets.
+    seams: BTreeMap<SegmentName, Lsn>,
 }
 
 /// The end of the WAL behind a backup.
@@ -54,7 +81,7 @@ pub struct Reach {
 impl Inventory {
     pub fn new(size: SegmentSize) -> Inventory {
         let (runs, begun) = (BTreeMap::new(), BTreeMap::new());
-        Inventory { size, runs, histories: Vec::new(), begun, bytes: 0 }
+        Inventory { size, runs, histories: Vec::new(), begun, bytes: 0, seams: BTreeMap::new() }
     }
 
     /// Lists the WAL of an archive with segments of this size.
@@ -87,6 +114,36 @@ impl Inventory {
             }
             WalName::Partial(_) | WalName::Backup(..) => {}
         }
+    }
+
+    /// Adds a seam before a segment that exists; WAL does not lead over it.
+    pub fn add_seam(&mut self, segment: SegmentName, at: Lsn) {
+        if self.run_with(segment).is_some() {
+            self.seams.insert(segment, at);
+        }
+    }
+
+    /// Returns an inventory with one more seam.
+    pub fn with_seam(&self, segment: SegmentName, at: Lsn) -> Inventory {
+        let mut other = self.clone();
+        other.add_seam(segment, at);
+        other
+    }
+
+    /// Removes all seams, and returns them.
+    pub fn take_seams(&mut self) -> BTreeMap<SegmentName, Lsn> {
+        std::mem::take(&mut self.seams)
+    }
+
+    /// Returns the seam before a segment as a gap.
+    fn seam_gap(&self, segment: SegmentName) -> Option<Gap> {
+        let seam = Some(*self.seams.get(&segment)?);
+        Some(Gap { timeline: segment.timeline, first: segment, last: segment, seam })
+    }
+
+    /// Whether the archive has a segment.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        self.run_with(segment).is_some()
     }
 
     /// Returns the runs, by timeline.
@@ -171,13 +228,14 @@ impl Inventory {
             [before, after] => Some(self.gap(before.last.next(self.size), after.first)),
             _ => None,
         };
-        self.runs.values().flat_map(|runs| runs.windows(2).filter_map(between)).collect()
+        let missing = self.runs.values().flat_map(|runs| runs.windows(2).filter_map(between));
+        missing.chain(self.seams.keys().filter_map(|segment| self.seam_gap(*segment))).collect()
     }
 
     /// The gap from `first` to the segment before `next`.
     fn gap(&self, first: SegmentName, next: SegmentName) -> Gap {
         let last = SegmentName::of_number(first.timeline, next.number(self.size) - 1, self.size);
-        Gap { timeline: first.timeline, first, last }
+        Gap { timeline: first.timeline, first, last, seam: None }
     }
 
     fn run_with(&self, name: SegmentName) -> Option<&SegmentRun> {
@@ -190,9 +248,20 @@ impl Inventory {
         let mut number = record.wal.first.number(self.size);
         let first = number;
         let mut reached: Option<(SegmentName, jiff::Timestamp)> = None;
+        let mut seam = None;
         while let Some(run) = self.run_at(number, history) {
-            // The run ends, or another timeline begins within it.
-            let end = run.last.number(self.size);
+            let name = |number| SegmentName::of_number(run.first.timeline, number, self.size);
+            seam = self.seam_gap(name(number)).filter(|_| number > first);
+            if seam.is_some() {
+                break;
+            }
+            // The run ends, or another timeline or a seam begins within it.
+            let mut end = run.last.number(self.size);
+            if number < end
+                && let Some((before, _)) = self.seams.range(name(number + 1)..=name(end)).next()
+            {
+                end = before.number(self.size) - 1;
+            }
             let turn = history
                 .parents
                 .iter()
@@ -216,7 +285,7 @@ impl Inventory {
             let name = |number| SegmentName::of_number(timeline, number, self.size);
             self.gap(name(number), name(behind))
         });
-        Some(Reach { last, segments: number - first, stored, gap })
+        Some(Reach { last, segments: number - first, stored, gap: seam.or(gap) })
     }
 
     /// Iterates over the timelines of a history, newest first, each with the number of the segment
@@ -232,7 +301,7 @@ impl Inventory {
     }
 
     /// Returns the segment with this number that a server reads along a history; `None` for a hole.
-    pub(super) fn segment_at(&self, number: u64, history: &History) -> Option<SegmentName> {
+    pub fn segment_at(&self, number: u64, history: &History) -> Option<SegmentName> {
         let run = self.run_at(number, history)?;
         Some(SegmentName::of_number(run.first.timeline, number, self.size))
     }

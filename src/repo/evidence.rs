@@ -4,9 +4,11 @@
 
 use super::catalog::Gap;
 use super::name::ObjectName;
+use super::object::is_about_the_object;
 use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
 use crate::error::Result;
+use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::storage::Mode;
 use jiff::Timestamp;
@@ -25,6 +27,12 @@ pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VerifiedWal(Vec<(SegmentName, SegmentName, Timestamp)>);
+
+/// Seams in the WAL: segments that do not continue the one before, each with the position up to
+/// which recovery gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FoundSeams(pub Vec<(SegmentName, Lsn)>);
 
 /// The note about one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +104,15 @@ impl VerifiedWal {
 }
 
 impl Archive {
+    /// Returns the seams that verifications have found. A damaged note counts as empty: it is only
+    /// evidence.
+    pub fn seams(&self) -> Result<FoundSeams> {
+        match self.memory(&ObjectName::Seams) {
+            Err(error) if is_about_the_object(&error) => Ok(FoundSeams::default()),
+            seams => Ok(seams?.unwrap_or_default()),
+        }
+    }
+
     /// Lists the backups that a verification has seen; true when it found damage.
     pub fn remembered(&self) -> Result<BTreeMap<String, bool>> {
         let mut found = BTreeMap::new();

@@ -134,8 +134,9 @@ impl WalHistory {
     pub fn gaps(&self, records: &[&Record]) -> Vec<Gap> {
         let size = self.inventory.segment_size();
         let floor = records.iter().map(|record| record.wal.first.number(size)).min().unwrap_or(0);
-        let mut gaps: Vec<Gap> =
-            self.inventory.gaps().into_iter().filter(|gap| gap.first.number(size) >= floor).collect();
+        // A seam before the first segment of any backup does not matter.
+        let is_above = |gap: &Gap| gap.first.number(size) >= floor + u64::from(gap.seam.is_some());
+        let mut gaps: Vec<Gap> = self.inventory.gaps().into_iter().filter(is_above).collect();
         for timeline in self.timelines() {
             let history = self.history(timeline);
             for record in records {
@@ -148,6 +149,7 @@ impl WalHistory {
                         timeline: record.wal.first.timeline,
                         first: record.wal.first,
                         last: record.wal.last,
+                        seam: None,
                     }),
                 };
                 gaps.extend(missing);

@@ -112,7 +112,7 @@ pub struct HoleJudge<'a> {
 impl HoleJudge<'_> {
     /// Judges a gap.
     pub fn judge(&self, gap: Gap, windows: Option<&Windows>) -> Hole {
-        let (begin, end) = (gap.first.start(self.size), Lsn(gap.last.start(self.size).0 + self.size.bytes()));
+        let (begin, end) = (gap.first.start(self.size), gap.end(self.size));
         // The gap lies on the line of a backup behind it.
         let leads = |record: &&&Record| {
             let history = self.branches.history(record.timeline);

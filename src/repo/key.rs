@@ -53,6 +53,7 @@ pub const DRILLS: &str = "drill/history";
 pub const VERIFIED_PACKS: &str = "verify/packs";
 pub const VERIFIED_WAL: &str = "verify/wal";
 pub const KNOWN_GAPS: &str = "verify/gaps";
+pub const SEAMS: &str = "verify/seams";
 
 /// The key of the mark of a retired timeline, beside its history, so that one listing shows both.
 pub fn retired(timeline: TimelineId) -> String {

@@ -31,6 +31,7 @@ pub mod ranges;
 pub mod record;
 pub mod replay;
 mod retired;
+pub mod seams;
 pub mod survey;
 mod wal;
 pub mod window;

@@ -23,6 +23,8 @@ pub enum ObjectName {
     VerifiedWal,
     /// The note of gaps that a backup has passed.
     KnownGaps,
+    /// The seams that verifications have found in the WAL.
+    Seams,
     /// The announcement of an operation.
     Active(String),
     /// The results of drills.
@@ -44,6 +46,7 @@ impl fmt::Display for ObjectName {
             ObjectName::VerifiedPacks => f.write_str(key::VERIFIED_PACKS),
             ObjectName::VerifiedWal => f.write_str(key::VERIFIED_WAL),
             ObjectName::KnownGaps => f.write_str(key::KNOWN_GAPS),
+            ObjectName::Seams => f.write_str(key::SEAMS),
             ObjectName::Active(name) => write!(f, "{}/{name}", key::ACTIVE),
             ObjectName::Drills => f.write_str(key::DRILLS),
             ObjectName::Retired(timeline) => f.write_str(&key::retired(*timeline)),
@@ -81,6 +84,7 @@ impl ObjectName {
                 None if key == key::VERIFIED_PACKS => ObjectName::VerifiedPacks,
                 None if key == key::VERIFIED_WAL => ObjectName::VerifiedWal,
                 None if key == key::KNOWN_GAPS => ObjectName::KnownGaps,
+                None if key == key::SEAMS => ObjectName::Seams,
                 Some(("damaged", rest)) => ObjectName::FoundDamaged(id(rest)?),
                 Some(("backup", rest)) => ObjectName::Verified(id(rest)?),
                 _ => return None,

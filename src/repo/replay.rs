@@ -269,7 +269,7 @@ pub fn check_size(stored: u64, size: SegmentSize) -> Result<()> {
     }
     Err(Error::new(
         Kind::Damage,
-        format!("it has {stored} bytes, and the segments of the cluster have {}", size.bytes()),
+        format!("the archived segment has {stored} bytes, and the segments of the cluster have {}", size.bytes()),
     )
     .hint("the segment size was changed (pg_resetwal --wal-segsize), so the same names mean other WAL: archive the cluster under a new name, or into a new repository"))
 }

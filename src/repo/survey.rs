@@ -16,10 +16,11 @@ use super::record::Record;
 use super::window::Windows;
 use super::{Archive, ObjectName, Records};
 use crate::error::{Error, Kind, Result};
-use crate::pg::segment::{SegmentSize, TimelineId, WalName};
+use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::storage::ListedObject;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The parts to read besides the records of backups and the names of WAL files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,6 +55,43 @@ pub struct Survey {
     pub known_gaps: KnownGaps,
     /// Timelines that are retired.
     pub retired: BTreeSet<TimelineId>,
+}
+
+/// Maximum number of segments behind a gap that may be archived before the segments in it: walpush
+/// stores several segments at once, in any order (`push_ahead`).
+const MAX_AHEAD: u64 = 64;
+/// Number of looks for the segments in such a gap, and the pause between two.
+const LOOKS: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Looks again for segments that are missing near the end of a timeline: they may be on their way.
+fn await_underway(archive: &Archive, inventory: &mut Inventory) -> Result<()> {
+    let size = inventory.segment_size();
+    let is_near_end = |inventory: &Inventory, gap: &Gap| {
+        let last = inventory.runs().get(&gap.timeline).and_then(|runs| runs.last());
+        last.is_some_and(|run| run.last.number(size) - gap.last.number(size) <= MAX_AHEAD)
+    };
+    for look in 0..LOOKS {
+        let mut gaps = inventory.gaps();
+        gaps.retain(|gap| is_near_end(inventory, gap));
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        if look > 0 {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        for gap in gaps {
+            let mut name = gap.first;
+            while name <= gap.last && archive.has_wal(WalName::Segment(name))? {
+                name = name.next(size);
+            }
+            if name > gap.first {
+                let last = SegmentName::of_number(gap.timeline, name.number(size) - 1, size);
+                *inventory = inventory.filled(&Gap { last, ..gap });
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Survey {
@@ -111,6 +149,12 @@ impl Survey {
             }
             Ok(())
         })?;
+        if let Some(inventory) = &mut inventory {
+            await_underway(archive, inventory)?;
+            for (segment, at) in archive.seams()?.0 {
+                inventory.add_seam(segment, at);
+            }
+        }
         let (histories, damaged_histories) = WalHistory::read_histories(archive, &timelines)?;
         let wal = inventory.map(|inventory| WalHistory::new(inventory, histories));
         Ok(Survey {

@@ -221,8 +221,7 @@ impl StopSearch<'_> {
     /// Error for a target behind the WAL that can be reached.
     fn unreachable(&self, tail: &Tail) -> Error {
         let missing = match self.reach.gap {
-            Some(gap) if gap.first == gap.last => format!("{} is missing", gap.first),
-            Some(gap) => format!("{} to {} are missing", gap.first, gap.last),
+            Some(gap) => gap.describe(),
             None => format!("the archive ends with {}", self.reach.last),
         };
         let last = tail.last_record.unwrap_or(self.reach.last.start(self.record.segment_size));

@@ -330,6 +330,7 @@ impl<'a> BackupCheck<'a> {
                 if (label.start, label.timeline) != (record.start_lsn, record.timeline) {
                     return wrong(format!("says {} on timeline {}", label.start, label.timeline));
                 }
+                self.findings.labels.lock().insert(record.id.clone(), label);
             }
             // The map may name a tablespace that was dropped before its files were read.
             _ => drop(parse_tablespace_map(content).map_err(bad)?),

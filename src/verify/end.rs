@@ -5,15 +5,19 @@ use super::cost::Costs;
 use super::findings::{Problem, ProblemKind, is_damage};
 use super::state::{Run, Scope, VerifyResult};
 use crate::error::{Error, Result};
+use crate::pg::lsn::Lsn;
+use crate::pg::record::{FoundRecord, Meaning};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::progress;
 use crate::repo::ObjectName;
 use crate::repo::catalog::{Gap, Inventory};
 use crate::repo::entry::Entry;
+use crate::repo::evidence::FoundSeams;
 use crate::repo::history::WalHistory;
 use crate::repo::holes::{HoleJudge, HoleState};
 use crate::repo::manifest::Parts;
-use crate::repo::record::Record;
+use crate::repo::record::{Record, WalRange};
+use crate::repo::seams::before;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bad places of a pack: the offset of a frame, and a range of bytes of its content.
@@ -26,16 +30,18 @@ impl Run<'_> {
     /// Ends the verification and returns its result.
     pub fn end(self) -> Result<VerifyResult> {
         self.gaps();
+        let seams = self.seams();
+        self.foreign_wal();
         self.lost_tails();
         let mut problems = self.findings.take_problems();
         self.attribute(&mut problems);
         if !problems.is_empty() {
             progress::step("looking at the problems again");
             self.drop_pruned(&mut problems)?;
-            problems.iter_mut().take(MAX_COSTED).for_each(|problem| self.cost(problem));
+            problems.iter_mut().take(MAX_COSTED).for_each(|problem| self.cost(problem, &seams));
         }
         let unknown = self.findings.take_unknown();
-        self.remember(&problems, !unknown.is_empty());
+        self.remember(&problems, &seams, !unknown.is_empty());
         let mut checked = self.findings.checked();
         checked.backups = self.selected.len() as u64;
         let bad_pages = self.selected().filter(|record| !record.is_complete());
@@ -63,23 +69,129 @@ impl Run<'_> {
         self.records.iter().filter(in_scope).filter(leads).collect()
     }
 
-    fn gaps(&self) {
-        let Some(history) = &self.history else {
-            return;
-        };
-        let size = history.inventory.segment_size();
+    fn judge(&self, size: SegmentSize) -> HoleJudge<'_> {
         let is_good =
             |record: &&Record| record.is_complete() && self.evidence.backups.get(&record.id) != Some(&true);
-        let judge = HoleJudge {
+        HoleJudge {
             branches: &self.branches,
             size,
             good: self.leading().into_iter().filter(is_good).collect(),
             leading: self.leading(),
             known: &self.known_gaps,
+        }
+    }
+
+    /// Compares each segment that was read with the one before, and reports seams like gaps. Returns
+    /// all seams, also those that no backup leads through; seams that an earlier verification has
+    /// found stay where the segments were not read now.
+    fn seams(&self) -> FoundSeams {
+        let Some(history) = &self.history else {
+            return FoundSeams::default();
         };
+        let size = history.inventory.segment_size();
+        let read = self.findings.read.lock();
+        let edges = |name: &SegmentName| read.get(name).and_then(|records| records.edges.as_ref());
+        let mut seams = FoundSeams::default();
+        let floor = self.leading().iter().map(|record| record.wal.first.number(size)).min();
+        let judge = self.judge(size);
+        for (name, records) in read.iter() {
+            let number = name.number(size);
+            let Some(before) = before(history, *name) else {
+                continue;
+            };
+            let (Some(earlier), Some(own)) = (edges(&before), records.edges.as_ref()) else {
+                continue;
+            };
+            let Some(seam) = earlier.seam_before(own) else {
+                continue;
+            };
+            seams.0.push((*name, seam.at));
+            let object = ObjectName::Wal(WalName::Segment(*name));
+            if floor.is_none_or(|floor| number <= floor) || self.findings.has_problem(&object) {
+                continue;
+            }
+            let gap = Gap { timeline: name.timeline, first: *name, last: *name, seam: Some(seam.at) };
+            let detail = format!("it does not continue {before}: recovery ends at {}", seam.at);
+            match judge.judge(gap, None).note() {
+                Some(note) => self.findings.note(&object, format!("{detail}; {note}")),
+                None => self.findings.problem(ProblemKind::Seam, &object, detail, []),
+            }
+        }
+        let is_kept = |name: &SegmentName| self.stored.contains_key(name) && !read.contains_key(name);
+        let known = self.known_seams.0.iter().filter(|(name, _)| is_kept(name)).copied();
+        seams.0.extend(known);
+        seams.0.sort();
+        seams
+    }
+
+    /// Reports the backups whose WAL is another server's: it has not the records that the backup
+    /// itself has written.
+    fn foreign_wal(&self) {
+        let read = self.findings.read.lock();
+        let labels = self.findings.labels.lock();
+        for record in self.selected() {
+            let Some(label) = labels.get(&record.id) else {
+                continue;
+            };
+            let size = record.segment_size;
+            let at = |lsn| read.get(&SegmentName::containing(record.timeline, lsn, size));
+            let missing = |meaning: &str, lsn: Lsn| {
+                let WalRange { first, last } = record.wal;
+                let object = ObjectName::Record(record.id.clone());
+                let detail = format!(
+                    "its {meaning}, at {lsn}, is not in the WAL from {first} to {last}, which is another server's"
+                );
+                self.findings.problem(ProblemKind::Inconsistent, &object, detail, [record.id.as_str()]);
+            };
+            let range = read.range(record.wal.first..=record.wal.last);
+            if let Some((name, records)) = range.into_iter().find(|(_, records)| records.size != size.bytes())
+            {
+                let object = ObjectName::Record(record.id.clone());
+                let detail = format!(
+                    "{name} has {} bytes, the segments of the backup have {}: the segment size of the cluster was changed, and the same names mean other WAL",
+                    records.size,
+                    size.bytes()
+                );
+                self.findings.problem(ProblemKind::Inconsistent, &object, detail, [record.id.as_str()]);
+                continue;
+            }
+            if let Some(records) = at(label.checkpoint) {
+                let is_own = |found: &FoundRecord| {
+                    found.begin == label.checkpoint
+                        && matches!(found.meaning, Meaning::Checkpoint { redo, .. } if redo == label.start)
+                };
+                let is_open = records.edges.is_some_and(|edges| edges.opens(label.checkpoint));
+                if !is_open && !records.landmarks.iter().any(is_own) {
+                    missing("checkpoint", label.checkpoint);
+                    continue;
+                }
+            }
+            let stop = record.stop_lsn;
+            if label.from_standby {
+                continue;
+            }
+            if let Some(records) = read.get(&SegmentName::ending_at(record.timeline, stop, size)) {
+                let is_own = |found: &FoundRecord| {
+                    let is_end = |start| start == label.start && found.end == stop;
+                    matches!(found.meaning, Meaning::BackupEnd { start } if is_end(start))
+                };
+                let is_open = records.edges.is_some_and(|edges| edges.may_end_earlier(stop));
+                if !is_open && !records.landmarks.iter().any(is_own) {
+                    missing("end", stop);
+                }
+            }
+        }
+    }
+
+    fn gaps(&self) {
+        let Some(history) = &self.history else {
+            return;
+        };
+        let size = history.inventory.segment_size();
+        let judge = self.judge(size);
         for gap in history.gaps(&self.leading()) {
             let name = ObjectName::Wal(WalName::Segment(gap.first));
-            if self.findings.has_problem(&name) || self.was_filled(&gap, size) {
+            if self.findings.has_problem(&name) || gap.seam.is_none() && self.was_filled(&gap, size) {
                 continue;
             }
             // A later backup has dealt with it, or no server continues the branch. WAL of such a branch
@@ -89,6 +201,13 @@ impl Run<'_> {
                 hole.state == HoleState::Dead && self.existed(&gap) && !self.is_retired(gap.timeline);
             if let Some(note) = hole.note().filter(|_| !is_lost) {
                 self.findings.note(&name, format!("it is missing up to {}: {note}", gap.last));
+                continue;
+            }
+            if let Some(at) = gap.seam {
+                let detail = format!(
+                    "an earlier verification found that it does not continue the WAL before it: recovery ends at {at}"
+                );
+                self.findings.problem(ProblemKind::Seam, &name, detail, []);
                 continue;
             }
             let count = gap.last.number(size) - gap.first.number(size) + 1;
@@ -268,14 +387,14 @@ impl Run<'_> {
     }
 
     /// Computes the cost of a problem.
-    fn cost(&self, problem: &mut Problem) {
+    fn cost(&self, problem: &mut Problem, seams: &FoundSeams) {
         let Some(history) = &self.history else {
             return;
         };
         let costs = Costs { history, records: &self.records, stored: &self.stored };
         match ObjectName::parse(&problem.object) {
             Some(ObjectName::Wal(WalName::Segment(name))) => {
-                let (before, after) = self.inventories(&history.inventory, problem.kind, name);
+                let (before, after) = self.inventories(&history.inventory, problem.kind, name, seams);
                 let (lost, affected) = costs.of_wal(before, after);
                 // A backup that is kept with its own WAL alone leads no further.
                 let is_own = |id: &String| {
@@ -292,6 +411,7 @@ impl Run<'_> {
                 | ObjectName::VerifiedPacks
                 | ObjectName::VerifiedWal
                 | ObjectName::KnownGaps
+                | ObjectName::Seams
                 | ObjectName::Verified(_)
                 | ObjectName::FoundDamaged(_)
                 | ObjectName::Active(_)
@@ -310,7 +430,18 @@ impl Run<'_> {
     }
 
     /// Returns the WAL without the problem, and with it.
-    fn inventories(&self, now: &Inventory, kind: ProblemKind, name: SegmentName) -> (Inventory, Inventory) {
+    fn inventories(
+        &self,
+        now: &Inventory,
+        kind: ProblemKind,
+        name: SegmentName,
+        seams: &FoundSeams,
+    ) -> (Inventory, Inventory) {
+        if kind == ProblemKind::Seam {
+            let at = seams.0.iter().find(|(seam, _)| *seam == name);
+            let after = at.map_or_else(|| now.clone(), |(seam, at)| now.with_seam(*seam, *at));
+            return (now.clone(), after);
+        }
         if kind == ProblemKind::Damaged {
             return (now.clone(), now.without(name));
         }
@@ -319,6 +450,6 @@ impl Run<'_> {
         let next = runs.and_then(|runs| runs.iter().map(|run| run.first).find(|first| *first > name));
         let last =
             next.map_or(name, |next| SegmentName::of_number(name.timeline, next.number(size) - 1, size));
-        (now.filled(&Gap { timeline: name.timeline, first: name, last }), now.clone())
+        (now.filled(&Gap { timeline: name.timeline, first: name, last, seam: None }), now.clone())
     }
 }

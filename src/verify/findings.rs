@@ -1,8 +1,10 @@
 //! Problems that the threads of a verification have found, and objects that could not be checked.
 
 use super::cost::LostSpan;
+use super::wal::ReadRecords;
 use crate::error::{Error, Kind, Result};
-use crate::pg::segment::WalName;
+use crate::pg::label::Label;
+use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::{Archive, ObjectName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +41,8 @@ pub enum ProblemKind {
     Inconsistent,
     /// WAL is missing between segments that exist.
     Gap,
+    /// A segment does not continue the one before it.
+    Seam,
     /// There is no complete backup.
     NoBackup,
 }
@@ -51,6 +55,7 @@ impl ProblemKind {
             ProblemKind::Damaged => "damaged",
             ProblemKind::Inconsistent => "inconsistent",
             ProblemKind::Gap => "gap",
+            ProblemKind::Seam => "seam",
             ProblemKind::NoBackup => "no_backup",
         }
     }
@@ -124,6 +129,9 @@ impl Problem {
             (Some(ObjectName::Wal(_)), ProblemKind::Missing) if !self.backups.is_empty() => {
                 "push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now, and remove those that need it: `walkeep prune --remove`"
             }
+            (Some(ObjectName::Wal(_)), ProblemKind::Seam) => {
+                "two servers archived under the same names, or the WAL was changed before it was archived: take a backup now (`walkeep backup`), which does not need this WAL; on the server `walkeep check --wal` lists the files that are not its own"
+            }
             (Some(ObjectName::Wal(_)), ProblemKind::Missing | ProblemKind::Gap) => {
                 "push it again from pg_wal of the primary or a standby, or `walkeep sync` from a repository that has it; if it is lost take a backup now"
             }
@@ -167,6 +175,10 @@ pub struct Findings {
     problems: Mutex<BTreeMap<(String, ProblemKind), Problem>>,
     unknown: Mutex<BTreeMap<String, Unknown>>,
     notes: Mutex<Vec<Note>>,
+    /// Records of the segments that were read.
+    pub read: Mutex<BTreeMap<SegmentName, ReadRecords>>,
+    /// Labels of the backups whose files were read.
+    pub labels: Mutex<BTreeMap<String, Label>>,
     pub objects: AtomicU64,
     pub bytes: AtomicU64,
     pub segments: AtomicU64,
@@ -240,10 +252,15 @@ impl Findings {
     }
 
     /// Adds the result of reading a WAL file.
-    pub fn wal(&self, archive: &Archive, name: WalName, result: Result<Option<()>>) {
+    pub fn wal(&self, archive: &Archive, name: WalName, result: Result<Option<ReadRecords>>) {
         let object = ObjectName::Wal(name);
         match result {
-            Ok(Some(())) => self.reached(),
+            Ok(Some(records)) => {
+                self.reached();
+                if let WalName::Segment(name) = name {
+                    self.read.lock().insert(name, records);
+                }
+            }
             Ok(None) => self.problem(ProblemKind::Missing, &object, "it is missing", []),
             Err(error) => match archive.stored_at(&object) {
                 Ok(stored) => self.error(&object, &error, stored.is_some(), []),

@@ -66,8 +66,17 @@ impl Run<'_> {
             }
             self.check_outage()?;
         }
-        let is_wanted = |(name, _): &&(WalName, u64)| self.is_in_scope(*name) && self.is_wal_due(*name);
-        let wal: Vec<(WalName, u64)> = self.wal.iter().filter(is_wanted).copied().collect();
+        let mut wal: Vec<(WalName, u64)> = Vec::new();
+        // Each segment that is read is compared with the one before, which is read for that too.
+        let mut before = None;
+        for (name, size) in self.wal.iter().copied().filter(|(name, _)| self.is_in_scope(*name)) {
+            if self.is_wal_due(name) {
+                wal.extend(before.take().filter(|(before, _)| self.is_followed_by(*before, name)));
+                wal.push((name, size));
+            } else {
+                before = Some((name, size));
+            }
+        }
         wal.chunks(LANES).for_each(|files| producer.send(ReadTask::Wal(files.to_vec())));
         Ok(done.into_keys().map(str::to_owned).collect())
     }
@@ -135,6 +144,14 @@ impl Run<'_> {
         let base = part.base.as_deref()?;
         let (id, number) = base.place()?;
         self.archive.get_base(base).is_err().then_some(ObjectName::Manifest(id, number))
+    }
+
+    fn is_followed_by(&self, before: WalName, name: WalName) -> bool {
+        let size = self.history.as_ref().map(|history| history.inventory.segment_size());
+        match (before, name, size) {
+            (WalName::Segment(before), WalName::Segment(name), Some(size)) => before.next(size) == name,
+            _ => false,
+        }
     }
 
     pub(super) fn is_in_scope(&self, name: WalName) -> bool {

@@ -5,7 +5,7 @@ use super::state::{Run, Scope};
 use crate::error::Result;
 use crate::pg::segment::WalName;
 use crate::repo::ObjectName;
-use crate::repo::evidence::{VerifiedBackup, VerifiedPacks, VerifiedWal};
+use crate::repo::evidence::{FoundSeams, VerifiedBackup, VerifiedPacks, VerifiedWal};
 use crate::repo::packset::PackSet;
 use crate::repo::record::Record;
 use jiff::Timestamp;
@@ -22,17 +22,20 @@ const DAMAGED: Timestamp = Timestamp::UNIX_EPOCH;
 impl Run<'_> {
     /// Records the evidence of this verification. The verification of a repository that cannot be
     /// written succeeds without evidence.
-    pub fn remember(&self, problems: &[Problem], is_unknown: bool) {
-        if let Err(error) = self.write_evidence(problems, is_unknown) {
+    pub fn remember(&self, problems: &[Problem], seams: &FoundSeams, is_unknown: bool) {
+        if let Err(error) = self.write_evidence(problems, seams, is_unknown) {
             tracing::info!("the result of the verification cannot be remembered: {error}");
         }
     }
 
-    fn write_evidence(&self, problems: &[Problem], is_unknown: bool) -> Result<()> {
+    fn write_evidence(&self, problems: &[Problem], seams: &FoundSeams, is_unknown: bool) -> Result<()> {
         let bad: BTreeSet<&str> = problems.iter().map(|problem| problem.object.as_str()).collect();
         let mut written = Vec::new();
         for record in self.selected() {
             written.extend(self.write_backup(record, problems, is_unknown)?);
+        }
+        if !self.options.quick && *seams != self.known_seams {
+            self.archive.remember(&ObjectName::Seams, seams)?;
         }
         if !self.options.quick && !is_unknown {
             // One backup alone may need only some blocks of a pack.

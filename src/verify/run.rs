@@ -10,6 +10,7 @@ use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress::{self, in_span};
+use crate::repo::evidence::FoundSeams;
 use crate::repo::packset::PackSet;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, ObjectName};
@@ -84,6 +85,9 @@ impl<'a> Run<'a> {
             }
         }
         let evidence = Evidence::read(archive, survey.segment_size, &records, survey.verified, findings)?;
+        let mut history = survey.wal;
+        let seams = history.as_mut().filter(|_| !options.quick).map(|wal| wal.inventory.take_seams());
+        let known_seams = FoundSeams(seams.unwrap_or_default().into_iter().collect());
         let run = Run {
             archive,
             options,
@@ -97,8 +101,9 @@ impl<'a> Run<'a> {
             branches,
             missing_histories,
             known_gaps: survey.known_gaps,
-            history: survey.wal,
+            history,
             evidence,
+            known_seams,
             covered: BTreeSet::new(),
         };
         for (timeline, error) in survey.damaged_histories {

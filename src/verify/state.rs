@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::repo::Archive;
 use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::data::Data;
-use crate::repo::evidence::KnownGaps;
+use crate::repo::evidence::{FoundSeams, KnownGaps};
 use crate::repo::history::WalHistory;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::{ManifestPart, Record};
@@ -83,6 +83,8 @@ pub struct Run<'a> {
     pub history: Option<WalHistory>,
     /// Evidence of earlier verifications.
     pub evidence: Evidence,
+    /// Seams that earlier verifications have found. `history` has them only where WAL is not read.
+    pub known_seams: FoundSeams,
     /// Ids of backups whose manifests were read to the end, so that all objects they name were
     /// checked.
     pub covered: BTreeSet<String>,

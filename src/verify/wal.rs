@@ -3,15 +3,27 @@
 use crate::codec::envelope::Content;
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
+use crate::pg::record::{EdgeScan, Edges, FoundRecord};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::{Archive, StoredWal};
+
+/// Records of a segment that was read; of other files none.
+#[derive(Default)]
+pub struct ReadRecords {
+    /// `None` when the file has no records.
+    pub edges: Option<Edges>,
+    /// Checkpoints and ends of backups.
+    pub landmarks: Vec<FoundRecord>,
+    /// Size in bytes.
+    pub size: u64,
+}
 
 /// Reads each file to its end, several segments at the same time. `None`: the file does not exist.
 pub fn check(
     archive: &Archive,
     names: impl IntoIterator<Item = WalName>,
-) -> Vec<(WalName, Result<Option<()>>)> {
+) -> Vec<(WalName, Result<Option<ReadRecords>>)> {
     let mut results = Vec::new();
     let mut segments = Vec::new();
     for name in names {
@@ -21,7 +33,9 @@ pub fn check(
             (Ok(Some(stored)), WalName::Segment(segment) | WalName::Partial(segment)) => {
                 segments.push((name, segment, stored));
             }
-            (Ok(Some(stored)), _) => results.push((name, check_small(name, stored).map(Some))),
+            (Ok(Some(stored)), _) => {
+                results.push((name, check_small(name, stored).map(|()| Some(ReadRecords::default()))));
+            }
         }
     }
     results.extend(check_segments(archive, segments));
@@ -31,24 +45,31 @@ pub fn check(
 fn check_segments(
     archive: &Archive,
     segments: Vec<(WalName, SegmentName, StoredWal)>,
-) -> impl Iterator<Item = (WalName, Result<Option<()>>)> {
+) -> impl Iterator<Item = (WalName, Result<Option<ReadRecords>>)> {
     let lineage = archive.lineage();
     let mut names = Vec::new();
     let mut contents = Vec::new();
     for (name, segment, stored) in segments {
-        names.push((name, segment, stored.size(), Vec::new()));
+        names.push((name, segment, stored.size(), Vec::new(), EdgeScan::default()));
         contents.push(stored);
     }
     let read = Content::read_together(contents, |at, piece, offset| {
-        if let (0, Some((.., first))) = (offset, names.get_mut(at)) {
-            first.extend_from_slice(piece.get(..HEADER_SIZE).unwrap_or(piece));
+        if let Some((.., first, scan)) = names.get_mut(at) {
+            if offset == 0 {
+                first.extend_from_slice(piece.get(..HEADER_SIZE).unwrap_or(piece));
+            }
+            scan.piece(offset, piece);
         }
         Ok(())
     });
-    names.into_iter().zip(read).map(move |((name, segment, size, first), read)| {
+    names.into_iter().zip(read).map(move |((name, segment, size, first, mut scan), read)| {
         let check =
             |_| SegmentHeader::parse(&first)?.check(segment, size, lineage.system_identifier, lineage.major);
-        (name, read.and_then(check).map(Some))
+        let records = |()| {
+            let landmarks = scan.take_landmarks();
+            Some(ReadRecords { edges: scan.finish(), landmarks, size })
+        };
+        (name, read.and_then(check).map(records))
     })
 }
 

@@ -6,7 +6,8 @@ use super::stamp::Stamp;
 use crate::codec::compress::Compression;
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Doing, Error, Failures, Kind, Result};
-use crate::pg::segment::WalName;
+use crate::pg::segment::{SegmentSize, WalName};
+use crate::repo::replay::check_size;
 use crate::repo::{Archive, Lineage, Put, RemoteHints, Repository, StoredWal, header};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -196,7 +197,12 @@ fn compare(archive: &Archive, wal: &WalFile) -> Result<()> {
     })? {
         return Ok(());
     }
-    let theirs = archive.get_wal(wal.name)?.and_then(|stored| stored.header.sha256);
+    let theirs = archive.get_wal(wal.name)?;
+    let size = theirs.as_ref().map(StoredWal::size);
+    if let (WalName::Segment(_), Some(size), Ok(own)) = (wal.name, size, SegmentSize::try_from(wal.size())) {
+        check_size(size, own).map_err(|error| error.with_kind(Kind::Conflict).doing(doing()))?;
+    }
+    let theirs = theirs.and_then(|stored| stored.header.sha256);
     let theirs = theirs.map_or_else(|| "unknown".to_owned(), |hash| hash.to_string());
     Err(Error::new(
         Kind::Conflict,

@@ -43,6 +43,7 @@ mod restore;
 mod retention;
 mod s3;
 mod schedules;
+mod seams;
 mod shell;
 mod storage;
 mod support;

@@ -198,7 +198,10 @@ fn wal_text(contents: &Contents, text: &mut String) {
     }
     for hole in &contents.gaps {
         let note = hole.note().map_or_else(String::new, |note| format!(": {note}"));
-        let _ = writeln!(text, "  missing: {} to {}{note}", hole.gap.first, hole.gap.last);
+        let _ = match hole.gap.seam {
+            Some(_) => writeln!(text, "  seam: {}{note}", hole.gap.describe()),
+            None => writeln!(text, "  missing: {} to {}{note}", hole.gap.first, hole.gap.last),
+        };
     }
     for missing in contents.missing_histories.iter().filter(|missing| missing.is_needed()) {
         let _ = writeln!(text, "  {}: {}", missing.name(), missing.consequence());
