@@ -406,10 +406,15 @@ fn gaps(stock: &RepositoryStock) -> Finding {
         missing(first),
         and_more(open.len())
     );
+    if first.gap.seam.is_some() {
+        return finding(Light::Red, name, detail).hint(SEAM_HINT);
+    }
     finding(Light::Red, name, detail).hint(
         "look for it in pg_wal of the primary and its standbys, and type `walpush pg_wal/SEGMENT` there; if it is lost: `walkeep backup`",
     )
 }
+
+const SEAM_HINT: &str = "two servers archived under the same names: `walkeep check --wal` on the server lists the files that are not its own; then take a backup, which does not need this WAL: `walkeep backup`";
 
 /// Describes a gap.
 fn missing(hole: &Hole) -> String {

@@ -231,6 +231,9 @@ impl StopSearch<'_> {
         let message =
             format!("{missing}, so the WAL leads from backup {} only to {last}{ended}", self.record.id);
         match self.reach.gap {
+            Some(gap) if gap.seam.is_some() => Error::new(Kind::Hole, message).hint(format!(
+                "--lsn {last} recovers as far as possible; a backup behind the seam leads further (`walkeep list`). Two servers archived under the same names: `walkeep check --wal` on the server lists the files that are not its own"
+            )),
             Some(_) => Error::new(Kind::Hole, message).hint(format!(
                 "--lsn {last} recovers as far as possible; a backup behind the gap leads further (`walkeep list`); perhaps the missing WAL is still in pg_wal of the primary or a standby: push it with walpush"
             )),

@@ -438,9 +438,13 @@ impl Run<'_> {
         seams: &FoundSeams,
     ) -> (Inventory, Inventory) {
         if kind == ProblemKind::Seam {
-            let at = seams.0.iter().find(|(seam, _)| *seam == name);
-            let after = at.map_or_else(|| now.clone(), |(seam, at)| now.with_seam(*seam, *at));
-            return (now.clone(), after);
+            let mut before = now.clone();
+            // A quick verification has the seams of earlier ones.
+            let known = before.take_seams();
+            let at = seams.0.iter().find(|(seam, _)| *seam == name).map(|(_, at)| *at);
+            let at = at.or_else(|| known.get(&name).copied());
+            let after = at.map_or_else(|| now.clone(), |at| before.with_seam(name, at));
+            return (before, after);
         }
         if kind == ProblemKind::Damaged {
             return (now.clone(), now.without(name));
