@@ -12,6 +12,7 @@ use crate::pg::segment::WalName;
 use crate::progress::{self, in_span};
 use crate::repo::evidence::FoundSeams;
 use crate::repo::packset::PackSet;
+use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, ObjectName};
 use crossbeam_channel::{Receiver, bounded};
@@ -62,19 +63,7 @@ impl<'a> Run<'a> {
         for (id, error) in &damaged {
             findings.error(&ObjectName::Record(id.clone()), error, true, [id.as_str()]);
         }
-        let selected: BTreeSet<String> = match &options.scope {
-            Scope::All => records.iter().map(|record| record.id.clone()).collect(),
-            Scope::Wal => BTreeSet::new(),
-            Scope::Backup(id) => {
-                if !records.iter().any(|record| record.id == *id)
-                    && !damaged.iter().any(|(other, _)| other == id)
-                {
-                    return Err(Error::new(Kind::Absent, format!("backup {id} does not exist"))
-                        .hint("`walkeep list` shows the backups"));
-                }
-                [id.clone()].into()
-            }
-        };
+        let selected = select(&options.scope, &records, &damaged)?;
         let mut standalone = BTreeSet::new();
         for (id, pin) in survey.pins {
             Findings::count(&findings.objects, 1);
@@ -219,4 +208,20 @@ impl<'a> Run<'a> {
         let wal = self.wal.iter().filter(|(name, _)| self.is_wal_due(*name)).map(|(_, size)| size);
         total + due.sum::<u64>() + wal.sum::<u64>()
     }
+}
+
+/// Returns the ids of the backups in scope.
+fn select(scope: &Scope, records: &[Record], damaged: &[(String, Error)]) -> Result<BTreeSet<String>> {
+    Ok(match scope {
+        Scope::All => records.iter().map(|record| record.id.clone()).collect(),
+        Scope::Wal => BTreeSet::new(),
+        Scope::Backup(id) => {
+            if !records.iter().any(|record| record.id == *id) && !damaged.iter().any(|(other, _)| other == id)
+            {
+                return Err(Error::new(Kind::Absent, format!("backup {id} does not exist"))
+                    .hint("`walkeep list` shows the backups"));
+            }
+            [id.clone()].into()
+        }
+    })
 }
