@@ -4,8 +4,9 @@ use crate::cli::restore_command::{self, Scratch};
 use crate::cli::setup::Context;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result, part};
-use crate::pg::segment::{SegmentName, WalName};
+use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::Repository;
+use crate::repo::replay::check_size;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -35,6 +36,11 @@ pub fn back(
             .doing(format!("fetch {name} as the server does"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")
     })?;
+    let size = |path: &Path| SegmentSize::try_from(path.metadata().ok()?.len()).ok();
+    let server = size(&pgdata.join("pg_wal").join(name.to_string()));
+    if let (Some(fetched), Some(server)) = (size(&destination), server) {
+        check_size(fetched.bytes(), server).map_err(|error| error.with_kind(Kind::Problem))?;
+    }
     match (hash(&destination)?, own) {
         (fetched, Some(own)) if fetched == own => Ok("is the same as the server's"),
         (fetched, Some(own)) => Err(Error::new(
