@@ -17,7 +17,7 @@ fn make_gap(archive: &Archive, saga: &Saga) -> String {
 /// Archives a timeline 3 that leaves timeline 2 at its end, with one segment and without a record
 /// in it.
 fn begin_idle_timeline(archive: &Archive) {
-    let list = live::json(&archive.walkeep(&["list", "--json"]).ok());
+    let list = live::json(&archive.walkeep(&["list", "--json"]).is(3));
     let backup = &list["repositories"][0]["backups"][0];
     let system: u64 = live::text(backup, "system_identifier").parse().expect("a number");
     let last = live::text(&list["repositories"][0]["wal"], "last");
@@ -46,7 +46,7 @@ fn list_status_metrics_report_and_a_dry_run_agree_on_what_can_be_restored() {
     let missing = make_gap(&archive, &saga);
     begin_idle_timeline(&archive);
 
-    let list = live::json(&archive.walkeep(&["list", "--json"]).ok());
+    let list = live::json(&archive.walkeep(&["list", "--json"]).is(3));
     let listed = &list["repositories"][0];
     let (window, windows) = (&listed["window"], listed["windows"].as_array().expect("windows"));
     let (from, to) = (time(window, "from"), time(window, "to"));
@@ -64,7 +64,7 @@ fn list_status_metrics_report_and_a_dry_run_agree_on_what_can_be_restored() {
     assert_eq!(window["from"], newest["stop_time"], "{list:#}");
     assert!(from < to && windows[2]["to"] == window["to"], "{list:#}");
 
-    let report = status_is(&archive, 0, &[]);
+    let report = status_is(&archive, 3, &[]);
     let seen = &report["clusters"][0]["repositories"][0];
     assert_eq!(seen["window"], *window, "{report:#}");
     assert_eq!(seen["windows"], listed["windows"], "{report:#}");
