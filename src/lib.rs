@@ -13,7 +13,7 @@
 //! | [`pg`] | the formats and protocols of PostgreSQL | error net |
 //! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error |
 //! | [`storage`] | the trait of a store with its six promises, and the stores: keys to bytes | error fs net |
-//! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error pg codec storage |
+//! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error progress pg codec storage |
 //! | [`progress`] | progress, cancellation and reports of an operation; everything else that is logged is `tracing` | error |
 //! | [`wal`] | pushes and fetches one WAL file, and ahead of time the ones that PostgreSQL requests next | error progress fs pg codec repo |
 //! | [`backup`] | copies a running server into packs and a manifest | error progress fs pg codec repo |

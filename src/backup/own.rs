@@ -9,7 +9,7 @@ use crate::pg::record::{FoundRecord, Meaning};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::Archive;
 use crate::repo::record::WalRange;
-use crate::repo::replay::{Step, Walk, check_size};
+use crate::repo::replay::{ReplayStep, Walk, check_size};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -122,7 +122,7 @@ impl BackupRecords {
         let walk = Walk { archive, segment_size: size, is_cancelled: &|| false, progress: &|_| {} };
         let facts = walk.over(names, |found| {
             self.note(found);
-            Step::Replay
+            ReplayStep::Replay
         })?;
         let _ = facts.without_seam().map_err(|error| error.with_kind(Kind::Conflict).hint(HINT))?;
         let missing = if !self.has_checkpoint {

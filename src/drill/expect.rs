@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::record::{Meaning, Parameters};
-use crate::repo::replay::{FoundSeam, Step};
+use crate::repo::replay::{FoundSeam, ReplayStep};
 use crate::restore::{RecoveryTarget, RestorePlan};
 
 /// Range of positions in which recovery has to end.
@@ -43,8 +43,8 @@ pub fn expect(plan: &RestorePlan, is_cancelled: &(dyn Fn() -> bool + Sync)) -> R
     let mut before = None;
     let facts =
         plan.replay(is_cancelled, &|_| {}, |found, step| match (&plan.stop.target, &found.meaning, step) {
-            (RecoveryTarget::Time(_), Meaning::TransactionEnd(_), Step::Replay)
-            | (RecoveryTarget::Lsn(_), _, Step::StopAfter) => before = Some(found.end),
+            (RecoveryTarget::Time(_), Meaning::TransactionEnd(_), ReplayStep::Replay)
+            | (RecoveryTarget::Lsn(_), _, ReplayStep::StopAfter) => before = Some(found.end),
             _ => {}
         })?;
     if let Some((oid, location)) = facts.tablespaces.iter().find(|(_, location)| !location.is_empty()) {

@@ -21,7 +21,7 @@ pub enum HoleState {
     /// A good backup lies behind it on the timeline that is alive: only the moments in between are
     /// lost.
     Passed,
-    /// It is on a branch that no living timeline descends from.
+    /// A gap on a branch that no living timeline descends from.
     Dead,
 }
 

@@ -23,7 +23,7 @@ use tracing::Span;
 
 /// Decision about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ReplayStep {
     /// The record is replayed, and recovery goes on.
     Replay,
     /// Recovery ends before the record.
@@ -101,14 +101,14 @@ impl ReplayFacts {
     }
 
     /// Takes a record and the decision about it.
-    fn take(&mut self, found: &FoundRecord, step: Step) {
-        if step != Step::StopBefore {
+    fn take(&mut self, found: &FoundRecord, step: ReplayStep) {
+        if step != ReplayStep::StopBefore {
             self.note(found);
         }
         self.stop = match step {
-            Step::Replay => None,
-            Step::StopBefore => Some(found.begin),
-            Step::StopAfter => Some(found.end),
+            ReplayStep::Replay => None,
+            ReplayStep::StopBefore => Some(found.begin),
+            ReplayStep::StopAfter => Some(found.end),
         };
     }
 
@@ -161,7 +161,7 @@ impl Walk<'_> {
     pub fn over(
         &self,
         names: impl Iterator<Item = Result<SegmentName>> + Send,
-        mut each: impl FnMut(&FoundRecord) -> Step,
+        mut each: impl FnMut(&FoundRecord) -> ReplayStep,
     ) -> Result<ReplayFacts> {
         let mut facts = ReplayFacts::default();
         let reader =

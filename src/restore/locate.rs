@@ -8,7 +8,7 @@ use crate::progress;
 use crate::repo::Archive;
 use crate::repo::catalog::Inventory;
 use crate::repo::record::Record;
-use crate::repo::replay::{Step, Walk};
+use crate::repo::replay::{ReplayStep, Walk};
 
 /// Maximum number of restore points in a hint.
 const MAX_POINTS: usize = 10;
@@ -43,13 +43,9 @@ pub(super) fn locate<'r>(
         };
         let walk = Walk { archive, segment_size: size, is_cancelled: &|| false, progress: &|_| {} };
         let names = inventory.along(&history, record.wal.first.number(size)..=end);
-        let facts =
-            walk.over(
-                names,
-                |found| {
-                    if found.begin < record.stop_lsn { Step::Replay } else { stop.step(found) }
-                },
-            )?;
+        let facts = walk.over(names, |found| {
+            if found.begin < record.stop_lsn { ReplayStep::Replay } else { stop.step(found) }
+        })?;
         if facts.stop.is_some() {
             return Ok((record, history));
         }

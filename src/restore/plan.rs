@@ -13,7 +13,7 @@ use crate::repo::catalog::{Gap, Inventory, Reach};
 use crate::repo::history::WalHistory;
 use crate::repo::missing::MissingHistory;
 use crate::repo::record::Record;
-use crate::repo::replay::{ReplayFacts, Step, Walk};
+use crate::repo::replay::{ReplayFacts, ReplayStep, Walk};
 use crate::repo::survey::{Survey, Want};
 use crate::repo::window::Window;
 use jiff::Timestamp;
@@ -233,7 +233,7 @@ impl RestorePlan {
         &self,
         is_cancelled: &(dyn Fn() -> bool + Sync),
         progress: &dyn Fn(u64),
-        mut each: impl FnMut(&FoundRecord, Step),
+        mut each: impl FnMut(&FoundRecord, ReplayStep),
     ) -> Result<ReplayFacts> {
         let size = self.record.segment_size;
         let last = match self.stop.target {
@@ -245,7 +245,7 @@ impl RestorePlan {
         walk.over(names, |found| {
             // A server begins with the redo point of the backup.
             let is_replayed = found.begin >= self.record.start_lsn;
-            let step = if is_replayed { self.stop.step(found) } else { Step::Replay };
+            let step = if is_replayed { self.stop.step(found) } else { ReplayStep::Replay };
             each(found, step);
             step
         })

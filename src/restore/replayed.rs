@@ -10,7 +10,7 @@ use super::stop::RecoveryTarget;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::record::{Meaning, Parameters};
 use crate::progress;
-use crate::repo::replay::{ReplayFacts, RestorePoint, Step};
+use crate::repo::replay::{ReplayFacts, ReplayStep, RestorePoint};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -67,7 +67,7 @@ impl Replayed {
             &|bytes| options.progress.add_done(bytes),
             |record_found, step| {
                 // A server begins with the redo point of the backup.
-                if step == Step::StopBefore || record_found.begin < record.start_lsn {
+                if step == ReplayStep::StopBefore || record_found.begin < record.start_lsn {
                     return;
                 }
                 match &record_found.meaning {

@@ -16,7 +16,7 @@ use crate::repo::Archive;
 use crate::repo::catalog::Reach;
 use crate::repo::history::WalHistory;
 use crate::repo::record::Record;
-use crate::repo::replay::Step;
+use crate::repo::replay::ReplayStep;
 use crate::repo::window::{MAX_SEARCHED, ends_within};
 use jiff::Timestamp;
 
@@ -49,14 +49,14 @@ impl RecoveryStop {
     /// PostgreSQL's `xlogrecovery.c`). Records before the end of the backup decide too: the server
     /// stops there and fails. Does not decide [`RecoveryTarget::Immediate`], whose stop depends on
     /// the backup.
-    pub fn step(&self, found: &FoundRecord) -> Step {
-        let stop = if self.exclusive { Step::StopBefore } else { Step::StopAfter };
+    pub fn step(&self, found: &FoundRecord) -> ReplayStep {
+        let stop = if self.exclusive { ReplayStep::StopBefore } else { ReplayStep::StopAfter };
         match (&self.target, &found.meaning) {
             (RecoveryTarget::Lsn(lsn), _) if found.begin >= *lsn => stop,
             (RecoveryTarget::Time(time), Meaning::TransactionEnd(ending))
                 if ending.time > *time || (self.exclusive && ending.time == *time) =>
             {
-                Step::StopBefore
+                ReplayStep::StopBefore
             }
             // The server keeps the lower 32 bits.
             (RecoveryTarget::Xid(xid), Meaning::TransactionEnd(ending))
@@ -67,9 +67,9 @@ impl RecoveryStop {
             (RecoveryTarget::Name(target), Meaning::RestorePoint { name, .. })
                 if target.as_bytes() == name =>
             {
-                Step::StopAfter
+                ReplayStep::StopAfter
             }
-            _ => Step::Replay,
+            _ => ReplayStep::Replay,
         }
     }
 }

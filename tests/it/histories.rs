@@ -86,7 +86,7 @@ fn check_archives_a_history_that_the_server_never_offered() {
     let live = with_hole();
     let outcome = live.archive.walkeep(&["check"]).ok();
     assert!(outcome.to_string().contains("00000002.history was missing, and was archived"), "{outcome}");
-    assert_eq!(live.archive.fetched("00000002.history"), read(&of_server(&live.server, "00000002.history")));
+    assert_eq!(live.archive.fetched("00000002.history"), read(of_server(&live.server, "00000002.history")));
     is_good(&live);
 }
 

@@ -151,7 +151,7 @@ fn a_repository_inside_the_data_directory_is_refused_at_init() {
 }
 
 #[test]
-fn a_timeline_without_its_history_in_the_repository_is_refused() {
+fn a_timeline_whose_history_neither_the_repository_nor_the_server_has_is_refused() {
     let live = Live::new();
     live.server.stop(Stop::Fast);
     live.server.touch("standby.signal");
@@ -161,11 +161,13 @@ fn a_timeline_without_its_history_in_the_repository_is_refused() {
     live.flush_wal();
     until("the history is archived", || live.archive.find("00000002.history").is_some());
     let history = live.archive.object("00000002.history");
-    let away = live.archive.scratch().join("history");
-    std::fs::rename(&history, &away).expect("lose the history");
+    let (own, away) = (live.server.wal().join("00000002.history"), live.archive.scratch().join("history"));
+    std::fs::remove_file(&history).expect("lose the history");
+    std::fs::rename(&own, &away).expect("and the file of the server");
     let outcome = live.backing_up().go().is(1).told();
     assert!(outcome.stderr.contains("00000002.history") && outcome.stderr.contains("hint:"), "{outcome}");
-    std::fs::rename(&away, &history).expect("bring it back");
+    std::fs::rename(&away, &own).expect("bring it back");
     let id = live.backup_id();
+    assert!(history.exists(), "the backup archives the history of its server");
     live.restore(&[&id]).verified().recovered();
 }

@@ -15,7 +15,7 @@ pub fn script(server: &Cluster, user: &str, database: &str, text: impl AsRef<[u8
 /// A copy of a library of PostgreSQL, for functions whose library the host of a drill lacks.
 pub fn library(scratch: &Scratch, name: &str) -> std::path::PathBuf {
     let directory = pg::tool("pg_config").arg("--pkglibdir").go().ok().stdout;
-    scratch.write(name, read(&Path::new(directory.trim_end()).join(name)))
+    scratch.write(name, read(Path::new(directory.trim_end()).join(name)))
 }
 
 /// The detail of all checks with this name.
