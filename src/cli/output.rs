@@ -1,6 +1,7 @@
 //! Standard output, and the results and progress of a verb on standard error.
 
 use super::log::{self, Lines, LogMemory, StandardError, Verbosity};
+use super::printable;
 use super::render::Report;
 use crate::config::LogConfig;
 use crate::error::{Error, Kind, Result};
@@ -27,7 +28,7 @@ pub fn print(json: bool, report: &impl Report) -> Result<()> {
 /// Prints text on standard output. A reader that closes the pipe (`| head`) is not an error.
 pub fn print_text(text: &str) -> Result<()> {
     remember(text);
-    write(text)
+    write(&printable::lines(text))
 }
 
 fn write(text: &str) -> Result<()> {

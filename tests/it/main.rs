@@ -48,6 +48,7 @@ mod shell;
 mod storage;
 mod support;
 mod sync;
+mod terminal;
 mod timelines;
 mod verify;
 mod versions;

@@ -2,6 +2,7 @@
 
 use super::FINDING;
 use super::record::{Fields, LogRecord};
+use crate::cli::printable;
 use crate::config::LogFormat;
 use indicatif::ProgressBar;
 use std::fmt::Write as _;
@@ -38,7 +39,7 @@ impl StderrLog {
     }
 
     fn text(&self, record: &LogRecord) -> String {
-        let (program, message) = (self.program, &record.fields.message);
+        let (program, message) = (self.program, printable::message(&record.fields.message));
         if record.level >= Level::INFO || record.target == FINDING {
             return format!("{message}\n");
         }
@@ -49,7 +50,7 @@ impl StderrLog {
         };
         let mut text = format!("{program}: {severity}{message}\n");
         if let Some(hint) = &record.fields.hint {
-            let _ = writeln!(text, "{program}: hint: {hint}");
+            let _ = writeln!(text, "{program}: hint: {}", printable::message(hint));
         }
         text
     }

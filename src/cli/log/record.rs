@@ -1,6 +1,7 @@
 //! An event with the spans around it, as text and as JSON. Secrets that libraries log are masked
 //! here.
 
+use crate::cli::printable;
 use crate::error::Error;
 use jiff::Timestamp;
 use serde::Serializer;
@@ -140,9 +141,9 @@ impl LogRecord {
         for span in &self.spans {
             let _ = write!(line, "{span}: ");
         }
-        line.push_str(&one_line(&self.fields.message));
+        line.push_str(&printable::value(self.fields.message.trim_end()));
         if let Some(hint) = &self.fields.hint {
-            let _ = write!(line, " (hint: {})", one_line(hint));
+            let _ = write!(line, " (hint: {})", printable::value(hint.trim_end()));
         }
         for (name, value) in self.span_fields.iter().chain(&self.fields.others) {
             let _ = write!(line, " {name}={value}");
@@ -177,8 +178,4 @@ impl LogRecord {
         line.push(b'\n');
         String::from_utf8_lossy(&line).into_owned()
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.trim_end().replace('\n', "\\n")
 }

@@ -3,6 +3,7 @@
 use crate::cli::args::{ListArgs, ShowArgs};
 use crate::cli::contents::Contents;
 use crate::cli::exit::Exit;
+use crate::cli::printable;
 use crate::cli::render::{self, Report};
 use crate::cli::setup::{self, Context};
 use crate::error::{Error, Failures, Kind, Result};
@@ -162,7 +163,9 @@ fn text(contents: &Contents) -> String {
     }
     for record in &contents.records {
         let pin = contents.pins.get(&record.id).map(|pin| format!("(pinned {pin})"));
-        let labels = record.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let label =
+            |(key, value): (&String, &String)| printable::value(&format!("{key}={value}")).into_owned();
+        let labels = record.labels.iter().map(label);
         let drill = contents.drill(&record.id).map(|drill| format!("({})", tried(drill)));
         let labels: Vec<String> = pin.into_iter().chain(drill).chain(labels).collect();
         let _ = writeln!(
@@ -299,7 +302,7 @@ impl Report for Shown<'_> {
         lines.extend(record.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
         let damaged = record.damaged.iter();
         lines.extend(damaged.map(|file| ("damaged", format!("{} pages {:?}", file.path, file.blocks))));
-        lines.iter().map(|(name, value)| format!("{name:<20} {value}\n")).collect()
+        lines.iter().map(|(name, value)| format!("{name:<20} {}\n", printable::value(value))).collect()
     }
 
     fn json(&self) -> impl Serialize {
