@@ -42,7 +42,7 @@ pub(super) fn finish(copied: CopiedBackup<'_>) -> Result<Taken> {
     check_stored(archive, &packed.manifest)?;
 
     let manifest = packed.manifest;
-    let shares_packs = manifest.packs.iter().any(|(storer, _)| storer != id);
+    let shares_packs = manifest.packs.runs().any(|(storer, _)| storer != id);
     let shared: u64 = manifest.uses.iter().map(Use::share).sum();
     let checksums = ChecksumStates { end: stopped.checksums, ..found.settings.checksums() };
     let damaged = damaged_files(bad, checksums, label.start..stopped.lsn);

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, TimelineId};
 use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::catalog::Reach;
-use crate::repo::data::{Data, exclusive, manifest_bytes};
+use crate::repo::data::{Data, exclusive, manifest_bytes, named_bytes};
 use crate::repo::drills::{Drill, last_of};
 use crate::repo::history::WalHistory;
 use crate::repo::holes::Hole;
@@ -138,8 +138,7 @@ impl Sizes {
         let exclusive = free.map(|(record, free)| (record.id.clone(), free + size_of(record))).collect();
         let mut packs = PackSet::default();
         named.iter().for_each(|named| packs.extend(named));
-        let pack = |(id, number): (&str, u32)| survey.data.get(id)?.packs.get(&number).copied();
-        let data = packs.iter().filter_map(pack).sum::<u64>() + manifest_bytes(records);
+        let data = named_bytes(&packs, &survey.data) + manifest_bytes(records);
         let stored: u64 = survey.data.values().map(Data::bytes).sum();
         Ok(Sizes {
             exclusive,

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::Archive;
 use crate::repo::branches::{Branches, Living, ServerTimeline, Why, is_in_the_future};
-use crate::repo::data::{Data, manifest_bytes};
+use crate::repo::data::{Data, manifest_bytes, named_bytes};
 use crate::repo::drills::{Drill, Outcome};
 use crate::repo::missing::MissingHistory;
 use crate::repo::packset::PackSet;
@@ -90,9 +90,7 @@ fn unfinished(records: &[Record], data: &BTreeMap<String, Data>, stored: u64) ->
     for record in records {
         named.extend(record.packs.as_ref()?);
     }
-    let size = |(id, number): (&str, u32)| data.get(id).and_then(|data| data.packs.get(&number)).copied();
-    let packs: u64 = named.iter().filter_map(size).sum();
-    Some(stored.saturating_sub(packs + manifest_bytes(records)))
+    Some(stored.saturating_sub(named_bytes(&named, data) + manifest_bytes(records)))
 }
 
 /// Returns the newest drill that proved or refuted a backup, else the newest of all.

@@ -22,22 +22,66 @@ impl Data {
     }
 }
 
+/// Packs that a set names, compared with a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedPacks<'a> {
+    /// Backup, number and size of a pack that is listed.
+    Listed(&'a str, u32, u64),
+    /// Backup, and first and last number of packs that are not.
+    Missing(&'a str, u32, u32),
+}
+
+/// Compares the packs of a set with a listing, by backup and number. Bounded by the listing and the
+/// runs of the set, whatever numbers these have.
+pub fn named<'a>(
+    packs: &'a PackSet,
+    listed: &'a BTreeMap<String, Data>,
+) -> impl Iterator<Item = NamedPacks<'a>> {
+    packs.runs().flat_map(move |(id, run)| {
+        let mut found = Vec::new();
+        let mut next = Some(*run.start());
+        for (number, size) in listed.get(id).into_iter().flat_map(|data| data.packs.range(run.clone())) {
+            if let Some(first) = next.filter(|first| first < number) {
+                found.push(NamedPacks::Missing(id, first, number - 1));
+            }
+            found.push(NamedPacks::Listed(id, *number, *size));
+            next = number.checked_add(1);
+        }
+        if let Some(first) = next.filter(|first| first <= run.end()) {
+            found.push(NamedPacks::Missing(id, first, *run.end()));
+        }
+        found
+    })
+}
+
+/// Returns the sizes of the packs of a set that are listed.
+pub fn named_bytes(packs: &PackSet, listed: &BTreeMap<String, Data>) -> u64 {
+    let size = |pack| match pack {
+        NamedPacks::Listed(_, _, size) => size,
+        NamedPacks::Missing(..) => 0,
+    };
+    named(packs, listed).map(size).fold(0, u64::saturating_add)
+}
+
 /// Returns for each backup the bytes of `data/` that removing this backup alone would free.
-/// `named`: the packs that each record names, in the order of `records`.
-pub fn exclusive(records: &[Record], named: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
+/// `sets`: the packs that each record names, in the order of `records`.
+pub fn exclusive(records: &[Record], sets: &[PackSet], data: &BTreeMap<String, Data>) -> Vec<u64> {
     fn add<K: Ord>(users: &mut BTreeMap<K, Option<usize>>, object: K, user: usize) {
         let shared = |known: &mut Option<usize>| *known = known.filter(|known| *known == user);
         users.entry(object).and_modify(shared).or_insert(Some(user));
     }
     let mut packs = BTreeMap::new();
     let mut manifests = BTreeMap::new();
-    for (index, (record, named)) in records.iter().zip(named).enumerate() {
-        named.iter().for_each(|pack| add(&mut packs, pack, index));
+    for (index, (record, set)) in records.iter().zip(sets).enumerate() {
+        for pack in named(set, data) {
+            // A pack that is missing takes nothing; `verify` reports it.
+            if let NamedPacks::Listed(id, number, size) = pack {
+                add(&mut packs, (id, number, size), index);
+            }
+        }
         record.manifest_objects().for_each(|part| add(&mut manifests, (part.key.as_str(), part.size), index));
     }
-    let size = |(id, number): (&str, u32)| data.get(id)?.packs.get(&number).copied();
-    // A pack that is missing takes nothing; `verify` reports it.
-    let packs = packs.into_iter().map(|(pack, user)| (size(pack).unwrap_or(0), user));
+    let packs = packs.into_iter().map(|((_, _, size), user)| (size, user));
     let manifests = manifests.into_iter().map(|((_, size), user)| (size, user));
     let mut free = vec![0; records.len()];
     for (size, user) in packs.chain(manifests) {

@@ -4,13 +4,37 @@ use super::name::ObjectName;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// A set of packs: the packs that a backup names, its own ones and ones of earlier backups. Memory
 /// grows with the number of runs. The JSON is an object of backup ids, each with its runs `[first,
 /// last]`, sorted and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PackSet(BTreeMap<String, Vec<(u32, u32)>>);
+#[serde(try_from = "Runs", into = "Runs")]
+pub struct PackSet(Runs);
+
+type Runs = BTreeMap<String, Vec<(u32, u32)>>;
+
+impl From<PackSet> for Runs {
+    fn from(packs: PackSet) -> Runs {
+        packs.0
+    }
+}
+
+impl TryFrom<Runs> for PackSet {
+    type Error = String;
+
+    fn try_from(all: Runs) -> std::result::Result<PackSet, String> {
+        for (id, runs) in &all {
+            let are_ordered = runs.iter().all(|run| run.0 <= run.1);
+            let are_apart = runs.windows(2).all(|pair| matches!(pair, [a, b] if a.1 < b.0));
+            if !are_ordered || !are_apart {
+                return Err(format!("the packs of {} are not sorted runs", id.escape_debug()));
+            }
+        }
+        Ok(PackSet(all))
+    }
+}
 
 impl PackSet {
     /// Adds a pack by its key, relative to the archive.
@@ -58,17 +82,16 @@ impl PackSet {
         behind > 0 && runs.get(behind - 1).is_some_and(|run| number <= run.1)
     }
 
-    /// Iterates over the packs, by backup and number.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.0.iter().flat_map(|(id, runs)| {
-            runs.iter()
-                .flat_map(move |(first, last)| (*first..=*last).map(move |number| (id.as_str(), number)))
-        })
+    /// Iterates over the runs: a backup, its first and its last pack. A run of a damaged record may
+    /// have billions of numbers, so they are never walked: see `data::named`.
+    pub fn runs(&self) -> impl Iterator<Item = (&str, RangeInclusive<u32>)> {
+        self.0.iter().flat_map(|(id, runs)| runs.iter().map(move |run| (id.as_str(), run.0..=run.1)))
     }
 
     /// Returns the number of packs.
     pub fn len(&self) -> u64 {
-        self.0.values().flatten().map(|(first, last)| u64::from(last - first) + 1).sum()
+        let numbers = |run: &(u32, u32)| u64::from(run.1 - run.0) + 1;
+        self.0.values().flatten().map(numbers).fold(0, u64::saturating_add)
     }
 
     pub fn is_empty(&self) -> bool {

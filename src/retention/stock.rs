@@ -6,7 +6,7 @@ use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repo::branches::{Branch, BranchBackup, Branches, ServerTimeline};
-use crate::repo::data::Data;
+use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::history::WalHistory;
 use crate::repo::packset::PackSet;
 use crate::repo::pin::Pin;
@@ -172,10 +172,12 @@ impl Stock {
                 return Some(ObjectName::Manifest(id.clone(), *number).to_string());
             }
         }
-        let is_missing =
-            |(id, number): &(&str, u32)| !of(id).is_some_and(|data| data.packs.contains_key(number));
-        if let Some((id, number)) = backup.packs.iter().find(is_missing) {
-            return Some(ObjectName::Pack(id.to_owned(), number).to_string());
+        let missing = named(&backup.packs, &self.data).find_map(|pack| match pack {
+            NamedPacks::Missing(id, first, _) => Some(ObjectName::Pack(id.to_owned(), first).to_string()),
+            NamedPacks::Listed(..) => None,
+        });
+        if missing.is_some() {
+            return missing;
         }
         let has_wal = self.has_all(&backup.wal, backup.segment_size);
         (!has_wal).then(|| format!("WAL between {} and {}", backup.wal.first, backup.wal.last))

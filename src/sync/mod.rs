@@ -15,7 +15,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, WalName};
 use crate::progress::{self, Progress, in_span};
 use crate::repo::active::{Announcement, Heartbeat, Liveness, Operation, Staleness};
-use crate::repo::data::Data;
+use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part};
 use crate::repo::ranges::{StoredFrame, stored_ranges};
@@ -197,14 +197,14 @@ impl Sync<'_> {
 
     /// Whether `data`, the data of the target, have every object that a backup names.
     fn has_all(&self, record: &Record, data: &BTreeMap<String, Data>) -> Result<bool> {
-        let has =
-            |(id, number): (&str, u32)| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
         let has_part = |part: &ManifestPart| {
             part.place().is_some_and(|(id, number)| {
                 data.get(&id).is_some_and(|data| data.manifests.contains_key(&number))
             })
         };
-        Ok(record.manifest_objects().all(has_part) && self.from.packs_of(record)?.iter().all(has))
+        let packs = self.from.packs_of(record)?;
+        let is_listed = |pack| matches!(pack, NamedPacks::Listed(..));
+        Ok(record.manifest_objects().all(has_part) && named(&packs, data).all(is_listed))
     }
 
     /// Copies each of `things`, several at once. Returns the number of objects that are new in the

@@ -4,7 +4,7 @@ use super::findings::{Findings, ProblemKind};
 use crate::error::{Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::label::{Label, parse_tablespace_map};
-use crate::repo::data::Data;
+use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part, Use};
 use crate::repo::packset::PackSet;
@@ -246,6 +246,16 @@ impl<'a> BackupCheck<'a> {
         }
     }
 
+    /// Reports packs that do not exist.
+    pub fn missing_packs(&self, id: &str, first: u32, last: u32) {
+        let detail = match last - first {
+            0 => "it is missing".to_owned(),
+            more => format!("it and {more} more packs, up to number {last}, are missing"),
+        };
+        let name = ObjectName::Pack(id.to_owned(), first);
+        self.findings.problem(ProblemKind::Missing, &name, detail, [self.record.id.as_str()]);
+    }
+
     /// Checks presence and size of the packs that the backup needs. Reads the manifest only if
     /// necessary: the sizes are right when the sizes of the objects that the backup stored add up
     /// to `new_bytes` of its record, and when all other backups whose packs it names are listed,
@@ -254,9 +264,11 @@ impl<'a> BackupCheck<'a> {
         let packs = self.archive.packs_of(self.record)?;
         let mut are_sizes_right =
             self.data.get(&self.record.id).map(Data::bytes) == Some(self.record.new_bytes);
-        for (id, number) in packs.iter() {
-            are_sizes_right &= listed.contains(id);
-            self.pack(&ObjectName::Pack(id.to_owned(), number), None, 0);
+        for pack in named(&packs, self.data) {
+            match pack {
+                NamedPacks::Listed(id, ..) => are_sizes_right &= listed.contains(id),
+                NamedPacks::Missing(id, first, last) => self.missing_packs(id, first, last),
+            }
         }
         if are_sizes_right {
             return Ok(());

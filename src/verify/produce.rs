@@ -9,6 +9,7 @@ use crate::codec::hash::LANES;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::repo::ObjectName;
+use crate::repo::data::{NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{Part, Parts};
 use crate::repo::packset::PackSet;
@@ -88,11 +89,13 @@ impl Run<'_> {
         backup: &BackupCheck<'_>,
         producer: &mut Producer,
     ) -> Result<()> {
-        for (id, number) in record.packs.iter().flat_map(PackSet::iter) {
-            let name = ObjectName::Pack(id.to_owned(), number);
-            backup.pack(&name, None, 0);
-            if self.has_pack(id, number) {
-                producer.open_pack(id, number, &name.to_string().into())?;
+        for pack in record.packs.iter().flat_map(|packs| named(packs, &self.data)) {
+            match pack {
+                NamedPacks::Listed(id, number, _) => {
+                    let name = ObjectName::Pack(id.to_owned(), number);
+                    producer.open_pack(id, number, &name.to_string().into())?;
+                }
+                NamedPacks::Missing(id, first, last) => backup.missing_packs(id, first, last),
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use super::state::{Run, Scope};
 use crate::error::Result;
 use crate::pg::segment::WalName;
 use crate::repo::ObjectName;
+use crate::repo::data::{NamedPacks, named};
 use crate::repo::evidence::{FoundSeams, VerifiedBackup, VerifiedPacks, VerifiedWal};
 use crate::repo::packset::PackSet;
 use crate::repo::record::Record;
@@ -95,11 +96,14 @@ impl Run<'_> {
     }
 
     fn write_packs(&self, bad: &BTreeSet<&str>) -> Result<()> {
-        let mut named = PackSet::default();
+        let mut packs = PackSet::default();
         for record in self.selected().filter(|record| self.covered.contains(&record.id)) {
-            named.extend(&self.archive.packs_of(record)?);
+            packs.extend(&self.archive.packs_of(record)?);
         }
-        let read = named.iter().filter_map(|(id, number)| {
+        let read = named(&packs, &self.data).filter_map(|pack| {
+            let NamedPacks::Listed(id, number, _) = pack else {
+                return None;
+            };
             let is_bad = bad.contains(ObjectName::Pack(id.to_owned(), number).to_string().as_str());
             let at = if self.is_due(id, number) {
                 self.options.now

@@ -2,7 +2,7 @@
 
 use super::backup::BackupCheck;
 use super::evidence::Evidence;
-use super::findings::Findings;
+use super::findings::{Findings, ProblemKind};
 use super::packs::{ReadTask, TaskReader};
 use super::state::{Options, Run, Scope, VerifyResult, bytes_of};
 use super::wal;
@@ -10,6 +10,7 @@ use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress::{self, in_span};
+use crate::repo::data::{NamedPacks, named};
 use crate::repo::evidence::FoundSeams;
 use crate::repo::packset::PackSet;
 use crate::repo::record::Record;
@@ -72,6 +73,11 @@ impl<'a> Run<'a> {
                 Ok(_) => {}
                 Err(error) => findings.error(&ObjectName::Pin(id), &error, true, []),
             }
+        }
+        for (name, what) in archive.foreign()? {
+            let is_wal = matches!(name, ObjectName::Wal(_));
+            let kind = if is_wal { ProblemKind::Missing } else { ProblemKind::Damaged };
+            findings.problem(kind, &name, format!("it is {what}, not a file"), []);
         }
         let evidence = Evidence::read(archive, survey.segment_size, &records, survey.verified, findings)?;
         let mut history = survey.wal;
@@ -203,8 +209,10 @@ impl<'a> Run<'a> {
             total += record.manifest.iter().map(bytes_of).sum::<u64>();
             record.packs.iter().for_each(|named| packs.extend(named));
         }
-        let size = |(id, number): (&str, u32)| self.data.get(id)?.packs.get(&number).copied();
-        let due = packs.iter().filter(|(id, number)| self.is_due(id, *number)).filter_map(size);
+        let due = named(&packs, &self.data).filter_map(|pack| match pack {
+            NamedPacks::Listed(id, number, size) => self.is_due(id, number).then_some(size),
+            NamedPacks::Missing(..) => None,
+        });
         let wal = self.wal.iter().filter(|(name, _)| self.is_wal_due(*name)).map(|(_, size)| size);
         total + due.sum::<u64>() + wal.sum::<u64>()
     }

@@ -1,10 +1,12 @@
 //! Values of `repo` on random input, each against a simple model.
 
+use crate::support::each_pack;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use walkeep::codec::hash::block_hash;
 use walkeep::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use walkeep::repo::catalog::Inventory;
+use walkeep::repo::data::{Data, NamedPacks, named};
 use walkeep::repo::entry::{Extent, FileEntry, Owner, StoredPath};
 use walkeep::repo::pack_name;
 use walkeep::repo::packset::PackSet;
@@ -57,13 +59,38 @@ fn listed(inventory: &Inventory) -> Vec<(u32, u64)> {
 
 proptest! {
     #[test]
+    fn a_set_of_packs_is_compared_with_a_listing_by_runs(wanted in packs(), listed in packs()) {
+        let set = set(&wanted);
+        let mut data: BTreeMap<String, Data> = BTreeMap::new();
+        for (id, number) in &listed {
+            data.entry(IDS[*id].to_owned()).or_default().packs.insert(*number, u64::from(*number) + 7);
+        }
+        let has = |id: &str, number: u32| data.get(id).is_some_and(|data| data.packs.contains_key(&number));
+        let mut found = Vec::new();
+        for pack in named(&set, &data) {
+            match pack {
+                NamedPacks::Listed(id, number, size) => {
+                    prop_assert!(has(id, number));
+                    prop_assert_eq!(size, u64::from(number) + 7);
+                    found.push((id, number));
+                }
+                NamedPacks::Missing(id, first, last) => {
+                    prop_assert!((first..=last).all(|number| !has(id, number)));
+                    found.extend((first..=last).map(|number| (id, number)));
+                }
+            }
+        }
+        prop_assert_eq!(found, each_pack(&set).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_set_of_packs_holds_what_was_added(packs in packs(), more in packs()) {
         let mut model: BTreeSet<(&str, u32)> = packs.iter().map(|(id, number)| (IDS[*id], *number)).collect();
         let mut set = set(&packs);
-        prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+        prop_assert_eq!(each_pack(&set).collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
         set.extend(&self::set(&more));
         model.extend(more.iter().map(|(id, number)| (IDS[*id], *number)));
-        prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+        prop_assert_eq!(each_pack(&set).collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
         prop_assert_eq!((set.len(), set.is_empty()), (model.len() as u64, model.is_empty()));
         for (id, number) in IDS.iter().flat_map(|id| (0..42).map(move |number| (*id, number))) {
             prop_assert_eq!(set.contains(id, number), model.contains(&(id, number)));

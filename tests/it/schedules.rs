@@ -9,6 +9,7 @@
 mod claims;
 mod world;
 
+use crate::support::each_pack;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ fn check(archive: &Archive, pinned: &BTreeSet<String>) -> std::result::Result<()
     let data = archive.data().map_err(fail)?;
     let records = archive.records().map_err(fail)?.good;
     for record in &records {
-        for (id, number) in archive.packs_of(record).map_err(fail)?.iter() {
+        for (id, number) in each_pack(&archive.packs_of(record).map_err(fail)?) {
             if !data.get(id).is_some_and(|data| data.packs.contains_key(&number)) {
                 return Err(format!("backup {} is listed, and pack {number} of {id} is gone", record.id));
             }
@@ -157,7 +158,8 @@ fn explore(seed: u64) -> u64 {
     let named = archive.records().expect("records").good.into_iter();
     let mut needed: BTreeSet<String> = records.clone();
     for record in named {
-        needed.extend(archive.packs_of(&record).expect("packs").iter().map(|(id, _)| id.to_owned()));
+        let packs = archive.packs_of(&record).expect("packs");
+        needed.extend(packs.runs().map(|(id, _)| id.to_owned()));
     }
     if let Some(id) = archive.data().expect("data").into_keys().find(|id| !needed.contains(id)) {
         fail(format!("data of {id} are left, which no backup needs"));

@@ -2,6 +2,7 @@
 //! packs, pins, running operations, and clocks that lie.
 
 use super::world::{DAY, MB, World, at, id, segment, size};
+use crate::support::each_pack;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use walkeep::pg::segment::{TimelineId, WalName};
@@ -119,7 +120,7 @@ fn check_always(seed: u64, world: &World, policy: &Policy, plan: &Plan, now: i64
 fn check_packs(seed: u64, world: &World, plan: &Plan, kept: &BTreeSet<String>, unknown: bool) {
     let mut live: BTreeSet<ObjectName> = BTreeSet::new();
     for backup in world.stock.backups.iter().filter(|backup| kept.contains(&backup.id)) {
-        live.extend(backup.packs.iter().map(|(id, number)| ObjectName::Pack(id.to_owned(), number)));
+        live.extend(each_pack(&backup.packs).map(|(id, number)| ObjectName::Pack(id.to_owned(), number)));
         live.extend(backup.manifest.keys().map(|(id, number)| ObjectName::Manifest(id.clone(), *number)));
     }
     for (id, data) in &world.stock.data {

@@ -1,6 +1,7 @@
 //! A made-up history of a cluster, from a seed: WAL, timelines, backups, pins, clocks. And what of
 //! it can be restored, found out by trying everything.
 
+use crate::support::each_pack;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use walkeep::pg::history::History;
@@ -142,8 +143,9 @@ impl World {
         }
         if !self.stock.backups.is_empty() && self.dice.one_in(2) {
             let other = self.dice.below(self.stock.backups.len() as u64) as usize;
-            let shared: Vec<(String, u32)> =
-                self.stock.backups[other].packs.iter().map(|(id, number)| (id.to_owned(), number)).collect();
+            let shared: Vec<(String, u32)> = each_pack(&self.stock.backups[other].packs)
+                .map(|(id, number)| (id.to_owned(), number))
+                .collect();
             for (id, number) in shared {
                 if self.dice.one_in(2) {
                     packs.insert(&ObjectName::Pack(id, number).to_string()).expect("a pack");
@@ -326,7 +328,7 @@ impl World {
         let is_whole = |backup: &&Backup| {
             backup.is_complete
                 && self.stock.remembered.get(&backup.id) != Some(&true)
-                && backup.packs.iter().all(|(id, number)| has(id, number))
+                && each_pack(&backup.packs).all(|(id, number)| has(id, number))
                 && backup.manifest.keys().all(|(id, number)| has_part(id, *number))
                 && (backup.wal.first.number(size())..=backup.wal.last.number(size()))
                     .all(|number| self.has(segment(backup.wal.first.timeline.0, number)))

@@ -62,6 +62,7 @@ pub mod scratch;
 pub mod segment;
 pub mod site;
 pub mod strace;
+pub mod stuck;
 pub mod tmpfs;
 pub mod wait;
 
@@ -136,4 +137,9 @@ pub fn skipped(tool: &str, why: &str) {
     assert!(!requires(&required, tool), "WALKEEP_TEST_REQUIRE={required} requires {tool}: {why}");
     let test = std::thread::current();
     let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"));
+}
+
+/// Every pack of a set, by backup and number. Only for sets that tests have made.
+pub fn each_pack(packs: &walkeep::repo::packset::PackSet) -> impl Iterator<Item = (&str, u32)> {
+    packs.runs().flat_map(|(id, run)| run.map(move |number| (id, number)))
 }
