@@ -4,7 +4,7 @@ use super::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::restore;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -65,6 +65,17 @@ impl Scratch {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Writes a file that every user may read.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.0.join(name);
+        let doing = || format!("write {}", path.display());
+        if let Some(parent) = path.parent().filter(|parent| *parent != self.0) {
+            std::fs::DirBuilder::new().mode(0o755).recursive(true).create(parent).doing(doing)?;
+        }
+        std::fs::write(&path, content).doing(doing)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).doing(doing)
     }
 }
 

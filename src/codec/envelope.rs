@@ -24,6 +24,11 @@ pub const TRAILER_SIZE: usize = 16;
 /// Magic number of skippable frame 6, and the length of what follows.
 const TRAILER_MAGIC: [u8; 8] = [0x56, 0x2A, 0x4D, 0x18, 8, 0, 0, 0];
 
+/// Whether bytes begin with a zstd skippable frame (RFC 8878, section 3.1.2).
+fn is_skippable(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..])
+}
+
 /// Returns the trailer of an object of `stored` bytes, header and trailer included: a zstd skippable
 /// frame with this number. Truncation shows without reading the content.
 pub fn trailer(stored: u64) -> [u8; TRAILER_SIZE] {
@@ -281,6 +286,9 @@ impl<R: Read> Content<R> {
                         return Err(damage("its trailer is damaged, or does not end it"));
                     }
                     self.ahead.drain(..length);
+                }
+                Some(_) if is_skippable(&self.ahead) => {
+                    return Err(damage("it has a skippable frame that is not a trailer"));
                 }
                 Some(length) => break length,
                 None if self.is_at_end && self.ahead.is_empty() => return Ok(false),

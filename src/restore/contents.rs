@@ -42,6 +42,8 @@ pub(super) struct BackupContents {
     pub configuration: Configuration,
     /// Settings that replay needs at least, by the control file.
     pub least_settings: [(&'static str, u32); 5],
+    /// Content of the control file.
+    pub control: Vec<u8>,
     /// New paths of the configuration files from outside of the data directory.
     pub config: Vec<PathBuf>,
     /// Keys of all packs.
@@ -100,6 +102,7 @@ impl BackupContents {
             return Err(Error::new(Kind::Damage, "global/pg_control belongs to another cluster"));
         }
         found.least_settings = control.least_settings();
+        control.bytes().clone_into(&mut found.control);
         found.configuration = Configuration::read(&files, Path::new(&settings.config_file), data_directory);
         Ok(found)
     }

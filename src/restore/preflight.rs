@@ -35,6 +35,8 @@ pub struct Prepared<'a> {
     pub notes: Notes,
     /// Ids of the user and the group that will own the data directory.
     pub owner: (u32, u32),
+    /// Content of the control file of the backup.
+    pub control: Vec<u8>,
 }
 
 /// Differences between the restored cluster and the original that its administrator has to know.
@@ -91,7 +93,15 @@ pub fn prepare<'a>(
     } else {
         check_replay(&mut job, &contents, &data_directories).doing(doing)?
     };
-    Ok(Prepared { job, lock: lock.filter(|_| !options.dry_run), announced, needs, notes, owner })
+    Ok(Prepared {
+        job,
+        lock: lock.filter(|_| !options.dry_run),
+        announced,
+        needs,
+        notes,
+        owner,
+        control: contents.control,
+    })
 }
 
 /// Reads the WAL that recovery replays, unless that is not wanted, and adds to the job what recovery

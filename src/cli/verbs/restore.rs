@@ -63,7 +63,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     }
     let prepared = restore::prepare(&options, &plan, &recovery)?;
     context.console.finish();
-    try_restore_command(context, &plan, prepared.owner)?;
+    try_restore_command(context, &plan, &prepared)?;
     note(context, &prepared.notes);
     if args.dry_run {
         context.print(&DryRun::make(context, &plan, &options, prepared)?)?;
@@ -474,9 +474,12 @@ fn start_options(plan: &RestorePlan, notes: &Notes, to: &Path, config_dir: Optio
 
 /// Runs the restore command once as the user that will run the server, so that an archive that this
 /// user cannot read is found before anything is written. Fetches nothing ahead.
-fn try_restore_command(context: &Context, plan: &RestorePlan, owner: (u32, u32)) -> Result<()> {
+fn try_restore_command(context: &Context, plan: &RestorePlan, prepared: &Prepared<'_>) -> Result<()> {
     let command = restore_command::build(context, &["--repository", plan.archive.repository().name()])?;
-    let place = Scratch::make(owner)?;
+    let place = Scratch::make(prepared.owner)?;
+    // walfetch recognizes the data directory in which it is started by these two.
+    place.write("PG_VERSION", format!("{}\n", plan.archive.lineage().major).as_bytes())?;
+    place.write("global/pg_control", &prepared.control)?;
     let destination = place.path().join("segment");
     let name = WalName::Segment(plan.first_segment());
     restore_command::call(&command, name, place.path(), &destination).map_err(|error| {

@@ -33,13 +33,17 @@ fn a_flipped_bit_anywhere_is_never_handed_over() {
         let site = site(compression);
         for (segment, is_dense) in [(site.segment(2).noise(), true), (site.segment(3), false)] {
             site.push(&segment).ok();
-            let size = read(site.archive.object(&segment.name())).len() as i64;
+            let object = read(site.archive.object(&segment.name()));
+            let size = object.len() as i64;
+            // A decoder ignores this bit of the first byte behind the magic number (RFC 8878, 3.1.1.1.1).
+            let has_no_meaning = |at: i64| object[..at as usize].ends_with(&[0x28, 0xB5, 0x2F, 0xFD]);
             let content = (512..size).step_by(1.max((size as usize - 512) / 12));
             for at in content.chain([512, size / 2, size - 1, size - 4]) {
                 let outcome = never_wrong(&site, &segment, Damage::Flip(at));
                 // Frames that hold next to nothing have bits without a meaning: then what is
                 // delivered is right.
-                if is_dense {
+                if is_dense && !has_no_meaning(at) {
+                    assert_ne!(outcome.code(), Some(0), "{compression}: byte {at} of {size}");
                     outcome.fatal();
                 }
             }
