@@ -300,6 +300,12 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
+impl<T> Doing<T> for rustix::io::Result<T> {
+    fn doing(self, step: impl Step) -> Result<T> {
+        self.map_err(std::io::Error::from).doing(step)
+    }
+}
+
 /// Returns the elements of `slice` in `range`, for callers that have established that `slice`
 /// contains `range`.
 ///

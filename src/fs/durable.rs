@@ -1,16 +1,17 @@
-//! The only renames and syncs of the program. Once a function has returned Ok, what it wrote
+//! Renames and syncs by path; those by descriptor are in `folder.rs`. Once a function has returned Ok, what it wrote
 //! survives a loss of power, and no existing file is replaced unless the name of the function says
 //! so.
 
-#![allow(clippy::disallowed_methods, reason = "the only file that renames and syncs")]
+#![allow(clippy::disallowed_methods, reason = "this file and folder.rs rename and sync")]
 
 use crate::error::{Doing, Error, Result};
-use rustix::fs::{self, AtFlags, CWD, RenameFlags};
+use rustix::fs;
 use rustix::io::Errno;
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// Result of [`publish`].
+/// Result of giving a file its name.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
@@ -37,44 +38,19 @@ pub fn sync_file(file: &File, path: &Path) -> Result<()> {
 ///
 /// Others of the operating system.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    let doing = || format!("sync directory {}", path.display());
-    let directory = File::open(path).doing(doing)?;
-    match fs::fsync(&directory) {
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
-        result => result.map_err(std::io::Error::from).doing(doing),
-    }
+    let directory = File::open(path).doing(|| format!("sync directory {}", path.display()))?;
+    sync_open_dir(directory.as_fd(), path)
 }
 
-/// Renames a synced temporary file to `name`, unless `name` exists, and syncs the directory. After
-/// [`Published::NameIsTaken`] the temporary file still exists.
+/// Syncs an open directory like [`sync_dir`].
 ///
 /// # Errors
 ///
-/// Those of the operating system, and one for a file system that can neither rename without
-/// replacing nor link.
-pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
-    let doing = || format!("create {}", name.display());
-    let renamed = match fs::renameat_with(CWD, temporary, CWD, name, RenameFlags::NOREPLACE) {
-        // The file system does not support the flag. A hard link is exclusive too.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            fs::linkat(CWD, temporary, CWD, name, AtFlags::empty()).map(|()| {
-                // After a failure, the file only has a second name, among the temporary files.
-                let _ = std::fs::remove_file(temporary);
-            })
-        }
-        result => result,
-    };
-    match renamed {
-        Ok(()) => {
-            sync_parent(name)?;
-            Ok(Published::Now)
-        }
-        Err(Errno::EXIST) => Ok(Published::NameIsTaken),
-        Err(errno @ (Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOSYS)) => {
-            Err(Error::io(doing(), &errno.into())
-                .hint("this file system can neither rename without replacing nor make hard links, so it cannot hold a repository"))
-        }
-        Err(errno) => Err(Error::io(doing(), &errno.into())),
+/// Those of [`sync_dir`].
+pub fn sync_open_dir(directory: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    match fs::fsync(directory) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+        result => result.doing(|| format!("sync directory {}", path.display())),
     }
 }
 
@@ -86,31 +62,6 @@ pub fn publish(temporary: &Path, name: &Path) -> Result<Published> {
 /// Those of the operating system.
 pub fn replace_volatile(temporary: &Path, name: &Path) -> Result<()> {
     std::fs::rename(temporary, name).doing(|| format!("rename to {}", name.display()))
-}
-
-/// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
-/// new file.
-///
-/// # Errors
-///
-/// Those of the operating system. The old file then stays, unless the sync of the directory failed.
-pub fn write_replacing(name: &Path, content: &[u8], mode: u32) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut temporary = name.as_os_str().to_owned();
-    temporary.push(".walkeep-tmp");
-    let temporary = Path::new(&temporary);
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(temporary)
-        .doing(|| format!("create {}", temporary.display()))?;
-    file.write_all(content).doing(|| format!("write {}", temporary.display()))?;
-    sync_file(&file, temporary)?;
-    replace_volatile(temporary, name)?;
-    sync_parent(name)
 }
 
 /// Creates a directory and its parents below `root` unless they exist, and makes their names
@@ -190,8 +141,7 @@ impl FileSystem {
     ///
     /// Those of the operating system.
     pub fn sync(&self) -> Result<()> {
-        let synced = fs::syncfs(&self.directory).map_err(std::io::Error::from);
-        synced.doing(|| format!("sync the file system of {}", self.path.display()))
+        fs::syncfs(&self.directory).doing(|| format!("sync the file system of {}", self.path.display()))
     }
 }
 

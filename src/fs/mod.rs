@@ -4,6 +4,7 @@
 pub mod aligned;
 pub mod direct;
 pub mod durable;
+pub mod folder;
 mod plain;
 
 pub use plain::open_plain;

@@ -3,7 +3,7 @@
 
 use super::notice::NoticeEvent;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::durable;
+use crate::fs::{durable, folder};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -115,6 +115,6 @@ impl FailureMemory {
         let text =
             serde_json::to_vec(&all).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
         durable::create_dir(&self.folder, DIR_MODE)?;
-        durable::write_replacing(&self.file, &text, FILE_MODE)
+        folder::write_replacing(&self.file, &text, FILE_MODE)
     }
 }

@@ -2,7 +2,7 @@
 //! text.
 
 use crate::error::Result;
-use crate::fs::durable;
+use crate::fs::folder;
 use std::path::Path;
 
 /// Mode of the file: readable for all users, since the collector runs as another one.
@@ -10,5 +10,5 @@ const MODE: u32 = 0o644;
 
 /// Writes a file by a rename.
 pub fn write(path: &Path, text: &str) -> Result<()> {
-    durable::write_replacing(path, text.as_bytes(), MODE)
+    folder::write_replacing(path, text.as_bytes(), MODE)
 }

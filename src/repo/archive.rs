@@ -10,7 +10,7 @@ use super::object::{check_header, header, missing};
 use super::{Identity, Lineage, Repository, key, parse_json, to_json};
 use crate::codec::envelope::{Header, ObjectKind};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::storage::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, list_all};
+use crate::storage::{Body, ForeignEntry, Key, ListedObject, Mode, Object, PAGE, Page, Put, list_all};
 use std::ops::Range;
 
 /// The part of a repository with one lineage of a cluster. See the file.
@@ -149,6 +149,17 @@ impl Archive {
             }
         }
         Ok(())
+    }
+
+    /// Returns the names of objects at which the store has something else, such as a symbolic link,
+    /// and what that is.
+    pub fn foreign(&self) -> Result<Vec<(ObjectName, &'static str)>> {
+        let found = self.repository.store.foreign(&self.base);
+        let found = self.in_repository("list", &self.base, found)?;
+        let below = format!("{}/", self.base);
+        let named =
+            |entry: ForeignEntry| Some((ObjectName::parse(entry.path.strip_prefix(&below)?)?, entry.what));
+        Ok(found.into_iter().filter_map(named).collect())
     }
 
     /// Calls `each` with every object of a folder, except objects whose keys walkeep does not

@@ -11,6 +11,7 @@ use super::data::Data;
 use super::drills::Drill;
 use super::evidence::KnownGaps;
 use super::history::WalHistory;
+use super::object::is_about_the_object;
 use super::pin::Pin;
 use super::record::Record;
 use super::window::Windows;
@@ -82,7 +83,7 @@ fn await_underway(archive: &Archive, inventory: &mut Inventory) -> Result<()> {
         }
         for gap in gaps {
             let mut name = gap.first;
-            while name <= gap.last && archive.has_wal(WalName::Segment(name))? {
+            while name <= gap.last && has_arrived(archive, name)? {
                 name = name.next(size);
             }
             if name > gap.first {
@@ -92,6 +93,14 @@ fn await_underway(archive: &Archive, inventory: &mut Inventory) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a segment that was not listed exists now. Something else in its place is not a segment.
+fn has_arrived(archive: &Archive, name: SegmentName) -> Result<bool> {
+    match archive.has_wal(WalName::Segment(name)) {
+        Err(error) if is_about_the_object(&error) => Ok(false),
+        arrived => arrived,
+    }
 }
 
 impl Survey {

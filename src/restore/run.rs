@@ -9,6 +9,7 @@ use super::preflight::Prepared;
 use super::write::{ClusterWriter, UnfinishedCluster};
 use crate::error::{Doing, Error, Result};
 use crate::fs::durable::{self, FileSystem};
+use crate::fs::folder;
 use crate::progress::{self, in_span};
 use crate::repo::RESTORING;
 use crate::repo::lock::Lock;
@@ -95,7 +96,7 @@ fn create_directories(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Lock> 
 fn write_markers(job: &RestoreJob<'_>) -> Result<()> {
     let over = if job.options.delta { OVERWRITES } else { "" };
     let text = format!("{}\n{over}\n", job.plan.record.id);
-    job.roots().try_for_each(|root| durable::write_replacing(&root.join(RESTORING), text.as_bytes(), 0o600))
+    job.roots().try_for_each(|root| folder::write_replacing(&root.join(RESTORING), text.as_bytes(), 0o600))
 }
 
 /// Writes everything except for the control file, while another thread flushes.

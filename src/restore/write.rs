@@ -10,7 +10,7 @@ use super::options::Restored;
 use super::owner::Ownership;
 use super::partial::make_empty;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::durable;
+use crate::fs::{durable, folder};
 use crate::pg::control::Control;
 use crate::pg::label::{TablespaceLink, format_tablespace_map, parse_tablespace_map};
 use crate::pg::manifest::{ManifestFile, ManifestWriter};
@@ -51,7 +51,7 @@ pub(super) struct UnfinishedCluster {
 impl UnfinishedCluster {
     /// Writes the control file, without which no server starts.
     pub fn write_control(&self, ownership: &Ownership) -> Result<()> {
-        durable::write_replacing(&self.path, self.control.bytes(), self.file.mode)?;
+        folder::write_replacing(&self.path, self.control.bytes(), self.file.mode)?;
         ownership.give(&self.path, &self.file.owner)?;
         set_mode(&self.path, self.file.mode)
     }
@@ -233,7 +233,7 @@ impl<'a> ClusterWriter<'a> {
             old => old.doing(|| format!("read {}", path.display()))?,
         };
         let new = change(&old)?;
-        durable::write_replacing(path, &new, 0o600)?;
+        folder::write_replacing(path, &new, 0o600)?;
         self.own(path)?;
         Ok(new)
     }

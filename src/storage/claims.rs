@@ -25,8 +25,9 @@
 //! than [`WRITER_TIMEOUT`] passes between its claim and its put. A put that is sent in time but
 //! arrives late is refused by the store: its signature expires after [`SIGNATURE_TIMEOUT`].
 
-use super::{Body, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove, random_name};
+use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove};
 use crate::error::{Error, Kind, Result};
+use crate::fs::folder::random_name;
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -153,6 +154,10 @@ impl<S: Storage> Storage for Claims<S> {
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         self.store.list(folder, after, limit)
+    }
+
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>> {
+        self.store.foreign(folder)
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

@@ -1,31 +1,30 @@
 //! A directory as a store. An object is written to `.tmp` and synced, then renamed to its name,
 //! exclusively, and the directory is synced. So no reader finds part of an object at any moment,
-//! not after a crash and not on another host (over a network file system). Does not know what the
-//! objects contain.
+//! not after a crash and not on another host (over a network file system). Whatever is neither a
+//! file nor a folder is an error, and never followed or opened. Does not know what the objects
+//! contain.
 
 use super::{
-    Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part, random_name,
+    Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part,
 };
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct;
 use crate::fs::durable::{self, Published};
+use crate::fs::folder::{Folder, Rights, describe, is_random_name, publish, random_name, replace};
 use fs2::FileExt;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, openat, statat};
-use rustix::io::Errno;
-use rustix::path::Arg;
-use std::collections::BTreeSet;
+use rustix::fs::{FileType, Stat};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Folder in which objects are written before they are renamed.
 const TEMPORARY: &str = ".tmp";
-const FILE_MODE: u32 = 0o640;
-const DIR_MODE: u32 = 0o750;
+/// Mode of the root when `init` creates it.
+const ROOT_MODE: u32 = 0o750;
 
 /// Attempts to rename an object into a folder that other processes remove while it is empty.
 const MAX_NAMING_ATTEMPTS: u32 = 8;
@@ -94,93 +93,114 @@ impl Directory {
         existing.is_some_and(|path| path.starts_with(place))
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        self.root.join(key.as_str())
+    /// Opens the root; `None` when it does not exist.
+    fn root(&self) -> Result<Option<Folder>> {
+        Folder::root(&self.root)
+    }
+
+    /// Opens the root to write below it.
+    fn root_for_writing(&self) -> Result<Folder> {
+        self.root()?.ok_or_else(|| {
+            Error::new(Kind::Absent, format!("directory {} does not exist", self.root.display()))
+        })
     }
 
     /// Makes an existing object durable: another writer may have renamed it and not yet synced it.
-    fn sync_object(&self, path: &Path) -> Result<()> {
-        let file = File::open(path).doing(|| format!("open {}", path.display()))?;
-        durable::sync_file(&file, path)?;
-        durable::sync_parent(path)
+    fn sync_object(&self, root: &Folder, key: &Key) -> Result<()> {
+        let path = self.root.join(key.as_str());
+        let removed = || Error::new(Kind::Unavailable, format!("{} was removed meanwhile", path.display()));
+        let file = root.file(Path::new(key.as_str()))?.ok_or_else(removed)?;
+        durable::sync_file(&file, &path)?;
+        root.folder(folder_of(key)?)?.ok_or_else(removed)?.sync()
     }
 
     /// Writes a body to a new temporary file and syncs it.
-    fn write_temporary(&self, body: &dyn Body) -> Result<Temporary> {
-        let directory = self.root.join(TEMPORARY);
-        let temporary = Temporary::create(&directory).or_else(|error| match error.kind() {
-            Kind::Absent => {
+    fn write_temporary(&self, root: &Folder, rights: &Rights, body: &dyn Body) -> Result<Temporary> {
+        let create = |folder| Temporary::create(folder, rights);
+        let temporary = match root.folder(Path::new(TEMPORARY))?.map(create) {
+            Some(Ok(temporary)) => temporary,
+            Some(Err(error)) if error.kind() != Kind::Absent => return Err(error),
+            _ => {
                 self.check_mounted()?;
-                durable::create_dir(&directory, DIR_MODE)?;
-                Temporary::create(&directory)
+                create(root.make(Path::new(TEMPORARY), rights)?)?
             }
-            _ => Err(error),
-        })?;
+        };
         let mut file = &temporary.file;
-        let doing = || format!("write {}", temporary.path.display());
+        let path = temporary.path();
+        let doing = || format!("write {}", path.display());
         match body.open()? {
             // An object of that size is not read again soon, so the page cache is bypassed.
             OpenBody::Whole(bytes) if bytes.len() >= MIN_DIRECT_SIZE => {
-                direct::DirectTarget::open(&temporary.path, false)?.write(bytes, 0)?;
+                let file = file.try_clone().doing(doing)?;
+                direct::DirectTarget::new(&path, file, false).write(bytes, 0)?;
             }
             bytes => bytes.for_each(|chunk| file.write_all(chunk).doing(doing))?,
         }
-        durable::sync_file(&temporary.file, &temporary.path)?;
+        durable::sync_file(&temporary.file, &path)?;
         Ok(temporary)
     }
 
     /// Renames a synced temporary file to the path of its object, durably.
-    fn give_name(&self, temporary: &Temporary, path: &Path, mode: Mode) -> Result<Published> {
+    fn give_name(
+        &self,
+        root: &Folder,
+        rights: &Rights,
+        temporary: &Temporary,
+        key: &Key,
+        mode: Mode,
+    ) -> Result<Published> {
         self.check_mounted()?;
-        let folder = path.parent().ok_or_else(|| Error::defect("the path of an object has no parent"))?;
-        durable::create_dirs(&self.root, folder, DIR_MODE)?;
+        let folder = root.make(folder_of(key)?, rights)?;
+        let (from, to) = ((&temporary.folder, temporary.name.as_str()), (&folder, key.name()));
         match mode {
-            Mode::Create => durable::publish(&temporary.path, path),
-            Mode::Replace => {
-                durable::replace_volatile(&temporary.path, path)?;
-                durable::sync_parent(path)?;
-                Ok(Published::Now)
-            }
+            Mode::Create => publish(from, to),
+            Mode::Replace => replace(from, to).map(|()| Published::Now),
         }
     }
 
     /// Removes a folder if it is empty, then each parent that is empty. Nothing is synced: an empty
     /// folder that a crash brings back does no harm.
-    fn remove_empty(&self, folder: &Path) {
-        for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
-            if std::fs::remove_dir(folder).is_err() {
+    fn remove_empty(root: &Folder, folder: &Path) {
+        for folder in folder.ancestors() {
+            let (Some(name), Some(parent)) = (folder.file_name(), folder.parent()) else {
+                return;
+            };
+            let is_removed = match root.folder(parent) {
+                Ok(Some(parent)) => parent.remove_empty(name),
+                _ => false,
+            };
+            if !is_removed {
                 return;
             }
         }
     }
 
-    /// Adds the objects below `folder`, an open directory, to `page`. Entries are examined relative
-    /// to `folder`: resolving whole paths would take most of the time of a listing.
-    fn walk(
-        folder: &OwnedFd,
-        path: &Path,
-        key: &str,
-        after: &str,
-        limit: usize,
-        page: &mut Page,
-    ) -> Result<()> {
-        for (name, is_dir) in names(folder).doing(|| format!("list {}", path.display()))? {
+    /// Removes the files of these names in a folder, durably.
+    fn delete_in(folder: &Folder, names: &[&str]) -> Result<()> {
+        let removed = names.iter().try_for_each(|name| folder.remove(name).map(drop));
+        // A missing object may have been removed by a process that was killed before the sync, so
+        // the folder is synced in any case.
+        removed.and(folder.sync())
+    }
+
+    /// Adds the objects below `folder` to `page`.
+    fn walk(folder: &Folder, key: &str, after: &str, limit: usize, page: &mut Page) -> Result<()> {
+        for (name, is_dir) in names(folder)? {
             let full = format!("{key}/{name}");
             let passed =
                 if is_dir { full.as_str() < after && !after.starts_with(&full) } else { *full <= *after };
             if passed {
                 continue;
             }
-            let doing = || format!("look at {}", path.join(&name).display());
             if is_dir {
                 // `None` when the folder was removed meanwhile because it became empty.
-                if let Some(inner) = open_folder(folder, &name).doing(doing)? {
-                    let key = full.trim_end_matches('/');
-                    Directory::walk(&inner, &path.join(&name), key, after, limit, page)?;
+                if let Some(inner) = folder.folder(Path::new(name.trim_end_matches('/')))? {
+                    Directory::walk(&inner, full.trim_end_matches('/'), after, limit, page)?;
                 }
             } else if page.entries.len() == limit {
                 page.more = true;
-            } else if let Some((size, modified)) = look_at(folder, &name).doing(doing)? {
+            } else if let Some(stat) = folder.stat(Path::new(&name))? {
+                let (size, modified) = size_and_time(&stat, &folder.path().join(&name))?;
                 page.entries.push(ListedObject { key: Key(full), size, modified });
             }
             if page.more {
@@ -189,86 +209,75 @@ impl Directory {
         }
         Ok(())
     }
+
+    /// Adds everything below `folder` that is not a file to `found`.
+    fn find_foreign(folder: &Folder, key: &str, found: &mut Vec<ForeignEntry>) -> Result<()> {
+        for (name, kind) in folder.entries()?.into_iter().filter(|(_, kind)| *kind != FileType::RegularFile) {
+            let path = format!("{key}/{name}");
+            if kind == FileType::Directory
+                && let Some(inner) = folder.folder(Path::new(&name))?
+            {
+                Directory::find_foreign(&inner, &path, found)?;
+            }
+            found.push(ForeignEntry { path, what: describe(kind) });
+        }
+        Ok(())
+    }
 }
 
-/// Returns the names in a folder, in order, each with whether it is a folder; the name of a folder
-/// ends with a slash. Entries whose names cannot be part of a key are not objects and are skipped.
-fn names(folder: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
+/// The folder of an object, relative to the root.
+fn folder_of(key: &Key) -> Result<&Path> {
+    Path::new(key.as_str()).parent().ok_or_else(|| Error::defect("the path of an object has no parent"))
+}
+
+/// Returns the names of files and folders in a folder, in the order of keys, each with whether it is
+/// a folder; the name of a folder ends with a slash. Entries whose names cannot be part of a key are
+/// not objects and are skipped.
+///
+/// # Errors
+///
+/// `Damage` for a link to a directory: the objects behind it would be missing.
+fn names(folder: &Folder) -> Result<Vec<(String, bool)>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        let Some(mut name) = entry.file_name().to_str().ok().filter(|name| is_part(name)).map(str::to_owned)
-        else {
-            continue;
-        };
-        let kind = match entry.file_type() {
-            // Some file systems do not report types.
-            FileType::Unknown => match statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
-                stat => FileType::from_raw_mode(stat?.st_mode),
-            },
-            kind => kind,
-        };
-        if kind == FileType::Symlink && leads_to_directory(folder, entry.file_name()) {
-            // A get would follow the link, and a listing (prune, verify, sync) would not.
-            return Err(std::io::Error::other(format!(
-                "{name} is a symbolic link to a directory, which a repository must not contain"
-            )));
+    for (mut name, kind) in folder.entries()?.into_iter().filter(|(name, _)| is_part(name)) {
+        match kind {
+            FileType::Directory => name.push('/'),
+            FileType::RegularFile => {}
+            // Fails for a link to a directory, and in a race.
+            FileType::Symlink if folder.leads_to_directory(&name) => drop(folder.folder(Path::new(&name))?),
+            _ => continue,
         }
-        let is_dir = kind == FileType::Directory;
-        if is_dir {
-            name.push('/');
-        }
-        if is_dir || kind == FileType::RegularFile {
-            names.push((name, is_dir));
-        }
+        let is_dir = name.ends_with('/');
+        names.push((name, is_dir));
     }
     names.sort_unstable();
     Ok(names)
 }
 
-fn leads_to_directory(folder: &OwnedFd, name: impl Arg) -> bool {
-    let target = statat(folder, name, AtFlags::empty());
-    target.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-}
-
-/// Opens a directory; `None` when it does not exist.
-fn open_folder(place: impl AsFd, path: impl Arg) -> std::io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat(place, path, flags, rustix::fs::Mode::empty()) {
-        Err(Errno::NOENT) => Ok(None),
-        folder => Ok(Some(folder?)),
-    }
-}
-
-/// Returns the size and the modification time of a file in a folder; `None` when the file does not
-/// exist.
-fn look_at(folder: impl AsFd, name: impl Arg) -> std::io::Result<Option<(u64, jiff::Timestamp)>> {
-    let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(None),
-        stat => stat?,
-    };
+/// Size in bytes and time of modification.
+fn size_and_time(stat: &Stat, path: &Path) -> Result<(u64, jiff::Timestamp)> {
+    let wrong = |what: String| Error::new(Kind::Failed, what).doing(format!("look at {}", path.display()));
     let nanoseconds = i32::try_from(stat.st_mtime_nsec).ok();
     let modified = nanoseconds.and_then(|nanoseconds| jiff::Timestamp::new(stat.st_mtime, nanoseconds).ok());
-    let modified = modified.ok_or_else(|| {
-        std::io::Error::other(format!("{} s is not a valid time of modification", stat.st_mtime))
-    })?;
+    let modified =
+        modified.ok_or_else(|| wrong(format!("{} s is not a valid time of modification", stat.st_mtime)))?;
     let size = u64::try_from(stat.st_size)
-        .map_err(|_| std::io::Error::other(format!("{} is not a valid size of a file", stat.st_size)))?;
-    Ok(Some((size, modified)))
+        .map_err(|_| wrong(format!("{} is not a valid size of a file", stat.st_size)))?;
+    Ok((size, modified))
 }
 
 impl Storage for Directory {
     fn put(&self, key: &Key, body: &dyn Body, mode: Mode) -> Result<Put> {
-        let path = self.path(key);
-        if mode == Mode::Create && path.try_exists().doing(|| format!("look at {}", path.display()))? {
-            self.sync_object(&path)?;
+        let root = self.root_for_writing()?;
+        if mode == Mode::Create && root.stat(Path::new(key.as_str()))?.is_some() {
+            self.sync_object(&root, key)?;
             return Ok(Put::Exists);
         }
-        let temporary = self.write_temporary(body)?;
+        let rights = root.rights()?;
+        let temporary = self.write_temporary(&root, &rights, body).map_err(|e| rights.explain(e))?;
         let mut attempt = 1;
         loop {
-            match self.give_name(&temporary, &path, mode) {
+            match self.give_name(&root, &rights, &temporary, key, mode) {
                 // Another process removed the folder, which was empty.
                 Err(error) if error.kind() == Kind::Absent && attempt < MAX_NAMING_ATTEMPTS => attempt += 1,
                 Ok(Published::Now) => {
@@ -276,19 +285,19 @@ impl Storage for Directory {
                     return Ok(Put::Stored);
                 }
                 Ok(Published::NameIsTaken) => {
-                    self.sync_object(&path)?;
+                    self.sync_object(&root, key)?;
                     return Ok(Put::Exists);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(rights.explain(error)),
             }
         }
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
-        let path = self.path(key);
-        let opened = self.confirm_absent(|| match File::open(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            file => file.doing(|| format!("open {}", path.display())).map(Some),
+        let below = Path::new(key.as_str());
+        let opened = self.confirm_absent(|| match self.root()? {
+            Some(root) => root.file(below),
+            None => Ok(None),
         });
         let Some(mut file) = opened? else {
             return Ok(None);
@@ -296,7 +305,7 @@ impl Storage for Directory {
         match range {
             None => Ok(Some(Box::new(file))),
             Some(range) => {
-                let doing = || format!("read {}", path.display());
+                let doing = || format!("read {}", self.root.join(below).display());
                 file.seek(SeekFrom::Start(range.start)).doing(doing)?;
                 Ok(Some(Box::new(file.take(range.end.saturating_sub(range.start)))))
             }
@@ -304,19 +313,26 @@ impl Storage for Directory {
     }
 
     fn head(&self, key: &Key) -> Result<Option<ListedObject>> {
-        let path = self.path(key);
-        let found =
-            self.confirm_absent(|| look_at(CWD, &path).doing(|| format!("look at {}", path.display())))?;
-        Ok(found.map(|(size, modified)| ListedObject { key: key.clone(), size, modified }))
+        let below = Path::new(key.as_str());
+        let found = self.confirm_absent(|| match self.root()? {
+            Some(root) => root.stat(below),
+            None => Ok(None),
+        });
+        let Some(stat) = found? else {
+            return Ok(None);
+        };
+        let (size, modified) = size_and_time(&stat, &self.root.join(below))?;
+        Ok(Some(ListedObject { key: key.clone(), size, modified }))
     }
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let after = after.map_or("", Key::as_str);
-        let path = self.path(folder);
         let listed = self.confirm_absent(|| {
             let mut page = Page::default();
-            if let Some(opened) = open_folder(CWD, &path).doing(|| format!("list {}", path.display()))? {
-                Directory::walk(&opened, &path, folder.as_str(), after, limit.min(PAGE), &mut page)?;
+            if let Some(root) = self.root()?
+                && let Some(opened) = root.folder(Path::new(folder.as_str()))?
+            {
+                Directory::walk(&opened, folder.as_str(), after, limit.min(PAGE), &mut page)?;
             }
             Ok(Some(page).filter(|page| !page.entries.is_empty()))
         });
@@ -324,27 +340,33 @@ impl Storage for Directory {
         Ok(listed?.unwrap_or_default())
     }
 
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>> {
+        let mut found = Vec::new();
+        if let Some(root) = self.root()?
+            && let Some(opened) = root.folder(Path::new(folder.as_str()))?
+        {
+            Directory::find_foreign(&opened, folder.as_str(), &mut found)?;
+        }
+        Ok(found)
+    }
+
     fn delete(&self, keys: &[Key]) -> Result<()> {
-        let mut folders = BTreeSet::new();
-        let mut result = Ok(());
+        let mut folders: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
         for key in keys {
-            let path = self.path(key);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => {
-                    result = Err(Error::io(format!("remove {}", path.display()), &e));
+            folders.entry(folder_of(key)?).or_default().push(key.name());
+        }
+        let mut result = Ok(());
+        if let Some(root) = self.root()? {
+            for (path, names) in folders {
+                // A folder that does not exist was removed when it became empty.
+                let Some(folder) = root.folder(path)? else {
+                    continue;
+                };
+                result = result.and(Directory::delete_in(&folder, &names));
+                if result.is_err() {
                     break;
                 }
-                // A missing object may have been removed by a process that was killed before the
-                // sync, so its folder is synced too.
-                _ => folders.extend(path.parent().map(Path::to_owned)),
-            }
-        }
-        for folder in folders {
-            match durable::sync_dir(&folder) {
-                Ok(()) => self.remove_empty(&folder),
-                // Another process removed the folder, which was empty.
-                Err(error) if error.kind() == Kind::Absent => {}
-                Err(error) => result = result.and(Err(error)),
+                Directory::remove_empty(&root, path);
             }
         }
         // A missing object may exist on a file system that was unmounted.
@@ -352,23 +374,33 @@ impl Storage for Directory {
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
-        let directory = self.root.join(TEMPORARY);
-        let entries = match std::fs::read_dir(&directory) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-            entries => entries.doing(|| format!("list {}", directory.display()))?,
+        let Some(folder) = self.root()?.map(|root| root.folder(Path::new(TEMPORARY))).transpose()?.flatten()
+        else {
+            return Ok(0);
         };
         let mut removed = 0;
-        for entry in entries.flatten() {
-            let is_old = entry.metadata().is_ok_and(|meta| {
-                let modified = meta.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
-                meta.is_file() && modified.is_some_and(|modified| modified < before)
-            });
-            // A writer holds a lock on its file while it runs.
-            let is_orphan = || File::open(entry.path()).is_ok_and(|file| file.try_lock_exclusive().is_ok());
-            if is_old && is_orphan() {
-                durable::remove_file(&entry.path())?;
+        for (name, _) in folder
+            .entries()?
+            .iter()
+            .filter(|(name, kind)| is_random_name(name) && *kind == FileType::RegularFile)
+        {
+            let below = Path::new(name);
+            let Some(stat) = folder.stat(below)? else {
+                continue;
+            };
+            let (_, modified) = size_and_time(&stat, &folder.path().join(below))?;
+            // A writer holds a lock on its file while it runs. A file that another user left before
+            // it had its rights cannot be opened.
+            let is_orphan = || match folder.file(below) {
+                Ok(file) => file.is_some_and(|file| file.try_lock_exclusive().is_ok()),
+                Err(error) => error.kind() == Kind::Denied,
+            };
+            if modified < before && is_orphan() && folder.remove(name)? {
                 removed += 1;
             }
+        }
+        if removed > 0 {
+            folder.sync()?;
         }
         Ok(removed)
     }
@@ -380,29 +412,29 @@ impl Storage for Directory {
     /// Creates the directory and its parents. Any other caller than `init` would fill the disk
     /// below the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
-        durable::create_dirs(Path::new("/"), &self.root, DIR_MODE)
+        durable::create_dirs(Path::new("/"), &self.root, ROOT_MODE)
     }
 }
 
 /// A file in `.tmp`, locked while it is written, removed on drop unless it was renamed.
 struct Temporary {
-    path: PathBuf,
+    folder: Folder,
+    name: String,
     file: File,
     named: bool,
 }
 
 impl Temporary {
-    fn create(directory: &Path) -> Result<Temporary> {
-        let path = directory.join(random_name()?);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(&path)
-            .doing(|| format!("create {}", path.display()))?;
+    fn create(folder: Folder, rights: &Rights) -> Result<Temporary> {
+        let name = random_name()?;
+        let file = folder.create(&name, rights)?;
         // On a file system without locks, `clean` decides by the age alone.
         let _ = file.try_lock_exclusive();
-        Ok(Temporary { path, file, named: false })
+        Ok(Temporary { folder, name, file, named: false })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(&self.name)
     }
 
     fn keep(mut self) {
@@ -414,7 +446,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.named {
             // If this fails, `clean` removes the file later.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = self.folder.remove(&self.name);
         }
     }
 }

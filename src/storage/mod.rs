@@ -24,6 +24,7 @@ pub use traced::Traced;
 
 use crate::error::{Error, Kind, Result, part};
 use crate::fs::aligned::Aligned;
+use crate::fs::folder::random_name;
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
@@ -170,6 +171,15 @@ pub struct ListedObject {
     pub modified: jiff::Timestamp,
 }
 
+/// An entry of a store that cannot be an object: a folder, a symbolic link, a FIFO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignEntry {
+    /// Path below the root of the store.
+    pub path: String,
+    /// Its type, with the article.
+    pub what: &'static str,
+}
+
 /// Part of a listing.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -221,6 +231,13 @@ pub trait Storage: Send + Sync {
     /// `Failed` when the store lists an object without its size or its time, or out of order. A
     /// folder that does not exist is not an error: its listing is empty.
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
+
+    /// Returns everything below `folder` that is not an object, and that a listing does not have.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Storage::list`].
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>>;
 
     /// Deletes objects.
     ///
@@ -310,11 +327,4 @@ fn prove(store: &dyn Storage) -> Result<()> {
     }
     Err(Error::new(Kind::Refused, "the store replaces existing objects on create: it ignores `If-None-Match`, and two writers could lose data")
         .hint("set `conditional_create = false` for this repository, or use a store that supports conditional creates"))
-}
-
-/// Returns 24 random hexadecimal digits.
-fn random_name() -> Result<String> {
-    let mut random = [0; 12];
-    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
-    Ok(hex::encode(random))
 }

@@ -5,7 +5,7 @@
 //! is read, and an object with exactly the same bytes counts as stored.
 
 use super::traced::ATTEMPT;
-use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
+use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -232,6 +232,10 @@ impl<S: Storage> Storage for Retry<S> {
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         self.retry(|_| self.store.list(folder, after, limit))
+    }
+
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>> {
+        self.retry(|_| self.store.foreign(folder))
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

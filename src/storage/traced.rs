@@ -2,7 +2,7 @@
 //! event at its end with `status`, `bytes` and `ms`. While events of level DEBUG are disabled, only
 //! forwards the requests.
 
-use super::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
+use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::Result;
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -175,6 +175,10 @@ impl<S: Storage> Storage for Traced<S> {
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let status = |page: &Page| format!("{} objects", page.entries.len());
         traced("list", folder, || self.0.list(folder, after, limit), status)
+    }
+
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>> {
+        self.0.foreign(folder)
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

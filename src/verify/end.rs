@@ -234,7 +234,10 @@ impl Run<'_> {
         numbers.map(|number| WalName::Segment(SegmentName::of_number(gap.timeline, number, size))).all(
             |name| {
                 self.archive.has_wal(name).unwrap_or_else(|error| {
-                    self.findings.unknown(&ObjectName::Wal(name), &error);
+                    // Damage: something else than a file, which was reported.
+                    if !is_damage(&error) {
+                        self.findings.unknown(&ObjectName::Wal(name), &error);
+                    }
                     false
                 })
             },

@@ -1,6 +1,7 @@
 //! One suite for every store: what `storage` promises, each promise by its name, held against each
 //! store that there is, and against what is made of them.
 
+mod foreign;
 mod promises;
 mod stores;
 mod unmounted;

@@ -3,6 +3,7 @@
 mod answers;
 mod bucket;
 mod damage;
+mod foreign;
 
 use crate::support::live::{self, restoring};
 use crate::support::repo::{self, Damage, files};

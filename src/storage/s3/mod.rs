@@ -19,7 +19,7 @@ mod reader;
 
 pub use options::{Checksums, S3Options, Variable};
 
-use super::{Body, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, prove};
+use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, prove};
 use crate::error::{Error, Kind, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::DateTime;
@@ -355,6 +355,11 @@ impl Storage for S3 {
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let page = self.list_page(folder, after, limit.min(PAGE));
         page.map_err(|error| error.doing(self.doing("list", folder)))
+    }
+
+    /// A bucket holds nothing but objects.
+    fn foreign(&self, _folder: &Key) -> Result<Vec<ForeignEntry>> {
+        Ok(Vec::new())
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

@@ -22,12 +22,9 @@ fn a_repository_that_is_away_is_red_and_an_optional_one_yellow() {
 #[test]
 fn a_repository_that_hangs_is_red_in_time() {
     let live = healthy();
-    let identity = live.archive.identity();
-    std::fs::remove_file(&identity).expect("remove the identity");
-    // Whoever opens it waits for a writer, as on a network file system whose server is gone.
-    Run::new("mkfifo").arg(&identity).go().ok();
     let begun = Instant::now();
-    let report = status_is(&live.archive, 3, &["--timeout", "2s"]);
+    let status = live.archive.run("walkeep").args(["status", "--json", "--timeout", "2s"]);
+    let report = live::json(&stuck::around(&status).go().is(3));
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert!(shows(&report, "repository", "red").contains("no answer within 2 s"), "{report:#}");
 }

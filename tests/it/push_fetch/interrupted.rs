@@ -93,17 +93,9 @@ fn a_stuck_disk_does_not_hold_the_server_past_the_deadline() {
     let name = site.pushed(&[2]).remove(0);
     let file = site.data.write(&site.segment(3));
     let soon = Duration::from_secs(20);
-    let away = site.scratch.join("away");
-    for (is_identity, place) in [(true, site.archive.identity()), (false, site.archive.object(&name))] {
-        repo::hang(&place, &away);
-        let fetch = site.archive.fetching(&name, "pg_wal/RECOVERYXLOG");
-        fetch.deadline(soon).go().fatal();
-        assert!(!site.archive.destination().exists());
-        if is_identity {
-            site.archive.pushing(&file).deadline(soon).go().refused();
-        }
-        std::fs::rename(&away, place).expect("let it go on");
-    }
+    stuck::around(&site.archive.fetching(&name, "pg_wal/RECOVERYXLOG")).deadline(soon).go().fatal();
+    assert!(!site.archive.destination().exists());
+    stuck::around(&site.archive.pushing(&file)).deadline(soon).go().refused();
     site.archive.push(&file).ok();
     site.holds(&name, &site.segment(2).bytes());
 }

@@ -3,12 +3,14 @@
 use super::*;
 use std::path::Path;
 
-const READS: &str = "openat,open,read,pread64,readv,mmap,stat,newfstatat,statx,getdents64";
+const READS: &str = "openat,openat2,open,read,pread64,readv,mmap,stat,newfstatat,statx,getdents64";
 
-/// A fetch while calls on one path fail.
+/// A fetch while calls on one path fail. Below a repository files are opened by their path from
+/// its root.
 #[track_caller]
 fn fetch_with(site: &Site, name: &str, path: &Path, fault: &str) -> Option<strace::Traced> {
-    let strace = Strace::new()?.only(path).inject(fault);
+    let below = path.strip_prefix(site.archive.root()).unwrap_or(path);
+    let strace = Strace::new()?.only(path).only(below).inject(fault);
     let traced = strace.go(&site.archive.fetching(name, "pg_wal/RECOVERYXLOG"));
     assert!(traced.was_hit(), "{fault} hit nothing\n{}", traced.story());
     Some(traced)
@@ -20,7 +22,7 @@ fn an_input_error_is_never_the_end_of_the_archive() {
     let names = site.pushed(&[2]);
     let object = site.archive.object(&names[0]);
     for error in ["EIO", "ESTALE", "ETIMEDOUT", "EACCES", "EMFILE"] {
-        for calls in ["openat,open", "read,pread64,readv"] {
+        for calls in ["openat,openat2", "read,pread64,readv"] {
             let Some(traced) = fetch_with(&site, &names[0], &object, &format!("{calls}:error={error}"))
             else {
                 return;
@@ -159,7 +161,8 @@ fn a_repository_that_is_unmounted_in_the_middle_is_never_the_end_of_the_archive(
     };
     // It has shown its identity, and does not have the segment; what comes next is whether it has
     // later ones.
-    let strace = strace.trace("openat").only(&missing).inject("openat:signal=STOP:when=1");
+    let missing = missing.strip_prefix(site.archive.root()).expect("below the root");
+    let strace = strace.trace("openat2").only(missing).inject("openat2:signal=STOP:when=1");
     let run = site.archive.fetching(&names[0], "pg_wal/RECOVERYXLOG");
     let child = strace.spawn(&run);
     until("it has looked for the segment", || strace.text().contains("stopped by SIGSTOP"));

@@ -81,18 +81,10 @@ fn a_configuration_that_cannot_be_read_does_not_shut_a_standby_down() {
 fn a_promotion_that_begins_while_a_fetch_waits_does_not_lose_the_rest_of_its_archive() {
     let site = Site::build(|build| build.wal("timeout = \"3s\""));
     site.touch("standby.signal");
-    let identity = site.archive.identity();
-    std::fs::remove_file(&identity).expect("remove the identity");
-    // Whoever opens it waits for a writer, as on a network file system whose server is gone.
-    Run::new("mkfifo").arg(&identity).go().ok();
-    let run = site.archive.fetching("000000010000000000000002", "pg_wal/RECOVERYXLOG");
+    let run = stuck::around(&site.archive.fetching("000000010000000000000002", "pg_wal/RECOVERYXLOG"));
     run.go().is(1).told();
-    let Some(strace) = Strace::new() else {
-        return;
-    };
-    let strace = strace.detached().trace("openat").only(&identity);
-    let child = strace.spawn(&run);
-    until("it waits", || strace.text().contains("identity"));
+    let child = run.spawn();
+    until("it waits", || stuck::is_waiting(child.id()));
     site.touch("promote");
     run.finish(child).is(200).told();
 }

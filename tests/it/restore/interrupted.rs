@@ -174,7 +174,7 @@ fn everything_is_on_disk_before_the_control_file_and_that_before_success() {
         calls[..published].iter().rposition(|call| {
             matches!(call.name.as_str(), "write" | "pwrite64")
                 && call.descriptor_path().is_some_and(|path| {
-                    path.starts_with(&data) && !path.to_string_lossy().contains("pg_control")
+                    path.starts_with(&data) && !path.to_string_lossy().contains(".walkeep-tmp-")
                 })
         }),
     );

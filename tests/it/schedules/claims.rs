@@ -6,7 +6,7 @@ use super::*;
 use parking_lot::Mutex;
 use std::io::Read;
 use std::ops::Range;
-use walkeep::storage::{Body, Claims, Key, ListedObject, Mode, Object, Page, Put, Storage};
+use walkeep::storage::{Body, Claims, ForeignEntry, Key, ListedObject, Mode, Object, Page, Put, Storage};
 
 /// A store that replaces what it was asked to create.
 struct Replacing(Scheduled);
@@ -26,6 +26,10 @@ impl Storage for Replacing {
 
     fn list(&self, folder: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         self.0.list(folder, after, limit)
+    }
+
+    fn foreign(&self, folder: &Key) -> Result<Vec<ForeignEntry>> {
+        self.0.foreign(folder)
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

@@ -16,7 +16,7 @@ use walkeep::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use walkeep::repo::Archive;
 use walkeep::repo::packset::PackSet;
 use walkeep::repo::record::Record;
-use walkeep::storage::{Body, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
+use walkeep::storage::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 
 /// Chances of what happens at a request, as one in so many; 0 is never.
 #[derive(Clone, Copy)]
@@ -259,6 +259,10 @@ impl Storage for Scheduled {
         let more = entries.len() > limit;
         entries.truncate(limit);
         Ok(Page { entries, more })
+    }
+
+    fn foreign(&self, _: &Key) -> Result<Vec<ForeignEntry>> {
+        Ok(Vec::new())
     }
 
     fn delete(&self, keys: &[Key]) -> Result<()> {

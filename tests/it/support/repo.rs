@@ -548,13 +548,6 @@ pub fn damage(path: &Path, damage: Damage) {
     }
 }
 
-/// Moves a file away and puts a FIFO in its place: whoever opens it waits for ever, as on a disk
-/// that hangs.
-pub fn hang(path: &Path, away: &Path) {
-    std::fs::rename(path, away).expect("move a file away");
-    Run::new("mkfifo").args(["-m", "0666"]).arg(path).go().ok();
-}
-
 /// An object like this one with another content: the header by FORMAT.md, the content by `zstd`.
 pub fn resealed(object: &Path, content: &[u8]) -> Vec<u8> {
     let old = super::read(object);

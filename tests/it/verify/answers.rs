@@ -201,7 +201,8 @@ fn a_backup_that_cannot_be_asked_what_it_needs_of_what_is_bad_is_told() {
         return;
     };
     // Read once to be verified, and once more to find out whom the damage hurts.
-    let strace = strace.trace("openat").only(&manifest).inject("openat:error=EIO:when=2+");
+    let manifest = manifest.strip_prefix(live.archive.root()).expect("below the root");
+    let strace = strace.trace("openat2").only(manifest).inject("openat2:error=EIO:when=2+");
     let traced = strace.go(&live.archive.run("walkeep").args(["verify", "--json"]));
     assert!(traced.was_hit(), "{}", traced.story());
     let report = live::json(&traced.outcome.is(3));
