@@ -4,6 +4,7 @@ use super::session::STATEMENT_TIMEOUT;
 use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::client::column;
+use crate::pg::running::LockFile;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::shell::ShellCommand;
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +43,7 @@ impl ArchiverStatus {
     }
 
     /// Whether the server counts a segment as archived: the segment or a later file of its timeline
-    /// is the last archived one, or the status file says so, which is removed with the segment.
+    /// is the last archived one, or it has the status file `.done`, which is removed with it.
     pub fn counts(&self, pgdata: &Path, name: SegmentName) -> bool {
         let status = |end: &str| pgdata.join("pg_wal/archive_status").join(format!("{name}.{end}"));
         if status("ready").exists() {
@@ -177,8 +178,8 @@ impl BackupServer {
 
 /// Returns the `PATH` in the environment of the server; `None` when it cannot be read.
 fn search_path(pgdata: &Path) -> Option<String> {
-    let lock = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
-    let environment = std::fs::read(format!("/proc/{}/environ", lock.lines().next()?.trim())).ok()?;
+    let pid = LockFile::read(pgdata).ok()??.pid()?;
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
     let path = variables.find_map(|variable| variable.strip_prefix(b"PATH="))?;
     Some(String::from_utf8_lossy(path).into_owned())

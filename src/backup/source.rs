@@ -214,7 +214,7 @@ impl BackupServer {
         Ok(SegmentName::ending_at(self.found.timeline, lsn, self.found.segment_size))
     }
 
-    /// Waits until the archive has a segment, whoever stored it. Fails after `timeout`, and as soon as
+    /// Waits until the archive has a segment, by whichever server it was stored. Fails after `timeout`, and as soon as
     /// the server reports the segment as archived while the archive does not have it.
     pub fn await_segment(
         &self,

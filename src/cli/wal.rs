@@ -256,7 +256,7 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
 
 /// Whether a server requested the file: it passes a file of this name in its `pg_wal`
 /// (`RestoreArchivedFile` in `xlogarchive.c`), and its log is not filled with every end of the
-/// archive. Anybody else is told.
+/// archive. Every other caller gets a line on standard error.
 fn is_for_server(destination: &Path) -> bool {
     let name = destination.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("RECOVERY"))

@@ -93,7 +93,7 @@ pub struct BTreeCheck {
 }
 
 /// Lists the tables and B-trees of the database of a session. With `amcheck`, creates the functions
-/// that check them; when that is not possible, a note says so.
+/// that check them; when that is not possible, the findings get a note.
 pub fn list(
     session: &Session,
     database: usize,

@@ -33,7 +33,7 @@ const SESSION_OPTIONS: &str = "-c session_preload_libraries= -c local_preload_li
 const SESSION_OPTIONS_17: &str = " -c event_triggers=off -c transaction_timeout=0";
 
 /// Settings of every session that its preparation has reset. A prepared transaction holds its locks
-/// for ever.
+/// until it is ended by hand.
 const AFTER_SETUP: &str = "SET lock_timeout = '10s'";
 
 /// A running server; dropping it stops it.

@@ -64,15 +64,15 @@ pub fn replace_volatile(temporary: &Path, name: &Path) -> Result<()> {
     std::fs::rename(temporary, name).doing(|| format!("rename to {}", name.display()))
 }
 
-/// Creates a directory and its parents below `root` unless they exist, and makes their names
-/// durable. `root` itself must exist. An empty directory is treated as new: it may have been
-/// created by a process that was killed before its name was durable.
+/// Creates a directory and its parents unless they exist, and makes their names durable. An empty
+/// directory is treated as new: it may have been created by a process that was killed before its
+/// name was durable.
 ///
 /// # Errors
 ///
-/// Those of the operating system, and `Defect` for a directory that is not below `root`.
-pub fn create_dirs(root: &Path, directory: &Path, mode: u32) -> Result<()> {
-    if directory == root {
+/// Those of the operating system, and `Defect` for a path that is not absolute.
+pub fn create_dirs(directory: &Path, mode: u32) -> Result<()> {
+    if directory == Path::new("/") {
         return Ok(());
     }
     match std::fs::read_dir(directory).map(|mut entries| entries.next().is_some()) {
@@ -83,9 +83,9 @@ pub fn create_dirs(root: &Path, directory: &Path, mode: u32) -> Result<()> {
     }
     let parent = directory
         .parent()
-        .filter(|parent| parent.starts_with(root))
-        .ok_or_else(|| Error::defect(format!("{} is not below {}", directory.display(), root.display())))?;
-    create_dirs(root, parent, mode)?;
+        .filter(|parent| parent.is_absolute())
+        .ok_or_else(|| Error::defect(format!("{} is not absolute", directory.display())))?;
+    create_dirs(parent, mode)?;
     create_dir(directory, mode)?;
     sync_dir(parent)
 }

@@ -420,7 +420,7 @@ pub fn replace(from: (&Folder, &str), to: (&Folder, &str)) -> Result<()> {
 }
 
 /// Beginning of the names of files that [`write_replacing`] has not renamed yet.
-pub const UNFINISHED: &str = ".walkeep-tmp-";
+const UNFINISHED: &str = ".walkeep-tmp-";
 
 /// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
 /// new file. A link of that name is replaced, not followed.

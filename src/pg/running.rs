@@ -118,6 +118,21 @@ pub fn running_reason(pgdata: &Path) -> Result<Option<String>> {
     }))
 }
 
+/// Whether the process in the lock file of a data directory exists and is a server, as far as
+/// `/proc` shows it.
+pub fn has_postmaster(pgdata: &Path) -> bool {
+    let lock = LockFile::read(pgdata).ok().flatten();
+    let Some(pid) = lock.and_then(|lock| lock.pid()) else {
+        return false;
+    };
+    if let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        return ["postgres", "postmaster"].iter().any(|program| name.contains(program));
+    }
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // `/proc` may hide processes of other users.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
 /// Returns the data directories of the servers of this host whose directory is visible.
 pub fn data_directories() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = servers().map(|server| server.directory).collect();

@@ -20,7 +20,7 @@ use super::record::Record;
 use crate::pg::control::Control;
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
-use crate::pg::running::LockFile;
+use crate::pg::running::has_postmaster;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,21 +67,6 @@ impl ServerTimeline {
     pub fn running(timeline: TimelineId) -> ServerTimeline {
         ServerTimeline::Running(History::root(timeline))
     }
-}
-
-/// Whether the process in the lock file of a data directory exists and is a server, as far as
-/// `/proc` shows it.
-fn has_postmaster(pgdata: &Path) -> bool {
-    let lock = LockFile::read(pgdata).ok().flatten();
-    let Some(pid) = lock.and_then(|lock| lock.pid()) else {
-        return false;
-    };
-    if let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-        return ["postgres", "postmaster"].iter().any(|program| name.contains(program));
-    }
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    // `/proc` may hide processes of other users.
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 /// Reason why a timeline is alive.

@@ -43,8 +43,8 @@ pub struct VerifiedBackup {
     pub problems: Vec<String>,
 }
 
-/// Gaps that existed when a good backup behind them was recorded: whoever took it had been told, or
-/// takes backups every night. A gap that appears later is not among them.
+/// Gaps that existed when a good backup behind them was recorded, so that this backup has dealt with
+/// them. A gap that appears later is not among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KnownGaps(pub Vec<Gap>);

@@ -1,5 +1,5 @@
 //! The gaps of an archive, each with what it means today: open, passed by a later backup, or on a
-//! branch that is dead. Only an open one is a problem: nobody can do more about the others.
+//! branch that is dead. Only an open one is a problem: no command makes the others smaller.
 
 use super::branches::Branches;
 use super::catalog::Gap;

@@ -16,7 +16,6 @@ use crate::repo::lock::Lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
 use std::time::Duration;
 use tracing::{Span, info_span};
 
@@ -77,7 +76,7 @@ fn create_directories(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Lock> 
         }
     }
     for path in job.roots() {
-        durable::create_dirs(Path::new("/"), path, 0o700)?;
+        durable::create_dirs(path, 0o700)?;
     }
     match lock {
         Some(lock) => Ok(lock),

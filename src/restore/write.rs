@@ -154,7 +154,7 @@ impl<'a> ClusterWriter<'a> {
                 Entry::Config(file) => match self.job.config_place(file) {
                     Some(path) => {
                         if let Some(parent) = path.parent() {
-                            durable::create_dirs(Path::new("/"), parent, 0o750)?;
+                            durable::create_dirs(parent, 0o750)?;
                         }
                         targets.push(TargetFile { path, stored: file, listed: false });
                     }
@@ -268,7 +268,7 @@ impl<'a> ClusterWriter<'a> {
     /// Creates the directories in which recovery creates tablespaces.
     fn create_new_tablespaces(&self) -> Result<()> {
         for location in self.job.new_tablespaces.values().filter(|location| !location.exists()) {
-            durable::create_dirs(Path::new("/"), location, 0o700)?;
+            durable::create_dirs(location, 0o700)?;
             self.own(location)?;
         }
         Ok(())

@@ -247,19 +247,8 @@ impl Backup {
             part.place().ok_or_else(|| Error::new(Kind::Damage, what()))
         };
         let manifest = record.manifest_objects().map(|part| Ok((place(part)?, part.size)));
-        Ok(Backup {
-            timeline: record.timeline,
-            start_lsn: record.start_lsn,
-            stop_lsn: record.stop_lsn,
-            stop_time: record.stop_time,
-            is_complete: record.is_complete(),
-            wal: record.wal,
-            segment_size: record.segment_size,
-            packs,
-            manifest: manifest.collect::<Result<_>>()?,
-            record_size,
-            id: record.id.clone(),
-        })
+        let manifest = manifest.collect::<Result<_>>()?;
+        Ok(Backup { packs, manifest, record_size, ..Backup::stub(record) })
     }
 
     fn order(&self) -> (TimelineId, Lsn, &str) {

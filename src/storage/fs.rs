@@ -412,7 +412,7 @@ impl Storage for Directory {
     /// Creates the directory and its parents. Any other caller than `init` would fill the disk
     /// below the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
-        durable::create_dirs(Path::new("/"), &self.root, ROOT_MODE)
+        durable::create_dirs(&self.root, ROOT_MODE)
     }
 }
 

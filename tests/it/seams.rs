@@ -18,10 +18,7 @@ fn two() -> Two {
     let id = live.backup_id();
     live.flush_wal();
     live.server.stop(Stop::Fast);
-    let scratch = Scratch::new();
-    let data = scratch.join("data");
-    scratch::copy_tree(live.server.data(), &data);
-    let copy = Cluster::over(scratch, data);
+    let copy = live.server.copied();
     let other = Archive::of_server(&copy);
     copy.start();
     live.server.start();

@@ -8,10 +8,7 @@ fn with_foreign_wal() -> Live {
     live.server.psql("create table t as select generate_series(1, 100) i");
     live.flush_wal();
     live.server.stop(Stop::Fast);
-    let scratch = Scratch::new();
-    let data = scratch.join("data");
-    scratch::copy_tree(live.server.data(), &data);
-    let copy = Cluster::over(scratch, data);
+    let copy = live.server.copied();
     let archive = Archive::build(copy.data()).root(live.archive.root()).for_server(&copy);
     copy.start();
     for _ in 0..6 {

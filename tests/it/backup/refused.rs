@@ -104,11 +104,8 @@ fn a_copy_of_the_cluster_behind_the_connection_is_refused() {
     let live = Live::new();
     live.server.psql("checkpoint");
     live.server.stop(Stop::Fast);
-    let scratch = Scratch::new();
-    let data = scratch.join("data");
-    scratch::copy_tree(live.server.data(), &data);
+    let copy = live.server.copied();
     live.server.start();
-    let copy = Cluster::over(scratch, data);
     copy.set("archive_mode", "off");
     copy.start();
     let crossed = Archive::build(copy.data()).connection(live.server.connection());

@@ -1,6 +1,6 @@
 //! Damage that is in the backup itself is found, also beside what is merely unusual.
 
-use super::unusual::{library, of_libraries, script};
+use super::unusual::{back_up_without, library, of_libraries, script};
 use super::*;
 
 const PAGE: usize = 8192;
@@ -96,12 +96,7 @@ fn damage_is_found_beside_everything_that_is_unusual() {
     });
     std::fs::remove_file(&lost).expect("remove a file");
     server.start();
-    live.backup();
-    live.flush_wal();
-    server.stop(Stop::Fast);
-    for library in [citext, seg] {
-        std::fs::remove_file(library).expect("remove a library");
-    }
+    back_up_without(&live, [citext, seg]);
     let report = drill(&live.archive, &[], 3);
     let (read, amcheck) = (check(&report, "read"), check(&report, "amcheck"));
     assert_eq!((read.0, amcheck.0), (Some(false), Some(false)), "{report:#}");

@@ -18,6 +18,16 @@ pub fn library(scratch: &Scratch, name: &str) -> std::path::PathBuf {
     scratch.write(name, read(Path::new(directory.trim_end()).join(name)))
 }
 
+/// Takes a backup, stops the server, and removes libraries that its functions need.
+pub fn back_up_without(live: &Live, libraries: [std::path::PathBuf; 2]) {
+    live.backup();
+    live.flush_wal();
+    live.server.stop(Stop::Fast);
+    for library in libraries {
+        std::fs::remove_file(library).expect("remove a library");
+    }
+}
+
 /// The detail of all checks with this name.
 fn details(report: &Value, name: &str) -> String {
     let checks = report["checks"].as_array().expect("checks");
@@ -297,12 +307,7 @@ fn an_unusual_cluster_is_proved_and_what_was_not_looked_at_is_named() {
     script(server, "postgres", "postgres", CRASH);
     server.stop(Stop::Immediate);
     server.start();
-    live.backup();
-    live.flush_wal();
-    server.stop(Stop::Fast);
-    for library in [citext, seg] {
-        std::fs::remove_file(library).expect("remove a library");
-    }
+    back_up_without(&live, [citext, seg]);
     let report = drill(&live.archive, &[], 0);
     assert_proved(
         &report,

@@ -217,6 +217,14 @@ impl Cluster {
         cluster
     }
 
+    /// A copy of this cluster, whose server is stopped.
+    pub fn copied(&self) -> Cluster {
+        let scratch = Scratch::new();
+        let data = scratch.join("data");
+        scratch::copy_tree(&self.data, &data);
+        Cluster::over(scratch, data)
+    }
+
     /// As [`Cluster::over`], where there is a data directory at all.
     pub fn over_if_there(scratch: Scratch, data: &Path) -> Option<Cluster> {
         let there = data.join("postgresql.conf").exists() && data.join("PG_VERSION").exists();

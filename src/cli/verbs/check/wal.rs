@@ -142,7 +142,7 @@ fn written(context: &Context) -> Result<Option<SegmentName>> {
 }
 
 /// Returns the files of `pg_wal` that the server has finished, each with true while it waits to be
-/// archived. The status file says so: recycled segments have none.
+/// archived. A finished file has a status file; a recycled segment has none.
 fn finished(pgdata: &Path) -> Result<Vec<(WalName, bool)>> {
     let folder = pgdata.join("pg_wal/archive_status");
     let doing = || format!("read {}", folder.display());
