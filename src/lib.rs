@@ -8,6 +8,7 @@
 //! | room | what it is | may name |
 //! |---|---|---|
 //! | [`error`] | the error type and its kinds | – |
+//! | [`runtime`] | threads, waiting and the monotonic clock, which a simulation can take over | error |
 //! | `fs` | durable writes; reads and writes that bypass the page cache | error |
 //! | `net` | HTTP over TLS, and the check of the server's certificate | error |
 //! | [`pg`] | the formats and protocols of PostgreSQL | error net |
@@ -84,6 +85,7 @@ pub mod repo;
 mod report;
 pub mod restore;
 pub mod retention;
+pub mod runtime;
 pub mod storage;
 pub mod sync;
 pub mod verify;

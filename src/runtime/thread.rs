@@ -1,0 +1,196 @@
+//! Threads.
+
+use super::clock::Moment;
+use super::{Scheduler, enter, number_of, scheduler};
+use crate::error::{Error, Result};
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Suspends the current thread.
+pub fn sleep(time: Duration) {
+    let Some(scheduler) = scheduler() else {
+        return std::thread::sleep(time);
+    };
+    let end = Moment::now() + time;
+    let nothing = 0_u8;
+    while !end.left().is_zero() {
+        scheduler.park(number_of(&nothing), Some(end.since_start()));
+    }
+}
+
+/// Number of threads that can run at once.
+pub fn processors() -> NonZeroUsize {
+    match scheduler() {
+        Some(_) => NonZeroUsize::MIN,
+        None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+    }
+}
+
+/// Marks the end of a thread under a scheduler.
+#[derive(Default)]
+struct End(AtomicBool);
+
+impl End {
+    /// Waits for the end.
+    fn wait(&self) {
+        while !self.0.load(Ordering::Acquire)
+            && let Some(scheduler) = scheduler()
+        {
+            scheduler.park(number_of(self), None);
+        }
+    }
+}
+
+/// The parts of a thread that a scheduler needs, outside of a simulation nothing.
+struct Start(Option<(Arc<dyn Scheduler>, Arc<End>)>);
+
+impl Start {
+    fn of(name: &str) -> Start {
+        Start(scheduler().map(|scheduler| (scheduler.starts(name), Arc::default())))
+    }
+
+    fn end(&self) -> Option<Arc<End>> {
+        self.0.as_ref().map(|(_, end)| Arc::clone(end))
+    }
+
+    fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        struct Ended(Arc<dyn Scheduler>, Arc<End>);
+        impl Drop for Ended {
+            fn drop(&mut self) {
+                self.1.0.store(true, Ordering::Release);
+                self.0.wake(number_of(&*self.1));
+            }
+        }
+        let Some((scheduler, end)) = self.0 else {
+            return work();
+        };
+        enter(Arc::clone(&scheduler), || {
+            let _ended = Ended(scheduler, end);
+            work()
+        })
+    }
+
+    /// Ends a thread that the system could not start.
+    fn failed(scheduler: Option<Arc<dyn Scheduler>>) {
+        if let Some(scheduler) = scheduler {
+            scheduler.end();
+        }
+    }
+}
+
+/// A scope that ends after all of its threads.
+pub struct Scope<'scope, 'env: 'scope> {
+    inner: &'scope std::thread::Scope<'scope, 'env>,
+    ends: RefCell<Vec<Arc<End>>>,
+}
+
+/// A thread of a scope.
+pub struct ScopedThread<'scope, T> {
+    inner: std::thread::ScopedJoinHandle<'scope, T>,
+    end: Option<Arc<End>>,
+}
+
+/// Runs `work` with a scope, and waits for the threads that it started there.
+pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> T) -> T {
+    struct Joined<'a, 'scope, 'env>(&'a Scope<'scope, 'env>);
+    impl Drop for Joined<'_, '_, '_> {
+        fn drop(&mut self) {
+            self.0.ends.borrow().iter().for_each(|end| end.wait());
+        }
+    }
+    std::thread::scope(|inner| {
+        let scope = Scope { inner, ends: RefCell::default() };
+        let _joined = Joined(&scope);
+        work(&scope)
+    })
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Starts a thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no further thread for this process.
+    pub fn spawn<T: Send + 'scope>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> Result<ScopedThread<'scope, T>> {
+        let start = Start::of(name);
+        let end = start.end();
+        let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        match builder.spawn_scoped(self.inner, || start.run(work)) {
+            Ok(inner) => {
+                self.ends.borrow_mut().extend(end.clone());
+                Ok(ScopedThread { inner, end })
+            }
+            Err(error) => {
+                Start::failed(scheduler);
+                Err(no_thread(error))
+            }
+        }
+    }
+}
+
+impl<T> ScopedThread<'_, T> {
+    /// Waits for the end of the thread.
+    ///
+    /// # Errors
+    ///
+    /// The payload of its panic.
+    pub fn join(self) -> std::thread::Result<T> {
+        if let Some(end) = &self.end {
+            end.wait();
+        }
+        self.inner.join()
+    }
+}
+
+/// A thread that may outlive the function that starts it.
+pub struct Thread<T> {
+    inner: std::thread::JoinHandle<T>,
+    end: Option<Arc<End>>,
+}
+
+/// Starts a thread.
+///
+/// # Errors
+///
+/// When the system has no further thread for this process.
+pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<Thread<T>> {
+    let start = Start::of(name);
+    let end = start.end();
+    let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    match builder.spawn(|| start.run(work)) {
+        Ok(inner) => Ok(Thread { inner, end }),
+        Err(error) => {
+            Start::failed(scheduler);
+            Err(no_thread(error))
+        }
+    }
+}
+
+impl<T> Thread<T> {
+    /// Waits for the end of the thread.
+    ///
+    /// # Errors
+    ///
+    /// The payload of its panic.
+    pub fn join(self) -> std::thread::Result<T> {
+        if let Some(end) = &self.end {
+            end.wait();
+        }
+        self.inner.join()
+    }
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::from_io("start a thread", error).hint(
+        "the limit of processes is reached: `ulimit -u`, TasksMax of the unit, or pids of the container",
+    )
+}
