@@ -1,0 +1,274 @@
+//! Creation of files, folders and links, and their names.
+
+#![allow(clippy::disallowed_methods, reason = "this room renames and syncs")]
+
+use super::{Folder, kind};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::durable::{self, Published};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, chownat, fchmod, fchown, fstat, linkat,
+    mkdirat, openat, renameat, renameat_with, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// Permissions that a new file or folder may have, besides those of the owner.
+const GROUP: u32 = 0o070;
+
+/// Owner and modes of new files, whatever the umask is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// User and group; `None` for those of the process.
+    owner: Option<(u32, u32)>,
+    file: u32,
+    folder: u32,
+}
+
+impl Rights {
+    /// Creates rights from a user and a group (`None` for those of the process) and two modes.
+    pub fn new(owner: Option<(u32, u32)>, file: u32, folder: u32) -> Rights {
+        Rights { owner, file, folder }
+    }
+
+    /// Returns the rights of new files below a folder: its owner's, if the process may choose, and
+    /// readable for its group if the folder is.
+    fn below(root: &Stat) -> Rights {
+        let owner = rustix::process::geteuid().is_root().then_some((root.st_uid, root.st_gid));
+        if root.st_mode & GROUP == 0 {
+            Rights { owner, file: 0o600, folder: 0o700 }
+        } else {
+            Rights { owner, file: 0o640, folder: 0o750 }
+        }
+    }
+
+    /// Adds a hint to the error of a write that root was not permitted, as in a directory that is
+    /// mounted over the network.
+    pub fn explain(&self, error: Error) -> Error {
+        match self.owner {
+            Some((user, _)) if error.kind() == Kind::Denied => error
+                .hint(format!("root may not write here: run it as the owner, `sudo -u '#{user}' walkeep …`")),
+            _ => error,
+        }
+    }
+}
+
+impl Folder {
+    /// Returns the rights of new files below this folder, which is the root of all.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn rights(&self) -> Result<Rights> {
+        Ok(Rights::below(&self.own_stat()?))
+    }
+
+    /// Creates the folders of a relative path that do not exist, durably, and opens the last one. An
+    /// empty folder is treated as new: it may have been created by a process that was killed before
+    /// its name was durable.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system, and those of [`Folder::folder`]. `Absent` when another process
+    /// removes a folder meanwhile.
+    pub fn make(&self, below: &Path, rights: &Rights) -> Result<Folder> {
+        let mut inner = self.again()?;
+        for part in below.components() {
+            inner = inner.make_one(part.as_os_str(), rights)?;
+        }
+        Ok(inner)
+    }
+
+    fn make_one(&self, name: &OsStr, rights: &Rights) -> Result<Folder> {
+        let below = Path::new(name);
+        if let Some(folder) = self.folder(below)?
+            && !folder.is_empty()?
+        {
+            return Ok(folder);
+        }
+        self.make_new(name, rights)?;
+        let folder = self.folder(below)?.ok_or_else(|| {
+            let path = self.path.join(below);
+            Error::new(Kind::Absent, format!("another process removed directory {}", path.display()))
+        })?;
+        self.sync()?;
+        Ok(folder)
+    }
+
+    /// Creates a folder unless it exists. It has its rights before it has its name: a process that is
+    /// killed in between leaves an empty folder under a name that nothing uses, and none that another
+    /// user cannot write to.
+    fn make_new(&self, name: &OsStr, rights: &Rights) -> Result<()> {
+        let new = format!(".new-{}", random_name()?);
+        let doing = || format!("create directory {}", self.path.join(name).display());
+        mkdirat(&self.fd, &new, Mode::RWXU).doing(doing)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let named = openat(&self.fd, &new, flags, Mode::empty())
+            .and_then(|folder| set_rights(folder.as_fd(), rights.folder, rights))
+            .and_then(|()| match renameat_with(&self.fd, &new, &self.fd, name, RenameFlags::NOREPLACE) {
+                // Without the flag an existing folder is replaced if it is empty.
+                Err(Errno::INVAL | Errno::NOSYS) => renameat(&self.fd, &new, &self.fd, name),
+                renamed => renamed,
+            });
+        if named.is_err() {
+            let _ = unlinkat(&self.fd, &new, AtFlags::REMOVEDIR);
+        }
+        match named {
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
+            named => named.doing(doing),
+        }
+    }
+
+    /// Creates a file that does not exist, for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; `Absent` when the folder was removed.
+    pub fn create(&self, name: impl AsRef<OsStr>, rights: &Rights) -> Result<File> {
+        let name = name.as_ref();
+        let doing = || format!("create {}", self.path.join(name).display());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR).doing(doing)?;
+        if let Err(errno) = set_rights(fd.as_fd(), rights.file, rights) {
+            // The file is empty; if this fails too, it is one of the leftovers.
+            let _ = unlinkat(&self.fd, name, AtFlags::empty());
+            return Err(errno).doing(doing);
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Creates a link that does not exist. It belongs to the owner of `rights`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn make_link(&self, target: &Path, name: impl AsRef<OsStr>, rights: &Rights) -> Result<()> {
+        let name = name.as_ref();
+        let doing = || format!("create the link {}", self.path.join(name).display());
+        symlinkat(target, &self.fd, name).doing(doing)?;
+        let Some((user, group)) = rights.owner else {
+            return Ok(());
+        };
+        // Another user may have put a file in its place, which must not change its owner.
+        let fd = openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let fd = fd.doing(doing)?;
+        if kind(&fstat(&fd).doing(doing)?) != FileType::Symlink {
+            let message = "another process has replaced it meanwhile";
+            return Err(Error::new(Kind::Refused, message).doing(doing()));
+        }
+        chownat(&fd, "", Some(Uid::from_raw(user)), Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
+            .doing(doing)
+    }
+}
+
+/// Renames the synced file `from` of a folder to the name `to` of another folder, unless that name
+/// exists, and syncs the other folder. After [`Published::NameIsTaken`] the temporary file still
+/// exists.
+///
+/// # Errors
+///
+/// Those of the operating system, and one for a file system that can neither rename without
+/// replacing nor link.
+pub fn publish(from: (&Folder, impl AsRef<OsStr>), to: (&Folder, impl AsRef<OsStr>)) -> Result<Published> {
+    let (from, to) = ((from.0, from.1.as_ref()), (to.0, to.1.as_ref()));
+    let doing = || format!("create {}", to.0.path().join(to.1).display());
+    let renamed = match renameat_with(from.0, from.1, to.0, to.1, RenameFlags::NOREPLACE) {
+        // The file system does not support the flag. A hard link is exclusive too.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            linkat(from.0, from.1, to.0, to.1, AtFlags::empty()).map(|()| {
+                // After a failure, the file only has a second name, among the temporary files.
+                let _ = from.0.remove(from.1);
+            })
+        }
+        result => result,
+    };
+    match renamed {
+        Ok(()) => {
+            to.0.sync()?;
+            Ok(Published::Now)
+        }
+        Err(Errno::EXIST) => Ok(Published::NameIsTaken),
+        Err(errno @ (Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+            Err(Error::io(doing(), &errno.into())
+                .hint("this file system can neither rename without replacing nor make hard links, so it cannot hold a repository"))
+        }
+        Err(errno) => Err(Error::io(doing(), &errno.into())),
+    }
+}
+
+/// Renames the synced file `from` of a folder to the name `to` of another folder, whose file of that
+/// name is replaced, and syncs the other folder.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn replace(from: (&Folder, impl AsRef<OsStr>), to: (&Folder, impl AsRef<OsStr>)) -> Result<()> {
+    let folder = to.0;
+    replace_volatile(from, to)?;
+    folder.sync()
+}
+
+/// Renames like [`replace`], and syncs nothing: for a file that is requested again after a crash, or
+/// that the caller syncs.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn replace_volatile(from: (&Folder, impl AsRef<OsStr>), to: (&Folder, impl AsRef<OsStr>)) -> Result<()> {
+    let to_name = to.1.as_ref();
+    renameat(from.0, from.1.as_ref(), to.0, to_name)
+        .doing(|| format!("rename to {}", to.0.path().join(to_name).display()))
+}
+
+/// Beginning of the names of files that [`write_replacing`] has not renamed yet.
+const UNFINISHED: &str = ".walkeep-tmp-";
+
+/// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
+/// new file. A link of that name is replaced, not followed.
+///
+/// # Errors
+///
+/// Those of the operating system. The old file then stays, unless the sync of the directory failed.
+pub fn write_replacing(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(Kind::Refused, format!("{} does not end with the name of a file", path.display()))
+    })?;
+    let folder = Folder::root(parent)?
+        .ok_or_else(|| Error::new(Kind::Absent, format!("directory {} does not exist", parent.display())))?;
+    let temporary = format!("{UNFINISHED}{}", random_name()?);
+    let file = folder.create(&temporary, &Rights::new(None, mode, mode))?;
+    let write = || -> Result<()> {
+        (&file).write_all(content).doing(|| format!("write {}", path.display()))?;
+        durable::sync_file(&file, path)?;
+        replace((&folder, &temporary), (&folder, name))
+    };
+    write().inspect_err(|_| drop(folder.remove(&temporary)))
+}
+
+/// Gives a new file its owner and mode.
+fn set_rights(file: BorrowedFd<'_>, mode: u32, rights: &Rights) -> rustix::io::Result<()> {
+    if let Some((user, group)) = rights.owner {
+        fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    }
+    fchmod(file, Mode::from_raw_mode(mode))
+}
+
+/// Whether a name may be one of [`random_name`].
+pub fn is_random_name(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns 24 random hexadecimal digits.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn random_name() -> Result<String> {
+    let mut random = [0; 12];
+    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+    Ok(hex::encode(random))
+}
