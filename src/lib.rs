@@ -12,19 +12,19 @@
 //! | `fs` | files of other users, without links and without waiting; durable writes; direct I/O | error |
 //! | `net` | HTTP over TLS, and the check of the server's certificate | error fs |
 //! | [`pg`] | the formats and protocols of PostgreSQL | error fs net |
-//! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error |
-//! | [`storage`] | the trait of a store with its six promises, and the stores: keys to bytes | error fs net |
-//! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error progress fs pg codec storage |
+//! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error runtime |
+//! | [`storage`] | the trait of a store with its six promises, and the stores: keys to bytes | error runtime fs net |
+//! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error runtime progress fs pg codec storage |
 //! | [`progress`] | progress, cancellation and reports of an operation; everything else that is logged is `tracing` | error |
-//! | [`wal`] | pushes and fetches one WAL file, and ahead of time the ones that PostgreSQL requests next | error progress fs pg codec repo |
-//! | [`backup`] | copies a running server into packs and a manifest | error progress fs pg codec repo |
-//! | [`restore`] | writes a backup into a data directory that PostgreSQL can recover | error progress fs pg codec repo |
-//! | [`sync`] | copies backups and WAL from one repository into another | error progress pg codec repo |
-//! | [`retention`] | plans what is kept and what is removed, and removes it | error progress pg repo |
-//! | [`verify`] | reads a repository and proves that every kept backup restores | error progress pg codec repo |
-//! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error progress fs pg repo restore verify |
-//! | [`observe`] | reads the state of a cluster and its archive, and judges it | error fs pg repo |
-//! | [`notify`] | notices by webhook or command | error fs net |
+//! | [`wal`] | pushes and fetches one WAL file, and ahead of time the ones that PostgreSQL requests next | error runtime progress fs pg codec repo |
+//! | [`backup`] | copies a running server into packs and a manifest | error runtime progress fs pg codec repo |
+//! | [`restore`] | writes a backup into a data directory that PostgreSQL can recover | error runtime progress fs pg codec repo |
+//! | [`sync`] | copies backups and WAL from one repository into another | error runtime progress pg codec repo |
+//! | [`retention`] | plans what is kept and what is removed, and removes it | error runtime progress pg repo |
+//! | [`verify`] | reads a repository and proves that every kept backup restores | error runtime progress pg codec repo |
+//! | [`drill`] | restores into a scratch directory, recovers in isolation, checks, cleans up | error runtime progress fs pg repo restore verify |
+//! | [`observe`] | reads the state of a cluster and its archive, and judges it | error runtime fs pg repo |
+//! | [`notify`] | notices by webhook or command | error runtime fs net |
 //! | `report` | one HTML page about clusters and their repositories, built from values | error observe pg repo |
 //! | [`config`] | the configuration file, as values | error fs pg codec storage retention drill observe notify |
 //! | [`cli`] | arguments, output, logs, exit statuses | everything |

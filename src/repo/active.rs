@@ -15,13 +15,14 @@ use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
+use crate::runtime::clock::Moment;
+use crate::runtime::lock::{Condition, Mutex};
+use crate::runtime::thread::{self, Thread};
 use crate::storage::{Mode, Put};
-use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Interval at which an operation renews its announcement.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -228,11 +229,11 @@ impl Archive {
 
     /// Watches announcements. Returns the names of the ones that did not change meanwhile.
     pub fn watch(&self, suspects: &[Announced], staleness: &Staleness) -> Result<BTreeSet<String>> {
-        let begun = Instant::now();
+        let begun = Moment::now();
         let mut still: Vec<&Announced> = suspects.iter().collect();
         while !still.is_empty() && begun.elapsed() < staleness.watch {
             let rest = staleness.watch.saturating_sub(begun.elapsed());
-            std::thread::sleep((staleness.watch / 8).min(rest));
+            thread::sleep((staleness.watch / 8).min(rest));
             let now = self.announced()?;
             still.retain(|before| {
                 now.iter().any(|after| after.name == before.name && !after.has_moved_since(before))
@@ -262,7 +263,7 @@ pub struct Announcement {
     shared: Arc<Shared>,
     /// The last part of its key.
     name: String,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 struct Shared {
@@ -272,12 +273,12 @@ struct Shared {
     heartbeat: Mutex<Heartbeat>,
     /// Never locked while the repository is accessed, so that `check` does not wait for it.
     state: Mutex<BeatState>,
-    wake: Condvar,
+    wake: Condition,
 }
 
 struct BeatState {
     /// Time of the last renewal.
-    renewed: Instant,
+    renewed: Moment,
     /// True when another process removed the announcement.
     is_removed: bool,
     is_over: bool,
@@ -299,12 +300,11 @@ impl Announcement {
             archive: archive.clone(),
             object,
             heartbeat: Mutex::new(heartbeat),
-            state: Mutex::new(BeatState { renewed: Instant::now(), is_removed: false, is_over: false }),
-            wake: Condvar::new(),
+            state: Mutex::new(BeatState { renewed: Moment::now(), is_removed: false, is_over: false }),
+            wake: Condition::new(),
         });
         let renewing = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(move || renewing.renew());
-        match thread.map_err(|e| Error::io("start a thread", &e)) {
+        match thread::spawn("heartbeat", move || renewing.renew()) {
             Ok(thread) => Ok(Announcement { shared, name, thread: Some(thread) }),
             Err(error) => {
                 archive.remove(std::slice::from_ref(&shared.object))?;
@@ -395,7 +395,7 @@ impl Shared {
     fn renew(&self) {
         loop {
             let mut state = self.state.lock();
-            self.wake.wait_while_for(&mut state, |state| !state.is_over, HEARTBEAT_INTERVAL);
+            self.wake.wait_while(&mut state, |state| !state.is_over, HEARTBEAT_INTERVAL);
             if state.is_over || state.is_removed {
                 return;
             }
@@ -414,7 +414,7 @@ impl Shared {
         }
         heartbeat.beat += 1;
         let _ = self.archive.put_small(&self.object, ObjectKind::Active, heartbeat, Mode::Replace)?;
-        self.state.lock().renewed = Instant::now();
+        self.state.lock().renewed = Moment::now();
         Ok(())
     }
 }

@@ -3,10 +3,12 @@
 //! process ends.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::runtime::clock::Moment;
+use crate::runtime::thread;
 use fs2::FileExt;
 use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A lock of this process, held until this value is dropped.
 #[must_use = "the lock is released when this value is dropped"]
@@ -26,7 +28,7 @@ impl Lock {
     pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
         let doing = || format!("lock {}", path.display());
         let file = File::open(path).doing(doing)?;
-        let begun = Instant::now();
+        let begun = Moment::now();
         loop {
             if try_lock(&file).doing(doing)? {
                 return Ok(Lock { _file: file });
@@ -36,7 +38,7 @@ impl Lock {
                     .doing(doing())
                     .hint("wait for it to end, or use --wait"));
             }
-            std::thread::sleep(POLL_INTERVAL);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The identity of a process. With it another process of the same host finds out whether the
 //! process still runs, without a clock.
 
+use crate::runtime::{SimulatedProcess, scheduler};
 use serde::{Deserialize, Serialize};
 
 /// A process of a host.
@@ -18,6 +19,9 @@ pub struct Process {
 impl Process {
     /// Returns this process; `None` where `/proc` does not show it.
     pub fn this() -> Option<Process> {
+        if let Some(scheduler) = scheduler() {
+            return Some(Process::simulated(scheduler.process()));
+        }
         let pid = std::process::id();
         Some(Process { boot: boot()?, namespace: namespace()?, pid, started: look_up(pid)?.0 })
     }
@@ -25,6 +29,10 @@ impl Process {
     /// Returns true when the process has ended, false when it runs; `None` when it belongs to
     /// another host, boot or namespace, or `/proc` does not show it.
     pub fn is_over(&self) -> Option<bool> {
+        if let Some(scheduler) = scheduler() {
+            let own = Process::simulated(scheduler.process());
+            return (own.boot == self.boot).then(|| scheduler.has_ended(self.pid));
+        }
         if boot()? != self.boot || namespace()? != self.namespace {
             return None;
         }
@@ -36,10 +44,17 @@ impl Process {
         let (started, ended) = look_up(self.pid)?;
         Some(ended || started != self.started)
     }
+
+    fn simulated(process: SimulatedProcess) -> Process {
+        Process { boot: process.host, namespace: String::new(), pid: process.pid, started: 0 }
+    }
 }
 
 /// Name of this host, as `uname -n` shows it.
 pub fn host() -> String {
+    if let Some(scheduler) = scheduler() {
+        return scheduler.process().host;
+    }
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -18,6 +18,7 @@ use super::window::Windows;
 use super::{Archive, ObjectName, Records};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::runtime::thread;
 use crate::storage::ListedObject;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +80,7 @@ fn await_underway(archive: &Archive, inventory: &mut Inventory) -> Result<()> {
             return Ok(());
         }
         if look > 0 {
-            std::thread::sleep(LOOK_INTERVAL);
+            thread::sleep(LOOK_INTERVAL);
         }
         for gap in gaps {
             let mut name = gap.first;

@@ -5,8 +5,10 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::repo::Archive;
 use crate::repo::active::{Announced, Announcement, Heartbeat, Liveness, Operation, Staleness};
+use crate::runtime::clock::Moment;
+use crate::runtime::thread;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Interval at which a prune checks whether another prune has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -163,7 +165,7 @@ pub fn announce_alone(
     random: &str,
     wait: Duration,
 ) -> Result<Announcement> {
-    let begun = Instant::now();
+    let begun = Moment::now();
     loop {
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Prune), random)?;
         let Some(other) = rival(archive, &own, staleness)? else {
@@ -176,14 +178,14 @@ pub fn announce_alone(
                 "wait for it to end, or use --wait; one that crashed on another host counts for about an hour",
             ));
         }
-        std::thread::sleep(POLL_INTERVAL);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// Returns the host of a prune that takes precedence: it has decided, or it began at the same
 /// moment and has the smaller name.
 fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result<Option<String>> {
-    let begun = Instant::now();
+    let begun = Moment::now();
     // The time is not used: the announcement gives the time of the store.
     let mut others = Others::new(staleness, Some(own), jiff::Timestamp::UNIX_EPOCH);
     loop {
@@ -196,7 +198,7 @@ fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result
             (None, Some((_, heartbeat))) if begun.elapsed() > DECISION_TIMEOUT => {
                 return Ok(Some(heartbeat.host.clone()));
             }
-            (None, Some(_)) => std::thread::sleep(POLL_INTERVAL),
+            (None, Some(_)) => thread::sleep(POLL_INTERVAL),
         }
     }
 }

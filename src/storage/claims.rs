@@ -28,10 +28,11 @@
 use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove};
 use crate::error::{Error, Kind, Result};
 use crate::fs::folder::random_name;
+use crate::runtime::clock::Moment;
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Folder of all claims. No cluster's name begins with a dash.
 const FOLDER: &str = "-claim";
@@ -66,7 +67,7 @@ impl<S: Storage> Claims<S> {
         let claims = Key::new(format!("{FOLDER}/{key}"))?;
         let hash = hash(body)?;
         let claim = claims.join(format!("{hash}-{}", random_name()?))?;
-        let begun = Instant::now();
+        let begun = Moment::now();
         let content = b"a writer is about to create an object; see FORMAT.md\n".to_vec();
         let _: Put = self.store.put(&claim, &content, Mode::Replace)?;
         let looked = self.rivals(&claims, &claim, &hash).and_then(|same| Ok((same, self.store.head(key)?)));

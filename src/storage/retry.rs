@@ -7,6 +7,7 @@
 use super::traced::ATTEMPT;
 use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
+use crate::runtime::thread;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -73,7 +74,7 @@ impl RetryPolicy {
                     _ => error.doing(format!("after {failures} attempts")),
                 });
             }
-            std::thread::sleep(self.pause(failures));
+            thread::sleep(self.pause(failures));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::repo::entry::Entry;
 use crate::repo::packset::PackSet;
 use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, key};
-use std::sync::mpsc;
+use crate::runtime::{channel, thread};
 
 /// Reads a manifest and calls `each` with its parts; the next part is read meanwhile.
 ///
@@ -17,10 +17,10 @@ use std::sync::mpsc;
 ///
 /// [`Kind::Damage`] when the manifest is not complete.
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
-    let (sender, parts) = mpsc::sync_channel(0);
-    std::thread::scope(|scope| {
+    let (sender, parts) = channel::bounded(0);
+    thread::scope(|scope| {
         // Ends when the receiver is gone.
-        scope.spawn(move || Parts::of(archive, record).try_for_each(|part| sender.send(part)));
+        scope.spawn("manifest", move || Parts::of(archive, record).try_for_each(|part| sender.send(part)))?;
         parts.into_iter().try_for_each(|part| each(part?))
     })
 }
