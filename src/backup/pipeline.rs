@@ -102,7 +102,7 @@ impl<'a> SourceFile<'a> {
     fn new(job: &'a FileJob, file: &'a File, size: u64, verify_pages: bool) -> SourceFile<'a> {
         let FileJob { number, found, known } = job;
         let is_large = size > MAX_SMALL_FILE;
-        let source = if is_large { DirectSource::new } else { DirectSource::small }(&found.source, file);
+        let source = if is_large { DirectSource::new(file) } else { DirectSource::small(file) };
         let pages = found.first_page.filter(|_| verify_pages).map(|first| (Arc::clone(found), first));
         let (number, known) = (*number, known.clone());
         SourceFile { found, number, source, is_large, block: block_of(size), pages, known }

@@ -6,34 +6,33 @@
 #![allow(clippy::indexing_slicing, reason = "the length of the memory is compared before")]
 
 use super::aligned::ALIGNMENT;
-use super::plain::{open_plain, open_plain_with};
+use super::folder::descriptor;
 use crate::error::{Doing, Error, Result};
-use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom, fallocate};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// File that is read once.
 pub struct DirectSource<'a> {
-    path: &'a Path,
     file: &'a File,
     direct: Direct,
 }
 
 impl<'a> DirectSource<'a> {
-    /// Creates the source of `file`, which is open at `path`.
-    pub fn new(path: &'a Path, file: &'a File) -> DirectSource<'a> {
-        DirectSource { path, file, direct: Direct::Unopened }
+    /// Creates the source of an open file.
+    pub fn new(file: &'a File) -> DirectSource<'a> {
+        DirectSource { file, direct: Direct::Unopened }
     }
 
     /// Creates the source of a file that is too small for direct I/O to be faster.
-    pub fn small(path: &'a Path, file: &'a File) -> DirectSource<'a> {
-        DirectSource { path, file, direct: Direct::Never }
+    pub fn small(file: &'a File) -> DirectSource<'a> {
+        DirectSource { file, direct: Direct::Never }
     }
 
     /// Reads up to `size` bytes into `memory`, fewer only at the end of the file, and returns their
@@ -45,7 +44,7 @@ impl<'a> DirectSource<'a> {
     ///
     /// Those of the operating system.
     pub fn read(&mut self, memory: &mut [u8], size: usize, offset: u64) -> std::io::Result<usize> {
-        let open = || reopen(self.path, self.file, File::options().read(true));
+        let open = || reopen(self.file, OFlags::RDONLY);
         self.direct.read(self.file, open, memory, size, offset)
     }
 }
@@ -58,21 +57,10 @@ pub struct DirectTarget<'a> {
 }
 
 impl<'a> DirectTarget<'a> {
-    /// Creates the target of `file`, which is open at `path`. `cached` writes through the page
+    /// Creates the target of `file`, which is called `path` in messages. `cached` writes through the page
     /// cache, for bytes that are read again at once.
     pub fn new(path: &'a Path, file: File, cached: bool) -> DirectTarget<'a> {
         DirectTarget { path, file, direct: if cached { Direct::Never } else { Direct::Unopened } }
-    }
-
-    /// Opens the file at `path`; `cached` as in [`DirectTarget::new`].
-    ///
-    /// # Errors
-    ///
-    /// Those of the operating system; a symbolic link is one.
-    pub fn open(path: &'a Path, cached: bool) -> Result<DirectTarget<'a>> {
-        let file = open_plain(path, File::options().read(true).write(true));
-        let file = file.doing(|| format!("open {}", path.display()))?;
-        Ok(DirectTarget::new(path, file, cached))
     }
 
     /// Reads like [`DirectSource::read`].
@@ -81,7 +69,7 @@ impl<'a> DirectTarget<'a> {
     ///
     /// Those of the operating system.
     pub fn read(&mut self, memory: &mut [u8], size: usize, offset: u64) -> std::io::Result<usize> {
-        let open = || reopen(self.path, &self.file, File::options().read(true).write(true));
+        let open = || reopen(&self.file, OFlags::RDWR);
         self.direct.read(&self.file, open, memory, size, offset)
     }
 
@@ -96,7 +84,7 @@ impl<'a> DirectTarget<'a> {
             offset.is_multiple_of(ALIGNMENT as u64) && bytes.as_ptr().align_offset(ALIGNMENT) == 0;
         let whole = if is_aligned { bytes.len() / ALIGNMENT * ALIGNMENT } else { 0 };
         let (direct, rest) = bytes.split_at(whole);
-        let open = || reopen(self.path, &self.file, File::options().read(true).write(true));
+        let open = || reopen(&self.file, OFlags::RDWR);
         if !direct.is_empty()
             && let Some(file) = self.direct.file(open)
         {
@@ -190,12 +178,10 @@ fn cached_pages(file: &File, size: usize, offset: u64) -> Option<u64> {
     (answer == 0).then_some(found[0])
 }
 
-/// Opens the file at `path` for direct I/O; `None` if that is not possible, or if `path` is another
-/// file than `file` now.
-fn reopen(path: &Path, file: &File, access: &mut OpenOptions) -> Option<File> {
-    let direct = open_plain_with(path, access, OFlags::DIRECT).ok()?;
-    let (mine, other) = (file.metadata().ok()?, direct.metadata().ok()?);
-    ((mine.dev(), mine.ino()) == (other.dev(), other.ino())).then_some(direct)
+/// Opens an open file once more, for direct I/O; `None` if that is not possible.
+fn reopen(file: &File, access: OFlags) -> Option<File> {
+    let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
+    rustix::fs::open(descriptor(file), flags, Mode::empty()).ok().map(File::from)
 }
 
 /// Reads until the buffer is full or the file ends, and returns the number of bytes.

@@ -4,12 +4,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "this file and folder.rs rename and sync")]
 
+use super::folder::Folder;
 use crate::error::{Doing, Error, Result};
 use rustix::fs;
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Result of giving a file its name.
 #[must_use]
@@ -120,19 +121,17 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// earlier failures that were reported to another process are not reported again (`errseq_t` of the
 /// kernel).
 pub struct FileSystem {
-    path: PathBuf,
-    directory: File,
+    folder: Folder,
 }
 
 impl FileSystem {
-    /// Opens the file system of this directory.
+    /// Opens the file system of this folder.
     ///
     /// # Errors
     ///
     /// Those of the operating system.
-    pub fn of(path: &Path) -> Result<FileSystem> {
-        let directory = File::open(path).doing(|| format!("open {}", path.display()))?;
-        Ok(FileSystem { path: path.to_owned(), directory })
+    pub fn of(folder: &Folder) -> Result<FileSystem> {
+        folder.again().map(|folder| FileSystem { folder })
     }
 
     /// Syncs everything that was written to the file system.
@@ -141,7 +140,8 @@ impl FileSystem {
     ///
     /// Those of the operating system.
     pub fn sync(&self) -> Result<()> {
-        fs::syncfs(&self.directory).doing(|| format!("sync the file system of {}", self.path.display()))
+        let doing = || format!("sync the file system of {}", self.folder.path().display());
+        fs::syncfs(&self.folder).doing(doing)
     }
 }
 

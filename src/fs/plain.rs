@@ -13,15 +13,6 @@ use std::path::Path;
 ///
 /// Those of the operating system: `ELOOP` for a link.
 pub fn open_plain(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
-    open_plain_with(path, options, OFlags::empty())
-}
-
-/// Opens like [`open_plain`], with additional flags.
-pub(super) fn open_plain_with(
-    path: &Path,
-    options: &mut OpenOptions,
-    flags: OFlags,
-) -> std::io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | flags;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     options.custom_flags(flags.bits().cast_signed()).open(path)
 }

@@ -269,7 +269,12 @@ fn open_target<'o, 'a>(
 ) -> Result<&'o mut direct::DirectTarget<'a>> {
     let (number, file) = match open.take().filter(|(number, _)| *number == region.target) {
         Some(open) => open,
-        None => (region.target, direct::DirectTarget::open(&target(writing, region)?.path, writing.scratch)?),
+        None => {
+            let path = &target(writing, region)?.path;
+            let file = open_plain(path, File::options().read(true).write(true));
+            let file = file.doing(|| format!("open {}", path.display()))?;
+            (region.target, direct::DirectTarget::new(path, file, writing.scratch))
+        }
     };
     Ok(&mut open.insert((number, file)).1)
 }

@@ -9,7 +9,7 @@ use super::preflight::Prepared;
 use super::write::{ClusterWriter, UnfinishedCluster};
 use crate::error::{Doing, Error, Result};
 use crate::fs::durable::{self, FileSystem};
-use crate::fs::folder;
+use crate::fs::folder::{self, Folder};
 use crate::progress::{self, in_span};
 use crate::repo::RESTORING;
 use crate::repo::lock::Lock;
@@ -117,7 +117,8 @@ fn file_systems(job: &RestoreJob<'_>) -> Result<Vec<FileSystem>> {
     let mut found = BTreeMap::new();
     for path in job.roots().filter(|_| !job.options.scratch) {
         if let Entry::Vacant(place) = found.entry(device_of(path)?) {
-            place.insert(FileSystem::of(path)?);
+            let folder = Folder::root(path)?.ok_or_else(|| Error::defect("a directory that is gone"))?;
+            place.insert(FileSystem::of(&folder)?);
         }
     }
     Ok(found.into_values().collect())

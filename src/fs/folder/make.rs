@@ -2,18 +2,18 @@
 
 #![allow(clippy::disallowed_methods, reason = "this room renames and syncs")]
 
-use super::{Folder, kind};
+use super::{Folder, kind, single};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable::{self, Published};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, chownat, fchmod, fchown, fstat, linkat,
-    mkdirat, openat, renameat, renameat_with, symlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid, chownat, fchmod, fchown,
+    fstat, linkat, mkdirat, openat, openat2, renameat, renameat_with, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Permissions that a new file or folder may have, besides those of the owner.
@@ -23,9 +23,9 @@ const GROUP: u32 = 0o070;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
     /// User and group; `None` for those of the process.
-    owner: Option<(u32, u32)>,
-    file: u32,
-    folder: u32,
+    pub owner: Option<(u32, u32)>,
+    pub file: u32,
+    pub folder: u32,
 }
 
 impl Rights {
@@ -102,12 +102,12 @@ impl Folder {
     /// killed in between leaves an empty folder under a name that nothing uses, and none that another
     /// user cannot write to.
     fn make_new(&self, name: &OsStr, rights: &Rights) -> Result<()> {
-        let new = format!(".new-{}", random_name()?);
+        let new = format!("{NEW}{}", random_name()?);
         let doing = || format!("create directory {}", self.path.join(name).display());
         mkdirat(&self.fd, &new, Mode::RWXU).doing(doing)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let named = openat(&self.fd, &new, flags, Mode::empty())
-            .and_then(|folder| set_rights(folder.as_fd(), rights.folder, rights))
+            .and_then(|folder| set_rights(&folder, rights.folder, rights))
             .and_then(|()| match renameat_with(&self.fd, &new, &self.fd, name, RenameFlags::NOREPLACE) {
                 // Without the flag an existing folder is replaced if it is empty.
                 Err(Errno::INVAL | Errno::NOSYS) => renameat(&self.fd, &new, &self.fd, name),
@@ -132,12 +132,81 @@ impl Folder {
         let doing = || format!("create {}", self.path.join(name).display());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR).doing(doing)?;
-        if let Err(errno) = set_rights(fd.as_fd(), rights.file, rights) {
+        if let Err(errno) = set_rights(&fd, rights.file, rights) {
             // The file is empty; if this fails too, it is one of the leftovers.
             let _ = unlinkat(&self.fd, name, AtFlags::empty());
             return Err(errno).doing(doing);
         }
         Ok(File::from(fd))
+    }
+
+    /// Creates a file at a relative path that does not exist, for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system, also for a link on the way.
+    pub fn create_at(&self, below: &Path, rights: &Rights) -> Result<File> {
+        if let Some(name) = single(below) {
+            return self.create(name, rights);
+        }
+        let doing = || format!("create {}", self.path.join(below).display());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&self.fd, below, flags, Mode::RUSR | Mode::WUSR, resolve) {
+            // Before Linux 5.6; filters of containers refuse calls that they do not know.
+            Err(Errno::NOSYS | Errno::PERM) => self.at(below, |folder, name| folder.create(name, rights)),
+            fd => {
+                let file = File::from(fd.doing(doing)?);
+                set_rights(&file, rights.file, rights).doing(doing)?;
+                Ok(file)
+            }
+        }
+    }
+
+    /// Creates a folder that does not exist, not durably, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn make_folder(&self, name: impl AsRef<OsStr>, rights: &Rights) -> Result<Folder> {
+        let name = name.as_ref();
+        let doing = || format!("create directory {}", self.path.join(name).display());
+        mkdirat(&self.fd, name, Mode::RWXU).doing(doing)?;
+        let folder = self.folder(Path::new(name))?.ok_or_else(|| {
+            Error::new(Kind::Absent, "another process has removed it meanwhile").doing(doing())
+        })?;
+        folder.set_rights(rights)?;
+        Ok(folder)
+    }
+
+    /// Gives the folder its owner and mode.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn set_rights(&self, rights: &Rights) -> Result<()> {
+        set_rights(&self.fd, rights.folder, rights)
+            .doing(|| format!("set owner and mode of {}", self.path.display()))
+    }
+
+    /// Writes a file durably, and replaces the file of that name atomically. A link of that name is
+    /// replaced, not followed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system. The old file then stays, unless the sync of the directory
+    /// failed.
+    pub fn put(&self, name: impl AsRef<OsStr>, content: &[u8], rights: &Rights) -> Result<()> {
+        let name = name.as_ref();
+        let path = self.path.join(name);
+        let temporary = format!("{UNFINISHED}{}", random_name()?);
+        let file = self.create(&temporary, rights)?;
+        let write = || -> Result<()> {
+            (&file).write_all(content).doing(|| format!("write {}", path.display()))?;
+            durable::sync_file(&file, &path)?;
+            replace((self, &temporary), (self, name))
+        };
+        write().inspect_err(|_| drop(self.remove(&temporary)))
     }
 
     /// Creates a link that does not exist. It belongs to the owner of `rights`.
@@ -223,8 +292,11 @@ pub fn replace_volatile(from: (&Folder, impl AsRef<OsStr>), to: (&Folder, impl A
         .doing(|| format!("rename to {}", to.0.path().join(to_name).display()))
 }
 
-/// Beginning of the names of files that [`write_replacing`] has not renamed yet.
-const UNFINISHED: &str = ".walkeep-tmp-";
+/// Beginning of the names of files that [`Folder::put`] has not renamed yet.
+pub const UNFINISHED: &str = ".walkeep-tmp-";
+
+/// Beginning of the names of folders that [`Folder::make`] has not renamed yet.
+const NEW: &str = ".new-";
 
 /// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
 /// new file. A link of that name is replaced, not followed.
@@ -239,22 +311,26 @@ pub fn write_replacing(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     })?;
     let folder = Folder::root(parent)?
         .ok_or_else(|| Error::new(Kind::Absent, format!("directory {} does not exist", parent.display())))?;
-    let temporary = format!("{UNFINISHED}{}", random_name()?);
-    let file = folder.create(&temporary, &Rights::new(None, mode, mode))?;
-    let write = || -> Result<()> {
-        (&file).write_all(content).doing(|| format!("write {}", path.display()))?;
-        durable::sync_file(&file, path)?;
-        replace((&folder, &temporary), (&folder, name))
-    };
-    write().inspect_err(|_| drop(folder.remove(&temporary)))
+    folder.put(name, content, &Rights::new(None, mode, mode))
 }
 
-/// Gives a new file its owner and mode.
-fn set_rights(file: BorrowedFd<'_>, mode: u32, rights: &Rights) -> rustix::io::Result<()> {
+/// Gives a file or folder its owner and mode.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn set_rights(file: impl AsFd, mode: u32, rights: &Rights) -> rustix::io::Result<()> {
     if let Some((user, group)) = rights.owner {
-        fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+        fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
-    fchmod(file, Mode::from_raw_mode(mode))
+    fchmod(&file, Mode::from_raw_mode(mode))
+}
+
+/// Whether a name is one of a file or folder that was not renamed to its own name: its process was
+/// killed.
+pub fn is_leftover(name: &OsStr) -> bool {
+    let name = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED).or(name.strip_prefix(NEW)));
+    name.is_some_and(is_random_name)
 }
 
 /// Whether a name may be one of [`random_name`].

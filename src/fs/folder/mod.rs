@@ -7,9 +7,13 @@
 
 mod list;
 mod make;
+mod reach;
 mod remove;
 
-pub use make::{Rights, is_random_name, publish, random_name, replace, replace_volatile, write_replacing};
+pub use make::{
+    Rights, is_leftover, is_random_name, publish, random_name, replace, replace_volatile, set_rights,
+    write_replacing,
+};
 
 use super::durable;
 use super::limited::read_limited;
@@ -20,7 +24,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -245,9 +249,47 @@ impl Folder {
         None
     }
 
-    fn again(&self) -> Result<Folder> {
+    /// Opens the folder again.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn again(&self) -> Result<Folder> {
         let fd = self.fd.try_clone().doing(|| format!("open directory {}", self.path.display()))?;
         Ok(Folder { fd, path: self.path.clone() })
+    }
+
+    /// Calls `act` with the folder of the last name of a relative path, and with that name.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Folder::folder`] and of `act`; `Absent` when the folder does not exist.
+    pub fn at<T>(&self, below: &Path, act: impl FnOnce(&Folder, &OsStr) -> Result<T>) -> Result<T> {
+        if let Some(name) = single(below) {
+            return act(self, name);
+        }
+        let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else {
+            return Err(Error::defect(format!("{} is not a path below a folder", below.display())));
+        };
+        match self.folder(parent)? {
+            Some(folder) => act(&folder, name),
+            None => {
+                let path = self.path.join(parent);
+                Err(Error::new(Kind::Absent, format!("directory {} does not exist", path.display())))
+            }
+        }
+    }
+
+    /// Syncs the names in the folder above this one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`durable::sync_open_dir`].
+    pub fn sync_parent(&self) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = openat(&self.fd, "..", flags, Mode::empty());
+        let parent = parent.doing(|| format!("open the directory above {}", self.path.display()))?;
+        durable::sync_open_dir(parent.as_fd(), self.path.parent().unwrap_or(&self.path))
     }
 
     /// Syncs the names in the folder.
@@ -264,6 +306,11 @@ impl AsFd for Folder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Path in `/proc` by which this process opens an open file again.
+pub(super) fn descriptor(file: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
 /// The name, if a relative path consists of one.
