@@ -1,13 +1,15 @@
-//! Threads.
+//! Threads. The operating system may refuse to start one, which is an error here and never a panic;
+//! a panic of a thread is an error of the thread that joins it.
 
 use super::clock::Moment;
 use super::{Scheduler, enter, number_of, scheduler};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tracing::Span;
 
 /// Suspends the current thread.
 pub fn sleep(time: Duration) {
@@ -88,7 +90,9 @@ pub struct Scope<'scope, 'env: 'scope> {
 }
 
 /// A thread of a scope.
+#[must_use = "a panic of the thread is an error of its `join`"]
 pub struct ScopedThread<'scope, T> {
+    name: &'static str,
     inner: std::thread::ScopedJoinHandle<'scope, T>,
     end: Option<Arc<End>>,
 }
@@ -109,24 +113,25 @@ pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> T) 
 }
 
 impl<'scope> Scope<'scope, '_> {
-    /// Starts a thread.
+    /// Starts a thread, in the current span.
     ///
     /// # Errors
     ///
-    /// When the system has no further thread for this process.
+    /// `Full` when the operating system starts no further thread.
     pub fn spawn<T: Send + 'scope>(
         &self,
-        name: &str,
+        name: &'static str,
         work: impl FnOnce() -> T + Send + 'scope,
     ) -> Result<ScopedThread<'scope, T>> {
         let start = Start::of(name);
         let end = start.end();
         let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
+        let span = Span::current();
         let builder = std::thread::Builder::new().name(name.to_owned());
-        match builder.spawn_scoped(self.inner, || start.run(work)) {
+        match builder.spawn_scoped(self.inner, move || span.in_scope(|| start.run(work))) {
             Ok(inner) => {
                 self.ends.borrow_mut().extend(end.clone());
-                Ok(ScopedThread { inner, end })
+                Ok(ScopedThread { name, inner, end })
             }
             Err(error) => {
                 Start::failed(scheduler);
@@ -141,33 +146,37 @@ impl<T> ScopedThread<'_, T> {
     ///
     /// # Errors
     ///
-    /// The payload of its panic.
-    pub fn join(self) -> std::thread::Result<T> {
-        if let Some(end) = &self.end {
-            end.wait();
-        }
-        self.inner.join()
+    /// `Defect` after a panic of the thread.
+    pub fn join(self) -> Result<T> {
+        self.end.iter().for_each(|end| end.wait());
+        self.inner.join().map_err(|_| panicked(self.name))
     }
 }
 
 /// A thread that may outlive the function that starts it.
+#[must_use = "a panic of the thread is an error of its `join`"]
 pub struct Thread<T> {
+    name: &'static str,
     inner: std::thread::JoinHandle<T>,
     end: Option<Arc<End>>,
 }
 
-/// Starts a thread.
+/// Starts a thread, in the current span.
 ///
 /// # Errors
 ///
-/// When the system has no further thread for this process.
-pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<Thread<T>> {
+/// `Full` when the operating system starts no further thread.
+pub fn spawn<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Thread<T>> {
     let start = Start::of(name);
     let end = start.end();
     let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
+    let span = Span::current();
     let builder = std::thread::Builder::new().name(name.to_owned());
-    match builder.spawn(|| start.run(work)) {
-        Ok(inner) => Ok(Thread { inner, end }),
+    match builder.spawn(move || span.in_scope(|| start.run(work))) {
+        Ok(inner) => Ok(Thread { name, inner, end }),
         Err(error) => {
             Start::failed(scheduler);
             Err(no_thread(error))
@@ -180,17 +189,19 @@ impl<T> Thread<T> {
     ///
     /// # Errors
     ///
-    /// The payload of its panic.
-    pub fn join(self) -> std::thread::Result<T> {
-        if let Some(end) = &self.end {
-            end.wait();
-        }
-        self.inner.join()
+    /// `Defect` after a panic of the thread.
+    pub fn join(self) -> Result<T> {
+        self.end.iter().for_each(|end| end.wait());
+        self.inner.join().map_err(|_| panicked(self.name))
     }
 }
 
+fn panicked(name: &str) -> Error {
+    Error::defect(format!("the thread `{name}` panicked"))
+}
+
 fn no_thread(error: std::io::Error) -> Error {
-    Error::from_io("start a thread", error).hint(
-        "the limit of processes is reached: `ulimit -u`, TasksMax of the unit, or pids of the container",
+    Error::from_io("start a thread", error).with_kind(Kind::Full).hint(
+        "the limit of processes and threads is reached: `ulimit -u`, TasksMax= of the systemd unit, or the pids limit of the container",
     )
 }

@@ -19,9 +19,11 @@ use crate::runtime::{channel, thread};
 pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Result<()>) -> Result<()> {
     let (sender, parts) = channel::bounded(0);
     thread::scope(|scope| {
-        // Ends when the receiver is gone.
-        scope.spawn("manifest", move || Parts::of(archive, record).try_for_each(|part| sender.send(part)))?;
-        parts.into_iter().try_for_each(|part| each(part?))
+        let read = move || Parts::of(archive, record).try_for_each(|part| sender.send(part));
+        let reading = scope.spawn("manifest", read)?;
+        let done = parts.into_iter().try_for_each(|part| each(part?));
+        // It has ended, since the receiver is gone.
+        reading.join().and(done)
     })
 }
 
