@@ -1,6 +1,16 @@
 //! Words and operators of a command that PostgreSQL gives to the shell: `archive_command` and
-//! `restore_command`. Follows the quoting and tokens of POSIX (Shell Command Language, 2.2 and 2.3);
+//! `restore_command`, and the quotes of a word in a command that is shown. Follows the quoting and tokens of POSIX (Shell Command Language, 2.2 and 2.3);
 //! expands nothing.
+
+/// Returns a word as a shell reads it back: in single quotes unless it needs none.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:@,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
 
 /// A shell command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::plan::{RestorePlan, TargetTimeline};
 use super::stop::RecoveryTarget;
+use crate::pg::shell::quoted;
 
 /// Action of the server when it reaches the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,16 +130,6 @@ impl RecoverySettings {
 /// Returns a `restore_command` of these words, quoted for the shell, with `%` doubled for
 /// PostgreSQL, and `%f %p` at the end.
 pub fn restore_command(words: &[&str]) -> String {
-    let mut command = String::new();
-    for word in words {
-        let plain =
-            !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+=:@,".contains(&b));
-        if plain {
-            command.push_str(word);
-        } else {
-            command.push_str(&format!("'{}'", word.replace('\'', "'\\''")));
-        }
-        command.push(' ');
-    }
-    format!("{}%f %p", command.replace('%', "%%"))
+    let words: String = words.iter().map(|word| quoted(word) + " ").collect();
+    format!("{}%f %p", words.replace('%', "%%"))
 }
