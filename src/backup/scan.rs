@@ -5,6 +5,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::relation::{Fork, RelationDirectory, RelationFile, is_temporary_relation};
 use crate::progress;
 use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
+use crate::repo::manifest::LEFT_OUT;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -16,18 +17,6 @@ use std::path::{Path, PathBuf};
 /// Directories of the data directory whose content is left out.
 const EMPTIED: [&str; 7] =
     ["pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_replslot"];
-
-/// Files at the top of the data directory that belong to the running server or to another backup.
-const LEFT_OUT: [&str; 8] = [
-    "postmaster.pid",
-    "postmaster.opts",
-    "backup_label",
-    "tablespace_map",
-    "backup_manifest",
-    "postgresql.auto.conf.tmp",
-    "current_logfiles.tmp",
-    crate::repo::RESTORING,
-];
 
 /// Maximum depth of directories. A deeper one is assumed to be in a loop of links.
 const MAX_DEPTH: usize = 40;

@@ -13,6 +13,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::storage::{Body, ForeignEntry, Key, ListedObject, Mode, Object, PAGE, Page, Put, list_all};
 use std::ops::Range;
 
+/// Maximum bytes for which memory is reserved before they have been read.
+const MAX_RESERVED: u64 = 16 << 20;
+
 /// The part of a repository with one lineage of a cluster. See the file.
 #[derive(Clone)]
 pub struct Archive {
@@ -207,15 +210,16 @@ impl Archive {
     pub fn get_range(&self, relative: &str, range: Range<u64>) -> Result<Vec<u8>> {
         use std::io::Read;
         let key = self.base.join(relative)?;
-        let length = usize::try_from(range.end.saturating_sub(range.start));
-        let length = length.map_err(|_| Error::new(Kind::Damage, "the range is too long"))?;
+        let length = range.end.saturating_sub(range.start);
         let read = || {
-            let mut object = self.open(&key, Some(range))?.ok_or_else(missing)?;
-            let mut bytes = vec![0; length];
-            object.read_exact(&mut bytes).map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => Error::new(Kind::Damage, "it is shorter than expected"),
-                _ => Error::io("read", &e),
-            })?;
+            let object = self.open(&key, Some(range))?.ok_or_else(missing)?;
+            // The object may be shorter than a damaged record says.
+            let known = usize::try_from(length.min(MAX_RESERVED)).unwrap_or(0);
+            let mut bytes = Vec::with_capacity(known);
+            object.take(length).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
+            if bytes.len() as u64 != length {
+                return Err(Error::new(Kind::Damage, "it is shorter than expected"));
+            }
             Ok(bytes)
         };
         self.in_repository("read", &key, read())

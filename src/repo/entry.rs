@@ -127,6 +127,7 @@ pub struct FileEntry {
     #[serde(with = "hashes")]
     pub hashes: Vec<BlockHash>,
     /// The extents, in order. Together they hold all blocks.
+    #[serde(deserialize_with = "extents")]
     pub at: Vec<Extent>,
 }
 
@@ -161,6 +162,37 @@ impl FileEntry {
             _ => self.at.push(extent),
         }
     }
+}
+
+/// Maximum number of extents of a file, and of all files of a part of a manifest. A backup makes at
+/// most 16 of them for each MiB of a file.
+pub const MAX_EXTENTS: usize = 1 << 19;
+
+/// Reads extents, and not more than [`MAX_EXTENTS`] of them.
+fn extents<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<Extent>, D::Error> {
+    struct Bounded;
+    impl<'de> serde::de::Visitor<'de> for Bounded {
+        type Value = Vec<Extent>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "at most {MAX_EXTENTS} extents")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut seq: A,
+        ) -> std::result::Result<Vec<Extent>, A::Error> {
+            let mut found = Vec::new();
+            while let Some(extent) = seq.next_element()? {
+                if found.len() == MAX_EXTENTS {
+                    return Err(serde::de::Error::invalid_length(found.len() + 1, &self));
+                }
+                found.push(extent);
+            }
+            Ok(found)
+        }
+    }
+    d.deserialize_seq(Bounded)
 }
 
 /// Consecutive blocks in one frame. As JSON `[pack, offset, length, skip, blocks]`.

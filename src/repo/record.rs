@@ -5,6 +5,7 @@
 //! considers the backup stale.
 
 use super::entry::Tablespace;
+use super::manifest::MAX_PART;
 use super::name::ObjectName;
 use super::object::{MAX_SMALL, is_about_the_object, misplaced};
 use super::packset::PackSet;
@@ -17,7 +18,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId};
 use crate::storage::{Key, Mode, Put};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The record of a backup.
@@ -76,6 +77,10 @@ pub enum State {
     Damaged,
 }
 
+/// Maximum bytes of a part of a manifest as it is stored. Text that cannot be compressed grows a
+/// little.
+const MAX_PART_OBJECT: u64 = MAX_PART + (1 << 20);
+
 /// A part of a manifest, as the record describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestPart {
@@ -97,6 +102,23 @@ impl ManifestPart {
         match ObjectName::parse(&self.key) {
             Some(ObjectName::Manifest(id, number)) => Some((id, number)),
             _ => None,
+        }
+    }
+
+    /// Checks that this is the part with this number of a backup, and that it and its base can be
+    /// read. Returns what is wrong.
+    fn check(&self, id: &str, number: u32) -> std::result::Result<(), String> {
+        if self.place() != Some((id.to_owned(), number)) {
+            return Err(format!("it names `{}` as part {number} of its manifest", self.key.escape_debug()));
+        }
+        let can_be_base = |base: &ManifestPart| base.place().is_some() && base.base.is_none();
+        if let Some(base) = self.base.as_deref().filter(|base| !can_be_base(base)) {
+            return Err(format!("it names `{}` as base of its manifest", base.key.escape_debug()));
+        }
+        let is_large = |part: &ManifestPart| part.size > MAX_PART_OBJECT;
+        match [Some(self), self.base.as_deref()].into_iter().flatten().find(|part| is_large(part)) {
+            Some(part) => Err(format!("its manifest part {} has {} bytes", part.key, part.size)),
+            None => Ok(()),
         }
     }
 }
@@ -207,13 +229,39 @@ impl Record {
         if record.id != id {
             return Err(misplaced(&record.id));
         }
-        let WalRange { first, last } = record.wal;
-        if (first.timeline, last.timeline) != (record.timeline, record.timeline) || last < first {
-            let what =
-                format!("its WAL from {first} to {last} is not a range on timeline {}", record.timeline);
-            return Err(Error::new(Kind::Damage, what));
-        }
+        record.check().map_err(|what| Error::new(Kind::Damage, what))?;
         Ok(record)
+    }
+
+    /// Checks what a restore relies on. Returns what is wrong.
+    fn check(&self) -> std::result::Result<(), String> {
+        let WalRange { first, last } = self.wal;
+        if (first.timeline, last.timeline) != (self.timeline, self.timeline) || last < first {
+            return Err(format!(
+                "its WAL from {first} to {last} is not a range on timeline {}",
+                self.timeline
+            ));
+        }
+        let lsns = self.start_lsn..self.stop_lsn;
+        let from_standby = self.settings.from_standby;
+        if lsns.start > lsns.end
+            || self.wal != WalRange::of_backup(self.timeline, lsns, from_standby, self.segment_size)
+        {
+            let (start, stop) = (self.start_lsn, self.stop_lsn);
+            return Err(format!("it is from {start} to {stop}, but its WAL is from {first} to {last}"));
+        }
+        if self.timeline.0 == 0 {
+            return Err("it is on timeline 0".to_owned());
+        }
+        if self.manifest.is_empty() {
+            return Err("it has no manifest".to_owned());
+        }
+        (1..).zip(&self.manifest).try_for_each(|(number, part)| part.check(&self.id, number))?;
+        let oids: BTreeSet<u32> = self.tablespaces.iter().map(|known| known.tablespace.oid).collect();
+        if oids.len() < self.tablespaces.len() {
+            return Err("it has a tablespace twice".to_owned());
+        }
+        Ok(())
     }
 
     /// Iterates over the objects needed to read the manifest: each part, then its base. A base may
@@ -320,7 +368,12 @@ impl Archive {
                 return Ok(Recorded::Fence);
             }
             self.check_header(&header, ObjectKind::Backup, key.name())?;
-            Record::parse(&content, key.name()).map(Recorded::Record)
+            let record = Record::parse(&content, key.name())?;
+            if record.system_identifier != self.lineage().system_identifier {
+                let what = format!("it belongs to the cluster {}", record.system_identifier);
+                return Err(Error::new(Kind::Damage, what));
+            }
+            Ok(Recorded::Record(record))
         };
         self.in_repository("read", key, read()).map(Some)
     }

@@ -8,14 +8,14 @@ use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part, Use};
 use crate::repo::packset::PackSet;
-use crate::repo::record::{Record, WalRange};
+use crate::repo::record::Record;
 use crate::repo::{Archive, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Maximum size of a file whose content is checked.
 const MAX_CONTENT: u64 = 1 << 20;
 
-/// Files without which no server starts; the last one only if there are tablespaces.
+/// Files whose content decides whether a server starts; the last one only if there are tablespaces.
 const NEEDED: [&str; 4] = ["PG_VERSION", "global/pg_control", "backup_label", "tablespace_map"];
 
 /// A backup whose manifest is being read, part by part.
@@ -24,17 +24,11 @@ pub struct BackupCheck<'a> {
     record: &'a Record,
     data: &'a BTreeMap<String, Data>,
     findings: &'a Findings,
-    files: u64,
-    bytes: u64,
     packs: PackSet,
     /// Bytes that the files need of each pack, by the pack's backup and number.
     needs: BTreeMap<(String, u32), PackNeed>,
     /// The manifest's table of needed packs.
     uses: Vec<Use>,
-    directories: BTreeSet<Vec<u8>>,
-    /// Directories that contain files.
-    parents: BTreeSet<Vec<u8>>,
-    tablespaces: BTreeSet<u32>,
     /// Files whose content is checked, with the packs of their part.
     needed_files: Vec<(Vec<String>, FileEntry)>,
 }
@@ -60,14 +54,9 @@ impl<'a> BackupCheck<'a> {
             record,
             data,
             findings,
-            files: 0,
-            bytes: 0,
             packs: PackSet::default(),
             needs: BTreeMap::new(),
             uses: Vec::new(),
-            directories: BTreeSet::new(),
-            parents: BTreeSet::new(),
-            tablespaces: BTreeSet::new(),
             needed_files: Vec::new(),
         }
     }
@@ -78,41 +67,13 @@ impl<'a> BackupCheck<'a> {
         self.findings.problem(ProblemKind::Inconsistent, &name, detail, [self.record.id.as_str()]);
     }
 
-    /// Checks the record by itself.
-    pub fn record(&self) {
-        let Record { wal, timeline, start_lsn, stop_lsn, segment_size, settings, .. } = self.record;
-        let expected =
-            WalRange::of_backup(*timeline, *start_lsn..*stop_lsn, settings.from_standby, *segment_size);
-        if start_lsn > stop_lsn || *wal != expected {
-            self.contradiction(format!(
-                "the record has a backup from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
-                wal.first, wal.last
-            ));
-        }
-        if self.record.system_identifier != self.archive.lineage().system_identifier {
-            self.contradiction(format!(
-                "the record belongs to the cluster {}",
-                self.record.system_identifier
-            ));
-        }
-        for (number, part) in (1..).zip(&self.record.manifest) {
-            let name = ObjectName::Manifest(self.record.id.clone(), number);
-            if part.key != name.to_string() {
-                self.contradiction(format!("the record names {} as part of the manifest", part.key));
-            }
-            if let Some(base) = part.base.as_deref().filter(|base| base.place().is_none()) {
-                self.contradiction(format!("the record names {} as base of the manifest", base.key));
-            }
-        }
-    }
-
     /// Checks presence and size of the objects of the manifest. Returns whether all can be read.
     pub fn parts(&self) -> bool {
-        let mut whole = !self.record.manifest.is_empty();
+        let mut whole = true;
         for part in self.record.manifest_objects() {
-            // `record` reports the invalid key.
             let Some((id, number)) = part.place() else {
                 whole = false;
+                self.contradiction(format!("the record names {} as part of a manifest", part.key));
                 continue;
             };
             let stored = self.data.get(&id).and_then(|data| data.manifests.get(&number));
@@ -141,8 +102,7 @@ impl<'a> BackupCheck<'a> {
         self.uses.extend_from_slice(&part.uses);
         for entry in &part.entries {
             match entry {
-                Entry::Dir(dir) => drop(self.directories.insert(dir.path.0.clone())),
-                Entry::Tablespace(tablespace) => drop(self.tablespaces.insert(tablespace.oid)),
+                Entry::Dir(_) | Entry::Tablespace(_) => {}
                 Entry::File(file) => self.file(part, file, true),
                 Entry::Config(file) => self.file(part, file, false),
             }
@@ -157,46 +117,20 @@ impl<'a> BackupCheck<'a> {
             if let Some(ObjectName::Pack(id, number)) = pack {
                 let need = self.needs.entry((id, number)).or_default();
                 need.end = need.end.max(extent.offset.saturating_add(u64::from(extent.length)));
-                need.live += bytes.end - bytes.start;
+                need.live = need.live.saturating_add(bytes.end - bytes.start);
             }
         }
-        if !is_inside {
-            return;
-        }
-        self.files += 1;
-        self.bytes += file.size;
-        // The directory of a path without a slash is the data directory, whose path is empty.
-        let parent = file.path.0.rsplitn(2, |&byte| byte == b'/').nth(1).unwrap_or(b"");
-        if !self.parents.contains(parent) {
-            self.parents.insert(parent.to_vec());
-        }
-        if NEEDED.iter().any(|name| name.as_bytes() == file.path.0) {
+        if is_inside && NEEDED.iter().any(|name| name.as_bytes() == file.path.0) {
             self.needed_files.push((part.packs.clone(), file.clone()));
         }
     }
 
-    /// Checks, after the whole manifest was read, that it agrees with the record and has the files
-    /// that a server needs to start.
+    /// Checks, after the whole manifest was read, that its packs agree with the record, and the content
+    /// of the files that a server needs to start.
     pub fn finish(self) {
         let record = self.record;
-        if (self.files, self.bytes) != (record.files, record.size) {
-            self.contradiction(format!(
-                "the record has {} files of {} bytes, the manifest has {} files of {} bytes",
-                record.files, record.size, self.files, self.bytes
-            ));
-        }
         if record.packs.as_ref().is_some_and(|packs| *packs != self.packs) {
             self.contradiction("the packs of the record differ from the packs of the manifest");
-        }
-        let named: BTreeSet<u32> = record.tablespaces.iter().map(|known| known.tablespace.oid).collect();
-        if named != self.tablespaces {
-            self.contradiction("the tablespaces of the record differ from the tablespaces of the manifest");
-        }
-        if let Some(parent) = self.parents.iter().find(|parent| !self.directories.contains(*parent)) {
-            self.contradiction(format!(
-                "the manifest has files in {} and not the directory itself",
-                String::from_utf8_lossy(parent)
-            ));
         }
         self.packs();
         self.needed_files();
@@ -281,18 +215,13 @@ impl<'a> BackupCheck<'a> {
         Ok(())
     }
 
-    /// Checks the files without which no server starts.
+    /// Checks the content of the files without which no server starts.
     fn needed_files(&self) {
-        let mut missing = BTreeSet::from(NEEDED);
-        if !has_tablespaces(self.record) {
-            missing.remove("tablespace_map");
-        }
         for (packs, file) in &self.needed_files {
             let path = file.path.display();
             let Some(name) = NEEDED.into_iter().find(|needed| *needed == path) else {
                 continue;
             };
-            missing.remove(name);
             if file.size > MAX_CONTENT {
                 self.contradiction(format!("{name} has {} bytes", file.size));
                 continue;
@@ -302,9 +231,6 @@ impl<'a> BackupCheck<'a> {
                 Err(error) if error.kind() == Kind::Problem => self.contradiction(error.to_string()),
                 Err(error) => self.unread(packs, file, &error),
             }
-        }
-        for name in missing {
-            self.contradiction(format!("the manifest has no {name}"));
         }
     }
 
@@ -349,9 +275,4 @@ impl<'a> BackupCheck<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether the cluster had tablespaces outside of its data directory.
-fn has_tablespaces(record: &Record) -> bool {
-    record.tablespaces.iter().any(|known| known.tablespace.location.is_some())
 }

@@ -51,7 +51,6 @@ impl Run<'_> {
         for record in self.selected() {
             Findings::count(&self.findings.objects, 1 + record.manifest.len() as u64);
             let mut backup = BackupCheck::new(self.archive, record, &self.data, self.findings);
-            backup.record();
             if !backup.parts() {
                 self.produce_named_packs(record, &backup, &mut producer)?;
                 continue;

@@ -114,7 +114,6 @@ impl<'a> Run<'a> {
         for record in self.selected() {
             Findings::count(&self.findings.objects, 1 + record.manifest.len() as u64);
             let backup = BackupCheck::new(self.archive, record, &self.data, self.findings);
-            backup.record();
             if backup.parts()
                 && let Err(error) = backup.quick(&listed)
             {

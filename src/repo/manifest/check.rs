@@ -1,14 +1,16 @@
 //! Checks the entries of a manifest before anything relies on them.
 
+use super::accepted::damaged;
 use crate::codec::compress::FRAME;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::repo::entry::{Entry, StoredPath};
+
+/// Maximum size of a pack in bytes that an extent may refer to: far above any real one, so that
+/// offsets can be added up.
+const MAX_PACK: u64 = 1 << 40;
 
 /// Refuses paths that leave the target directory, and files whose blocks do not add up.
 pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
-    let damaged = |path: &StoredPath, what: &str| {
-        Err(Error::new(Kind::Damage, format!("`{}` {what}", path.display().escape_debug())))
-    };
     let (path, file) = match entry {
         Entry::Tablespace(_) => return Ok(()),
         Entry::Dir(dir) => (&dir.path, None),
@@ -40,6 +42,7 @@ pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
             (extent.pack as usize) < packs
                 && extent.blocks > 0
                 && extent.length as usize <= 2 * FRAME
+                && extent.offset <= MAX_PACK
                 && u64::from(extent.skip) + before_last < FRAME as u64
         });
     if !fits {

@@ -6,21 +6,26 @@
 //! base. A base has no base itself: reading a part takes two objects at most. Parts end where the
 //! parts of the parent end, so that each has one base.
 
+mod accepted;
 mod check;
 mod read;
 mod write;
 
+pub use accepted::LEFT_OUT;
 pub use read::{Parts, read, unfinished, uses};
 pub use write::{Bases, Writer, Written};
 
 use super::entry::{Dir, Entry, Extent, FileEntry, Tablespace};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Maximum bytes of the text of a part. One line, which describes up to 1 GiB, may still follow
 /// when a part is full.
 pub const MAX_PART: u64 = 64 << 20;
+
+/// Maximum number of lines of a part: a part of full size has less than a quarter of them.
+const MAX_LINES: usize = 1 << 17;
 
 /// Name of the hash of blocks, in the first line of a part.
 const HASH: &str = "blake3-128";
@@ -90,15 +95,22 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn count(&mut self, entry: &Entry) {
+    /// Adds an entry.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when the bytes do not fit into 64 bits.
+    fn count(&mut self, entry: &Entry) -> Result<()> {
         match entry {
             Entry::File(file) => {
+                let too_many = || Error::new(Kind::Damage, "the sizes of its files do not add up");
                 self.files += 1;
-                self.bytes += file.size;
+                self.bytes = self.bytes.checked_add(file.size).ok_or_else(too_many)?;
             }
             Entry::Dir(_) => self.dirs += 1,
             Entry::Tablespace(_) | Entry::Config(_) => {}
         }
+        Ok(())
     }
 }
 

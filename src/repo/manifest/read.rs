@@ -1,14 +1,15 @@
 //! Reads the manifest of a backup, part by part, checked against the record.
 
+use super::accepted::Accepted;
 use super::check::check;
-use super::{HASH, Line, MAX_PART, Part, Totals, Use};
+use super::{HASH, Line, MAX_LINES, MAX_PART, Part, Totals, Use};
 use crate::codec::envelope::{Content, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::repo::entry::Entry;
+use crate::repo::entry::{Entry, MAX_EXTENTS};
 use crate::repo::packset::PackSet;
 use crate::repo::record::{ManifestPart, Record};
-use crate::repo::{Archive, key};
+use crate::repo::{Archive, ObjectName, key};
 use crate::runtime::{channel, thread};
 
 /// Reads a manifest and calls `each` with its parts; the next part is read meanwhile.
@@ -28,27 +29,28 @@ pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Re
 }
 
 /// The parts of a manifest, each read on demand and checked against the record. The last item is an
-/// error when the manifest is not complete; nothing follows an error.
+/// error when the manifest is not complete, or describes what no restore may write; nothing follows
+/// an error.
 pub struct Parts<'a> {
     archive: &'a Archive,
     record: &'a Record,
     next: usize,
-    totals: Totals,
+    accepted: Accepted,
     end: Option<Totals>,
 }
 
 impl<'a> Parts<'a> {
     pub fn of(archive: &'a Archive, record: &'a Record) -> Parts<'a> {
-        Parts { archive, record, next: 0, totals: Totals::default(), end: None }
+        let accepted = Accepted::new(archive.lineage().major);
+        Parts { archive, record, next: 0, accepted, end: None }
     }
 
     fn read(&mut self, index: usize) -> Result<Option<Part>> {
         if index < self.record.manifest.len() {
-            read_part(self.archive, self.record, index, &mut self.totals, &mut self.end).map(Some)
-        } else if self.end == Some(self.totals) {
-            Ok(None)
+            let accepted = Some(&mut self.accepted);
+            read_part(self.archive, self.record, index, accepted, &mut self.end).map(Some)
         } else {
-            Err(not_complete(self.record))
+            self.accepted.end(self.record, self.end).map(|()| None)
         }
     }
 }
@@ -73,7 +75,7 @@ pub fn unfinished<'a>(archive: &'a Archive, id: &'a str) -> impl Iterator<Item =
     let mut end = None;
     (1..).map_while(move |number| {
         let text = archive.get_unfinished_manifest(id, number).transpose()?;
-        Some(text.and_then(|text| parse_part(&text, id, number, &mut Totals::default(), &mut end)))
+        Some(text.and_then(|text| parse_part(&text, id, number, None, &mut end)))
     })
 }
 
@@ -81,7 +83,7 @@ pub fn unfinished<'a>(archive: &'a Archive, id: &'a str) -> impl Iterator<Item =
 pub fn uses(archive: &Archive, record: &Record) -> Result<Vec<Use>> {
     let last = record.manifest.len().checked_sub(1).ok_or_else(|| not_complete(record))?;
     let mut end = None;
-    let part = read_part(archive, record, last, &mut Totals::default(), &mut end)?;
+    let part = read_part(archive, record, last, None, &mut end)?;
     if end.is_some() { Ok(part.uses) } else { Err(not_complete(record)) }
 }
 
@@ -93,25 +95,29 @@ fn read_part(
     archive: &Archive,
     record: &Record,
     index: usize,
-    totals: &mut Totals,
+    accepted: Option<&mut Accepted>,
     end: &mut Option<Totals>,
 ) -> Result<Part> {
     let stored = record.manifest.get(index).ok_or_else(|| not_complete(record))?;
     let number = u32::try_from(index + 1).map_err(|_| not_complete(record))?;
     let text = archive.get_manifest(stored, &key::manifest(&record.id, number))?;
-    parse_part(&text, &record.id, number, totals, end).doing(|| format!("read {}", stored.key))
+    parse_part(&text, &record.id, number, accepted, end).doing(|| format!("read {}", stored.key))
 }
 
 fn parse_part(
     text: &[u8],
     backup: &str,
     number: u32,
-    totals: &mut Totals,
+    mut accepted: Option<&mut Accepted>,
     end: &mut Option<Totals>,
 ) -> Result<Part> {
     let damaged = |what: String| Err(Error::new(Kind::Damage, what));
     let mut part = Part { packs: Vec::new(), entries: Vec::new(), uses: Vec::new() };
+    let mut extents = 0;
     for (index, line) in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()).enumerate() {
+        if index == MAX_LINES {
+            return damaged(format!("it has more than {MAX_LINES} lines"));
+        }
         let line: Line = serde_json::from_slice(line)
             .map_err(|e| Error::new(Kind::Damage, format!("line {}: {e}", index + 1)))?;
         if end.is_some() {
@@ -132,6 +138,9 @@ fn parse_part(
                 continue;
             }
             Line::Pack { number, key } if number as usize == part.packs.len() => {
+                if !matches!(ObjectName::parse(&key), Some(ObjectName::Pack(..))) {
+                    return damaged(format!("`{}` is not the key of a pack", key.escape_debug()));
+                }
                 part.packs.push(key);
                 continue;
             }
@@ -150,7 +159,13 @@ fn parse_part(
             Line::Config(file) => Entry::Config(file),
         };
         check(&entry, part.packs.len())?;
-        totals.count(&entry);
+        extents += entry.any_file().map_or(0, |file| file.at.len());
+        if extents > MAX_EXTENTS {
+            return damaged(format!("its files are in more than {MAX_EXTENTS} pieces"));
+        }
+        if let Some(accepted) = &mut accepted {
+            accepted.entry(&entry)?;
+        }
         part.entries.push(entry);
     }
     Ok(part)

@@ -130,7 +130,7 @@ impl<'a> Writer<'a> {
                 extent.pack = self.pack(pack_key(extent.pack)?, bytes)?;
             }
         }
-        self.totals.count(&entry);
+        self.totals.count(&entry)?;
         self.line(&entry.into())?;
         let limit = if self.base.is_some() { 2 * PART_SIZE } else { PART_SIZE };
         if self.text.len() >= limit { self.next_part() } else { Ok(()) }
