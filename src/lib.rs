@@ -10,8 +10,8 @@
 //! | [`error`] | the error type and its kinds | – |
 //! | [`runtime`] | threads, waiting and the monotonic clock, which a simulation can take over | error |
 //! | `fs` | files of other users, without links and without waiting; durable writes; direct I/O | error |
-//! | `net` | HTTP over TLS, and the check of the server's certificate | error fs |
-//! | [`pg`] | the formats and protocols of PostgreSQL | error fs net |
+//! | `net` | HTTP over TLS, and the check of the server's certificate | error runtime fs |
+//! | [`pg`] | the formats and protocols of PostgreSQL | error runtime fs net |
 //! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error runtime |
 //! | [`storage`] | the trait of a store with its six promises, and the stores: keys to bytes | error runtime fs net |
 //! | [`repo`] | the objects of a repository and its state as a whole; see `FORMAT.md` | error runtime progress fs pg codec storage |

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tracing::{Span, debug, error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Target of the events that name the steps of an operation.
 pub const STEP: &str = "walkeep::step";
@@ -82,10 +82,4 @@ pub fn debug(error: &Error) {
 /// Reports an error that ends the operation, or a part of it.
 pub fn error(error: &Error) {
     error!(kind = error.kind().as_str(), hint = error.advice(), "{error}");
-}
-
-/// Returns `work` as a function that runs inside `span`: a new thread does not inherit the span of
-/// its parent.
-pub fn in_span<T>(span: Span, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    move || span.in_scope(work)
 }

@@ -20,17 +20,17 @@ use crate::error::{Doing, Error, Result};
 use crate::fs::aligned::Aligned;
 use crate::pg::control::Control;
 use crate::pg::page::PAGE_SIZE;
-use crate::progress::{self, in_span};
+use crate::progress;
 use crate::repo::entry::{Entry, StoredPath};
 use crate::repo::record::TablespaceSize;
+use crate::runtime::thread::{self, ScopedThread};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::ScopedJoinHandle;
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// A backup that the server has stopped, with its packs and manifest in the repository.
 pub(super) struct CopiedBackup<'a> {
@@ -166,29 +166,37 @@ impl<'a> Copier<'a> {
             tablespaces: Vec::new(),
         };
 
-        std::thread::scope(|scope| {
-            let storing = scope.spawn(in_span(info_span!("store"), move || {
+        thread::scope(|scope| {
+            // When a thread cannot be started, the ends of the channels that this closure owns are
+            // dropped, which ends the threads before it.
+            let store = move || {
+                let _span = info_span!("store").entered();
                 failure.note(pack::store(archive, id, &packs.1, &spare.0))
-            }));
-            let packing = scope.spawn(in_span(info_span!("pack"), move || {
+            };
+            let storing = scope.spawn("store", store)?;
+            let pack = move || {
+                let _span = info_span!("pack").entered();
                 let packer = Packer::new(archive, id, earlier, packs.0, spare.1);
                 failure.note(packer.and_then(|packer| packer.run(&items.1)))
-            }));
-            scope.spawn(in_span(Span::current(), move || failure.note(earlier.read(archive, &parts.0))));
-            let mut reading = Vec::with_capacity(readers.len());
-            for reader in readers {
+            };
+            let packing = scope.spawn("pack", pack)?;
+            let promise = move || failure.note(earlier.read(archive, &parts.0));
+            let promising = scope.spawn("earlier", promise)?;
+            let reads = readers.into_iter().map(|reader| {
                 let queue = Arc::clone(&queue);
-                reading.push(scope.spawn(in_span(Span::current(), move || failure.note(reader.run(&queue)))));
-            }
+                move || failure.note(reader.run(&queue))
+            });
+            let reading = scope.spawn_some("read", reads)?;
             drop(queue);
             let scanned = failure.note(self.scan(sink, reading, last));
-            let packed = packing.join().ok().flatten();
+            let packed = failure.note(packing.join()).flatten();
             // The last pack may not be stored yet when the packer ends.
-            let stored = storing.join().ok().flatten();
+            let stored = failure.note(storing.join()).flatten();
+            let _ = failure.note(promising.join());
             match (failure.take(), scanned, packed, stored) {
                 (Some(error), ..) => Err(error),
                 (None, Some(scanned), Some(packed), Some(())) => Ok((packed, scanned)),
-                _ => Err(Error::defect("a thread of the backup panicked")),
+                _ => Err(Error::defect("a thread of the backup ended without a result")),
             }
         })
     }
@@ -198,7 +206,7 @@ impl<'a> Copier<'a> {
     fn scan(
         &self,
         mut sink: FoundSink<'_>,
-        reading: Vec<ScopedJoinHandle<'_, Option<()>>>,
+        reading: Vec<ScopedThread<'_, Option<()>>>,
         mut last: FileReader<'_>,
     ) -> Result<Scanned> {
         let (options, server) = (self.options(), self.server());
@@ -207,11 +215,7 @@ impl<'a> Copier<'a> {
         DataScan::new(&options.pgdata, version, &options.foreign, &self.shared.owners).run(&mut sink)?;
         let tablespaces = sink.close();
         for reader in reading {
-            match reader.join() {
-                Ok(Some(())) => {}
-                Ok(None) => return Err(cancelled()),
-                Err(_) => return Err(Error::defect("a thread that reads files panicked")),
-            }
+            reader.join()?.ok_or_else(cancelled)?;
         }
         known.check(server)?;
         let stopped = self.stop(&mut last)?;

@@ -60,9 +60,3 @@ impl From<Exit> for ExitCode {
         ExitCode::from(exit.status())
     }
 }
-
-/// Returns the error for a panic that was caught; its message and place are on standard error
-/// already.
-pub fn panicked() -> Error {
-    Error::new(Kind::Defect, "internal error (see the panic above)")
-}

@@ -1,7 +1,8 @@
 //! Signals that request the end of the program, for verbs that have to clean up first.
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::progress::Cancel;
+use crate::runtime::thread;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Returns a token that the first SIGINT, SIGTERM or SIGHUP cancels. From here on these signals do
@@ -28,6 +29,6 @@ pub fn cancel_on_signal() -> Result<Cancel> {
         }));
         request.cancel();
     };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    let _detached = thread::spawn("signals", wait).doing("listen for signals")?;
     Ok(cancel)
 }

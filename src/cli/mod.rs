@@ -17,6 +17,7 @@ mod metrics;
 mod moment;
 mod notice;
 mod output;
+mod panics;
 mod printable;
 mod render;
 mod restore_command;

@@ -6,6 +6,7 @@ use super::render::Report;
 use crate::config::LogConfig;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
+use crate::runtime::thread;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use std::io::Write;
@@ -99,7 +100,7 @@ impl Console {
         if before.is_none() && !self.bar.is_hidden() {
             let (bar, shown) = (self.bar.clone(), Arc::clone(&self.progress));
             // If the thread cannot be started, only the bar is missing.
-            let _ = std::thread::Builder::new().name("progress".into()).spawn(move || draw(&bar, &shown));
+            let _ = thread::spawn("progress", move || draw(&bar, &shown));
         }
         progress
     }

@@ -4,12 +4,13 @@
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
 use super::server::{self, Waiting};
-use super::{exit, setup, worker};
+use super::{exit, panics, setup, worker};
 use crate::config::{ClusterConfig, Config};
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Lineage;
+use crate::runtime::thread;
 use crate::wal::ahead::push::{self, PushAhead};
 use crate::wal::ahead::spool::Spool;
 use crate::wal::ahead::{self, DeliveredSegment};
@@ -103,6 +104,10 @@ enum OnError {
 }
 
 pub fn walpush() -> ExitCode {
+    panics::guard("walpush", || exit::PUSH_FAILED, start_push)
+}
+
+fn start_push() -> ExitCode {
     let args = match PushArgs::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error, exit::PUSH_FAILED + 1),
@@ -160,6 +165,10 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
 }
 
 pub fn walfetch() -> ExitCode {
+    panics::guard("walfetch", || fetch_failed(None), start_fetch)
+}
+
+fn start_fetch() -> ExitCode {
     let args = match FetchArgs::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error, fetch_failed(None)),
@@ -288,7 +297,7 @@ fn run_worker(args: FetchArgs, size: u64) -> ExitCode {
     let FetchArgs { config, cluster, name, destination: pgdata, .. } = args;
     let start = worker::Start { config, cluster, pgdata, name, size };
     // A failure goes to the log file only: every call works without a worker too.
-    if let Ok(Err(error)) = std::panic::catch_unwind(|| worker::run(start)) {
+    if let Err(error) = worker::run(start) {
         progress::debug(&error);
     }
     ExitCode::SUCCESS
@@ -326,22 +335,23 @@ fn fetch_failed(on_error: Option<OnError>) -> u8 {
     }
 }
 
-/// Runs a helper. A failure or a panic is reported and ends with the status that `failed` returns.
+/// Runs a helper. A failure is reported and ends with the status that `failed` returns; a panic,
+/// which is reported already, ends with it too.
 fn end(
     standard_error: &StandardError,
     failed: impl Fn() -> u8,
     run: impl FnOnce() -> Result<u8> + std::panic::UnwindSafe,
 ) -> ExitCode {
-    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(exit::panicked()));
-    result.map_or_else(
-        |error| {
+    match std::panic::catch_unwind(run) {
+        Ok(Ok(status)) => ExitCode::from(status),
+        Ok(Err(error)) => {
             // Has no effect once the configuration was read: a log is installed then.
             log::install_helper(standard_error, None);
             progress::error(&error);
             ExitCode::from(failed())
-        },
-        ExitCode::from,
-    )
+        }
+        Err(_) => ExitCode::from(failed()),
+    }
 }
 
 /// Ends the process after `timeout` with the status that `failed` returns. `explain` may change the
@@ -358,8 +368,8 @@ fn limit_time(
         progress::error(&explain(error));
         std::process::exit(i32::from(failed()));
     };
-    if let Err(error) = std::thread::Builder::new().name("timeout".into()).spawn(watcher) {
-        progress::warn(&Error::io("start the timeout thread; running without a time limit", &error));
+    if let Err(error) = thread::spawn("timeout", watcher) {
+        progress::warn(&error.doing("run without a time limit"));
     }
 }
 

@@ -1,14 +1,14 @@
 //! `walkeep`: dispatches to the verbs.
 
 use super::args::{ManArgs, Verb, Walkeep};
-use super::exit::{self, Exit};
+use super::exit::Exit;
 use super::output;
 use super::render::Report;
 use super::setup::{self, Context};
 use super::verbs::{
     backup, check, drill, init, list, pin, prune, report, restore, status, sync, timelines, verify,
 };
-use super::{log, metrics, notice, wal};
+use super::{log, metrics, notice, panics, wal};
 use crate::config::ShownConfig;
 use crate::error::{Error, Result};
 use crate::progress;
@@ -17,6 +17,10 @@ use std::process::ExitCode;
 
 /// Runs `walkeep`, and returns its exit status.
 pub fn walkeep() -> ExitCode {
+    panics::guard("walkeep", || Exit::Failed.status(), start)
+}
+
+fn start() -> ExitCode {
     let args = match Walkeep::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -31,10 +35,7 @@ pub fn walkeep() -> ExitCode {
         progress::error(error);
         Exit::of(error).into()
     };
-    match std::panic::catch_unwind(|| run(args)) {
-        Ok(ended) => ended.unwrap_or_else(|error| failed(&error)),
-        Err(_) => failed(&exit::panicked()),
-    }
+    run(args).unwrap_or_else(|error| failed(&error))
 }
 
 fn run(args: Walkeep) -> Result<ExitCode> {

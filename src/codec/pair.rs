@@ -8,6 +8,7 @@
 
 use super::hash::{ContentHash, Hasher};
 use crate::error::{Error, Result};
+use crate::runtime::thread;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -37,10 +38,9 @@ pub fn hash_on_two_threads(
     let (sender, receiver) = mpsc::sync_channel::<(usize, u64, Arc<Vec<u8>>, bool)>(queue);
     // Number of pieces that were sent to the second thread and are not finished.
     let backlog = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let backlog = &backlog;
-        let second = std::thread::Builder::new().name("hash".to_owned());
-        let second = second.spawn_scoped(scope, move || {
+        let hash = move || {
             let mut hasher = Hasher::default();
             for (number, offset, buffer, is_taken) in receiver {
                 hasher.update(&buffer);
@@ -51,8 +51,8 @@ pub fn hash_on_two_threads(
                 backlog.fetch_sub(1, Ordering::Release);
             }
             Ok::<_, Error>(hasher.finish())
-        });
-        let second = second.map_err(|error| Error::from_io("start a thread", error))?;
+        };
+        let second = scope.spawn("hash", hash)?;
         let mut send_all = || -> Result<()> {
             // Buffers that the second thread has dropped are reused.
             let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
@@ -77,7 +77,7 @@ pub fn hash_on_two_threads(
         };
         let sent = send_all();
         drop(sender);
-        let hashed = second.join().map_err(|_| Error::defect("the thread that hashes panicked"))?;
+        let hashed = second.join()?;
         sent?;
         hashed
     })

@@ -22,6 +22,7 @@ use crate::repo::drills::{Check, Drill, Outcome};
 use crate::restore::{
     self, Action, PlanRequest, RecoverySettings, RecoveryTarget, RestorePlan, Restored, TargetTimeline,
 };
+use crate::runtime::thread;
 use rustix::process::{Pid, Signal};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
@@ -259,15 +260,13 @@ impl DrillJob<'_> {
         runner: &Runner<'_>,
     ) -> Result<Expected> {
         step("verifying, and reading the WAL");
-        let (expected, verified) = std::thread::scope(|scope| {
-            let verified = scope.spawn(|| verify(workdir, runner));
+        let (expected, verified) = thread::scope(|scope| {
+            let verified = scope.spawn("verify", || verify(workdir, runner))?;
             let expected = expect(plan, &|| self.options.cancel.is_cancelled());
-            (expected, verified.join())
-        });
-        let expected = expected?;
+            expected.map(|expected| (expected, verified.join()))
+        })?;
         self.drill.expected_lsn = Some(expected.lsn);
-        let verified = verified.unwrap_or_else(|_| Err(Error::defect("a verification panicked")));
-        self.drill.checks.push(verified?);
+        self.drill.checks.push(verified??);
         Ok(expected)
     }
 
@@ -364,10 +363,10 @@ impl DrillJob<'_> {
 
 /// Does `work`, and meanwhile stops the server when the drill is cancelled or has timed out, which
 /// ends long statements too.
-fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce() -> T) -> T {
+fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
+    thread::scope(|scope| {
+        let watch = || {
             while !is_over.load(Ordering::Relaxed) {
                 if let (Some(pid), Err(_)) = (server, runner.check()) {
                     let _ = rustix::process::kill_process(pid, Signal::QUIT);
@@ -375,10 +374,11 @@ fn with_watchdog<T>(server: Option<Pid>, runner: &Runner<'_>, work: impl FnOnce(
                 }
                 std::thread::sleep(POLL_INTERVAL);
             }
-        });
+        };
+        let watching = scope.spawn("watchdog", watch)?;
         let result = work();
         is_over.store(true, Ordering::Relaxed);
-        result
+        watching.join().and(result)
     })
 }
 

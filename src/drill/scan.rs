@@ -10,6 +10,7 @@ use super::runner::Runner;
 use super::server::DrillServer;
 use crate::error::{Error, Kind, Result};
 use crate::pg::client::{Session, column};
+use crate::runtime::thread;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -101,12 +102,7 @@ impl Scan<'_> {
             bytes: AtomicU64::new(0),
             found: Mutex::new(found),
         };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.jobs.get()).map(|_| scope.spawn(|| workers.work())).collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Error::defect("a reader panicked")))
-            })
-        })?;
+        thread::share(self.jobs.get(), "scan", |_| workers.work())?;
         let Found { mut read, checked, unread, good } = workers.found.into_inner();
         for (database, oid, line) in unread {
             // amcheck has seen all pages and rows of it.

@@ -2,6 +2,7 @@
 //! what is requested over a connection.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::net::names::Resolver;
 use crate::net::tls::Chain;
 use http::Uri;
 use http_body::Body;
@@ -57,7 +58,7 @@ where
     B: Body + Send,
     B::Data: Send,
 {
-    let mut tcp = Tcp::new();
+    let mut tcp = Tcp::new_with_resolver(Resolver);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(KEEPALIVE_INTERVAL));
     tcp.enforce_http(false);
@@ -94,7 +95,7 @@ impl std::error::Error for Late {}
 /// Connector of the client.
 #[derive(Clone)]
 pub struct Connect {
-    tcp: Tcp,
+    tcp: Tcp<Resolver>,
     tls: Arc<LazyTls>,
 }
 

@@ -1,4 +1,5 @@
-//! Network connections: HTTP over TLS, and the verification of servers' certificates.
+//! Network connections: host names, HTTP over TLS, and the verification of servers' certificates.
 
 pub mod https;
+pub mod names;
 pub mod tls;

@@ -3,6 +3,7 @@
 
 use super::Notice;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::runtime::thread;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -28,7 +29,7 @@ pub fn run(words: &[String], notice: &Notice, limit: Duration) -> Result<()> {
     if let Some(mut input) = child.stdin.take() {
         // The command need not read its input, so a thread writes: a full pipe must not block.
         let write = move || drop(input.write_all(text.as_bytes()));
-        std::thread::Builder::new().name("notice".into()).spawn(write).doing(doing)?;
+        let _detached = thread::spawn("notice", write).doing(doing)?;
     }
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Error::defect("a child process without a valid id").doing(doing()))?;
@@ -39,7 +40,7 @@ pub fn run(words: &[String], notice: &Notice, limit: Duration) -> Result<()> {
         let status = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         let _ = sender.send(status.map(|_| ()));
     };
-    std::thread::Builder::new().name("notice".into()).spawn(wait).doing(doing)?;
+    let _detached = thread::spawn("notice", wait).doing(doing)?;
     let is_late = ended.recv_timeout(limit).is_err();
     if is_late {
         let _ = kill_process_group(pid, Signal::KILL);

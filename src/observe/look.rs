@@ -14,6 +14,7 @@ use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::repo::branches::ServerTimeline;
 use crate::repo::record::Record;
 use crate::repo::{Lineage, Repository};
+use crate::runtime::thread;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -100,7 +101,7 @@ pub fn look(look: Look) -> Facts {
 fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     // Without a thread the sender is dropped, which ends the wait at once.
-    let _ = std::thread::Builder::new().name("look".into()).spawn(move || sender.send(work()));
+    let _ = thread::spawn("look", move || drop(sender.send(work())));
     receiver
 }
 

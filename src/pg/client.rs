@@ -16,6 +16,7 @@ mod life;
 use super::conninfo::ConnInfo;
 use super::wire::{Address, Encryption, NoHandshake, Wire};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::runtime::thread;
 use life::{StartedSession, StopOnDrop, wait};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -23,7 +24,6 @@ use std::fmt::{self, Display};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -166,20 +166,17 @@ impl Session {
         let (started, start) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let (finished, finish) = mpsc::sync_channel::<()>(1);
-        thread::Builder::new()
-            .name("sql session".into())
-            .spawn(move || {
-                let _finished = finished; // dropped last, which ends the wait of StopOnDrop
-                runtime.block_on(async {
-                    match connect::connect(&info, &options).await {
-                        Ok(connected) => life::run(connected, &options.keep_alive, &started, stopped).await,
-                        Err(error) => drop(started.send(Err(error))),
-                    }
-                });
-                // Does not wait for the resolution of a host name that may still run.
-                runtime.shutdown_background();
-            })
-            .doing("start the session's thread")?;
+        let session = move || {
+            let _finished = finished; // dropped last, which ends the wait of StopOnDrop
+            runtime.block_on(async {
+                match connect::connect(&info, &options).await {
+                    Ok(connected) => life::run(connected, &options.keep_alive, &started, stopped).await,
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+            runtime.shutdown_background();
+        };
+        let _detached = thread::spawn("sql session", session).doing("connect")?;
         let ended = |_| Error::defect("the session's thread ended without a session or an error");
         let started: StartedSession = start.recv().map_err(ended)??;
         Ok(Session {

@@ -15,11 +15,10 @@ use crate::pg::lsn::Lsn;
 use crate::pg::record::{Ending, FoundRecord, Meaning, Parameters, RecordScan};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::pg::wal::SegmentHeader;
-use crate::progress::in_span;
+use crate::runtime::thread;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use tracing::Span;
 
 /// Decision about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,11 +165,9 @@ impl Walk<'_> {
         let mut facts = ReplayFacts::default();
         let reader =
             SegmentReader { archive: self.archive, size: self.segment_size, is_cancelled: self.is_cancelled };
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let (sender, pieces) = sync_channel(PIECES);
-            let read = in_span(Span::current(), move || reader.send_all(names, &sender));
-            let thread = std::thread::Builder::new().name("wal".to_owned());
-            let reader = thread.spawn_scoped(scope, read).map_err(|e| Error::from_io("start a thread", e))?;
+            let reader = scope.spawn("wal", move || reader.send_all(names, &sender))?;
             let mut scan = RecordScan::default();
             for piece in &pieces {
                 let Piece { name, offset, bytes } = piece?;
@@ -193,7 +190,7 @@ impl Walk<'_> {
                 (self.progress)(bytes.len() as u64);
             }
             drop(pieces);
-            reader.join().map_err(|_| Error::defect("the thread that reads WAL panicked"))?;
+            reader.join()?;
             Ok(facts)
         })
     }

@@ -10,13 +10,12 @@ use super::write::CONTROL;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::aligned::Aligned;
 use crate::pg::control::Control;
-use crate::progress::in_span;
 use crate::repo::entry::{Entry, FileEntry, Owner};
 use crate::repo::manifest;
+use crate::runtime::thread;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tracing::Span;
 
 /// Space and files that a directory takes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,7 +122,7 @@ impl BackupContents {
     pub fn check_packs(&self, job: &RestoreJob<'_>) -> Result<()> {
         let packs: Vec<&String> = self.packs.iter().collect();
         let next = AtomicUsize::new(0);
-        let check = || {
+        let check = |_| {
             while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 job.check()?;
                 job.plan.archive.check_pack(pack).map_err(|error| {
@@ -132,15 +131,7 @@ impl BackupContents {
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let check = &check;
-            let threads: Vec<_> = (0..job.options.jobs.get().min(packs.len()))
-                .map(|_| scope.spawn(in_span(Span::current(), check)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Error::defect("a thread that checks packs panicked")))
-            })
-        })
+        thread::share(job.options.jobs.get().min(packs.len()), "check packs", check)
     }
 }
 

@@ -12,14 +12,14 @@ use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result, part};
 use crate::fs::aligned::Aligned;
 use crate::fs::{direct, open_plain};
-use crate::progress::{Progress, in_span};
+use crate::progress::Progress;
 use crate::repo::Archive;
+use crate::runtime::thread;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use tracing::Span;
 
 /// Files of one part of a manifest, and the settings with which they are written.
 pub(super) struct FileWriting<'a> {
@@ -81,19 +81,7 @@ impl FileWriting<'_> {
             state.stop.fetch_or(done.is_err(), Ordering::Relaxed);
             done
         };
-        std::thread::scope(|scope| {
-            let thread = &thread;
-            let threads: Vec<_> =
-                (0..threads).map(|own| scope.spawn(in_span(Span::current(), move || thread(own)))).collect();
-            let mut result = Ok(());
-            for thread in threads {
-                let ended = thread
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::defect("a thread that writes files panicked")));
-                result = result.and(ended);
-            }
-            result
-        })?;
+        thread::share(threads, "write", thread)?;
         for target in self.targets {
             self.ownership.give(&target.path, &target.stored.owner)?;
             set_mode(&target.path, target.stored.mode)?;

@@ -10,14 +10,15 @@ use super::write::{ClusterWriter, UnfinishedCluster};
 use crate::error::{Doing, Error, Result};
 use crate::fs::durable::{self, FileSystem};
 use crate::fs::folder::{self, Folder};
-use crate::progress::{self, in_span};
+use crate::progress;
 use crate::repo::RESTORING;
 use crate::repo::lock::Lock;
+use crate::runtime::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// Interval at which written data is sent to the disk, so that the sync at the end has little left
 /// to do.
@@ -102,13 +103,13 @@ fn write_markers(job: &RestoreJob<'_>) -> Result<()> {
 fn write(job: &RestoreJob<'_>, file_systems: &[FileSystem]) -> Result<UnfinishedCluster> {
     job.options.progress.set(0, job.plan.record.size);
     let (writing, written) = bounded(0);
-    std::thread::scope(|scope| {
-        let flushing = scope.spawn(in_span(Span::current(), || flush(job, file_systems, &written)));
+    thread::scope(|scope| {
+        let flushing = scope.spawn("flush", || flush(job, file_systems, &written))?;
         let cluster = ClusterWriter::new(job).and_then(ClusterWriter::write);
         drop(writing);
         let flushed = flushing.join();
         // A failed flush is the cause of the errors of the writing threads.
-        flushed.map_err(|_| Error::defect("the thread that flushes panicked"))?.and(cluster)
+        flushed?.and(cluster)
     })
 }
 

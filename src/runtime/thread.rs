@@ -105,6 +105,7 @@ pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> T) 
             self.0.ends.borrow().iter().for_each(|end| end.wait());
         }
     }
+    #[allow(clippy::disallowed_methods)] // the one place
     std::thread::scope(|inner| {
         let scope = Scope { inner, ends: RefCell::default() };
         let _joined = Joined(&scope);
@@ -128,6 +129,7 @@ impl<'scope> Scope<'scope, '_> {
         let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
         let span = Span::current();
         let builder = std::thread::Builder::new().name(name.to_owned());
+        #[allow(clippy::disallowed_methods)] // the one place
         match builder.spawn_scoped(self.inner, move || span.in_scope(|| start.run(work))) {
             Ok(inner) => {
                 self.ends.borrow_mut().extend(end.clone());
@@ -139,6 +141,42 @@ impl<'scope> Scope<'scope, '_> {
             }
         }
     }
+
+    /// Starts a thread for each element of `works`, fewer when the system has no further thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system has not even one.
+    pub fn spawn_some<T: Send + 'scope, W: FnOnce() -> T + Send + 'scope>(
+        &self,
+        name: &'static str,
+        works: impl IntoIterator<Item = W>,
+    ) -> Result<Vec<ScopedThread<'scope, T>>> {
+        let mut threads = Vec::new();
+        for work in works {
+            match self.spawn(name, work) {
+                Ok(thread) => threads.push(thread),
+                Err(error) if threads.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(threads)
+    }
+}
+
+/// Does `work`, which gets the number of its thread, in `count` threads at once, this one among
+/// them; in fewer when the system has no further thread.
+///
+/// # Errors
+///
+/// The first error of `work` in the order of the numbers; [`Kind::Defect`] after a panic.
+pub fn share(count: usize, name: &'static str, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    scope(|scope| {
+        let work = &work;
+        let others = scope.spawn_some(name, (1..count).map(|number| move || work(number)));
+        let own = work(0);
+        others.into_iter().flatten().fold(own, |result, thread| result.and(thread.join().flatten()))
+    })
 }
 
 impl<T> ScopedThread<'_, T> {
@@ -175,6 +213,7 @@ pub fn spawn<T: Send + 'static>(
     let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
     let span = Span::current();
     let builder = std::thread::Builder::new().name(name.to_owned());
+    #[allow(clippy::disallowed_methods)] // the one place
     match builder.spawn(move || span.in_scope(|| start.run(work))) {
         Ok(inner) => Ok(Thread { name, inner, end }),
         Err(error) => {
@@ -196,7 +235,9 @@ impl<T> Thread<T> {
     }
 }
 
-fn panicked(name: &str) -> Error {
+/// Returns the error for a thread that ended with a panic; message and place of the panic are
+/// reported already.
+pub fn panicked(name: &str) -> Error {
     Error::defect(format!("the thread `{name}` panicked"))
 }
 

@@ -10,10 +10,10 @@ use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::Lineage;
 use crate::repo::entry::FileEntry;
 use crate::repo::ranges::StoredFrame;
+use crate::runtime::thread::{self, Thread};
 use parking_lot::Mutex;
 use std::io::{self, Read};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 
 /// Maximum size of a compressed frame in bytes: more than zstd produces from [`FRAME`] bytes that
 /// cannot be compressed.
@@ -141,7 +141,7 @@ pub struct WalCheck {
 }
 
 /// The queue of chunks and the thread that reads them.
-type Running = (mpsc::SyncSender<Vec<u8>>, JoinHandle<Result<()>>);
+type Running = (mpsc::SyncSender<Vec<u8>>, Thread<Result<()>>);
 
 impl WalCheck {
     /// Starts the thread of the check.
@@ -152,9 +152,8 @@ impl WalCheck {
     pub fn start(name: WalName, lineage: Lineage) -> Result<WalCheck> {
         let (sender, chunks) = mpsc::sync_channel(QUEUE_CAPACITY);
         let reader = Chunks { chunks, chunk: io::Cursor::default() };
-        let thread = std::thread::Builder::new().name("check wal".to_owned());
-        let thread = thread.spawn(move || check_wal(reader, name, lineage));
-        Ok(WalCheck { running: Some((sender, thread.map_err(|e| Error::from_io("start a thread", e))?)) })
+        let thread = thread::spawn("check wal", move || check_wal(reader, name, lineage))?;
+        Ok(WalCheck { running: Some((sender, thread)) })
     }
 }
 
@@ -170,7 +169,7 @@ impl ContentCheck for WalCheck {
     fn finish(&mut self) -> Result<()> {
         let finished = self.running.take().map(|(sender, thread)| {
             drop(sender);
-            thread.join().unwrap_or_else(|_| Err(Error::defect("the check of a WAL file panicked")))
+            thread.join().flatten()
         });
         finished.unwrap_or_else(|| Err(Error::defect("the check of a WAL file has ended already")))
     }

@@ -13,7 +13,7 @@ mod source;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, WalName};
-use crate::progress::{self, Progress, in_span};
+use crate::progress::{self, Progress};
 use crate::repo::active::{Announcement, Heartbeat, Liveness, Operation, Staleness};
 use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
@@ -21,6 +21,7 @@ use crate::repo::manifest::{self, Part};
 use crate::repo::ranges::{StoredFrame, stored_ranges};
 use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, ObjectName, Put};
+use crate::runtime::thread;
 use check::{PackCheck, SizeCheck, WalCheck};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -28,7 +29,7 @@ use source::SourceObject;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// Maximum number of objects that are copied at once.
 const MAX_OBJECTS_AT_ONCE: usize = 4;
@@ -217,31 +218,29 @@ impl Sync<'_> {
     ) -> Result<u64> {
         let next = AtomicUsize::new(0);
         let shared = Mutex::new((report, 0, Ok(())));
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.get().min(MAX_OBJECTS_AT_ONCE).min(things.len()) {
-                scope.spawn(in_span(Span::current(), || {
-                    while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let copied = copy(thing);
-                        let mut shared = shared.lock();
-                        let (report, new, end) = &mut *shared;
-                        match copied {
-                            Ok(Copied::New(bytes)) => {
-                                *new += 1;
-                                report.objects += 1;
-                                report.bytes += bytes;
-                            }
-                            Ok(Copied::Already) => {}
-                            Err(error) => {
-                                if let Err(error) = self.skip(error, report) {
-                                    *end = Err(error);
-                                    next.store(things.len(), Ordering::Relaxed);
-                                }
-                            }
+        let work = |_| {
+            while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let copied = copy(thing);
+                let mut shared = shared.lock();
+                let (report, new, end) = &mut *shared;
+                match copied {
+                    Ok(Copied::New(bytes)) => {
+                        *new += 1;
+                        report.objects += 1;
+                        report.bytes += bytes;
+                    }
+                    Ok(Copied::Already) => {}
+                    Err(error) => {
+                        if let Err(error) = self.skip(error, report) {
+                            *end = Err(error);
+                            next.store(things.len(), Ordering::Relaxed);
                         }
                     }
-                }));
+                }
             }
-        });
+            Ok(())
+        };
+        thread::share(self.jobs.get().min(MAX_OBJECTS_AT_ONCE).min(things.len()), "copy", work)?;
         let (_, new, end) = shared.into_inner();
         end.map(|()| new)
     }

@@ -9,17 +9,18 @@ use super::wal;
 use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
-use crate::progress::{self, in_span};
+use crate::progress;
 use crate::repo::data::{NamedPacks, named};
 use crate::repo::evidence::FoundSeams;
 use crate::repo::packset::PackSet;
 use crate::repo::record::Record;
 use crate::repo::survey::{Survey, Want};
 use crate::repo::{Archive, ObjectName};
+use crate::runtime::thread;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tracing::{Span, info_span};
+use tracing::info_span;
 
 /// Number of tasks that wait for each reading thread.
 const QUEUE_CAPACITY: usize = 4;
@@ -138,19 +139,16 @@ impl<'a> Run<'a> {
             .filter(|(name, size)| self.is_in_scope(*name) && *size > HEADER_SIZE as u64)
             .collect();
         let next = AtomicUsize::new(0);
-        let work = || {
+        let work = |_| {
             while let Some((name, size)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if self.findings.is_outage() {
-                    return;
+                    break;
                 }
                 self.look_at_file(*name, *size);
             }
+            Ok(())
         };
-        std::thread::scope(|scope| {
-            for _ in 0..self.options.jobs.get() {
-                scope.spawn(in_span(Span::current(), work));
-            }
-        });
+        thread::share(self.options.jobs.get(), "look", work)?;
         self.check_outage()
     }
 
@@ -174,8 +172,8 @@ impl<'a> Run<'a> {
         let total = self.total();
         progress::step("reading");
         let (send, tasks) = bounded::<ReadTask>(jobs * QUEUE_CAPACITY);
-        std::thread::scope(|scope| {
-            let read = |tasks: Receiver<ReadTask>| {
+        thread::scope(|scope| {
+            let read = move |tasks: Receiver<ReadTask>| {
                 let mut reader = TaskReader::new(self.archive, self.findings);
                 for task in tasks {
                     // During an outage the remaining tasks are dropped, so that their sender does
@@ -186,16 +184,11 @@ impl<'a> Run<'a> {
                     }
                 }
             };
-            let readers: Vec<_> = (0..jobs)
-                .map(|_| tasks.clone())
-                .map(|tasks| scope.spawn(in_span(Span::current(), move || read(tasks))))
-                .collect();
+            let reads = (0..jobs).map(|_| tasks.clone()).map(|tasks| move || read(tasks));
+            let readers = scope.spawn_some("read", reads)?;
             drop(tasks);
             let produced = self.produce(send);
-            let panicked = readers.into_iter().map(|reader| reader.join()).filter(|end| end.is_err()).count();
-            if panicked > 0 {
-                return Err(Error::defect("a thread panicked"));
-            }
+            readers.into_iter().try_for_each(thread::ScopedThread::join)?;
             self.check_outage().and(produced)
         })
     }

@@ -4,13 +4,12 @@
 //! repository that is too slow: the call ends with the result that it has, and the end of the
 //! process ends the threads, as a crash would. Their work may be interrupted at any point.
 
-use crate::error::{Error, Result};
-use crate::progress::in_span;
+use crate::error::Result;
 use crate::repo::Repository;
+use crate::runtime::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
-use tracing::Span;
 
 /// Work in several repositories, and its results.
 pub struct Race<'a, T> {
@@ -37,14 +36,13 @@ impl<'a, T: Send + 'static> Race<'a, T> {
         self.running.push((number, repository));
         let sender = self.sender.clone();
         let run = move || {
-            let panicked = |_| Err(Error::defect("the thread of a repository panicked"));
+            let panicked = |_| Err(thread::panicked("repository"));
             let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked);
             // The receiver was dropped if the caller did not wait for this result.
             let _ = sender.send((number, result));
         };
-        let thread = std::thread::Builder::new().name(format!("to {}", repository.name()));
-        if let Err(error) = thread.spawn(run) {
-            let _ = self.sender.send((number, Err(Error::from_io("start a thread", error))));
+        if let Err(error) = thread::spawn("repository", run) {
+            let _ = self.sender.send((number, Err(error)));
         }
     }
 
@@ -71,10 +69,11 @@ pub fn beside_identity<A: Send, B>(
     identity: impl FnOnce() -> Result<A> + Send,
     work: impl FnOnce() -> B,
 ) -> (Result<A>, B) {
-    std::thread::scope(|scope| {
-        let identity = scope.spawn(in_span(Span::current(), identity));
-        let done = work();
-        let panicked = |_| Err(Error::defect("the thread that reads the identity panicked"));
-        (identity.join().unwrap_or_else(panicked), done)
+    thread::scope(|scope| match scope.spawn("identity", identity) {
+        Ok(identity) => {
+            let done = work();
+            (identity.join().flatten(), done)
+        }
+        Err(error) => (Err(error), work()),
     })
 }

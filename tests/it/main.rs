@@ -49,6 +49,7 @@ mod storage;
 mod support;
 mod sync;
 mod terminal;
+mod threads;
 mod timelines;
 mod verify;
 mod versions;

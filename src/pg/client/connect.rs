@@ -7,6 +7,7 @@ use super::super::wire::{Address, Encryption, NoHandshake, Wire};
 use super::SessionOptions;
 use super::error;
 use crate::error::{Error, Kind, Result};
+use crate::net::names::resolve;
 use std::future::poll_fn;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -137,11 +138,8 @@ async fn addresses(info: &ConnInfo, target: &Endpoint, bound: Duration) -> Resul
         }
         Host::Name(name) => name,
     };
-    let found = timeout(bound, tokio::net::lookup_host((name.as_str(), target.port)))
-        .await
-        .map_err(|_| late(bound))?
-        .map_err(|error| Error::io("resolve the host name", &error).with_kind(Kind::Unavailable))?;
-    let addresses: Vec<Address> = found.map(|address| Address::Tcp(address, info.tcp)).collect();
+    let found = timeout(bound, resolve(name, target.port)).await.map_err(|_| late(bound))??;
+    let addresses: Vec<Address> = found.into_iter().map(|address| Address::Tcp(address, info.tcp)).collect();
     if addresses.is_empty() {
         return Err(Error::new(Kind::Unavailable, "the host name has no address"));
     }

@@ -21,10 +21,14 @@ pub fn read(archive: &Archive, record: &Record, mut each: impl FnMut(Part) -> Re
     let (sender, parts) = channel::bounded(0);
     thread::scope(|scope| {
         let read = move || Parts::of(archive, record).try_for_each(|part| sender.send(part));
-        let reading = scope.spawn("manifest", read)?;
-        let done = parts.into_iter().try_for_each(|part| each(part?));
-        // It has ended, since the receiver is gone.
-        reading.join().and(done)
+        match scope.spawn("manifest", read) {
+            Ok(reading) => {
+                let done = parts.into_iter().try_for_each(|part| each(part?));
+                // It has ended, since the receiver is gone.
+                reading.join().and(done)
+            }
+            Err(_) => Parts::of(archive, record).try_for_each(|part| each(part?)),
+        }
     })
 }
 

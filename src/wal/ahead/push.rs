@@ -35,8 +35,9 @@ use crate::codec::compress::Compression;
 use crate::codec::hash::LANES;
 use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
-use crate::progress::{self, in_span};
+use crate::progress;
 use crate::repo::{Lineage, RemoteHints, Repository};
+use crate::runtime::thread;
 use crate::wal::encode::{LazyObject, MEMORY_STEP};
 use crate::wal::permits::Permits;
 use crate::wal::push::{Push, StoredWalFile, skipped};
@@ -49,7 +50,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
-use tracing::Span;
 
 /// Maximum age of a mark.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -223,15 +223,15 @@ impl PushAhead {
         });
         let look = Arc::clone(&queue);
         // If the thread cannot be started, the first thread that stores a segment looks.
-        let thread = std::thread::Builder::new().name("look ahead".to_owned());
-        let _ = thread.spawn(in_span(Span::current(), move || look.refused()));
+        let _ = thread::spawn("look ahead", move || {
+            look.refused();
+        });
         let stop = Arc::clone(&queue.stop);
         for _ in 0..threads {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
             // Detached: `finish` waits until the deadline at most. If a thread cannot be started,
             // the others do its work.
-            let thread = std::thread::Builder::new().name("push ahead".to_owned());
-            let _ = thread.spawn(move || queue.run(&sender));
+            let _ = thread::spawn("push ahead", move || queue.run(&sender));
         }
         Some(PushAhead { done, stop, end, _alone: alone })
     }
@@ -411,7 +411,7 @@ impl PushQueue {
                 };
                 // Detached, like the threads of `start`. If a thread cannot be started, the segment
                 // is left to its own call.
-                let _ = std::thread::Builder::new().name("store ahead".to_owned()).spawn(store);
+                let _ = thread::spawn("store ahead", store);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Result};
 use crate::fs::{durable, open_plain};
 use crate::repo::Lineage;
+use crate::runtime::thread;
 use fs2::FileExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::{DirBuilder, File};
@@ -97,7 +98,7 @@ impl Spool {
         // Detached, since a lock cannot be awaited with a timeout: the thread ends with the process
         // that holds the lock, or with this one.
         let wait = move || sender.send(file.lock_exclusive().is_ok());
-        if std::thread::Builder::new().name("await lock".to_owned()).spawn(wait).is_err() {
+        if thread::spawn("await lock", wait).is_err() {
             return false;
         }
         loop {

@@ -10,6 +10,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::progress;
 use crate::repo::{Lineage, Repository};
+use crate::runtime::thread;
 use crate::wal::fetch::{Fetch, Fetched, RetiredHistories};
 use crate::wal::stamp::Stamp;
 use rustix::fs::{CWD, Mode};
@@ -130,8 +131,7 @@ impl FetchWorker<'_> {
             spool.remove_all_but(|_| false);
             exit();
         };
-        let thread = std::thread::Builder::new().name("watch".to_owned());
-        thread.spawn(watch).map(|_| ()).doing("start a thread")
+        thread::spawn("watch", watch).map(|_| ())
     }
 
     fn work(
@@ -146,7 +146,7 @@ impl FetchWorker<'_> {
         // are made for missing segments at the end of the archive.
         let mut at_once = 1;
         let mut window = self.window(first, BTreeSet::new(), BTreeSet::new());
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             loop {
                 (self.still_wanted)()?;
                 let room = window.size.bytes() * (MIN_FREE_SEGMENTS + at_once as u64);
@@ -156,7 +156,8 @@ impl FetchWorker<'_> {
                 {
                     window.in_progress.insert(name);
                     let sender = sender.clone();
-                    scope.spawn(move || sender.send(WorkerEvent::Fetched(name, self.keep(name))));
+                    let fetch = move || drop(sender.send(WorkerEvent::Fetched(name, self.keep(name))));
+                    let _ = scope.spawn("fetch", fetch)?;
                 }
                 if window.has_archive_end && window.in_progress.is_empty() && window.kept.is_empty() {
                     return Ok(());
@@ -241,8 +242,7 @@ impl FetchWorker<'_> {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("listen".to_owned());
-        thread.spawn(listen).map(|_| ()).doing("start a thread")
+        thread::spawn("listen", listen).map(|_| ())
     }
 
     /// Fetches and verifies a segment as a call would, and writes its mark.
