@@ -7,17 +7,19 @@ use super::server::{self, Waiting};
 use super::{exit, panics, setup, worker};
 use crate::config::{ClusterConfig, Config};
 use crate::error::{Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::segment::WalName;
 use crate::progress;
 use crate::repo::Lineage;
 use crate::runtime::thread;
 use crate::wal::ahead::push::{self, PushAhead};
-use crate::wal::ahead::spool::Spool;
+use crate::wal::ahead::spool::{Spool, report_unusable};
 use crate::wal::ahead::{self, DeliveredSegment};
 use crate::wal::fetch::{Fetch, Fetched, RetiredHistories};
+use crate::wal::part::Destination;
 use crate::wal::push::{Push, Pushed};
 use clap::{CommandFactory, Parser, ValueEnum};
-use std::io::ErrorKind;
+use rustix::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -139,7 +141,8 @@ fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     };
     let count = config.wal.push_ahead as usize;
     // Without a spool nothing is pushed ahead.
-    let spool = Spool::new(&config.wal.spool, pgdata, push.lineage, "push").ok().filter(|_| count > 0);
+    let open = || Spool::open(&config.wal.spool, pgdata, push.lineage, "push");
+    let spool = (count > 0).then(open).and_then(|spool| spool.map_err(report_unusable).ok());
     let now = SystemTime::now();
     if spool.as_ref().is_some_and(|spool| push::is_archived(&push, spool, now)) {
         tracing::info!("archived {} ahead of its call", args.path.display());
@@ -188,7 +191,7 @@ fn start_fetch() -> ExitCode {
 /// Replaces the hint while a promotion waits for the archive: the server shuts down at each attempt,
 /// which is right as long as the archive may come back.
 fn with_way_out(error: Error, on_error: Option<OnError>) -> Error {
-    let exists = |name: &str| Path::new(name).try_exists().is_ok_and(|exists| exists);
+    let exists = |name: &str| exists(Path::new(name)).is_ok_and(|exists| exists);
     if on_error.is_some() || !exists("standby.signal") || !exists("promote") {
         return error;
     }
@@ -228,7 +231,7 @@ fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {
     };
     let fetch = Fetch {
         name,
-        destination: &args.destination,
+        destination: Destination::Named(&args.destination),
         lineage: pgdata.map(|pgdata| Lineage::of(pgdata)).transpose()?,
         repositories: &repositories,
         retired: retired_histories(args.retired, &config, cluster, &here),
@@ -274,7 +277,7 @@ fn is_for_server(destination: &Path) -> bool {
 /// Whether a server runs on a data directory and is not in archive recovery, so that it requests no
 /// WAL.
 fn is_primary(pgdata: &Path) -> bool {
-    let exists = |name: &str| pgdata.join(name).exists();
+    let exists = |name: &str| exists(&pgdata.join(name)).is_ok_and(|exists| exists);
     exists("postmaster.pid") && !exists("recovery.signal") && !exists("standby.signal")
 }
 
@@ -324,7 +327,7 @@ fn usage(error: &clap::Error, failed: u8) -> ExitCode {
 /// as such a server; a promotion may be requested while walfetch runs. When a signal file cannot be
 /// examined, the status is the one that cannot open the server early.
 fn fetch_failed(on_error: Option<OnError>) -> u8 {
-    let exists = |name: &str| Path::new(name).try_exists();
+    let exists = |name: &str| exists(Path::new(name));
     match on_error {
         Some(OnError::Abort) => exit::FETCH_FAILED,
         Some(OnError::Retry) => exit::FETCH_ABSENT,
@@ -376,13 +379,13 @@ fn limit_time(
 /// Whether a directory is a data directory; a restored one counts too.
 fn is_data_directory(path: &Path) -> Result<bool> {
     for name in ["PG_VERSION", "global/pg_control"] {
-        let path = path.join(name);
-        match path.metadata() {
-            Ok(meta) if meta.is_file() => {}
-            Ok(_) => return Ok(false),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
-            Err(e) => return Err(Error::io(format!("read the metadata of {}", path.display()), &e)),
+        if named::kind_at(&path.join(name))? != Some(FileType::RegularFile) {
+            return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    Ok(named::stat(path)?.is_some())
 }

@@ -9,11 +9,11 @@ use super::server::ObservedRecovery;
 use super::setup;
 use crate::config::{ClusterConfig, Config, LogFormat};
 use crate::error::{Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::segment::SegmentName;
 use crate::repo::Lineage;
-use crate::wal::ahead::spool::Spool;
+use crate::wal::ahead::spool::{Spool, report_unusable};
 use crate::wal::ahead::{self, DeliveredSegment, FetchWorker, StillWanted};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -21,8 +21,10 @@ use std::sync::Arc;
 /// Returns the spool of the segments fetched for a data directory; `None` when fetching ahead is
 /// off or not possible.
 pub fn spool(config: &Config, pgdata: &Path, lineage: Lineage) -> Option<Spool> {
-    let spool = Spool::new(&config.wal.spool, pgdata, lineage, "fetch").ok();
-    spool.filter(|_| config.wal.fetch_ahead > 0)
+    if config.wal.fetch_ahead == 0 {
+        return None;
+    }
+    Spool::open(&config.wal.spool, pgdata, lineage, "fetch").map_err(report_unusable).ok()
 }
 
 /// Starts a worker for the segments after a delivered one. Failures are ignored: without a worker
@@ -38,7 +40,7 @@ pub fn start(
         return;
     };
     // Without a spool the worker could store nothing, and every call would start another worker.
-    if spool.create().is_err() {
+    if spool.create().map_err(report_unusable).is_err() {
         return;
     }
     let mut command = Command::new(program);
@@ -85,8 +87,8 @@ pub fn run(start: Start) -> Result<()> {
 /// Fails when recovery is over or the configuration file was changed.
 fn still_wanted(recovery: ObservedRecovery, config: PathBuf) -> Arc<StillWanted> {
     let version = move || {
-        let meta = std::fs::metadata(&config).ok()?;
-        Some((meta.ino(), meta.modified().ok()?))
+        let stat = named::stat(&config).ok()??;
+        Some((stat.st_ino, stat.st_mtime, stat.st_mtime_nsec))
     };
     let first = version();
     Arc::new(move || {

@@ -14,13 +14,14 @@ use crate::codec::hash::{ContentHash, Hasher};
 use crate::codec::pair::{hash_on_two_threads, hash_side_by_side};
 use crate::error::{Doing, Error, Kind, Result, part};
 use crate::fs::aligned::Aligned;
-use crate::fs::open_plain;
+use crate::fs::folder::Folder;
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::WalName;
 use crate::pg::wal::{HEADER_SIZE as WAL_HEADER_SIZE, SegmentHeader};
 use crate::repo::{Body, Lineage, OpenBody};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use rustix::fs::fstat;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -59,6 +60,7 @@ pub const MEMORY_STEP: u64 = 2 << 20;
 pub struct WalFile {
     pub name: WalName,
     path: PathBuf,
+    folder: Folder,
     file: File,
     size: u64,
     /// Stamp of the open file, by which a change of the file or of its name is detected.
@@ -75,14 +77,19 @@ impl WalFile {
     /// backup file that PostgreSQL cannot have written.
     pub fn open(path: &Path, name: WalName, lineage: Lineage) -> Result<WalFile> {
         let doing = || format!("read {}", path.display());
-        let file = open_plain(path, File::options().read(true)).map_err(|e| {
-            Error::io(doing(), &e).hint("walpush takes the path that PostgreSQL substitutes for %p")
-        })?;
-        let meta = file.metadata().doing(doing)?;
-        if !meta.is_file() {
-            return Err(Error::new(Kind::Refused, "not a regular file").doing(doing()));
+        let hint = "walpush takes the path that PostgreSQL substitutes for %p";
+        let missing = || Error::new(Kind::Absent, "the file does not exist").hint(hint);
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder =
+            Folder::root(parent.unwrap_or(Path::new("."))).and_then(|folder| folder.ok_or_else(missing));
+        let folder = folder.doing(doing)?;
+        let (file, stat) = match folder.file_with_stat(file_name(path)) {
+            Err(error) if error.kind() == Kind::Damage => Err(error.with_kind(Kind::Refused).with_hint(hint)),
+            opened => opened.and_then(|opened| opened.ok_or_else(missing)),
         }
-        let wal = WalFile { name, path: path.to_owned(), size: meta.len(), stamp: Stamp::of(&meta), file };
+        .doing(doing)?;
+        let stamp = Stamp::of(&stat).doing(doing)?;
+        let wal = WalFile { name, path: path.to_owned(), folder, size: stamp.size, stamp, file };
         wal.check(lineage).doing(doing)?;
         Ok(wal)
     }
@@ -167,13 +174,19 @@ impl WalFile {
     /// segments.
     fn check_unchanged(&self) -> Result<()> {
         let doing = || format!("read {}", self.path.display());
-        let now = std::fs::symlink_metadata(&self.path).doing(doing)?;
-        let still = self.file.metadata().doing(doing)?;
-        if Stamp::of(&now) == self.stamp && Stamp::of(&still) == self.stamp {
+        let named = self.folder.entry(file_name(&self.path))?;
+        let still = fstat(&self.file).doing(doing)?;
+        if named.map(|stat| Stamp::of(&stat)).transpose()? == Some(self.stamp)
+            && Stamp::of(&still)? == self.stamp
+        {
             return Ok(());
         }
         Err(Error::new(Kind::Unavailable, "the file changed while it was read").doing(doing()))
     }
+}
+
+fn file_name(path: &Path) -> &Path {
+    path.file_name().map_or(path, Path::new)
 }
 
 /// Returns `left`, or `limit` if that is smaller.

@@ -5,19 +5,15 @@
 //! fails. PostgreSQL takes "absent" for the end of the archive and opens the database, so an
 //! outage, damage, a wrong repository or a hole must never be reported as "absent".
 
+use super::part::{Destination, PartFile};
 use super::racing::{Race, beside_identity};
 use crate::error::{Doing, Error, Failures, Kind, Result};
-use crate::fs::{durable, open_plain};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{TimelineId, WalName};
 use crate::pg::wal::SegmentHeader;
 use crate::progress;
-use crate::repo::lock::try_lock;
 use crate::repo::{Lineage, Repository, StoredWal, Wal};
-use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::info_span;
@@ -28,17 +24,14 @@ const MAX_ATTEMPTS: u32 = 3;
 /// Pause between two attempts.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Maximum number of attempts to lock the partial file, which other calls may be renaming.
-const MAX_LOCK_ATTEMPTS: u32 = 16;
-
 /// Time without an answer after which the next repository is queried too.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A WAL file and the repositories that may have it.
 pub struct Fetch<'a> {
     pub name: WalName,
-    /// Path that is replaced atomically, once everything is verified.
-    pub destination: &'a Path,
+    /// File that is replaced atomically, once everything is verified.
+    pub destination: Destination<'a>,
     /// Cluster of the file; `None` without a data directory, which selects the newest cluster that
     /// is registered.
     pub lineage: Option<Lineage>,
@@ -151,14 +144,13 @@ impl Fetch<'_> {
 
     /// Writes the content to a file beside the destination, checks it, and renames the file.
     fn deliver(&self, lineage: Lineage, stored: StoredWal) -> Result<()> {
-        let part = PartFile::create(self.destination)?;
-        let first = part.write(stored)?;
+        let part = PartFile::create(self.destination.open()?)?;
+        let (first, size) = part.write(stored)?;
         if let WalName::Segment(name) | WalName::Partial(name) = self.name {
-            let size = part.file.metadata().doing(|| format!("look at {}", part.path.display()))?.len();
             SegmentHeader::parse(&first)?.check(name, size, lineage.system_identifier, lineage.major)?;
         }
         (self.still_wanted)()?;
-        part.deliver(self.destination)
+        part.deliver()
     }
 }
 
@@ -262,83 +254,5 @@ fn later_file(wal: &Wal<'_>, name: WalName, retired: &RetiredHistories) -> Resul
             Ok(histories.into_iter().find(|other| *other > timeline).map(WalName::History))
         }
         _ => Ok(None),
-    }
-}
-
-/// The incomplete file beside the destination. Its name is fixed, so that a killed call leaves at
-/// most one, which the next call reuses; a lock excludes other calls.
-pub(super) struct PartFile {
-    path: PathBuf,
-    file: File,
-    delivered: bool,
-}
-
-impl PartFile {
-    pub fn create(destination: &Path) -> Result<PartFile> {
-        let mut path = destination.as_os_str().to_owned();
-        path.push(".walfetch");
-        let path = PathBuf::from(path);
-        let doing = || format!("create {}", path.display());
-        // A further attempt is needed only when another call has just finished.
-        for _ in 0..MAX_LOCK_ATTEMPTS {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = open_plain(&path, &mut options).doing(doing)?;
-            if !try_lock(&file).doing(|| format!("lock {}", path.display()))? {
-                return Err(
-                    Error::new(Kind::Locked, "another walfetch is writing the same file").doing(doing())
-                );
-            }
-            // Another call may have renamed the file after it was opened here.
-            let mine = file.metadata().doing(doing)?;
-            let is_same = std::fs::symlink_metadata(&path)
-                .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
-            if is_same {
-                // An empty file is not truncated: ext4 writes a truncated file to the disk when it
-                // is closed, even if it was empty, and that takes longer than the rest of the call.
-                if mine.len() > 0 {
-                    file.set_len(0).doing(doing)?;
-                }
-                return Ok(PartFile { path, file, delivered: false });
-            }
-        }
-        Err(Error::new(Kind::Locked, "another walfetch replaced the target repeatedly").doing(doing()))
-    }
-
-    /// Writes the whole content. Returns its first bytes: those of the header, for a segment.
-    fn write(&self, stored: StoredWal) -> Result<Vec<u8>> {
-        let doing = || format!("write {}", self.path.display());
-        stored.read(|piece, offset| self.file.write_all_at(piece, offset).doing(doing))?;
-        let mut first = vec![0; crate::pg::wal::HEADER_SIZE];
-        let got = self.file.read_at(&mut first, 0).doing(|| format!("read {}", self.path.display()))?;
-        first.truncate(got);
-        Ok(first)
-    }
-
-    /// Copies `from`, which has `size` bytes.
-    pub fn copy(&self, from: &File, size: u64) -> Result<()> {
-        let doing = || format!("write {}", self.path.display());
-        let copied = std::io::copy(&mut &*from, &mut &self.file).doing(doing)?;
-        if copied != size {
-            return Err(Error::new(Kind::Damage, format!("copied {copied} of {size} bytes")).doing(doing()));
-        }
-        Ok(())
-    }
-
-    /// Renames the file to `destination`. Nothing is synced: after a crash, PostgreSQL requests the
-    /// file again.
-    pub fn deliver(mut self, destination: &Path) -> Result<()> {
-        durable::replace_volatile(&self.path, destination)?;
-        self.delivered = true;
-        Ok(())
-    }
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        if !self.delivered {
-            // If this fails, the next call reuses the file.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }

@@ -5,6 +5,7 @@
 pub mod ahead;
 mod encode;
 pub mod fetch;
+pub mod part;
 mod permits;
 pub mod push;
 mod racing;

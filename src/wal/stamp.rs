@@ -1,9 +1,11 @@
 //! The stamp of a file, which detects that a name now belongs to another file, or that the file was
 //! written to.
 
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::kind;
+use crate::fs::named;
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -22,21 +24,31 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    pub fn of(meta: &Metadata) -> Stamp {
-        Stamp {
-            dev: meta.dev(),
-            ino: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-        }
+    /// Returns the stamp of a file in this state.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` for numbers that the operating system never returns.
+    pub fn of(stat: &Stat) -> Result<Stamp> {
+        let size = u64::try_from(stat.st_size).ok();
+        let nanoseconds = |value| i64::try_from(value).ok();
+        let numbers = size.zip(nanoseconds(stat.st_mtime_nsec)).zip(nanoseconds(stat.st_ctime_nsec));
+        let ((size, mtime_nsec), ctime_nsec) =
+            numbers.ok_or_else(|| Error::new(Kind::Failed, "the state of the file is not valid"))?;
+        Ok(Stamp {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size,
+            mtime: (stat.st_mtime, mtime_nsec),
+            ctime: (stat.st_ctime, ctime_nsec),
+        })
     }
 
     /// Stamp of the regular file at `path`, without following a link; `None` when `path` is not a
     /// regular file or cannot be examined.
     pub fn at(path: &Path) -> Option<Stamp> {
-        let meta = std::fs::symlink_metadata(path).ok().filter(Metadata::is_file)?;
-        Some(Stamp::of(&meta))
+        let stat = named::entry(path).ok()?.filter(|stat| kind(stat) == FileType::RegularFile)?;
+        Stamp::of(&stat).ok()
     }
 
     /// Whether the last write to the file, and its last renaming, happened at least `age` before

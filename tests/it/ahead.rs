@@ -2,6 +2,7 @@
 
 mod fetch;
 mod fetch_server;
+mod foreign;
 mod push;
 mod push_server;
 mod s3;

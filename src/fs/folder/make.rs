@@ -16,6 +16,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+/// Attempts to open a file that other processes create and remove.
+const MAX_ATTEMPTS: u32 = 8;
+
 /// Permissions that a new file or folder may have, besides those of the owner.
 const GROUP: u32 = 0o070;
 
@@ -36,13 +39,18 @@ impl Rights {
 
     /// Returns the rights of new files below a folder: its owner's, if the process may choose, and
     /// readable for its group if the folder is.
-    fn below(root: &Stat) -> Rights {
-        let owner = rustix::process::geteuid().is_root().then_some((root.st_uid, root.st_gid));
+    fn below(root: &Stat, owner: Option<(u32, u32)>) -> Rights {
         if root.st_mode & GROUP == 0 {
             Rights { owner, file: 0o600, folder: 0o700 }
         } else {
             Rights { owner, file: 0o640, folder: 0o750 }
         }
+    }
+
+    /// Whether a new file would have the owner of this one.
+    pub fn would_own(&self, stat: &Stat) -> bool {
+        let user = self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(user, _)| user);
+        stat.st_uid == user
     }
 
     /// Adds a hint to the error of a write that root was not permitted, as in a directory that is
@@ -63,7 +71,21 @@ impl Folder {
     ///
     /// Those of the operating system.
     pub fn rights(&self) -> Result<Rights> {
-        Ok(Rights::below(&self.own_stat()?))
+        Ok(Rights::below(&self.own_stat()?, self.owner_of_new()?))
+    }
+
+    /// Returns the user and group of new files in this folder: its own for root, else those of the
+    /// process (`None`).
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn owner_of_new(&self) -> Result<Option<(u32, u32)>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let stat = self.own_stat()?;
+        Ok(Some((stat.st_uid, stat.st_gid)))
     }
 
     /// Creates the folders of a relative path that do not exist, durably, and opens the last one. An
@@ -138,6 +160,26 @@ impl Folder {
             return Err(errno).doing(doing);
         }
         Ok(File::from(fd))
+    }
+
+    /// Opens a file for reading and writing, and creates it unless it exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Folder::file_rw`] and [`Folder::create`]; one when other processes create and
+    /// remove the file again and again.
+    pub fn file_or_create(&self, name: impl AsRef<OsStr>, rights: &Rights) -> Result<File> {
+        let name = name.as_ref();
+        for _ in 1..MAX_ATTEMPTS {
+            if let Some(file) = self.file_rw(Path::new(name))? {
+                return Ok(file);
+            }
+            match self.create(name, rights) {
+                Err(_) if self.entry(Path::new(name))?.is_some() => {}
+                created => return created,
+            }
+        }
+        self.create(name, rights)
     }
 
     /// Creates a file at a relative path that does not exist, for reading and writing.

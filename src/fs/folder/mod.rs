@@ -5,8 +5,10 @@
 
 #![allow(unused_imports, reason = "rooms are converted one after the other")]
 
+mod fifo;
 mod list;
 mod make;
+mod owner;
 mod reach;
 mod remove;
 
@@ -103,6 +105,15 @@ impl Folder {
     ///
     /// `Damage` for a link, also on the way, and for anything else that is not a file.
     pub fn file(&self, below: &Path) -> Result<Option<File>> {
+        Ok(self.file_with_stat(below)?.map(|(file, _)| file))
+    }
+
+    /// Opens a file like [`Folder::file`], and returns its state too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Folder::file`].
+    pub fn file_with_stat(&self, below: &Path) -> Result<Option<(File, Stat)>> {
         self.open_file(below, OFlags::RDONLY)
     }
 
@@ -112,16 +123,16 @@ impl Folder {
     ///
     /// Those of [`Folder::file`].
     pub fn file_rw(&self, below: &Path) -> Result<Option<File>> {
-        self.open_file(below, OFlags::RDWR)
+        Ok(self.open_file(below, OFlags::RDWR)?.map(|(file, _)| file))
     }
 
-    fn open_file(&self, below: &Path, access: OFlags) -> Result<Option<File>> {
+    fn open_file(&self, below: &Path, access: OFlags) -> Result<Option<(File, Stat)>> {
         let Some(fd) = self.open(below, access)? else {
             return Ok(None);
         };
         let stat = fstat(&fd).doing(|| format!("look at {}", self.path.join(below).display()))?;
         match kind(&stat) {
-            FileType::RegularFile => Ok(Some(File::from(fd))),
+            FileType::RegularFile => Ok(Some((File::from(fd), stat))),
             other => Err(is_foreign(&self.path.join(below), other)),
         }
     }

@@ -4,11 +4,11 @@
 use super::kept::{KeptMark, busy_of, hash_of, mark_of};
 use super::spool::Spool;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::durable;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
 use crate::repo::Lineage;
-use crate::wal::fetch::{Fetch, PartFile};
+use crate::wal::fetch::Fetch;
+use crate::wal::part::PartFile;
 use crate::wal::stamp::Stamp;
 use std::io::{Read, Seek};
 use std::time::{Duration, SystemTime};
@@ -31,8 +31,8 @@ pub fn hand_over(fetch: &Fetch<'_>, spool: &Spool, now: SystemTime) -> bool {
     };
     // A second fetch of a segment that the worker is fetching would take longer, and slow the
     // worker down.
-    let part = spool.path(&format!("{name}.walfetch"));
-    let size = || std::fs::metadata(&part).map_or(0, |meta| meta.len());
+    let part = format!("{name}.walfetch");
+    let size = || spool.size_of(&part);
     let (mut before, mut intervals) = (size(), 0);
     let has_grown = || {
         let has_grown = std::mem::replace(&mut before, size()) < before;
@@ -63,8 +63,8 @@ fn take(
     let doing = || format!("take {kept} from the spool");
     let damage = |message| Err(Error::new(Kind::Damage, message).doing(doing()));
     let missing = || Error::new(Kind::Absent, "the file does not exist").doing(doing());
-    let mut file = spool.open_own(&kept).ok_or_else(missing)?;
-    let stamp = Stamp::of(&file.metadata().doing(doing)?);
+    let (mut file, stat) = spool.open_own(&kept).ok_or_else(missing)?;
+    let stamp = Stamp::of(&stat)?;
     if !mark.fits(lineage, fetch.repositories, stamp)? {
         return damage("the file does not fit its mark");
     }
@@ -75,16 +75,16 @@ fn take(
         return damage("the content of the file has another hash than its mark");
     }
     (fetch.still_wanted)()?;
-    let path = spool.path(&kept);
-    if durable::replace_volatile(&path, fetch.destination).is_ok() {
+    let destination = fetch.destination.open()?;
+    if destination.take(spool.opened()?, &kept, &stat) {
         return Ok(());
     }
     // The spool may be on another file system: the file is copied.
     file.rewind().doing(doing)?;
-    let part = PartFile::create(fetch.destination)?;
+    let part = PartFile::create(destination)?;
     part.copy(&file, stamp.size)?;
     (fetch.still_wanted)()?;
-    part.deliver(fetch.destination)?;
+    part.deliver()?;
     spool.remove(&kept);
     Ok(())
 }

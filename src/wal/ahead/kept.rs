@@ -3,15 +3,14 @@
 
 use super::spool::Spool;
 use crate::codec::hash::{BlockHash, hash_all};
-use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::open_plain;
+use crate::error::{Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::{Lineage, Repository};
 use crate::wal::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -32,16 +31,14 @@ impl DeliveredSegment {
         let WalName::Segment(name) = name else {
             return None;
         };
-        let size = std::fs::metadata(destination).ok()?.len();
+        let size = u64::try_from(named::entry(destination).ok()??.st_size).ok()?;
         Some(DeliveredSegment { name, size: SegmentSize::try_from(size).ok()? })
     }
 
     /// Sends the message to the worker. Returns false when no worker is running.
     #[must_use]
     pub fn send(self, spool: &Spool) -> bool {
-        let fifo = open_plain(&spool.path(FIFO), File::options().write(true));
-        let is_fifo = |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_fifo());
-        let Some(mut fifo) = fifo.ok().filter(is_fifo) else {
+        let Some(mut fifo) = spool.opened().ok().and_then(|folder| folder.fifo(FIFO)) else {
             return false;
         };
         // A failure is ignored: when the FIFO is full, the worker has enough messages to read.
@@ -128,7 +125,9 @@ impl KeptMark {
 /// Identifier of this boot of the machine.
 fn boot() -> Result<String> {
     const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-    std::fs::read_to_string(BOOT).doing(|| format!("read {BOOT}"))
+    const MAX_BOOT_SIZE: u64 = 1 << 10;
+    named::read_text(Path::new(BOOT), MAX_BOOT_SIZE)?
+        .ok_or_else(|| Error::new(Kind::Absent, format!("{BOOT} does not exist")))
 }
 
 /// Name of the mark of a kept segment.

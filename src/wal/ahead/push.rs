@@ -30,10 +30,12 @@
 //! at the names is enough, and costs no time: the segments are encoded meanwhile. History files are
 //! archived alone, and nothing is pushed ahead while an earlier file waits whose push has failed.
 
-use super::spool::{Spool, SpoolLock};
+use super::spool::{Spool, SpoolLock, report_unusable};
 use crate::codec::compress::Compression;
 use crate::codec::hash::LANES;
 use crate::error::{Error, Kind, Result};
+use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::progress;
 use crate::repo::{Lineage, RemoteHints, Repository};
@@ -184,7 +186,7 @@ impl PushAhead {
         if ready.is_empty() || has_failed_before(&spool, &archive_status, own, now) {
             return None;
         }
-        spool.create().ok()?;
+        spool.create().map_err(report_unusable).ok()?;
         let alone = spool.lock()?;
         spool.remove_all_but(|name| name == FAILED || ready.iter().any(|ready| ready.to_string() == name));
         let names: Vec<SegmentName> = [own].into_iter().chain(ready.iter().copied()).collect();
@@ -256,13 +258,14 @@ impl PushAhead {
 /// files are left to their own calls.
 fn ready(archive_status: &Path, own: SegmentName, count: usize) -> Vec<SegmentName> {
     let mut ready = BTreeSet::new();
-    if !archive_status.join(format!("{own}.ready")).exists() {
+    let Ok(Some(folder)) = Folder::root(archive_status) else {
+        return Vec::new();
+    };
+    if !matches!(folder.entry(Path::new(&format!("{own}.ready"))), Ok(Some(_))) {
         return Vec::new();
     }
-    for entry in std::fs::read_dir(archive_status).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
-        match name.map(str::parse) {
+    for (name, _) in folder.entries().unwrap_or_default() {
+        match name.strip_suffix(".ready").map(str::parse) {
             Some(Ok(WalName::History(timeline))) if timeline <= own.timeline => return Vec::new(),
             Some(Ok(WalName::Segment(name))) if name > own && name.timeline == own.timeline => {
                 ready.insert(name);
@@ -280,7 +283,7 @@ fn ready(archive_status: &Path, own: SegmentName, count: usize) -> Vec<SegmentNa
 /// waits. Without a usable spool nothing is pushed ahead either.
 pub fn note_failure(push: &Push<'_>, spool: &Spool) {
     if let Ok(name) = push.name()
-        && spool.create().is_ok()
+        && spool.create().map_err(report_unusable).is_ok()
     {
         let _ = spool.write_mark(FAILED, &name.to_string());
     }
@@ -304,7 +307,8 @@ fn has_failed_before(spool: &Spool, archive_status: &Path, own: SegmentName, now
         Ok(WalName::History(timeline)) => timeline <= own.timeline,
         Err(_) => false,
     };
-    is_earlier && archive_status.join(format!("{failed}.ready")).exists()
+    is_earlier
+        && named::entry(&archive_status.join(format!("{failed}.ready"))).is_ok_and(|found| found.is_some())
 }
 
 /// The segments that the threads push, and the limits that the threads share.

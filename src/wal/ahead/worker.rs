@@ -7,16 +7,18 @@
 use super::kept::{DeliveredSegment, FIFO, KeptMark, busy_of, hash_of, mark_of};
 use super::spool::{Spool, SpoolLock};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::progress;
 use crate::repo::{Lineage, Repository};
 use crate::runtime::thread;
 use crate::wal::fetch::{Fetch, Fetched, RetiredHistories};
+use crate::wal::part::Destination;
 use crate::wal::stamp::Stamp;
-use rustix::fs::{CWD, Mode};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -55,8 +57,8 @@ pub fn detach() -> Result<()> {
     rustix::process::setsid().map_err(|e| Error::io("begin a session", &e.into()))?;
     let doing = "list the open descriptors";
     let mut open: Vec<i32> = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd").doing(doing)? {
-        open.extend(entry.doing(doing)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    for (name, _) in named::list(Path::new("/proc/self/fd")).doing(doing)?.unwrap_or_default() {
+        open.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     // One of these descriptors belonged to the listing, and is already closed.
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
@@ -151,7 +153,7 @@ impl FetchWorker<'_> {
                 (self.still_wanted)()?;
                 let room = window.size.bytes() * (MIN_FREE_SEGMENTS + at_once as u64);
                 while window.in_progress.len() < at_once
-                    && self.has_room(room)
+                    && self.spool.has_room(room)
                     && let Some(name) = window.missing.pop_front()
                 {
                     window.in_progress.insert(name);
@@ -227,12 +229,7 @@ impl FetchWorker<'_> {
     /// Creates the FIFO, and starts the thread that reads it. The thread is detached: it ends with
     /// the process.
     fn listen(&self, sender: mpsc::Sender<WorkerEvent>) -> Result<()> {
-        let path = self.spool.path(FIFO);
-        let doing = || format!("listen at {}", path.display());
-        rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| Error::io(doing(), &errno.into()))?;
-        // Opened for writing too, so that a read never returns the end of the file.
-        let fifo = File::options().read(true).write(true).open(&path).doing(doing)?;
+        let fifo = self.spool.opened()?.make_fifo(FIFO, self.spool.rights())?;
         let listen = move || {
             for line in BufReader::new(fifo).lines().map_while(std::io::Result::ok) {
                 if let Ok(segment) = line.parse()
@@ -250,10 +247,11 @@ impl FetchWorker<'_> {
         let Some(_busy) = BusyLock::take(self.spool, name) else {
             return Err(Error::new(Kind::Locked, format!("{name} is being fetched already")));
         };
-        let path = self.spool.path(&name.to_string());
+        let own_name = name.to_string();
+        let folder = self.spool.opened()?;
         let fetch = Fetch {
             name: WalName::Segment(name),
-            destination: &path,
+            destination: Destination::Within(folder, OsStr::new(&own_name), self.spool.rights()),
             lineage: Some(self.lineage),
             repositories: self.repositories,
             retired: RetiredHistories::Hide,
@@ -261,20 +259,15 @@ impl FetchWorker<'_> {
         };
         let fetched = fetch.run()?;
         if fetched == Fetched::Delivered {
-            let doing = || format!("read {}", path.display());
+            let doing = || format!("read {}", folder.path().join(&own_name).display());
             let missing = || Error::new(Kind::Absent, "the file does not exist").doing(doing());
-            let mut file = self.spool.open_own(&name.to_string()).ok_or_else(missing)?;
-            let stamp = Stamp::of(&file.metadata().doing(doing)?);
+            let (mut file, stat) = self.spool.open_own(&own_name).ok_or_else(missing)?;
+            let stamp = Stamp::of(&stat)?;
             let hash = hash_of(&mut file).doing(doing)?;
             let mark = KeptMark::new(self.lineage, self.repositories, stamp, hash)?;
             self.spool.write_mark(&mark_of(name), &mark)?;
         }
         Ok(fetched)
-    }
-
-    fn has_room(&self, bytes: u64) -> bool {
-        let room = rustix::fs::statvfs(self.spool.path("").as_path());
-        room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) >= bytes)
     }
 }
 

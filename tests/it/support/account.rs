@@ -53,12 +53,18 @@ const NO_AWS: [(&str, &str); 3] = [
 /// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH`
 /// and no AWS.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
+    let mut command = own_command(program);
     let account = account();
     if account.root {
         command.uid(account.uid).gid(account.gid);
     }
+    command
+}
+
+/// The same, as the user that runs the tests.
+pub fn own_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
     command
 }
 

@@ -19,6 +19,7 @@ pub struct Run {
     environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
     deadline: Duration,
+    by_root: bool,
 }
 
 impl Run {
@@ -31,6 +32,7 @@ impl Run {
             environment: Vec::new(),
             directory: PathBuf::from("/"),
             deadline: super::wait::LONG,
+            by_root: false,
         }
     }
 
@@ -74,9 +76,17 @@ impl Run {
         self
     }
 
+    /// Runs it as root, where the tests run as root.
+    pub fn by_root(mut self) -> Run {
+        self.by_root = true;
+        self
+    }
+
     fn command(&self) -> Command {
         let mut words = self.before.iter().chain(std::iter::once(&self.program)).chain(&self.arguments);
-        let mut command = account::command(words.next().expect("a program"));
+        let program = words.next().expect("a program");
+        let mut command =
+            if self.by_root { account::own_command(program) } else { account::command(program) };
         command
             .args(words)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
