@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | [`error`] | the error type and its kinds | – |
 //! | [`runtime`] | threads, waiting and the monotonic clock, which a simulation can take over | error |
-//! | `fs` | files of other users, without links and without waiting; durable writes; direct I/O | error |
+//! | `fs` | files of other users, without links and without waiting; durable writes; direct I/O | error runtime |
 //! | `net` | HTTP over TLS, and the check of the server's certificate | error runtime fs |
 //! | [`pg`] | the formats and protocols of PostgreSQL | error runtime fs net |
 //! | [`codec`] | hashes, compression, and the envelope of an object: bytes to bytes | error runtime |

@@ -198,7 +198,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 /// Returns `N` random bytes.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut random = [0; N];
-    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+    crate::runtime::random(&mut random)?;
     Ok(random)
 }
 

@@ -133,18 +133,18 @@ impl<T> Receiver<T> {
 
     /// Waits for a value under a scheduler.
     fn recv_until(&self, end: Option<Moment>) -> Result<T, RecvTimeoutError> {
+        let mut is_late = false;
         loop {
             match self.try_recv() {
                 Ok(value) => return Ok(value),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) if is_late => return Err(RecvTimeoutError::Timeout),
                 Err(TryRecvError::Empty) => {}
-            }
-            if end.is_some_and(|end| end.left().is_zero()) {
-                return Err(RecvTimeoutError::Timeout);
             }
             if let Some(scheduler) = scheduler() {
                 scheduler.park(self.shared.number(), end.map(Moment::since_start));
             }
+            is_late = end.is_some_and(|end| end.left().is_zero());
         }
     }
 }

@@ -1,19 +1,18 @@
-//! The monotonic clock.
+//! The monotonic clock. It goes on while the machine is suspended (`CLOCK_BOOTTIME`), unlike the one
+//! of std: a writer must know that it slept while others counted the time.
 
 use super::scheduler;
+use rustix::time::{ClockId, clock_gettime};
 use std::ops::Add;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A moment of the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 impl Moment {
     pub fn now() -> Moment {
-        Moment(scheduler().map_or_else(|| START.elapsed(), |scheduler| scheduler.now()))
+        Moment(scheduler().map_or_else(since_boot, |scheduler| scheduler.now()))
     }
 
     /// Time since this moment.
@@ -38,4 +37,9 @@ impl Add<Duration> for Moment {
     fn add(self, time: Duration) -> Moment {
         Moment(self.0.saturating_add(time))
     }
+}
+
+fn since_boot() -> Duration {
+    // The kernel's answer is never negative.
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }

@@ -88,7 +88,7 @@ impl Condition {
             return;
         };
         let end = Moment::now() + time;
-        while is_waiting(&mut guard.inner) && !end.left().is_zero() {
+        while is_waiting(&mut guard.inner) {
             let mutex = parking_lot::MutexGuard::mutex(&guard.inner);
             parking_lot::MutexGuard::unlocked(&mut guard.inner, || {
                 scheduler.wake(guard.number);
@@ -98,6 +98,9 @@ impl Condition {
                     scheduler.park(guard.number, None);
                 }
             });
+            if end.left().is_zero() {
+                return;
+            }
         }
     }
 }

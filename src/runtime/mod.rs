@@ -9,6 +9,7 @@ pub mod clock;
 pub mod lock;
 pub mod thread;
 
+use crate::error::{Error, Kind, Result};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub trait Scheduler: Send + Sync {
 
     /// Whether a process of this host has ended.
     fn has_ended(&self, pid: u32) -> bool;
+
+    /// Fills `bytes` with random bytes.
+    fn random(&self, bytes: &mut [u8]);
 }
 
 /// A host and a process of it, as a simulation has them.
@@ -71,6 +75,22 @@ pub fn enter<T>(scheduler: Arc<dyn Scheduler>, work: impl FnOnce() -> T) -> T {
     SCHEDULER.set(Some(Arc::clone(&scheduler)));
     let _entered = Entered(scheduler);
     work()
+}
+
+/// Fills `bytes` with random bytes.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn random(bytes: &mut [u8]) -> Result<()> {
+    match scheduler() {
+        None => getrandom::fill(bytes)
+            .map_err(|error| Error::new(Kind::Failed, format!("read random bytes: {error}"))),
+        Some(scheduler) => {
+            scheduler.random(bytes);
+            Ok(())
+        }
+    }
 }
 
 /// Number that threads park on for a value: its address.

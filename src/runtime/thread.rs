@@ -18,8 +18,11 @@ pub fn sleep(time: Duration) {
     };
     let end = Moment::now() + time;
     let nothing = 0_u8;
-    while !end.left().is_zero() {
+    loop {
         scheduler.park(number_of(&nothing), Some(end.since_start()));
+        if end.left().is_zero() {
+            return;
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use super::traced::ATTEMPT;
 use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, Page, Put, Storage};
 use crate::error::{Error, Result};
-use crate::runtime::thread;
+use crate::runtime::{self, thread};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -84,7 +84,7 @@ impl RetryPolicy {
         let doubled = self.first_pause.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         let mut random = [0; 2];
         // Without random bytes the pause is half of the limit.
-        let _ = getrandom::fill(&mut random);
+        let _ = runtime::random(&mut random);
         let share = 0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0;
         doubled.min(self.max_pause).mul_f64(share)
     }

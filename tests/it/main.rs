@@ -42,9 +42,10 @@ mod report;
 mod restore;
 mod retention;
 mod s3;
-mod schedules;
+
 mod seams;
 mod shell;
+mod simulation;
 mod storage;
 mod support;
 mod sync;

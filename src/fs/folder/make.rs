@@ -5,6 +5,7 @@
 use super::{Folder, kind, single};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable::{self, Published};
+use crate::runtime;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid, chownat, fchmod, fchown,
     fstat, linkat, mkdirat, openat, openat2, renameat, renameat_with, symlinkat, unlinkat,
@@ -387,6 +388,6 @@ pub fn is_random_name(name: &str) -> bool {
 /// Those of the operating system.
 pub fn random_name() -> Result<String> {
     let mut random = [0; 12];
-    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("read random bytes: {e}")))?;
+    runtime::random(&mut random)?;
     Ok(hex::encode(random))
 }
