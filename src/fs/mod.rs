@@ -9,6 +9,3 @@ pub mod durable;
 pub mod folder;
 mod limited;
 pub mod named;
-mod plain;
-
-pub use plain::open_plain;

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A lock of this process, held until this value is dropped.
 #[must_use = "the lock is released when this value is dropped"]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Interval at which a held lock is tried again.
@@ -26,12 +26,21 @@ impl Lock {
     ///
     /// [`Kind::Locked`] when another process still holds the lock after `timeout`.
     pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
+        let file = File::open(path).doing(|| format!("lock {}", path.display()))?;
+        Lock::of(file, path, timeout)
+    }
+
+    /// Takes the lock of a file that is open at `path`, like [`Lock::wait_for`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lock::wait_for`].
+    pub fn of(file: File, path: &Path, timeout: Duration) -> Result<Lock> {
         let doing = || format!("lock {}", path.display());
-        let file = File::open(path).doing(doing)?;
         let begun = Moment::now();
         loop {
             if try_lock(&file).doing(doing)? {
-                return Ok(Lock { _file: file });
+                return Ok(Lock { file });
             }
             if begun.elapsed() >= timeout {
                 return Err(Error::new(Kind::Locked, "another run holds the lock")
@@ -40,6 +49,11 @@ impl Lock {
             }
             thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// The file that is locked.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 }
 

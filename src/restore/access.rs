@@ -1,44 +1,39 @@
 //! Directories that a restore may write into. Reads the file system, and changes nothing.
 
-use super::mapping::resolved;
-use crate::error::{Doing, Error, Kind, Result};
+use super::owner::Ownership;
+use super::target::{Role, Target};
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::pg::running;
-use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
+use crate::pg::shell::quoted;
+use rustix::fs::{Access, FileType, Stat};
 use rustix::io::Errno;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Refuses a directory that this process cannot restore into: one that [`check_entries`] refuses,
 /// or an existing one of another user.
-pub(super) fn check_writable(path: &Path) -> Result<()> {
-    check_entries(path)?;
-    let Ok(meta) = path.metadata() else {
+pub(super) fn check_writable(target: &Target) -> Result<()> {
+    check_entries(target.nearest())?;
+    let Some(folder) = target.existing() else {
         return Ok(());
     };
-    rustix::fs::access(path, Access::READ_OK).map_err(|errno| denied(path, errno))?;
-    let user = nix::unistd::geteuid();
-    if user.is_root() || meta.uid() == user.as_raw() {
+    folder.access(Access::READ_OK).map_err(|errno| denied(folder.path(), errno))?;
+    let (user, owner) = (rustix::process::geteuid(), folder.own_stat()?.st_uid);
+    if user.is_root() || owner == user.as_raw() {
         return Ok(());
     }
-    let what = format!("{} belongs to another user (uid {})", path.display(), meta.uid());
+    let what = format!("{} belongs to another user (uid {owner})", target.path.display());
     Err(Error::new(Kind::Refused, what)
         .hint("only the owner of a directory can set its mode: restore as root or as its owner"))
 }
 
-/// Refuses a directory in which this process cannot create files or, if it does not exist, one that
-/// this process cannot create.
-pub(super) fn check_entries(path: &Path) -> Result<()> {
-    let there = nearest(path)?;
-    let meta = there.metadata().doing(|| format!("look at {}", there.display()))?;
-    if !meta.is_dir() {
-        let what = format!("{} is not a directory", there.display());
-        return Err(Error::new(Kind::Refused, what).hint("choose another directory"));
-    }
-    rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| denied(there, errno))?;
-    let attributes = rustix::fs::statx(CWD, there, AtFlags::empty(), StatxFlags::empty());
-    if attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::IMMUTABLE)) {
-        let what = format!("{} has the attribute `immutable`", there.display());
+/// Refuses a directory in which this process cannot create files.
+pub(super) fn check_entries(folder: &Folder) -> Result<()> {
+    let path = folder.path();
+    folder.access(Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| denied(path, errno))?;
+    if folder.is_immutable() {
+        let what = format!("{} has the attribute `immutable`", path.display());
         return Err(Error::new(Kind::Refused, what).hint("remove it with `chattr -i`"));
     }
     Ok(())
@@ -53,34 +48,71 @@ fn denied(path: &Path, errno: Errno) -> Error {
         .hint("create the directory for this user first, or restore as root")
 }
 
-/// Returns the longest part of a path that exists. Refuses a path through a link that leads nowhere,
-/// and one that cannot be looked at.
-fn nearest(path: &Path) -> Result<&Path> {
+/// Refuses for root a directory that no option names, unless it belongs to the user that the
+/// restored files get. One that does not exist has to be an entry of such a directory, in which no
+/// other user can create files. Otherwise the repository would choose what root changes.
+pub(super) fn check_unnamed(target: &Target, ownership: &Ownership) -> Result<()> {
+    if target.is_named || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let nearest = target.nearest();
+    let stat = nearest.own_stat()?;
+    let is_allowed = match target.existing() {
+        Some(_) if ownership.may_change(&stat) => true,
+        // A restore that was killed may have created it.
+        Some(folder) => folder.is_empty()? && is_private(&folder.parent()?.own_stat()?, ownership),
+        None => target.lacks_one() && is_private(&stat, ownership),
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    let path = target.path.display();
+    let place = quoted(&path.to_string());
+    let (what, hint) = match target.role {
+        Role::Tablespace(oid) => (
+            format!("{path}, the location of tablespace {oid} in the backup, "),
+            format!("if that is the right place: --tablespace {oid}={place}"),
+        ),
+        _ => (
+            format!("{path}, to which pg_wal is a link, "),
+            format!("if that is the right place: --waldir {place}"),
+        ),
+    };
+    let reason = if target.existing().is_some() {
+        format!("belongs to uid {}, and not to {}", stat.st_uid, ownership.recorded())
+    } else {
+        format!(
+            "does not exist, and {} is not a directory of {} alone",
+            nearest.path().display(),
+            ownership.recorded()
+        )
+    };
+    Err(Error::new(Kind::Refused, what + &reason).hint(hint))
+}
+
+/// Whether a directory belongs to the owner of the restored files, and no other user can create
+/// files in it.
+fn is_private(directory: &Stat, ownership: &Ownership) -> bool {
+    let is_of_group = directory.st_gid == ownership.ids().1;
+    let is_shared = directory.st_mode & 0o002 != 0 || directory.st_mode & 0o020 != 0 && !is_of_group;
+    ownership.may_change(directory) && !is_shared
+}
+
+/// Returns a path with the links of its existing part resolved.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf> {
     for part in path.ancestors() {
-        let doing = || format!("look at {}", part.display());
-        match std::fs::symlink_metadata(part) {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(e) => return Err(Error::io(doing(), &e).hint("choose another directory")),
-            Ok(meta) if meta.is_symlink() => {
-                return match part.metadata() {
-                    Ok(_) => Ok(part),
-                    Err(e) => Err(Error::new(
-                        Kind::Refused,
-                        format!("{} is a link that leads nowhere: {e}", part.display()),
-                    )
-                    .hint("remove the link, or create the directory that it leads to")),
-                };
-            }
-            Ok(_) => return Ok(part),
+        if let (Some(real), Ok(rest)) = (named::real(part)?, path.strip_prefix(part)) {
+            // Joining an empty path would add a slash.
+            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
         }
     }
-    Ok(Path::new("/"))
+    Ok(path.to_owned())
 }
 
 /// Refuses a directory inside of the data directory of another cluster, or inside of a directory of
 /// walkeep itself. `foreign` are directories that do not belong to the cluster.
-pub(super) fn check_surroundings(path: &Path, foreign: &[PathBuf]) -> Result<()> {
-    let real = resolved(path)?;
+pub(super) fn check_surroundings(target: &Target, foreign: &[PathBuf]) -> Result<()> {
+    let (path, real) = (&target.path, target.real()?);
     let inside =
         |what: String| Err(Error::new(Kind::Refused, what).hint("restore into a directory of its own"));
     for foreign in foreign {
@@ -100,7 +132,7 @@ pub(super) fn check_surroundings(path: &Path, foreign: &[PathBuf]) -> Result<()>
                 around.display()
             ));
         }
-        if around.join(crate::repo::DRILL_MARKER).is_file() {
+        if named::kind_at(&around.join(crate::repo::DRILL_MARKER))? == Some(FileType::RegularFile) {
             return inside(format!(
                 "{} lies in {}, the scratch directory of a drill, which removes it",
                 path.display(),
@@ -113,28 +145,36 @@ pub(super) fn check_surroundings(path: &Path, foreign: &[PathBuf]) -> Result<()>
 
 /// Refuses the directory of a tablespace that a data directory other than `to` links to.
 /// `data_directories` are known data directories.
-pub(super) fn check_unlinked(oid: u32, place: &Path, to: &Path, data_directories: &[PathBuf]) -> Result<()> {
-    let Ok(place_meta) = place.metadata() else {
+pub(super) fn check_unlinked(
+    oid: u32,
+    place: &Target,
+    to: &Target,
+    data_directories: &[PathBuf],
+) -> Result<()> {
+    let Some(place_identity) = place.identity()? else {
         return Ok(());
     };
-    let is_same = |other: &Path, meta: &std::fs::Metadata| {
-        other.metadata().is_ok_and(|other| (other.dev(), other.ino()) == (meta.dev(), meta.ino()))
-    };
-    let to = to.metadata().ok();
+    let to = to.identity()?;
     for data in data_directories {
-        if to.as_ref().is_some_and(|to| is_same(data, to)) {
+        if to.is_some() && identity(data) == to {
             continue;
         }
         // A directory that cannot be read belongs to a user whose tablespaces this one cannot write.
-        let links = std::fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
-        let found = links.map(|link| link.path()).find(|link| is_same(link, &place_meta));
-        if found.is_some() {
+        let directory = data.join("pg_tblspc");
+        let links = named::list(&directory).ok().flatten().unwrap_or_default();
+        if links.iter().any(|(name, _)| identity(&directory.join(name)) == Some(place_identity)) {
             return Err(Error::new(
                 Kind::Refused,
-                format!("{} is a tablespace of the cluster in {}", place.display(), data.display()),
+                format!("{} is a tablespace of the cluster in {}", place.path.display(), data.display()),
             )
             .hint(format!("put the restored tablespace elsewhere: --tablespace {oid}=DIR")));
         }
     }
     Ok(())
+}
+
+/// Device and inode of what is at a path; `None` when that cannot be found out.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let stat = named::stat(path).ok().flatten()?;
+    Some((stat.st_dev, stat.st_ino))
 }

@@ -5,16 +5,17 @@ use super::conf::{ConfigFiles, Configuration};
 use super::frames::FrameReader;
 use super::holes;
 use super::job::RestoreJob;
-use super::layout::{self, Region, TargetFile};
+use super::layout::{self, Region};
+use super::target::Place;
 use super::write::CONTROL;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::aligned::Aligned;
 use crate::pg::control::Control;
-use crate::repo::entry::{Entry, FileEntry, Owner};
+use crate::repo::entry::{Dir, Entry, FileEntry};
 use crate::repo::manifest;
 use crate::runtime::thread;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Space and files that a directory takes.
@@ -25,26 +26,39 @@ pub(super) struct Volume {
     pub files: u64,
 }
 
+impl Volume {
+    /// Adds a file.
+    pub fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.files = self.files.saturating_add(1);
+    }
+}
+
 /// Maximum size in bytes of a configuration file that is read.
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
+
+/// Maximum size in bytes of a control file, which has 8192.
+const MAX_CONTROL_SIZE: u64 = 1 << 16;
 
 /// Content of a backup.
 #[derive(Default)]
 pub(super) struct BackupContents {
     /// Volume of each tablespace that has a location, by OID, and of the data directory (`None`).
     pub volumes: BTreeMap<Option<u32>, Volume>,
-    /// Owner of the data directory.
-    pub owner: Option<Owner>,
-    /// All owners.
-    pub owners: HashSet<Owner>,
+    /// Entry of the data directory.
+    pub data: Option<Dir>,
     /// Configuration of the cluster.
     pub configuration: Configuration,
     /// Settings that replay needs at least, by the control file.
     pub least_settings: [(&'static str, u32); 5],
     /// Content of the control file.
     pub control: Vec<u8>,
-    /// New paths of the configuration files from outside of the data directory.
-    pub config: Vec<PathBuf>,
+    /// New places of the configuration files from outside of the data directory.
+    pub config: Vec<Place>,
+    /// Volume of these files.
+    pub config_volume: Volume,
+    /// Bytes of all files.
+    pub size: u64,
     /// Keys of all packs.
     packs: BTreeSet<String>,
 }
@@ -61,14 +75,13 @@ impl BackupContents {
                 match entry {
                     Entry::Dir(dir) => {
                         found.add(job, &dir.path.0, 0);
-                        found.add_owner(&dir.owner);
                         if dir.path.0.is_empty() {
-                            found.owner = Some(dir.owner.clone());
+                            found.data = Some(dir.clone());
                         }
                     }
                     Entry::File(file) if job.is_restored(&file.path.0) => {
                         if file.path.0 == *CONTROL {
-                            control = Some(bytes_of(job, &part.packs, file)?);
+                            control = Some(control_of(job, &part.packs, file)?);
                         } else if file.path.0.ends_with(b".conf") && file.size <= MAX_CONFIG_SIZE {
                             let path = data_directory.join(file.path.as_path());
                             files.insert(path, bytes_of(job, &part.packs, file)?);
@@ -79,14 +92,16 @@ impl BackupContents {
                             file.size - holes::bytes(&holes::holes(file))
                         };
                         found.add(job, &file.path.0, bytes);
-                        found.add_owner(&file.owner);
+                        found.size = found.size.saturating_add(file.size);
                     }
                     Entry::Config(file) => {
                         if file.size <= MAX_CONFIG_SIZE {
                             files.insert(file.path.as_path().to_owned(), bytes_of(job, &part.packs, file)?);
                         }
-                        found.config.extend(job.config_place(file));
-                        found.add_owner(&file.owner);
+                        if let Some(place) = job.config_place(file) {
+                            found.config_volume.add(file.size);
+                            found.config.push(place);
+                        }
                     }
                     Entry::File(_) | Entry::Tablespace(_) => {}
                 }
@@ -108,14 +123,7 @@ impl BackupContents {
 
     fn add(&mut self, job: &RestoreJob<'_>, path: &[u8], bytes: u64) {
         let volume = self.volumes.entry(job.tablespace_of(path)).or_default();
-        volume.bytes += bytes;
-        volume.files += 1;
-    }
-
-    fn add_owner(&mut self, owner: &Owner) {
-        if !self.owners.contains(owner) {
-            self.owners.insert(owner.clone());
-        }
+        volume.add(bytes);
     }
 
     /// Checks that every pack exists and is of this archive.
@@ -135,11 +143,19 @@ impl BackupContents {
     }
 }
 
+/// Reads the control file of a backup.
+fn control_of(job: &RestoreJob<'_>, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
+    if file.size > MAX_CONTROL_SIZE {
+        let what = format!("global/pg_control has {} bytes", file.size);
+        return Err(Error::new(Kind::Damage, what));
+    }
+    bytes_of(job, packs, file)
+}
+
 /// Reads a small file of a backup; `packs` are those of its part of the manifest.
 fn bytes_of(job: &RestoreJob<'_>, packs: &[String], file: &FileEntry) -> Result<Vec<u8>> {
     let doing = || format!("read {} of the backup", file.path.display());
-    let target = TargetFile { path: PathBuf::new(), stored: file, listed: false };
-    let mut regions = layout::regions(std::slice::from_ref(&target));
+    let mut regions = layout::regions(std::iter::once(file));
     regions.sort_by_key(Region::offset);
     let mut frames = FrameReader::new(&job.plan.archive, packs);
     frames.read(&regions).doing(doing)?;

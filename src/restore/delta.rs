@@ -2,60 +2,65 @@
 //! the blocks that are in place already. Whether a block is in place is decided by its hash alone:
 //! times and sizes of files prove nothing.
 
-use super::empty::names;
+use super::access::resolved;
+use super::create::{MAX_DEPTH, is_too_deep};
+use super::empty::{is_nothing, names};
 use super::holes::{between, holes};
 use super::job::RestoreJob;
-use super::layout::Region;
-use super::waldir::check_content;
+use super::layout::{Region, TargetFile};
+use super::owner::Ownership;
+use super::target::{Place, Role, Target};
+use super::waldir::check_content as check_wal;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;
 use crate::error::{Doing, Error, Kind, Result, part};
 use crate::fs::aligned::Aligned;
-use crate::fs::{direct, durable, open_plain};
+use crate::fs::direct;
+use crate::fs::folder::{Folder, kind, set_rights};
 use crate::pg::control::Control;
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::{RESTORING, manifest};
+use rustix::fs::FileType;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Refuses directories that do not hold this cluster, or that contain a foreign directory.
 pub(super) fn check(job: &RestoreJob<'_>) -> Result<()> {
     for root in job.roots() {
         for foreign in &job.options.foreign {
-            if real(foreign)?.starts_with(real(root)?) {
+            if resolved(foreign)?.starts_with(root.real()?) {
                 return Err(Error::new(
                     Kind::Refused,
                     format!(
                         "{} lies in {}, where files that the backup does not have are removed",
                         foreign.display(),
-                        root.display()
+                        root.path.display()
                     ),
                 )
                 .hint("restore into another directory, or move the inner one away"));
             }
         }
     }
-    check_data(job)?;
-    job.tablespaces.values().try_for_each(|root| check_tablespace(root))?;
-    job.waldir.iter().try_for_each(|waldir| check_content(waldir))?;
-    job.roots().try_for_each(check_owned)
+    check_content(job)?;
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    job.roots().filter_map(Target::existing).try_for_each(|folder| check_owned(folder, MAX_DEPTH))
 }
 
-/// Resolves links; a path that does not exist stays as it is.
-fn real(path: &Path) -> Result<PathBuf> {
-    match std::fs::canonicalize(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(path.to_owned()),
-        real => real.doing(|| format!("look at {}", path.display())),
-    }
+/// Refuses directories that do not hold this cluster.
+pub(super) fn check_content(job: &RestoreJob<'_>) -> Result<()> {
+    check_data(job)?;
+    job.tablespaces.iter().try_for_each(|(oid, root)| check_tablespace(job, *oid, root))?;
+    job.waldir.iter().try_for_each(check_wal)
 }
 
 fn check_data(job: &RestoreJob<'_>) -> Result<()> {
     let to = &job.options.to;
-    let names = names(to)?;
-    if names.iter().any(|name| name == RESTORING) || names.iter().all(|name| name == "lost+found") {
+    let names = names(&job.data)?;
+    if names.iter().any(|name| name == RESTORING) || names.iter().all(|name| is_nothing(name)) {
         return Ok(());
     }
     let record = &job.plan.record;
@@ -74,58 +79,83 @@ fn check_data(job: &RestoreJob<'_>) -> Result<()> {
     ))
 }
 
-/// Refuses a directory that holds anything else than directories of clusters, one for each version.
-fn check_tablespace(root: &Path) -> Result<()> {
-    let is_known = |name: &std::ffi::OsString| {
-        name == RESTORING || name == "lost+found" || name.to_string_lossy().starts_with("PG_")
-    };
-    match names(root)?.into_iter().find(|name| !is_known(name)) {
-        None => Ok(()),
-        Some(name) => Err(Error::new(
+/// Refuses a directory that holds anything else than directories of clusters, one for each version,
+/// and one that neither an option names nor the data directory links to.
+fn check_tablespace(job: &RestoreJob<'_>, oid: u32, root: &Target) -> Result<()> {
+    let names = names(root)?;
+    let is_known =
+        |name: &OsString| name == RESTORING || is_nothing(name) || name.to_string_lossy().starts_with("PG_");
+    if let Some(name) = names.iter().find(|name| !is_known(name)) {
+        return Err(Error::new(
             Kind::Refused,
             format!(
                 "{} is not the directory of a tablespace: it contains {}",
-                root.display(),
+                root.path.display(),
                 name.display()
             ),
         )
-        .hint("a tablespace is moved with --tablespace OLD=NEW")),
+        .hint("a tablespace is moved with --tablespace OLD=NEW"));
     }
+    let is_ours = root.is_named || names.iter().any(|name| name == RESTORING);
+    if is_ours || names.iter().all(|name| is_nothing(name)) {
+        return Ok(());
+    }
+    let link =
+        job.data.existing().map(|data| data.link_target(&Path::new("pg_tblspc").join(oid.to_string())));
+    if link.transpose()?.flatten().as_ref() == Some(&root.path) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} has the files of a tablespace, and {} has no link to it in pg_tblspc",
+        root.path.display(),
+        job.options.to.display()
+    );
+    let place = crate::pg::shell::quoted(&root.path.to_string_lossy());
+    Err(Error::new(Kind::Refused, what)
+        .hint(format!("if it belongs to this cluster: --tablespace {oid}={place}")))
 }
 
 /// Returns the number of bytes that the files below a directory take. Files and directories that
 /// cannot be read count as 0.
-pub(super) fn used(directory: &Path) -> u64 {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let of = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => used(&entry.path()),
-        Ok(meta) if meta.is_file() => meta.blocks() * 512,
-        _ => 0,
+pub(super) fn used(folder: &Folder, depth: u32) -> u64 {
+    let names = folder.names().unwrap_or_default();
+    let of = |(name, _): (OsString, FileType)| {
+        let below = Path::new(&name);
+        let Ok(Some(stat)) = folder.entry(below) else {
+            return 0;
+        };
+        match kind(&stat) {
+            FileType::RegularFile => {
+                u64::try_from(stat.st_blocks).map_or(0, |blocks| blocks.saturating_mul(512))
+            }
+            FileType::Directory if depth > 0 => {
+                folder.folder(below).ok().flatten().map_or(0, |inner| used(&inner, depth - 1))
+            }
+            _ => 0,
+        }
     };
-    entries.map(of).sum()
+    names.into_iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// Refuses a directory with files or directories of other users: only root could change them.
-pub(super) fn check_owned(directory: &Path) -> Result<()> {
-    let user = nix::unistd::geteuid();
-    if user.is_root() {
-        return Ok(());
-    }
-    for name in names(directory)? {
-        let path = directory.join(name);
-        let doing = || format!("look at {}", path.display());
-        let meta = match std::fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            meta => meta.doing(doing)?,
+fn check_owned(folder: &Folder, depth: u32) -> Result<()> {
+    let user = rustix::process::geteuid().as_raw();
+    for (name, _) in folder.names()? {
+        let below = Path::new(&name);
+        let Some(stat) = folder.entry(below)? else {
+            continue;
         };
+        let is_directory = kind(&stat) == FileType::Directory;
         // A link, and a file with several links, is removed, which the directory decides.
-        let is_changed = meta.is_dir() || meta.is_file() && meta.nlink() == 1;
-        if is_changed && meta.uid() != user.as_raw() {
-            let what = format!("{} belongs to another user (uid {})", path.display(), meta.uid());
+        let is_changed = is_directory || kind(&stat) == FileType::RegularFile && stat.st_nlink == 1;
+        if is_changed && stat.st_uid != user {
+            let path = folder.path().join(below);
+            let what = format!("{} belongs to another user (uid {})", path.display(), stat.st_uid);
             return Err(Error::new(Kind::Refused, what).hint("restore as root, or as the owner of all files"));
         }
-        if meta.is_dir() {
-            check_owned(&path)?;
+        if is_directory && let Some(inner) = folder.folder(below)? {
+            let left = depth.checked_sub(1).ok_or_else(|| is_too_deep(&inner))?;
+            check_owned(&inner, left)?;
         }
     }
     Ok(())
@@ -134,8 +164,13 @@ pub(super) fn check_owned(directory: &Path) -> Result<()> {
 /// Removes the control file, so that no server can start from here on, and then all files and
 /// directories that the backup does not have. Has the names of all files of the backup in memory.
 pub(super) fn clear(job: &RestoreJob<'_>) -> Result<()> {
-    durable::remove_file(&job.options.to.join("global/pg_control"))?;
-    let mut expected: HashMap<PathBuf, bool> = HashMap::new();
+    let data = job.data.folder()?;
+    if let Some(global) = data.folder(Path::new("global"))?
+        && global.remove("pg_control")?
+    {
+        global.sync()?;
+    }
+    let mut expected: HashMap<Place, bool> = HashMap::new();
     manifest::read(&job.plan.archive, &job.plan.record, |part| {
         for entry in &part.entries {
             match entry {
@@ -148,42 +183,51 @@ pub(super) fn clear(job: &RestoreJob<'_>) -> Result<()> {
         }
         Ok(())
     })?;
-    let strays = Strays { job, expected };
-    job.roots().try_for_each(|root| strays.remove_from(root))
+    let strays = Strays { expected };
+    job.roots().try_for_each(|root| {
+        let place = Place { role: root.role, below: Path::new("").to_owned() };
+        strays.remove_from(root.folder()?, &place, MAX_DEPTH)
+    })
 }
 
 /// Removes files and directories that the backup does not have.
-struct Strays<'a> {
-    job: &'a RestoreJob<'a>,
-    /// Paths that the backup has, and whether each is a directory.
-    expected: HashMap<PathBuf, bool>,
+struct Strays {
+    /// Places that the backup has, and whether each is a directory.
+    expected: HashMap<Place, bool>,
 }
 
-impl Strays<'_> {
-    fn remove_from(&self, directory: &Path) -> Result<()> {
-        for name in names(directory)? {
-            let path = directory.join(&name);
-            let doing = || format!("remove {}", path.display());
-            let expected = self.expected.get(&path);
-            let is_root = |directory: &Path| self.job.roots().any(|root| root == directory);
-            let is_foreign =
-                expected.is_none() && self.job.tablespaces.values().any(|root| root == directory);
-            if is_root(directory) && (name == RESTORING || name == "lost+found" || is_foreign) {
-                continue;
+impl Strays {
+    fn remove_from(&self, folder: &Folder, directory: &Place, depth: u32) -> Result<()> {
+        for (name, _) in folder.names()? {
+            let below = Path::new(&name);
+            let place = Place { role: directory.role, below: directory.below.join(below) };
+            let expected = self.expected.get(&place).copied();
+            if directory.below.as_os_str().is_empty() {
+                // The directory of another version in a tablespace belongs to another cluster.
+                let is_foreign = expected.is_none() && matches!(directory.role, Role::Tablespace(_));
+                if name == RESTORING || name == "lost+found" || is_foreign {
+                    continue;
+                }
             }
-            let meta = std::fs::symlink_metadata(&path).doing(doing)?;
-            match expected {
-                Some(true) if meta.is_dir() => self.remove_from(&path)?,
+            let Some(stat) = folder.entry(below)? else {
+                continue;
+            };
+            match (expected, kind(&stat)) {
+                (Some(true), FileType::Directory) => {
+                    if let Some(inner) = folder.folder(below)? {
+                        let left = depth.checked_sub(1).ok_or_else(|| is_too_deep(&inner))?;
+                        self.remove_from(&inner, &place, left)?;
+                    }
+                }
                 // A file with several hard links is removed, so that it is not changed under its
                 // other names.
-                Some(false) if meta.is_file() && meta.nlink() == 1 => {}
-                _ if meta.is_dir() => std::fs::remove_dir_all(&path).doing(doing)?,
-                _ => {
-                    if meta.is_symlink() && expected.is_some() {
-                        let what = format!("{} was a link; its target stays as it is", path.display());
-                        tracing::info!("{what}");
+                (Some(false), FileType::RegularFile) if stat.st_nlink == 1 => {}
+                (_, kind) => {
+                    if kind == FileType::Symlink && expected.is_some() {
+                        let path = folder.path().join(below);
+                        tracing::info!("{} was a link; its target stays as it is", path.display());
                     }
-                    std::fs::remove_file(&path).doing(doing)?;
+                    folder.remove_tree(&name)?;
                 }
             }
         }
@@ -191,20 +235,17 @@ impl Strays<'_> {
     }
 }
 
-/// Opens an existing file and gives it the length of the stored one. Returns the file and the
-/// length that it had; `None` when it does not exist.
-pub(super) fn open(path: &Path, stored: &FileEntry) -> Result<Option<(File, u64)>> {
+/// Opens an existing file, and gives it the length, owner and mode of the stored one. Returns the
+/// file and the length that it had; `None` when it does not exist. What is in its place and may not
+/// be changed is removed.
+pub(super) fn open(target: &TargetFile<'_>, ownership: &Ownership) -> Result<Option<(File, u64)>> {
+    let (path, stored) = (&target.path, target.stored);
     let doing = || format!("compare {}", path.display());
-    match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        meta => {
-            if !meta.doing(doing)?.is_file() {
-                return Err(Error::new(Kind::Refused, "it is not a regular file").doing(doing()));
-            }
-        }
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
-    let file = open_plain(path, File::options().read(true).write(true)).doing(doing)?;
+    let Some(file) = target.open(ownership)? else {
+        target.remove()?;
+        return Ok(None);
+    };
+    set_rights(&file, target.rights.file, &target.rights).doing(doing)?;
     let length = file.metadata().doing(doing)?.len();
     if length > stored.size {
         file.set_len(stored.size).doing(doing)?;

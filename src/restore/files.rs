@@ -1,7 +1,6 @@
 //! Writes files out of packs, in the order of their frames in the packs, on several threads. Every
 //! block is compared with its hash before it is written.
 
-use super::create::{create, set_mode};
 use super::delta;
 use super::frames::FrameReader;
 use super::holes::{between, holes};
@@ -11,11 +10,10 @@ use super::sums::FileSums;
 use crate::codec::compress::FRAME;
 use crate::error::{Doing, Error, Result, part};
 use crate::fs::aligned::Aligned;
-use crate::fs::{direct, open_plain};
+use crate::fs::direct;
 use crate::progress::Progress;
 use crate::repo::Archive;
 use crate::runtime::thread;
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -52,7 +50,7 @@ impl FileWriting<'_> {
     /// Writes all targets. The first error ends the work.
     pub fn run(&self) -> Result<WrittenFiles> {
         let holes: Vec<Vec<Range<u64>>> = self.targets.iter().map(|target| holes(target.stored)).collect();
-        let mut regions = layout::regions(self.targets);
+        let mut regions = layout::regions(self.targets.iter().map(|target| target.stored));
         regions.retain(|region| !is_in_hole(&holes, region));
         let max = if self.delta { layout::MAX_COMPARE_BATCH } else { layout::MAX_WRITE_BATCH };
         let batches = layout::batches(&regions, max);
@@ -82,10 +80,6 @@ impl FileWriting<'_> {
             done
         };
         thread::share(threads, "write", thread)?;
-        for target in self.targets {
-            self.ownership.give(&target.path, &target.stored.owner)?;
-            set_mode(&target.path, target.stored.mode)?;
-        }
         Ok(WrittenFiles { kept: state.kept.into_inner(), sums: state.sums.finish(self.targets) })
     }
 
@@ -97,12 +91,12 @@ impl FileWriting<'_> {
             return Ok(None);
         }
         if self.delta
-            && let Some((_, length)) = delta::open(&target.path, target.stored)?
+            && let Some((_, length)) = delta::open(target, self.ownership)?
         {
             return Ok(Some(length));
         }
         let (path, size) = (&target.path, target.stored.size);
-        direct::allocate(&create(path)?, path, size, &between(holes, size))?;
+        direct::allocate(&target.create()?, path, size, &between(holes, size))?;
         Ok(None)
     }
 }
@@ -124,8 +118,7 @@ impl WriteState<'_> {
         let files = self.writing.targets.iter().zip(holes).zip(&self.existing).enumerate();
         for (number, ((target, holes), existing)) in files.filter(|(_, ((_, holes), _))| !holes.is_empty()) {
             (self.writing.check)()?;
-            let file = existing.map(|_| open_plain(&target.path, File::options().read(true).write(true)));
-            let file = file.transpose().doing(|| format!("open {}", target.path.display()))?;
+            let file = existing.map(|_| target.reopen(self.writing.ownership)).transpose()?;
             for hole in holes {
                 // A new file has its holes already.
                 if let Some(file) = &file
@@ -191,7 +184,7 @@ impl<'a> RegionWriter<'a> {
         let WriteState { writing, existing, sums, kept, .. } = self.state;
         let target = target(writing, region)?;
         let length = if region.is_file {
-            delta::open(&target.path, target.stored)?.map(|(file, length)| {
+            delta::open(target, writing.ownership)?.map(|(file, length)| {
                 let file = direct::DirectTarget::new(&target.path, file, writing.scratch);
                 self.open = Some((region.target, file));
                 length
@@ -232,7 +225,7 @@ impl<'a> RegionWriter<'a> {
         let bytes = self.frames.bytes(region, target.stored, &mut self.buffer)?;
         if region.is_file {
             let doing = || format!("write {}", target.path.display());
-            create(&target.path)?.write_all_at(bytes, region.offset()).doing(doing)?;
+            target.create()?.write_all_at(bytes, region.offset()).doing(doing)?;
         } else {
             open_target(&mut self.open, writing, region)?.write(bytes, region.offset())?;
         }
@@ -258,10 +251,9 @@ fn open_target<'o, 'a>(
     let (number, file) = match open.take().filter(|(number, _)| *number == region.target) {
         Some(open) => open,
         None => {
-            let path = &target(writing, region)?.path;
-            let file = open_plain(path, File::options().read(true).write(true));
-            let file = file.doing(|| format!("open {}", path.display()))?;
-            (region.target, direct::DirectTarget::new(path, file, writing.scratch))
+            let target = target(writing, region)?;
+            let file = target.reopen(writing.ownership)?;
+            (region.target, direct::DirectTarget::new(&target.path, file, writing.scratch))
         }
     };
     Ok(&mut open.insert((number, file)).1)

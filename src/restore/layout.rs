@@ -9,6 +9,7 @@
 
 use crate::codec::compress::FRAME;
 use crate::fs::aligned::ALIGNMENT;
+use crate::fs::folder::{Folder, Rights};
 use crate::repo::entry::{Extent, FileEntry};
 use crate::repo::ranges::{GAP, READ, WantedBlocks};
 use std::collections::BTreeSet;
@@ -25,7 +26,12 @@ pub(super) const MAX_COMPARE_BATCH: u64 = 16 << 20;
 
 /// A file to be written.
 pub struct TargetFile<'a> {
+    /// Directory that is restored into, and path of the file below it.
+    pub folder: &'a Folder,
+    pub below: PathBuf,
+    /// Absolute path, for messages.
     pub path: PathBuf,
+    pub rights: Rights,
     pub stored: &'a FileEntry,
     /// Whether `backup_manifest` lists the file with the content that it has in the backup.
     pub listed: bool,
@@ -123,10 +129,9 @@ pub(super) fn is_one_region(stored: &FileEntry) -> bool {
 }
 
 /// Returns the regions of all files, in the order of their main frames.
-pub fn regions(targets: &[TargetFile<'_>]) -> Vec<Region> {
+pub fn regions<'a>(files: impl Iterator<Item = &'a FileEntry>) -> Vec<Region> {
     let mut regions: Vec<Region> = Vec::new();
-    for (number, target) in targets.iter().enumerate() {
-        let stored = target.stored;
+    for (number, stored) in files.enumerate() {
         let whole = blocks_of_region(stored);
         for (blocks, extent) in stored.extents() {
             let mut begin = blocks.start;

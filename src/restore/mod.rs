@@ -18,6 +18,7 @@ mod job;
 mod layout;
 mod locate;
 mod mapping;
+mod marker;
 mod options;
 mod owner;
 mod partial;
@@ -29,6 +30,7 @@ mod run;
 mod space;
 mod stop;
 mod sums;
+mod target;
 mod waldir;
 mod write;
 

@@ -1,5 +1,6 @@
 //! Input and result of a restore.
 
+use crate::fs::folder::Folder;
 use crate::progress::{Cancel, Progress};
 use crate::repo::active::Announcement;
 use crate::repo::record::Database;
@@ -52,6 +53,8 @@ pub struct Options {
 
 /// Result of a restore.
 pub struct Restored {
+    /// The data directory.
+    pub(crate) data: Folder,
     pub bytes: u64,
     pub files: u64,
     /// Bytes that were in place before the restore.

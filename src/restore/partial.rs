@@ -8,13 +8,11 @@
 //! (`log_invalid_page` in PostgreSQL's `xlogutils.c`). The setting would also hide damage of the
 //! restored databases after recovery, so `recovery_end_command` removes it.
 
-use super::create::create;
+use super::layout::TargetFile;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::relation::{FIRST_OF_USERS, RelationDirectory};
 use crate::repo::record::{Database, Record};
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::path::Path;
 
 const IGNORE_INVALID_PAGES: &str = "ignore_invalid_pages";
 const RECOVERY_END_COMMAND: &str = "recovery_end_command";
@@ -81,13 +79,9 @@ impl ChosenDatabases {
     }
 }
 
-/// Creates a sparse file of this size, in place of any file that exists.
-pub(super) fn make_empty(path: &Path, size: u64) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            return Err(Error::io(format!("remove {}", path.display()), &e));
-        }
-        _ => {}
-    }
-    create(path)?.set_len(size).doing(|| format!("give {} its size", path.display()))
+/// Creates a sparse file of the size of the stored one, in place of any file that exists.
+pub(super) fn make_empty(target: &TargetFile<'_>) -> Result<()> {
+    target.remove()?;
+    let size = target.stored.size;
+    target.create()?.set_len(size).doing(|| format!("give {} its size", target.path.display()))
 }

@@ -3,23 +3,28 @@
 //!
 //! Nothing that can be found out before the first byte is written may be checked later.
 
-use super::access::{check_entries, check_surroundings, check_unlinked, check_writable};
+use super::access::{check_entries, check_surroundings, check_unlinked, check_unnamed, check_writable};
 use super::contents::BackupContents;
 use super::delta;
-use super::empty::check_empty;
+use super::empty::{Emptiness, check_empty, resumes_config};
 use super::job::RestoreJob;
+use super::marker;
 use super::options::Options;
+use super::owner::Ownership;
 use super::plan::RestorePlan;
 use super::recovery::RecoverySettings;
 use super::replayed::{Replayed, check_original, raised_settings};
 use super::space::{self, SpaceNeed};
+use super::target::Place;
 use super::waldir::check_unused;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::running::{data_directories, refuse_running};
 use crate::progress;
 use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::lock::Lock;
 use crate::repo::record::OutsideFile;
+use rustix::fs::Stat;
 use std::path::{Path, PathBuf};
 
 /// A restore that passed all checks. Nothing has been written.
@@ -82,7 +87,12 @@ pub fn prepare<'a>(
     let announced = announce(plan, options).doing(doing)?;
     progress::step("reading the manifest");
     let contents = BackupContents::read(&job).doing(doing)?;
-    let owner = check_owners(&job, &contents).doing(doing)?;
+    job.size = contents.size;
+    let ownership = check_owners(&contents).doing(doing)?;
+    job.roots().try_for_each(|root| check_unnamed(root, &ownership)).doing(doing)?;
+    let owner = ownership.ids();
+    job.ownership = Some(ownership);
+    job.resumes_config = resumes_config(&job).doing(doing)?;
     check_config(&job, &contents).doing(doing)?;
     let needs = space::needs(&job, &contents).doing(doing)?;
     needs.iter().try_for_each(SpaceNeed::check).doing(doing)?;
@@ -120,11 +130,13 @@ fn check_replay(
         }
         None => check_original(job)?,
     }
-    notes.new_tablespaces = job.new_tablespaces.clone().into_iter().collect();
+    notes.new_tablespaces =
+        job.new_tablespaces.iter().map(|(oid, target)| (*oid, target.path.clone())).collect();
     notes.raised = raised_settings(contents, replayed.as_ref());
     job.settings.extend(notes.raised.iter().map(|(name, value, _)| (*name, value.to_string())));
     let settings = &job.plan.record.settings;
-    notes.missing = settings.outside.iter().filter(|file| !Path::new(&file.path).exists()).cloned().collect();
+    let is_there = |file: &&OutsideFile| matches!(named::stat(Path::new(&file.path)), Ok(Some(_)));
+    notes.missing = settings.outside.iter().filter(|file| !is_there(file)).cloned().collect();
     if Path::new(&settings.data_directory) != job.options.to {
         notes.old_paths = contents.configuration.below(Path::new(&settings.data_directory));
         notes
@@ -177,50 +189,75 @@ fn check_directories(job: &RestoreJob<'_>, data_directories: &[PathBuf]) -> Resu
     if !options.scratch {
         job.roots().try_for_each(|root| check_surroundings(root, &options.foreign))?;
     }
-    let lock = options.to.is_dir().then(|| Lock::wait_for(&options.to, options.wait)).transpose()?;
+    let lock = marker::lock(&job.data, options.wait)?;
     refuse_running(&options.to)?;
     for (oid, place) in &job.tablespaces {
-        check_unlinked(*oid, place, &options.to, data_directories)?;
+        check_unlinked(*oid, place, &job.data, data_directories)?;
     }
-    job.waldir.iter().try_for_each(|waldir| check_unused(waldir, &options.to, data_directories))?;
+    job.waldir.iter().try_for_each(|waldir| check_unused(waldir, &job.data, data_directories))?;
     if options.delta {
         delta::check(job)?;
-    } else {
-        job.roots().try_for_each(check_empty)?;
     }
+    check_content(job)?;
     Ok(lock)
 }
 
-/// Refuses owners that do not exist on this machine. Returns the ids of the data directory's owner.
-fn check_owners(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<(u32, u32)> {
-    contents.owners.iter().try_for_each(|owner| job.ownership.check(owner))?;
-    let Some(owner) = &contents.owner else {
+/// Checks what the directories contain, and returns their states in order.
+pub(super) fn check_content(job: &RestoreJob<'_>) -> Result<Vec<Emptiness>> {
+    if job.options.delta {
+        delta::check_content(job)?;
+        // Nothing in them is removed because of its directory.
+        return Ok(job.roots().map(|_| Emptiness::Empty).collect());
+    }
+    job.roots().map(|root| check_empty(job, root)).collect()
+}
+
+/// Refuses owners that do not exist on this machine.
+fn check_owners(contents: &BackupContents) -> Result<Ownership> {
+    let Some(data) = &contents.data else {
         return Err(Error::new(Kind::Damage, "the backup has no data directory"));
     };
-    if let Some(user) = job.ownership.keeper(owner) {
+    let ownership = Ownership::new(data)?;
+    if let Some(user) = ownership.keeper() {
         progress::warn(
             &Error::new(
                 Kind::Problem,
                 format!(
                     "the cluster belonged to {}, but the restored files will belong to {user}",
-                    owner.owner
+                    ownership.recorded()
                 ),
             )
             .hint("the server has to run as the owner of its files: restore as root or as that user"),
         );
     }
-    job.ownership.owner(owner)
+    Ok(ownership)
 }
 
 /// Refuses places of configuration files that exist or cannot be created.
 fn check_config(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<()> {
-    for place in &contents.config {
-        let is_there = std::fs::symlink_metadata(place).is_ok();
-        if is_there && !job.options.delta {
-            return Err(Error::new(Kind::Refused, format!("{} exists already", place.display()))
+    let Some(config) = &job.config else {
+        return Ok(());
+    };
+    check_entries(config.nearest())?;
+    let Some(folder) = config.existing() else {
+        return Ok(());
+    };
+    for Place { below, .. } in &contents.config {
+        let existing = folder.entry(below)?;
+        // What an earlier restore wrote is written again.
+        let is_own =
+            |stat: &Stat| job.resumes_config && job.ownership().is_ok_and(|own| own.may_change(stat));
+        if existing.is_some_and(|stat| !job.options.delta && !is_own(&stat)) {
+            let what = format!("{} exists already", config.path.join(below).display());
+            return Err(Error::new(Kind::Refused, what)
                 .hint("give --config-dir a directory that is empty or does not exist"));
         }
-        place.parent().map_or(Ok(()), check_entries)?;
+        for above in below.ancestors().skip(1) {
+            if let Some(above) = folder.folder(above)? {
+                check_entries(&above)?;
+                break;
+            }
+        }
     }
     Ok(())
 }

@@ -2,18 +2,22 @@
 //! written: settings that the WAL needs, tablespaces that it creates, and whether the target is in
 //! it. All WAL that recovery replays is read once.
 
-use super::access::{check_surroundings, check_unlinked, check_writable};
+use super::access::{check_surroundings, check_unlinked, check_unnamed, check_writable};
 use super::contents::BackupContents;
+use super::empty::names;
 use super::job::RestoreJob;
 use super::locate::SUBTRANSACTION;
+use super::mapping;
 use super::stop::RecoveryTarget;
+use super::target::{Role, Target};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::record::{Meaning, Parameters};
+use crate::pg::shell::quoted;
 use crate::progress;
 use crate::repo::replay::{ReplayFacts, ReplayStep, RestorePoint};
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -136,42 +140,15 @@ impl Replayed {
         &self,
         job: &RestoreJob<'_>,
         data_directories: &[PathBuf],
-    ) -> Result<BTreeMap<u32, PathBuf>> {
-        let options = job.options;
+    ) -> Result<BTreeMap<u32, Target>> {
         let mut new = BTreeMap::new();
         for (oid, location) in &self.tablespaces {
-            let refused = |reason: String| {
-                Err(Error::new(
-                    Kind::Refused,
-                    format!(
-                        "tablespace {oid} was created after backup {}: recovery would write into {}, {reason}",
-                        job.plan.record.id,
-                        location.display()
-                    ),
-                )
-                .hint("take a new backup and restore that, restore on another machine, or choose a target before the tablespace was created; --allow-new-tablespaces restores all the same"))
-            };
-            if options.allow_new_tablespaces {
+            if job.options.allow_new_tablespaces {
                 continue;
             }
-            if job.tablespaces.get(oid).is_some_and(|place| place != location) {
-                return refused("whatever --tablespace says".to_owned());
-            }
-            if check_unlinked(*oid, location, &options.to, data_directories).is_err() {
-                return refused("which is a tablespace of another data directory".to_owned());
-            }
-            let version = |name: &OsStr| name.to_string_lossy().starts_with("PG_");
-            let is_original = options.original.as_ref() == Some(&options.to);
-            let has_files = std::fs::read_dir(location).into_iter().flatten().flatten();
-            if !is_original && has_files.into_iter().any(|entry| version(&entry.file_name())) {
-                return refused("which has the files of a tablespace".to_owned());
-            }
-            check_writable(location)?;
-            if !location.starts_with(&options.to) {
-                check_surroundings(location, &options.foreign)?;
-            }
+            let target = check_tablespace(job, *oid, location, data_directories)?;
             if !job.tablespaces.contains_key(oid) {
-                new.insert(*oid, location.clone());
+                new.insert(*oid, target);
             }
         }
         if !self.is_bounded {
@@ -179,6 +156,52 @@ impl Replayed {
         }
         Ok(new)
     }
+}
+
+/// Opens the location of a tablespace that the WAL creates. Refuses one in which recovery would
+/// destroy something, and for root one that the owner of the files could not create.
+fn check_tablespace(
+    job: &RestoreJob<'_>,
+    oid: u32,
+    location: &Path,
+    data_directories: &[PathBuf],
+) -> Result<Target> {
+    let options = job.options;
+    let refused = |reason: &str| {
+        Err(Error::new(
+            Kind::Refused,
+            format!(
+                "tablespace {oid} was created after backup {}: recovery would write into {}, {reason}",
+                job.plan.record.id,
+                location.display()
+            ),
+        )
+        .hint("take a new backup and restore that, restore on another machine, or choose a target before the tablespace was created; --allow-new-tablespaces restores all the same"))
+    };
+    if job.tablespaces.get(&oid).is_some_and(|place| place.path != location) {
+        return refused("whatever --tablespace says");
+    }
+    let target = mapping::open(Role::Tablespace(oid), location, false)?;
+    if check_unlinked(oid, &target, &job.data, data_directories).is_err() {
+        return refused("which is a tablespace of another data directory");
+    }
+    let is_original = options.original.as_ref() == Some(&options.to);
+    let has_files = names(&target)?.iter().any(|name| name.to_string_lossy().starts_with("PG_"));
+    if !is_original && has_files {
+        return refused("which has the files of a tablespace");
+    }
+    check_writable(&target)?;
+    if !location.starts_with(&options.to) {
+        check_surroundings(&target, &options.foreign)?;
+    }
+    if check_unnamed(&target, job.ownership()?).is_err() {
+        let path = quoted(&location.to_string_lossy());
+        let owner = job.ownership()?.recorded();
+        return refused("which root does not create").map_err(|error: Error| {
+            error.with_hint(format!("if that is the right place: install -d -m 0700 -o {owner} {path}"))
+        });
+    }
+    Ok(target)
 }
 
 /// Refuses a plan when the original has tablespaces that were created after the backup and may be in
@@ -197,24 +220,24 @@ fn refuse_new_tablespaces(original: &Path, job: &RestoreJob<'_>) -> Result<()> {
     let record = &job.plan.record;
     let known = |oid: u32| record.tablespaces.iter().any(|known| known.tablespace.oid == oid);
     let directory = original.join("pg_tblspc");
-    let unseen = |e: std::io::Error| {
-        Error::io(format!("look for new tablespaces in {}", directory.display()), &e)
+    let unseen = |error: Error| {
+        error
+            .doing(format!("look for new tablespaces in {}", directory.display()))
             .hint("--allow-new-tablespaces restores without having looked")
     };
-    let entries = match std::fs::read_dir(&directory) {
+    let entries = match named::list(&directory) {
         // Missing, or owned by a user whose tablespaces this one cannot write to either.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(()),
-        entries => entries.map_err(unseen)?,
+        Ok(None) => return Ok(()),
+        Err(error) if error.kind() == Kind::Denied => return Ok(()),
+        entries => entries.map_err(unseen)?.unwrap_or_default(),
     };
-    for entry in entries {
-        let entry = entry.map_err(unseen)?;
-        let Some(oid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+    for (name, _) in entries {
+        let Some(oid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        let location = match std::fs::read_link(entry.path()) {
-            // A directory in its place, or dropped meanwhile.
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => continue,
-            location => location.map_err(unseen)?,
+        // A directory in its place, or dropped meanwhile.
+        let Some(location) = named::link_target(&directory.join(&name)).map_err(unseen)? else {
+            continue;
         };
         if !known(oid) {
             return Err(Error::new(

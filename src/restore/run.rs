@@ -1,15 +1,15 @@
 //! A restore from beginning to end.
 
 use super::delta;
-use super::empty::{OVERWRITES, check_empty, clear};
+use super::empty::clear;
 use super::job::RestoreJob;
-use super::mapping::device_of;
+use super::marker;
 use super::options::Restored;
-use super::preflight::Prepared;
+use super::preflight::{Prepared, check_content};
+use super::target::Target;
 use super::write::{ClusterWriter, UnfinishedCluster};
-use crate::error::{Doing, Error, Result};
-use crate::fs::durable::{self, FileSystem};
-use crate::fs::folder::{self, Folder};
+use crate::error::{Doing, Result};
+use crate::fs::durable::FileSystem;
 use crate::progress;
 use crate::repo::RESTORING;
 use crate::repo::lock::Lock;
@@ -44,9 +44,8 @@ impl Prepared<'_> {
 }
 
 fn restore(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Restored> {
-    let lock = create_directories(job, lock)?;
+    let lock = begin(job, lock)?;
     let file_systems = file_systems(job)?;
-    write_markers(job)?;
     if job.options.delta {
         progress::step("removing files that the backup does not have");
         delta::clear(job)?;
@@ -56,52 +55,50 @@ fn restore(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Restored> {
     if !job.options.scratch {
         progress::step("syncing");
         file_systems.iter().try_for_each(FileSystem::sync)?;
-        job.roots().try_for_each(durable::sync_parent)?;
+        job.roots().try_for_each(|root| root.folder()?.parent()?.sync())?;
     }
     // From here on a server can start on the data directory.
-    cluster.write_control(&job.ownership)?;
-    for path in job.roots() {
-        durable::remove_file(&path.join(RESTORING))?;
+    cluster.write_control(job)?;
+    // The one in the data directory is the last.
+    for folder in job.roots().collect::<Vec<_>>().into_iter().rev().map(Target::folder) {
+        let folder = folder?;
+        if folder.remove(RESTORING)? {
+            folder.sync()?;
+        }
     }
     drop(lock);
     Ok(cluster.report)
 }
 
-/// Empties the directories that an earlier restore left unfinished, creates the others, and locks
-/// the data directory.
-fn create_directories(job: &RestoreJob<'_>, lock: Option<Lock>) -> Result<Lock> {
+/// Creates the directories, locks the data directory, marks all as unfinished, and empties those
+/// that an earlier restore left unfinished. The data directory is marked before anything else is
+/// written or removed.
+fn begin(job: &RestoreJob<'_>, mut held: Option<Lock>) -> Result<Lock> {
     let options = job.options;
-    if !options.delta {
-        for root in job.roots().filter(|root| root.join(RESTORING).exists()) {
-            clear(root)?;
+    let rights = job.ownership()?.own();
+    job.roots().try_for_each(|root| root.make(&rights))?;
+    let text = job.marker();
+    let (lock, states) = loop {
+        if held.is_none() {
+            held = marker::lock(&job.data, options.wait)?;
         }
-    }
-    for path in job.roots() {
-        durable::create_dirs(path, 0o700)?;
-    }
-    match lock {
-        Some(lock) => Ok(lock),
-        // It did not exist before.
-        None => {
-            let lock = Lock::wait_for(&options.to, options.wait)?;
-            if !options.delta {
-                job.roots().try_for_each(check_empty)?;
-            }
-            Ok(lock)
+        let states = check_content(job)?;
+        if let Some(lock) = marker::write(job.data.folder()?, &text, &rights, held.take())? {
+            break (lock, states);
         }
+    };
+    for root in job.roots().skip(1) {
+        root.folder()?.put(RESTORING, text.as_bytes(), &rights)?;
     }
-}
-
-/// Marks every directory as unfinished, before anything else is written.
-fn write_markers(job: &RestoreJob<'_>) -> Result<()> {
-    let over = if job.options.delta { OVERWRITES } else { "" };
-    let text = format!("{}\n{over}\n", job.plan.record.id);
-    job.roots().try_for_each(|root| folder::write_replacing(&root.join(RESTORING), text.as_bytes(), 0o600))
+    for (root, state) in job.roots().zip(states) {
+        clear(root, state)?;
+    }
+    Ok(lock)
 }
 
 /// Writes everything except for the control file, while another thread flushes.
 fn write(job: &RestoreJob<'_>, file_systems: &[FileSystem]) -> Result<UnfinishedCluster> {
-    job.options.progress.set(0, job.plan.record.size);
+    job.options.progress.set(0, job.size);
     let (writing, written) = bounded(0);
     thread::scope(|scope| {
         let flushing = scope.spawn("flush", || flush(job, file_systems, &written))?;
@@ -116,10 +113,9 @@ fn write(job: &RestoreJob<'_>, file_systems: &[FileSystem]) -> Result<Unfinished
 /// File systems of the directories; empty for a `scratch` restore, which is not synced.
 fn file_systems(job: &RestoreJob<'_>) -> Result<Vec<FileSystem>> {
     let mut found = BTreeMap::new();
-    for path in job.roots().filter(|_| !job.options.scratch) {
-        if let Entry::Vacant(place) = found.entry(device_of(path)?) {
-            let folder = Folder::root(path)?.ok_or_else(|| Error::defect("a directory that is gone"))?;
-            place.insert(FileSystem::of(&folder)?);
+    for root in job.roots().filter(|_| !job.options.scratch) {
+        if let Entry::Vacant(place) = found.entry(root.device()?) {
+            place.insert(FileSystem::of(root.folder()?)?);
         }
     }
     Ok(found.into_values().collect())

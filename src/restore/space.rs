@@ -1,12 +1,13 @@
 //! Space that a restore needs in each file system.
 
 use super::contents::{BackupContents, Volume};
+use super::create::MAX_DEPTH;
 use super::delta;
 use super::job::RestoreJob;
-use super::mapping::{device_of, existing};
+use super::target::Target;
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Space that a restore needs in a file system.
 pub struct SpaceNeed {
@@ -40,46 +41,48 @@ impl SpaceNeed {
 /// Returns the space that a restore needs, by file system.
 pub(super) fn needs(job: &RestoreJob<'_>, contents: &BackupContents) -> Result<Vec<SpaceNeed>> {
     let record = &job.plan.record;
-    let mut needed: BTreeMap<u64, (Volume, &Path)> = BTreeMap::new();
-    let mut add = |path, more: Volume| -> Result<()> {
-        let device = device_of(existing(path))?;
-        let (volume, _) = needed.entry(device).or_insert((Volume::default(), path));
-        volume.bytes += more.bytes;
-        volume.files += more.files;
+    let mut needed: BTreeMap<u64, (Volume, &Target)> = BTreeMap::new();
+    let mut add = |target, more: Volume| -> Result<()> {
+        let (volume, _) = needed.entry(Target::device(target)?).or_insert((Volume::default(), target));
+        volume.bytes = volume.bytes.saturating_add(more.bytes);
+        volume.files = volume.files.saturating_add(more.files);
         Ok(())
     };
     for (tablespace, volume) in &contents.volumes {
-        let place = tablespace.and_then(|oid| job.tablespaces.get(&oid)).unwrap_or(&job.options.to);
-        add(place, *volume)?;
+        add(tablespace.and_then(|oid| job.tablespaces.get(&oid)).unwrap_or(&job.data), *volume)?;
     }
-    let files =
-        record.wal.last.number(record.segment_size) + 1 - record.wal.first.number(record.segment_size);
-    let waldir = job.waldir.as_ref().unwrap_or(&job.options.to);
-    add(waldir, Volume { bytes: files * record.segment_size.bytes(), files })?;
-    needed.into_values().map(|(volume, path)| need_in(job, volume, path)).collect()
+    job.config.iter().try_for_each(|config| add(config, contents.config_volume))?;
+    let (first, last) = (record.wal.first, record.wal.last);
+    let files = last.number(record.segment_size).saturating_sub(first.number(record.segment_size));
+    let files = files.saturating_add(1);
+    let bytes = files.saturating_mul(record.segment_size.bytes());
+    add(job.waldir.as_ref().unwrap_or(&job.data), Volume { bytes, files })?;
+    needed.into_values().map(|(volume, target)| need_in(job, volume, target)).collect()
 }
 
-/// Space that is needed in the file system of a path. A delta restore reuses the space of the
+/// Space that is needed in the file system of a directory. A delta restore reuses the space of the
 /// existing files.
-fn need_in(job: &RestoreJob<'_>, volume: Volume, path: &Path) -> Result<SpaceNeed> {
+fn need_in(job: &RestoreJob<'_>, volume: Volume, target: &Target) -> Result<SpaceNeed> {
     let Volume { bytes, files } = volume;
     let (needed, files) = if job.options.delta {
-        let device = device_of(existing(path))?;
-        let mut used = 0;
+        let device = target.device()?;
+        let mut reused: u64 = 0;
         for root in job.roots() {
-            if device_of(existing(root))? == device {
-                used += delta::used(root);
+            if root.device()? == device {
+                let used = root.existing().map_or(0, |folder| delta::used(folder, MAX_DEPTH));
+                reused = reused.saturating_add(used);
             }
         }
         // Files that are removed may be larger than the backup; most files are there already.
-        (bytes.saturating_sub(used), 0)
+        (bytes.saturating_sub(reused), 0)
     } else {
         (bytes, files)
     };
-    let path = existing(path).to_owned();
-    let stat = rustix::fs::statvfs(&path)
+    let path = target.nearest().path().to_owned();
+    let stat = rustix::fs::fstatvfs(target.nearest())
         .map_err(|e| Error::io(format!("look at the file system of {}", path.display()), &e.into()))?;
     // A file system that creates inodes on demand reports none.
     let free_files = (stat.f_files > 0).then_some(stat.f_favail);
-    Ok(SpaceNeed { needed, free: stat.f_bavail * stat.f_frsize, files, free_files, path })
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Ok(SpaceNeed { needed, free, files, free_files, path })
 }

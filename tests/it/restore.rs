@@ -11,6 +11,7 @@ mod places;
 mod preflight;
 mod refused;
 mod replayed;
+mod root;
 mod scattered;
 mod settings;
 mod targets;

@@ -4,6 +4,8 @@
 
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::control::Control;
@@ -15,21 +17,34 @@ use crate::pg::segment::TimelineId;
 use crate::progress;
 use crate::restore::{Action, RecoverySettings, RecoveryTarget, RestorePlan};
 use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Interval between looks at the server's files.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Maximum time until the server writes its `postmaster.pid`.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time of a query to a paused server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Number of lines of the server's log to show.
 const MAX_LOG_LINES: usize = 8;
+
+/// Name of the server's log in the data directory.
+const LOG: &str = "walkeep.log";
+
+/// Maximum size in bytes of the log and of other files of the server that are read.
+const MAX_LOG: u64 = 256 << 20;
+
+/// The restored data directory, the user and the group that own it, and the settings with which its
+/// server is started.
+pub struct Server<'a> {
+    pub data: &'a Folder,
+    pub owner: (u32, u32),
+    pub programs: &'a Programs,
+    pub settings: Vec<String>,
+}
 
 /// End of a recovery.
 pub struct RecoveryEnd {
@@ -50,21 +65,19 @@ pub fn follow(
     plan: &RestorePlan,
     recovery: &RecoverySettings,
     left_out: &BTreeSet<u32>,
-    to: &Path,
-    programs: &Programs,
-    mut options: Vec<String>,
+    mut server: Server<'_>,
 ) -> Result<RecoveryEnd> {
     let expected = expected(plan)?;
-    let log = to.join("walkeep.log");
     if !left_out.is_empty() {
         // The log has the pages that recovery skips.
         let settings = ["logging_collector=off", "log_destination=stderr", "log_min_messages=warning"];
-        options.extend(settings.iter().map(|setting| format!("-c {setting}")));
+        server.settings.extend(settings.map(str::to_owned));
     }
-    start(programs, to, &log, &options)?;
+    let mut child = server.start()?;
+    let log = server.data.path().join(LOG);
     context.console.say(&format!("the server was started; its log begins in {}", log.display()));
-    let reached = await_end(context, plan, recovery, to, &log)?;
-    check_pages(left_out, &log)?;
+    let reached = await_end(context, plan, recovery, server.data, &mut child)?;
+    check_pages(left_out, server.data)?;
     let target = match &plan.target {
         RecoveryTarget::End => "the end of the archive".to_owned(),
         RecoveryTarget::Time(time) => time.to_string(),
@@ -90,12 +103,15 @@ fn await_end(
     context: &Context,
     plan: &RestorePlan,
     recovery: &RecoverySettings,
-    to: &Path,
-    log: &Path,
+    data: &Folder,
+    child: &mut Child,
 ) -> Result<Lsn> {
-    let (mut last, mut seen, begun) = (Lsn(0), false, Instant::now());
+    let to = data.path();
+    let mut last = Lsn(0);
     loop {
         std::thread::sleep(POLL_INTERVAL);
+        // Before the files are read: what it wrote last is seen then.
+        let has_ended = child.try_wait().doing("look at the restored server")?.is_some();
         let control = Control::read(to)?;
         let at = control.min_recovery_point();
         if at > last {
@@ -104,23 +120,21 @@ fn await_end(
         }
         // The control file of a backup has this state too; the signal file is removed at the end of
         // recovery.
-        if control.is_in_production() && !to.join(recovery.signal()).exists() {
-            return promoted_at(to, plan);
+        if control.is_in_production() && data.entry(Path::new(recovery.signal()))?.is_none() {
+            return promoted_at(data, plan);
         }
-        let server = running(to)?;
-        seen |= server.is_some();
-        let Some(server) = server else {
-            if !seen && begun.elapsed() < START_TIMEOUT {
-                continue;
-            }
+        if has_ended {
             if recovery.action == Action::Shutdown && control.is_shut_down_in_recovery() {
                 return Ok(at);
             }
             return Err(Error::new(
                 Kind::Problem,
-                format!("the server ended at {at}, before its target: {}", tail(log)),
+                format!("the server ended at {at}, before its target: {}", tail(data)),
             )
             .hint("repair the cause and start it again: recovery continues. Do not remove recovery.signal or backup_label"));
+        }
+        let Some(server) = LockFile::read(to)? else {
+            continue;
         };
         if recovery.action == Action::Pause
             && matches!(server.status(), "standby" | "ready")
@@ -147,24 +161,32 @@ fn expected(plan: &RestorePlan) -> Result<Option<Lsn>> {
     })
 }
 
-/// Starts the server with `pg_ctl`, as the owner of the data directory.
-fn start(programs: &Programs, to: &Path, log: &Path, options: &[String]) -> Result<()> {
-    let doing = "start the restored server";
-    let pg_ctl = programs.get("pg_ctl").ok_or_else(|| {
-        Error::new(Kind::Absent, "pg_ctl was not found beside the server's programs").doing(doing)
-    })?;
-    let mut command = Command::new(pg_ctl);
-    command.arg("-D").arg(to).arg("-l").arg(log).arg("--no-wait").current_dir(to);
-    if !options.is_empty() {
-        command.arg("-o").arg(options.join(" "));
+impl Server<'_> {
+    /// Starts the server as the owner of the data directory, in a process group of its own, so that
+    /// it goes on when this process is interrupted. `pg_ctl` would pass the path of the data
+    /// directory through a shell, which expands it.
+    fn start(&self) -> Result<Child> {
+        let doing = "start the restored server";
+        // The shell opens the log, so that the owner of the directory does it, and not root.
+        let script = format!("umask 077; exec \"$@\" >>{LOG} 2>&1");
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).arg("sh").arg(self.programs.postgres());
+        command.arg("-D").arg(self.data.path()).current_dir(self.data.path());
+        for setting in &self.settings {
+            command.arg("-c").arg(setting);
+        }
+        if rustix::process::geteuid().is_root() {
+            command.uid(self.owner.0).gid(self.owner.1);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.spawn().doing(doing)
     }
-    setup::run_as_owner(&mut command, to)?;
-    let output = command.arg("start").stdin(Stdio::null()).output().doing(doing)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(Kind::Failed, format!("{}: {}", output.status, stderr.trim())).doing(doing))
+}
+
+/// Reads a text of the server in its data directory.
+fn read(data: &Folder, below: &Path) -> Result<String> {
+    let bytes = data.read(below, MAX_LOG)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Refuses a recovery without some databases that skipped pages of a database that was restored.
@@ -172,12 +194,11 @@ fn start(programs: &Programs, to: &Path, log: &Path, options: &[String]) -> Resu
 /// # Errors
 ///
 /// `Problem`: the pages are damaged in the backup, or the WAL does not belong to it.
-fn check_pages(left_out: &BTreeSet<u32>, log: &Path) -> Result<()> {
+fn check_pages(left_out: &BTreeSet<u32>, data: &Folder) -> Result<()> {
     if left_out.is_empty() {
         return Ok(());
     }
-    let text = std::fs::read(log).doing(|| format!("read {}", log.display()))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = read(data, Path::new(LOG))?;
     let relations: BTreeSet<&str> = text
         .lines()
         .filter_map(invalid_page)
@@ -210,33 +231,33 @@ fn database_of(path: &str) -> Option<u32> {
 }
 
 /// Returns the last lines of the log, joined.
-fn tail(log: &Path) -> String {
-    match std::fs::read(log) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
+fn tail(data: &Folder) -> String {
+    match read(data, Path::new(LOG)) {
+        Ok(text) => {
             let skipped = text.lines().count().saturating_sub(MAX_LOG_LINES);
             text.lines().skip(skipped).collect::<Vec<_>>().join("; ")
         }
-        Err(e) => format!("its log cannot be read: {e}"),
+        Err(error) => format!("its log cannot be read: {error}"),
     }
 }
 
 /// Returns the position at which the server left the timeline of the archive, from the history of
 /// its new timeline.
-fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
+fn promoted_at(data: &Folder, plan: &RestorePlan) -> Result<Lsn> {
+    let wal = data.path().join("pg_wal");
     let mut found = None;
-    let wal = to.join("pg_wal");
-    for entry in std::fs::read_dir(&wal).doing(|| format!("list {}", wal.display()))?.flatten() {
-        let name = entry.file_name();
+    // `pg_wal` may be a link.
+    for (name, _) in named::list(&wal)?.unwrap_or_default() {
         let timeline = name.to_str().and_then(|name| name.strip_suffix(".history"));
         let timeline = timeline.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(TimelineId);
         if let Some(timeline) = timeline.filter(|timeline| *timeline > plan.history.timeline) {
-            let text = std::fs::read(entry.path()).doing(|| format!("read {}", entry.path().display()))?;
+            let path = wal.join(&name);
+            let text = named::read(&path, MAX_LOG)?.unwrap_or_default();
             let history = History::parse(timeline, &text)?;
             let (_, end) = history
                 .parents
                 .last()
-                .ok_or_else(|| Error::new(Kind::Failed, format!("{} has no line", entry.path().display())))?;
+                .ok_or_else(|| Error::new(Kind::Failed, format!("{} has no line", path.display())))?;
             found = found.max(Some((timeline, *end)));
         }
     }
@@ -245,19 +266,13 @@ fn promoted_at(to: &Path, plan: &RestorePlan) -> Result<Lsn> {
     })
 }
 
-/// Returns the lock file of the server, while its process runs.
-fn running(to: &Path) -> Result<Option<LockFile>> {
-    let is_there =
-        |lock: &LockFile| lock.pid().is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
-    Ok(LockFile::read(to)?.filter(is_there))
-}
-
 /// Returns the position at which recovery is paused, or `None` while it is not.
 fn paused_at(context: &Context, server: &LockFile) -> Result<Option<Lsn>> {
     let mut failure = None;
     for user in setup::roles(context) {
-        let (host, port) = (server.socket_directory(), server.port());
-        let text = format!("host='{host}' port={port} user='{user}' dbname=postgres");
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
+        let (host, port) = (quoted(server.socket_directory()), quoted(server.port()));
+        let text = format!("host='{host}' port='{port}' user='{}' dbname=postgres", quoted(&user));
         let environment = Environment { variable: &|_| None, home: std::env::home_dir(), user: None };
         let asked = ConnInfo::parse(&text, &environment)
             .and_then(|info| Session::connect(&info, &SessionOptions::default()))

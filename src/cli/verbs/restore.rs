@@ -12,6 +12,7 @@ use crate::error::{Doing, Error, Failures, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::segment::WalName;
+use crate::pg::shell::quoted;
 use crate::progress::{self, Cancel};
 use crate::repo::active::Announcement;
 use crate::repo::lock::Lock;
@@ -109,7 +110,7 @@ fn execute(
 ) -> Result<Exit> {
     let (options, plan, recovery) = prepared.inputs();
     let to = &options.to;
-    let notes = prepared.notes.clone();
+    let (notes, owner) = (prepared.notes.clone(), prepared.owner);
     let mut restored = prepared.run()?;
     context.console.finish();
     // The lease stays: the recovery that follows needs the WAL.
@@ -119,20 +120,18 @@ fn execute(
     if has_lease && !args.follow {
         context.console.say("no prune removes the WAL that recovery needs within a day");
     }
-    let mut start = start_options(plan, &notes, to, options.config_dir.as_deref());
-    if let Some(port) = args.port {
-        start.push(format!("-c port={port}"));
-    }
+    let mut settings = start_settings(plan, &notes, to, options.config_dir.as_deref());
+    settings.extend(args.port.map(|port| format!("port={port}")));
     let mut report = RestoreReport { plan, to, restored: &restored, end: None };
     let Some(programs) = programs else {
-        let with = if start.is_empty() { String::new() } else { format!(" -o '{}'", start.join(" ")) };
-        context.console.say(&format!("start it with: pg_ctl -D {}{with} start", to.display()));
+        context.console.say(&format!("start it with: {}", start_command(to, &settings)));
         context.print(&report)?;
         return Ok(Exit::Done);
     };
     let left_out = restored.left_out.iter().map(|database| database.oid);
     let left_out = left_out.chain(notes.broken_copies.iter().copied()).collect();
-    let followed = follow::follow(context, plan, recovery, &left_out, to, &programs, start);
+    let server = follow::Server { data: &restored.data, owner, programs: &programs, settings };
+    let followed = follow::follow(context, plan, recovery, &left_out, server);
     context.console.finish();
     if let Ok(end) = &followed {
         context.console.say(&end.text);
@@ -453,23 +452,38 @@ fn estimate(plan: &RestorePlan) -> Option<f64> {
 
 const DATA_DIRECTORY: &str = "data_directory";
 
-/// Returns the options that `pg_ctl` has to pass to the restored server: a configuration from outside
-/// of the data directory names the old directory and its files, so these are overridden.
-fn start_options(plan: &RestorePlan, notes: &Notes, to: &Path, config_dir: Option<&Path>) -> Vec<String> {
+/// Returns the settings with which the restored server has to be started: a configuration from
+/// outside of the data directory names the old directory and its files, so these are overridden.
+fn start_settings(plan: &RestorePlan, notes: &Notes, to: &Path, config_dir: Option<&Path>) -> Vec<String> {
     let settings = &plan.record.settings;
     let config_file = Path::new(&settings.config_file);
     let Some(name) = config_file.file_name().filter(|_| !config_file.starts_with(&settings.data_directory))
     else {
         // It may name the old data directory all the same, on which the server would start.
         let is_named = notes.old_paths.iter().any(|(name, _)| name == DATA_DIRECTORY);
-        return is_named.then(|| format!("-c {DATA_DIRECTORY}={}", to.display())).into_iter().collect();
+        return is_named.then(|| format!("{DATA_DIRECTORY}={}", to.display())).into_iter().collect();
     };
     let config_file = config_dir.map_or_else(|| config_file.to_owned(), |directory| directory.join(name));
     vec![
-        format!("-c config_file={}", config_file.display()),
-        format!("-c {DATA_DIRECTORY}={}", to.display()),
-        "-c external_pid_file=".to_owned(),
+        format!("config_file={}", config_file.display()),
+        format!("{DATA_DIRECTORY}={}", to.display()),
+        "external_pid_file=".to_owned(),
     ]
+}
+
+/// Returns the command that starts the server, as a shell reads it. `pg_ctl` puts the path of the
+/// data directory in double quotes for a shell of its own, which expands it, so a path that such a
+/// shell would change is given to the server itself.
+fn start_command(to: &Path, settings: &[String]) -> String {
+    let to = to.to_string_lossy();
+    let options: Vec<String> = settings.iter().map(|setting| format!("-c {}", quoted(setting))).collect();
+    let options = options.join(" ");
+    let space = if options.is_empty() { "" } else { " " };
+    if to.contains(['$', '`', '"', '\\', '\n']) {
+        return format!("postgres -D {}{space}{options}", quoted(&to));
+    }
+    let options = if options.is_empty() { options } else { format!("-o {}", quoted(&options)) };
+    format!("pg_ctl -D {}{space}{options} start", quoted(&to))
 }
 
 /// Runs the restore command once as the user that will run the server, so that an archive that this

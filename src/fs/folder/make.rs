@@ -342,7 +342,7 @@ pub const UNFINISHED: &str = ".walkeep-tmp-";
 const NEW: &str = ".new-";
 
 /// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
-/// new file. A link of that name is replaced, not followed.
+/// new file. A link of that name is replaced, not followed. What root replaces keeps its owner.
 ///
 /// # Errors
 ///
@@ -354,7 +354,10 @@ pub fn write_replacing(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     })?;
     let folder = Folder::root(parent)?
         .ok_or_else(|| Error::new(Kind::Absent, format!("directory {} does not exist", parent.display())))?;
-    folder.put(name, content, &Rights::new(None, mode, mode))
+    let replaced = folder.entry(Path::new(name))?.filter(|stat| kind(stat) == FileType::RegularFile);
+    let replaced = replaced.filter(|_| rustix::process::geteuid().is_root());
+    let owner = replaced.map(|stat| (stat.st_uid, stat.st_gid));
+    folder.put(name, content, &Rights::new(owner, mode, mode))
 }
 
 /// Gives a file or folder its owner and mode.

@@ -13,8 +13,8 @@ mod reach;
 mod remove;
 
 pub use make::{
-    Rights, is_leftover, is_random_name, publish, random_name, replace, replace_volatile, set_rights,
-    write_replacing,
+    Rights, UNFINISHED, is_leftover, is_random_name, publish, random_name, replace, replace_volatile,
+    set_rights, write_replacing,
 };
 
 use super::durable;
@@ -291,16 +291,16 @@ impl Folder {
         }
     }
 
-    /// Syncs the names in the folder above this one.
+    /// Opens the folder above this one.
     ///
     /// # Errors
     ///
-    /// Those of [`durable::sync_open_dir`].
-    pub fn sync_parent(&self) -> Result<()> {
+    /// Those of the operating system.
+    pub fn parent(&self) -> Result<Folder> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = openat(&self.fd, "..", flags, Mode::empty());
-        let parent = parent.doing(|| format!("open the directory above {}", self.path.display()))?;
-        durable::sync_open_dir(parent.as_fd(), self.path.parent().unwrap_or(&self.path))
+        let fd = openat(&self.fd, "..", flags, Mode::empty());
+        let fd = fd.doing(|| format!("open the directory above {}", self.path.display()))?;
+        Ok(Folder { fd, path: self.path.parent().unwrap_or(&self.path).to_owned() })
     }
 
     /// Syncs the names in the folder.

@@ -110,3 +110,51 @@ fn a_dry_run_refuses_where_there_is_no_room() {
     let outcome = restoring(&story.archive(), &tmpfs.path().join("data"), &["--dry-run"]).go().is(1).told();
     assert!(outcome.stderr.contains("bytes free"), "{outcome}");
 }
+
+/// What a shell would expand, in each kind of quotes.
+const EXPANDED: &str = "a$(touch pwned)`touch pwned` \"b' c";
+
+#[test]
+fn the_path_of_the_data_directory_is_not_expanded_by_a_shell() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let data = scratch.mkdir(EXPANDED).join("data");
+    let outcome = restoring(&archive, &data, &["--follow", "--port", "5498"]).go().ok();
+    let pid = String::from_utf8(read(data.join("postmaster.pid"))).expect("text");
+    assert_eq!(pid.lines().nth(1).map(Path::new), Some(data.as_path()), "{outcome}");
+    let pid: u32 = pid.lines().next().and_then(|pid| pid.parse().ok()).expect("a process id");
+    run::signal(pid, "QUIT");
+    until("the copy ends", || !data.join("postmaster.pid").exists());
+    for place in [Path::new("/"), scratch.path(), &data, data.parent().expect("a parent")] {
+        assert!(!place.join("pwned").exists(), "{}", place.display());
+    }
+}
+
+#[test]
+fn the_command_that_starts_the_server_can_be_pasted_into_a_shell() {
+    let etc = Scratch::new();
+    let live = super::places::debian(&etc);
+    live.backup();
+    for (name, program) in [("plain", "pg_ctl"), ("a b'c; touch pwned", "pg_ctl"), (EXPANDED, "postgres")] {
+        let scratch = Scratch::new();
+        let (data, config) = (scratch.mkdir(name).join("data"), scratch.mkdir(name).join("etc"));
+        let arguments = ["--quick", "--config-dir", config.to_str().expect("a path")];
+        let outcome = restoring(&live.archive, &data, &arguments).go().ok();
+        let line = outcome.stderr.lines().find_map(|line| line.strip_prefix("start it with: "));
+        let line = line.unwrap_or_else(|| panic!("no line: {outcome}"));
+        assert!(line.starts_with(program), "{line}");
+        // pg_ctl gives the words behind -o to a shell once more.
+        let script = format!(
+            "show() {{ printf '%s\\n' \"$@\"; }}; postgres() {{ show \"$@\"; }}\n\
+             pg_ctl() {{ show \"$1\" \"$2\"; eval \"show $4\"; }}\n{line}"
+        );
+        let words = Run::new("/bin/sh").arg("-c").arg(script).cwd(scratch.path()).go().ok();
+        let file = format!("config_file={}", config.join("postgresql.conf").display());
+        for wanted in [data.display().to_string(), file, format!("data_directory={}", data.display())] {
+            assert!(words.stdout.lines().any(|word| word == wanted), "{wanted}: {words}");
+        }
+        assert!(!scratch.join("pwned").exists(), "{line}");
+    }
+}

@@ -5,8 +5,8 @@ use super::*;
 use crate::support::run::signal;
 use crate::support::wait::is_running;
 
-const STEPS: &str = "openat,write,pwrite64,mkdir,mkdirat,symlink,symlinkat,ftruncate,fsync,fdatasync,syncfs,rename,\
-                     renameat,renameat2,unlink,unlinkat,fchmod,fchmodat,chmod";
+const STEPS: &str = "openat,openat2,write,pwrite64,mkdir,mkdirat,symlink,symlinkat,ftruncate,fsync,fdatasync,syncfs,rename,\
+                     renameat,renameat2,unlink,unlinkat,fchmod,fchmodat,chmod,fchown";
 
 #[test]
 fn a_killed_restore_cannot_be_started_and_is_completed_by_the_next() {
@@ -193,4 +193,100 @@ fn everything_is_on_disk_before_the_control_file_and_that_before_success() {
         calls.iter().any(|call| call.is_sync() && call.descriptor_path() == Some(scratch.path())),
         "the parent was not synced"
     );
+}
+
+/// The directories of a restore that uses all kinds of them.
+struct Places {
+    scratch: Scratch,
+    mapping: String,
+    waldir: String,
+    config: String,
+}
+
+impl Places {
+    fn new(oid: &str) -> Places {
+        let scratch = Scratch::new();
+        let text = |name: &str| scratch.join(name).display().to_string();
+        let (mapping, waldir, config) = (format!("{oid}={}", text("space")), text("wal"), text("config"));
+        Places { scratch, mapping, waldir, config }
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.scratch.join("data")
+    }
+
+    fn restoring(&self, archive: &Archive, more: &[&str]) -> Run {
+        let Places { mapping, waldir, config, .. } = self;
+        let places = ["--tablespace", mapping, "--waldir", waldir, "--config-dir", config];
+        let arguments = [&places[..], &["--quick", "--jobs", "1"], more].concat();
+        restoring(archive, &self.data(), &arguments)
+    }
+
+    /// Whether nothing marks the restore as unfinished.
+    fn is_complete(&self) -> bool {
+        self.data().join("global/pg_control").exists() && !self.data().join("walkeep.restoring").exists()
+    }
+
+    /// Files that only an unfinished restore has.
+    fn leftovers(&self) -> Vec<std::path::PathBuf> {
+        let mut left = repo::files(self.scratch.path());
+        left.retain(|path| {
+            path.to_string_lossy().contains("/.walkeep-tmp-") || path.ends_with("walkeep.restoring")
+        });
+        left
+    }
+}
+
+#[test]
+fn the_same_command_completes_a_restore_that_was_killed_at_any_step() {
+    let live = Live::new();
+    let location = live.server.scratch().mkdir("space");
+    live.server.psql(&format!("create tablespace space location '{}'", location.display()));
+    live.server.psql("create table t tablespace space as select 1 i");
+    let oid = live.server.psql("select oid from pg_tablespace where spcname = 'space'");
+    live.backup();
+    let finished = Places::new(&oid);
+    finished.restoring(&live.archive, &[]).go().ok();
+    let (mut killed, mut complete) = (0, 0);
+    for steps in ["rename,renameat,renameat2", "unlinkat", "mkdirat", "fsync,syncfs", "openat", "openat2"] {
+        for more in [&[][..], &["--delta"]] {
+            let mut nth = 1;
+            loop {
+                let Some(strace) = Strace::new() else {
+                    return;
+                };
+                let places = Places::new(&oid);
+                if !more.is_empty() {
+                    for name in ["data", "space", "wal"] {
+                        scratch::copy_tree(&finished.scratch.join(name), &places.scratch.join(name));
+                    }
+                    let link = |link: &str, target: &str| {
+                        let link = places.data().join(link);
+                        std::fs::remove_file(&link).expect("remove the link");
+                        std::os::unix::fs::symlink(places.scratch.join(target), link).expect("link");
+                    };
+                    link("pg_wal", "wal");
+                    link(&format!("pg_tblspc/{oid}"), "space");
+                }
+                let strace = strace.trace(steps).inject(&format!("{steps}:signal=KILL:when={nth}"));
+                let run = places.restoring(&live.archive, more);
+                let traced = strace.go(&run);
+                if traced.outcome.code() == Some(0) {
+                    break;
+                }
+                killed += 1;
+                if more.is_empty() && places.is_complete() {
+                    complete += 1;
+                } else {
+                    let again = run.go();
+                    assert_eq!(again.code(), Some(0), "after the kill at {steps} {nth} {more:?}\n{again}");
+                }
+                assert_eq!(places.leftovers(), Vec::<std::path::PathBuf>::new(), "{steps} {nth} {more:?}");
+                pg::tool("pg_verifybackup").arg(places.data()).go().ok();
+                // The last renames and removals one by one, of the others fewer and fewer.
+                nth = if steps.starts_with("rename") || steps == "unlinkat" { nth + 1 } else { nth * 3 + 1 };
+            }
+        }
+    }
+    assert!(killed > 30 && complete < killed / 2, "{killed} killed, {complete} of them complete");
 }

@@ -207,7 +207,7 @@ fn the_hosts_file_of_postgresql_19_comes_back_with_the_configuration() {
 }
 
 /// A server as Debian sets it up: the configuration in another place, with an included directory.
-fn debian(etc: &Scratch) -> Live {
+pub(super) fn debian(etc: &Scratch) -> Live {
     let server = Cluster::build().wal_segsize(1).create();
     let archive = Archive::of_server(&server);
     for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {

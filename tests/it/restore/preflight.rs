@@ -45,7 +45,8 @@ fn the_dry_run_refuses_what_the_real_run_refuses_in_the_same_words() {
     symlink(scratch.join("loop"), scratch.join("loop")).expect("make a link");
     symlink(scratch.join("nothing"), scratch.join("dangling")).expect("make a link");
     let held = scratch.mkdir("held");
-    let lock = File::open(&held).expect("open");
+    scratch::write(&held.join("walkeep.restoring"), format!("{id}\n\n"));
+    let lock = File::open(held.join("walkeep.restoring")).expect("open");
     lock.try_lock().expect("hold the lock");
     let unfinished = scratch.mkdir("unfinished");
     scratch::write(&unfinished.join("walkeep.restoring"), format!("{id}\nover what was there\n"));

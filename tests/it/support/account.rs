@@ -50,6 +50,13 @@ const NO_AWS: [(&str, &str); 3] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
+/// A command like [`command`] that runs as the user who runs the tests.
+pub fn own_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
+    command
+}
+
 /// A command that runs as the account, in `/`, with nothing in its environment but a short `PATH`
 /// and no AWS.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
@@ -58,13 +65,6 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     if account.root {
         command.uid(account.uid).gid(account.gid);
     }
-    command
-}
-
-/// The same, as the user that runs the tests.
-pub fn own_command(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
     command
 }
 
