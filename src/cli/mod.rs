@@ -7,6 +7,7 @@
     reason = "the only room that prints, reads the environment and the clock, and ends the process"
 )]
 
+mod account;
 mod args;
 mod contents;
 mod exit;

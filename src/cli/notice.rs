@@ -1,11 +1,11 @@
 //! Notices about the verbs that cron and systemd start. A notice that cannot be delivered never
 //! changes the exit status of a verb.
 
-use super::args;
 use super::exit::Exit;
 use super::log::Lines;
 use super::render::Report;
 use super::setup::Context;
+use super::{account, args};
 use crate::error::{Error, Kind, Result};
 use crate::notify::{Due, FailureMemory, Notice, NoticeChannel, NoticeEvent};
 use crate::observe::{Health, Light};
@@ -146,13 +146,22 @@ fn send(context: &Context, channel: &NoticeChannel, notice: &Notice) -> bool {
             &Error::new(Kind::Config, message).hint("`webhook` in [notify] should begin with https://"),
         );
     }
-    match channel.send(notice, context.config.notify.timeout) {
+    match deliver(context, channel, notice) {
         Ok(()) => true,
         Err(error) => {
             progress::warn(&error.doing(format!("send a notice by {}", channel.name())));
             false
         }
     }
+}
+
+fn deliver(context: &Context, channel: &NoticeChannel, notice: &Notice) -> Result<()> {
+    let run_as = match channel.program() {
+        Some(program) => account::of_program(&context.config.path, program)?,
+        None => None,
+    };
+    let run_as = run_as.map(|owner| (owner.user, owner.group));
+    channel.send(notice, context.config.notify.timeout, run_as)
 }
 
 /// `walkeep notify --test`.

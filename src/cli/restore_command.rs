@@ -1,11 +1,12 @@
 //! The `restore_command` of a cluster: how it is built, and how a server runs it.
 
+use super::account;
 use super::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::{Folder, Rights};
 use crate::pg::segment::WalName;
 use crate::restore;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Returns the `restore_command` of a cluster, with more arguments for `walfetch`.
@@ -48,41 +49,42 @@ pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) 
 
 /// Directory of the user that runs the server, for files that a command fetches; removed when it is
 /// dropped.
-pub struct Scratch(PathBuf);
+pub struct Scratch {
+    parent: Folder,
+    name: String,
+    folder: Folder,
+    rights: Rights,
+}
 
 impl Scratch {
     /// Creates a directory among the temporary files. `owner` are the ids of the user and the group.
     pub fn make(owner: (u32, u32)) -> Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("walkeep-fetch-{}", setup::random_hex::<8>()?));
-        let doing = || format!("create directory {}", path.display());
-        std::fs::DirBuilder::new().mode(0o700).create(&path).doing(doing)?;
-        let place = Scratch(path.clone());
-        if nix::unistd::geteuid().is_root() {
-            std::os::unix::fs::lchown(&path, Some(owner.0), Some(owner.1)).doing(doing)?;
-        }
-        Ok(place)
+        let parent = std::env::temp_dir();
+        let parent = Folder::root(&parent)?.ok_or_else(|| {
+            Error::new(Kind::Absent, format!("directory {} does not exist", parent.display()))
+        })?;
+        let name = format!("walkeep-fetch-{}", setup::random_hex::<8>()?);
+        let rights = Rights::new(account::is_root().then_some(owner), 0o600, 0o700);
+        let folder = parent.make_folder(&name, &rights)?;
+        Ok(Scratch { parent, name, folder, rights })
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        self.folder.path()
     }
 
-    /// Writes a file that every user may read.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.0.join(name);
-        let doing = || format!("write {}", path.display());
-        if let Some(parent) = path.parent().filter(|parent| *parent != self.0) {
-            std::fs::DirBuilder::new().mode(0o755).recursive(true).create(parent).doing(doing)?;
-        }
-        std::fs::write(&path, content).doing(doing)?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).doing(doing)
+    /// Writes a file for the user that runs the server.
+    pub fn write(&self, below: &str, content: &[u8]) -> Result<()> {
+        let below = Path::new(below);
+        let folder = self.folder.make(below.parent().unwrap_or(Path::new("")), &self.rights)?;
+        folder.put(below.file_name().unwrap_or_default(), content, &self.rights)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A failure is ignored: it lies in the directory for temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = self.parent.remove_tree(&self.name);
     }
 }
 

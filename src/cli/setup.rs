@@ -1,8 +1,9 @@
 //! Configuration and command line turned into the values that operations take.
 
-use super::args;
+pub use super::account::absolute;
 use super::output::{self, Console};
 use super::render::Report;
+use super::{account, args};
 use crate::codec::hash::block_hash;
 use crate::config::{self, ClusterConfig, Config, RepositoryUrl};
 use crate::error::{Doing, Error, Failures, Kind, Result};
@@ -90,7 +91,12 @@ pub fn load_for_helper(option: Option<PathBuf>) -> Result<Config> {
 
 fn load_for(option: Option<PathBuf>, cpus: NonZeroUsize) -> Result<Config> {
     let path = config::locate(option, std::env::var_os("WALKEEP_CONFIG"));
-    Config::load(&path, cpus)
+    let mut config = Config::load(&path, cpus)?;
+    if account::is_root() {
+        account::check(&config)?;
+        config.log.owner = account::owner(&config)?.map(|owner| (owner.user, owner.group));
+    }
+    Ok(config)
 }
 
 pub fn working_directory() -> Result<PathBuf> {
@@ -111,15 +117,17 @@ fn stores(
     policy: RetryPolicy,
     at_object: Option<u32>,
 ) -> Result<Vec<Repository>> {
+    let owner = if account::is_root() { account::owner_of(&cluster.pgdata)? } else { None };
+    let owner = owner.map(|owner| (owner.user, owner.group));
     config
         .repositories
         .iter()
         .map(|repository| {
-            let store = store(repository, policy, at_object)?;
+            let store = store(repository, owner, policy, at_object)?;
             let built = Repository::new(&repository.name, &cluster.name, repository.required, store);
             Ok(match &repository.bucket {
                 None => built,
-                Some(bucket) => built.with_hints(hints(repository, bucket, &config.wal.spool)),
+                Some(bucket) => built.with_hints(hints(repository, bucket, &config.wal.spool, owner)),
             })
         })
         .collect()
@@ -127,26 +135,35 @@ fn stores(
 
 /// Returns the hints about a bucket, which are kept in the spool. Their name has a hash of URL and
 /// endpoint, so another bucket under this name of a repository has hints of its own.
-fn hints(repository: &config::RepositoryConfig, bucket: &config::BucketConfig, spool: &Path) -> RemoteHints {
+fn hints(
+    repository: &config::RepositoryConfig,
+    bucket: &config::BucketConfig,
+    spool: &Path,
+    owner: Option<(u32, u32)>,
+) -> RemoteHints {
     // Without an endpoint the store is AWS.
     let endpoint = bucket.options.endpoint.as_deref().unwrap_or("");
     let hash = block_hash(format!("{} {endpoint}", repository.url).as_bytes());
     let place = hex::encode(hash);
     RemoteHints::new(
-        Arc::new(Directory::new(spool)),
+        Arc::new(Directory::new(spool).with_new_owner(owner)),
         format!("{}-{place}", repository.name),
         jiff::Timestamp::now(),
     )
 }
 
-/// Returns the store of a repository. Nothing is read or connected yet.
+/// Returns the store of a repository. Nothing is read or connected yet. `owner` gets directories that
+/// root creates.
 fn store(
     repository: &config::RepositoryConfig,
+    owner: Option<(u32, u32)>,
     policy: RetryPolicy,
     at_object: Option<u32>,
 ) -> Result<Arc<dyn Storage>> {
     let bucket = match (&repository.url, &repository.bucket) {
-        (RepositoryUrl::File(path), _) => return Ok(Arc::new(Traced::new(Directory::new(path)))),
+        (RepositoryUrl::File(path), _) => {
+            return Ok(Arc::new(Traced::new(Directory::new(path).with_new_owner(owner))));
+        }
         (RepositoryUrl::S3 { .. }, Some(bucket)) => bucket,
         (RepositoryUrl::S3 { .. }, None) => {
             let message = format!("repository {} has no settings of a bucket", repository.name);
@@ -188,11 +205,6 @@ fn connection_info(context: &Context, key: &str, text: &str) -> Result<ConnInfo>
         progress::warn(&Error::new(Kind::Config, warning.as_str()));
     }
     Ok(info)
-}
-
-/// Returns a path from the root; links are not resolved.
-pub fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::io("read the working directory", &e))
 }
 
 /// Returns `N` random bytes.
@@ -314,9 +326,9 @@ pub fn roles(context: &Context) -> Vec<String> {
 /// Returns the roles that a cluster may have, the likeliest first; `configured` is the one of its
 /// connection.
 pub fn likely_roles(config: &Config, cluster: &ClusterConfig, configured: Option<String>) -> Vec<String> {
-    use std::os::unix::fs::MetadataExt;
     let name = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
-    let owner = cluster.pgdata.metadata().ok().and_then(|meta| name(meta.uid().into()));
+    let owner = account::owner_of(&cluster.pgdata).ok().flatten();
+    let owner = owner.and_then(|owner| name(owner.user.into()));
     let own = name(nix::unistd::geteuid());
     let mut users: Vec<String> = Vec::new();
     let known = [config.drill.user.clone(), configured, owner, Some("postgres".to_owned()), own];
@@ -328,13 +340,26 @@ pub fn likely_roles(config: &Config, cluster: &ClusterConfig, configured: Option
     users
 }
 
+/// Makes a command of root, whose program the configuration names, run as the user that may change
+/// one of the two.
+///
+/// # Errors
+///
+/// Those of [`account::of_program`].
+pub fn run_as_writer(command: &mut Command, config: &Path, program: &Path) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    if let Some(user) = account::of_program(config, program)? {
+        command.uid(user.user).gid(user.group);
+    }
+    Ok(())
+}
+
 /// Makes a command of root run as the owner of a directory, as PostgreSQL's programs have to.
 pub fn run_as_owner(command: &mut Command, directory: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
-    let owner = directory.metadata().doing(|| format!("read the owner of {}", directory.display()))?;
-    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        command.uid(owner.uid()).gid(owner.gid());
+    let owner = account::owner_of(directory)?;
+    if let Some(owner) = owner.filter(|owner| account::is_root() && owner.user != 0) {
+        command.uid(owner.user).gid(owner.group);
     }
     Ok(())
 }

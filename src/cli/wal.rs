@@ -1,6 +1,7 @@
 //! `walpush` and `walfetch`. PostgreSQL starts a process for every WAL file, so work before the
 //! first byte is read is repeated for each 16 MiB of WAL.
 
+use super::account::{self, Need};
 use super::args::LogArgs;
 use super::log::{self, StandardError, Verbosity};
 use super::server::{self, Waiting};
@@ -120,6 +121,7 @@ fn start_push() -> ExitCode {
 
 fn push(args: &PushArgs, standard_error: &StandardError) -> Result<u8> {
     let config = setup::load_for_helper(args.config.clone())?;
+    account::settle(&config, Need::Owner)?;
     log::install_helper(standard_error, Some(&config.log));
     limit_time(config.wal.timeout, || exit::PUSH_FAILED, |error| error);
     let here = setup::working_directory()?;
@@ -184,7 +186,10 @@ fn start_fetch() -> ExitCode {
     end(
         &standard_error,
         || fetch_failed(on_error),
-        || fetch(&args, &standard_error).map_err(|error| with_way_out(error, on_error)),
+        || {
+            become_owner(&args)?;
+            fetch(&args, &standard_error).map_err(|error| with_way_out(error, on_error))
+        },
     )
 }
 
@@ -199,6 +204,15 @@ fn with_way_out(error: Error, on_error: Option<OnError>) -> Error {
     error.with_hint(format!(
         "a promotion is pending, and the server does not open before it has read the archive to its end: bring the archive back, start the server and promote it again. If the archive is lost: with `restore_command = ''` (or `--on-error retry` in restore_command) it opens without the archive, and transactions that were archived but have not reached this server are lost{usual}"
     ))
+}
+
+/// Has root become the owner of the repositories, if that user may write the destination.
+fn become_owner(args: &FetchArgs) -> Result<()> {
+    if !account::is_root() {
+        return Ok(());
+    }
+    let config = setup::load_for_helper(args.config.clone())?;
+    account::settle(&config, Need::OwnerIn(account::parent(&args.destination)))
 }
 
 fn fetch(args: &FetchArgs, standard_error: &StandardError) -> Result<u8> {

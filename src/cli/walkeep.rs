@@ -1,6 +1,7 @@
 //! `walkeep`: dispatches to the verbs.
 
-use super::args::{ManArgs, Verb, Walkeep};
+use super::account::{self, Need};
+use super::args::{GlobalArgs, ManArgs, Verb, Walkeep};
 use super::exit::Exit;
 use super::output;
 use super::render::Report;
@@ -13,6 +14,7 @@ use crate::config::ShownConfig;
 use crate::error::{Error, Result};
 use crate::progress;
 use clap::{CommandFactory, Parser};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Runs `walkeep`, and returns its exit status.
@@ -38,8 +40,32 @@ fn start() -> ExitCode {
     run(args).unwrap_or_else(|error| failed(&error))
 }
 
+/// Has root become the user that the verb should run as.
+fn settle(global: &GlobalArgs, verb: &Verb) -> Result<()> {
+    if !account::is_root() || matches!(verb, Verb::Config | Verb::Completions(_) | Verb::Man(_)) {
+        return Ok(());
+    }
+    // The verb reports what is wrong with the configuration.
+    let Ok(config) = setup::load(global.config.clone()) else {
+        return Ok(());
+    };
+    let output = match verb {
+        Verb::Metrics(args) => args.output.as_deref(),
+        Verb::Report(args) => Some(args.html.as_path()).filter(|path| *path != Path::new("-")),
+        _ => None,
+    };
+    let need = match (verb, output) {
+        (Verb::Init(_) | Verb::Restore(_), _) => Need::Root,
+        (Verb::Drill(_), _) => Need::Server,
+        (_, Some(output)) => Need::OwnerIn(account::parent(output)),
+        _ => Need::Owner,
+    };
+    account::settle(&config, need)
+}
+
 fn run(args: Walkeep) -> Result<ExitCode> {
     let Walkeep { global, verb } = args;
+    settle(&global, &verb)?;
     let exit = match verb {
         Verb::Completions(args) => {
             let mut text = Vec::new();

@@ -182,6 +182,9 @@ pub struct LogConfig {
     /// Least severe level that the file receives.
     pub level: LogLevel,
     pub format: LogFormat,
+    /// User and group as which root opens the file; `None` for those of the process. The
+    /// configuration file does not set it.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Level of a log.

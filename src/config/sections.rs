@@ -278,5 +278,6 @@ fn log(reader: &mut TableReader<'_>) -> Result<LogConfig> {
         file: reader.opt("file", path)?,
         level: reader.or("level", LogLevel::Info, |value| choice(value, &levels, LogLevel::as_str))?,
         format: reader.or("format", LogFormat::Json, |value| choice(value, &formats, LogFormat::as_str))?,
+        owner: None,
     })
 }

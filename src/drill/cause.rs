@@ -29,7 +29,7 @@ const OBSTACLES: [&str; 36] = [
 ];
 
 /// Parts of messages about this host: some of them have the SQLSTATE of an internal error.
-const HOST_MESSAGES: [&str; 9] = [
+const HOST_MESSAGES: [&str; 16] = [
     "out of memory",
     "error while loading shared libraries",
     "No space left on device",
@@ -37,6 +37,13 @@ const HOST_MESSAGES: [&str; 9] = [
     "Cannot allocate memory",
     "could not create shared memory",
     "Permission denied",
+    "Input/output error",
+    "Too many open files",
+    "Resource temporarily unavailable",
+    "Read-only file system",
+    "Structure needs cleaning",
+    "Stale file handle",
+    "was terminated by signal 7: Bus error",
     "resource manager with ID",
     "database files are incompatible with server",
 ];

@@ -2,10 +2,12 @@
 //! these say nothing about the backup.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::{Folder, Rights};
 use parking_lot::Mutex;
+use rustix::fs::{OFlags, fcntl_setfl};
 use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// SQLSTATE and severity of a failed login: the drill tried a role that does not exist or may not
 /// log in.
@@ -18,32 +20,47 @@ const WAL_RECEIVER: &str = "] walreceiver ";
 /// Severities of messages about a problem.
 pub const PROBLEMS: [&str; 3] = ["ERROR", "FATAL", "PANIC"];
 
+/// Name of the file in the working directory.
+const LOG: &str = "server.log";
+
+/// Maximum size in bytes of a log that is read.
+const MAX_SIZE: u64 = 64 << 20;
+
 /// Maximum number of lines that [`ServerLog::reason`] shows.
 const MAX_LINES: usize = 5;
 
 /// File to which all servers of a drill append their messages.
 pub struct ServerLogFile {
-    path: PathBuf,
+    /// Working directory, in which the file lies.
+    folder: Folder,
     /// Ranges of bytes that were written while servers were being stopped, in their order.
     stops: Mutex<Vec<Range<usize>>>,
 }
 
 impl ServerLogFile {
-    /// Creates a log in the file at `path`, which need not exist.
-    pub fn new(path: PathBuf) -> ServerLogFile {
-        ServerLogFile { path, stops: Mutex::new(Vec::new()) }
+    /// Creates a log in a working directory.
+    pub fn new(folder: Folder) -> ServerLogFile {
+        ServerLogFile { folder, stops: Mutex::new(Vec::new()) }
     }
 
     /// Opens the file to append to it, and creates it if necessary.
     pub fn open(&self) -> Result<File> {
-        let doing = || format!("open {}", self.path.display());
-        File::options().append(true).create(true).open(&self.path).doing(doing)
+        let file = match of_host(self.folder.file_rw(Path::new(LOG)))? {
+            Some(file) => file,
+            None => self.folder.create(LOG, &Rights::new(None, 0o600, 0o700))?,
+        };
+        fcntl_setfl(&file, OFlags::APPEND).doing(|| format!("open {}", self.path().display()))?;
+        Ok(file)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(LOG)
     }
 
     /// Number of bytes in the file. Processes of PostgreSQL write each message with one call, so
     /// the file ends with a complete line.
     pub fn len(&self) -> Result<usize> {
-        let bytes = self.path.metadata().doing(|| format!("look at {}", self.path.display()))?.len();
+        let bytes = of_host(self.folder.stat(Path::new(LOG)))?.map_or(0, |stat| stat.st_size);
         usize::try_from(bytes).map_err(|_| Error::new(Kind::Failed, "the log of the server is too large"))
     }
 
@@ -56,13 +73,12 @@ impl ServerLogFile {
 
     /// Reads the messages of all servers, except the excluded ones.
     pub fn read(&self) -> Result<ServerLog> {
-        let bytes = std::fs::read(&self.path).doing(|| format!("read {}", self.path.display()))?;
+        let bytes = of_host(self.folder.read(Path::new(LOG), MAX_SIZE))?.unwrap_or_default();
         let mut lines = Vec::new();
         let mut add = |range: Range<usize>| -> Result<()> {
-            let text = bytes
-                .get(range)
-                .map(String::from_utf8_lossy)
-                .ok_or_else(|| Error::new(Kind::Failed, format!("{} was truncated", self.path.display())))?;
+            let text = bytes.get(range).map(String::from_utf8_lossy).ok_or_else(|| {
+                Error::new(Kind::Failed, format!("{} was truncated", self.path().display()))
+            })?;
             lines.extend(text.lines().map(str::to_owned));
             Ok(())
         };
@@ -74,6 +90,14 @@ impl ServerLogFile {
         add(begin..bytes.len())?;
         Ok(ServerLog(lines))
     }
+}
+
+/// Marks the error of a file that the drill itself made, which says nothing about the backup.
+pub fn of_host<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error.kind() {
+        Kind::Damage => error.with_kind(Kind::Failed),
+        _ => error,
+    })
 }
 
 /// Lines of the log.
@@ -154,6 +178,11 @@ impl ServerLog {
     /// Whether any line contains these words.
     pub fn mentions(&self, words: &str) -> bool {
         self.lines().any(|line| line.contains(words))
+    }
+
+    /// The last line for which `is_wanted` holds, from its severity on.
+    pub fn last_line(&self, is_wanted: impl Fn(&str) -> bool) -> Option<&str> {
+        self.lines().rev().find(|line| is_wanted(line)).map(without_prefix)
     }
 
     /// The last error of `restore_command`; its lines have no prefix.

@@ -1,11 +1,11 @@
 //! Recovery of the drill's server: its configuration, its signal file, and the cause of a failure.
 
-use super::cause::Cause;
+use super::cause::{Cause, is_about_the_host};
 use super::runner::Runner;
 use super::server::DrillServer;
 use super::settings::ServerConfig;
 use super::workdir::Workdir;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::Parameters;
@@ -16,8 +16,8 @@ pub type RecoverySetting = (&'static str, String);
 /// Files that make a server recover: to a target, or as a standby.
 const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
-/// Part of the message about a process that the kernel or an administrator killed.
-const KILLED: &str = "was terminated by signal 9";
+/// Parts of the messages about a process that has crashed.
+const CRASHED: [&str; 2] = ["was terminated by signal 11", "was terminated by signal 6"];
 
 /// A restored data directory to recover.
 #[derive(Clone)]
@@ -49,25 +49,17 @@ impl Recovering<'_> {
         };
         workdir.write("etc/postgresql.conf", &config.postgresql_conf())?;
         workdir.write("etc/pg_hba.conf", config.pg_hba_conf())?;
-        workdir.write("etc/pg_ident.conf", "")?;
-        match self.runner.user {
-            Some((user, group)) => workdir.chown(user, group),
-            None => Ok(()),
-        }
+        workdir.write("etc/pg_ident.conf", "")
     }
 
     /// Starts the server with this signal file alone and these overrides.
     pub fn start(&self, signal: &str, overrides: &[RecoverySetting]) -> Result<DrillServer> {
         for name in SIGNAL_FILES {
-            let path = self.workdir.join("data").join(name);
-            let doing = || format!("write {}", path.display());
+            let below = format!("data/{name}");
             if name == signal {
-                std::fs::write(&path, "").doing(doing)?;
-                if let Some((user, group)) = self.runner.user {
-                    std::os::unix::fs::lchown(&path, Some(user), Some(group)).doing(doing)?;
-                }
-            } else if path.exists() {
-                std::fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
+                self.workdir.write(&below, "")?;
+            } else {
+                self.workdir.remove(&below)?;
             }
         }
         self.configure(overrides)?;
@@ -117,8 +109,10 @@ pub fn explain_failure(error: Error, server: &DrillServer) -> Error {
         );
     }
     let causes: Vec<Cause> = log.problems(0, &["PANIC", "FATAL"]).iter().map(Cause::of_problem).collect();
-    let is_of_host = causes.contains(&Cause::Host) || log.mentions(KILLED);
-    if is_of_host && !causes.contains(&Cause::Data) {
+    // A crash may be the work of damaged data. A server that ends without a word about data was killed,
+    // or had no process, memory or file left.
+    let is_of_data = causes.contains(&Cause::Data) || CRASHED.iter().any(|words| log.mentions(words));
+    if !is_of_data || log.last_line(is_about_the_host).is_some() {
         return error.with_kind(Kind::Unavailable).hint(
             "the cause is this host and not the backup: its memory, its disk, its permissions, or a library. Name libraries that the WAL needs in `preload` in [drill] of the configuration",
         );

@@ -15,6 +15,7 @@ use crate::pg::client::column;
 use crate::pg::lsn::Lsn;
 use crate::pg::programs::Programs;
 use crate::pg::record::Parameters;
+use crate::pg::shell::quoted;
 use crate::progress::{Cancel, Progress, step, warn};
 use crate::repo::Archive;
 use crate::repo::branches::ServerTimeline;
@@ -25,7 +26,6 @@ use crate::restore::{
 use crate::runtime::thread;
 use rustix::process::{Pid, Signal};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -93,6 +93,9 @@ pub struct Drilled {
 /// [`Kind::Locked`] when another drill of the cluster runs, [`Kind::Failed`] when this drill was
 /// cancelled, and errors of listing the directory. Every other failure is part of the result.
 pub fn run(archive: Archive, selection: &Selection, options: &Options) -> Result<Drilled> {
+    if rustix::process::geteuid().is_root() {
+        return Err(Error::defect("a drill as root, which starts a server"));
+    }
     let _span = info_span!("drill", backup = selection.backup).entered();
     workdir::sweep(&options.directory, options.identity(&archive), options.wait)?;
     let target = target_text(&selection.target);
@@ -155,7 +158,7 @@ impl DrillJob<'_> {
             TargetTimeline::Number(plan.history.timeline)
         };
         let options = self.options;
-        let programs = Programs::find(plan.archive.lineage().major, options.bin.as_deref())?;
+        let programs = Programs::find(plan.archive.lineage().major, options.bin.as_deref(), &|_, _| Ok(()))?;
         let mut workdir =
             Workdir::make(&options.directory, options.identity(&plan.archive), &options.random)?;
         let drilled = self.drill_in(&workdir, &plan, &programs);
@@ -163,7 +166,7 @@ impl DrillJob<'_> {
             workdir.keep()?;
             self.kept = Some(workdir.path().to_owned());
         }
-        let removed = workdir.remove().doing("clean up");
+        let removed = workdir.clean_up().doing("clean up");
         drilled.and(removed)
     }
 
@@ -175,11 +178,8 @@ impl DrillJob<'_> {
             as_primary: false,
         };
         let restored = self.restore(workdir, plan, &recovery)?;
-        let data = workdir.join("data");
-        let owner = data.metadata().doing(|| format!("look at {}", data.display()))?;
         let runner = Runner {
             programs,
-            user: nix::unistd::geteuid().is_root().then_some((owner.uid(), owner.gid())),
             cleared_variables: &self.options.cleared_variables,
             cancel: &self.options.cancel,
             deadline: self.begun + self.options.timeout,
@@ -195,8 +195,7 @@ impl DrillJob<'_> {
         let expected = self.verify_and_scan(workdir, plan, &runner)?;
         recovering.raised = expected.raised;
         // A server reads this file, whatever `config_file` is.
-        let auto_conf = data.join("postgresql.auto.conf");
-        std::fs::write(&auto_conf, "").doing(|| format!("empty {}", auto_conf.display()))?;
+        workdir.write("data/postgresql.auto.conf", "")?;
 
         let (mut server, compared) = self.recover(&recovering, plan, expected)?;
         // From here on the repository is not read, so its announcement is removed.
@@ -336,6 +335,12 @@ impl DrillJob<'_> {
             });
             let detail =
                 format!("reached {reached}, the archive ends at {end}: the WAL between them is lost{seam}");
+            if let Some(problem) = server.log()?.last_line(is_about_the_host) {
+                let message = format!("recovery reached {reached} and not {end}: {problem}");
+                return Err(
+                    Error::new(Kind::Unavailable, message).hint("the cause is this host: its disk or memory")
+                );
+            }
             Check::failed("recovery", detail)
         });
         let pid = server.pid();
@@ -388,10 +393,10 @@ fn verify(workdir: &Workdir, runner: &Runner<'_>) -> Result<Check> {
     let Some(program) = runner.programs.get(name) else {
         return Ok(Check::not_done(name, "not installed"));
     };
-    let data = workdir.join("data");
-    let data = data.to_string_lossy();
-    let mut arguments = vec!["--quiet", &data];
-    if runner.programs.get("pg_waldump").is_none() {
+    let mut arguments = vec!["--quiet", "data"];
+    // It starts pg_waldump through a shell, by the path of its directory and that of the WAL.
+    let is_plain = |path: PathBuf| path.to_str().is_some_and(|path| quoted(path) == path);
+    if !runner.programs.get("pg_waldump").is_some_and(is_plain) {
         arguments.insert(0, "--no-parse-wal");
     }
     let (status, output) = runner.run(&program, &arguments, workdir)?;

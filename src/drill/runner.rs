@@ -5,7 +5,7 @@ use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::programs::Programs;
 use crate::progress::Cancel;
-use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 /// Interval at which the state of a process is checked.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// File in the working directory with the output of a program.
+const OUTPUT: &str = "output";
+
+/// Maximum number of bytes of it that are read.
+const MAX_OUTPUT: u64 = 1 << 20;
+
 /// Environment and limits of the programs of one drill.
 #[derive(Clone)]
 pub struct Runner<'a> {
     pub programs: &'a Programs,
-    /// User and group of the data directory, when this process is root and switches to them; else
-    /// `None`.
-    pub user: Option<(u32, u32)>,
     /// Environment variables to remove, since they would change what the programs do.
     pub cleared_variables: &'a [String],
     pub cancel: &'a Cancel,
@@ -55,17 +58,14 @@ impl Runner<'_> {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C");
-        if let Some((user, group)) = self.user {
-            command.uid(user).gid(group);
-        }
         command
     }
 
     /// Runs a program to its end. Returns its status and its output, both streams together.
     pub fn run(&self, program: &Path, arguments: &[&str], workdir: &Workdir) -> Result<(ExitStatus, String)> {
         let doing = || format!("run {}", program.display());
-        let path = workdir.join("output");
-        let output = File::create(&path).doing(doing)?;
+        let mut written = workdir.create(OUTPUT).doing(doing)?;
+        let output = written.try_clone().doing(doing)?;
         let mut command = self.command(program, workdir.path());
         command.args(arguments);
         command.stdout(output.try_clone().doing(doing)?).stderr(output);
@@ -83,7 +83,9 @@ impl Runner<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let text = std::fs::read(&path).doing(doing)?;
+        let mut text = Vec::new();
+        written.rewind().doing(doing)?;
+        written.take(MAX_OUTPUT).read_to_end(&mut text).doing(doing)?;
         Ok((ended.doing(doing)?, String::from_utf8_lossy(&text).into_owned()))
     }
 }

@@ -1,7 +1,7 @@
 //! The server of a drill. This process starts it on the working directory alone, and stops it
 //! without a checkpoint, since its data are thrown away.
 
-use super::log::{ServerLog, ServerLogFile};
+use super::log::{ServerLog, ServerLogFile, of_host};
 use super::runner::{POLL_INTERVAL, Runner};
 use super::workdir::Workdir;
 use crate::error::{Doing, Error, Kind, Result};
@@ -97,7 +97,7 @@ impl DrillServer {
 
     /// Whether `postmaster.pid` has the status `ready`, which `pg_ctl` waits for too.
     pub fn is_ready(&self) -> Result<bool> {
-        Ok(LockFile::read(&self.data)?.is_some_and(|lock| lock.status() == "ready"))
+        Ok(of_host(LockFile::read(&self.data))?.is_some_and(|lock| lock.status() == "ready"))
     }
 
     /// Process id. It is not reused before [`DrillServer::ended`] has returned a status.

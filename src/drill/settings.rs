@@ -84,7 +84,9 @@ impl ServerConfig<'_> {
         let memory = (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)) >> 20;
         let buffers = (memory / MEMORY_PARTS).clamp(*SHARED_BUFFERS.start(), *SHARED_BUFFERS.end());
         line("shared_buffers", &format!("{buffers}MB"));
-        line("unix_socket_directories", &self.socket.to_string_lossy());
+        // A list, in which a name in quotes may have commas.
+        let socket = self.socket.to_string_lossy().replace('"', "\"\"");
+        line("unix_socket_directories", &format!("\"{socket}\""));
         line("hba_file", &self.etc.join("pg_hba.conf").to_string_lossy());
         line("ident_file", &self.etc.join("pg_ident.conf").to_string_lossy());
         line("shared_preload_libraries", self.preload);

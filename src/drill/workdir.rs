@@ -2,14 +2,21 @@
 //! end. The drill holds a lock on it, which the kernel releases when the process ends, so a
 //! directory without a lock is an orphan.
 
-use super::log::ServerLogFile;
+use super::log::{ServerLogFile, of_host};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::{Folder, Rights};
+use crate::fs::named;
+use crate::fs::trail::user_name;
+use crate::pg::running::LockFile;
+use crate::pg::shell::quoted;
 use crate::progress;
 use crate::repo::DRILL_MARKER;
 use crate::repo::lock::Lock;
+use rustix::fs::FileType;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +39,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Time in which a drill writes the marker after it has locked its directory.
 const MARKER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Maximum size of the marker in bytes: the longest path of a data directory, and two lines of text.
+const MAX_MARKER_SIZE: u64 = 8 << 10;
+
 /// Identity of a drilled cluster. Clusters of the same name in two configurations have different
 /// ones, and their drills may run at once.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +61,10 @@ impl DrillIdentity<'_> {
 
 /// Working directory of a drill; dropping it removes it.
 pub struct Workdir {
-    path: PathBuf,
+    /// Directory in which it lies, and its name there.
+    parent: Folder,
+    name: String,
+    folder: Folder,
     lock: Option<Lock>,
     kept: bool,
     log: Arc<ServerLogFile>,
@@ -61,34 +74,39 @@ impl Workdir {
     /// Makes a working directory in `directory`. Its name contains the cluster, so that other
     /// drills of the cluster find it.
     pub fn make(directory: &Path, identity: DrillIdentity<'_>, random: &str) -> Result<Workdir> {
-        let path = directory.join(format!("{}{random}", prefix(identity.cluster)));
-        if path.join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
+        let name = format!("{}{random}", prefix(identity.cluster));
+        if directory.join(&name).join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
             let directory = directory.display();
             return Err(Error::new(Kind::Config, format!("the path of a socket in {directory} is too long"))
                 .hint(
                     "choose a directory with a shorter path: `directory` in [drill] of the configuration",
                 ));
         }
-        make_dir(&path)?;
-        let lock = Lock::wait_for(&path, Duration::ZERO)?;
-        let log = Arc::new(ServerLogFile::new(path.join("server.log")));
-        let workdir = Workdir { path, lock: Some(lock), kept: false, log };
+        let parent = Folder::root(directory)?.ok_or_else(|| {
+            Error::new(Kind::Absent, format!("directory {} does not exist", directory.display()))
+                .hint("create it, or set `directory` in [drill] of the configuration")
+        })?;
+        let rights = rights();
+        let folder = parent.make_folder(&name, &rights).map_err(|error| explain(error, directory))?;
+        let lock = Lock::of_folder(&folder, Duration::ZERO)?;
+        let log = Arc::new(ServerLogFile::new(folder.again()?));
+        let workdir = Workdir { parent, name, folder, lock: Some(lock), kept: false, log };
         let text = "a drill of walkeep works here; the next one removes this directory\n";
         workdir.write(DRILL_MARKER, &format!("{text}{}", identity.line()))?;
         for name in ["etc", "socket", "tablespaces"] {
-            make_dir(&workdir.join(name))?;
+            workdir.folder.make_folder(name, &rights)?;
         }
         Ok(workdir)
     }
 
     /// Path of a file in the directory.
     pub fn join(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.path().join(name)
     }
 
     /// Path of the directory itself.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// Log of the servers that run in the directory.
@@ -96,23 +114,28 @@ impl Workdir {
         &self.log
     }
 
-    /// Writes a file and returns its path.
-    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
-        Ok(path)
+    /// Writes a file, and replaces the file of that name.
+    pub fn write(&self, below: &str, text: &str) -> Result<()> {
+        let mut file = self.create(below)?;
+        file.write_all(text.as_bytes()).doing(|| format!("write {}", self.join(below).display()))
     }
 
-    /// Changes the owner of everything but the data directory to the user of the server.
-    pub fn chown(&self, user: u32, group: u32) -> Result<()> {
-        let own = ["", DRILL_MARKER, "etc", "socket", "tablespaces"];
-        let files = ["etc/postgresql.conf", "etc/pg_hba.conf", "etc/pg_ident.conf"];
-        for name in own.into_iter().chain(files) {
-            let path = self.path.join(name);
-            std::os::unix::fs::lchown(&path, Some(user), Some(group))
-                .doing(|| format!("change the owner of {}", path.display()))?;
+    /// Creates an empty file for reading and writing, and removes the file of that name.
+    pub fn create(&self, below: &str) -> Result<File> {
+        self.remove(below)?;
+        of_host(self.folder.create_at(Path::new(below), &rights()))
+    }
+
+    /// Removes a file, if it exists.
+    pub fn remove(&self, below: &str) -> Result<()> {
+        let path = Path::new(below);
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else {
+            return Err(Error::defect(format!("{below} is not the path of a file")));
+        };
+        match of_host(self.folder.folder(parent))? {
+            Some(folder) => folder.remove(name).map(drop),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Marks the directory as kept: neither this drill nor a later one removes it.
@@ -126,12 +149,12 @@ impl Workdir {
     }
 
     /// Removes the directory unless it is kept.
-    pub fn remove(mut self) -> Result<()> {
+    pub fn clean_up(mut self) -> Result<()> {
         if self.kept {
             return Ok(());
         }
         self.kept = true;
-        remove(&self.path)
+        remove(&self.parent, &self.name)
     }
 }
 
@@ -139,7 +162,7 @@ impl Drop for Workdir {
     fn drop(&mut self) {
         if !self.kept {
             // The drill has already failed, and its error is reported; the next drill tries again.
-            let _ = remove(&self.path);
+            let _ = remove(&self.parent, &self.name);
         }
         self.lock = None;
     }
@@ -150,18 +173,30 @@ fn prefix(cluster: &str) -> String {
     format!("walkeep-drill-{cluster}-")
 }
 
-fn make_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(path)
-        .doing(|| format!("create directory {}", path.display()))
+/// Rights of everything in a working directory.
+fn rights() -> Rights {
+    Rights::new(None, 0o600, 0o700)
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.doing(|| format!("remove {}", path.display())),
+/// Adds a hint to the error of a directory that this user may not create.
+fn explain(error: Error, directory: &Path) -> Error {
+    if error.kind() != Kind::Denied {
+        return error;
     }
+    let user = user_name(rustix::process::geteuid().as_raw());
+    let directory = quoted(&directory.to_string_lossy());
+    error.hint(format!(
+        "the drill runs as {user}: `sudo chown {user} {directory}`, or set `directory` in [drill] of the configuration"
+    ))
+}
+
+/// Removes a working directory, its marker last: the next drill recognizes what a killed one left.
+fn remove(parent: &Folder, name: &str) -> Result<()> {
+    let Some(folder) = parent.folder(Path::new(name))? else {
+        return Ok(());
+    };
+    folder.remove_all(|entry| entry == DRILL_MARKER)?;
+    parent.remove_tree(name).map(drop)
 }
 
 /// Stops the servers and removes the directories that killed drills of clusters of this name left.
@@ -171,25 +206,21 @@ fn remove(path: &Path) -> Result<()> {
 pub fn sweep(directory: &Path, identity: DrillIdentity<'_>, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let prefix = prefix(identity.cluster);
-    let entries = match std::fs::read_dir(directory) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.doing(|| format!("look at {}", directory.display()))?,
+    let Some(parent) = Folder::root(directory)? else {
+        return Ok(());
     };
-    for entry in entries {
-        let entry = entry.doing(|| format!("look at {}", directory.display()))?;
-        let name = entry.file_name();
-        let random = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+    for (name, kind) in parent.entries()? {
+        let random = name.strip_prefix(&prefix);
         let is_workdir = random
             .is_some_and(|random| !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if !is_workdir {
+        if !is_workdir || kind != FileType::Directory {
             continue;
         }
-        let path = entry.path();
-        if let Err(error) = clear(&path, identity, patience.saturating_sub(begun.elapsed())) {
+        if let Err(error) = clear(&parent, &name, identity, patience.saturating_sub(begun.elapsed())) {
             match error.kind() {
                 Kind::Locked => {
                     return Err(Error::new(Kind::Locked, "another drill of this cluster runs")
-                        .doing(format!("look at {}", path.display()))
+                        .doing(format!("look at {}", directory.join(&name).display()))
                         .hint("wait for it to end, or use --wait"));
                 }
                 _ => progress::warn(&error.doing("remove what an earlier drill left")),
@@ -199,61 +230,53 @@ pub fn sweep(directory: &Path, identity: DrillIdentity<'_>, patience: Duration) 
     Ok(())
 }
 
-/// Removes one directory that has the name of a working directory, unless it is kept, or no drill
-/// made it, or the drill of another cluster runs in it.
-fn clear(path: &Path, identity: DrillIdentity<'_>, patience: Duration) -> Result<()> {
-    let meta = path.symlink_metadata().doing(|| format!("look at {}", path.display()))?;
-    let own = nix::unistd::geteuid();
-    if !meta.is_dir() || !(own.is_root() || meta.uid() == own.as_raw()) {
+/// Removes one directory that has the name of a working directory, unless it belongs to another user,
+/// is kept, or no drill made it, or the drill of another cluster runs in it.
+fn clear(parent: &Folder, name: &str, identity: DrillIdentity<'_>, patience: Duration) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let stat = parent.entry(Path::new(name))?;
+    if stat.is_none_or(|stat| stat.st_uid != own) {
         return Ok(());
     }
-    let keep_marker = path.join(KEEP_MARKER);
-    if keep_marker.try_exists().doing(|| format!("look at {}", keep_marker.display()))? {
+    let Some(folder) = parent.folder(Path::new(name))? else {
+        return Ok(());
+    };
+    if folder.entry(Path::new(KEEP_MARKER))?.is_some() {
         return Ok(());
     }
-    let lock = match Lock::wait_for(path, Duration::ZERO) {
+    let _lock = match Lock::of_folder(&folder, Duration::ZERO) {
         Err(error) if error.kind() == Kind::Locked => {
-            if is_of_another(path, identity)? {
+            if is_of_another(&folder, identity)? {
                 return Ok(());
             }
-            Lock::wait_for(path, patience)
+            Lock::of_folder(&folder, patience)?
         }
-        lock => lock,
-    };
-    let _lock = match lock {
-        Err(error) if error.kind() == Kind::Absent => return Ok(()),
         lock => lock?,
     };
-    let mut entries = match std::fs::read_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.doing(|| format!("look at {}", path.display()))?,
-    };
-    // A drill that was killed before its first step has left an empty directory.
-    if entries.next().is_some() && !path.join(DRILL_MARKER).is_file() {
+    // A drill that was killed before its first step, or in its last one, has left an empty directory.
+    if !folder.is_empty()? && folder.stat(Path::new(DRILL_MARKER))?.is_none() {
         return Ok(());
     }
-    stop_orphan(path, meta.uid())?;
-    remove(path)?;
-    tracing::info!("removed {}, which an earlier drill left", path.display());
+    stop_orphan(folder.path(), own)?;
+    remove(parent, name)?;
+    tracing::info!("removed {}, which an earlier drill left", folder.path().display());
     Ok(())
 }
 
 /// Whether the drill that holds the lock of a directory is one of another cluster. A drill that has
 /// not yet written its marker counts as one of the same cluster after [`MARKER_TIMEOUT`].
-fn is_of_another(path: &Path, identity: DrillIdentity<'_>) -> Result<bool> {
+fn is_of_another(folder: &Folder, identity: DrillIdentity<'_>) -> Result<bool> {
     let begun = Instant::now();
-    let marker = path.join(DRILL_MARKER);
     loop {
-        match std::fs::read_to_string(&marker) {
-            Ok(text) if text.ends_with('\n') && text.lines().count() > 1 => {
-                return Ok(!text.ends_with(&identity.line()));
-            }
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::from_io(format!("read {}", marker.display()), e));
-            }
-            _ if begun.elapsed() > MARKER_TIMEOUT => return Ok(false),
-            _ => std::thread::sleep(POLL_INTERVAL),
+        let marker = folder.read(Path::new(DRILL_MARKER), MAX_MARKER_SIZE)?;
+        let text = marker.map_or_else(String::new, |text| String::from_utf8_lossy(&text).into_owned());
+        if text.ends_with('\n') && text.lines().count() > 1 {
+            return Ok(!text.ends_with(&identity.line()));
         }
+        if begun.elapsed() > MARKER_TIMEOUT {
+            return Ok(false);
+        }
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -262,13 +285,9 @@ fn is_of_another(path: &Path, identity: DrillIdentity<'_>) -> Result<bool> {
 /// id is left alone.
 fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     let data = path.join("data");
-    let pid_file = data.join("postmaster.pid");
-    let text = match std::fs::read_to_string(&pid_file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.doing(|| format!("read {}", pid_file.display()))?,
-    };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw)
-    else {
+    let lock = LockFile::read(&data)?;
+    let pid = lock.and_then(|lock| lock.pid()).and_then(|pid| i32::try_from(pid).ok());
+    let Some(pid) = pid.and_then(Pid::from_raw) else {
         return Ok(());
     };
     // Open while the process is identified, so that the id cannot be reused for another one
@@ -278,11 +297,12 @@ fn stop_orphan(path: &Path, owner: u32) -> Result<()> {
     };
     let runs_here = || {
         let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-        let cwd = std::fs::read_link(proc.join("cwd")).ok();
-        let is_here = cwd.zip(std::fs::canonicalize(&data).ok()).is_some_and(|(cwd, data)| cwd == data);
-        let is_owned = proc.metadata().is_ok_and(|meta| meta.uid() == owner);
-        let is_postgres = std::fs::read_link(proc.join("exe"))
-            .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == OsStr::new("postgres")));
+        let cwd = named::link_target(&proc.join("cwd")).ok().flatten();
+        let real = named::real(&data).ok().flatten();
+        let is_here = cwd.zip(real).is_some_and(|(cwd, data)| cwd == data);
+        let is_owned = named::stat(&proc).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_uid == owner));
+        let exe = named::link_target(&proc.join("exe")).ok().flatten();
+        let is_postgres = exe.is_some_and(|exe| exe.file_name() == Some(OsStr::new("postgres")));
         is_here && is_owned && is_postgres
     };
     for signal in [Signal::QUIT, Signal::KILL] {

@@ -3,9 +3,11 @@
 
 #![allow(dead_code, reason = "rooms are converted one after the other")]
 
+pub mod acting;
 pub mod aligned;
 pub mod direct;
 pub mod durable;
 pub mod folder;
 mod limited;
 pub mod named;
+pub mod trail;

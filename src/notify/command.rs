@@ -11,13 +11,17 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Runs the command in a process group of its own, which is killed after `limit`.
-pub fn run(words: &[String], notice: &Notice, limit: Duration) -> Result<()> {
+/// Runs the command as a user and a group, `None` for those of this process, in a process group of its own, which is killed after `limit`.
+pub fn run(words: &[String], notice: &Notice, limit: Duration, run_as: Option<(u32, u32)>) -> Result<()> {
     let (program, arguments) =
         words.split_first().ok_or_else(|| Error::defect("an empty command for notices"))?;
     let doing = || format!("run {program}");
     let text = notice.json().to_string() + "\n";
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some((user, group)) = run_as {
+        command.uid(user).gid(group);
+    }
+    let mut child = command
         .args(arguments)
         .envs(notice.environment())
         .stdin(Stdio::piped())

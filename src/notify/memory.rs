@@ -2,17 +2,18 @@
 //! last notice, for each data directory of a cluster of this name. The file may be lost: then a failure is reported once more, and its end not at all.
 
 use super::notice::NoticeEvent;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::{durable, folder};
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::Folder;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Folder of the spool.
+const FOLDER: &str = "notify";
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// Maximum number of bytes that are read of a file; walkeep writes far fewer.
+/// Maximum size of a file in bytes; walkeep writes far fewer.
 const MAX_FILE_SIZE: u64 = 1 << 16;
 /// Maximum number of characters of a file name after the name of the cluster. File systems allow
 /// 255, and temporary files have longer names.
@@ -67,8 +68,9 @@ impl Due {
 
 /// The file of one verb.
 pub struct FailureMemory {
-    folder: PathBuf,
-    file: PathBuf,
+    spool: PathBuf,
+    /// Name of the file in [`FOLDER`].
+    name: String,
     /// Data directory of the cluster: two configurations may have clusters of one name.
     pgdata: String,
 }
@@ -78,11 +80,10 @@ impl FailureMemory {
     /// part of the name.
     #[must_use]
     pub fn new(spool: &Path, cluster: &str, pgdata: &Path, about: &str) -> FailureMemory {
-        let folder = spool.join("notify");
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let about = about.chars().take(MAX_SUFFIX_LENGTH).map(|c| if is_plain(c) { c } else { '_' });
-        let file = folder.join(format!("{cluster}.{}", about.collect::<String>()));
-        FailureMemory { folder, file, pgdata: pgdata.display().to_string() }
+        let name = format!("{cluster}.{}", about.collect::<String>());
+        FailureMemory { spool: spool.to_owned(), name, pgdata: pgdata.display().to_string() }
     }
 
     /// Reads the failure that lasts. A file that cannot be parsed counts as missing.
@@ -92,29 +93,31 @@ impl FailureMemory {
 
     /// Reads the failures that last, by data directory.
     fn read_all(&self) -> Result<BTreeMap<String, Failing>> {
-        let doing = || format!("read {}", self.file.display());
-        let file = match std::fs::File::open(&self.file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            file => file.doing(doing)?,
-        };
-        let mut text = Vec::new();
-        file.take(MAX_FILE_SIZE).read_to_end(&mut text).doing(doing)?;
-        Ok(serde_json::from_slice(&text).unwrap_or_else(|_| BTreeMap::new()))
+        let below = Path::new(FOLDER).join(&self.name);
+        let text = Folder::root(&self.spool)?.map(|spool| spool.read(&below, MAX_FILE_SIZE)).transpose()?;
+        let all = text.flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(all.unwrap_or_default())
     }
 
     /// Writes the failure that lasts; removes it when there is none.
     pub fn write(&self, failing: Option<Failing>) -> Result<()> {
         let mut all = self.read_all()?;
+        let spool = Folder::root(&self.spool)?.ok_or_else(|| {
+            Error::new(Kind::Absent, format!("directory {} does not exist", self.spool.display()))
+        })?;
+        // Other users may search the spool.
+        let rights = spool.rights()?.with_modes(FILE_MODE, DIR_MODE);
+        let folder = spool.make(Path::new(FOLDER), &rights)?;
         match failing {
             Some(failing) => drop(all.insert(self.pgdata.clone(), failing)),
             None => drop(all.remove(&self.pgdata)),
         }
         if all.is_empty() {
-            return durable::remove_file(&self.file);
+            folder.remove(&self.name)?;
+            return folder.sync();
         }
         let text =
             serde_json::to_vec(&all).map_err(|e| Error::new(Kind::Failed, format!("write JSON: {e}")))?;
-        durable::create_dir(&self.folder, DIR_MODE)?;
-        folder::write_replacing(&self.file, &text, FILE_MODE)
+        folder.put(&self.name, &text, &rights)
     }
 }

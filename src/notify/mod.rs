@@ -16,6 +16,7 @@ pub use notice::{Notice, NoticeEvent};
 pub use webhook::{Webhook, WebhookFormat};
 
 use crate::error::Result;
+use std::path::Path;
 use std::time::Duration;
 
 /// A means of delivering notices.
@@ -38,15 +39,25 @@ impl NoticeChannel {
         }
     }
 
-    /// Sends a notice; returns after about `limit` at the latest.
+    /// Path of the program that is run; `None` for a webhook.
+    #[must_use]
+    pub fn program(&self) -> Option<&Path> {
+        match self {
+            NoticeChannel::Webhook(_) => None,
+            NoticeChannel::Command(words) => words.first().map(Path::new),
+        }
+    }
+
+    /// Sends a notice; returns after about `limit` at the latest. A program runs as the user and group
+    /// of `run_as`, or as those of this process.
     ///
     /// # Errors
     ///
     /// Any kind, when it is not certain that the notice was accepted.
-    pub fn send(&self, notice: &Notice, limit: Duration) -> Result<()> {
+    pub fn send(&self, notice: &Notice, limit: Duration, run_as: Option<(u32, u32)>) -> Result<()> {
         match self {
             NoticeChannel::Webhook(webhook) => webhook.post(notice, limit),
-            NoticeChannel::Command(words) => command::run(words, notice, limit),
+            NoticeChannel::Command(words) => command::run(words, notice, limit, run_as),
         }
     }
 }

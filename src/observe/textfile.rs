@@ -8,7 +8,8 @@ use std::path::Path;
 /// Mode of the file: readable for all users, since the collector runs as another one.
 const MODE: u32 = 0o644;
 
-/// Writes a file by a rename.
+/// Writes a file by a rename. One that root writes belongs to the owner of its directory.
 pub fn write(path: &Path, text: &str) -> Result<()> {
-    folder::write_replacing(path, text.as_bytes(), MODE)
+    let (folder, name) = folder::parent_of(path)?;
+    folder.put(name, text.as_bytes(), &folder.rights()?.with_modes(MODE, MODE))
 }

@@ -12,12 +12,17 @@ pub struct Programs {
 
 impl Programs {
     /// Finds the programs of a major version: in the configured directory, or, if none is
-    /// configured, in the directories of Debian, Red Hat, SUSE and builds from source.
+    /// configured, in the directories of Debian, Red Hat, SUSE and builds from source. `prepare` sets
+    /// the user of a command before it is run; programs for which it fails are passed over.
     ///
     /// # Errors
     ///
     /// `Absent` when no server program of this version is found.
-    pub fn find(major: u32, configured: Option<&Path>) -> Result<Programs> {
+    pub fn find(
+        major: u32,
+        configured: Option<&Path>,
+        prepare: &dyn Fn(&Path, &mut Command) -> Result<()>,
+    ) -> Result<Programs> {
         let usual = [
             format!("/usr/lib/postgresql/{major}/bin"),
             format!("/usr/pgsql-{major}/bin"),
@@ -33,7 +38,12 @@ impl Programs {
         let mut others = Vec::new();
         for directory in &places {
             let postgres = directory.join("postgres");
-            match version(&postgres) {
+            let mut command = Command::new(&postgres);
+            if let Err(error) = prepare(&postgres, &mut command) {
+                others.push(error.to_string());
+                continue;
+            }
+            match version(&mut command) {
                 Some(found) if found == major => return Ok(Programs { directory: directory.clone() }),
                 Some(found) => others.push(format!("{} has version {found}", postgres.display())),
                 None => {}
@@ -60,8 +70,8 @@ impl Programs {
 
 /// Runs a server program to get its major version: `postgres (PostgreSQL) 15.18 (Debian …)`. `None`
 /// when the program cannot be run or prints something else.
-fn version(postgres: &Path) -> Option<u32> {
-    let output = Command::new(postgres).arg("--version").output().ok()?;
+fn version(postgres: &mut Command) -> Option<u32> {
+    let output = postgres.arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let number = text.split_whitespace().nth(2)?;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

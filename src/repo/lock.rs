@@ -3,10 +3,12 @@
 //! process ends.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::Folder;
 use crate::runtime::clock::Moment;
 use crate::runtime::thread;
 use fs2::FileExt;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +30,17 @@ impl Lock {
     pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
         let file = File::open(path).doing(|| format!("lock {}", path.display()))?;
         Lock::of(file, path, timeout)
+    }
+
+    /// Takes the lock of a folder, like [`Lock::wait_for`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lock::wait_for`].
+    pub fn of_folder(folder: &Folder, timeout: Duration) -> Result<Lock> {
+        let fd = folder.as_fd().try_clone_to_owned();
+        let file = File::from(fd.doing(|| format!("lock {}", folder.path().display()))?);
+        Lock::of(file, folder.path(), timeout)
     }
 
     /// Takes the lock of a file that is open at `path`, like [`Lock::wait_for`].

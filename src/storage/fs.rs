@@ -10,10 +10,13 @@ use super::{
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::direct;
 use crate::fs::durable::{self, Published};
-use crate::fs::folder::{Folder, Rights, describe, is_random_name, publish, random_name, replace};
+use crate::fs::folder::{Folder, Rights, describe, is_random_name, make_path, publish, random_name, replace};
+use crate::fs::named;
+use crate::fs::trail::user_name;
 use fs2::FileExt;
 use rustix::fs::{FileType, Stat};
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -38,13 +41,43 @@ pub struct Directory {
     /// Device on which an object was found. When the root is on another device later, the file
     /// system was unmounted, and an object that is not found may exist on it.
     device: OnceLock<u64>,
+    /// User and group of the directories that [`Storage::prepare`] creates; `None` for those of the
+    /// process.
+    new_owner: Option<(u32, u32)>,
 }
 
 impl Directory {
     /// Creates the store of this directory. Accesses nothing: the first operation fails if the
     /// directory does not exist.
     pub fn new(root: impl Into<PathBuf>) -> Directory {
-        Directory { root: root.into(), device: OnceLock::new() }
+        Directory { root: root.into(), device: OnceLock::new(), new_owner: None }
+    }
+
+    /// Gives the directories that [`Storage::prepare`] creates to a user and a group.
+    #[must_use]
+    pub fn with_new_owner(self, owner: Option<(u32, u32)>) -> Directory {
+        Directory { new_owner: owner, ..self }
+    }
+
+    /// Names the owner of the directory in the error of an access that is not permitted.
+    fn explain(&self, error: Error) -> Error {
+        let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        if source.is_none_or(|source| source.kind() != ErrorKind::PermissionDenied) {
+            return error;
+        }
+        let Ok(Some(stat)) = named::stat(&self.root) else {
+            return error;
+        };
+        let own = rustix::process::geteuid().as_raw();
+        let (root, owner, user) = (self.root.display(), user_name(stat.st_uid), user_name(own));
+        let give = format!("`sudo chown -R {user}: {root}`");
+        error.hint(match stat.st_uid {
+            owner if owner == own => {
+                format!("the path belongs to another user, or has the wrong mode: {give} gives everything there to the owner of the repository")
+            }
+            0 => format!("{root} belongs to root: {give}, if {user} is the user of the server"),
+            _ => format!("{root} belongs to {owner}: `sudo -u {owner} walkeep …`"),
+        })
     }
 
     /// Returns the device of the root; `None` when the root does not exist.
@@ -74,7 +107,7 @@ impl Directory {
             // Read before `look` is called, so that an object that is found is on this device.
             None => self.device_of_root()?,
         };
-        let found = look()?;
+        let found = look().map_err(|error| self.explain(error))?;
         match (&found, device) {
             (Some(_), Some(device)) => drop(self.device.get_or_init(|| device)),
             (Some(_), None) => {}
@@ -95,7 +128,7 @@ impl Directory {
 
     /// Opens the root; `None` when it does not exist.
     fn root(&self) -> Result<Option<Folder>> {
-        Folder::root(&self.root)
+        Folder::root(&self.root).map_err(|error| self.explain(error))
     }
 
     /// Opens the root to write below it.
@@ -274,7 +307,7 @@ impl Storage for Directory {
             return Ok(Put::Exists);
         }
         let rights = root.rights()?;
-        let temporary = self.write_temporary(&root, &rights, body).map_err(|e| rights.explain(e))?;
+        let temporary = self.write_temporary(&root, &rights, body).map_err(|e| self.explain(e))?;
         let mut attempt = 1;
         loop {
             match self.give_name(&root, &rights, &temporary, key, mode) {
@@ -288,7 +321,7 @@ impl Storage for Directory {
                     self.sync_object(&root, key)?;
                     return Ok(Put::Exists);
                 }
-                Err(error) => return Err(rights.explain(error)),
+                Err(error) => return Err(self.explain(error)),
             }
         }
     }
@@ -370,7 +403,7 @@ impl Storage for Directory {
             }
         }
         // A missing object may exist on a file system that was unmounted.
-        result.and_then(|()| self.check_mounted())
+        result.map_err(|error| self.explain(error)).and_then(|()| self.check_mounted())
     }
 
     fn clean(&self, before: jiff::Timestamp) -> Result<u64> {
@@ -412,7 +445,8 @@ impl Storage for Directory {
     /// Creates the directory and its parents. Any other caller than `init` would fill the disk
     /// below the mount point of an unmounted repository.
     fn prepare(&self) -> Result<()> {
-        durable::create_dirs(&self.root, ROOT_MODE)
+        let rights = Rights::new(self.new_owner, ROOT_MODE, ROOT_MODE);
+        make_path(&self.root, &rights).map(drop)
     }
 }
 

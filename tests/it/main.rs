@@ -41,6 +41,7 @@ mod records;
 mod report;
 mod restore;
 mod retention;
+mod root;
 mod s3;
 
 mod seams;

@@ -4,6 +4,7 @@
 use super::record::LogRecord;
 use crate::config::LogFormat;
 use crate::error::{Error, Result};
+use crate::fs::acting::as_user;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -22,6 +23,8 @@ pub(super) struct LogFile {
     path: PathBuf,
     program: &'static str,
     format: LogFormat,
+    /// User and group as which root opens the file.
+    owner: Option<(u32, u32)>,
     /// `None` before the first line, and after a failure.
     open: Mutex<Option<OpenFile>>,
 }
@@ -34,8 +37,13 @@ struct OpenFile {
 }
 
 impl LogFile {
-    pub(super) fn new(path: PathBuf, program: &'static str, format: LogFormat) -> LogFile {
-        LogFile { path, program, format, open: Mutex::new(None) }
+    pub(super) fn new(
+        path: PathBuf,
+        program: &'static str,
+        format: LogFormat,
+        owner: Option<(u32, u32)>,
+    ) -> LogFile {
+        LogFile { path, program, format, owner, open: Mutex::new(None) }
     }
 
     /// Appends a record.
@@ -72,8 +80,12 @@ impl LogFile {
     fn open(&self) -> Result<OpenFile> {
         // Without NONBLOCK a pipe that nothing reads would block the program.
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let opened =
-            File::options().append(true).create(true).mode(MODE).custom_flags(flags).open(&self.path);
+        let open =
+            || File::options().append(true).create(true).mode(MODE).custom_flags(flags).open(&self.path);
+        let opened = match self.owner {
+            Some((user, group)) => as_user(user, group, open),
+            None => open(),
+        };
         let file = opened.map_err(|error| self.error("open", &error))?;
         let meta = file.metadata().map_err(|error| self.error("read the metadata of", &error))?;
         Ok(OpenFile { file, device: meta.dev(), inode: meta.ino(), checked: Instant::now() })

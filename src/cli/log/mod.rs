@@ -215,7 +215,7 @@ impl LogLayer {
         let console = StderrLog::new(error.program, error.format, bar);
         let file = file.and_then(|options| {
             let path = options.file.clone()?;
-            let file = LogFile::new(path, error.program, options.format);
+            let file = LogFile::new(path, error.program, options.format, options.owner);
             Some((extended(file_filter(options.level), asked), file))
         });
         let log = LogLayer {

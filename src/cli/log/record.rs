@@ -1,6 +1,7 @@
 //! An event with the spans around it, as text and as JSON. Secrets that libraries log are masked
 //! here.
 
+use crate::cli::account::with_command_line;
 use crate::cli::printable;
 use crate::error::Error;
 use jiff::Timestamp;
@@ -60,7 +61,7 @@ impl Fields {
         match field.name() {
             "message" => self.message = text,
             "kind" => self.kind = Some(text),
-            "hint" => self.hint = Some(text),
+            "hint" => self.hint = Some(with_command_line(text)),
             name => self.set(name, text.into()),
         }
     }
@@ -118,7 +119,7 @@ impl LogRecord {
         let fields = Fields {
             message: error.to_string(),
             kind: Some(error.kind().as_str().to_owned()),
-            hint: error.advice().map(str::to_owned),
+            hint: error.advice().map(str::to_owned).map(with_command_line),
             ..Fields::default()
         };
         LogRecord::new(Level::WARN, module_path!(), fields)

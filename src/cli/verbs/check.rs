@@ -4,6 +4,7 @@
 //! A result is *ok*, a *warning* or *failed*. A warning works today and costs something later, or
 //! is any failure in a repository that is not required. A result that is ok may come with advice.
 
+mod access;
 mod clock;
 mod fetch;
 mod histories;
@@ -13,12 +14,14 @@ mod spool;
 mod wal;
 
 use crate::backup::BackupServer;
+use crate::cli::account::with_command_line;
 use crate::cli::args::CheckArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
 use crate::error::{Doing, Error, Result};
 use crate::pg::client::{Session, SessionOptions, column};
+use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::{Archive, Lineage, Repository};
@@ -84,7 +87,7 @@ impl CheckResult {
 
 impl From<Error> for CheckResult {
     fn from(error: Error) -> CheckResult {
-        let hint = error.advice().map(str::to_owned);
+        let hint = error.advice().map(str::to_owned).map(with_command_line);
         CheckResult { level: Severity::Failed, detail: error.to_string(), hint }
     }
 }
@@ -176,6 +179,7 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
     for archive in &archives {
         histories::look(context, server.as_ref().map(|(server, _)| server), archive, checks);
     }
+    access::look(context, checks);
     let size = server.as_ref().map(|(server, _)| server.found.segment_size);
     checks.note("spool", spool::look(&context.config.wal, size));
     match server {
@@ -234,10 +238,8 @@ fn problems(context: &Context, server: &BackupServer) -> Vec<Error> {
 
 /// Checks that a file that only its owner may read can be read: a backup reads every file.
 fn readable(pgdata: &Path) -> Result<()> {
-    let path = pgdata.join("global/pg_control");
-    std::fs::read(&path)
-        .doing(|| format!("read {}", path.display()))
-        .map(|_| ())
+    Control::read(pgdata)
+        .map(drop)
         .map_err(|error| error.hint("run walkeep as the user that runs the server, usually postgres"))
 }
 

@@ -1,11 +1,15 @@
 //! `walkeep init`: registers the cluster in every repository.
 
+use crate::cli::account;
 use crate::cli::args::InitArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
 use crate::config::RepositoryUrl;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
+use crate::fs::trail::user_name;
+use crate::progress;
 use crate::repo::{Lineage, Registered, Repository};
 use crate::storage::Directory;
 use serde::Serialize;
@@ -51,6 +55,10 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Exit> {
         if let RepositoryUrl::File(path) = &configured.url {
             refuse_inside(path, context).doing(doing)?;
         }
+        let is_there = match &configured.url {
+            RepositoryUrl::File(path) => account::owner_of(path)?.is_some(),
+            RepositoryUrl::S3 { .. } => true,
+        };
         repository.prepare().doing(doing)?;
         let registered =
             repository.register(lineage, args.upgrade, jiff::Timestamp::now(), &fresh).doing(doing)?;
@@ -68,20 +76,48 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Exit> {
             repository.name(),
             repository.url()
         ));
+        if let RepositoryUrl::File(path) = &configured.url {
+            report_owner(context, path, is_there)?;
+        }
         repositories.push((repository, registered));
     }
     context.print(&Initialized { cluster: &context.cluster.name, lineage, repositories })?;
     Ok(Exit::Done)
 }
 
+/// Prints the owner of a new directory, and warns about one whose owner is not the user of the
+/// server, which archives into it.
+fn report_owner(context: &Context, path: &Path, is_old: bool) -> Result<()> {
+    let owner = account::owner_of(path)?;
+    let Some((owner, server)) = owner.zip(account::owner_of(&context.cluster.pgdata)?) else {
+        return Ok(());
+    };
+    let (path, owner_name, server_name) = (path.display(), user_name(owner.user), user_name(server.user));
+    if !is_old {
+        context.console.say(&format!("created the directory {path}; it belongs to {owner_name}"));
+    }
+    if owner.user != server.user {
+        let message = format!(
+            "{path} belongs to {owner_name}, and the server runs as {server_name}: can it archive there?"
+        );
+        progress::warn(
+            &Error::new(Kind::Denied, message).hint(format!("`sudo chown -R {server_name}: {path}`")),
+        );
+    }
+    Ok(())
+}
+
 /// Refuses a repository inside the data directory: it would be backed up into itself, and lost with
 /// it.
 fn refuse_inside(path: &Path, context: &Context) -> Result<()> {
     let repository = Directory::new(path);
-    let pgdata = std::fs::canonicalize(&context.cluster.pgdata)
-        .doing(|| format!("resolve {}", context.cluster.pgdata.display()))?;
-    let tablespaces = std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
-    let locations = tablespaces.filter_map(|link| std::fs::canonicalize(link.path()).ok());
+    let Some(pgdata) = named::real(&context.cluster.pgdata)? else {
+        return Ok(());
+    };
+    let links = pgdata.join("pg_tblspc");
+    let tablespaces = named::list(&links).ok().flatten().unwrap_or_default();
+    let locations = tablespaces.iter().filter_map(|(name, _)| named::real(&links.join(name)).ok()?);
+    let locations: Vec<_> = locations.collect();
     for directory in std::iter::once(pgdata).chain(locations) {
         if repository.is_inside(&directory) {
             return Err(Error::new(

@@ -55,7 +55,13 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     let is_default = args.backup.is_none() && args.timeline.is_none() && plan.target == RecoveryTarget::End;
     describe(context, &plan, is_default);
     // Before anything is written: --follow needs the server's programs.
-    let find = || Programs::find(plan.archive.lineage().major, context.config.drill.bin.as_deref());
+    let find = || {
+        Programs::find(
+            plan.archive.lineage().major,
+            context.config.drill.bin.as_deref(),
+            &|program, command| setup::run_as_writer(command, &context.config.path, program),
+        )
+    };
     let programs = args.follow.then(find).transpose()?;
     let lock = lock(context, plan.archive.repository(), &args.wait)?;
     if args.dry_run {

@@ -7,8 +7,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable::{self, Published};
 use crate::runtime;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid, chownat, fchmod, fchown,
-    fstat, linkat, mkdirat, openat, openat2, renameat, renameat_with, symlinkat, unlinkat,
+    Access, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid, accessat, chownat,
+    fchmod, fchown, fstat, linkat, mkdirat, openat, openat2, renameat, renameat_with, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -38,6 +38,12 @@ impl Rights {
         Rights { owner, file, folder }
     }
 
+    /// Returns these rights with other modes.
+    #[must_use]
+    pub fn with_modes(self, file: u32, folder: u32) -> Rights {
+        Rights { file, folder, ..self }
+    }
+
     /// Returns the rights of new files below a folder: its owner's, if the process may choose, and
     /// readable for its group if the folder is.
     fn below(root: &Stat, owner: Option<(u32, u32)>) -> Rights {
@@ -52,16 +58,6 @@ impl Rights {
     pub fn would_own(&self, stat: &Stat) -> bool {
         let user = self.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |(user, _)| user);
         stat.st_uid == user
-    }
-
-    /// Adds a hint to the error of a write that root was not permitted, as in a directory that is
-    /// mounted over the network.
-    pub fn explain(&self, error: Error) -> Error {
-        match self.owner {
-            Some((user, _)) if error.kind() == Kind::Denied => error
-                .hint(format!("root may not write here: run it as the owner, `sudo -u '#{user}' walkeep …`")),
-            _ => error,
-        }
     }
 }
 
@@ -87,6 +83,25 @@ impl Folder {
         }
         let stat = self.own_stat()?;
         Ok(Some((stat.st_uid, stat.st_gid)))
+    }
+
+    /// Whether this process may create files in the folder and give them to the folder's owner. A
+    /// file system that is mounted read-only is not examined.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn can_give(&self) -> Result<bool> {
+        let stat = self.own_stat()?;
+        let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        let tried = accessat(&self.fd, ".", wanted, AtFlags::empty())
+            .and_then(|()| fchown(&self.fd, Some(user), Some(group)));
+        match tried {
+            Err(Errno::PERM | Errno::ACCESS) => Ok(false),
+            Err(Errno::ROFS) => Ok(true),
+            tried => tried.doing(|| format!("look at {}", self.path.display())).map(|()| true),
+        }
     }
 
     /// Creates the folders of a relative path that do not exist, durably, and opens the last one. An
@@ -276,6 +291,29 @@ impl Folder {
     }
 }
 
+/// Creates the directories of an absolute path that do not exist, durably, and opens the last one.
+/// Links in the part that exists are followed.
+///
+/// # Errors
+///
+/// Those of [`Folder::make`].
+pub fn make_path(path: &Path, rights: &Rights) -> Result<Folder> {
+    if let Some(folder) = Folder::root(path)? {
+        // It may have been created by a process that was killed before its name was durable.
+        if folder.is_empty()? {
+            durable::sync_parent(path)?;
+        }
+        return Ok(folder);
+    }
+    for parent in path.ancestors().skip(1) {
+        if let Some(folder) = Folder::root(parent)? {
+            let below = path.strip_prefix(parent).map_err(|_| Error::defect("a path without its parent"))?;
+            return folder.make(below, rights);
+        }
+    }
+    Err(Error::defect(format!("{} is not absolute", path.display())))
+}
+
 /// Renames the synced file `from` of a folder to the name `to` of another folder, unless that name
 /// exists, and syncs the other folder. After [`Published::NameIsTaken`] the temporary file still
 /// exists.
@@ -348,16 +386,27 @@ const NEW: &str = ".new-";
 ///
 /// Those of the operating system. The old file then stays, unless the sync of the directory failed.
 pub fn write_replacing(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let (folder, name) = parent_of(path)?;
+    let replaced = folder.entry(Path::new(name))?.filter(|stat| kind(stat) == FileType::RegularFile);
+    let replaced = replaced.filter(|_| rustix::process::geteuid().is_root());
+    let owner = replaced.map(|stat| (stat.st_uid, stat.st_gid));
+    folder.put(name, content, &Rights::new(owner, mode, mode))
+}
+
+/// Opens the directory of a file that need not exist, and returns the name of the file.
+///
+/// # Errors
+///
+/// Those of the operating system, `Absent` for a directory that does not exist, and `Refused` for a
+/// path that does not end with a name.
+pub fn parent_of(path: &Path) -> Result<(Folder, &OsStr)> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| {
         Error::new(Kind::Refused, format!("{} does not end with the name of a file", path.display()))
     })?;
     let folder = Folder::root(parent)?
         .ok_or_else(|| Error::new(Kind::Absent, format!("directory {} does not exist", parent.display())))?;
-    let replaced = folder.entry(Path::new(name))?.filter(|stat| kind(stat) == FileType::RegularFile);
-    let replaced = replaced.filter(|_| rustix::process::geteuid().is_root());
-    let owner = replaced.map(|stat| (stat.st_uid, stat.st_gid));
-    folder.put(name, content, &Rights::new(owner, mode, mode))
+    Ok((folder, name))
 }
 
 /// Gives a file or folder its owner and mode.

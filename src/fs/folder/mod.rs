@@ -13,8 +13,8 @@ mod reach;
 mod remove;
 
 pub use make::{
-    Rights, UNFINISHED, is_leftover, is_random_name, publish, random_name, replace, replace_volatile,
-    set_rights, write_replacing,
+    Rights, UNFINISHED, is_leftover, is_random_name, make_path, parent_of, publish, random_name, replace,
+    replace_volatile, set_rights, write_replacing,
 };
 
 use super::durable;

@@ -176,3 +176,25 @@ fn wal_of_another_repository_proves_nothing() {
     drill(&both, &[], 3);
     drill(&both, &["--repository", "second"], 0);
 }
+
+#[test]
+fn no_part_of_a_path_reaches_a_shell() {
+    let story = Story::get();
+    let scratch = Scratch::new();
+    let place = scratch.mkdir("place");
+    let name = "a$(touch pwned)`touch pwned`\"'; touch pwned; &b";
+    let directory = scratch.mkdir(name);
+    let mut archive = story.archive();
+    drilling(&archive, &directory, &[]).cwd(&place).go().ok();
+    assert_empty(&directory);
+    assert_empty(&place);
+    // Programs of PostgreSQL start others by their path.
+    let programs = scratch.mkdir("c$(touch pwned)");
+    for entry in std::fs::read_dir(pg::bin()).expect("list").flatten() {
+        std::os::unix::fs::symlink(entry.path(), programs.join(entry.file_name())).expect("link");
+    }
+    archive.set_tail(&format!("\n[drill]\nbin = {programs:?}\n"));
+    drilling(&archive, &directory, &[]).cwd(&place).go().ok();
+    let pwned = repo::files(scratch.path()).into_iter().find(|path| path.ends_with("pwned"));
+    assert_eq!(pwned, None);
+}

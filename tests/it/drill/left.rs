@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::run::signal;
+use crate::support::strace::Call;
 use crate::support::wait::is_running;
 
 /// The server of a drill that is under way.
@@ -112,9 +113,8 @@ fn a_directory_that_may_have_been_kept_is_not_removed() {
     let kept = scratch.write("drills/walkeep-drill-main-aaaaaa/walkeep.kept", "");
     let server = scratch.write("drills/walkeep-drill-main-aaaaaa/data/postmaster.pid", "1\n");
     let sweep = drilling(&archive, &directory, &["--timeout", "1ms"]);
-    for (path, fault) in
-        [(kept.clone(), "statx,stat,newfstatat,access:error=EIO"), (server, "openat:error=EIO")]
-    {
+    // The first is looked at by the descriptor of its directory.
+    for (path, fault) in [(place.clone(), "statx,newfstatat:error=EIO"), (server, "openat:error=EIO")] {
         let Some(strace) = Strace::new() else {
             return;
         };
@@ -127,6 +127,42 @@ fn a_directory_that_may_have_been_kept_is_not_removed() {
     }
     sweep.go().is(1);
     assert!(!place.exists());
+}
+
+/// Number of the last removal in the scratch directory, as strace counts those of the thread that
+/// makes it.
+fn last_removal(story: &Story, directory: &Path) -> usize {
+    let Some(strace) = Strace::new() else {
+        return 0;
+    };
+    let archive = story.archive();
+    let traced = strace.trace("unlinkat").go(&drilling(&archive, directory, &[]));
+    let is_in_it = |call: &&Call| call.arguments.contains("walkeep-drill-");
+    let Some(last) = traced.calls.iter().rfind(is_in_it) else {
+        return 0;
+    };
+    traced.calls.iter().filter(|call| call.pid == last.pid && call.began <= last.began).count()
+}
+
+#[test]
+fn a_drill_that_is_killed_while_it_removes_is_cleaned_up_by_the_next_one() {
+    let story = Story::get();
+    let archive = story.archive();
+    let scratch = Scratch::new();
+    let directory = scratch.mkdir("drills");
+    let all = last_removal(&story, &directory);
+    assert!(all > 100 || all == 0, "{all} removals");
+    // The last three are a file, the marker and the directory itself.
+    for number in [all / 10, all / 2, all.saturating_sub(2), all.saturating_sub(1), all] {
+        let Some(strace) = Strace::new().filter(|_| number > 0) else {
+            return;
+        };
+        let fault = format!("unlinkat:signal=KILL:when={number}");
+        let traced = strace.trace("unlinkat").inject(&fault).go(&drilling(&archive, &directory, &[]));
+        assert_eq!(traced.outcome.code(), None, "{fault}\n{}", traced.outcome);
+        drilling(&archive, &directory, &["--timeout", "1ms"]).go().is(1);
+        assert_empty(&directory);
+    }
 }
 
 #[test]

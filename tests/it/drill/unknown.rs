@@ -114,3 +114,65 @@ fn a_library_for_the_wal_that_the_host_lacks() {
     assert_eq!(report["outcome"], "unknown");
     assert!(text(&report, "error").contains("missing_library"), "{report:#}");
 }
+
+/// A directory of PostgreSQL's programs, one of which meets these faults of strace.
+fn faulty(scratch: &Scratch, name: &str, program: &str, fault: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = scratch.mkdir(name);
+    for entry in std::fs::read_dir(pg::bin()).expect("list").flatten() {
+        if entry.file_name() != program {
+            std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).expect("link");
+        }
+    }
+    let script = scratch.write(
+        format!("{name}/{program}"),
+        format!(
+            "#!/bin/sh\ncase $1 in --version) exec {p} $1;; esac\n\
+             exec strace -D -f -qq -o {log} -e trace=fault -e signal=none -e inject={fault} {p} \"$@\"\n",
+            p = pg::bin().join(program).display(),
+            log = scratch.join(format!("{name}.log")).display(),
+        )
+        .replace("trace=fault", &format!("trace={}", fault.split(':').next().expect("calls"))),
+    );
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("make it a program");
+    bin
+}
+
+#[test]
+fn a_disk_error_below_postgresql_refutes_nothing() {
+    if Strace::new().is_none() {
+        return;
+    }
+    let story = Story::get();
+    let scratch = Scratch::new();
+    let directory = scratch.mkdir("drills");
+    let mut hit = 0;
+    for (number, (program, fault)) in [
+        ("postgres", "pread64:error=EIO:when=2"),
+        ("postgres", "pread64:error=EIO:when=40+"),
+        ("postgres", "pwrite64:error=ENOSPC:when=3+"),
+        ("postgres", "openat:error=EMFILE:when=60+"),
+        ("postgres", "openat:error=EIO:when=150"),
+        ("postgres", "read:error=EIO:when=12"),
+        ("postgres", "fsync,fdatasync,sync_file_range:error=EIO"),
+        ("postgres", "clone,clone3,fork,vfork:error=EAGAIN:when=2"),
+        ("postgres", "mmap:error=ENOMEM:when=40"),
+        ("pg_verifybackup", "read:error=EIO:when=30"),
+        ("pg_verifybackup", "openat:error=EMFILE:when=40"),
+        ("pg_verifybackup", "getdents64:error=EIO:when=5"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("bin{number}");
+        let mut archive = story.archive();
+        let bin = faulty(&scratch, &name, program, fault);
+        archive.set_tail(&format!("\n[drill]\nbin = {bin:?}\n"));
+        let outcome = drilling(&archive, &directory, &[]).go();
+        assert!(matches!(outcome.code(), Some(0 | 1)), "{program} {fault}\n{outcome}");
+        let log = std::fs::read_to_string(scratch.join(format!("{name}.log"))).unwrap_or_default();
+        hit += u32::from(log.contains("(INJECTED)"));
+        assert_empty(&directory);
+    }
+    assert!(hit >= 8, "{hit} faults met their calls");
+}

@@ -51,7 +51,7 @@ const NO_AWS: [(&str, &str); 3] = [
 ];
 
 /// A command like [`command`] that runs as the user who runs the tests.
-pub fn own_command(program: impl AsRef<OsStr>) -> Command {
+fn own_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").envs(NO_AWS).current_dir("/");
     command
@@ -65,6 +65,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     if account.root {
         command.uid(account.uid).gid(account.gid);
     }
+    command
+}
+
+/// A command like [`command`] that runs as another user and group, or as root.
+pub fn command_as(program: impl AsRef<OsStr>, user: u32, group: u32) -> Command {
+    let mut command = command(program);
+    command.uid(user).gid(group);
     command
 }
 

@@ -19,7 +19,8 @@ pub struct Run {
     environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
     deadline: Duration,
-    by_root: bool,
+    /// User and group, if not those of the account.
+    user: Option<(u32, u32)>,
 }
 
 impl Run {
@@ -32,7 +33,7 @@ impl Run {
             environment: Vec::new(),
             directory: PathBuf::from("/"),
             deadline: super::wait::LONG,
-            by_root: false,
+            user: None,
         }
     }
 
@@ -77,16 +78,23 @@ impl Run {
     }
 
     /// Runs it as root, where the tests run as root.
-    pub fn by_root(mut self) -> Run {
-        self.by_root = true;
+    pub fn by_root(self) -> Run {
+        if account::account().root { self.user(0, 0) } else { self }
+    }
+
+    /// Runs it as another user and group; root is 0 and 0.
+    pub fn user(mut self, user: u32, group: u32) -> Run {
+        self.user = Some((user, group));
         self
     }
 
     fn command(&self) -> Command {
         let mut words = self.before.iter().chain(std::iter::once(&self.program)).chain(&self.arguments);
         let program = words.next().expect("a program");
-        let mut command =
-            if self.by_root { account::own_command(program) } else { account::command(program) };
+        let mut command = match self.user {
+            Some((user, group)) => account::command_as(program, user, group),
+            None => account::command(program),
+        };
         command
             .args(words)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

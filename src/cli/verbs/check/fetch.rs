@@ -1,15 +1,15 @@
 //! Fetches a segment back as recovery would: by `walfetch`, as the user that runs the server.
 
+use crate::cli::account;
 use crate::cli::restore_command::{self, Scratch};
 use crate::cli::setup::Context;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result, part};
+use crate::fs::named;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::Repository;
 use crate::repo::replay::check_size;
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Returns the hash of the server's own file of a segment; `None` when it is missing or cannot be
@@ -27,8 +27,9 @@ pub fn back(
     own: Option<ContentHash>,
 ) -> Result<&'static str> {
     let pgdata = &context.cluster.pgdata;
-    let owner = pgdata.metadata().doing(|| format!("read the owner of {}", pgdata.display()))?;
-    let place = Scratch::make((owner.uid(), owner.gid()))?;
+    let owner = account::owner_of(pgdata)?
+        .ok_or_else(|| Error::new(Kind::Absent, format!("{} does not exist", pgdata.display())))?;
+    let place = Scratch::make((owner.user, owner.group))?;
     let command = restore_command::build(context, &["--repository", repository.name()])?;
     let destination = place.path().join("segment");
     restore_command::call(&command, WalName::Segment(name), place.path(), &destination).map_err(|error| {
@@ -36,7 +37,10 @@ pub fn back(
             .doing(format!("fetch {name} as the server does"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")
     })?;
-    let size = |path: &Path| SegmentSize::try_from(path.metadata().ok()?.len()).ok();
+    let size = |path: &Path| {
+        let stat = named::stat(path).ok()??;
+        SegmentSize::try_from(u64::try_from(stat.st_size).ok()?).ok()
+    };
     let server = size(&pgdata.join("pg_wal").join(name.to_string()));
     if let (Some(fetched), Some(server)) = (size(&destination), server) {
         check_size(fetched.bytes(), server).map_err(|error| error.with_kind(Kind::Problem))?;
@@ -57,7 +61,8 @@ pub fn back(
 
 pub(super) fn hash(path: &Path) -> Result<ContentHash> {
     let doing = || format!("read {}", path.display());
-    let mut file = File::open(path).doing(doing)?;
+    let file = named::open(path)?;
+    let mut file = file.ok_or_else(|| Error::new(Kind::Absent, "no such file").doing(doing()))?;
     let (mut hasher, mut chunk) = (Hasher::default(), vec![0; 256 << 10]);
     loop {
         match file.read(&mut chunk).doing(doing)? {

@@ -4,27 +4,35 @@
 use super::CheckResult;
 use crate::cli::render;
 use crate::config::WalConfig;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::pg::segment::SegmentSize;
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags, accessat, fstatvfs};
 use std::path::Path;
+
+/// Returns the free bytes of a directory in which this process can create files.
+fn free(directory: &Path) -> Result<u64> {
+    let folder = Folder::root(directory)?
+        .ok_or_else(|| Error::new(Kind::Absent, format!("{} does not exist", directory.display())))?;
+    let usable = accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty());
+    let room = usable.and_then(|()| fstatvfs(&folder));
+    let room = room.doing(|| format!("use {}", directory.display()))?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
 
 pub fn look(wal: &WalConfig, size: Option<SegmentSize>) -> CheckResult {
     let place = wal.spool.display();
     if wal.push_ahead == 0 && wal.fetch_ahead == 0 {
         return CheckResult::ok("nothing is pushed or fetched ahead");
     }
-    let there = wal.spool.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let usable = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK);
-    let room = usable.and_then(|()| rustix::fs::statvfs(there));
-    let free = match room {
-        Ok(room) => room.f_bavail.saturating_mul(room.f_frsize),
+    let is_there = |path: &&Path| named::stat(path).is_ok_and(|stat| stat.is_some());
+    let there = wal.spool.ancestors().find(is_there).unwrap_or(Path::new("/"));
+    let free = match free(there) {
+        Ok(free) => free,
         Err(error) => {
             return CheckResult::warning(
-                format!(
-                    "{place} cannot be used, so nothing is pushed or fetched ahead: {}: {}",
-                    there.display(),
-                    std::io::Error::from(error)
-                ),
+                format!("{place} cannot be used, so nothing is pushed or fetched ahead: {error}"),
                 format!(
                     "create it for the user that runs the server alone: `install -d -o postgres -m 700 {place}`"
                 ),

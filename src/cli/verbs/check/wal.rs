@@ -7,7 +7,8 @@ use crate::cli::args::CheckArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::progress;
@@ -145,10 +146,11 @@ fn written(context: &Context) -> Result<Option<SegmentName>> {
 /// archived. A finished file has a status file; a recycled segment has none.
 fn finished(pgdata: &Path) -> Result<Vec<(WalName, bool)>> {
     let folder = pgdata.join("pg_wal/archive_status");
-    let doing = || format!("read {}", folder.display());
+    let files = named::list(&folder)?;
+    let files =
+        files.ok_or_else(|| Error::new(Kind::Absent, format!("{} does not exist", folder.display())))?;
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&folder).doing(doing)? {
-        let file = entry.doing(doing)?.file_name();
+    for (file, _) in files {
         let Some((name, status)) = file.to_str().and_then(|file| file.rsplit_once('.')) else {
             continue;
         };
