@@ -221,11 +221,21 @@ pub struct Content<R: Read> {
     is_at_end: bool,
     /// Number of bytes of the object that were decoded, header included.
     consumed: u64,
+    /// Number of frames that were decoded, and of bytes in them.
+    frames: u64,
+    decoded: u64,
     decompressor: Decompressor,
 }
 
 /// Number of bytes that are read from the source at a time.
 const READ_SIZE: usize = 256 << 10;
+
+/// Number of frames that an object may have however short they are.
+const MAX_SMALL_FRAMES: u64 = 1024;
+
+/// Minimum number of bytes in a frame on average, of objects with more frames. Short frames cost
+/// time: the bytes behind each are moved.
+const MIN_FRAME: u64 = 4096;
 
 /// Number of decompressed frames that wait for the hash.
 const QUEUE_CAPACITY: usize = 2;
@@ -254,6 +264,8 @@ impl<R: Read> Content<R> {
             ahead: Vec::new(),
             is_at_end: false,
             consumed: HEADER_SIZE as u64,
+            frames: 0,
+            decoded: 0,
             decompressor: Decompressor::default(),
         })
     }
@@ -297,17 +309,24 @@ impl<R: Read> Content<R> {
                     return Err(damage("it has no zstd frame where one is expected"));
                 }
                 None => {
-                    // Reads into spare capacity, which does not have to be zeroed first.
-                    self.ahead.reserve_exact(READ_SIZE);
-                    let mut part = self.source.by_ref().take(READ_SIZE as u64);
+                    // As many bytes again: looking for the end of a frame begins anew each time. Reads
+                    // into spare capacity, which does not have to be zeroed first.
+                    let wanted = READ_SIZE.max(self.ahead.len());
+                    self.ahead.reserve_exact(wanted);
+                    let mut part = self.source.by_ref().take(wanted as u64);
                     let got = part.read_to_end(&mut self.ahead).map_err(|e| Error::io("read", &e))?;
-                    self.is_at_end = got < READ_SIZE;
+                    self.is_at_end = got < wanted;
                 }
             }
         };
         self.decompressor.frame(part(&self.ahead, 0..length)?, limit, out)?;
         self.ahead.drain(..length);
         self.consumed += length as u64;
+        self.frames += 1;
+        self.decoded += out.len() as u64;
+        if self.frames > MAX_SMALL_FRAMES + self.decoded / MIN_FRAME {
+            return Err(damage("it has too many frames for its content"));
+        }
         Ok(true)
     }
 

@@ -6,6 +6,9 @@ use crate::error::{Error, Kind, Result};
 /// Maximum size of a history file in bytes; real files are far smaller.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
+/// Maximum number of ancestors of a timeline.
+const MAX_PARENTS: usize = 4096;
+
 /// Ancestry of a timeline: the timelines through which its history passes, and the position at
 /// which it left each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,8 @@ impl History {
     ///
     /// # Errors
     ///
-    /// `Damage` for a line of another form, timelines out of order, and a file without ancestors.
+    /// `Damage` for a line of another form, timelines out of order, more than 4096 ancestors, and a
+    /// file without any.
     pub fn parse(timeline: TimelineId, text: &[u8]) -> Result<History> {
         let damaged = |line: usize, what: &str| {
             Error::new(Kind::Damage, format!("line {line} of {:08X}.history {what}", timeline.0))
@@ -42,8 +46,11 @@ impl History {
             let parent = parent.map_err(|_| damaged(index + 1, "does not begin with a timeline"))?;
             let lsn = words.next().and_then(|word| word.parse::<Lsn>().ok());
             let lsn = lsn.ok_or_else(|| damaged(index + 1, "has no LSN"))?;
-            if parent >= timeline || parents.last().is_some_and(|last| last.0 >= parent) {
+            if parent.0 == 0 || parent >= timeline || parents.last().is_some_and(|last| last.0 >= parent) {
                 return Err(damaged(index + 1, "is out of order"));
+            }
+            if parents.len() == MAX_PARENTS {
+                return Err(damaged(index + 1, "is one ancestor too many"));
             }
             parents.push((parent, lsn));
         }

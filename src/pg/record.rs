@@ -37,6 +37,10 @@ const MAX_LENGTH: usize = 1020 << 20;
 /// the CRC is computed, since the records whose meaning this program needs are shorter.
 const MAX_KEPT_LENGTH: usize = 64 << 20;
 
+/// The same for a reader of single segments, of which many work at once: checkpoints and ends of
+/// backups are far shorter.
+const MAX_BRIEF_LENGTH: usize = 1 << 20;
+
 /// Last records of a segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tail {
@@ -128,13 +132,20 @@ pub struct Edges {
 }
 
 /// Reader of one segment, in pieces, for its edges.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EdgeScan {
     scan: RecordScan,
     /// `xl_prev` of the first record that begins in the segment.
     first: Option<Lsn>,
     /// Checkpoints, and ends of backups, that lie wholly in the segment.
     landmarks: Vec<FoundRecord>,
+}
+
+impl Default for EdgeScan {
+    fn default() -> EdgeScan {
+        let scan = RecordScan { is_brief: true, ..RecordScan::default() };
+        EdgeScan { scan, first: None, landmarks: Vec::new() }
+    }
 }
 
 impl EdgeScan {
@@ -252,6 +263,8 @@ pub struct RecordScan {
     aborted: Option<Lsn>,
     /// Position at which the chain ended before the end of a segment.
     broken: Option<Lsn>,
+    /// Whether records longer than [`MAX_BRIEF_LENGTH`] that span pages are not kept.
+    is_brief: bool,
     /// Whether the rest of the segment belongs to a segment switch.
     is_switched: bool,
     /// Whether the segment has to continue a chain and no record of it has been accepted yet.
@@ -301,7 +314,7 @@ impl RecordScan {
         };
         let has_begun = self.last.is_some() || self.open.is_some();
         if self.next != Some(entry.start) || !has_begun {
-            *self = RecordScan::default();
+            *self = RecordScan { is_brief: self.is_brief, ..RecordScan::default() };
         }
         self.is_entering = self.next.is_some();
         self.is_switched = false;
@@ -407,7 +420,8 @@ impl RecordScan {
                 self.found(reader, begin, record, each)?;
                 continue;
             }
-            let open = PartialRecord::new(begin, reader.length().ok_or(Broken(begin))?);
+            let most = if self.is_brief { MAX_BRIEF_LENGTH } else { MAX_KEPT_LENGTH };
+            let open = PartialRecord::new(begin, reader.length().ok_or(Broken(begin))?, most);
             self.follow(reader, open, each)?;
             if self.open.is_some() {
                 return Ok(());
@@ -508,20 +522,22 @@ struct PartialRecord {
     /// `None` for a record that began before the first segment.
     begin: Option<Lsn>,
     length: usize,
+    is_kept: bool,
     read: usize,
-    /// Bytes of the record; of a very long one only the header.
+    /// Bytes of the record; only the header if it is not kept.
     bytes: Vec<u8>,
     /// CRC of the bytes behind the header.
     crc: u32,
 }
 
 impl PartialRecord {
-    fn new(begin: Lsn, length: usize) -> PartialRecord {
-        PartialRecord { begin: Some(begin), length, read: 0, bytes: Vec::new(), crc: 0 }
+    fn new(begin: Lsn, length: usize, most: usize) -> PartialRecord {
+        let is_kept = length <= most;
+        PartialRecord { begin: Some(begin), length, is_kept, read: 0, bytes: Vec::new(), crc: 0 }
     }
 
     fn unknown(length: usize) -> PartialRecord {
-        PartialRecord { begin: None, length, read: 0, bytes: Vec::new(), crc: 0 }
+        PartialRecord { begin: None, length, is_kept: false, read: 0, bytes: Vec::new(), crc: 0 }
     }
 
     fn missing(&self) -> usize {
@@ -538,7 +554,7 @@ impl PartialRecord {
         self.read += piece.len();
         if self.begin.is_some() {
             self.crc = crc32c::crc32c_append(self.crc, data);
-            self.bytes.extend_from_slice(if self.length <= MAX_KEPT_LENGTH { piece } else { header });
+            self.bytes.extend_from_slice(if self.is_kept { piece } else { header });
         }
     }
 

@@ -15,6 +15,13 @@ impl fmt::Display for TimelineId {
     }
 }
 
+/// Maximum middle part of a segment's name: no server has written 8 EiB of WAL. Positions in such
+/// segments, and behind them, have 64 bits.
+const MAX_LOG: u32 = i32::MAX.unsigned_abs();
+
+/// Maximum last part of a segment's name: 4096 segments of 1 MiB share a middle part.
+const MAX_SEGMENT: u32 = 0xFFF;
+
 /// Size of a WAL segment in bytes: a power of two from 1 MiB to 1 GiB (`initdb --wal-segsize`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
@@ -195,8 +202,8 @@ impl FromStr for WalName {
         let segment = |s: &str| -> Option<SegmentName> {
             Some(SegmentName {
                 timeline: TimelineId(hex(s.get(0..8)?)?),
-                log: hex(s.get(8..16)?)?,
-                segment: hex(s.get(16..)?)?,
+                log: hex(s.get(8..16)?).filter(|log| *log <= MAX_LOG)?,
+                segment: hex(s.get(16..)?).filter(|segment| *segment <= MAX_SEGMENT)?,
             })
         };
         let (stem, rest) = match text.split_once('.') {

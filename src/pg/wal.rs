@@ -1,4 +1,4 @@
-//! The first page of a WAL segment. Source: PostgreSQL's `xlog_internal.h`.
+//! The page headers of a WAL segment. Source: PostgreSQL's `xlog_internal.h`.
 
 use super::bytes::{u16_at, u32_at, u64_at};
 use super::segment::{SegmentName, SegmentSize, TimelineId};
@@ -102,5 +102,98 @@ impl SegmentHeader {
             ));
         }
         Ok(())
+    }
+}
+
+/// Bytes of a page header up to the end of `xlp_pageaddr`.
+const ADDRESSED: usize = 16;
+
+/// Check of all page headers of a complete segment, which is read in pieces. A page has a header of
+/// its position; where the WAL ends, one of the same place in an older segment, whose file was reused;
+/// or an empty one: behind a switch the rest of a segment has none (`CopyXLogRecordToWAL` in
+/// `xlog.c`). Kinds of pages come in this order.
+#[derive(Debug, Default)]
+pub struct PageCheck {
+    /// Magic number and header of the first page; `None` before it.
+    first: Option<(u16, SegmentHeader)>,
+    /// Offset of the page whose header comes next.
+    page: u64,
+    /// Bytes of that header so far.
+    header: Vec<u8>,
+    last: PageKind,
+    /// Offset of the first page whose header is wrong.
+    wrong: Option<u64>,
+}
+
+/// Kind of a page, by its header.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum PageKind {
+    #[default]
+    Own,
+    Older,
+    Empty,
+}
+
+impl PageCheck {
+    /// Reads the next piece, which begins at `offset` in the segment. Pieces are read in order.
+    pub fn piece(&mut self, offset: u64, piece: &[u8]) {
+        while self.wrong.is_none() {
+            let wanted = if self.first.is_none() { HEADER_SIZE } else { ADDRESSED };
+            let from = (self.page + self.header.len() as u64).checked_sub(offset);
+            let rest = from.and_then(|from| piece.get(usize::try_from(from).ok()?..));
+            let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
+                return;
+            };
+            let length = rest.len().min(wanted.saturating_sub(self.header.len()));
+            self.header.extend_from_slice(rest.get(..length).unwrap_or(rest));
+            if self.header.len() == wanted {
+                self.judge();
+                self.header.clear();
+            }
+        }
+    }
+
+    fn judge(&mut self) {
+        let Some((_, first)) = self.first else {
+            let header = SegmentHeader::parse(&self.header).ok();
+            let is_size = |size: u32| size.is_power_of_two() && (1 << 10..=1 << 16).contains(&size);
+            self.first = u16_at(&self.header, 0).zip(header.filter(|header| is_size(header.block_size)));
+            match self.first {
+                Some((_, header)) => self.page = u64::from(header.block_size),
+                None => self.wrong = Some(0),
+            }
+            return;
+        };
+        match self.kind().filter(|kind| *kind >= self.last) {
+            Some(kind) => self.last = kind,
+            None => self.wrong = Some(self.page),
+        }
+        self.page += u64::from(first.block_size);
+    }
+
+    /// Kind of the page whose header was read; `None` for the header of no page that can be here.
+    fn kind(&self) -> Option<PageKind> {
+        if self.header.iter().all(|byte| *byte == 0) {
+            return Some(PageKind::Empty);
+        }
+        let (magic, first) = self.first?;
+        let distance = first.page_address.checked_add(self.page)?.checked_sub(u64_at(&self.header, 8)?)?;
+        let is_place = u16_at(&self.header, 0) == Some(magic) && distance % first.segment_size.bytes() == 0;
+        is_place.then_some(if distance == 0 { PageKind::Own } else { PageKind::Older })
+    }
+
+    /// Ends the check.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` when a page has the header of another one.
+    pub fn end(&self) -> Result<()> {
+        match self.wrong {
+            None => Ok(()),
+            Some(at) => {
+                let what = format!("the WAL page at offset {at} is not the one that belongs there");
+                Err(Error::new(Kind::Damage, what))
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::pg::running::has_postmaster;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::Path;
 
 /// Difference between two clocks up to which a time behind now is not in the future.
@@ -452,7 +453,7 @@ impl Branches {
     /// lower ones it would not find the higher one.
     pub fn is_hidden(&self, timeline: TimelineId) -> bool {
         let is_retired = self.all.get(&timeline).is_some_and(|branch| branch.is_retired);
-        let mut higher = self.all.range(TimelineId(timeline.0 + 1)..);
+        let mut higher = self.all.range((Bound::Excluded(timeline), Bound::Unbounded));
         is_retired && !higher.any(|(_, branch)| branch.has_history && !branch.is_retired)
     }
 
@@ -463,8 +464,8 @@ impl Branches {
             self.all.get(&timeline).is_some_and(|branch| branch.has_history) && !self.is_hidden(timeline)
         };
         let mut latest = timeline;
-        while has_history(TimelineId(latest.0 + 1)) {
-            latest = TimelineId(latest.0 + 1);
+        while let Some(next) = latest.0.checked_add(1).map(TimelineId).filter(|next| has_history(*next)) {
+            latest = next;
         }
         latest
     }

@@ -15,18 +15,61 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Maximum number of segments that are read from one run; the rest of a longer run is ignored.
-const MAX_RUN: u64 = 1 << 24;
-
-/// Times at which packs were read to their end: runs of numbers by backup.
+/// Times at which packs were read to their end: runs of numbers by backup, sorted and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct VerifiedPacks(BTreeMap<String, Vec<(u32, u32, Timestamp)>>);
+#[serde(try_from = "PackRuns", into = "PackRuns")]
+pub struct VerifiedPacks(PackRuns);
 
-/// Times at which segments were read to their end: runs without a hole.
+type PackRuns = BTreeMap<String, Vec<(u32, u32, Timestamp)>>;
+
+/// Times at which segments were read to their end: runs without a hole, sorted and apart. A run of a
+/// damaged note may have billions of segments, so runs are never walked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct VerifiedWal(Vec<(SegmentName, SegmentName, Timestamp)>);
+#[serde(try_from = "WalRuns", into = "WalRuns")]
+pub struct VerifiedWal(WalRuns);
+
+type WalRuns = Vec<(SegmentName, SegmentName, Timestamp)>;
+
+/// Whether runs are ordered and do not overlap.
+fn are_apart<N: Ord>(runs: &[(N, N, Timestamp)]) -> bool {
+    runs.iter().all(|run| run.0 <= run.1) && runs.windows(2).all(|pair| matches!(pair, [a, b] if a.1 < b.0))
+}
+
+/// Returns the time of the run that has a number or segment.
+fn time_of<N: Ord>(runs: &[(N, N, Timestamp)], name: &N) -> Option<Timestamp> {
+    let behind = runs.partition_point(|run| run.0 <= *name);
+    let run = runs.get(behind.checked_sub(1)?)?;
+    (*name <= run.1).then_some(run.2)
+}
+
+impl From<VerifiedPacks> for PackRuns {
+    fn from(packs: VerifiedPacks) -> PackRuns {
+        packs.0
+    }
+}
+
+impl TryFrom<PackRuns> for VerifiedPacks {
+    type Error = &'static str;
+
+    fn try_from(all: PackRuns) -> std::result::Result<VerifiedPacks, &'static str> {
+        if all.values().all(|runs| are_apart(runs)) { Ok(VerifiedPacks(all)) } else { Err("runs overlap") }
+    }
+}
+
+impl From<VerifiedWal> for WalRuns {
+    fn from(wal: VerifiedWal) -> WalRuns {
+        wal.0
+    }
+}
+
+impl TryFrom<WalRuns> for VerifiedWal {
+    type Error = &'static str;
+
+    fn try_from(runs: WalRuns) -> std::result::Result<VerifiedWal, &'static str> {
+        let is_line = runs.iter().all(|run| run.0.timeline == run.1.timeline);
+        if is_line && are_apart(&runs) { Ok(VerifiedWal(runs)) } else { Err("runs overlap") }
+    }
+}
 
 /// Seams in the WAL: segments that do not continue the one before, each with the position up to
 /// which recovery gets.
@@ -61,17 +104,16 @@ impl KnownGaps {
 impl VerifiedPacks {
     /// Returns the time at which a pack was read; `None` when it was not read.
     pub fn at(&self, id: &str, number: u32) -> Option<Timestamp> {
-        let runs = self.0.get(id)?;
-        runs.iter().find(|(first, last, _)| (*first..=*last).contains(&number)).map(|run| run.2)
+        time_of(self.0.get(id)?, &number)
     }
 
     /// Collects packs into runs. They are given in the order of their names.
     pub fn collect<'p>(packs: impl Iterator<Item = (&'p str, u32, Timestamp)>) -> VerifiedPacks {
-        let mut runs: BTreeMap<String, Vec<(u32, u32, Timestamp)>> = BTreeMap::new();
+        let mut runs = PackRuns::new();
         for (id, number, at) in packs {
             let runs = runs.entry(id.to_owned()).or_default();
             match runs.last_mut() {
-                Some(run) if run.1 + 1 == number && run.2 == at => run.1 = number,
+                Some(run) if run.1.checked_add(1) == Some(number) && run.2 == at => run.1 = number,
                 _ => runs.push((number, number, at)),
             }
         }
@@ -80,19 +122,25 @@ impl VerifiedPacks {
 }
 
 impl VerifiedWal {
-    /// Returns every segment with the time at which it was read.
-    pub fn segments(&self, size: SegmentSize) -> BTreeMap<SegmentName, Timestamp> {
-        let mut all = BTreeMap::new();
-        for (first, last, at) in &self.0 {
-            let numbers = first.number(size)..=last.number(size).min(first.number(size) + MAX_RUN);
-            all.extend(numbers.map(|number| (SegmentName::of_number(first.timeline, number, size), *at)));
-        }
-        all
+    /// Returns the time at which a segment was read; `None` when it was not read.
+    pub fn at(&self, name: SegmentName) -> Option<Timestamp> {
+        time_of(&self.0, &name)
+    }
+
+    /// Iterates over the runs: first and last segment of each.
+    pub fn runs(&self) -> impl Iterator<Item = (SegmentName, SegmentName)> {
+        self.0.iter().map(|run| (run.0, run.1))
+    }
+
+    /// Whether a segment from `first` to `last` was read.
+    pub fn has_any(&self, first: SegmentName, last: SegmentName) -> bool {
+        let behind = self.0.partition_point(|run| run.1 < first);
+        self.0.get(behind).is_some_and(|run| run.0 <= last)
     }
 
     /// Collects segments into runs.
     pub fn collect(segments: &BTreeMap<SegmentName, Timestamp>, size: SegmentSize) -> VerifiedWal {
-        let mut runs: Vec<(SegmentName, SegmentName, Timestamp)> = Vec::new();
+        let mut runs = WalRuns::new();
         for (name, at) in segments {
             match runs.last_mut() {
                 Some(run) if run.1.next(size) == *name && run.2 == *at => run.1 = *name,

@@ -16,6 +16,10 @@ use crate::pg::segment::{TimelineId, WalName};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
+/// Maximum number of histories between others that are reported as missing: the first of them
+/// decides.
+const MAX_MISSING: usize = 100;
+
 /// A history file that is not in the archive, although something shows that its timeline exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingHistory {
@@ -88,16 +92,16 @@ impl WalHistory {
         let used: BTreeSet<TimelineId> = self.inventory.runs().keys().copied().chain(backed_up()).collect();
         let named = self.histories().values().flat_map(|history| history.parents.iter().map(|(id, _)| *id));
         // The first history that the oldest backup makes a server request.
-        let first = backed_up().min().map_or(1, |first| first.0) + 1;
+        let first = backed_up().min().map_or(1, |first| first.0).saturating_add(1);
         let last = known.last().map_or(0, |last| last.0);
         let mut wanted: BTreeSet<TimelineId> = named.chain(used.iter().copied()).collect();
-        wanted.extend((first..=last).map(TimelineId));
         let is_missing = |timeline: &TimelineId| timeline.0 > 1 && !known.contains(timeline);
+        wanted.extend((first..=last).map(TimelineId).filter(is_missing).take(MAX_MISSING));
         wanted
             .into_iter()
             .filter(is_missing)
             .map(|timeline| {
-                let later = known.iter().copied().find(|other| *other > timeline);
+                let later = known.range(timeline..).next().copied();
                 let is_needed_by = |record: &&Record| match later {
                     Some(_) => record.timeline <= timeline,
                     None => record.timeline < timeline && used.contains(&timeline),

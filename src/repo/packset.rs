@@ -53,8 +53,10 @@ impl PackSet {
 
     /// Adds the packs of another set.
     pub fn extend(&mut self, other: &PackSet) {
-        for (id, runs) in &other.0 {
-            runs.iter().for_each(|(first, last)| self.add(id, *first, *last));
+        for (id, added) in &other.0 {
+            let runs = self.0.entry(id.clone()).or_default();
+            runs.extend_from_slice(added);
+            merge(runs);
         }
     }
 

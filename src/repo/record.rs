@@ -253,6 +253,9 @@ impl Record {
         if self.timeline.0 == 0 {
             return Err("it is on timeline 0".to_owned());
         }
+        if !self.settings.data_directory.starts_with('/') {
+            return Err("its data directory is not an absolute path".to_owned());
+        }
         if self.manifest.is_empty() {
             return Err("it has no manifest".to_owned());
         }

@@ -126,8 +126,9 @@ impl Sync<'_> {
         let mut report = SyncReport::default();
         progress::step("comparing the two repositories");
         let (wal, records) = self.missing(&mut report)?;
-        let stored: u64 = records.iter().map(|wanted| wanted.record.stored).sum();
-        self.progress.set(0, wal.iter().map(|(_, size)| size).sum::<u64>() + stored);
+        let stored = records.iter().map(|wanted| wanted.record.stored);
+        let total = wal.iter().map(|(_, size)| *size).chain(stored).fold(0, u64::saturating_add);
+        self.progress.set(0, total);
         progress::step("copying WAL");
         self.wal(&wal, &mut report)?;
         self.marks(&mut report)?;

@@ -8,7 +8,7 @@ use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::entry::{Entry, FileEntry};
 use crate::repo::manifest::{self, Part, Use};
 use crate::repo::packset::PackSet;
-use crate::repo::record::Record;
+use crate::repo::record::{Record, TablespaceSize};
 use crate::repo::{Archive, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,8 +132,28 @@ impl<'a> BackupCheck<'a> {
         if record.packs.as_ref().is_some_and(|packs| *packs != self.packs) {
             self.contradiction("the packs of the record differ from the packs of the manifest");
         }
+        self.locations();
         self.packs();
         self.needed_files();
+    }
+
+    /// Checks that a restore can create the tablespaces where they were.
+    fn locations(&self) {
+        let mut known = BTreeSet::new();
+        for TablespaceSize { tablespace, .. } in &self.record.tablespaces {
+            let Some(location) = &tablespace.location else {
+                continue;
+            };
+            let mut parts = location.0.split(|&byte| byte == b'/');
+            let is_clean = location.0.starts_with(b"/") && parts.all(|part| part != b"..");
+            if !is_clean || !known.insert(location) {
+                self.contradiction(format!(
+                    "tablespace {} was in `{}`, where a restore cannot create it",
+                    tablespace.oid,
+                    location.display().escape_debug()
+                ));
+            }
+        }
     }
 
     /// Checks presence and size of every pack, and the manifest's table of needed packs.

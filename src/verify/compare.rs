@@ -7,8 +7,8 @@ use crate::pg::segment::{SegmentName, WalName};
 use crate::repo::ObjectName;
 use crate::repo::record::Record;
 
-/// Maximum number of segments of one backup that are looked for: 16 TiB written while it was taken.
-const MAX_SEGMENTS: usize = 1 << 20;
+/// Maximum number of segments of one backup that are reported as missing.
+const MAX_MISSING: usize = 1000;
 
 impl Run<'_> {
     /// Performs all checks of this file.
@@ -69,13 +69,12 @@ impl Run<'_> {
         for record in self.selected() {
             let (wal, size) = (record.wal, record.segment_size);
             let numbers = wal.first.number(size)..=wal.last.number(size);
-            for number in numbers.take(MAX_SEGMENTS) {
-                let segment = SegmentName::of_number(record.timeline, number, size);
-                if !self.stored.contains_key(&segment) {
-                    let name = ObjectName::Wal(WalName::Segment(segment));
-                    let detail = format!("it is missing: backup {} is not consistent without it", record.id);
-                    self.findings.problem(ProblemKind::Missing, &name, detail, [record.id.as_str()]);
-                }
+            let names = numbers.map(|number| SegmentName::of_number(record.timeline, number, size));
+            let missing = names.filter(|segment| !self.stored.contains_key(segment));
+            for segment in missing.take(MAX_MISSING) {
+                let name = ObjectName::Wal(WalName::Segment(segment));
+                let detail = format!("it is missing: backup {} is not consistent without it", record.id);
+                self.findings.problem(ProblemKind::Missing, &name, detail, [record.id.as_str()]);
             }
         }
     }

@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bad places of a pack: the offset of a frame, and a range of bytes of its content.
 type BadPlaces = BTreeSet<(u64, usize, usize)>;
 
+/// Maximum number of segments at the ends of timelines that are reported as missing.
+const MAX_LOST: usize = 1000;
+
 /// Maximum number of problems whose cost is computed: each computation looks at the whole archive.
 const MAX_COSTED: usize = 200;
 
@@ -221,7 +224,7 @@ impl Run<'_> {
 
     /// Whether an earlier verification has read a segment of a gap.
     fn existed(&self, gap: &Gap) -> bool {
-        self.evidence.segments.range(gap.first..=gap.last).next().is_some()
+        self.evidence.wal.has_any(gap.first, gap.last)
     }
 
     fn is_retired(&self, timeline: TimelineId) -> bool {
@@ -254,19 +257,20 @@ impl Run<'_> {
         let Some(floor) = self.leading().iter().map(|record| record.wal.first.number(size)).min() else {
             return;
         };
-        let is_last = |name: &SegmentName| {
-            let last = inventory.runs().get(&name.timeline).and_then(|runs| runs.last());
-            last.is_none_or(|run| run.last < *name)
-        };
-        for name in self.evidence.segments.keys() {
-            if name.number(size) >= floor && !self.stored.contains_key(name) && is_last(name) {
-                let object = ObjectName::Wal(WalName::Segment(*name));
-                let detail = "it is missing: it existed when it was verified, and no prune removed it";
-                if self.is_retired(name.timeline) {
-                    self.findings.note(&object, format!("{detail}; timeline {} is retired", name.timeline));
-                } else {
-                    self.findings.problem(ProblemKind::Missing, &object, detail, []);
-                }
+        // Only segments behind the last one of their timeline.
+        let behind = self.evidence.wal.runs().flat_map(|(first, last)| {
+            let stored = inventory.runs().get(&first.timeline).and_then(|runs| runs.last());
+            let behind = stored.map_or(0, |run| run.last.number(size) + 1);
+            let numbers = first.number(size).max(floor).max(behind)..=last.number(size);
+            numbers.map(move |number| SegmentName::of_number(first.timeline, number, size))
+        });
+        for name in behind.take(MAX_LOST) {
+            let object = ObjectName::Wal(WalName::Segment(name));
+            let detail = "it is missing: it existed when it was verified, and no prune removed it";
+            if self.is_retired(name.timeline) {
+                self.findings.note(&object, format!("{detail}; timeline {} is retired", name.timeline));
+            } else {
+                self.findings.problem(ProblemKind::Missing, &object, detail, []);
             }
         }
     }

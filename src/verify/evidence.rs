@@ -2,7 +2,7 @@
 
 use super::findings::{Findings, is_damage};
 use crate::error::Result;
-use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::segment::SegmentName;
 use crate::repo::evidence::{VerifiedBackup, VerifiedPacks, VerifiedWal};
 use crate::repo::packset::PackSet;
 use crate::repo::record::{Record, WalRange};
@@ -16,8 +16,7 @@ pub struct Evidence {
     /// Backups that were verified; true: damage was found.
     pub backups: BTreeMap<String, bool>,
     pub packs: VerifiedPacks,
-    /// Time at which each segment was read.
-    pub segments: BTreeMap<SegmentName, Timestamp>,
+    pub wal: VerifiedWal,
     /// Packs of backups that were found damaged: read again in any case.
     distrusted: PackSet,
     distrusted_wal: Vec<WalRange>,
@@ -28,7 +27,6 @@ impl Evidence {
     /// backups that were verified; true: damage was found.
     pub fn read(
         archive: &Archive,
-        size: Option<SegmentSize>,
         records: &[Record],
         backups: BTreeMap<String, bool>,
         findings: &Findings,
@@ -49,8 +47,8 @@ impl Evidence {
         if let Some(packs) = packs {
             evidence.packs = packs;
         }
-        if let Some((wal, size)) = wal.zip(size) {
-            evidence.segments = wal.segments(size);
+        if let Some(wal) = wal {
+            evidence.wal = wal;
         }
         for record in records.iter().filter(|record| evidence.backups.get(&record.id) == Some(&true)) {
             evidence.distrusted_wal.push(record.wal);
@@ -72,7 +70,7 @@ impl Evidence {
 
     /// Whether a segment was read at `since` or later. A time in the future does not count.
     pub fn has_segment(&self, name: SegmentName, since: Timestamp, now: Timestamp) -> bool {
-        self.segments.get(&name).is_some_and(|at| since <= *at && *at <= now)
+        self.wal.at(name).is_some_and(|at| since <= at && at <= now)
             && !self.distrusted_wal.iter().any(|wal| wal.first <= name && name <= wal.last)
     }
 }

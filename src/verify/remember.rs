@@ -124,18 +124,17 @@ impl Run<'_> {
             let WalName::Segment(segment) = *name else {
                 continue;
             };
-            let at = if self.is_wal_due(*name) {
-                Some(self.options.now)
-            } else {
-                self.evidence.segments.get(&segment).copied()
-            };
+            let at =
+                if self.is_wal_due(*name) { Some(self.options.now) } else { self.evidence.wal.at(segment) };
             if !bad.contains(ObjectName::Wal(*name).to_string().as_str()) {
                 segments.extend(at.map(|at| (segment, at)));
             }
         }
-        for name in self.evidence.segments.keys() {
-            if bad.contains(ObjectName::Wal(WalName::Segment(*name)).to_string().as_str()) {
-                segments.insert(*name, DAMAGED);
+        for object in bad {
+            if let Some(ObjectName::Wal(WalName::Segment(name))) = ObjectName::parse(object)
+                && self.evidence.wal.at(name).is_some()
+            {
+                segments.insert(name, DAMAGED);
             }
         }
         let evidence = VerifiedWal::collect(&segments, history.inventory.segment_size());

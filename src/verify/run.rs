@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
             let kind = if is_wal { ProblemKind::Missing } else { ProblemKind::Damaged };
             findings.problem(kind, &name, format!("it is {what}, not a file"), []);
         }
-        let evidence = Evidence::read(archive, survey.segment_size, &records, survey.verified, findings)?;
+        let evidence = Evidence::read(archive, &records, survey.verified, findings)?;
         let mut history = survey.wal;
         let seams = history.as_mut().filter(|_| !options.quick).map(|wal| wal.inventory.take_seams());
         let known_seams = FoundSeams(seams.unwrap_or_default().into_iter().collect());

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::record::{EdgeScan, Edges, FoundRecord};
 use crate::pg::segment::{SegmentName, WalName};
-use crate::pg::wal::{HEADER_SIZE, SegmentHeader};
+use crate::pg::wal::{HEADER_SIZE, PageCheck, SegmentHeader};
 use crate::repo::{Archive, StoredWal};
 
 /// Records of a segment that was read; of other files none.
@@ -50,21 +50,25 @@ fn check_segments(
     let mut names = Vec::new();
     let mut contents = Vec::new();
     for (name, segment, stored) in segments {
-        names.push((name, segment, stored.size(), Vec::new(), EdgeScan::default()));
+        let checks = (Vec::new(), PageCheck::default(), EdgeScan::default());
+        names.push((name, segment, stored.size(), checks));
         contents.push(stored);
     }
     let read = Content::read_together(contents, |at, piece, offset| {
-        if let Some((.., first, scan)) = names.get_mut(at) {
-            if offset == 0 {
-                first.extend_from_slice(piece.get(..HEADER_SIZE).unwrap_or(piece));
-            }
+        if let Some((.., (first, pages, scan))) = names.get_mut(at) {
+            first.extend(piece.iter().take(HEADER_SIZE.saturating_sub(first.len())));
+            pages.piece(offset, piece);
             scan.piece(offset, piece);
         }
         Ok(())
     });
-    names.into_iter().zip(read).map(move |((name, segment, size, first, mut scan), read)| {
-        let check =
-            |_| SegmentHeader::parse(&first)?.check(segment, size, lineage.system_identifier, lineage.major);
+    names.into_iter().zip(read).map(move |((name, segment, size, (first, pages, mut scan)), read)| {
+        let check = |_| {
+            let header = SegmentHeader::parse(&first)?;
+            header.check(segment, size, lineage.system_identifier, lineage.major)?;
+            // A partial segment ends with pages of an older one.
+            if matches!(name, WalName::Segment(_)) { pages.end() } else { Ok(()) }
+        };
         let records = |()| {
             let landmarks = scan.take_landmarks();
             Some(ReadRecords { edges: scan.finish(), landmarks, size })

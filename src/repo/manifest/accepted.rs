@@ -36,6 +36,12 @@ const LAST: [&[u8]; 3] = [b"global/pg_control", b"backup_label", b"tablespace_ma
 const NOT_DIRECTORIES: [&[u8]; 4] =
     [b"PG_VERSION", b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
 
+/// A file that a restore reads into memory, as it does those of [`LAST`].
+const REWRITTEN: &[u8] = b"postgresql.auto.conf";
+
+/// Maximum bytes of such a file.
+const MAX_IN_MEMORY: u64 = 16 << 20;
+
 /// Directories without which a restore cannot write, or a server does not start.
 const NEEDED_DIRECTORIES: [&[u8]; 4] = [b"", b"global", b"pg_wal", b"pg_tblspc"];
 
@@ -120,10 +126,13 @@ impl Accepted {
         if self.directories.insert(name.to_vec()) { Ok(()) } else { damaged(path, "is there twice") }
     }
 
-    fn file(&mut self, FileEntry { path, mode, .. }: &FileEntry) -> Result<()> {
+    fn file(&mut self, FileEntry { path, mode, size, .. }: &FileEntry) -> Result<()> {
         check_mode(path, *mode)?;
         let name = &path.0[..];
         self.check_parent(path)?;
+        if *size > MAX_IN_MEMORY && (LAST.contains(&name) || name == REWRITTEN) {
+            return damaged(path, "is larger than such a file can be");
+        }
         if LAST.contains(&name) {
             if !self.found_last.insert(name.to_vec()) {
                 return damaged(path, "is there twice");

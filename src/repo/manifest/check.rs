@@ -41,7 +41,7 @@ pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
             let before_last = u64::from(extent.blocks.saturating_sub(1)) * block;
             (extent.pack as usize) < packs
                 && extent.blocks > 0
-                && extent.length as usize <= 2 * FRAME
+                && (1..=2 * FRAME).contains(&(extent.length as usize))
                 && extent.offset <= MAX_PACK
                 && u64::from(extent.skip) + before_last < FRAME as u64
         });
