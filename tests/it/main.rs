@@ -23,6 +23,7 @@ mod cli;
 mod client;
 mod config;
 mod conninfo;
+mod crafted;
 mod demo;
 mod drill;
 mod examples;
