@@ -207,7 +207,8 @@ fn root_fetches_over_no_file_that_another_user_planted() {
             _ => std::fs::hard_link(&secret, &part).expect("plant a hard link"),
         }
         let outcome = site.archive.fetching(&name, "pg_wal/RECOVERYXLOG").by_root().go();
-        assert!(what == "link" || outcome.code() == Some(0), "{outcome}");
+        // Root fetches as the server, which may not open the file of root.
+        assert!(matches!(outcome.code(), Some(0 | 200)), "{outcome}");
         assert_eq!(read(&secret), b"content of root", "{what}");
         assert_eq!(std::fs::metadata(&secret).expect("look at it").uid(), 0, "{what}");
     }
