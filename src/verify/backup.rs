@@ -67,8 +67,16 @@ impl<'a> BackupCheck<'a> {
         self.findings.problem(ProblemKind::Inconsistent, &name, detail, [self.record.id.as_str()]);
     }
 
-    /// Checks presence and size of the objects of the manifest. Returns whether all can be read.
+    /// Checks the WAL of the record, and presence and size of the objects of the manifest. Returns
+    /// whether all of these can be read.
     pub fn parts(&self) -> bool {
+        if !self.record.has_own_wal() {
+            let Record { wal, start_lsn, stop_lsn, .. } = self.record;
+            self.contradiction(format!(
+                "the record has a backup from {start_lsn} to {stop_lsn}, but names the WAL from {} to {}",
+                wal.first, wal.last
+            ));
+        }
         let mut whole = true;
         for part in self.record.manifest_objects() {
             let Some((id, number)) = part.place() else {

@@ -40,6 +40,7 @@
 //! | [`Live`] | its own server that archives; backups are taken by the test | `backup`, `check`, `status` |
 //! | [`live::Pair`] | a primary like that, and a standby of it | backups of a standby |
 //! | [`Story`] | one shared server with two backups and marks; a copy of the repository for each test | `restore`, targets |
+//! | `crafted::world::World` | one shared repository of small backups; a copy whose objects can be written anew for each case | foreign content, limits |
 //! | [`saga::Saga`] | one shared repository with several backups, timelines and a pruned past | `verify`, `sync`, `report` |
 //!
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
