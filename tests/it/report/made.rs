@@ -66,8 +66,13 @@ fn backup(real: &Record, number: u32, ended: Timestamp) -> Record {
     if number % 30 == 3 {
         labels.insert("reason".to_owned(), HOSTILE[number as usize % 3].to_owned());
     }
+    let mut manifest = real.manifest.clone();
+    for (part, order) in manifest.iter_mut().zip(1..) {
+        part.key = format!("data/{}/manifest/{order:06}", name(number));
+    }
     Record {
         id: name(number),
+        manifest,
         start_time: ended - SignedDuration::from_mins(9),
         stop_time: ended,
         state: if number == 4 { State::Damaged } else { State::Complete },
