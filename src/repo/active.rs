@@ -65,6 +65,7 @@ pub enum Operation {
     Restore,
     Prune,
     Sync,
+    Verify,
 }
 
 impl std::fmt::Display for Operation {
@@ -74,6 +75,7 @@ impl std::fmt::Display for Operation {
             Operation::Restore => "restore",
             Operation::Prune => "prune",
             Operation::Sync => "sync",
+            Operation::Verify => "verify",
         })
     }
 }
@@ -100,6 +102,10 @@ pub struct Heartbeat {
     /// Backups that a prune removes now. No operation may begin to need them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removing: Vec<String>,
+    /// Backups about which a verification writes notes now. It announces them before the first note,
+    /// and checks after the last one that their records exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noting: Vec<String>,
     /// True for a prune that has checked that no other prune runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decided: bool,
@@ -119,6 +125,7 @@ impl Heartbeat {
             needs: Vec::new(),
             wal_from: None,
             removing: Vec::new(),
+            noting: Vec::new(),
             decided: false,
             left: false,
         }
@@ -164,6 +171,13 @@ impl Announced {
         removing.is_some_and(|removing| removing.iter().any(|other| other == id)) && !self.has_ended()
     }
 
+    /// Returns true when the operation has something to finish about a backup, which a prune does
+    /// when the operation has ended.
+    pub fn is_about(&self, mut is_meant: impl FnMut(&String) -> bool) -> bool {
+        let mut heartbeat = self.heartbeat.iter();
+        heartbeat.any(|heartbeat| heartbeat.removing.iter().chain(&heartbeat.noting).any(&mut is_meant))
+    }
+
     /// Returns true when the operation may be making this backup.
     pub fn may_be_making(&self, id: &str) -> bool {
         self.heartbeat.as_ref().is_none_or(|heartbeat| heartbeat.backup.as_deref() == Some(id))
@@ -200,7 +214,41 @@ impl Announced {
     }
 }
 
+/// Backups whose records may be missing although notes of verifications name them, by the
+/// announcements of running and of killed operations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Explained {
+    /// Backups that prunes remove, or were removing.
+    removing: BTreeSet<String>,
+    /// Backups about which verifications write notes, or were writing them: a prune may have
+    /// removed the backup just before.
+    noting: BTreeSet<String>,
+}
+
+impl Explained {
+    /// Adds what an announcement names.
+    pub fn add(&mut self, announced: &Announced) {
+        if let Some(heartbeat) = &announced.heartbeat {
+            self.removing.extend(heartbeat.removing.iter().cloned());
+            self.noting.extend(heartbeat.noting.iter().cloned());
+        }
+    }
+
+    /// Returns true when the missing record of a backup is not a loss. `has_own_part`: the backup
+    /// has a manifest part that no record names, which the prune would have removed.
+    pub fn explains(&self, id: &str, has_own_part: bool) -> bool {
+        self.removing.contains(id) || self.noting.contains(id) && !has_own_part
+    }
+}
+
 impl Archive {
+    /// Reads what the announcements explain.
+    pub fn explained(&self) -> Result<Explained> {
+        let mut explained = Explained::default();
+        self.announced()?.iter().for_each(|announced| explained.add(announced));
+        Ok(explained)
+    }
+
     /// Reads all announcements.
     pub fn announced(&self) -> Result<Vec<Announced>> {
         let mut found = Vec::new();
@@ -369,6 +417,14 @@ impl Announcement {
             heartbeat.needs.clear();
             heartbeat.left = true;
         })
+    }
+
+    /// Ends the heartbeat and keeps the announcement: the operation failed in the middle, and the
+    /// next prune finishes its work.
+    pub fn abandon(mut self) {
+        self.stop();
+        // Not written: without heartbeats it counts as ended.
+        self.shared.heartbeat.lock().left = true;
     }
 
     fn stop(&mut self) {

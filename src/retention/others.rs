@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::repo::Archive;
-use crate::repo::active::{Announced, Announcement, Heartbeat, Liveness, Operation, Staleness};
+use crate::repo::active::{Announced, Announcement, Explained, Heartbeat, Liveness, Operation, Staleness};
 use crate::runtime::clock::Moment;
 use crate::runtime::thread;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +52,7 @@ impl InUse {
         if operation == Operation::Sync {
             return Some(everything);
         }
-        (operation != Operation::Prune).then_some(InUse {
+        (!matches!(operation, Operation::Prune | Operation::Verify)).then_some(InUse {
             backup,
             needs: Some(needs),
             wal_from,
@@ -71,46 +71,60 @@ pub struct Others<'a> {
     now: jiff::Timestamp,
     /// Announcements that did not change while they were watched, by name.
     stale: BTreeMap<String, Announced>,
+    /// Announcements of operations that have ended or are stale and left something to remove, by
+    /// name: they are removed after that.
+    unfinished: BTreeMap<String, (Announced, Liveness)>,
+}
+
+/// The other operations on a repository.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub in_use: Vec<InUse>,
+    /// Backups that stale prunes were removing.
+    pub condemned: BTreeSet<String>,
+    /// Backups whose records may be missing.
+    pub explained: Explained,
 }
 
 impl<'a> Others<'a> {
     pub fn new(staleness: &'a Staleness, own: Option<&'a Announcement>, now: jiff::Timestamp) -> Others<'a> {
-        Others { staleness, own, now, stale: BTreeMap::new() }
+        Others { staleness, own, now, stale: BTreeMap::new(), unfinished: BTreeMap::new() }
     }
 
-    /// Returns the needs of other operations, and the backups that stale prunes were removing.
-    /// Removes the announcements of operations that have ended or are stale, except stale prunes
-    /// that were removing backups.
-    pub fn look(&mut self, archive: &Archive) -> Result<(Vec<InUse>, BTreeSet<String>)> {
-        let mut in_use = Vec::new();
-        let mut condemned = BTreeSet::new();
+    /// Returns the other operations. Removes the announcements of those that have ended or are
+    /// stale, except where they name backups of which something may be left.
+    pub fn look(&mut self, archive: &Archive) -> Result<Found> {
+        let mut found = Found::default();
         for (announced, liveness) in self.judge(archive)? {
+            found.explained.add(&announced);
             if liveness == Liveness::Active {
-                in_use.extend(InUse::of(&announced));
+                found.in_use.extend(InUse::of(&announced));
                 continue;
             }
-            let removing = announced.heartbeat.iter().flat_map(|heartbeat| &heartbeat.removing);
-            let removing: Vec<&String> = removing.collect();
-            if liveness == Liveness::Suspect && !removing.is_empty() {
+            if liveness == Liveness::Suspect {
                 // The prune may be suspended right before it removes these backups, so they are
                 // removed before its announcement.
-                condemned.extend(removing.into_iter().cloned());
+                let removing = announced.heartbeat.iter().flat_map(|heartbeat| &heartbeat.removing);
+                found.condemned.extend(removing.cloned());
+            }
+            if announced.is_about(|_| true) {
+                self.unfinished.insert(announced.name.clone(), (announced, liveness));
             } else if self.own.is_some() {
                 // Records are read later, so a backup that was recorded meanwhile is seen then.
                 let _ = archive.remove_stale(&announced, liveness)?;
             }
         }
-        Ok((in_use, condemned))
+        Ok(found)
     }
 
-    /// Removes the announcements of stale prunes whose removals are done.
-    pub fn remove_stale_prunes(&self, archive: &Archive) -> Result<()> {
-        let is_removing = |announced: &&Announced| {
-            announced.heartbeat.as_ref().is_some_and(|heartbeat| !heartbeat.removing.is_empty())
-        };
-        for announced in self.stale.values().filter(is_removing) {
-            // A prune takes no backup, so nothing has to be fenced.
-            let _ = archive.remove_stale(announced, Liveness::Suspect)?;
+    /// Removes the announcements of operations that have ended or are stale and left something,
+    /// except those that name a backup in `left`.
+    pub fn remove_unfinished(&self, archive: &Archive, left: &BTreeSet<&String>) -> Result<()> {
+        for (announced, liveness) in self.unfinished.values() {
+            if !announced.is_about(|id| left.contains(id)) {
+                // Neither a prune nor a verification takes a backup, so nothing has to be fenced.
+                let _ = archive.remove_stale(announced, *liveness)?;
+            }
         }
         Ok(())
     }

@@ -291,6 +291,7 @@ impl Choice<'_> {
                 && self.stock.remembered.contains_key(*id)
                 && !self.wishes.discard.contains(*id)
                 && !self.stock.condemned.contains(*id)
+                && !self.stock.explained.explains(id, self.stock.has_own_part(id))
         })
     }
 

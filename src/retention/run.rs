@@ -89,7 +89,13 @@ impl Run<'_> {
         let mut others = Others::new(&options.staleness, Some(&own), now);
         let (stock, plan) = self.plan_announced(&own, &mut others, now)?;
         let pruned = self.apply(&own, &stock, plan, now)?;
-        others.remove_stale_prunes(self.archive)?;
+        let memories: BTreeSet<&ObjectName> = pruned.plan.remove.memories.iter().collect();
+        let failed: BTreeSet<&ObjectName> = pruned.left.iter().map(|left| &left.name).collect();
+        let is_left = |id: &&String| {
+            let note = ObjectName::Verified((*id).clone());
+            !stock.is_listed(id) && (!memories.contains(&note) || failed.contains(&note))
+        };
+        others.remove_unfinished(self.archive, &stock.remembered.keys().filter(is_left).collect())?;
         Ok(pruned)
     }
 

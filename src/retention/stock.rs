@@ -1,10 +1,11 @@
 //! The state of a repository on which retention depends.
 
-use super::others::{InUse, Others};
+use super::others::{Found, InUse, Others};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repo::active::Explained;
 use crate::repo::branches::{Branch, BranchBackup, Branches, ServerTimeline};
 use crate::repo::data::{Data, NamedPacks, named};
 use crate::repo::history::WalHistory;
@@ -87,6 +88,8 @@ pub struct Stock {
     pub condemned: BTreeSet<String>,
     /// Backups that a verification has seen; true when it found damage.
     pub remembered: BTreeMap<String, bool>,
+    /// Backups whose records may be missing.
+    pub explained: Explained,
     /// Runs of existing segments by their numbers, both ends included.
     pub segments: BTreeMap<TimelineId, Vec<(u64, u64)>>,
 }
@@ -96,7 +99,7 @@ impl Stock {
     /// records.
     pub fn read(archive: &Archive, others: &mut Others<'_>) -> Result<Stock> {
         let mut stock = Stock { data: archive.data()?, ..Stock::default() };
-        (stock.in_use, stock.condemned) = others.look(archive)?;
+        stock.take_others(others.look(archive)?);
         let want = Want { pins: true, verified: true, ..Want::default() };
         let survey = Survey::read_each(archive, want, |name, listed| stock.wal.push((name, listed.size)))?;
         let Survey { records, segment_size, wal, damaged_histories, pins, verified, retired, .. } = survey;
@@ -108,13 +111,89 @@ impl Stock {
         if let Some(wal) = &wal {
             stock.take_wal(wal);
         }
+        stock.look_again(archive)?;
+        stock.look_at_notes(archive)?;
         Ok(stock)
     }
 
     /// Reads announcements, records and pins again, which other operations may have changed.
     pub fn read_changing(&mut self, archive: &Archive, others: &mut Others<'_>) -> Result<()> {
-        (self.in_use, self.condemned) = others.look(archive)?;
-        self.take(archive, archive.records()?, archive.pins()?)
+        self.take_others(others.look(archive)?);
+        self.take(archive, archive.records()?, archive.pins()?)?;
+        self.look_again(archive)
+    }
+
+    fn take_others(&mut self, found: Found) {
+        (self.in_use, self.condemned) = (found.in_use, found.condemned);
+        self.explained = found.explained;
+    }
+
+    /// Returns true when the backup has a record, damaged or not.
+    pub fn is_listed(&self, id: &str) -> bool {
+        self.unreadable.iter().any(|other| other == id) || self.backups.iter().any(|backup| backup.id == id)
+    }
+
+    /// Returns true when the backup has a manifest part that no record names.
+    pub fn has_own_part(&self, id: &str) -> bool {
+        let parts = self.data.get(id).into_iter().flat_map(|data| data.manifests.keys());
+        let mut places = parts.map(|number| (id.to_owned(), *number));
+        places.any(|place| !self.backups.iter().any(|backup| backup.manifest.contains_key(&place)))
+    }
+
+    /// Looks again for what seems to be missing: a backup may have been recorded after the objects
+    /// were listed, and another prune may have removed a backup meanwhile.
+    fn look_again(&mut self, archive: &Archive) -> Result<()> {
+        let lacking: Vec<Backup> =
+            self.backups.iter().filter(|backup| self.missing(backup).is_some()).cloned().collect();
+        for backup in lacking {
+            if archive.stored_at(&ObjectName::Record(backup.id.clone()))?.is_none() {
+                self.backups.retain(|other| other.id != backup.id);
+                continue;
+            }
+            let named = backup
+                .manifest
+                .keys()
+                .map(|(id, _)| id.as_str())
+                .chain(backup.packs.runs().map(|(id, _)| id));
+            let ids: BTreeSet<&str> = named.collect();
+            // Bounded by the listing, whatever the record names.
+            for id in ids {
+                if id == backup.id || self.data.contains_key(id) {
+                    self.add_needed(&backup, archive.stored_by(id)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the objects that a backup needs. Others are not garbage: they may belong to a backup
+    /// that began after the announcements were read.
+    fn add_needed(&mut self, backup: &Backup, stored: Vec<(String, u64)>) {
+        for (key, size) in stored {
+            match ObjectName::parse(&key) {
+                Some(ObjectName::Pack(id, number)) if backup.packs.contains(&id, number) => {
+                    self.data.entry(id).or_default().packs.insert(number, size);
+                }
+                Some(ObjectName::Manifest(id, number))
+                    if backup.manifest.contains_key(&(id.clone(), number)) =>
+                {
+                    self.data.entry(id).or_default().manifests.insert(number, size);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks again at notes about backups without a record: a verification may have written them
+    /// after the announcements were read, and it removes those of a backup that is gone.
+    fn look_at_notes(&mut self, archive: &Archive) -> Result<()> {
+        if self.remembered.keys().all(|id| self.is_listed(id)) {
+            return Ok(());
+        }
+        self.explained = archive.explained()?;
+        let still = archive.remembered()?;
+        self.remembered.retain(|id, _| still.contains_key(id));
+        Ok(())
     }
 
     fn take(

@@ -20,7 +20,9 @@ impl Run<'_> {
             self.findings.no_backup();
         }
         if self.options.scope == Scope::All {
-            for (id, _) in self.evidence.backups.iter().filter(|(id, _)| !self.is_listed(id)) {
+            let is_lost =
+                |id: &&String| !self.is_listed(id) && !self.explained.explains(id, self.has_own_part(id));
+            for id in self.evidence.backups.keys().filter(is_lost) {
                 self.findings.problem(
                     ProblemKind::Missing,
                     &ObjectName::Record(id.clone()),

@@ -5,6 +5,7 @@ use super::state::{Run, Scope};
 use crate::error::Result;
 use crate::pg::segment::WalName;
 use crate::repo::ObjectName;
+use crate::repo::active::{Announcement, Heartbeat, Operation};
 use crate::repo::data::{NamedPacks, named};
 use crate::repo::evidence::{FoundSeams, VerifiedBackup, VerifiedPacks, VerifiedWal};
 use crate::repo::packset::PackSet;
@@ -24,16 +25,40 @@ impl Run<'_> {
     /// Records the evidence of this verification. The verification of a repository that cannot be
     /// written succeeds without evidence.
     pub fn remember(&self, problems: &[Problem], seams: &FoundSeams, is_unknown: bool) {
-        if let Err(error) = self.write_evidence(problems, seams, is_unknown) {
+        let has_nothing_to_write = self.options.quick && problems.is_empty();
+        if !has_nothing_to_write && let Err(error) = self.write_evidence(problems, seams, is_unknown) {
             tracing::info!("the result of the verification cannot be remembered: {error}");
         }
     }
 
+    /// Writes the evidence. Announced until the last check: a prune may remove the backups meanwhile,
+    /// and this process may be killed.
     fn write_evidence(&self, problems: &[Problem], seams: &FoundSeams, is_unknown: bool) -> Result<()> {
-        let bad: BTreeSet<&str> = problems.iter().map(|problem| problem.object.as_str()).collect();
+        let noting = self.selected().map(|record| record.id.clone()).collect();
+        let heartbeat = Heartbeat { noting, ..Heartbeat::new(Operation::Verify) };
+        let announcement = Announcement::begin(self.archive, heartbeat, &self.options.random)?;
         let mut written = Vec::new();
+        let result = self.write_notes(problems, seams, is_unknown, &announcement, &mut written);
+        if let Err(error) = self.remove_pruned(written) {
+            announcement.abandon();
+            return result.and(Err(error));
+        }
+        result
+    }
+
+    fn write_notes(
+        &self,
+        problems: &[Problem],
+        seams: &FoundSeams,
+        is_unknown: bool,
+        announcement: &Announcement,
+        written: &mut Vec<String>,
+    ) -> Result<()> {
+        let bad: BTreeSet<&str> = problems.iter().map(|problem| problem.object.as_str()).collect();
         for record in self.selected() {
-            written.extend(self.write_backup(record, problems, is_unknown)?);
+            announcement.check()?;
+            written.push(record.id.clone());
+            self.write_backup(record, problems, is_unknown)?;
         }
         if !self.options.quick && *seams != self.known_seams {
             self.archive.remember(&ObjectName::Seams, seams)?;
@@ -47,7 +72,12 @@ impl Run<'_> {
                 self.write_segments(&bad)?;
             }
         }
-        // A concurrent prune removes the evidence of a backup after its record.
+        Ok(())
+    }
+
+    /// Removes the evidence of backups that are gone: a prune removes it again after their records,
+    /// so what was written before the records were looked for is removed in any case.
+    fn remove_pruned(&self, written: Vec<String>) -> Result<()> {
         for id in written {
             if self.archive.stored_at(&ObjectName::Record(id.clone()))?.is_none() {
                 self.archive.remove(&[ObjectName::Verified(id.clone()), ObjectName::FoundDamaged(id)])?;
@@ -56,13 +86,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Records the result for a backup. Returns its id if something was written.
-    fn write_backup(
-        &self,
-        record: &Record,
-        problems: &[Problem],
-        is_unknown: bool,
-    ) -> Result<Option<String>> {
+    /// Records the result for a backup.
+    fn write_backup(&self, record: &Record, problems: &[Problem], is_unknown: bool) -> Result<()> {
         let id = &record.id;
         // WAL behind the end of the backup is not a part of it.
         let is_own = |problem: &&Problem| match ObjectName::parse(&problem.object) {
@@ -82,17 +107,16 @@ impl Run<'_> {
         let evidence = VerifiedBackup { at: self.options.now, problems: own };
         let damaged = ObjectName::FoundDamaged(id.clone());
         if !evidence.problems.is_empty() {
-            self.archive.remember(&damaged, &evidence)?;
-            return Ok(Some(id.clone()));
+            return self.archive.remember(&damaged, &evidence);
         }
         if self.options.quick || is_unknown {
-            return Ok(None);
+            return Ok(());
         }
         self.archive.remember(&ObjectName::Verified(id.clone()), &evidence)?;
         if self.evidence.backups.get(id) == Some(&true) {
             self.archive.remove(&[damaged])?;
         }
-        Ok(Some(id.clone()))
+        Ok(())
     }
 
     fn write_packs(&self, bad: &BTreeSet<&str>) -> Result<()> {

@@ -10,6 +10,7 @@ use crate::codec::envelope::HEADER_SIZE;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::segment::WalName;
 use crate::progress;
+use crate::repo::active::Explained;
 use crate::repo::data::{NamedPacks, named};
 use crate::repo::evidence::FoundSeams;
 use crate::repo::packset::PackSet;
@@ -88,7 +89,6 @@ impl<'a> Run<'a> {
             archive,
             options,
             findings,
-            records,
             selected,
             standalone,
             data: survey.data,
@@ -98,8 +98,10 @@ impl<'a> Run<'a> {
             missing_histories,
             known_gaps: survey.known_gaps,
             history,
+            explained: explained(archive, &records, &evidence)?,
             evidence,
             known_seams,
+            records,
             covered: BTreeSet::new(),
         };
         for (timeline, error) in survey.damaged_histories {
@@ -224,4 +226,13 @@ fn select(scope: &Scope, records: &[Record], damaged: &[(String, Error)]) -> Res
             [id.clone()].into()
         }
     })
+}
+
+/// Reads what other operations explain, if a note of a verification names a backup without a record.
+fn explained(archive: &Archive, records: &[Record], evidence: &Evidence) -> Result<Explained> {
+    let is_listed = |id: &String| records.iter().any(|record| record.id == *id);
+    if evidence.backups.keys().all(is_listed) {
+        return Ok(Explained::default());
+    }
+    archive.explained()
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::segment::{SegmentName, TimelineId, WalName};
 use crate::progress::Progress;
 use crate::repo::Archive;
+use crate::repo::active::Explained;
 use crate::repo::branches::{Branches, ServerTimeline};
 use crate::repo::data::Data;
 use crate::repo::evidence::{FoundSeams, KnownGaps};
@@ -42,6 +43,8 @@ pub struct Options {
     pub needs_backup: bool,
     /// Timeline of the cluster's server.
     pub server: ServerTimeline,
+    /// Twelve random hexadecimal digits.
+    pub random: String,
 }
 
 /// Result of a verification.
@@ -83,6 +86,8 @@ pub struct Run<'a> {
     pub history: Option<WalHistory>,
     /// Evidence of earlier verifications.
     pub evidence: Evidence,
+    /// Backups whose records may be missing.
+    pub explained: Explained,
     /// Seams that earlier verifications have found. `history` has them only where WAL is not read.
     pub known_seams: FoundSeams,
     /// Ids of backups whose manifests were read to the end, so that all objects they name were
@@ -99,6 +104,14 @@ impl Run<'_> {
     /// Ids of the backups that may lead to a timeline.
     pub fn leading_to(&self, timeline: TimelineId) -> impl Iterator<Item = &str> {
         self.records.iter().filter(move |record| record.timeline <= timeline).map(|record| record.id.as_str())
+    }
+
+    /// Whether the backup has a manifest part that no record names.
+    pub fn has_own_part(&self, id: &str) -> bool {
+        let named: BTreeSet<(String, u32)> =
+            self.records.iter().flat_map(Record::manifest_objects).filter_map(ManifestPart::place).collect();
+        let parts = self.data.get(id).into_iter().flat_map(|data| data.manifests.keys());
+        parts.map(|number| (id.to_owned(), *number)).any(|place| !named.contains(&place))
     }
 
     /// Whether a pack was listed.

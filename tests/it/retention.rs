@@ -3,6 +3,7 @@
 
 mod beside;
 mod killed;
+mod notes;
 mod plan;
 mod prune;
 mod world;

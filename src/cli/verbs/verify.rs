@@ -176,7 +176,7 @@ fn look(
             continue;
         };
         let begun = Instant::now();
-        let report = verify::verify(&archive, &options(context, args, &archive, scope, is_current))?;
+        let report = verify::verify(&archive, &options(context, args, &archive, scope, is_current)?)?;
         done.push(Verified {
             repository: repository.clone(),
             lineage: Some(lineage),
@@ -213,11 +213,11 @@ fn options(
     archive: &Archive,
     scope: Scope,
     is_current: bool,
-) -> Options {
+) -> Result<Options> {
     let now = jiff::Timestamp::now();
     // With an interval that begins before the range of times, every earlier read counts.
     let since = || now.checked_sub(args.every).unwrap_or(jiff::Timestamp::MIN);
-    Options {
+    Ok(Options {
         progress: context.console.progress(),
         scope,
         quick: args.quick,
@@ -226,7 +226,8 @@ fn options(
         jobs: args.jobs.unwrap_or(context.config.backup.jobs),
         needs_backup: is_current,
         server: setup::server_timeline(context, archive),
-    }
+        random: setup::random_hex::<6>()?,
+    })
 }
 
 fn window(lost: &LostSpan) -> Value {

@@ -13,7 +13,7 @@ use walkeep::retention::{Options, Policy, Pruned};
 
 /// A backup or restore that takes seconds: every file is opened late.
 fn slow(run: &Run, sign: &str) -> Option<(Strace, std::process::Child)> {
-    let strace = Strace::new()?.detached().trace("openat").inject("openat:delay_enter=9000");
+    let strace = Strace::new()?.detached().trace("openat,openat2").inject("openat,openat2:delay_enter=9000");
     let child = strace.spawn(run);
     until("it is under way", || strace.text().contains(sign));
     Some((strace, child))
