@@ -50,6 +50,7 @@ mod shell;
 mod simulation;
 mod storage;
 mod support;
+mod sweep;
 mod sync;
 mod terminal;
 mod threads;

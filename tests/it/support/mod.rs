@@ -43,6 +43,7 @@
 //! | `crafted::world::World` | one shared repository of small backups; a copy whose objects can be written anew for each case | foreign content, limits |
 //! | [`saga::Saga`] | one shared repository with several backups, timelines and a pruned past | `verify`, `sync`, `report` |
 //!
+//! `WALKEEP_TEST_SWEEP=all` tries every fault of `sweep` instead of a sample.
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version
 //! 15.
