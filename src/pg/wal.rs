@@ -113,7 +113,7 @@ const ADDRESSED: usize = 16;
 /// or an empty one: behind a switch the rest of a segment has none (`CopyXLogRecordToWAL` in
 /// `xlog.c`). Kinds of pages come in this order.
 #[derive(Debug, Default)]
-pub struct PageCheck {
+pub struct WalPageCheck {
     /// Magic number and header of the first page; `None` before it.
     first: Option<(u16, SegmentHeader)>,
     /// Offset of the page whose header comes next.
@@ -134,7 +134,7 @@ enum PageKind {
     Empty,
 }
 
-impl PageCheck {
+impl WalPageCheck {
     /// Reads the next piece, which begins at `offset` in the segment. Pieces are read in order.
     pub fn piece(&mut self, offset: u64, piece: &[u8]) {
         while self.wrong.is_none() {

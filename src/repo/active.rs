@@ -15,7 +15,7 @@ use super::{Archive, key};
 use crate::codec::envelope::ObjectKind;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
-use crate::runtime::clock::Moment;
+use crate::runtime::clock::MonotonicTime;
 use crate::runtime::lock::{Condition, Mutex};
 use crate::runtime::thread::{self, Thread};
 use crate::storage::{Mode, Put};
@@ -277,7 +277,7 @@ impl Archive {
 
     /// Watches announcements. Returns the names of the ones that did not change meanwhile.
     pub fn watch(&self, suspects: &[Announced], staleness: &Staleness) -> Result<BTreeSet<String>> {
-        let begun = Moment::now();
+        let begun = MonotonicTime::now();
         let mut still: Vec<&Announced> = suspects.iter().collect();
         while !still.is_empty() && begun.elapsed() < staleness.watch {
             let rest = staleness.watch.saturating_sub(begun.elapsed());
@@ -326,7 +326,7 @@ struct Shared {
 
 struct BeatState {
     /// Time of the last renewal.
-    renewed: Moment,
+    renewed: MonotonicTime,
     /// True when another process removed the announcement.
     is_removed: bool,
     is_over: bool,
@@ -348,7 +348,7 @@ impl Announcement {
             archive: archive.clone(),
             object,
             heartbeat: Mutex::new(heartbeat),
-            state: Mutex::new(BeatState { renewed: Moment::now(), is_removed: false, is_over: false }),
+            state: Mutex::new(BeatState { renewed: MonotonicTime::now(), is_removed: false, is_over: false }),
             wake: Condition::new(),
         });
         let renewing = Arc::clone(&shared);
@@ -470,7 +470,7 @@ impl Shared {
         }
         heartbeat.beat += 1;
         let _ = self.archive.put_small(&self.object, ObjectKind::Active, heartbeat, Mode::Replace)?;
-        self.state.lock().renewed = Moment::now();
+        self.state.lock().renewed = MonotonicTime::now();
         Ok(())
     }
 }

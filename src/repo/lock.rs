@@ -4,7 +4,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::folder::Folder;
-use crate::runtime::clock::Moment;
+use crate::runtime::clock::MonotonicTime;
 use crate::runtime::thread;
 use fs2::FileExt;
 use std::fs::File;
@@ -50,7 +50,7 @@ impl Lock {
     /// Those of [`Lock::wait_for`].
     pub fn of(file: File, path: &Path, timeout: Duration) -> Result<Lock> {
         let doing = || format!("lock {}", path.display());
-        let begun = Moment::now();
+        let begun = MonotonicTime::now();
         loop {
             if try_lock(&file).doing(doing)? {
                 return Ok(Lock { file });

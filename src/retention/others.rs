@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::Lsn;
 use crate::repo::Archive;
 use crate::repo::active::{Announced, Announcement, Explained, Heartbeat, Liveness, Operation, Staleness};
-use crate::runtime::clock::Moment;
+use crate::runtime::clock::MonotonicTime;
 use crate::runtime::thread;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -179,7 +179,7 @@ pub fn announce_alone(
     random: &str,
     wait: Duration,
 ) -> Result<Announcement> {
-    let begun = Moment::now();
+    let begun = MonotonicTime::now();
     loop {
         let own = Announcement::begin(archive, Heartbeat::new(Operation::Prune), random)?;
         let Some(other) = rival(archive, &own, staleness)? else {
@@ -199,7 +199,7 @@ pub fn announce_alone(
 /// Returns the host of a prune that takes precedence: it has decided, or it began at the same
 /// moment and has the smaller name.
 fn rival(archive: &Archive, own: &Announcement, staleness: &Staleness) -> Result<Option<String>> {
-    let begun = Moment::now();
+    let begun = MonotonicTime::now();
     // The time is not used: the announcement gives the time of the store.
     let mut others = Others::new(staleness, Some(own), jiff::Timestamp::UNIX_EPOCH);
     loop {

@@ -1,6 +1,6 @@
 //! Channels between threads.
 
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 use super::{number_of, scheduler};
 use crossbeam_channel::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use std::time::Duration;
 /// The end of a channel that values are sent to.
 pub struct Sender<T> {
     inner: crossbeam_channel::Sender<T>,
-    shared: Arc<Shared>,
+    shared: Arc<ChannelState>,
 }
 
 /// The end of a channel that values are received from.
 pub struct Receiver<T> {
     inner: crossbeam_channel::Receiver<T>,
-    shared: Arc<Shared>,
+    shared: Arc<ChannelState>,
 }
 
-struct Shared {
+struct ChannelState {
     /// True for a channel that holds no value: a value is sent only to a thread that receives.
     is_rendezvous: bool,
 }
@@ -39,11 +39,11 @@ fn pair<T>(
     (sender, receiver): (crossbeam_channel::Sender<T>, crossbeam_channel::Receiver<T>),
     is_rendezvous: bool,
 ) -> (Sender<T>, Receiver<T>) {
-    let shared = Arc::new(Shared { is_rendezvous });
+    let shared = Arc::new(ChannelState { is_rendezvous });
     (Sender { inner: sender, shared: Arc::clone(&shared) }, Receiver { inner: receiver, shared })
 }
 
-impl Shared {
+impl ChannelState {
     fn number(&self) -> usize {
         number_of(self)
     }
@@ -117,7 +117,7 @@ impl<T> Receiver<T> {
         if scheduler().is_none() {
             return self.inner.recv_timeout(time);
         }
-        self.recv_until(Some(Moment::now() + time))
+        self.recv_until(Some(MonotonicTime::now() + time))
     }
 
     /// Returns a value that was sent.
@@ -132,7 +132,7 @@ impl<T> Receiver<T> {
     }
 
     /// Waits for a value under a scheduler.
-    fn recv_until(&self, end: Option<Moment>) -> Result<T, RecvTimeoutError> {
+    fn recv_until(&self, end: Option<MonotonicTime>) -> Result<T, RecvTimeoutError> {
         let mut is_late = false;
         loop {
             match self.try_recv() {
@@ -142,7 +142,7 @@ impl<T> Receiver<T> {
                 Err(TryRecvError::Empty) => {}
             }
             if let Some(scheduler) = scheduler() {
-                scheduler.park(self.shared.number(), end.map(Moment::since_start));
+                scheduler.park(self.shared.number(), end.map(MonotonicTime::since_start));
             }
             is_late = end.is_some_and(|end| end.left().is_zero());
         }

@@ -8,21 +8,21 @@ use std::time::Duration;
 
 /// A moment of the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Duration);
+pub struct MonotonicTime(Duration);
 
-impl Moment {
-    pub fn now() -> Moment {
-        Moment(scheduler().map_or_else(since_boot, |scheduler| scheduler.now()))
+impl MonotonicTime {
+    pub fn now() -> MonotonicTime {
+        MonotonicTime(scheduler().map_or_else(since_boot, |scheduler| scheduler.now()))
     }
 
     /// Time since this moment.
     pub fn elapsed(self) -> Duration {
-        Moment::now().0.saturating_sub(self.0)
+        MonotonicTime::now().0.saturating_sub(self.0)
     }
 
     /// Time until this moment; zero when it has passed.
     pub fn left(self) -> Duration {
-        self.0.saturating_sub(Moment::now().0)
+        self.0.saturating_sub(MonotonicTime::now().0)
     }
 
     /// Time since the start of the clock.
@@ -31,11 +31,11 @@ impl Moment {
     }
 }
 
-impl Add<Duration> for Moment {
-    type Output = Moment;
+impl Add<Duration> for MonotonicTime {
+    type Output = MonotonicTime;
 
-    fn add(self, time: Duration) -> Moment {
-        Moment(self.0.saturating_add(time))
+    fn add(self, time: Duration) -> MonotonicTime {
+        MonotonicTime(self.0.saturating_add(time))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Locks that are held while another thread may run: across a request to a store, or a wait. A lock
 //! that is not may be one of parking_lot.
 
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 use super::{number_of, scheduler};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Condition {
             self.0.wait_while_for(&mut guard.inner, is_waiting, time);
             return;
         };
-        let end = Moment::now() + time;
+        let end = MonotonicTime::now() + time;
         while is_waiting(&mut guard.inner) {
             let mutex = parking_lot::MutexGuard::mutex(&guard.inner);
             parking_lot::MutexGuard::unlocked(&mut guard.inner, || {

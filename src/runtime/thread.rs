@@ -1,7 +1,7 @@
 //! Threads. The operating system may refuse to start one, which is an error here and never a panic;
 //! a panic of a thread is an error of the thread that joins it.
 
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 use super::{Scheduler, enter, number_of, scheduler};
 use crate::error::{Error, Kind, Result};
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ pub fn sleep(time: Duration) {
     let Some(scheduler) = scheduler() else {
         return std::thread::sleep(time);
     };
-    let end = Moment::now() + time;
+    let end = MonotonicTime::now() + time;
     let nothing = 0_u8;
     loop {
         scheduler.park(number_of(&nothing), Some(end.since_start()));
@@ -50,11 +50,11 @@ impl End {
 }
 
 /// The parts of a thread that a scheduler needs, outside of a simulation nothing.
-struct Start(Option<(Arc<dyn Scheduler>, Arc<End>)>);
+struct ThreadStart(Option<(Arc<dyn Scheduler>, Arc<End>)>);
 
-impl Start {
-    fn of(name: &str) -> Start {
-        Start(scheduler().map(|scheduler| (scheduler.starts(name), Arc::default())))
+impl ThreadStart {
+    fn of(name: &str) -> ThreadStart {
+        ThreadStart(scheduler().map(|scheduler| (scheduler.starts(name), Arc::default())))
     }
 
     fn end(&self) -> Option<Arc<End>> {
@@ -87,7 +87,7 @@ impl Start {
 }
 
 /// A scope that ends after all of its threads.
-pub struct Scope<'scope, 'env: 'scope> {
+pub struct ThreadScope<'scope, 'env: 'scope> {
     inner: &'scope std::thread::Scope<'scope, 'env>,
     ends: RefCell<Vec<Arc<End>>>,
 }
@@ -101,8 +101,8 @@ pub struct ScopedThread<'scope, T> {
 }
 
 /// Runs `work` with a scope, and waits for the threads that it started there.
-pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> T) -> T {
-    struct Joined<'a, 'scope, 'env>(&'a Scope<'scope, 'env>);
+pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&ThreadScope<'scope, 'env>) -> T) -> T {
+    struct Joined<'a, 'scope, 'env>(&'a ThreadScope<'scope, 'env>);
     impl Drop for Joined<'_, '_, '_> {
         fn drop(&mut self) {
             self.0.ends.borrow().iter().for_each(|end| end.wait());
@@ -110,13 +110,13 @@ pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> T) 
     }
     #[allow(clippy::disallowed_methods)] // the one place
     std::thread::scope(|inner| {
-        let scope = Scope { inner, ends: RefCell::default() };
+        let scope = ThreadScope { inner, ends: RefCell::default() };
         let _joined = Joined(&scope);
         work(&scope)
     })
 }
 
-impl<'scope> Scope<'scope, '_> {
+impl<'scope> ThreadScope<'scope, '_> {
     /// Starts a thread, in the current span.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl<'scope> Scope<'scope, '_> {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'scope,
     ) -> Result<ScopedThread<'scope, T>> {
-        let start = Start::of(name);
+        let start = ThreadStart::of(name);
         let end = start.end();
         let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
         let span = Span::current();
@@ -139,7 +139,7 @@ impl<'scope> Scope<'scope, '_> {
                 Ok(ScopedThread { name, inner, end })
             }
             Err(error) => {
-                Start::failed(scheduler);
+                ThreadStart::failed(scheduler);
                 Err(no_thread(error))
             }
         }
@@ -211,7 +211,7 @@ pub fn spawn<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Thread<T>> {
-    let start = Start::of(name);
+    let start = ThreadStart::of(name);
     let end = start.end();
     let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
     let span = Span::current();
@@ -220,7 +220,7 @@ pub fn spawn<T: Send + 'static>(
     match builder.spawn(move || span.in_scope(|| start.run(work))) {
         Ok(inner) => Ok(Thread { name, inner, end }),
         Err(error) => {
-            Start::failed(scheduler);
+            ThreadStart::failed(scheduler);
             Err(no_thread(error))
         }
     }

@@ -28,7 +28,7 @@
 use super::{Body, ForeignEntry, Key, ListedObject, Mode, Object, PAGE, Page, Put, Storage, list_all, prove};
 use crate::error::{Error, Kind, Result};
 use crate::fs::folder::random_name;
-use crate::runtime::clock::Moment;
+use crate::runtime::clock::MonotonicTime;
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -67,7 +67,7 @@ impl<S: Storage> Claims<S> {
         let claims = Key::new(format!("{FOLDER}/{key}"))?;
         let hash = hash(body)?;
         let claim = claims.join(format!("{hash}-{}", random_name()?))?;
-        let begun = Moment::now();
+        let begun = MonotonicTime::now();
         let content = b"a writer is about to create an object; see FORMAT.md\n".to_vec();
         let _: Put = self.store.put(&claim, &content, Mode::Replace)?;
         let looked = self.rivals(&claims, &claim, &hash).and_then(|same| Ok((same, self.store.head(key)?)));

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::record::{EdgeScan, Edges, FoundRecord};
 use crate::pg::segment::{SegmentName, WalName};
-use crate::pg::wal::{HEADER_SIZE, PageCheck, SegmentHeader};
+use crate::pg::wal::{HEADER_SIZE, SegmentHeader, WalPageCheck};
 use crate::repo::{Archive, StoredWal};
 
 /// Records of a segment that was read; of other files none.
@@ -50,7 +50,7 @@ fn check_segments(
     let mut names = Vec::new();
     let mut contents = Vec::new();
     for (name, segment, stored) in segments {
-        let checks = (Vec::new(), PageCheck::default(), EdgeScan::default());
+        let checks = (Vec::new(), WalPageCheck::default(), EdgeScan::default());
         names.push((name, segment, stored.size(), checks));
         contents.push(stored);
     }

@@ -205,6 +205,32 @@ fn the_top_of_the_repository_holds_what_was_agreed() {
     report(wrong);
 }
 
+/// `SECURITY.md` names the tests that hold what it promises, as `module::test`.
+#[test]
+fn every_promise_of_the_security_policy_has_tests_that_exist() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).expect("read SECURITY.md");
+    let table = text.split("| threat | defence | tests |").nth(1).expect("the table of threats");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 15, "{} rows", rows.len());
+    let mut wrong = Vec::new();
+    for row in rows {
+        let tests = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default();
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            wrong.push(format!("SECURITY.md: no test in the row {row}"));
+        }
+        for test in named {
+            let (module, name) = test.rsplit_once("::").expect("module::test");
+            let file = root().join("tests/it").join(module.replace("::", "/")).with_extension("rs");
+            let source = std::fs::read_to_string(&file).unwrap_or_default();
+            if !source.contains(&format!("#[test]\nfn {name}()")) {
+                wrong.push(format!("SECURITY.md: {test} is not a test"));
+            }
+        }
+    }
+    report(wrong);
+}
+
 #[track_caller]
 fn report(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "{} violations:\n{}", wrong.len(), wrong.join("\n"));

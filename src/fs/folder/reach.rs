@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 const MAX_LINKS: usize = 40;
 
 /// Name to be followed.
-struct Step {
+struct PathStep {
     name: OsString,
     /// Whether the name is part of the target of a link.
     is_of_link: bool,
@@ -28,7 +28,7 @@ struct Way<'a> {
     path: &'a Path,
     at: OwnedFd,
     /// Names that are left, the next one at the end.
-    left: Vec<Step>,
+    left: Vec<PathStep>,
     /// Owners of the links that were followed.
     owners: Vec<u32>,
 }
@@ -110,7 +110,7 @@ impl Way<'_> {
             Component::ParentDir => Some(OsStr::new("..").to_owned()),
             _ => None,
         };
-        self.left.extend(path.components().rev().filter_map(name).map(|name| Step { name, is_of_link }));
+        self.left.extend(path.components().rev().filter_map(name).map(|name| PathStep { name, is_of_link }));
     }
 
     /// Continues at an entry: a directory, or the target of a link.
