@@ -38,7 +38,7 @@ impl Volume {
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
 
 /// Maximum size in bytes of a control file, which has 8192.
-const MAX_CONTROL_SIZE: u64 = 1 << 16;
+pub(super) const MAX_CONTROL_SIZE: u64 = 1 << 16;
 
 /// Content of a backup.
 #[derive(Default)]

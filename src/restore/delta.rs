@@ -3,6 +3,7 @@
 //! times and sizes of files prove nothing.
 
 use super::access::resolved;
+use super::contents::MAX_CONTROL_SIZE;
 use super::create::{MAX_DEPTH, is_too_deep};
 use super::empty::{is_nothing, names};
 use super::holes::{between, holes};
@@ -19,7 +20,7 @@ use crate::fs::direct;
 use crate::fs::folder::{Folder, kind, set_rights};
 use crate::pg::control::Control;
 use crate::repo::entry::{Entry, FileEntry};
-use crate::repo::{RESTORING, manifest};
+use crate::repo::{Lineage, RESTORING, manifest};
 use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -63,20 +64,33 @@ fn check_data(job: &RestoreJob<'_>) -> Result<()> {
     if names.iter().any(|name| name == RESTORING) || names.iter().all(|name| is_nothing(name)) {
         return Ok(());
     }
-    let record = &job.plan.record;
-    let system = Control::read(to).map(|control| control.system_identifier());
-    let lineage = job.plan.archive.lineage();
-    let reason = match (system, crate::pg::major_version(to)) {
-        (Ok(system), Ok(major)) if system == record.system_identifier && major == lineage.major => {
+    let (record, lineage) = (&job.plan.record, job.plan.archive.lineage());
+    let reason = match found_lineage(job.data.folder()?) {
+        Ok(found) if found == (Lineage { system_identifier: record.system_identifier, ..lineage }) => {
             return Ok(());
         }
-        (Ok(system), Ok(major)) => format!("it belongs to the cluster {system}-{major}"),
-        (Err(error), _) | (_, Err(error)) => error.to_string(),
+        Ok(found) => format!("it belongs to the cluster {found}"),
+        Err(error) => error.to_string(),
     };
     let what = format!("{} is not a data directory of {lineage}: {reason}", to.display());
     Err(Error::new(Kind::Refused, what).hint(
         "--delta changes the data directory of the same cluster; restore into an empty directory without it",
     ))
+}
+
+/// Reads the lineage of a data directory.
+fn found_lineage(data: &Folder) -> Result<Lineage> {
+    let read = |name: &str| {
+        let missing = || Error::new(Kind::Absent, format!("it has no {name}"));
+        data.read(Path::new(name), MAX_CONTROL_SIZE)?.ok_or_else(missing)
+    };
+    let system_identifier = Control::parse(read("global/pg_control")?)?.system_identifier();
+    let version = read("PG_VERSION")?;
+    let version = String::from_utf8_lossy(&version);
+    let major = version.trim().parse();
+    let major =
+        major.map_err(|_| Error::new(Kind::Damage, format!("`{}` is not a version", version.trim())))?;
+    Ok(Lineage { system_identifier, major })
 }
 
 /// Refuses a directory that holds anything else than directories of clusters, one for each version,

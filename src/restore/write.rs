@@ -2,6 +2,7 @@
 //! signal file, the WAL of the backup, `backup_manifest`. The control file is written last, by the
 //! caller.
 
+use super::contents::MAX_CONTROL_SIZE;
 use super::files::FileWriting;
 use super::job::RestoreJob;
 use super::layout::TargetFile;
@@ -235,7 +236,7 @@ impl<'a> ClusterWriter<'a> {
         let missing = || Error::new(Kind::Damage, "the backup has no global/pg_control");
         let file = self.control.take().ok_or_else(missing)?;
         let (data, below) = (self.job.data.folder()?, Path::new(UNFINISHED_CONTROL));
-        let bytes = data.read(below, MAX_CHANGED)?.ok_or_else(missing)?;
+        let bytes = data.read(below, MAX_CONTROL_SIZE)?.ok_or_else(missing)?;
         let control = Control::parse(bytes)?;
         data.at(below, |folder, name| {
             folder.remove(name)?;

@@ -239,7 +239,8 @@ impl Places {
 
 #[test]
 fn the_same_command_completes_a_restore_that_was_killed_at_any_step() {
-    let live = Live::new();
+    let etc = Scratch::new();
+    let live = super::places::debian(&etc);
     let location = live.server.scratch().mkdir("space");
     live.server.psql(&format!("create tablespace space location '{}'", location.display()));
     live.server.psql("create table t tablespace space as select 1 i");
@@ -257,7 +258,7 @@ fn the_same_command_completes_a_restore_that_was_killed_at_any_step() {
                 };
                 let places = Places::new(&oid);
                 if !more.is_empty() {
-                    for name in ["data", "space", "wal"] {
+                    for name in ["data", "space", "wal", "config"] {
                         scratch::copy_tree(&finished.scratch.join(name), &places.scratch.join(name));
                     }
                     let link = |link: &str, target: &str| {
