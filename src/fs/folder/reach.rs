@@ -52,7 +52,7 @@ impl Folder {
         way.push(path, false);
         let mut rest = PathBuf::new();
         while let Some(step) = way.left.pop() {
-            match openat(&way.at, &step.name, STEP, Mode::empty()) {
+            match way.open(&step.name) {
                 Err(Errno::NOENT) if step.is_of_link => return Err(way.leads_nowhere()),
                 Err(Errno::NOENT) => {
                     rest.push(step.name);
@@ -111,6 +111,15 @@ impl Way<'_> {
             _ => None,
         };
         self.left.extend(path.components().rev().filter_map(name).map(|name| PathStep { name, is_of_link }));
+    }
+
+    /// Opens the entry of this name. A directory is opened as one, which mounts what is mounted on
+    /// demand.
+    fn open(&self, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+        match openat(&self.at, name, STEP | OFlags::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP) => openat(&self.at, name, STEP, Mode::empty()),
+            directory => directory,
+        }
     }
 
     /// Continues at an entry: a directory, or the target of a link.
