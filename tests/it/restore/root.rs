@@ -287,7 +287,7 @@ fn a_link_in_the_data_directory_does_not_choose_the_directory_of_the_wal_for_roo
     let scratch = Scratch::new();
     let data = scratch.join("data");
     restoring(&archive, &data, &[]).go().ok();
-    let empty = scratch.join("of root/empty");
+    let empty = scratch.join("rooted/empty");
     std::fs::create_dir_all(&empty).expect("make a directory of root");
     let wal = data.join("pg_wal");
     for target in [empty.clone(), scratch.join("missing/wal")] {
