@@ -80,6 +80,8 @@ pub(super) fn check_unnamed(target: &Target, ownership: &Ownership) -> Result<()
     };
     let reason = if target.existing().is_some() {
         format!("belongs to uid {}, and not to {}", stat.st_uid, ownership.recorded())
+    } else if !target.lacks_one() {
+        "does not exist, like the directory above it".to_owned()
     } else {
         format!(
             "does not exist, and {} is not a directory of {} alone",
