@@ -6,8 +6,7 @@ use super::frames::FrameReader;
 use super::holes;
 use super::job::RestoreJob;
 use super::layout::{self, Region};
-use super::target::Place;
-use super::write::CONTROL;
+use super::target::{CONTROL, MAX_CONTROL_SIZE, Place};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::aligned::Aligned;
 use crate::pg::control::Control;
@@ -36,9 +35,6 @@ impl Volume {
 
 /// Maximum size in bytes of a configuration file that is read.
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
-
-/// Maximum size in bytes of a control file, which has 8192.
-pub(super) const MAX_CONTROL_SIZE: u64 = 1 << 16;
 
 /// Content of a backup.
 #[derive(Default)]

@@ -3,14 +3,12 @@
 //! times and sizes of files prove nothing.
 
 use super::access::resolved;
-use super::contents::MAX_CONTROL_SIZE;
 use super::create::{MAX_DEPTH, is_too_deep};
-use super::empty::{is_nothing, names};
 use super::holes::{between, holes};
 use super::job::RestoreJob;
 use super::layout::{Region, TargetFile};
 use super::owner::Ownership;
-use super::target::{Place, Role, Target};
+use super::target::{MAX_CONTROL_SIZE, Place, Role, Target, is_nothing, names};
 use super::waldir::check_content as check_wal;
 use crate::codec::compress::FRAME;
 use crate::codec::hash::block_hash;

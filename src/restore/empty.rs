@@ -2,38 +2,23 @@
 //! and empties a directory that a restore left unfinished.
 
 use super::job::RestoreJob;
-use super::target::{Role, Target};
+use super::marker::{OVERWRITES, config_line};
+use super::target::{Role, Target, is_nothing, names};
 use super::waldir;
 use crate::error::{Error, Kind, Result};
-use crate::fs::folder::{Folder, is_leftover};
+use crate::fs::folder::is_leftover;
 use crate::repo::RESTORING;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-
-/// Text of the marker in a directory that held a cluster before the restore. Such a directory must
-/// not be emptied.
-pub(super) const OVERWRITES: &str = "over what was there";
 
 /// Maximum size of a marker in bytes.
 const MAX_MARKER: u64 = 1 << 16;
-
-/// Names of the entries of a directory; none when it does not exist.
-pub(super) fn names(target: &Target) -> Result<Vec<OsString>> {
-    let names = target.existing().map(Folder::names).transpose()?.unwrap_or_default();
-    Ok(names.into_iter().map(|(name, _)| name).collect())
-}
-
-/// Whether a name in a target directory counts as nothing: what `mkfs` makes, and what a restore
-/// that was killed had not renamed yet.
-pub(super) fn is_nothing(name: &OsStr) -> bool {
-    name == "lost+found" || is_leftover(name)
-}
 
 /// State of a directory that a restore may write into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Emptiness {
     Empty,
-    /// It has files of a restore that did not finish.
+    /// State with files of a restore that did not finish.
     Unfinished,
 }
 
@@ -69,11 +54,6 @@ fn marker(target: &Target) -> Result<Option<String>> {
     let folder = target.existing();
     let text = folder.map(|folder| folder.read(Path::new(RESTORING), MAX_MARKER)).transpose()?.flatten();
     Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
-}
-
-/// Line of a marker that names the directory of the configuration files.
-pub(super) fn config_line(path: &Path) -> String {
-    format!("with the configuration in {:?}", path.as_os_str())
 }
 
 /// Whether the restore that did not finish in the data directory wrote configuration files into the

@@ -1,7 +1,7 @@
 //! State of one restore: its input, and the directories and paths that are derived from it.
 
-use super::empty::{OVERWRITES, config_line};
 use super::mapping::{self, check_apart, map_tablespaces};
+use super::marker::{OVERWRITES, config_line};
 use super::options::Options;
 use super::owner::Ownership;
 use super::partial::ChosenDatabases;

@@ -13,6 +13,15 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+/// Text of the marker in a directory that held a cluster before the restore. Such a directory must
+/// not be emptied.
+pub(super) const OVERWRITES: &str = "over what was there";
+
+/// Line of a marker that names the directory of the configuration files.
+pub(super) fn config_line(path: &Path) -> String {
+    format!("with the configuration in {:?}", path.as_os_str())
+}
+
 /// Locks the marker of an earlier restore; `None` when there is none.
 pub(super) fn lock(target: &Target, wait: Duration) -> Result<Option<Lock>> {
     let Some(folder) = target.existing() else {

@@ -4,12 +4,11 @@
 
 use super::access::{check_surroundings, check_unlinked, check_unnamed, check_writable};
 use super::contents::BackupContents;
-use super::empty::names;
 use super::job::RestoreJob;
 use super::locate::SUBTRANSACTION;
 use super::mapping;
 use super::stop::RecoveryTarget;
-use super::target::{Role, Target};
+use super::target::{Role, Target, names};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::named;
 use crate::pg::record::{Meaning, Parameters};

@@ -3,9 +3,16 @@
 //! reached by descriptors and never through a link.
 
 use crate::error::{Error, Result};
-use crate::fs::folder::{Folder, Rights};
+use crate::fs::folder::{Folder, Rights, is_leftover};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+/// Path of the control file in a data directory.
+pub(super) const CONTROL: &[u8] = b"global/pg_control";
+
+/// Maximum size in bytes of a control file, which has 8192.
+pub(super) const MAX_CONTROL_SIZE: u64 = 1 << 16;
 
 /// Purpose of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,4 +111,16 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// Names of the entries of a directory; none when it does not exist.
+pub(super) fn names(target: &Target) -> Result<Vec<OsString>> {
+    let names = target.existing().map(Folder::names).transpose()?.unwrap_or_default();
+    Ok(names.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Whether a name in a target directory counts as nothing: what `mkfs` makes, and what a restore
+/// that was killed had not renamed yet.
+pub(super) fn is_nothing(name: &OsStr) -> bool {
+    name == "lost+found" || is_leftover(name)
 }

@@ -1,10 +1,9 @@
 //! Directory of the WAL outside of the data directory, to which `pg_wal` is a link.
 
 use super::access::identity;
-use super::empty::{is_nothing, names};
 use super::mapping;
 use super::options::Options;
-use super::target::{Role, Target};
+use super::target::{Role, Target, is_nothing, names};
 use crate::error::{Error, Kind, Result};
 use crate::fs::named;
 use crate::pg::segment::WalName;

@@ -2,13 +2,12 @@
 //! signal file, the WAL of the backup, `backup_manifest`. The control file is written last, by the
 //! caller.
 
-use super::contents::MAX_CONTROL_SIZE;
 use super::files::FileWriting;
 use super::job::RestoreJob;
 use super::layout::TargetFile;
 use super::options::Restored;
 use super::partial::make_empty;
-use super::target::Place;
+use super::target::{CONTROL, MAX_CONTROL_SIZE, Place};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::folder::Rights;
 use crate::pg::control::Control;
@@ -23,7 +22,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub(super) const CONTROL: &[u8] = b"global/pg_control";
 const MAP: &[u8] = b"tablespace_map";
 
 /// Path of the control file in a restore that has not ended.
