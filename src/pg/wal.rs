@@ -108,10 +108,9 @@ impl SegmentHeader {
 /// Bytes of a page header up to the end of `xlp_pageaddr`.
 const ADDRESSED: usize = 16;
 
-/// Check of all page headers of a complete segment, which is read in pieces. A page has a header of
-/// its position; where the WAL ends, one of the same place in an older segment, whose file was reused;
-/// or an empty one: behind a switch the rest of a segment has none (`CopyXLogRecordToWAL` in
-/// `xlog.c`). Kinds of pages come in this order.
+/// Check of all page headers of a complete segment, which is read in pieces. Behind the end of the WAL
+/// of a timeline there are pages of another position: the file was reused, or filled up with copies of
+/// one page (`XLogFileCopy`). Behind a switch headers are empty (`CopyXLogRecordToWAL` in `xlog.c`).
 #[derive(Debug, Default)]
 pub struct WalPageCheck {
     /// Magic number and header of the first page; `None` before it.
@@ -120,18 +119,8 @@ pub struct WalPageCheck {
     page: u64,
     /// Bytes of that header so far.
     header: Vec<u8>,
-    last: PageKind,
     /// Offset of the first page whose header is wrong.
     wrong: Option<u64>,
-}
-
-/// Kind of a page, by its header.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum PageKind {
-    #[default]
-    Own,
-    Older,
-    Empty,
 }
 
 impl WalPageCheck {
@@ -164,22 +153,21 @@ impl WalPageCheck {
             }
             return;
         };
-        match self.kind().filter(|kind| *kind >= self.last) {
-            Some(kind) => self.last = kind,
-            None => self.wrong = Some(self.page),
+        if !self.can_be_here() {
+            self.wrong = Some(self.page);
         }
         self.page += u64::from(first.block_size);
     }
 
-    /// Kind of the page whose header was read; `None` for the header of no page that can be here.
-    fn kind(&self) -> Option<PageKind> {
-        if self.header.iter().all(|byte| *byte == 0) {
-            return Some(PageKind::Empty);
-        }
-        let (magic, first) = self.first?;
-        let distance = first.page_address.checked_add(self.page)?.checked_sub(u64_at(&self.header, 8)?)?;
-        let is_place = u16_at(&self.header, 0) == Some(magic) && distance % first.segment_size.bytes() == 0;
-        is_place.then_some(if distance == 0 { PageKind::Own } else { PageKind::Older })
+    /// Whether the page whose header was read can be in the segment.
+    fn can_be_here(&self) -> bool {
+        let is_empty = self.header.iter().all(|byte| *byte == 0);
+        let is_page = || {
+            let (magic, first) = self.first?;
+            let address = u64_at(&self.header, 8)?;
+            Some(u16_at(&self.header, 0)? == magic && address.is_multiple_of(u64::from(first.block_size)))
+        };
+        is_empty || is_page() == Some(true)
     }
 
     /// Ends the check.

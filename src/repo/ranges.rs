@@ -98,9 +98,10 @@ impl StoredRange {
 
     /// Returns the bytes of the frame at a position in the pack, out of the bytes of the range.
     pub fn bytes<'b>(&self, offset: u64, length: u32, bytes: &'b [u8]) -> Result<&'b [u8]> {
-        let begin = usize::try_from(offset.saturating_sub(self.begin));
-        let begin = begin.map_err(|_| Error::defect("a frame outside of the range that was read"))?;
-        part(bytes, begin..begin.saturating_add(length as usize))
+        let begin = usize::try_from(offset.saturating_sub(self.begin)).unwrap_or(usize::MAX);
+        // A frame that is named with two lengths is read with one of them.
+        let overlap = || Error::new(Kind::Damage, "two frames of it overlap");
+        bytes.get(begin..begin.saturating_add(length as usize)).ok_or_else(overlap)
     }
 }
 
