@@ -2,17 +2,22 @@
 
 use super::session::STATEMENT_TIMEOUT;
 use super::source::BackupServer;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::kind;
+use crate::fs::named;
 use crate::pg::client::column;
 use crate::pg::running::LockFile;
 use crate::pg::segment::{SegmentName, WalName};
 use crate::pg::shell::ShellCommand;
-use std::os::unix::fs::PermissionsExt;
+use rustix::fs::{FileType, Stat};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Interval between two looks at the archiver.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Maximum size in bytes of the environment of a process.
+const MAX_ENVIRON: u64 = 4 << 20;
 
 /// Time for which the archiver may go on after a failure: it tries a file three times, a second
 /// apart (`pgarch_ArchiverCopyLoop`).
@@ -45,8 +50,10 @@ impl ArchiverStatus {
     /// Whether the server counts a segment as archived: the segment or a later file of its timeline
     /// is the last archived one, or it has the status file `.done`, which is removed with it.
     pub fn counts(&self, pgdata: &Path, name: SegmentName) -> bool {
-        let status = |end: &str| pgdata.join("pg_wal/archive_status").join(format!("{name}.{end}"));
-        if status("ready").exists() {
+        let folder = pgdata.join("pg_wal/archive_status");
+        let is_marked =
+            |end: &str| matches!(named::entry(&folder.join(format!("{name}.{end}"))), Ok(Some(_)));
+        if is_marked("ready") {
             return false;
         }
         let last = self.last_archived.as_ref().and_then(|last| last.parse().ok());
@@ -58,7 +65,7 @@ impl ArchiverStatus {
             }
             Some(WalName::History(_)) | None => false,
         };
-        is_behind || status("done").exists()
+        is_behind || is_marked("done")
     }
 }
 
@@ -146,25 +153,21 @@ impl BackupServer {
         } else {
             search_path(pgdata)?.split(':').map(|place| pgdata.join(place).join(&program)).collect()
         };
-        let is_file = |place: &&PathBuf| place.metadata().is_ok_and(|meta| meta.is_file());
-        let is_executable =
-            |place: &PathBuf| place.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0);
-        let found: Vec<&PathBuf> = places.iter().filter(is_file).collect();
-        if found.iter().any(|place| is_executable(place)) {
+        let states: Vec<(&PathBuf, Result<Option<Stat>>)> =
+            places.iter().map(|place| (place, named::stat(place))).collect();
+        let files = states.iter().filter_map(|(place, stat)| Some((*place, stat.as_ref().ok()?.as_ref()?)));
+        let found: Vec<(&PathBuf, &Stat)> =
+            files.filter(|(_, stat)| kind(stat) == FileType::RegularFile).collect();
+        if found.iter().any(|(_, stat)| stat.st_mode & 0o111 != 0) {
             return None;
         }
-        // A directory that this user may not search proves nothing.
-        let is_absent = |place: &PathBuf| {
-            place.metadata().is_err_and(|e| {
-                matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
-            })
-        };
         let (what, hint) = match found.first() {
-            Some(place) => (
+            Some((place, _)) => (
                 format!("{} is not executable", place.display()),
                 format!("type `chmod +x {}` as its owner", place.display()),
             ),
-            None if places.iter().all(is_absent) => {
+            // A directory that this user may not search proves nothing.
+            None if states.iter().all(|(_, stat)| matches!(stat, Ok(None))) => {
                 let place = if program.contains('/') { "" } else { " in the PATH of the server" };
                 let what = format!("{program} does not exist{place}");
                 (what, "install walpush there, or set archive_command to the path of walpush".to_owned())
@@ -179,7 +182,7 @@ impl BackupServer {
 /// Returns the `PATH` in the environment of the server; `None` when it cannot be read.
 fn search_path(pgdata: &Path) -> Option<String> {
     let pid = LockFile::read(pgdata).ok()??.pid()?;
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = named::read(Path::new(&format!("/proc/{pid}/environ")), MAX_ENVIRON).ok()??;
     let mut variables = environment.split(|byte| *byte == 0);
     let path = variables.find_map(|variable| variable.strip_prefix(b"PATH="))?;
     Some(String::from_utf8_lossy(path).into_owned())
@@ -189,10 +192,8 @@ fn search_path(pgdata: &Path) -> Option<String> {
 /// histories, and files with lower names (`ready_file_comparator` in `pgarch.c`).
 fn oldest_ready(pgdata: &Path, name: SegmentName) -> Result<Option<WalName>> {
     let folder = pgdata.join("pg_wal/archive_status");
-    let doing = || format!("read {}", folder.display());
     let mut oldest = None;
-    for entry in std::fs::read_dir(&folder).doing(doing)? {
-        let file = entry.doing(doing)?.file_name();
+    for (file, _) in named::list(&folder)?.ok_or_else(|| named::missing(&folder))? {
         let ready = file.to_str().and_then(|file| file.strip_suffix(".ready"));
         let Some(Ok(ready)) = ready.map(str::parse::<WalName>) else {
             continue;

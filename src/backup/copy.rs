@@ -4,20 +4,24 @@
 
 use super::compress::FrameEncoder;
 use super::failure::{FirstError, cancelled};
+use super::found::{FoundFile, OwnerNames};
 use super::frame::{FramePool, RawFrame};
 use super::options::Options;
 use super::pack::{self, OpenPack, Outbox, PackItem, Packed, Packer};
 use super::pages::{BadPages, UnloggedChanges};
 use super::pipeline::{FileReader, Handover, ReadState};
 use super::queue::{FileQueue, KnownPart};
-use super::scan::{DataScan, FoundFile, OwnerNames, ScanSink};
+use super::scan::{DataScan, ScanSink};
 use super::source::{BackupServer, StopPoint};
 use super::start::StartedBackup;
 use super::summaries::Summaries;
 use super::tablespaces::Tablespaces;
 use super::throttle::Throttle;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::aligned::Aligned;
+use crate::fs::folder::Folder;
+use crate::fs::named;
+use crate::fs::read_as::ReadAs;
 use crate::pg::control::Control;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress;
@@ -25,12 +29,14 @@ use crate::repo::entry::{Entry, StoredPath};
 use crate::repo::record::TablespaceSize;
 use crate::runtime::thread::{self, ScopedThread};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::info_span;
+
+/// Maximum size in bytes of a configuration file outside of the data directory.
+const MAX_CONFIG_SIZE: u64 = 64 << 20;
 
 /// A backup that the server has stopped, with its packs and manifest in the repository.
 pub(super) struct CopiedBackup<'a> {
@@ -212,7 +218,7 @@ impl<'a> Copier<'a> {
         let (options, server) = (self.options(), self.server());
         let version = version_directory(&options.pgdata, server.found.lineage.major)?;
         let known = Tablespaces::read(server, &options.pgdata, &version)?;
-        DataScan::new(&options.pgdata, version, &options.foreign, &self.shared.owners).run(&mut sink)?;
+        DataScan::new(&options.pgdata, version, &options.foreign, &self.shared.owners)?.run(&mut sink)?;
         let tablespaces = sink.close();
         for reader in reading {
             reader.join()?.ok_or_else(cancelled)?;
@@ -228,23 +234,26 @@ impl<'a> Copier<'a> {
     fn stop(&self, reader: &mut FileReader<'_>) -> Result<StopPoint> {
         self.add_configuration(reader)?;
         let pgdata = &self.options().pgdata;
-        let path = pgdata.join("global/pg_control");
+        let path = Control::path(pgdata);
         let control = Control::read(pgdata)?;
-        let meta = path.metadata().doing(|| format!("look at {}", path.display()))?;
+        let stat = named::stat(&path)?
+            .ok_or_else(|| Error::new(Kind::Absent, format!("{} does not exist", path.display())))?;
         // The files that the server sends get owner and mode of the control file.
-        let like = |name: &str| FoundFile::new(StoredPath(name.into()), path.clone(), &meta);
-        reader.add_bytes(like("global/pg_control"), control.bytes(), false)?;
+        let like = |name: &str| FoundFile::new(StoredPath(name.into()), None, &stat);
+        reader.add_bytes(like("global/pg_control")?, control.bytes(), false)?;
         let stopped = self.server().stop()?;
-        reader.add_bytes(like("backup_label"), &stopped.label, false)?;
+        reader.add_bytes(like("backup_label")?, &stopped.label, false)?;
         if let Some(map) = &stopped.tablespace_map {
-            reader.add_bytes(like("tablespace_map"), map, false)?;
+            reader.add_bytes(like("tablespace_map")?, map, false)?;
         }
         Ok(stopped)
     }
 
     fn add_configuration(&self, reader: &mut FileReader<'_>) -> Result<()> {
         let pgdata = &self.options().pgdata;
-        let inside = std::fs::canonicalize(pgdata).doing(|| format!("look at {}", pgdata.display()))?;
+        let missing = || Error::new(Kind::Absent, format!("{} does not exist", pgdata.display()));
+        let folder = Folder::root(pgdata)?.ok_or_else(missing)?;
+        let (inside, reads) = (folder.real()?, ReadAs::owner_of(&folder)?);
         let is_outside = |path: &Path| !path.starts_with(&inside) && !path.starts_with(pgdata);
         let (files, unknown) = self.server().configuration_files();
         if let Some(unknown) = &unknown
@@ -257,19 +266,18 @@ impl<'a> Copier<'a> {
             if !is_outside(path) {
                 continue;
             }
-            match std::fs::read(path).and_then(|bytes| Ok((bytes, path.metadata()?))) {
-                Ok((bytes, meta)) => {
+            let left_out = || format!("read the configuration file {file}, which is left out");
+            match named::read_as(path, MAX_CONFIG_SIZE, reads).doing(left_out) {
+                Ok(Some((bytes, stat))) => {
                     let stored = StoredPath(path.as_os_str().as_bytes().to_vec());
-                    reader.add_bytes(FoundFile::new(stored, path.to_owned(), &meta), &bytes, true)?;
+                    reader.add_bytes(FoundFile::new(stored, None, &stat)?, &bytes, true)?;
                 }
                 // A server without this file starts.
-                Err(e)
-                    if e.kind() == ErrorKind::NotFound
-                        && self.server().found.hosts_file.as_ref() == Some(&file) => {}
-                Err(e) => progress::warn(&Error::from_io(
-                    format!("read the configuration file {file}, which is left out"),
-                    e,
-                )),
+                Ok(None) if self.server().found.hosts_file.as_ref() == Some(&file) => {}
+                Ok(None) => {
+                    progress::warn(&Error::new(Kind::Absent, "it does not exist").doing(left_out()));
+                }
+                Err(error) => progress::warn(&error),
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Content of files before its compression: frames, the pieces of files in them, and the pool of
 //! their memory. Does not manage threads, and does not compress.
 
+use super::found::FoundFile;
 use super::known::KnownFile;
-use super::scan::FoundFile;
 use crate::codec::compress::FRAME;
 use crate::error::{Error, Result, part};
 use crate::fs::aligned::Aligned;

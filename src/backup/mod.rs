@@ -11,6 +11,7 @@ mod copy;
 mod earlier;
 mod failure;
 mod finish;
+mod found;
 mod frame;
 mod known;
 mod options;

@@ -2,9 +2,10 @@
 //! the directory of the WAL.
 
 use crate::error::{Error, Kind};
+use crate::fs::named;
 use crate::progress;
 use crate::repo::record::{OutsideFile, Settings};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Settings that name files or directories with content, each with the setting that has to be `on`
 /// for it to be used. Configuration files are backed up wherever they lie.
@@ -37,7 +38,8 @@ pub(super) fn outside<'v>(
     value: impl Fn(&str) -> Option<&'v str>,
     data_directory: &Path,
 ) -> Vec<OutsideFile> {
-    let real = std::fs::canonicalize(data_directory).unwrap_or_else(|_| data_directory.to_owned());
+    let real_path = |path: &Path| named::real(path).ok().flatten();
+    let real = real_path(data_directory).unwrap_or_else(|| data_directory.to_owned());
     let is_on = |setting: Option<&str>| setting.is_none_or(|setting| value(setting) == Some("on"));
     let naming = NAMING.into_iter().chain(PLACES).filter(|(_, condition)| is_on(*condition));
     // Only the sockets' directories are a list.
@@ -48,8 +50,8 @@ pub(super) fn outside<'v>(
             let path = path.trim().trim_matches('"').trim_start_matches("FILE:");
             let place = Path::new(path);
             let is_inside = place.starts_with(data_directory)
-                || std::fs::canonicalize(place).is_ok_and(|place| place.starts_with(&real));
-            if place.is_absolute() && !is_inside && place.exists() {
+                || real_path(place).is_some_and(|place| place.starts_with(&real));
+            if place.is_absolute() && !is_inside && matches!(named::stat(place), Ok(Some(_))) {
                 found.push(OutsideFile { setting: setting.to_owned(), path: path.to_owned() });
             }
         }
@@ -59,7 +61,7 @@ pub(super) fn outside<'v>(
 
 /// Returns the target of `pg_wal`, if that is a link.
 pub(super) fn wal_directory(data_directory: &Path) -> Option<String> {
-    let target: PathBuf = std::fs::read_link(data_directory.join("pg_wal")).ok()?;
+    let target = named::link_target(&data_directory.join("pg_wal")).ok()??;
     Some(data_directory.join(target).to_string_lossy().into_owned())
 }
 

@@ -3,6 +3,7 @@
 
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::label::Label;
 use crate::pg::lsn::Lsn;
 use crate::pg::record::{FoundRecord, Meaning};
@@ -27,10 +28,8 @@ const HINT: &str = "another server archives under the names of this one (a copy 
 /// `Conflict` when they differ.
 pub(super) fn compare(pgdata: &Path, archive: &Archive, name: WalName) -> Result<Option<()>> {
     let path = pgdata.join("pg_wal").join(name.to_string());
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::from_io(format!("open {}", path.display()), error)),
+    let Some(mut file) = named::open(&path)? else {
+        return Ok(None);
     };
     let Some(stored) = archive.get_wal(name)? else {
         return Ok(None);

@@ -6,7 +6,7 @@
 
 use super::earlier::Earlier;
 use super::failure::cancelled;
-use super::scan::FoundFile;
+use super::found::FoundFile;
 use crate::codec::compress::FRAME;
 use crate::codec::envelope::ObjectKind;
 use crate::codec::hash::BlockHash;

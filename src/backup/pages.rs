@@ -2,8 +2,8 @@
 //! changed although the WAL summaries promise that it did not. A bad page is read again before it
 //! counts, since the server may be writing it.
 
+use super::found::FoundFile;
 use super::known::KnownFile;
-use super::scan::FoundFile;
 use crate::codec::hash::BlockHash;
 use crate::error::{Doing, Error, Result};
 use crate::fs::direct;
@@ -13,8 +13,6 @@ use crate::repo::entry::StoredPath;
 use crate::repo::record::DamagedFile;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 /// Number of times that a bad page is read again before it counts.
@@ -46,14 +44,12 @@ impl PageCheck<'_> {
     /// Reads a bad page again. Returns the LSN that the page claims; `None` when the page has
     /// changed, is good, or does not exist any more.
     fn stays_bad(&self, page: &[u8; PAGE_SIZE], in_file: u32) -> Result<Option<Lsn>> {
-        let source = &self.file.source;
-        let doing = || format!("read page {in_file} of {} again", source.display());
+        let source = self.file.source()?;
+        let doing = || format!("read page {in_file} of {} again", source.path().display());
         let mut claimed = None;
         for _ in 0..MAX_REREADS {
-            let file = match File::open(source) {
-                Ok(file) => file,
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(Error::from_io(doing(), e)),
+            let Some((file, _)) = source.open().doing(doing)? else {
+                return Ok(None);
             };
             let mut again = [0; PAGE_SIZE];
             let offset = u64::from(in_file) * PAGE_SIZE as u64;

@@ -25,14 +25,14 @@
 //! to the WAL summaries are not read and go to the packer as known blocks.
 
 use super::compress::FrameEncoder;
+use super::found::{FoundFile, OwnerNames};
 use super::frame::{FramePiece, FramePool, RawFrame};
 use super::known::{KnownFile, KnownRun};
 use super::pack::{FinishedFile, KnownBlocks, Outbox, PackItem};
 use super::queue::{FileJob, FileQueue};
-use super::scan::{FoundFile, OwnerNames};
 use super::throttle::Throttle;
 use crate::codec::compress::FRAME;
-use crate::error::{Doing, Error, Result, part};
+use crate::error::{Doing, Error, Kind, Result, part};
 use crate::fs::aligned::ALIGNMENT;
 use crate::fs::direct::DirectSource;
 use crate::progress::Progress;
@@ -40,7 +40,6 @@ use crate::repo::entry::StoredPath;
 use crc32c::crc32c_append;
 use crossbeam_channel::{Receiver, Sender};
 use std::fs::File;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -185,24 +184,24 @@ impl<'a> FileReader<'a> {
 
     /// Opens a file that was found. Returns `None`, and informs the packer, when the file has been
     /// removed since the scan.
-    fn open(&mut self, job: &FileJob) -> Result<Option<File>> {
-        let source = &job.found.source;
-        match File::open(source) {
-            Ok(file) => Ok(Some(file)),
-            Err(e) if e.kind() == ErrorKind::NotFound && may_vanish(&job.found.path) => {
-                self.outbox.add(PackItem::Gone(job.number))?;
-                Ok(None)
+    fn open(&mut self, job: &FileJob) -> Result<Option<(File, u64)>> {
+        let source = job.found.source()?;
+        let opened = source.open()?;
+        if opened.is_none() {
+            if !may_vanish(&job.found.path) {
+                let message = format!("{} does not exist any more", source.path().display());
+                return Err(Error::new(Kind::Absent, message));
             }
-            Err(e) => Err(Error::from_io(format!("read {}", source.display()), e)),
+            self.outbox.add(PackItem::Gone(job.number))?;
         }
+        Ok(opened)
     }
 
     fn whole_file(&mut self, job: &FileJob) -> Result<()> {
-        let Some(file) = self.open(job)? else {
+        // Bytes that are appended from now on are in the WAL.
+        let Some((file, size)) = self.open(job)? else {
             return Ok(());
         };
-        // Bytes that are appended from now on are in the WAL.
-        let size = file.metadata().doing(|| format!("read {}", job.found.source.display()))?.len();
         let mut open = SourceFile::new(job, &file, size, self.shared.verify_pages);
         let mut crc = 0;
         let mut offset = 0;
@@ -232,7 +231,7 @@ impl<'a> FileReader<'a> {
             None
         } else {
             match self.open(job)? {
-                Some(file) => Some(file),
+                Some((file, _)) => Some(file),
                 None => return Ok(()),
             }
         };
@@ -282,7 +281,7 @@ impl<'a> FileReader<'a> {
         let got = open
             .source
             .read(self.frame.free()?, want, offset)
-            .doing(|| format!("read {}", open.found.source.display()))?;
+            .doing(|| format!("read {}", open.found.path.display()))?;
         if got == 0 {
             return Ok(0);
         }

@@ -1,8 +1,8 @@
 //! Queue of the files that the scan found, each with the file of an earlier backup, if it has one:
 //! the scan and the parts of the earlier manifests are merged by path. Does not read the files.
 
+use super::found::FoundFile;
 use super::known::{KnownFile, Promise};
-use super::scan::FoundFile;
 use super::summaries::Summaries;
 use crate::error::Result;
 use crate::repo::entry::{FileEntry, StoredPath};

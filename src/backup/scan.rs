@@ -1,18 +1,21 @@
 //! Finds the files that belong to a backup, by the rules of PostgreSQL's `basebackup.c`. Does not
 //! read them.
 
-use crate::error::{Doing, Error, Kind, Result};
+use super::found::{FileSource, FoundFile, OwnerNames};
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::{Folder, Followed, kind};
+use crate::fs::named;
+use crate::fs::read_as::ReadAs;
 use crate::pg::relation::{Fork, RelationDirectory, RelationFile, is_temporary_relation};
 use crate::progress;
-use crate::repo::entry::{Dir, Entry, Owner, StoredPath, Tablespace};
+use crate::repo::entry::{Dir, Entry, StoredPath, Tablespace};
 use crate::repo::manifest::LEFT_OUT;
-use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::fs::Metadata;
+use rustix::fs::{FileType, Stat};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Directories of the data directory whose content is left out.
 const EMPTIED: [&str; 7] =
@@ -20,42 +23,6 @@ const EMPTIED: [&str; 7] =
 
 /// Maximum depth of directories. A deeper one is assumed to be in a loop of links.
 const MAX_DEPTH: usize = 40;
-
-/// A file to be read, with its metadata at the time of the scan.
-#[derive(Debug)]
-pub(super) struct FoundFile {
-    /// Path relative to the data directory; absolute for a configuration file outside of it.
-    pub path: StoredPath,
-    /// Path to read it from.
-    pub source: PathBuf,
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// User and group.
-    pub owner: (u32, u32),
-    /// Seconds since 1970.
-    pub modified: i64,
-    /// Number of its first page in its relation; `None` for a file whose pages have no checksums.
-    pub first_page: Option<u32>,
-    /// Directory and file number by which WAL names the relation; `None` unless it is a main fork.
-    pub node: Option<(RelationDirectory, u32)>,
-}
-
-impl FoundFile {
-    /// Makes a file that does not belong to a relation.
-    pub fn new(path: StoredPath, source: PathBuf, meta: &Metadata) -> FoundFile {
-        FoundFile {
-            path,
-            source,
-            size: meta.len(),
-            mode: meta.mode() & 0o7777,
-            owner: (meta.uid(), meta.gid()),
-            modified: meta.mtime(),
-            first_page: None,
-            node: None,
-        }
-    }
-}
 
 /// Receives what a scan finds, in the order of the manifest.
 pub(super) trait ScanSink {
@@ -66,7 +33,8 @@ pub(super) trait ScanSink {
 
 /// A walk through a data directory and its tablespaces.
 pub(super) struct DataScan<'a> {
-    pgdata: &'a Path,
+    pgdata: Arc<Folder>,
+    reads: ReadAs,
     /// Device and inode of directories that are left out: tablespaces inside the data directory,
     /// the spool, repositories.
     foreign: HashSet<(u64, u64)>,
@@ -78,7 +46,11 @@ pub(super) struct DataScan<'a> {
 
 /// Position of the walk: a directory that is being listed.
 struct Listed<'a> {
-    source: &'a Path,
+    /// Folder from which files are opened later: the data directory, or the target of a link.
+    root: &'a Arc<Folder>,
+    /// Path of the directory relative to `root`.
+    below: &'a Path,
+    folder: &'a Folder,
     /// Path relative to the data directory; empty for the data directory itself.
     path: &'a [u8],
     /// File numbers of unlogged relations in it.
@@ -86,63 +58,81 @@ struct Listed<'a> {
     depth: usize,
 }
 
+impl Listed<'_> {
+    /// Path of an entry, for messages.
+    fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
 impl<'a> DataScan<'a> {
+    /// Creates the walk through a data directory. Reads for its owner.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; `Absent` when the directory does not exist.
     pub fn new(
-        pgdata: &'a Path,
+        pgdata: &Path,
         version_directory: String,
         foreign: &[PathBuf],
         owners: &'a OwnerNames,
-    ) -> DataScan<'a> {
-        let tablespaces = std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
-        let links = tablespaces.map(|link| link.path()).filter(|path| path.is_symlink());
-        let foreign = links.chain(foreign.iter().cloned()).filter_map(|path| path.metadata().ok());
-        let foreign = foreign.map(|meta| (meta.dev(), meta.ino())).collect();
-        DataScan { pgdata, foreign, version_directory, owners }
+    ) -> Result<DataScan<'a>> {
+        let missing = || Error::new(Kind::Absent, format!("{} does not exist", pgdata.display()));
+        let folder = Folder::root(pgdata)?.ok_or_else(missing)?;
+        let tablespaces = pgdata.join("pg_tblspc");
+        let links = named::list(&tablespaces)?.unwrap_or_default();
+        let links = links.into_iter().filter(|(_, kind)| *kind == FileType::Symlink);
+        let links = links.map(|(name, _)| tablespaces.join(name));
+        let foreign = links.chain(foreign.iter().cloned()).filter_map(|path| named::stat(&path).ok()?);
+        let foreign = foreign.map(|stat| (stat.st_dev, stat.st_ino)).collect();
+        let reads = ReadAs::owner_of(&folder)?;
+        Ok(DataScan { pgdata: Arc::new(folder), reads, foreign, version_directory, owners })
     }
 
     /// Walks the data directory and its tablespaces. Leaves out `global/pg_control`, which is read
     /// last.
     pub fn run(&self, sink: &mut dyn ScanSink) -> Result<()> {
-        self.directory(sink, self.pgdata, b"", 0)
+        self.directory(sink, &self.pgdata, Path::new(""), b"", 0)
     }
 
     /// Sends the entry of a directory to the sink. `path` is relative to the data directory, and
-    /// empty for the data directory itself. Returns false when the directory does not exist any
-    /// more.
-    fn enter(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8]) -> Result<bool> {
-        let Some(meta) = found(source, std::fs::metadata(source))? else {
-            return Ok(false);
-        };
+    /// empty for the data directory itself.
+    fn enter(&self, sink: &mut dyn ScanSink, folder: &Folder, path: &[u8]) -> Result<()> {
+        let stat = folder.own_stat()?;
+        self.reads.check(&stat, folder.path())?;
         sink.entry(Entry::Dir(Dir {
             path: StoredPath(path.to_vec()),
-            mode: meta.mode() & 0o7777,
-            owner: self.owners.of(&meta),
-        }))?;
-        Ok(true)
+            mode: stat.st_mode & 0o7777,
+            owner: self.owners.named((stat.st_uid, stat.st_gid)),
+        }))
     }
 
-    fn directory(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8], depth: usize) -> Result<()> {
+    /// Walks a directory at a path below `root`. `path` is relative to the data directory.
+    fn directory(
+        &self,
+        sink: &mut dyn ScanSink,
+        root: &Arc<Folder>,
+        below: &Path,
+        path: &[u8],
+        depth: usize,
+    ) -> Result<()> {
         if depth > MAX_DEPTH {
+            let source = root.path().join(below);
             return Err(Error::new(Kind::Refused, format!("{} is nested too deeply", source.display()))
                 .hint("look for a link that leads back to a directory above it"));
         }
-        if !self.enter(sink, source, path)? {
-            return Ok(());
-        }
-        let Some(entries) = found(source, std::fs::read_dir(source))? else {
+        // `None` when it was removed meanwhile.
+        let Some(folder) = root.folder(below)? else {
             return Ok(());
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            names.push(entry.doing(|| format!("list {}", source.display()))?.file_name());
-        }
-        names.sort_unstable();
-        let listed = Listed { source, path, unlogged: unlogged(&names, path), depth };
+        self.enter(sink, &folder, path)?;
+        let names: Vec<OsString> = folder.names()?.into_iter().map(|(name, _)| name).collect();
+        let unlogged = unlogged(&names, path);
+        let listed = Listed { root, below, folder: &folder, path, unlogged, depth };
         names.iter().try_for_each(|name| self.item(sink, &listed, name))
     }
 
     fn item(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, name: &OsStr) -> Result<()> {
-        let source = listed.source.join(name);
         let path = child(listed.path, name.as_bytes());
         // Every name that PostgreSQL gives is UTF-8; any other name matches none of them.
         let text = name.to_str().unwrap_or("");
@@ -153,36 +143,91 @@ impl<'a> DataScan<'a> {
             return Ok(());
         }
         if listed.path == b"pg_tblspc" {
-            return self.tablespace(sink, &source, &path, text);
+            return self.tablespace(sink, listed, &path, name);
         }
-        let Some(meta) = found(&source, std::fs::symlink_metadata(&source))? else {
+        if listed.path.is_empty() && text == "pg_wal" {
+            return self.pg_wal(sink, listed, name);
+        }
+        let Some(stat) = listed.folder.entry(Path::new(name))? else {
             return Ok(());
         };
-        let meta = if meta.is_symlink() {
-            match self.follow(&source)? {
-                Some(meta) => meta,
-                None => return Ok(()),
+        match kind(&stat) {
+            FileType::Directory => {
+                let below = listed.below.join(name);
+                self.inner(sink, &stat, listed, (listed.root, &below), &path)
             }
-        } else {
-            meta
-        };
-        if meta.is_dir() {
-            if self.foreign.contains(&(meta.dev(), meta.ino())) {
-                return Ok(());
+            FileType::RegularFile => {
+                let root = Arc::clone(listed.root);
+                let source = FileSource::Below { root, below: listed.below.join(name), reads: self.reads };
+                self.file(sink, listed, FoundFile::new(StoredPath(path), Some(source), &stat)?, text)
             }
-            if listed.path.is_empty() && EMPTIED.contains(&text) {
-                return self.enter(sink, &source, &path).map(|_| ());
-            }
-            if listed.path.is_empty() && text == "pg_wal" {
-                return self.pg_wal(sink, &source);
-            }
-            return self.directory(sink, &source, &path, listed.depth + 1);
+            FileType::Symlink => self.link(sink, listed, name, path),
+            _ => self.leave_out(&listed.path_of(name)),
         }
-        if !meta.is_file() {
-            self.warn(format!("{} is neither a file nor a directory; it is left out", source.display()));
+    }
+
+    /// Sends what a link leads to, which is backed up in place of the link.
+    fn link(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, name: &OsStr, path: Vec<u8>) -> Result<()> {
+        let source = listed.path_of(name);
+        let followed = listed.folder.follow(name, self.reads)?;
+        if followed.is_some() {
+            self.warn(format!("{} is a link; its target is backed up in its place", source.display()));
+        }
+        match followed {
+            Some(Followed::Folder(folder)) => {
+                let (stat, root) = (folder.own_stat()?, Arc::new(folder));
+                self.inner(sink, &stat, listed, (&root, Path::new("")), &path)
+            }
+            Some(Followed::File(file, stat)) => {
+                let found =
+                    FoundFile::new(StoredPath(path), Some(FileSource::Open { file, path: source }), &stat)?;
+                self.file(sink, listed, found, name.to_str().unwrap_or(""))
+            }
+            Some(Followed::Other(_)) => self.leave_out(&source),
+            None => {
+                self.warn(format!(
+                    "{} is a link whose target does not exist; it is left out",
+                    source.display()
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// Walks a directory in a listed directory, unless it is left out, or its content.
+    fn inner(
+        &self,
+        sink: &mut dyn ScanSink,
+        stat: &Stat,
+        listed: &Listed<'_>,
+        (root, below): (&Arc<Folder>, &Path),
+        path: &[u8],
+    ) -> Result<()> {
+        if self.foreign.contains(&(stat.st_dev, stat.st_ino)) {
             return Ok(());
         }
-        self.file(sink, listed, FoundFile::new(StoredPath(path), source, &meta), text)
+        let is_emptied = listed.path.is_empty() && EMPTIED.iter().any(|name| name.as_bytes() == path);
+        if !is_emptied {
+            return self.directory(sink, root, below, path, listed.depth + 1);
+        }
+        match root.folder(below)? {
+            Some(folder) => self.enter(sink, &folder, path),
+            None => Ok(()),
+        }
+    }
+
+    fn leave_out(&self, source: &Path) -> Result<()> {
+        self.warn(format!("{} is neither a file nor a directory; it is left out", source.display()));
+        Ok(())
+    }
+
+    /// Opens a folder, or the one to which a link leads; `None` when it does not exist, or is not a
+    /// folder.
+    fn follow_folder(&self, folder: &Folder, name: &OsStr) -> Result<Option<Folder>> {
+        Ok(match folder.follow(name, self.reads)? {
+            Some(Followed::Folder(inner)) => Some(inner),
+            _ => None,
+        })
     }
 
     /// Sends a file to the sink, unless it is temporary, or a fork of an unlogged relation that
@@ -205,38 +250,16 @@ impl<'a> DataScan<'a> {
         })
     }
 
-    /// Returns the metadata of the target of a link, which is backed up in place of the link;
-    /// `None` when it does not exist.
-    fn follow(&self, source: &Path) -> Result<Option<Metadata>> {
-        match std::fs::metadata(source) {
-            Ok(meta) => {
-                if !source.ends_with("pg_wal") {
-                    self.warn(format!(
-                        "{} is a link; its target is backed up in its place",
-                        source.display()
-                    ));
-                }
-                Ok(Some(meta))
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                self.warn(format!(
-                    "{} is a link whose target does not exist; it is left out",
-                    source.display()
-                ));
-                Ok(None)
-            }
-            Err(e) => Err(Error::io(format!("follow the link {}", source.display()), &e)),
-        }
-    }
-
-    /// Sends the directories of `pg_wal` to the sink, without the WAL, which comes from the
-    /// archive.
-    fn pg_wal(&self, sink: &mut dyn ScanSink, source: &Path) -> Result<()> {
-        self.enter(sink, source, b"pg_wal")?;
+    /// Sends the directories of `pg_wal`, which may be a link, to the sink, without the WAL, which
+    /// comes from the archive.
+    fn pg_wal(&self, sink: &mut dyn ScanSink, listed: &Listed<'_>, name: &OsStr) -> Result<()> {
+        let Some(wal) = self.follow_folder(listed.folder, name)? else {
+            return Ok(());
+        };
+        self.enter(sink, &wal, b"pg_wal")?;
         for name in ["archive_status", "summaries"] {
-            let path = source.join(name);
-            if is_dir(&path)? {
-                self.enter(sink, &path, format!("pg_wal/{name}").as_bytes())?;
+            if let Some(folder) = self.follow_folder(&wal, OsStr::new(name))? {
+                self.enter(sink, &folder, format!("pg_wal/{name}").as_bytes())?;
             }
         }
         Ok(())
@@ -244,50 +267,58 @@ impl<'a> DataScan<'a> {
 
     /// Sends a tablespace to the sink: a link in `pg_tblspc`, or the directory of an in-place
     /// tablespace.
-    fn tablespace(&self, sink: &mut dyn ScanSink, source: &Path, path: &[u8], name: &str) -> Result<()> {
-        let Ok(oid) = name.parse::<u32>() else {
+    fn tablespace(
+        &self,
+        sink: &mut dyn ScanSink,
+        listed: &Listed<'_>,
+        path: &[u8],
+        name: &OsStr,
+    ) -> Result<()> {
+        let source = listed.path_of(name);
+        let Some(oid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             self.warn(format!("{} is not a tablespace; it is left out", source.display()));
             return Ok(());
         };
-        let Some(meta) = found(source, std::fs::symlink_metadata(source))? else {
+        if listed.folder.entry(Path::new(name))?.is_none() {
             return Ok(());
-        };
-        let location = if meta.is_symlink() {
-            Some(std::fs::read_link(source).doing(|| format!("read the link {}", source.display()))?)
-        } else {
-            None
-        };
-        self.warn_inside(source, oid);
+        }
+        let location = listed.folder.link_target(Path::new(name))?;
+        let is_link = location.is_some();
         sink.entry(Entry::Tablespace(Tablespace {
             oid,
             location: location.map(|location| StoredPath(location.as_os_str().as_bytes().to_vec())),
         }))?;
-        self.enter(sink, source, path)?;
-        let below = child(path, self.version_directory.as_bytes());
-        let version = source.join(&self.version_directory);
-        if is_dir(&version)? {
-            return self.directory(sink, &version, &below, 1);
+        let folder = self.follow_folder(listed.folder, name)?;
+        if let Some(folder) = &folder {
+            if is_link {
+                self.warn_inside(folder, oid)?;
+            }
+            self.enter(sink, folder, path)?;
+            if let Some(version) = self.follow_folder(folder, OsStr::new(&self.version_directory))? {
+                let below = child(path, self.version_directory.as_bytes());
+                return self.directory(sink, &Arc::new(version), Path::new(""), &below, 1);
+            }
         }
         // A tablespace that is being dropped has a link without a directory for a moment.
-        if found(source, std::fs::symlink_metadata(source))?.is_some() {
+        if listed.folder.entry(Path::new(name))?.is_some() {
             self.warn(format!(
                 "{} does not exist, so nothing of tablespace {oid} is backed up",
-                version.display()
+                source.join(&self.version_directory).display()
             ));
         }
         Ok(())
     }
 
     /// Warns about a tablespace whose link leads into the data directory.
-    fn warn_inside(&self, source: &Path, oid: u32) {
-        let is_link = source.is_symlink();
-        let real = std::fs::canonicalize(source).ok().zip(std::fs::canonicalize(self.pgdata).ok());
-        if let Some((real, _)) = real.filter(|(real, pgdata)| is_link && real.starts_with(pgdata)) {
+    fn warn_inside(&self, location: &Folder, oid: u32) -> Result<()> {
+        let real = location.real()?;
+        if real.starts_with(self.pgdata.real()?) {
             self.warn(format!(
                 "tablespace {oid} is inside of the data directory ({}): a restore has to put it elsewhere, with --tablespace {oid}=DIR",
                 real.display()
             ));
         }
+        Ok(())
     }
 
     fn warn(&self, message: String) {
@@ -307,51 +338,10 @@ fn child(directory: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// File numbers in this directory that have an initialization fork, from which recovery rebuilds
 /// the other forks of an unlogged relation.
-fn unlogged<'n>(names: &'n [std::ffi::OsString], path: &[u8]) -> HashSet<&'n OsStr> {
+fn unlogged<'n>(names: &'n [OsString], path: &[u8]) -> HashSet<&'n OsStr> {
     if RelationDirectory::parse(path).is_none() {
         return HashSet::new();
     }
     let init = names.iter().filter_map(|name| RelationFile::parse(name.to_str()?));
     init.filter(|relation| relation.fork == Fork::Init).map(|relation| OsStr::new(relation.node)).collect()
-}
-
-/// Returns `None` when the path does not exist: relations may be dropped while a backup runs.
-pub(super) fn found<T>(path: &Path, result: std::io::Result<T>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(format!("look at {}", path.display()), &e)),
-    }
-}
-
-/// Whether the path is a directory. A path that cannot be looked at is an error.
-fn is_dir(path: &Path) -> Result<bool> {
-    Ok(found(path, std::fs::metadata(path))?.is_some_and(|meta| meta.is_dir()))
-}
-
-/// Names of users and groups; each is looked up once.
-#[derive(Default)]
-pub(super) struct OwnerNames {
-    users: Mutex<HashMap<u32, String>>,
-    groups: Mutex<HashMap<u32, String>>,
-}
-
-impl OwnerNames {
-    pub fn of(&self, meta: &Metadata) -> Owner {
-        self.named((meta.uid(), meta.gid()))
-    }
-
-    /// Names of a user and a group, or their numbers where they have no names.
-    pub fn named(&self, (uid, gid): (u32, u32)) -> Owner {
-        let user = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
-        let group = |gid| nix::unistd::Group::from_gid(gid).ok().flatten().map(|group| group.name);
-        Owner {
-            owner: remember(&self.users, uid, |id| user(nix::unistd::Uid::from_raw(id))),
-            group: remember(&self.groups, gid, |id| group(nix::unistd::Gid::from_raw(id))),
-        }
-    }
-}
-
-fn remember(known: &Mutex<HashMap<u32, String>>, id: u32, look_up: impl Fn(u32) -> Option<String>) -> String {
-    known.lock().entry(id).or_insert_with(|| look_up(id).unwrap_or_else(|| id.to_string())).clone()
 }

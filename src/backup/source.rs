@@ -5,10 +5,12 @@ use super::own;
 use super::pooler;
 use super::session::{STATEMENT_TIMEOUT, lsn, timestamp};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::checksums::ChecksumState;
 use crate::pg::client::{Session, column};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
+use crate::pg::running::LockFile;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::pg::shell::ShellCommand;
 use crate::repo::record::{Database, Settings};
@@ -105,10 +107,10 @@ impl BackupServer {
                 self.found.lineage
             ));
         }
-        let own = std::fs::canonicalize(pgdata).doing(doing)?;
+        let own = named::real(pgdata).doing(doing)?;
         let directory = Path::new(&self.found.settings.data_directory);
         // A directory that does not resolve on this host is another one.
-        if !std::fs::canonicalize(directory).is_ok_and(|directory| directory == own) {
+        if own.is_none() || !named::real(directory).is_ok_and(|directory| directory == own) {
             return wrong(format!("the server runs on {}", directory.display()));
         }
         // Two servers may run on copies of one cluster: the connected one has to have written the
@@ -116,9 +118,7 @@ impl BackupServer {
         let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::bigint";
         let row = self.session.query_one(sql, &[], STATEMENT_TIMEOUT)?;
         let started: i64 = column(&row, 0)?;
-        let lock = pgdata.join("postmaster.pid");
-        let text = std::fs::read_to_string(&lock).doing(|| format!("read {}", lock.display()))?;
-        let written = text.lines().nth(2).and_then(|line| line.trim().parse::<i64>().ok());
+        let written = LockFile::read(pgdata)?.and_then(|lock| lock.started().parse::<i64>().ok());
         if written.is_none_or(|written| (started - written).abs() > MAX_START_DIFFERENCE) {
             return wrong("another server holds the lock file of the data directory".to_owned());
         }

@@ -3,13 +3,12 @@
 //! or a directory moved away, all files are missing, and only the server knows that they should
 //! exist.
 
-use super::scan::found;
 use super::session::STATEMENT_TIMEOUT;
 use super::source::BackupServer;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::client::column;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,5 +77,5 @@ fn oids(server: &BackupServer) -> Result<Vec<u32>> {
 }
 
 fn inode(path: &Path) -> Result<Option<Inode>> {
-    Ok(found(path, path.metadata())?.map(|meta| (meta.dev(), meta.ino())))
+    Ok(named::stat(path)?.map(|stat| (stat.st_dev, stat.st_ino)))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 /// # Errors
 ///
 /// Those of the operating system; `Damage` for more than `limit` bytes.
-pub(super) fn read_limited(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub fn read_limited(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let doing = || format!("read {}", path.display());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).doing(doing)?;

@@ -2,8 +2,9 @@
 //! path are followed, since the user or the server chose the path. What is found there is checked:
 //! it must be a regular file, so that a FIFO or device blocks nothing, and content is bounded.
 
-use super::folder::{Folder, describe, kind};
+use super::folder::{Folder, describe, kind, real_path};
 use super::limited::read_limited;
+use super::read_as::ReadAs;
 use crate::error::{Doing, Error, Kind, Result};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use rustix::io::Errno;
@@ -18,19 +19,68 @@ use std::path::{Path, PathBuf};
 ///
 /// Those of the operating system; `Failed` for anything that is not a file.
 pub fn open(path: &Path) -> Result<Option<File>> {
+    Ok(open_with_stat(path)?.map(|(file, _)| file))
+}
+
+/// Opens a file like [`open`], and returns its state too.
+///
+/// # Errors
+///
+/// Those of [`open`].
+pub fn open_with_stat(path: &Path) -> Result<Option<(File, Stat)>> {
+    match open_any(path)? {
+        Some((_, stat)) if kind(&stat) != FileType::RegularFile => {
+            Err(is_no_file(path, describe(kind(&stat))))
+        }
+        opened => Ok(opened),
+    }
+}
+
+/// Opens a file or directory for its lock; `None` when it does not exist.
+///
+/// # Errors
+///
+/// Those of the operating system; `Failed` for anything else.
+pub fn open_lock(path: &Path) -> Result<Option<File>> {
+    match open_any(path)? {
+        Some((_, stat)) if !matches!(kind(&stat), FileType::RegularFile | FileType::Directory) => {
+            Err(is_no_file(path, describe(kind(&stat))))
+        }
+        opened => Ok(opened.map(|(file, _)| file)),
+    }
+}
+
+/// Opens what is at a path for reading, without waiting.
+fn open_any(path: &Path) -> Result<Option<(File, Stat)>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+    match existing(rustix::fs::open(path, flags, Mode::empty())) {
         // A socket cannot be opened.
         Err(Errno::NXIO) => Err(is_no_file(path, "a socket")),
-        fd => {
-            let fd = fd.doing(|| format!("open {}", path.display()))?;
-            match kind(&fstat(&fd).doing(|| format!("look at {}", path.display()))?) {
-                FileType::RegularFile => Ok(Some(File::from(fd))),
-                other => Err(is_no_file(path, describe(other))),
-            }
+        Ok(None) => Ok(None),
+        Ok(Some(fd)) => {
+            let stat = fstat(&fd).doing(|| format!("look at {}", path.display()))?;
+            Ok(Some((File::from(fd), stat)))
         }
+        Err(errno) => Err(Error::io(format!("open {}", path.display()), &errno.into())),
     }
+}
+
+/// Opens a file for appending, and creates it with this mode, less the umask. Also opens a terminal,
+/// or a FIFO that a process reads.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn append(path: &Path, mode: u32) -> std::io::Result<File> {
+    let access = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    // Without NONBLOCK a FIFO that nothing reads would block the program.
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?))
+}
+
+/// Returns the error for a path at which nothing is.
+pub fn missing(path: &Path) -> Error {
+    Error::io(format!("open {}", path.display()), &Errno::NOENT.into())
 }
 
 fn is_no_file(path: &Path, what: &str) -> Error {
@@ -44,6 +94,20 @@ fn is_no_file(path: &Path, what: &str) -> Error {
 /// Those of [`open`]; `Damage` for a file of more than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     open(path)?.map(|file| read_limited(&file, path, limit)).transpose()
+}
+
+/// Reads a file like [`read`], as the content that another user may read too, and returns its state.
+///
+/// # Errors
+///
+/// Those of [`read`] and of [`ReadAs::check_way`].
+pub fn read_as(path: &Path, limit: u64, reads: ReadAs) -> Result<Option<(Vec<u8>, Stat)>> {
+    let Some((file, stat)) = open_with_stat(path)? else {
+        return Ok(None);
+    };
+    let real = real_path(&file).doing(|| format!("look at {}", path.display()))?;
+    reads.check_way(&stat, &real)?;
+    Ok(Some((read_limited(&file, path, limit)?, stat)))
 }
 
 /// Reads a file of text like [`read`].

@@ -8,11 +8,10 @@ use super::{
     Body, ForeignEntry, Key, ListedObject, Mode, Object, OpenBody, PAGE, Page, Put, Storage, is_part,
 };
 use crate::error::{Doing, Error, Kind, Result};
-use crate::fs::direct;
 use crate::fs::durable::{self, Published};
 use crate::fs::folder::{Folder, Rights, describe, is_random_name, make_path, publish, random_name, replace};
-use crate::fs::named;
 use crate::fs::trail::user_name;
+use crate::fs::{direct, folder, named};
 use fs2::FileExt;
 use rustix::fs::{FileType, Stat};
 use std::collections::BTreeMap;
@@ -20,7 +19,6 @@ use std::error::Error as _;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -82,10 +80,7 @@ impl Directory {
 
     /// Returns the device of the root; `None` when the root does not exist.
     fn device_of_root(&self) -> Result<Option<u64>> {
-        match std::fs::metadata(&self.root) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            meta => Ok(Some(meta.doing(|| format!("look at {}", self.root.display()))?.dev())),
-        }
+        Ok(named::stat(&self.root)?.map(|stat| stat.st_dev))
     }
 
     /// Fails when the file system was unmounted after an object was found on it.
@@ -121,7 +116,7 @@ impl Directory {
     pub fn is_inside(&self, place: &Path) -> bool {
         let existing = self.root.ancestors().find_map(|path| {
             let rest = self.root.strip_prefix(path).ok()?;
-            Some(std::fs::canonicalize(path).ok()?.join(rest))
+            Some(named::real(path).ok()??.join(rest))
         });
         existing.is_some_and(|path| path.starts_with(place))
     }
@@ -294,8 +289,7 @@ fn size_and_time(stat: &Stat, path: &Path) -> Result<(u64, jiff::Timestamp)> {
     let modified = nanoseconds.and_then(|nanoseconds| jiff::Timestamp::new(stat.st_mtime, nanoseconds).ok());
     let modified =
         modified.ok_or_else(|| wrong(format!("{} s is not a valid time of modification", stat.st_mtime)))?;
-    let size = u64::try_from(stat.st_size)
-        .map_err(|_| wrong(format!("{} is not a valid size of a file", stat.st_size)))?;
+    let size = folder::size(stat).doing(|| format!("look at {}", path.display()))?;
     Ok((size, modified))
 }
 

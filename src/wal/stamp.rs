@@ -2,7 +2,7 @@
 //! written to.
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::folder::kind;
+use crate::fs::folder::{kind, size};
 use crate::fs::named;
 use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
@@ -30,11 +30,11 @@ impl Stamp {
     ///
     /// `Failed` for numbers that the operating system never returns.
     pub fn of(stat: &Stat) -> Result<Stamp> {
-        let size = u64::try_from(stat.st_size).ok();
         let nanoseconds = |value| i64::try_from(value).ok();
-        let numbers = size.zip(nanoseconds(stat.st_mtime_nsec)).zip(nanoseconds(stat.st_ctime_nsec));
-        let ((size, mtime_nsec), ctime_nsec) =
-            numbers.ok_or_else(|| Error::new(Kind::Failed, "the state of the file is not valid"))?;
+        let times = nanoseconds(stat.st_mtime_nsec).zip(nanoseconds(stat.st_ctime_nsec));
+        let (mtime_nsec, ctime_nsec) =
+            times.ok_or_else(|| Error::new(Kind::Failed, "the times of the file are not valid"))?;
+        let size = size(stat)?;
         Ok(Stamp {
             dev: stat.st_dev,
             ino: stat.st_ino,

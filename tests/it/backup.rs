@@ -10,6 +10,7 @@ mod faults;
 mod foreign;
 mod interrupted;
 mod many;
+mod planted;
 mod pooler;
 mod refused;
 mod report;
@@ -39,9 +40,9 @@ impl Slow {
     }
 
     fn of(run: Run) -> Option<Slow> {
-        let strace = Strace::new()?.detached().trace("openat").inject("openat:delay_enter=9000");
+        let strace = Strace::new()?.detached().trace("openat2").inject("openat2:delay_enter=9000");
         let child = strace.spawn(&run);
-        until("the backup copies", || strace.text().contains("/base/1/1"));
+        until("the backup copies", || strace.text().contains("base/1/1"));
         Some(Slow { _strace: strace, run, child })
     }
 

@@ -1,7 +1,5 @@
 //! Creation of files, folders and links, and their names.
 
-#![allow(clippy::disallowed_methods, reason = "this room renames and syncs")]
-
 use super::{Folder, kind, single};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::durable::{self, Published};
@@ -378,20 +376,6 @@ pub const UNFINISHED: &str = ".walkeep-tmp-";
 
 /// Beginning of the names of folders that [`Folder::make`] has not renamed yet.
 const NEW: &str = ".new-";
-
-/// Writes a file durably, and replaces the file of that name atomically. `mode` is the mode of the
-/// new file. A link of that name is replaced, not followed. What root replaces keeps its owner.
-///
-/// # Errors
-///
-/// Those of the operating system. The old file then stays, unless the sync of the directory failed.
-pub fn write_replacing(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let (folder, name) = parent_of(path)?;
-    let replaced = folder.entry(Path::new(name))?.filter(|stat| kind(stat) == FileType::RegularFile);
-    let replaced = replaced.filter(|_| rustix::process::geteuid().is_root());
-    let owner = replaced.map(|stat| (stat.st_uid, stat.st_gid));
-    folder.put(name, content, &Rights::new(owner, mode, mode))
-}
 
 /// Opens the directory of a file that need not exist, and returns the name of the file.
 ///

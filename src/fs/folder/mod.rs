@@ -3,18 +3,18 @@
 //! that a link, a FIFO or a device leads nowhere and blocks nothing, also when it takes the place of
 //! a file while the program looks at it. Does not know what the files mean.
 
-#![allow(unused_imports, reason = "rooms are converted one after the other")]
-
 mod fifo;
+mod follow;
 mod list;
 mod make;
 mod owner;
 mod reach;
 mod remove;
 
+pub use follow::Followed;
 pub use make::{
     Rights, UNFINISHED, is_leftover, is_random_name, make_path, parent_of, publish, random_name, replace,
-    replace_volatile, set_rights, write_replacing,
+    replace_volatile, set_rights,
 };
 
 use super::durable;
@@ -31,6 +31,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Open folder.
+#[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
     /// Path for messages.
@@ -40,6 +41,16 @@ pub struct Folder {
 /// Type of the entry that a state describes.
 pub fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Size of a file in bytes.
+///
+/// # Errors
+///
+/// `Failed` for a number that is not a size.
+pub fn size(stat: &Stat) -> Result<u64> {
+    u64::try_from(stat.st_size)
+        .map_err(|_| Error::new(Kind::Failed, format!("{} is not a valid size of a file", stat.st_size)))
 }
 
 /// Type of an entry, with its article.
@@ -322,6 +333,12 @@ impl AsFd for Folder {
 /// Path in `/proc` by which this process opens an open file again.
 pub(super) fn descriptor(file: impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
+}
+
+/// Returns the absolute path of an open file or folder, without links.
+pub(super) fn real_path(file: impl AsFd) -> rustix::io::Result<PathBuf> {
+    let real = rustix::fs::readlink(descriptor(file), Vec::new())?;
+    Ok(PathBuf::from(OsString::from_vec(real.into_bytes())))
 }
 
 /// The name, if a relative path consists of one.

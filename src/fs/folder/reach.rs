@@ -1,7 +1,7 @@
 //! Paths that a user typed, followed name by name: what they lead to is opened once, and stays the
 //! same directory from then on.
 
-use super::{Folder, descriptor, kind};
+use super::{Folder, kind, real_path};
 use crate::error::{Doing, Error, Kind, Result};
 use rustix::fs::{
     Access, AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, accessat, fstat, openat,
@@ -76,10 +76,7 @@ impl Folder {
     ///
     /// Those of the operating system.
     pub fn real(&self) -> Result<PathBuf> {
-        let link = descriptor(&self.fd);
-        let real = rustix::fs::readlink(&link, Vec::new());
-        let real = real.doing(|| format!("look at {}", self.path.display()))?;
-        Ok(PathBuf::from(OsString::from_vec(real.into_bytes())))
+        real_path(&self.fd).doing(|| format!("look at {}", self.path.display()))
     }
 
     /// Whether the process may use a folder at a relative path, or this one for an empty path, in

@@ -108,8 +108,9 @@ fn an_archive_that_breaks_while_copying_fails_the_backup_at_its_deadline() {
 #[test]
 fn a_disk_that_cannot_be_read_fails_the_backup_and_names_the_file() {
     let live = Live::new();
-    let path = live.server.data().join(live.server.psql("select pg_relation_filepath('pg_class')"));
-    for call in ["pread64,read,readv,preadv,preadv2:error=EIO", "openat:error=EIO", "openat:error=EACCES"] {
+    // Relative to the data directory, in which the backup is started.
+    let path = PathBuf::from(live.server.psql("select pg_relation_filepath('pg_class')"));
+    for call in ["pread64,read,readv,preadv,preadv2:error=EIO", "openat2:error=EIO", "openat2:error=EACCES"] {
         let Some(strace) = Strace::new() else {
             return;
         };
@@ -131,8 +132,10 @@ fn a_file_that_a_server_always_has_may_not_vanish() {
         let Some(strace) = Strace::new() else {
             return;
         };
-        let path = live.server.data().join(name);
-        let traced = strace.only(&path).inject("openat:error=ENOENT").go(&live.backing_up());
+        // Relative to the data directory, by whose descriptor a backup opens the files in it.
+        let is_read_last = name == "global/pg_control";
+        let path = if is_read_last { live.server.data().join(name) } else { PathBuf::from(name) };
+        let traced = strace.only(&path).inject("openat,openat2:error=ENOENT").go(&live.backing_up());
         assert!(traced.was_hit(), "{name}: nothing was hit");
         assert_failed(&live, &[], traced.outcome);
     }

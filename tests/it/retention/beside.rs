@@ -30,7 +30,7 @@ fn a_running_backup_is_respected_and_a_killed_one_is_garbage_at_once() {
     let (mut live, ids) = with_backups(2);
     live.archive.set_retention(0, &["keep_last = 1"]);
     let run = live.backing_up();
-    let Some((_strace, child)) = slow(&run, "/base/1/1") else {
+    let Some((_strace, child)) = slow(&run, "base/1/1") else {
         return;
     };
     assert_eq!(announced(&live.archive).len(), 1);
@@ -40,7 +40,7 @@ fn a_running_backup_is_respected_and_a_killed_one_is_garbage_at_once() {
     assert_eq!(announced(&live.archive), Vec::<String>::new());
     assert_restores(&live.archive, &made, "2000");
 
-    let Some((_strace, child)) = slow(&run, "/base/5/") else {
+    let Some((_strace, child)) = slow(&run, "base/5/") else {
         return;
     };
     signal(child.id(), "KILL");
@@ -61,7 +61,7 @@ fn the_first_backup_of_all_is_respected_too() {
     let mut live = Live::new();
     live.archive.set_retention(0, &["keep_last = 1"]);
     let run = live.backing_up();
-    let Some((_strace, child)) = slow(&run, "/base/1/1") else {
+    let Some((_strace, child)) = slow(&run, "base/1/1") else {
         return;
     };
     let wal = live.archive.stored();
@@ -77,7 +77,7 @@ fn what_is_being_restored_stays_until_recovery_had_a_day() {
     live.archive.set_retention(0, &["keep_last = 1"]);
     let scratch = Scratch::new();
     let run = restoring(&live.archive, &scratch.join("data"), &[&ids[1]]);
-    let Some((_strace, child)) = slow(&run, "/base/1/1") else {
+    let Some((_strace, child)) = slow(&run, "base/1/1") else {
         return;
     };
     let report = prune(&live.archive, &[]);
