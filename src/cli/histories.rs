@@ -5,13 +5,17 @@
 //! a later timeline when archiving was turned on, and a standby that got the file by streaming,
 //! never archive it.
 
-use super::setup::{self, Context};
+use super::setup::Context;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::history::History;
+use crate::fs::folder::Rights;
+use crate::fs::named;
+use crate::fs::temporary::TemporaryFolder;
+use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::segment::{TimelineId, WalName};
 use crate::progress;
 use crate::repo::{Archive, Lineage, Repository};
 use crate::wal::push::{Push, Pushed};
+use std::io::Write;
 use std::path::Path;
 
 /// Result for one repository.
@@ -41,9 +45,10 @@ pub fn archive(
     let archive = repository.open(lineage)?;
     let folder = context.cluster.pgdata.join("pg_wal");
     push(context, &archive, &folder, timeline, &mut own)?;
-    let history = match std::fs::read(folder.join(WalName::History(timeline).to_string())) {
-        Ok(text) => Some(History::parse(timeline, &text)?),
-        Err(_) => archive.history(timeline)?,
+    let own_file = folder.join(WalName::History(timeline).to_string());
+    let history = match named::read(&own_file, MAX_FILE_SIZE) {
+        Ok(Some(text)) => Some(History::parse(timeline, &text)?),
+        _ => archive.history(timeline)?,
     };
     for (ancestor, _) in history.iter().flat_map(|history| &history.parents) {
         if ancestor.0 > 1 {
@@ -63,7 +68,7 @@ fn push(
 ) -> Result<()> {
     let name = WalName::History(timeline);
     let path = folder.join(name.to_string());
-    if !path.try_exists().doing(|| format!("look for {}", path.display()))? {
+    if named::stat(&path)?.is_none() {
         if !archive.has_wal(name)? {
             own.missing.push(name);
         }
@@ -119,17 +124,11 @@ pub fn rebuild(context: &Context, timeline: TimelineId, archives: &[Archive]) ->
             "look for the file in pg_wal of every server of the cluster; if none has it: `walkeep timelines --retire {timeline}`, and take a backup"
         ))
     })?;
-    let place = std::env::temp_dir().join(format!("walkeep-history-{}", setup::random_hex::<8>()?));
-    let doing = || format!("write {name} into {}", place.display());
-    std::fs::create_dir(&place).doing(doing)?;
-    let path = place.join(name.to_string());
-    let stored = std::fs::write(&path, content).doing(doing).and_then(|()| {
-        let store = |archive: &&Archive| {
-            store(context, archive, &path).map(|_| archive.repository().name().to_owned())
-        };
-        lacking.iter().map(store).collect()
-    });
-    // A failure is ignored: it lies in the directory for temporary files.
-    let _ = std::fs::remove_dir_all(&place);
-    stored
+    let place = TemporaryFolder::create(&std::env::temp_dir(), "walkeep-history")?;
+    let path = place.path().join(name.to_string());
+    let mut file = place.folder().create(name.to_string(), &Rights::new(None, 0o600, 0o700))?;
+    file.write_all(content.as_ref()).doing(|| format!("write {}", path.display()))?;
+    let store =
+        |archive: &&Archive| store(context, archive, &path).map(|_| archive.repository().name().to_owned());
+    lacking.iter().map(store).collect()
 }

@@ -4,8 +4,10 @@ use super::account;
 use super::setup::{self, Context};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::folder::{Folder, Rights};
+use crate::fs::named;
 use crate::pg::segment::WalName;
 use crate::restore;
+use rustix::fs::FileType;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,7 +15,7 @@ use std::process::Command;
 pub fn build(context: &Context, more: &[&str]) -> Result<String> {
     let walfetch =
         std::env::current_exe().map(|path| path.with_file_name("walfetch")).doing("find walfetch")?;
-    if !walfetch.is_file() {
+    if named::kind_at(&walfetch)? != Some(FileType::RegularFile) {
         return Err(Error::new(Kind::Config, format!("{} does not exist", walfetch.display()))
             .hint("install walpush, walfetch and walkeep in one directory"));
     }

@@ -1,13 +1,13 @@
 //! The server that a helper works for, as seen from its data directory and its process.
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::named;
 use crate::pg::client::{Session, SessionOptions, column};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::control::Control;
 use crate::pg::lsn::Lsn;
 use crate::pg::running::LockFile;
 use crate::pg::segment::TimelineId;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,11 +77,12 @@ impl ObservedRecovery {
 
 impl ServerState {
     fn now(pgdata: &Path) -> ServerState {
-        let meta = std::fs::metadata(pgdata).ok();
+        let exists = |name: &str| matches!(named::stat(&pgdata.join(name)), Ok(Some(_)));
+        let stat = named::stat(pgdata).ok().flatten();
         ServerState {
-            directory: meta.map(|meta| (meta.dev(), meta.ino())),
+            directory: stat.map(|stat| (stat.st_dev, stat.st_ino)),
             postmaster: postmaster(pgdata),
-            signals: (pgdata.join("recovery.signal").exists(), pgdata.join("standby.signal").exists()),
+            signals: (exists("recovery.signal"), exists("standby.signal")),
         }
     }
 }

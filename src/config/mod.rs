@@ -21,6 +21,7 @@ pub use value::{duration_text, parse_duration, parse_size};
 use crate::codec::compress::Compression;
 use crate::drill::Assertion;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::notify::{NoticeEvent, Webhook};
 use crate::observe::Limits;
 use crate::pg::conninfo;
@@ -28,10 +29,8 @@ use crate::retention::Policy;
 use crate::storage::{Checksums, S3Options};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
 use std::io::Read;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -359,15 +358,15 @@ fn find<'c, T>(
 /// Device and inode of a directory, equal for all paths that lead to it. Unlike resolved paths they
 /// are equal through bind mounts too.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(directory).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+    let stat = named::stat(directory).ok()??;
+    Some((stat.st_dev, stat.st_ino))
 }
 
 /// Reads the text and the mode of a file.
 fn read(path: &Path) -> Result<(String, u32)> {
     let doing = || format!("read {}", path.display());
-    let file = File::open(path).doing(doing)?;
-    let mode = file.metadata().doing(doing)?.mode();
+    let (file, stat) = named::open_with_stat(path)?.ok_or_else(|| named::missing(path))?;
+    let mode = stat.st_mode;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes).doing(doing)?;
     if bytes.len() as u64 > MAX_FILE_SIZE {

@@ -2,6 +2,7 @@
 //! what is requested over a connection.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use crate::net::names::Resolver;
 use crate::net::tls::Chain;
 use http::Uri;
@@ -181,8 +182,11 @@ impl Roots {
     }
 }
 
+/// Maximum size in bytes of a file of certificates.
+const MAX_BUNDLE_SIZE: u64 = 16 << 20;
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = std::fs::read(path).doing("open")?;
+    let text = named::read(path, MAX_BUNDLE_SIZE)?.ok_or_else(|| named::missing(path))?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<_, _>>();
     certificates.map_err(|error| Error::new(Kind::Config, error.to_string()))
 }

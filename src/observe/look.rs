@@ -7,6 +7,8 @@ use super::facts::{
 };
 use super::{queue, stock};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::pg::client::{Row, Session, SessionOptions, column};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::running::{LOCK_FILE, running_reason};
@@ -16,6 +18,7 @@ use crate::repo::record::Record;
 use crate::repo::{Lineage, Repository};
 use crate::runtime::thread;
 use jiff::Timestamp;
+use rustix::fs::fstatvfs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -143,8 +146,8 @@ impl Local {
 }
 
 fn disk(wal: &Path) -> Result<Disk> {
-    let room = rustix::fs::statvfs(wal).map_err(std::io::Error::from);
-    let room = room.doing(|| format!("look at the file system of {}", wal.display()))?;
+    let folder = Folder::root(wal)?.ok_or_else(|| named::missing(wal))?;
+    let room = fstatvfs(&folder).doing(|| format!("look at the file system of {}", wal.display()))?;
     let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
     Ok(Disk { size: bytes(room.f_blocks), free: bytes(room.f_bavail) })
 }
@@ -161,7 +164,7 @@ pub fn server_timeline(
     let local = ServerTimeline::of(pgdata, lineage);
     let is_known = match local {
         ServerTimeline::Running(_) => true,
-        ServerTimeline::Stopped(_) => !pgdata.join(LOCK_FILE).exists(),
+        ServerTimeline::Stopped(_) => matches!(named::stat(&pgdata.join(LOCK_FILE)), Ok(None)),
         ServerTimeline::Unknown => false,
     };
     let Some(info) = info.filter(|_| !is_known) else {

@@ -9,10 +9,11 @@
 //! finished earlier, archived since then and already removed are not counted.
 
 use super::facts::{ArchiveQueue, Rates, Ready};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::fs::folder::{Folder, size};
+use crate::fs::named;
 use crate::pg::segment::WalName;
 use jiff::Timestamp;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,10 +41,8 @@ pub fn queue(pgdata: &Path, now: Timestamp) -> Result<ArchiveQueue> {
     let oldest = waiting.iter().min_by_key(|status| (status.finished, status.name));
     let mut bytes = 0;
     for status in &waiting {
-        match std::fs::metadata(wal.join(status.name.to_string())) {
-            Ok(meta) => bytes += meta.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(format!("look at {} in {}", status.name, wal.display()), &e)),
+        if let Some(stat) = named::entry(&wal.join(status.name.to_string()))? {
+            bytes += size(&stat)?;
         }
     }
     Ok(ArchiveQueue {
@@ -55,22 +54,20 @@ pub fn queue(pgdata: &Path, now: Timestamp) -> Result<ArchiveQueue> {
 }
 
 fn read_statuses(directory: &Path) -> Result<Vec<ArchiveStatus>> {
-    let doing = || format!("list {}", directory.display());
+    let folder = Folder::root(directory)?.ok_or_else(|| named::missing(directory))?;
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).doing(doing)? {
-        let entry = entry.doing(doing)?;
-        let name = entry.file_name();
-        let Some((name, is_ready)) = name.to_str().and_then(parse) else {
+    for (file, _) in folder.entries()? {
+        let Some((name, is_ready)) = parse(&file) else {
             continue;
         };
-        let meta = match entry.metadata() {
-            // Renamed or removed since it was listed: the next call sees that.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            meta => meta.doing(|| format!("look at {}", entry.path().display()))?,
+        // `None` when it was renamed or removed since it was listed: the next call sees that.
+        let Some(stat) = folder.entry(Path::new(&file))? else {
+            continue;
         };
-        let times = time(meta.mtime(), meta.mtime_nsec()).zip(time(meta.ctime(), meta.ctime_nsec()));
+        let times = time(stat.st_mtime, stat.st_mtime_nsec).zip(time(stat.st_ctime, stat.st_ctime_nsec));
         let (finished, changed) = times.ok_or_else(|| {
-            Error::new(Kind::Failed, format!("{} has an impossible time", entry.path().display()))
+            let path = directory.join(&file);
+            Error::new(Kind::Failed, format!("{} has an impossible time", path.display()))
         })?;
         found.push(ArchiveStatus { name, finished, archived: (!is_ready).then_some(changed) });
     }
@@ -86,14 +83,15 @@ fn parse(name: &str) -> Option<(WalName, bool)> {
     Some((name.parse().ok()?, is_ready))
 }
 
-fn time(seconds: i64, nanoseconds: i64) -> Option<Timestamp> {
+fn time(seconds: i64, nanoseconds: u64) -> Option<Timestamp> {
     Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok()
 }
 
 fn rates(found: &[ArchiveStatus], wal: &Path, now: Timestamp) -> Option<Rates> {
     let segments = || found.iter().filter(|status| matches!(status.name, WalName::Segment(_)));
     // All segments have the same size; it is read from any that still exists.
-    let size = segments().find_map(|status| std::fs::metadata(wal.join(status.name.to_string())).ok())?.len();
+    let state = |status: &ArchiveStatus| named::entry(&wal.join(status.name.to_string())).ok()?;
+    let size = size(&segments().find_map(state)?).ok()?;
     let hour_ago = now.checked_sub(MAX_PERIOD).ok()?;
     let begin = segments().map(|status| status.finished).min()?.max(hour_ago);
     let over = Duration::try_from(now.duration_since(begin)).ok().filter(|over| *over >= MIN_PERIOD)?;

@@ -3,6 +3,7 @@
 use super::bytes::{u32_at, u64_at};
 use super::{lsn::Lsn, segment::TimelineId, version::check_control_version};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use std::path::{Path, PathBuf};
 
 /// Size of the file in bytes; the structure takes less than one sector, and the rest is zero.
@@ -121,7 +122,7 @@ impl Control {
         let path = Control::path(pgdata);
         let mut attempt = 1;
         loop {
-            let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
+            let bytes = named::read(&path, 2 * FILE_SIZE as u64)?.ok_or_else(|| named::missing(&path))?;
             match Control::parse(bytes) {
                 Err(error) if error.kind() == Kind::Damage && attempt < MAX_READS => attempt += 1,
                 result => return result.doing(|| format!("read {}", path.display())),

@@ -27,8 +27,12 @@ mod wire;
 mod x509;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use std::path::Path;
 use version::Version;
+
+/// Maximum size of `PG_VERSION` in bytes.
+const MAX_VERSION_SIZE: u64 = 1 << 10;
 
 /// Reads the major version of a data directory from its file `PG_VERSION`.
 ///
@@ -39,7 +43,7 @@ use version::Version;
 pub fn major_version(pgdata: &Path) -> Result<u32> {
     let path = pgdata.join("PG_VERSION");
     let doing = || format!("read {}", path.display());
-    let text = std::fs::read_to_string(&path).doing(doing)?;
+    let text = named::read_text(&path, MAX_VERSION_SIZE)?.ok_or_else(|| named::missing(&path))?;
     let major = text.trim().parse().map_err(|_| {
         Error::new(Kind::Damage, format!("`{}` is not a version", text.trim())).doing(doing())
     })?;

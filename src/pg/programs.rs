@@ -1,6 +1,8 @@
 //! The installed programs of PostgreSQL.
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::named;
+use rustix::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,7 +61,8 @@ impl Programs {
 
     /// Path of a program, if it is installed.
     pub fn get(&self, name: &str) -> Option<PathBuf> {
-        Some(self.directory.join(name)).filter(|path| path.is_file())
+        Some(self.directory.join(name))
+            .filter(|path| matches!(named::kind_at(path), Ok(Some(FileType::RegularFile))))
     }
 
     /// Path of the server program.

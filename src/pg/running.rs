@@ -6,14 +6,16 @@
 //! its directory only to root.
 
 use super::control::Control;
-use crate::error::{Doing, Error, Kind, Result};
-use std::fs::Metadata;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use crate::error::{Error, Kind, Result};
+use crate::fs::named;
+use rustix::fs::{FileType, Stat};
 use std::path::{Path, PathBuf};
 
 /// Name of the lock file of a data directory.
 pub const LOCK_FILE: &str = "postmaster.pid";
+
+/// Maximum size in bytes of a lock file, and of a file of the kernel about a process.
+const MAX_SIZE: u64 = 64 << 10;
 
 /// Maximum number of processes that an error names.
 const MAX_NAMED: usize = 3;
@@ -32,15 +34,10 @@ impl LockFile {
     /// Those of the operating system.
     pub fn read(pgdata: &Path) -> Result<Option<LockFile>> {
         let path = pgdata.join(LOCK_FILE);
-        match std::fs::read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            text => {
-                // The path of the data directory need not be UTF-8.
-                let text = text.doing(|| format!("read {}", path.display()))?;
-                let text = String::from_utf8_lossy(&text);
-                Ok(Some(LockFile { lines: text.lines().map(|line| line.trim().to_owned()).collect() }))
-            }
-        }
+        // The path of the data directory need not be UTF-8.
+        let text = named::read(&path, MAX_SIZE)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+        let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
+        Ok(text.map(|text| LockFile { lines: lines(text) }))
     }
 
     fn line(&self, number: usize) -> &str {
@@ -97,16 +94,15 @@ pub fn refuse_running(pgdata: &Path) -> Result<()> {
 pub fn running_reason(pgdata: &Path) -> Result<Option<String>> {
     if let Some(lock) = LockFile::read(pgdata)? {
         return Ok(Some(match lock.pid() {
-            Some(pid) if Path::new(&format!("/proc/{pid}")).exists() => {
+            Some(pid) if named::stat(Path::new(&format!("/proc/{pid}")))?.is_some() => {
                 format!("postmaster.pid names process {pid}, which runs")
             }
             Some(pid) => format!("postmaster.pid names process {pid}, which has ended"),
             None => "it has a postmaster.pid".to_owned(),
         }));
     }
-    let directory = match pgdata.metadata() {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        meta => meta.doing(|| format!("look at {}", pgdata.display()))?,
+    let Some(directory) = named::stat(pgdata)? else {
+        return Ok(None);
     };
     let here: Vec<String> = servers()
         .filter(|server| server.works_in(&directory))
@@ -125,7 +121,7 @@ pub fn has_postmaster(pgdata: &Path) -> bool {
     let Some(pid) = lock.and_then(|lock| lock.pid()) else {
         return false;
     };
-    if let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+    if let Ok(Some(name)) = named::read_text(Path::new(&format!("/proc/{pid}/comm")), MAX_SIZE) {
         return ["postgres", "postmaster"].iter().any(|program| name.contains(program));
     }
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
@@ -143,7 +139,8 @@ pub fn data_directories() -> Vec<PathBuf> {
 
 /// Whether a directory is the data directory of a cluster, whatever its state.
 pub fn is_data_directory(path: &Path) -> bool {
-    path.join("PG_VERSION").is_file() && Control::path(path).is_file()
+    let is_file = |path: &Path| matches!(named::kind_at(path), Ok(Some(FileType::RegularFile)));
+    is_file(&path.join("PG_VERSION")) && is_file(&Control::path(path))
 }
 
 /// Process of a server.
@@ -154,21 +151,22 @@ struct ServerProcess {
 }
 
 impl ServerProcess {
-    fn works_in(&self, directory: &Metadata) -> bool {
+    fn works_in(&self, directory: &Stat) -> bool {
         // The link leads to the directory itself, whatever its path is called by now.
-        let cwd = std::fs::metadata(format!("/proc/{}/cwd", self.pid));
-        cwd.is_ok_and(|cwd| (cwd.dev(), cwd.ino()) == (directory.dev(), directory.ino()))
+        let cwd = named::stat(Path::new(&format!("/proc/{}/cwd", self.pid))).ok().flatten();
+        cwd.is_some_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino))
     }
 }
 
 /// Iterates over the processes of servers whose working directory is visible.
 fn servers() -> impl Iterator<Item = ServerProcess> {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.to_owned();
-        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-        let is_server = pid.bytes().all(|byte| byte.is_ascii_digit()) && name.trim().contains("postgres");
-        let directory = is_server.then(|| std::fs::read_link(entry.path().join("cwd")).ok())??;
+    let processes = named::list(Path::new("/proc")).ok().flatten().unwrap_or_default();
+    processes.into_iter().filter_map(|(pid, _)| {
+        let pid = pid.into_string().ok().filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let process = Path::new("/proc").join(&pid);
+        let name = named::read_text(&process.join("comm"), MAX_SIZE).ok()??;
+        let is_server = name.trim().contains("postgres");
+        let directory = is_server.then(|| named::link_target(&process.join("cwd")).ok())???;
         Some(ServerProcess { pid, directory })
     })
 }

@@ -8,8 +8,10 @@
 
 use super::conninfo::{LibpqFile, RootCert, SslMode, TlsOptions, config};
 use super::x509::{Certificate, SignatureHash};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::{named, read_limited};
 use crate::net::tls::{Chain, is_authority, is_cause};
+use rustix::fs::Stat;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -19,9 +21,11 @@ use rustls_pki_types::{
     UnixTime,
 };
 use sha2::Digest;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Maximum size in bytes of a file of certificates or keys.
+const MAX_FILE_SIZE: u64 = 16 << 20;
 use tokio_rustls::rustls;
 
 /// TLS settings for one server: the library's configuration, and the name that it sends.
@@ -119,8 +123,8 @@ fn chain(
     if let Some(file) = &tls.crl
         && let Some(path) = present(file, "sslcrl")?
     {
-        revoked = CertificateRevocationListDer::pem_file_iter(path)
-            .and_then(|lists| lists.collect())
+        revoked = CertificateRevocationListDer::pem_slice_iter(&read(path)?.0)
+            .collect::<std::result::Result<_, _>>()
             .map_err(|error| unreadable(path, &error))?;
     }
     Chain::new(provider.clone(), store, roots, revoked)
@@ -139,15 +143,14 @@ fn identity(tls: &TlsOptions) -> Result<Option<(Vec<CertificateDer<'static>>, Pr
         return Err(config("sslcert needs sslkey"));
     };
     let key = &key.path;
-    let metadata = std::fs::metadata(key)
-        .map_err(|error| config(format!("private key file {}: {error}", key.display())))?;
+    let (text, stat) = read(key).doing("read the private key")?;
     // As in libpq: at most 0600 for a key of this user, 0640 for one of root.
-    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
-    if metadata.mode() & forbidden != 0 {
+    let forbidden = if stat.st_uid == 0 { 0o037 } else { 0o077 };
+    if stat.st_mode & forbidden != 0 {
         let message = format!("private key file {} has group or world access", key.display());
         return Err(Error::new(Kind::Denied, message).hint(format!("chmod 0600 {}", key.display())));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         unreadable(key, &error)
             .hint("a key with a passphrase is not supported: openssl pkey -in KEY -out KEY")
     })?;
@@ -157,20 +160,26 @@ fn identity(tls: &TlsOptions) -> Result<Option<(Vec<CertificateDer<'static>>, Pr
 /// Returns the path of a file that exists; `None` for a missing file that was not named. A missing
 /// file that was named is an error.
 fn present<'a>(file: &'a LibpqFile, keyword: &str) -> Result<Option<&'a Path>> {
-    match std::fs::metadata(&file.path) {
-        Ok(_) => Ok(Some(&file.path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !file.named => Ok(None),
-        Err(error) => Err(missing(format!("{keyword} {}", file.path.display()), &error)),
+    match named::stat(&file.path) {
+        Ok(Some(_)) => Ok(Some(&file.path)),
+        Ok(None) if !file.named => Ok(None),
+        Ok(None) => Err(named::missing(&file.path).with_kind(Kind::Config).doing(keyword)),
+        Err(error) => Err(error.with_kind(Kind::Config).doing(keyword)),
     }
 }
 
-fn missing(file: String, error: &std::io::Error) -> Error {
-    Error::io(file, error).with_kind(Kind::Config)
+/// Reads a file of certificates or keys, and returns its state too.
+fn read(path: &Path) -> Result<(Vec<u8>, Stat)> {
+    let read = || {
+        let (file, stat) = named::open_with_stat(path)?.ok_or_else(|| named::missing(path))?;
+        Ok((read_limited(&file, path, MAX_FILE_SIZE)?, stat))
+    };
+    read().map_err(|error: Error| error.with_kind(Kind::Config))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect())
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?.0)
+        .collect::<std::result::Result<_, _>>()
         .map_err(|error| unreadable(path, &error))?;
     if certificates.is_empty() {
         return Err(config(format!("{} has no certificate", path.display())));

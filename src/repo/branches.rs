@@ -17,8 +17,9 @@
 use super::Lineage;
 use super::history::WalHistory;
 use super::record::Record;
+use crate::fs::named;
 use crate::pg::control::Control;
-use crate::pg::history::History;
+use crate::pg::history::{History, MAX_FILE_SIZE};
 use crate::pg::lsn::Lsn;
 use crate::pg::running::has_postmaster;
 use crate::pg::segment::{SegmentName, SegmentSize, TimelineId, WalName};
@@ -60,7 +61,8 @@ impl ServerTimeline {
             return ServerTimeline::Stopped(timeline);
         }
         let file = pgdata.join("pg_wal").join(WalName::History(timeline).to_string());
-        let history = std::fs::read(file).ok().and_then(|text| History::parse(timeline, &text).ok());
+        let text = named::read(&file, MAX_FILE_SIZE).ok().flatten();
+        let history = text.and_then(|text| History::parse(timeline, &text).ok());
         ServerTimeline::Running(history.unwrap_or_else(|| History::root(timeline)))
     }
 

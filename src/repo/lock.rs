@@ -4,6 +4,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::folder::Folder;
+use crate::fs::named;
 use crate::runtime::clock::MonotonicTime;
 use crate::runtime::thread;
 use fs2::FileExt;
@@ -28,7 +29,7 @@ impl Lock {
     ///
     /// [`Kind::Locked`] when another process still holds the lock after `timeout`.
     pub fn wait_for(path: &Path, timeout: Duration) -> Result<Lock> {
-        let file = File::open(path).doing(|| format!("lock {}", path.display()))?;
+        let file = named::open_lock(path)?.ok_or_else(|| named::missing(path))?;
         Lock::of(file, path, timeout)
     }
 

@@ -1,8 +1,13 @@
 //! The identity of a process. With it another process of the same host finds out whether the
 //! process still runs, without a clock.
 
+use crate::fs::named;
 use crate::runtime::{SimulatedProcess, scheduler};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Maximum size in bytes of a file of the kernel about a process.
+const MAX_SIZE: u64 = 64 << 10;
 
 /// A process of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,17 +64,17 @@ pub fn host() -> String {
 }
 
 fn boot() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = named::read_text(Path::new("/proc/sys/kernel/random/boot_id"), MAX_SIZE).ok()??;
     Some(id.trim().to_owned())
 }
 
 fn namespace() -> Option<String> {
-    Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
+    Some(named::link_target(Path::new("/proc/self/ns/pid")).ok()??.to_string_lossy().into_owned())
 }
 
 /// Returns the start time of a process in ticks since the boot, and true when it is a zombie.
 fn look_up(pid: u32) -> Option<(u64, bool)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = named::read_text(Path::new(&format!("/proc/{pid}/stat")), MAX_SIZE).ok()??;
     // The name of the program, in front, may contain anything, parentheses too.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;

@@ -5,11 +5,11 @@ use super::record::LogRecord;
 use crate::config::LogFormat;
 use crate::error::{Error, Result};
 use crate::fs::acting::as_user;
+use crate::fs::named;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -74,14 +74,11 @@ impl LogFile {
     /// [`CHECK_INTERVAL`] after the last one.
     fn is_current(&self, open: &OpenFile) -> bool {
         open.checked.elapsed() < CHECK_INTERVAL
-            || self.path.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (open.device, open.inode))
+            || matches!(named::stat(&self.path), Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == (open.device, open.inode))
     }
 
     fn open(&self) -> Result<OpenFile> {
-        // Without NONBLOCK a pipe that nothing reads would block the program.
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let open =
-            || File::options().append(true).create(true).mode(MODE).custom_flags(flags).open(&self.path);
+        let open = || named::append(&self.path, MODE);
         let opened = match self.owner {
             Some((user, group)) => as_user(user, group, open),
             None => open(),

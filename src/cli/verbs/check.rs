@@ -181,7 +181,7 @@ fn look(context: &Context, args: &CheckArgs, checks: &mut Checks<'_>) {
     }
     access::look(context, checks);
     let size = server.as_ref().map(|(server, _)| server.found.segment_size);
-    checks.note("spool", spool::look(&context.config.wal, size));
+    checks.note("spool", spool::look(&context.config.wal, &context.cluster.pgdata, size));
     match server {
         Some((server, session)) if !server.can_switch() => {
             replayed(context, &server, &session, &archives, checks);

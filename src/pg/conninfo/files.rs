@@ -2,10 +2,9 @@
 //! `parseServiceFile` in libpq's fe-connect.c).
 
 use super::{Endpoint, Host, LibpqFile, Secret, config};
-use crate::error::{Error, Kind, Result};
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use crate::error::{Doing, Kind, Result};
+use crate::fs::named;
+use crate::fs::read_limited;
 use std::path::PathBuf;
 
 /// Maximum size of these files in bytes, so that a wrong path (`/dev/zero`, a dump) is not read as
@@ -38,20 +37,17 @@ impl Passwords {
     pub(super) fn read(file: &LibpqFile) -> std::result::Result<Passwords, String> {
         let path = file.path.display();
         let ignored = |why: &str| format!("password file {path} is not used: {why}");
-        let metadata = match fs::metadata(&file.path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound && !file.named => {
-                return Ok(Passwords(Vec::new()));
-            }
+        let (opened, stat) = match named::open_with_stat(&file.path) {
+            Ok(Some(opened)) => opened,
+            Ok(None) if !file.named => return Ok(Passwords(Vec::new())),
+            Ok(None) => return Err(ignored("it does not exist")),
             Err(error) => return Err(ignored(&error.to_string())),
         };
-        if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE {
-            return Err(ignored("not a regular file of at most 1 MiB"));
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
+        if stat.st_mode & 0o077 != 0 {
             return Err(ignored("group or others have access; its mode must be 0600 or less"));
         }
-        let bytes = fs::read(&file.path).map_err(|error| ignored(&error.to_string()))?;
+        let bytes = read_limited(&opened, &file.path, MAX_FILE_SIZE);
+        let bytes = bytes.map_err(|error| ignored(&error.to_string()))?;
         let lines = bytes.split(|byte| *byte == b'\n');
         Ok(Passwords(lines.filter_map(line).collect()))
     }
@@ -118,16 +114,9 @@ fn line(line: &[u8]) -> Option<[Field; 5]> {
 /// `Config` when no file has the section, or one cannot be read or parsed.
 pub(super) fn service(name: &str, places: &[PathBuf]) -> Result<Vec<(String, String)>> {
     for path in places {
-        let text = match fs::metadata(path).and_then(|metadata| match metadata.len() {
-            0..=MAX_FILE_SIZE => fs::read_to_string(path),
-            _ => Err(std::io::Error::from(ErrorKind::FileTooLarge)),
-        }) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => {
-                let doing = format!("service file {}", path.display());
-                return Err(Error::io(doing, &error).with_kind(Kind::Config));
-            }
+        let text = named::read_text(path, MAX_FILE_SIZE);
+        let Some(text) = text.doing("read the service file").map_err(|e| e.with_kind(Kind::Config))? else {
+            continue;
         };
         let mut inside = false;
         let mut found = None;

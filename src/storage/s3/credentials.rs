@@ -9,6 +9,7 @@ use super::failure::innermost;
 use super::http::Http;
 use super::{S3Options, Variable};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fs::named;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::imds;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
@@ -18,7 +19,6 @@ use aws_smithy_async::time::{SystemTimeSource, TimeSource};
 use parking_lot::Mutex;
 use std::fmt;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,10 +189,11 @@ fn from_environment(variable: &Variable) -> Option<Credentials> {
 /// Reads the one line of a key file. Errors contain no part of its content.
 fn read(path: &Path, secret: bool) -> Result<String> {
     let doing = || format!("read {}", path.display());
-    let file = std::fs::File::open(path).doing(doing).map_err(|error| {
+    let opened = named::open_with_stat(path).and_then(|opened| opened.ok_or_else(|| named::missing(path)));
+    let (file, stat) = opened.map_err(|error| {
         error.with_kind(Kind::Config).hint("the user that runs PostgreSQL must be able to read it")
     })?;
-    let mode = file.metadata().doing(doing)?.mode() & 0o7777;
+    let mode = stat.st_mode & 0o7777;
     if secret && mode & 0o007 != 0 {
         return Err(Error::new(
             Kind::Config,

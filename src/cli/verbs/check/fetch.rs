@@ -5,6 +5,7 @@ use crate::cli::restore_command::{self, Scratch};
 use crate::cli::setup::Context;
 use crate::codec::hash::{ContentHash, Hasher};
 use crate::error::{Doing, Error, Kind, Result, part};
+use crate::fs::folder::size;
 use crate::fs::named;
 use crate::pg::segment::{SegmentName, SegmentSize, WalName};
 use crate::repo::Repository;
@@ -37,10 +38,7 @@ pub fn back(
             .doing(format!("fetch {name} as the server does"))
             .hint("the user that runs the server has to be able to read the configuration and the repository")
     })?;
-    let size = |path: &Path| {
-        let stat = named::stat(path).ok()??;
-        SegmentSize::try_from(u64::try_from(stat.st_size).ok()?).ok()
-    };
+    let size = |path: &Path| SegmentSize::try_from(size(&named::stat(path).ok()??).ok()?).ok();
     let server = size(&pgdata.join("pg_wal").join(name.to_string()));
     if let (Some(fetched), Some(server)) = (size(&destination), server) {
         check_size(fetched.bytes(), server).map_err(|error| error.with_kind(Kind::Problem))?;
@@ -61,8 +59,7 @@ pub fn back(
 
 pub(super) fn hash(path: &Path) -> Result<ContentHash> {
     let doing = || format!("read {}", path.display());
-    let file = named::open(path)?;
-    let mut file = file.ok_or_else(|| Error::new(Kind::Absent, "no such file").doing(doing()))?;
+    let mut file = named::open(path)?.ok_or_else(|| named::missing(path))?;
     let (mut hasher, mut chunk) = (Hasher::default(), vec![0; 256 << 10]);
     loop {
         match file.read(&mut chunk).doing(doing)? {

@@ -7,7 +7,7 @@ use crate::cli::args::CheckArgs;
 use crate::cli::exit::Exit;
 use crate::cli::render::Report;
 use crate::cli::setup::{self, Context};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::fs::named;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, WalName};
@@ -146,11 +146,8 @@ fn written(context: &Context) -> Result<Option<SegmentName>> {
 /// archived. A finished file has a status file; a recycled segment has none.
 fn finished(pgdata: &Path) -> Result<Vec<(WalName, bool)>> {
     let folder = pgdata.join("pg_wal/archive_status");
-    let files = named::list(&folder)?;
-    let files =
-        files.ok_or_else(|| Error::new(Kind::Absent, format!("{} does not exist", folder.display())))?;
     let mut found = Vec::new();
-    for (file, _) in files {
+    for (file, _) in named::list(&folder)?.ok_or_else(|| named::missing(&folder))? {
         let Some((name, status)) = file.to_str().and_then(|file| file.rsplit_once('.')) else {
             continue;
         };
