@@ -78,7 +78,7 @@ pub struct Others<'a> {
 
 /// The other operations on a repository.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct OtherOperations {
     pub in_use: Vec<InUse>,
     /// Backups that stale prunes were removing.
     pub condemned: BTreeSet<String>,
@@ -93,8 +93,8 @@ impl<'a> Others<'a> {
 
     /// Returns the other operations. Removes the announcements of those that have ended or are
     /// stale, except where they name backups of which something may be left.
-    pub fn look(&mut self, archive: &Archive) -> Result<Found> {
-        let mut found = Found::default();
+    pub fn look(&mut self, archive: &Archive) -> Result<OtherOperations> {
+        let mut found = OtherOperations::default();
         for (announced, liveness) in self.judge(archive)? {
             found.explained.add(&announced);
             if liveness == Liveness::Active {

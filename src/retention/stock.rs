@@ -1,6 +1,6 @@
 //! The state of a repository on which retention depends.
 
-use super::others::{Found, InUse, Others};
+use super::others::{InUse, OtherOperations, Others};
 use crate::error::{Error, Kind, Result};
 use crate::pg::history::History;
 use crate::pg::lsn::Lsn;
@@ -123,7 +123,7 @@ impl Stock {
         self.look_again(archive)
     }
 
-    fn take_others(&mut self, found: Found) {
+    fn take_others(&mut self, found: OtherOperations) {
         (self.in_use, self.condemned) = (found.in_use, found.condemned);
         self.explained = found.explained;
     }
