@@ -11,6 +11,7 @@ use crate::repo::packset::PackSet;
 use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, ObjectName, key};
 use crate::runtime::{channel, thread};
+use std::collections::HashMap;
 
 /// Reads a manifest and calls `each` with its parts; the next part is read meanwhile.
 ///
@@ -118,6 +119,7 @@ fn parse_part(
     let damaged = |what: String| Err(Error::new(Kind::Damage, what));
     let mut part = Part { packs: Vec::new(), entries: Vec::new(), uses: Vec::new() };
     let mut extents = 0;
+    let mut lengths = HashMap::new();
     for (index, line) in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()).enumerate() {
         if index == MAX_LINES {
             return damaged(format!("it has more than {MAX_LINES} lines"));
@@ -166,6 +168,12 @@ fn parse_part(
         extents += entry.any_file().map_or(0, |file| file.at.len());
         if extents > MAX_EXTENTS {
             return damaged(format!("its files are in more than {MAX_EXTENTS} pieces"));
+        }
+        for extent in entry.any_file().iter().flat_map(|file| &file.at) {
+            let known = lengths.insert((extent.pack, extent.offset), extent.length);
+            if known.is_some_and(|length| length != extent.length) {
+                return damaged(format!("the frame at byte {} has two lengths", extent.offset));
+            }
         }
         if let Some(accepted) = &mut accepted {
             accepted.entry(&entry)?;
