@@ -33,8 +33,9 @@ impl Volume {
     }
 }
 
-/// Maximum size in bytes of a configuration file that is read.
+/// Maximum size in bytes of a configuration file that is read, and of all together.
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
+const MAX_CONFIG_SUM: u64 = 32 << 20;
 
 /// Content of a backup.
 #[derive(Default)]
@@ -66,6 +67,12 @@ impl BackupContents {
         let data_directory = Path::new(&settings.data_directory);
         let mut control = None;
         let mut files = ConfigFiles::new();
+        let mut left = MAX_CONFIG_SUM;
+        let mut is_small = |size: u64| {
+            let is_small = size <= MAX_CONFIG_SIZE.min(left);
+            left -= if is_small { size } else { 0 };
+            is_small
+        };
         manifest::read(&job.plan.archive, &job.plan.record, |part| {
             for entry in &part.entries {
                 match entry {
@@ -78,7 +85,7 @@ impl BackupContents {
                     Entry::File(file) if job.is_restored(&file.path.0) => {
                         if file.path.0 == *CONTROL {
                             control = Some(control_of(job, &part.packs, file)?);
-                        } else if file.path.0.ends_with(b".conf") && file.size <= MAX_CONFIG_SIZE {
+                        } else if file.path.0.ends_with(b".conf") && is_small(file.size) {
                             let path = data_directory.join(file.path.as_path());
                             files.insert(path, bytes_of(job, &part.packs, file)?);
                         }
@@ -91,7 +98,7 @@ impl BackupContents {
                         found.size = found.size.saturating_add(file.size);
                     }
                     Entry::Config(file) => {
-                        if file.size <= MAX_CONFIG_SIZE {
+                        if is_small(file.size) {
                             files.insert(file.path.as_path().to_owned(), bytes_of(job, &part.packs, file)?);
                         }
                         if let Some(place) = job.config_place(file) {

@@ -29,7 +29,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Minimum number of cases, of all tests together.
 const LEAST: usize = 300;
 
-/// Number of members with hostile values that are tried, of about 6000; with `WALKEEP_TEST_SLOW` all.
+/// Number of members with hostile values that are tried, of about 6000; with
+/// `WALKEEP_TEST_SWEEP=all` all.
 const SAMPLE: usize = 160;
 
 /// Verbs that only read, of which each case runs two besides those that are compared.
@@ -231,7 +232,7 @@ fn is_control(found: char) -> bool {
 /// Runs cases, and fails with everything that is wrong.
 #[track_caller]
 fn check(world: &World, cases: &[Case]) {
-    let all = std::env::var_os("WALKEEP_TEST_SLOW").is_some();
+    let all = is_whole_sweep();
     let only = std::env::var("WALKEEP_TEST_CRAFTED").unwrap_or_default();
     let (next, good) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let wrong = Mutex::new(Vec::new());
@@ -267,7 +268,7 @@ fn whatever_members_of_objects_say_nothing_hangs_and_verify_agrees_with_restore(
     let world = World::get();
     let crafted = world.copy();
     let mut cases = cases::of_members(&crafted);
-    if std::env::var_os("WALKEEP_TEST_SLOW").is_none() {
+    if !is_whole_sweep() {
         let step = cases.len() / SAMPLE;
         let mut number = 0;
         cases.retain(|_| {

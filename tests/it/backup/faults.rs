@@ -135,7 +135,7 @@ fn a_file_that_a_server_always_has_may_not_vanish() {
         // Relative to the data directory, by whose descriptor a backup opens the files in it.
         let is_read_last = name == "global/pg_control";
         let path = if is_read_last { live.server.data().join(name) } else { PathBuf::from(name) };
-        let traced = strace.only(&path).inject("openat,openat2:error=ENOENT").go(&live.backing_up());
+        let traced = strace.only(&path).inject("?open,openat,openat2:error=ENOENT").go(&live.backing_up());
         assert!(traced.was_hit(), "{name}: nothing was hit");
         assert_failed(&live, &[], traced.outcome);
     }

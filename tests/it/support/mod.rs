@@ -43,7 +43,8 @@
 //! | `crafted::world::World` | one shared repository of small backups; a copy whose objects can be written anew for each case | foreign content, limits |
 //! | [`saga::Saga`] | one shared repository with several backups, timelines and a pruned past | `verify`, `sync`, `report` |
 //!
-//! `WALKEEP_TEST_SWEEP=all` tries every fault of `sweep` instead of a sample.
+//! `WALKEEP_TEST_SWEEP=all` tries every fault of `sweep` and every case of `crafted` instead of a
+//! sample.
 //! `WALKEEP_TEST_SLOW` makes what is tried in small otherwise as large as it is meant.
 //! `WALKEEP_TEST_PGBIN` names another directory of PostgreSQL programs than Debian's for version
 //! 15.
@@ -139,6 +140,11 @@ pub fn skipped(tool: &str, why: &str) {
     assert!(!requires(&required, tool), "WALKEEP_TEST_REQUIRE={required} requires {tool}: {why}");
     let test = std::thread::current();
     let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"));
+}
+
+/// Whether `sweep` and `crafted` try all that they can instead of a sample.
+pub fn is_whole_sweep() -> bool {
+    std::env::var_os("WALKEEP_TEST_SWEEP").is_some_and(|sweep| sweep == "all")
 }
 
 /// Every pack of a set, by backup and number. Only for sets that tests have made.

@@ -1,7 +1,7 @@
 //! Faults, and the run of a command under each of them.
 
 use crate::support::strace::{Call, Traced};
-use crate::support::{Outcome, Run, Strace};
+use crate::support::{Outcome, Run, Strace, is_whole_sweep};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
@@ -130,7 +130,7 @@ fn faults(calls: &[Call]) -> Vec<Fault> {
 /// A sample that is spread over the whole list, or all of it.
 fn sample(mut faults: Vec<Fault>, quota: usize) -> Vec<Fault> {
     let all = faults.len();
-    if std::env::var_os("WALKEEP_TEST_SWEEP").is_some_and(|sweep| sweep == "all") || all <= quota {
+    if is_whole_sweep() || all <= quota {
         return faults;
     }
     let mut number = 0;
