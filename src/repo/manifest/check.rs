@@ -2,8 +2,9 @@
 
 use super::accepted::damaged;
 use crate::codec::compress::FRAME;
-use crate::error::Result;
-use crate::repo::entry::{Entry, StoredPath};
+use crate::error::{Error, Kind, Result};
+use crate::repo::entry::{Entry, MAX_EXTENTS, StoredPath};
+use std::collections::HashMap;
 
 /// Maximum size of a pack in bytes that an extent may refer to: far above any real one, so that
 /// offsets can be added up.
@@ -49,4 +50,33 @@ pub(super) fn check(entry: &Entry, packs: usize) -> Result<()> {
         return damaged(path, "has blocks that do not add up");
     }
     Ok(())
+}
+
+/// The frames that the files of a part name: how long each is said to be, by its pack and offset.
+#[derive(Default)]
+pub(super) struct NamedFrames {
+    lengths: HashMap<(u32, u64), u32>,
+    extents: usize,
+}
+
+impl NamedFrames {
+    /// Adds the extents of an entry.
+    ///
+    /// # Errors
+    ///
+    /// `Damage` for more than [`MAX_EXTENTS`], and for two lengths of one frame.
+    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+        let damaged = |what: String| Err(Error::new(Kind::Damage, what));
+        for extent in entry.any_file().iter().flat_map(|file| &file.at) {
+            self.extents += 1;
+            if self.extents > MAX_EXTENTS {
+                return damaged(format!("its files are in more than {MAX_EXTENTS} pieces"));
+            }
+            let known = self.lengths.insert((extent.pack, extent.offset), extent.length);
+            if known.is_some_and(|length| length != extent.length) {
+                return damaged(format!("the frame at byte {} has two lengths", extent.offset));
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,17 +1,16 @@
 //! Reads the manifest of a backup, part by part, checked against the record.
 
 use super::accepted::Accepted;
-use super::check::check;
+use super::check::{NamedFrames, check};
 use super::{HASH, Line, MAX_LINES, MAX_PART, Part, Totals, Use};
 use crate::codec::envelope::{Content, Header, ObjectKind};
 use crate::codec::hash::ContentHash;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::repo::entry::{Entry, MAX_EXTENTS};
+use crate::repo::entry::Entry;
 use crate::repo::packset::PackSet;
 use crate::repo::record::{ManifestPart, Record};
 use crate::repo::{Archive, ObjectName, key};
 use crate::runtime::{channel, thread};
-use std::collections::HashMap;
 
 /// Reads a manifest and calls `each` with its parts; the next part is read meanwhile.
 ///
@@ -118,8 +117,7 @@ fn parse_part(
 ) -> Result<Part> {
     let damaged = |what: String| Err(Error::new(Kind::Damage, what));
     let mut part = Part { packs: Vec::new(), entries: Vec::new(), uses: Vec::new() };
-    let mut extents = 0;
-    let mut lengths = HashMap::new();
+    let mut frames = NamedFrames::default();
     for (index, line) in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()).enumerate() {
         if index == MAX_LINES {
             return damaged(format!("it has more than {MAX_LINES} lines"));
@@ -165,16 +163,7 @@ fn parse_part(
             Line::Config(file) => Entry::Config(file),
         };
         check(&entry, part.packs.len())?;
-        extents += entry.any_file().map_or(0, |file| file.at.len());
-        if extents > MAX_EXTENTS {
-            return damaged(format!("its files are in more than {MAX_EXTENTS} pieces"));
-        }
-        for extent in entry.any_file().iter().flat_map(|file| &file.at) {
-            let known = lengths.insert((extent.pack, extent.offset), extent.length);
-            if known.is_some_and(|length| length != extent.length) {
-                return damaged(format!("the frame at byte {} has two lengths", extent.offset));
-            }
-        }
+        frames.add(&entry)?;
         if let Some(accepted) = &mut accepted {
             accepted.entry(&entry)?;
         }
