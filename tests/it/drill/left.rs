@@ -114,7 +114,9 @@ fn a_directory_that_may_have_been_kept_is_not_removed() {
     let server = scratch.write("drills/walkeep-drill-main-aaaaaa/data/postmaster.pid", "1\n");
     let sweep = drilling(&archive, &directory, &["--timeout", "1ms"]);
     // The first is looked at by the descriptor of its directory.
-    for (path, fault) in [(place.clone(), "statx,newfstatat:error=EIO"), (server, "openat:error=EIO")] {
+    for (path, fault) in
+        [(place.clone(), "statx,newfstatat:error=EIO"), (server, "?open,openat,openat2:error=EIO")]
+    {
         let Some(strace) = Strace::new() else {
             return;
         };

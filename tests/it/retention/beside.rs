@@ -312,7 +312,7 @@ fn a_pin_and_a_restore_that_come_in_between_are_seen() {
     // Each removal comes late, so there is time between what is announced and what is done.
     let mut archive_with_rule = Archive::build(live.server.data()).root(archive.root()).unregistered();
     archive_with_rule.set_retention(0, &["keep_last = 1"]);
-    let strace = strace.detached().trace("openat").inject("openat:delay_enter=15000");
+    let strace = strace.detached().trace("openat2").inject("openat2:delay_enter=15000");
     let run = archive_with_rule.run("walkeep").args(["prune", "--json"]);
     let child = strace.spawn(&run);
     until("it has announced itself", || !announced(archive).is_empty());
