@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use rustix::fs::{FileType, Stat};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Maximum number of links on a way, as in the kernel.
 const MAX_LINKS: u32 = 40;
@@ -101,7 +102,7 @@ impl Trail {
         let mut found = Vec::new();
         for (number, (path, stat)) in self.steps.iter().enumerate() {
             let path = path.as_path();
-            if stat.st_uid != 0 {
+            if !is_root(stat.st_uid) {
                 found.push((path, PathWriter::User(stat.st_uid)));
             }
             let is_end = self.is_complete && number + 1 == self.steps.len();
@@ -130,6 +131,21 @@ impl Trail {
                 kind(stat) == FileType::Symlink || granted(stat, user, groups) & needed == needed
             })
     }
+}
+
+/// User that the kernel shows in the place of every user without a number in this namespace
+/// (`/proc/sys/kernel/overflowuid`).
+const UNMAPPED: u32 = 65534;
+
+/// Whether an entry belongs to root. In a user namespace, as of a container without root, it may
+/// belong to a user outside of it, whom no process inside can become.
+fn is_root(user: u32) -> bool {
+    static IS_INSIDE: OnceLock<bool> = OnceLock::new();
+    let is_inside = || {
+        let map = named::read_text(Path::new("/proc/self/uid_map"), 4096).ok().flatten();
+        map.is_some_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
+    };
+    user == 0 || user == UNMAPPED && *IS_INSIDE.get_or_init(is_inside)
 }
 
 /// Permissions of a user for an entry, without those of access lists.

@@ -35,8 +35,9 @@ fn run(scenario: Scenario<'_>, choices: Choices, is_traced: bool) -> (Arc<World>
     (world, result)
 }
 
-/// Runs schedules from the seeds beginning with `first`, until one fails or the time is over.
-pub fn explore(scenario: Scenario<'_>, first: u64, time: Duration) -> Result<Explored, Failure> {
+/// Runs schedules from the seeds beginning with `first`, at least so many, until one fails or the
+/// time is over.
+pub fn explore(scenario: Scenario<'_>, first: u64, least: u64, time: Duration) -> Result<Explored, Failure> {
     let begun = Instant::now();
     let mut explored = Explored::default();
     for seed in first.. {
@@ -47,7 +48,7 @@ pub fn explore(scenario: Scenario<'_>, first: u64, time: Duration) -> Result<Exp
             let made = world.state().choices.made().to_vec();
             return Err(shorten(scenario, seed, made));
         }
-        if begun.elapsed() >= time {
+        if explored.schedules >= least && begun.elapsed() >= time {
             break;
         }
     }
