@@ -240,7 +240,7 @@ fn sole_writer(way: &Trail, path: &Path, consequence: &str) -> Result<Option<u32
                     Kind::Refused,
                     format!("{}, so {consequence}", can_be_changed(path, entry, writer)),
                 )
-                .hint(remedy(entry, writer)));
+                .hint(remedy(entry, writer, "root")));
             }
         }
     }
@@ -253,11 +253,11 @@ pub fn can_be_changed(path: &Path, entry: &Path, writer: PathWriter) -> String {
     format!("{} can be changed by {writer}{through}", path.display())
 }
 
-/// Command after which a user can no longer change an entry.
-pub fn remedy(entry: &Path, writer: PathWriter) -> String {
+/// Command after which a user can no longer change an entry, which `owner` may own.
+pub fn remedy(entry: &Path, writer: PathWriter, owner: &str) -> String {
     let entry = shell::quoted(&entry.to_string_lossy());
     match writer {
-        PathWriter::User(_) => format!("`chown root {entry}`, or run walkeep as that user"),
+        PathWriter::User(_) => format!("`chown {owner} {entry}`, or run walkeep as that user"),
         PathWriter::Group(_) => format!("`chmod g-w {entry}`"),
         PathWriter::Everyone => format!("`chmod o-w {entry}`"),
     }
@@ -282,7 +282,7 @@ pub fn check(config: &Config) -> Result<()> {
                 Kind::Refused,
                 format!("{}, so root does not use it", can_be_changed(path, entry, writer)),
             )
-            .hint(remedy(entry, writer)));
+            .hint(remedy(entry, writer, "root")));
         }
     }
     Ok(())

@@ -49,8 +49,14 @@ pub fn call(command: &str, name: WalName, directory: &Path, destination: &Path) 
     Err(Error::new(Kind::Failed, format!("`{command}`: {}: {}", output.status, stderr.trim())))
 }
 
+/// Age in seconds of a directory that no process uses any more.
+const MAX_AGE: i64 = 24 * 3600;
+
+/// Beginning of the names of directories for fetched files.
+const PREFIX: &str = "walkeep-fetch-";
+
 /// Directory of the user that runs the server, for files that a command fetches; removed when it is
-/// dropped.
+/// dropped, or by a later process when this one is killed.
 pub struct Scratch {
     parent: Folder,
     name: String,
@@ -65,7 +71,8 @@ impl Scratch {
         let parent = Folder::root(&parent)?.ok_or_else(|| {
             Error::new(Kind::Absent, format!("directory {} does not exist", parent.display()))
         })?;
-        let name = format!("walkeep-fetch-{}", setup::random_hex::<8>()?);
+        remove_left(&parent, owner.0);
+        let name = format!("{PREFIX}{}", setup::random_hex::<8>()?);
         let rights = Rights::new(account::is_root().then_some(owner), 0o600, 0o700);
         let folder = parent.make_folder(&name, &rights)?;
         Ok(Scratch { parent, name, folder, rights })
@@ -87,6 +94,24 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // A failure is ignored: it lies in the directory for temporary files.
         let _ = self.parent.remove_tree(&self.name);
+    }
+}
+
+/// Removes the directories that killed processes have left: those of this user that are older than
+/// any command that fetches a file may take.
+fn remove_left(parent: &Folder, user: u32) {
+    let end = jiff::Timestamp::now().as_second() - MAX_AGE;
+    for (name, _) in parent.names().unwrap_or_default() {
+        if !name.to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // A failure is ignored: they lie in the directory for temporary files.
+        if let Ok(Some(found)) = parent.entry(Path::new(&name))
+            && found.st_uid == user
+            && found.st_mtime < end
+        {
+            let _ = parent.remove_tree(&name);
+        }
     }
 }
 

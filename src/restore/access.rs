@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Refuses a directory that this process cannot restore into: one that [`check_entries`] refuses,
 /// or an existing one of another user.
 pub(super) fn check_writable(target: &Target) -> Result<()> {
-    check_entries(target.nearest())?;
+    check_entries(target.nearest()).map_err(|error| explain(error, target))?;
     let Some(folder) = target.existing() else {
         return Ok(());
     };
@@ -26,6 +26,21 @@ pub(super) fn check_writable(target: &Target) -> Result<()> {
     let what = format!("{} belongs to another user (uid {owner})", target.path.display());
     Err(Error::new(Kind::Refused, what)
         .hint("only the owner of a directory can set its mode: restore as root or as its owner"))
+}
+
+/// Names the option that puts a tablespace elsewhere.
+fn explain(error: Error, target: &Target) -> Error {
+    let Role::Tablespace(oid) = target.role else {
+        return error;
+    };
+    let is_denied = error.kind() == Kind::Denied;
+    let error = error.doing(format!("create {} for tablespace {oid}", target.path.display()));
+    if is_denied {
+        let hint =
+            format!("create the directory for this user first, or put it elsewhere: --tablespace {oid}=DIR");
+        return error.with_hint(hint);
+    }
+    error
 }
 
 /// Refuses a directory in which this process cannot create files.

@@ -57,8 +57,9 @@ fn a_call_for_an_archived_segment_does_not_read_it_again() {
     };
     let traced = strace.trace("?open,openat,openat2").go(&site.archive.pushing(&files[1]));
     traced.outcome.clone().ok();
-    let touched =
-        |path: &Path| traced.calls.iter().any(|call| call.paths().iter().any(|other| other == path));
+    // With `O_PATH` the size is looked at, and nothing can be read.
+    let reading = || traced.calls.iter().filter(|call| !call.arguments.contains("O_PATH"));
+    let touched = |path: &Path| reading().any(|call| call.paths().iter().any(|other| other == path));
     assert!(touched(&site.data.path.join("global/pg_control")), "{}", traced.story());
     assert!(!touched(&site.data.path.join(&files[1])), "{}", traced.story());
     assert!(!touched(&site.archive.object(&name_of(&files[1]))), "{}", traced.story());

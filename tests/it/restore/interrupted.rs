@@ -291,3 +291,26 @@ fn the_same_command_completes_a_restore_that_was_killed_at_any_step() {
     }
     assert!(killed > 30 && complete < killed / 2, "{killed} killed, {complete} of them complete");
 }
+
+#[test]
+fn fetched_files_that_a_killed_restore_has_left_are_removed_by_a_later_one() {
+    let archive = Story::get().archive();
+    let scratch = Scratch::new();
+    let temporary = scratch.mkdir("tmp");
+    let (old, new) = ("tmp/walkeep-fetch-0011223344556677", "tmp/walkeep-fetch-8899aabbccddeeff");
+    for name in [old, new, "tmp/of_another_program"] {
+        scratch.mkdir(name);
+        scratch.write(format!("{name}/file"), "content");
+    }
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    for name in [old, "tmp/of_another_program"] {
+        let directory = std::fs::File::open(scratch.join(name)).expect("open");
+        directory.set_modified(long_ago).expect("set its time");
+    }
+    let run = restoring(&archive, &scratch.join("data"), &[]);
+    run.env("TMPDIR", &temporary).go().ok();
+    let mut left: Vec<_> =
+        std::fs::read_dir(&temporary).expect("list").flatten().map(|e| e.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["of_another_program", "walkeep-fetch-8899aabbccddeeff"]);
+}

@@ -28,7 +28,7 @@ fn results(context: &Context) -> Result<Vec<CheckResult>> {
     let server = account::owner_of(&context.cluster.pgdata)?.map_or(own, |owner| owner.user);
     let mut results = Vec::new();
     for path in &paths {
-        results.extend(foreign_writer(path, &[0, own, server])?);
+        results.extend(foreign_writer(path, &[0, own, server], &user_name(server))?);
     }
     if results.is_empty() {
         let users = if own == 0 || own == server {
@@ -44,7 +44,7 @@ fn results(context: &Context) -> Result<Vec<CheckResult>> {
 }
 
 /// Returns a warning about the first entry that another user than these may change.
-fn foreign_writer(path: &Path, trusted: &[u32]) -> Result<Option<CheckResult>> {
+fn foreign_writer(path: &Path, trusted: &[u32], server: &str) -> Result<Option<CheckResult>> {
     let way = Trail::to(path)?;
     let is_foreign = |writer: PathWriter| match writer {
         PathWriter::User(user) => !trusted.contains(&user),
@@ -52,6 +52,8 @@ fn foreign_writer(path: &Path, trusted: &[u32]) -> Result<Option<CheckResult>> {
     };
     let found = way.writers().into_iter().find(|(_, writer)| is_foreign(*writer));
     Ok(found.map(|(entry, writer)| {
-        CheckResult::warning(can_be_changed(path, entry, writer), remedy(entry, writer))
+        // The directories above belong to root.
+        let owner = if entry == path { server } else { "root" };
+        CheckResult::warning(can_be_changed(path, entry, writer), remedy(entry, writer, owner))
     }))
 }
