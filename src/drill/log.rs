@@ -92,7 +92,7 @@ impl ServerLogFile {
     }
 }
 
-/// Marks the error of a file that the drill itself made, which says nothing about the backup.
+/// Marks the error of a file that the drill itself made, which is not a fault of the backup.
 pub fn of_host<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.kind() {
         Kind::Damage => error.with_kind(Kind::Failed),

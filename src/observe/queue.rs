@@ -60,7 +60,7 @@ fn read_statuses(directory: &Path) -> Result<Vec<ArchiveStatus>> {
         let Some((name, is_ready)) = parse(&file) else {
             continue;
         };
-        // `None` when it was renamed or removed since it was listed: the next call sees that.
+        // `None` when it was renamed or removed since it was listed: the next call finds that.
         let Some(stat) = folder.entry(Path::new(&file))? else {
             continue;
         };

@@ -213,7 +213,7 @@ impl Archive {
         let length = range.end.saturating_sub(range.start);
         let read = || {
             let object = self.open(&key, Some(range))?.ok_or_else(missing)?;
-            // The object may be shorter than a damaged record says.
+            // The object may be shorter than a damaged record states.
             let known = usize::try_from(length.min(MAX_RESERVED)).unwrap_or(0);
             let mut bytes = Vec::with_capacity(known);
             object.take(length).read_to_end(&mut bytes).map_err(|e| Error::io("read", &e))?;
