@@ -15,6 +15,7 @@ mod world;
 
 use crate::support::each_pack;
 use explore::{Scenario, explore};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,9 +99,12 @@ fn prune(archive: &Archive, number: u64) -> Result<()> {
     walkeep::retention::prune(archive, &options).map(drop)
 }
 
-fn pin(archive: &Archive) -> Result<()> {
+/// Pins the oldest backup. After an error the backup may be pinned or not, and may be removed.
+fn pin(archive: &Archive, pinned: &Mutex<BTreeSet<String>>) -> Result<()> {
     let Some(record) = archive.records()?.good.into_iter().next() else { return Ok(()) };
-    archive.pin(&record.id, &Pin { until: None, standalone: false })
+    archive.pin(&record.id, &Pin { until: None, standalone: false })?;
+    pinned.lock().insert(record.id);
+    Ok(())
 }
 
 /// Every backup that is listed has all of its packs and manifest parts, and a pinned one is listed.
@@ -142,7 +146,7 @@ fn backups_and_prunes(world: &Arc<World>) -> std::result::Result<(), String> {
         back_up(&archive, number, true).expect("a first backup");
     }
     let mut programs = Vec::new();
-    let shared = &archive;
+    let (shared, pinned) = (&archive, &Mutex::default());
     for actor in 0..3 {
         programs.push(program(format!("backup {actor}"), actor % 2, move || {
             back_up(shared, 3 + actor, actor != 2)
@@ -154,9 +158,9 @@ fn backups_and_prunes(world: &Arc<World>) -> std::result::Result<(), String> {
             prune(shared, 200 + actor)
         }));
     }
-    programs.push(program("pin", 0, || pin(shared)));
+    programs.push(program("pin", 0, || pin(shared, pinned)));
     world.run(Chances { killed: 60, paused: 60, frozen: 2, later: 25, fails: 40 }, programs);
-    let pinned: BTreeSet<String> = archive.pins().expect("pins").into_keys().collect();
+    let pinned = pinned.lock().clone();
     check(&archive, &pinned)?;
     // Whatever was killed, prunes that follow come to a state that stays. A fence is for ninety
     // days.

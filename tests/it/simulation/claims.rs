@@ -1,7 +1,6 @@
 //! Writers of one name on a store that ignores `If-None-Match`, in every order.
 
 use super::*;
-use parking_lot::Mutex;
 use std::io::Read;
 use walkeep::storage::{Claims, Key, Mode, Put, Storage};
 
