@@ -145,8 +145,9 @@ fn backups_and_prunes(world: &Arc<World>) -> std::result::Result<(), String> {
     for number in 1..=2 {
         back_up(&archive, number, true).expect("a first backup");
     }
+    let pinned = Mutex::default();
+    let (shared, pins) = (&archive, &pinned);
     let mut programs = Vec::new();
-    let (shared, pinned) = (&archive, &Mutex::default());
     for actor in 0..3 {
         programs.push(program(format!("backup {actor}"), actor % 2, move || {
             back_up(shared, 3 + actor, actor != 2)
@@ -158,7 +159,7 @@ fn backups_and_prunes(world: &Arc<World>) -> std::result::Result<(), String> {
             prune(shared, 200 + actor)
         }));
     }
-    programs.push(program("pin", 0, || pin(shared, pinned)));
+    programs.push(program("pin", 0, || pin(shared, pins)));
     world.run(Chances { killed: 60, paused: 60, frozen: 2, later: 25, fails: 40 }, programs);
     let pinned = pinned.lock().clone();
     check(&archive, &pinned)?;
