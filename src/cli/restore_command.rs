@@ -85,8 +85,10 @@ impl Scratch {
     /// Writes a file for the user that runs the server.
     pub fn write(&self, below: &str, content: &[u8]) -> Result<()> {
         let below = Path::new(below);
-        let folder = self.folder.make(below.parent().unwrap_or(Path::new("")), &self.rights)?;
-        folder.put(below.file_name().unwrap_or_default(), content, &self.rights)
+        let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else {
+            return Err(Error::defect("a fetched file without a name"));
+        };
+        self.folder.make(parent, &self.rights)?.put(name, content, &self.rights)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::folder::{Folder, Rights};
+use crate::fs::named;
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_setfl};
 use std::fs::File;
@@ -73,7 +74,8 @@ impl ServerLogFile {
 
     /// Reads the messages of all servers, except the excluded ones.
     pub fn read(&self) -> Result<ServerLog> {
-        let bytes = of_host(self.folder.read(Path::new(LOG), MAX_SIZE))?.unwrap_or_default();
+        let bytes = of_host(self.folder.read(Path::new(LOG), MAX_SIZE))?;
+        let bytes = bytes.ok_or_else(|| named::missing(&self.path()))?;
         let mut lines = Vec::new();
         let mut add = |range: Range<usize>| -> Result<()> {
             let text = bytes.get(range).map(String::from_utf8_lossy).ok_or_else(|| {

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 use tracing::Span;
 
@@ -78,11 +79,39 @@ impl ThreadStart {
         })
     }
 
-    /// Ends a thread that the system could not start.
-    fn failed(scheduler: Option<Arc<dyn Scheduler>>) {
-        if let Some(scheduler) = scheduler {
-            scheduler.end();
+    /// Starts a thread by `spawn`, in the current span. Returns its handle and its end.
+    fn spawn<W: FnOnce() -> T, T, H>(
+        name: &str,
+        work: W,
+        spawn: impl FnOnce(Builder, ThreadWork<W>) -> std::io::Result<H>,
+    ) -> Result<(H, Option<Arc<End>>)> {
+        let start = ThreadStart::of(name);
+        let (end, scheduler) = (start.end(), start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler)));
+        let work = ThreadWork { span: Span::current(), start, work };
+        match spawn(Builder::new().name(name.to_owned()), work) {
+            Ok(handle) => Ok((handle, end)),
+            Err(error) => {
+                scheduler.iter().for_each(|scheduler| scheduler.end());
+                Err(no_thread(error))
+            }
         }
+    }
+}
+
+/// What a thread does from its start to its end.
+struct ThreadWork<W> {
+    span: Span,
+    start: ThreadStart,
+    work: W,
+}
+
+impl<W> ThreadWork<W> {
+    fn run<T>(self) -> T
+    where
+        W: FnOnce() -> T,
+    {
+        let ThreadWork { span, start, work } = self;
+        span.in_scope(|| start.run(work))
     }
 }
 
@@ -127,22 +156,12 @@ impl<'scope> ThreadScope<'scope, '_> {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'scope,
     ) -> Result<ScopedThread<'scope, T>> {
-        let start = ThreadStart::of(name);
-        let end = start.end();
-        let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
-        let span = Span::current();
-        let builder = std::thread::Builder::new().name(name.to_owned());
         #[allow(clippy::disallowed_methods)] // the one place
-        match builder.spawn_scoped(self.inner, move || span.in_scope(|| start.run(work))) {
-            Ok(inner) => {
-                self.ends.borrow_mut().extend(end.clone());
-                Ok(ScopedThread { name, inner, end })
-            }
-            Err(error) => {
-                ThreadStart::failed(scheduler);
-                Err(no_thread(error))
-            }
-        }
+        let (inner, end) = ThreadStart::spawn(name, work, |builder, work| {
+            builder.spawn_scoped(self.inner, move || work.run())
+        })?;
+        self.ends.borrow_mut().extend(end.clone());
+        Ok(ScopedThread { name, inner, end })
     }
 
     /// Starts a thread for each element of `works`, fewer when the system has no further thread.
@@ -211,19 +230,9 @@ pub fn spawn<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Thread<T>> {
-    let start = ThreadStart::of(name);
-    let end = start.end();
-    let scheduler = start.0.as_ref().map(|(scheduler, _)| Arc::clone(scheduler));
-    let span = Span::current();
-    let builder = std::thread::Builder::new().name(name.to_owned());
     #[allow(clippy::disallowed_methods)] // the one place
-    match builder.spawn(move || span.in_scope(|| start.run(work))) {
-        Ok(inner) => Ok(Thread { name, inner, end }),
-        Err(error) => {
-            ThreadStart::failed(scheduler);
-            Err(no_thread(error))
-        }
-    }
+    let (inner, end) = ThreadStart::spawn(name, work, |builder, work| builder.spawn(move || work.run()))?;
+    Ok(Thread { name, inner, end })
 }
 
 impl<T> Thread<T> {

@@ -185,7 +185,7 @@ impl Server<'_> {
 
 /// Reads a text of the server in its data directory.
 fn read(data: &Folder, below: &Path) -> Result<String> {
-    let bytes = data.read(below, MAX_LOG)?.unwrap_or_default();
+    let bytes = data.read(below, MAX_LOG)?.ok_or_else(|| named::missing(&data.path().join(below)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -247,12 +247,12 @@ fn promoted_at(data: &Folder, plan: &RestorePlan) -> Result<Lsn> {
     let wal = data.path().join("pg_wal");
     let mut found = None;
     // `pg_wal` may be a link.
-    for (name, _) in named::list(&wal)?.unwrap_or_default() {
+    for (name, _) in named::list(&wal)?.ok_or_else(|| named::missing(&wal))? {
         let timeline = name.to_str().and_then(|name| name.strip_suffix(".history"));
         let timeline = timeline.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(TimelineId);
         if let Some(timeline) = timeline.filter(|timeline| *timeline > plan.history.timeline) {
             let path = wal.join(&name);
-            let text = named::read(&path, MAX_LOG)?.unwrap_or_default();
+            let text = named::read(&path, MAX_LOG)?.ok_or_else(|| named::missing(&path))?;
             let history = History::parse(timeline, &text)?;
             let (_, end) = history
                 .parents
